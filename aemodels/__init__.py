@@ -1,0 +1,1 @@
+"""Train, tune, compare, promote and use autoencoders on images."""

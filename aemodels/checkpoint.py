@@ -1,0 +1,114 @@
+"""A model on disk, and a training that can go on: JSON and safetensors, written whole or not at all; no pickle.
+
+config.json          the experiment and what the model must know of its data
+weights.safetensors  the finished model
+state.safetensors    the state after the last epoch, while training is not finished
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from aemodels.config import Config, UserError
+from aemodels.data.prepared import PreparedData
+from aemodels.experiment import Experiment
+from aemodels.models.base import GenerativeModel
+from aemodels.nets import ImageShape
+from aemodels.training import TrainingState
+
+CONFIG, WEIGHTS, STATE = "config.json", "weights.safetensors", "state.safetensors"
+
+
+class ModelCard(Config):
+    """What is needed to build a model again."""
+
+    experiment: Experiment
+    image_shape: ImageShape
+    classes: tuple[str, ...]
+    digest: str
+    """Of the data that it was trained on."""
+
+
+class Loaded(NamedTuple):
+    """A trained model with its card."""
+
+    model: GenerativeModel
+    card: ModelCard
+
+
+def save_card(folder: Path, experiment: Experiment, data: PreparedData) -> None:
+    """Writes config.json."""
+    card = ModelCard(experiment=experiment, image_shape=data.image_shape, classes=data.classes, digest=data.digest)
+    _replace(folder / CONFIG, lambda path: path.write_text(card.model_dump_json(indent=2)))
+
+
+def save_weights(folder: Path, model: GenerativeModel) -> None:
+    """Writes weights.safetensors: the model is finished."""
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    _replace(folder / WEIGHTS, lambda path: save_file(tensors, path))
+
+
+def load_model(folder: Path, device: str = "cpu") -> Loaded:
+    """A finished model from its folder, in evaluation mode.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    try:
+        card = ModelCard.model_validate_json((folder / CONFIG).read_text())
+        model = card.experiment.model.build(card.image_shape, len(card.classes))
+        model.load_state_dict(load_file(folder / WEIGHTS, device=device))
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or folder / WEIGHTS}: not there; {folder} holds no finished model") from None
+    except (SafetensorError, RuntimeError, ValidationError, ValueError) as error:
+        raise UserError(f"{folder}: damaged model ({_first_line(error)}); train it again") from None
+    return Loaded(model.to(device).eval(), card)
+
+
+def save_state(folder: Path, state: TrainingState) -> None:
+    """Writes the state after an epoch, in one file, so that it is never half of one epoch and half of another."""
+    meta = {k: json.dumps(getattr(state, k)) for k in ("epoch", "step", "best", "best_epoch", "history")}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
+    _replace(folder / STATE, lambda path: save_file(tensors, path, metadata=meta))
+
+
+def load_state(folder: Path, device: str = "cpu") -> TrainingState | None:
+    """The state to resume from; None where there is none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            meta = {name: json.loads(text) for name, text in file.metadata().items()}
+        return TrainingState(**meta, tensors=tensors)
+    except (SafetensorError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: damaged checkpoint ({_first_line(error)}); delete the folder {folder} to train from the start"
+        ) from None
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes beside the file, then renames: whoever reads sees the old or the new one, also after a power cut."""
+    partial = path.with_suffix(".partial")
+    write(partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

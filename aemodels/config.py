@@ -1,0 +1,241 @@
+"""Settings: frozen, validated, addressed by dotted keys (`model.latent_dim`), explained when they are wrong."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+
+class UserError(Exception):
+    """Something that the person at the command line can mend: names the field, the value and the remedy."""
+
+
+class SettingsError(UserError, ValueError):
+    """Settings that do not fit together or do not exist."""
+
+
+class Config(BaseModel):
+    """Base of all settings. A section with variants (`data`, `model`) is a union discriminated by its `name`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted key -> plain value, as JSON has it; `parse` reads it back."""
+        result: dict[str, Any] = {}
+        for field in type(self).model_fields:
+            value = getattr(self, field)
+            if isinstance(value, Config):
+                result |= {f"{field}.{key}": leaf for key, leaf in value.flat().items()}
+            else:
+                result[field] = self.model_dump(mode="json", include={field})[field]
+        return result
+
+    @classmethod
+    def parse(cls, settings: Mapping[str, Any]) -> Self:
+        """A validated config from dotted keys or nested mappings.
+
+        Raises:
+            SettingsError: a setting does not exist or its value is out of range.
+        """
+        return cls._validated(_nested(settings))
+
+    def override(self, settings: Mapping[str, Any]) -> Self:
+        """A copy with other settings, validated again. A section whose `name` changes starts from its defaults;
+        `section=variant` is short for `section.name=variant`.
+
+        Raises:
+            SettingsError: as `parse`.
+        """
+        return type(self)._validated(self._merged(_nested(settings)))
+
+    def _merged(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        merged: dict[str, Any] = {
+            field: value.model_dump() if isinstance(value := getattr(self, field), Config) else value
+            for field in type(self).model_fields
+        }
+        for field, change in changes.items():
+            section = getattr(self, field, None)
+            if isinstance(section, Config):
+                change = {"name": change} if isinstance(change, str) else change
+                if isinstance(change, Mapping) and change.get("name", _name(section)) == _name(section):
+                    change = section._merged(change)
+            merged[field] = change
+        return merged
+
+    @classmethod
+    def _validated(cls, values: Mapping[str, Any]) -> Self:
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise SettingsError("\n".join(_explain(cls, e) for e in error.errors())) from None
+
+
+def section_kinds(field: FieldInfo) -> dict[str, type[Config]]:
+    """Variant name -> config class of a field that holds a section; empty for a field that holds a value."""
+    return {_name(kind): kind for kind in _config_classes(field.annotation)}
+
+
+class Range(BaseModel):
+    """Numbers from low to high that a search may try; whole ones where both ends are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high or (self.log and self.low <= 0):
+            raise ValueError("needs low <= high, and low > 0 on a logarithmic scale")
+        return self
+
+
+class Choice(BaseModel):
+    """Values that a search may try."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    choices: tuple[str | int | float | bool, ...] = Field(min_length=1)
+
+
+Space = Mapping[str, Range | Choice]  # dotted key -> what a search may try there
+
+
+class Setting(NamedTuple):
+    """One row of `aemodels settings`."""
+
+    key: str
+    kind: str  # the variant that has it, "" where all have it
+    type: str
+    default: Any
+    description: str
+
+
+def list_settings(config: type[Config], prefix: str = "", kind: str = "") -> Iterator[Setting]:
+    """All settings below a config class, those of every variant of a section included."""
+    for name, field in config.model_fields.items():
+        kinds = section_kinds(field)
+        for variant, section in kinds.items():
+            of = " ".join(filter(None, (kind, variant if len(kinds) > 1 else "")))
+            yield from list_settings(section, f"{prefix}{name}.", of)
+        if not kinds:
+            default = None if field.is_required() else field.get_default(call_default_factory=True)
+            yield Setting(f"{prefix}{name}", kind, _type_name(field), default, (field.description or "").strip())
+
+
+def read_text(settings: list[str]) -> dict[str, Any]:
+    """["model.beta=2", "model.trunk.widths=[400]"] -> a mapping for `override`; values are typed by their field.
+
+    Raises:
+        SettingsError: an argument is not of the form key=value.
+    """
+    result: dict[str, Any] = {}
+    for argument in settings:
+        key, separator, text = argument.partition("=")
+        if not separator or not key:
+            raise SettingsError(f"{argument!r} is not a setting: write key=value, for example model.latent_dim=20")
+        result[key] = _read_value(key, text)
+    return result
+
+
+def _read_value(key: str, text: str) -> Any:
+    if text == "null":
+        return None
+    if not text.startswith(("[", "{")):
+        return text  # the field's own type reads numbers and booleans
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"{key}={text}: not valid JSON ({error}); write a list as [400, 200]") from None
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a.b": 1, "a": {"c": 2}} -> {"a": {"b": 1, "c": 2}}; a text for a whole section becomes its name."""
+    result: dict[str, Any] = {}
+    for key in sorted(settings, key=lambda k: k.count(".")):
+        *path, leaf = key.split(".")
+        place = result
+        for step in path:
+            inner = place.get(step)
+            place[step] = place = {"name": inner} if isinstance(inner, str) else dict(inner or {})
+        value = settings[key]
+        place[leaf] = _nested(value) if isinstance(value, Mapping) else value
+    return result
+
+
+def _explain(config: type[Config], error: Any) -> str:
+    """One line: the field, the value, the remedy."""
+    key, owner = _locate(config, error["loc"])
+    value, kind, context = error["input"], error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        section, _, own = key.rpartition(".")
+        known = list(owner.model_fields)
+        close = difflib.get_close_matches(own, known, n=1)
+        of = f"{section}.name={_name(owner)}" if _name(owner) else section or "an experiment"
+        hint = f"did you mean {section + '.' if section else ''}{close[0]}?" if close else f"it has: {', '.join(known)}"
+        return f"{key}={_short(value)}: no such setting of {of}; {hint}"
+    if kind == "union_tag_invalid":
+        tag, known = context["tag"], [name.strip(" '") for name in context["expected_tags"].split(",")]
+        close = difflib.get_close_matches(tag, known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{key}.name={tag}: unknown; {hint}choose one of {', '.join(known)}"
+    if kind == "union_tag_not_found":
+        return f"{key}={_short(value)}: says no kind; give {key}.name"
+    if kind == "missing":
+        return f"{key}: required; give {key}=..."
+    return f"{key}={_short(value)}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _locate(config: type[Config], location: tuple[int | str, ...]) -> tuple[str, type[Config]]:
+    """Pydantic's location (with the variants' tags in it) -> the dotted key and the class that owns its last part."""
+    key: list[str] = []
+    steps = list(location)
+    while steps:
+        step = str(steps.pop(0))
+        key.append(step)
+        field = config.model_fields.get(step)
+        kinds = section_kinds(field) if field else {}
+        if kinds and steps:
+            tag = steps.pop(0) if str(steps[0]) in kinds else next(iter(kinds))
+            config = kinds[str(tag)]
+    return ".".join(key), config
+
+
+def _name(config: Config | type[Config]) -> str:
+    """The variant's name; "" for a section that has no variants."""
+    fields = (type(config) if isinstance(config, Config) else config).model_fields
+    return str(fields["name"].default) if "name" in fields and get_origin(fields["name"].annotation) is Literal else ""
+
+
+def _config_classes(annotation: Any) -> Iterator[type[Config]]:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _config_classes(get_args(annotation)[0])
+    elif origin in (Union, UnionType):
+        for member in get_args(annotation):
+            yield from _config_classes(member)
+    elif isinstance(annotation, type) and issubclass(annotation, Config):
+        yield annotation
+
+
+def _type_name(field: FieldInfo) -> str:
+    """A person's word for the type, with the range: `int, 1 <= x`."""
+    text = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
+    text = text.replace("typing.", "").replace("pathlib._local.", "").replace("pathlib.", "")
+    if text.startswith("Literal["):
+        return " | ".join(str(choice) for choice in get_args(field.annotation))
+    bounds = {"ge": ">= {}", "gt": "> {}", "le": "<= {}", "lt": "< {}"}
+    limits = [bounds[name].format(getattr(m, name)) for m in field.metadata for name in bounds if hasattr(m, name)]
+    return ", ".join([text, *limits])
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

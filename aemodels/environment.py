@@ -1,0 +1,36 @@
+"""What the machine decides and no experiment: folders, addresses, the device. All of it from the environment.
+
+AEMODELS_DATA    where data sources lie or are downloaded to      default: data/ in the cache folder
+AEMODELS_CACHE   prepared arrays and feature networks             default: ~/.cache/aemodels
+AEMODELS_STORE   the embedded store: MLflow, Optuna, run folders  default: mlruns/ of the checkout, else of this folder
+AEMODELS_DEVICE  cpu, cuda, cuda:1, mps                           default: the best there is
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return _folder("AEMODELS_CACHE", base / "aemodels")
+
+
+def data_root() -> Path:
+    return _folder("AEMODELS_DATA", cache_folder() / "data")
+
+
+def store_folder() -> Path:
+    """The same folder wherever a command is called from, as long as it is called from the same checkout's install."""
+    checkout = Path(__file__).resolve().parents[1]
+    base = checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+    return _folder("AEMODELS_STORE", base / "mlruns")
+
+
+def device_name() -> str | None:
+    return os.environ.get("AEMODELS_DEVICE") or None
+
+
+def _folder(variable: str, default: Path) -> Path:
+    return Path(os.environ.get(variable) or default).expanduser().resolve()

@@ -1,0 +1,29 @@
+"""An experiment: all that a run needs, in one object."""
+
+from __future__ import annotations
+
+import hashlib
+
+from pydantic import Field
+
+from aemodels.config import Config
+from aemodels.data import DataConfig
+from aemodels.data.digits import DigitsConfig
+from aemodels.evaluation import EvaluationConfig
+from aemodels.models import AnyModelConfig, VAEConfig
+from aemodels.training import TrainingConfig
+
+
+class Experiment(Config):
+    """Data, a model, its training and its evaluation."""
+
+    data: DataConfig = DigitsConfig()
+    model: AnyModelConfig = VAEConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: int = Field(0, ge=0)
+    """Of the weights, the order of the images and all noise. The splits have their own, `data.split_seed`."""
+
+    def identity(self, digest: str) -> str:
+        """What names a run's folder: a hash of all settings and of the prepared data."""
+        return hashlib.sha256(f"{self.model_dump_json()}{digest}".encode()).hexdigest()[:12]

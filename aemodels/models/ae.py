@@ -1,0 +1,77 @@
+"""Autoencoder: one code per image, no prior in training (Hinton and Salakhutdinov, 2006, Science 313)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from aemodels.config import Range, Space
+from aemodels.data.batches import Batch
+from aemodels.distributions import GaussianConfig, LikelihoodConfig, PointHead
+from aemodels.models.base import Autoencoder, Loss, ModelConfig, Networks
+from aemodels.nets import ImageShape, MLPConfig, TrunkConfig
+from aemodels.objectives import distortion
+from aemodels.priors import GaussianMixturePrior
+
+
+class AEConfig(ModelConfig):
+    """Autoencoder.
+
+    Example:
+        >>> model = AEConfig(latent_dim=3).build((1, 28, 28), num_classes=10)
+        >>> model.latent_dim
+        3
+    """
+
+    name: Literal["ae"] = "ae"
+    """The model."""
+    latent_dim: int = Field(20, ge=1)
+    """Numbers in a code."""
+    trunk: TrunkConfig = MLPConfig()
+    """The networks between images and codes."""
+    likelihood: LikelihoodConfig = GaussianConfig(sigma="fixed")
+    """How pixels are distributed around a reconstruction."""
+
+    def build(self, image_shape: ImageShape, num_classes: int) -> AE:
+        decoder = self.trunk.decoder(image_shape, self.latent_dim)
+        encoder = self.trunk.encoder(image_shape)
+        direct = self.trunk.direct_code is not None
+        code = nn.Identity() if direct else nn.Linear(encoder.features, self.latent_dim)
+        networks = Networks(encoder, PointHead(code, self.latent_dim), decoder, self.likelihood.build())
+        return AE(image_shape, num_classes, self.latent_dim, networks)
+
+    @classmethod
+    def search_space(cls) -> Space:
+        return {"model.latent_dim": Range(low=2, high=64, log=True)}
+
+
+class AE(Autoencoder):
+    """Minimises the distortion alone. It draws images from a mixture fitted to its training codes."""
+
+    selection: ClassVar[str | None] = "distortion"
+
+    def __init__(self, image_shape: ImageShape, num_classes: int, latent_dim: int, networks: Networks) -> None:
+        super().__init__(image_shape, num_classes, latent_dim, networks)
+        self.fitted_prior = GaussianMixturePrior(latent_dim)
+
+    def prior(self) -> Distribution:
+        p_z: Distribution = self.fitted_prior()
+        return p_z
+
+    @torch.no_grad()
+    def fit_prior(self, batches: Iterable[Batch], seed: int) -> None:
+        codes = [self.encode(batch.x, batch.y).mean for batch in batches]
+        self.fitted_prior.fit(torch.cat(codes), seed)
+
+    def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
+        terms = self.bound(batch)
+        return {"autoencoder": Loss(terms["distortion"], terms)}
+
+    def bound(self, batch: Batch) -> dict[str, Tensor]:
+        z = self.encode(batch.x, batch.y).mean
+        return {"distortion": distortion(self.decode(z, batch.y), batch.x)}

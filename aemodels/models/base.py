@@ -1,0 +1,129 @@
+"""What every model is: parts with losses, and samples; an autoencoder also encodes and decodes.
+
+B batch, D latent units, (C, H, W) an image. Images are in [0, 1] wherever they cross a method of a model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from aemodels.config import Config, Space
+from aemodels.data.batches import Batch
+from aemodels.nets import ImageShape
+
+
+class Loss(NamedTuple):
+    """What one part minimises on a batch; the loop takes the mean, in one place."""
+
+    total: Tensor  # (B,)
+    terms: dict[str, Tensor]  # (B,) each, nats per image
+
+
+class ModelConfig(Config):
+    """Base of the models' settings."""
+
+    def build(self, image_shape: ImageShape, num_classes: int) -> GenerativeModel:
+        """A new model for images of that shape; `num_classes` is 0 for data without labels.
+
+        Raises:
+            SettingsError: the networks do not fit the images.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def search_space(cls) -> Space:
+        """What a search varies, unless it is told otherwise: dotted key -> range or choices."""
+        raise NotImplementedError
+
+
+class GenerativeModel(nn.Module, ABC):
+    """A model that draws images; each of its parts has its own optimiser and its own loss."""
+
+    selection: ClassVar[str | None]
+    """The key of `bound` that picks the best weights and stops a training early; None for adversarial models."""
+
+    warmup_steps: int = 0
+    """Steps until the loss has its final weights: no early stop before."""
+
+    def __init__(self, image_shape: ImageShape, num_classes: int, latent_dim: int) -> None:
+        super().__init__()
+        self.image_shape, self.num_classes, self.latent_dim = image_shape, num_classes, latent_dim
+
+    @abstractmethod
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """Part -> the submodules that it trains."""
+
+    @abstractmethod
+    def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
+        """Part -> its loss, all from one forward pass. `step` counts updates, a 0-dimensional tensor."""
+
+    @abstractmethod
+    def bound(self, batch: Batch) -> dict[str, Tensor]:
+        """Terms (B,) on held-out images, in nats per image, with their final weights; what is reported and selects."""
+
+    @abstractmethod
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        """New images (n, C, H, W)."""
+
+    def fit_prior(self, batches: Iterable[Batch], seed: int) -> None:  # noqa: B027  most models have nothing to fit
+        """Fits what is fitted after training, on training images only."""
+
+    def part_parameters(self, part: str) -> Iterator[nn.Parameter]:
+        """The parameters that a part's optimiser owns."""
+        for module in self.parts()[part]:
+            yield from self.get_submodule(module).parameters()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+class Networks(NamedTuple):
+    """What an autoencoder is composed of."""
+
+    encoder: nn.Module  # images (B, C, H, W) -> features
+    posterior: nn.Module  # features -> q(z|x)
+    decoder: nn.Module  # codes (B, D) -> (B, C, H, W)
+    likelihood: nn.Module  # that -> p(x|z)
+
+
+class Autoencoder(GenerativeModel):
+    """An encoder to q(z|x), a decoder to p(x|z) and a prior p(z), composed by a model's config."""
+
+    def __init__(self, image_shape: ImageShape, num_classes: int, latent_dim: int, networks: Networks) -> None:
+        super().__init__(image_shape, num_classes, latent_dim)
+        self.encoder, self.posterior, self.decoder, self.likelihood = networks
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        return {"autoencoder": ("encoder", "posterior", "decoder", "likelihood")}
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Distribution:
+        """Images (B, C, H, W) -> q(z|x), event (D,)."""
+        q: Distribution = self.posterior(self.encoder(self.likelihood.scale(x)))
+        return q
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
+        """Codes (B, D) -> p(x|z), event (C, H, W)."""
+        p_x: Distribution = self.likelihood(self.decoder(z))
+        return p_x
+
+    @abstractmethod
+    def prior(self) -> Distribution:
+        """p(z), event (D,)."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The deterministic reconstruction (B, C, H, W): the mean of p(x|z) at the posterior's mean."""
+        return self.decode(self.encode(x, y).mean, y).mean
+
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        return self.decode(self.prior().sample((n,)), y).mean
+
+    def rate_per_unit(self, x: Tensor, y: Tensor | None = None) -> Tensor | None:
+        """KL(q(z|x) || p(z)) of each latent unit (B, D) in nats; None where it does not exist."""
+        return None

@@ -1,0 +1,103 @@
+"""Variational autoencoder (Kingma and Welling, 2014, arXiv:1312.6114) with a weight on the rate: beta-VAE (Higgins et
+al., 2017), its linear warm-up, and free bits (Kingma et al., 2016, arXiv:1606.04934)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from aemodels.config import Range, Space
+from aemodels.data.batches import Batch
+from aemodels.distributions import BernoulliConfig, DiagonalNormal, DiagonalNormalHead, LikelihoodConfig, kl_per_unit
+from aemodels.models.base import Autoencoder, Loss, ModelConfig, Networks
+from aemodels.nets import ImageShape, MLPConfig, TrunkConfig
+from aemodels.objectives import distortion, free_bits
+from aemodels.schedules import warm_up
+
+
+class VAEConfig(ModelConfig):
+    """Variational autoencoder; beta is the weight of the rate.
+
+    Example:
+        >>> model = VAEConfig(latent_dim=2, beta=4.0).build((1, 28, 28), num_classes=0)
+        >>> model.sample(3).shape
+        torch.Size([3, 1, 28, 28])
+    """
+
+    name: Literal["vae"] = "vae"
+    """The model."""
+    latent_dim: int = Field(20, ge=1)
+    """Latent units."""
+    beta: float = Field(1.0, ge=0)
+    """Weight of the rate (KL divergence) in the loss; 1 is the evidence lower bound."""
+    beta_warmup_steps: int = Field(0, ge=0)
+    """Optimiser steps over which the weight rises from 0 to beta."""
+    free_bits: float = Field(0.0, ge=0)
+    """Nats per latent unit that cost nothing to use, on the mean of a batch."""
+    trunk: TrunkConfig = MLPConfig()
+    """The networks between images and codes."""
+    likelihood: LikelihoodConfig = BernoulliConfig()
+    """How pixels are distributed around a reconstruction."""
+
+    def build(self, image_shape: ImageShape, num_classes: int) -> VAE:
+        decoder = self.trunk.decoder(image_shape, self.latent_dim)
+        encoder = self.trunk.encoder(image_shape)
+        posterior = DiagonalNormalHead(encoder.features, self.latent_dim)
+        return VAE(self, image_shape, num_classes, Networks(encoder, posterior, decoder, self.likelihood.build()))
+
+    @classmethod
+    def search_space(cls) -> Space:
+        return {
+            "model.latent_dim": Range(low=2, high=64, log=True),
+            "model.beta": Range(low=0.1, high=10.0, log=True),
+        }
+
+
+class VAE(Autoencoder):
+    """Minimises distortion + beta * rate."""
+
+    selection: ClassVar[str | None] = "objective"
+    posterior: DiagonalNormalHead
+    beta: Tensor
+
+    def __init__(self, config: VAEConfig, image_shape: ImageShape, num_classes: int, networks: Networks) -> None:
+        super().__init__(image_shape, num_classes, config.latent_dim, networks)
+        self.warmup_steps, self.free_bits = config.beta_warmup_steps, config.free_bits
+        self.register_buffer("beta", torch.tensor(config.beta))  # a buffer: it may differ within a population
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> DiagonalNormal:
+        q = super().encode(x, y)
+        assert isinstance(q, DiagonalNormal)
+        return q
+
+    def prior(self) -> DiagonalNormal:
+        return self.posterior.prior()
+
+    def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
+        cost, rates = self._distortion_and_rates(batch)
+        rate = rates.sum(-1)
+        weight = self.beta * warm_up(step, self.warmup_steps)
+        total = cost + weight * (free_bits(rates, self.free_bits) if self.free_bits else rate)
+        return {"autoencoder": Loss(total, {"distortion": cost, "rate": rate, "negative_elbo": cost + rate})}
+
+    def bound(self, batch: Batch) -> dict[str, Tensor]:
+        cost, rates = self._distortion_and_rates(batch)
+        rate = rates.sum(-1)
+        return {
+            "distortion": cost,
+            "rate": rate,
+            "negative_elbo": cost + rate,
+            "objective": cost + self.beta * rate,  # picks weights within this training; never compared across betas
+        }
+
+    def _distortion_and_rates(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """One sample of -log p(x|z), (B,), and the rate of each unit, (B, D)."""
+        q = self.encode(batch.x, batch.y)
+        p_x = self.decode(q.rsample(), batch.y)
+        return distortion(p_x, batch.x), kl_per_unit(q, self.prior())
+
+    def rate_per_unit(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return kl_per_unit(self.encode(x, y), self.prior())

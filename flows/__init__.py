@@ -1,0 +1,1 @@
+"""The outermost layer: Prefect flows and the command line."""
