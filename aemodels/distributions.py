@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution
-from torch.distributions.kl import register_kl
 from torch.nn import functional as F
 
 from aemodels.config import Config
@@ -40,7 +39,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 def derived_seed(seed: int, purpose: str, index: int = 0) -> int:
     """A seed of its own for each purpose and index. All randomness of an experiment is a function of its seed and of
-    where in the work it is used, so nothing has to be remembered to resume, and nothing drawn elsewhere disturbs it."""
+    where in the work it is used, so nothing has to be remembered to resume, and nothing drawn elsewhere disturbs it.
+    """
     digest = hashlib.blake2b(f"{seed}/{purpose}/{index}".encode(), digest_size=7).digest()
     return int.from_bytes(digest, "big")
 
@@ -55,13 +55,18 @@ def _full(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+class Unchecked(Distribution):
+    """Base of the distributions here: no checks of arguments, each of which would wait for the device."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+
 # ---------------------------------------------------------------- codes
 
 
-class DiagonalNormal(Distribution):
-    """N(loc, scale²) with independent units: batch (B,), event (D,). Units outside the mask are zero and cost nothing."""
+class DiagonalNormal(Unchecked):
+    """N(loc, scale²) with independent units: batch (B,), event (D,). Units outside the mask are 0 and cost nothing."""
 
-    arg_constraints: dict[str, Any] = {}
     has_rsample = True
 
     def __init__(self, loc: Tensor, scale: Tensor, unit_mask: Tensor) -> None:
@@ -76,7 +81,7 @@ class DiagonalNormal(Distribution):
     def stddev(self) -> Tensor:
         return self.scale
 
-    def rsample(self, sample_shape: Any = Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         loc = self.loc.expand(Size(sample_shape) + self.loc.shape)
         return (loc + self.scale * noise_like(loc)) * self.unit_mask
 
@@ -92,15 +97,9 @@ def kl_per_unit(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
     return 0.5 * (ratio + distance - 1 - ratio.log()) * q.unit_mask
 
 
-@register_kl(DiagonalNormal, DiagonalNormal)
-def _kl(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
-    return kl_per_unit(q, p).sum(-1)
-
-
-class Point(Distribution):
+class Point(Unchecked):
     """All mass on one code: batch (B,), event (D,). It has no density, so no rate."""
 
-    arg_constraints: dict[str, Any] = {}
     has_rsample = True
 
     def __init__(self, value: Tensor) -> None:
@@ -111,7 +110,7 @@ class Point(Distribution):
     def mean(self) -> Tensor:
         return self.value
 
-    def rsample(self, sample_shape: Any = Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         return self.value.expand(Size(sample_shape) + self.value.shape)
 
 
@@ -152,10 +151,8 @@ class PointHead(nn.Module):
 # ---------------------------------------------------------------- pixels
 
 
-class BernoulliPixels(Distribution):
-    """p(x|z) from logits (B, C, H, W). On grey pixels -log_prob is a cross-entropy, not a likelihood (MATHS.md, 2)."""
-
-    arg_constraints: dict[str, Any] = {}
+class BernoulliPixels(Unchecked):
+    """p(x|z) from logits (B, C, H, W). On grey pixels -log_prob is a cross-entropy, not a likelihood."""
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
@@ -169,10 +166,8 @@ class BernoulliPixels(Distribution):
         return -F.binary_cross_entropy_with_logits(self.logits, value, reduction="none").flatten(-3).sum(-1)
 
 
-class GaussianPixels(Distribution):
+class GaussianPixels(Unchecked):
     """p(x|z) = N(loc, sigma²) on pixels in [0, 1]; sigma in the same unit, one number for all pixels."""
-
-    arg_constraints: dict[str, Any] = {}
 
     def __init__(self, loc: Tensor, log_sigma: Tensor) -> None:
         self.loc, self.log_sigma = loc, log_sigma
@@ -198,19 +193,23 @@ class BatchOptimalGaussianPixels(GaussianPixels):
         return GaussianPixels(self.loc, log_sigma).log_prob(value)
 
 
-class BernoulliHead(nn.Module):
-    """Decoder output (B, C, H, W) -> Bernoulli pixels."""
+class LikelihoodHead(nn.Module):
+    """Decoder output (B, C, H, W) -> p(x|z)."""
 
     def scale(self, x: Tensor) -> Tensor:
         """Pixels in [0, 1] -> the range that the networks see."""
         return x
 
+
+class BernoulliHead(LikelihoodHead):
+    """Decoder output (B, C, H, W) -> Bernoulli pixels."""
+
     def forward(self, h: Tensor) -> BernoulliPixels:
         return BernoulliPixels(_full(h))
 
 
-class GaussianHead(nn.Module):
-    """Decoder output (B, C, H, W) -> Gaussian pixels with a fixed sigma."""
+class GaussianHead(LikelihoodHead):
+    """Decoder output (B, C, H, W) -> Gaussian pixels with a fixed sigma; with tanh the networks see [-1, 1]."""
 
     log_sigma: Tensor
 
@@ -220,7 +219,6 @@ class GaussianHead(nn.Module):
         self.signed = signed
 
     def scale(self, x: Tensor) -> Tensor:
-        """Pixels in [0, 1] -> the range that the networks see: [-1, 1] for a tanh output."""
         return 2 * x - 1 if self.signed else x
 
     def loc(self, h: Tensor) -> Tensor:

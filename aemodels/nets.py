@@ -197,8 +197,8 @@ class ArticleConvConfig(Config):
     def _check(self, image_shape: ImageShape) -> None:
         if image_shape != (1, 28, 28):
             raise SettingsError(
-                f"model.trunk.name=article_conv: it takes 28x28 grey images, these are {image_shape} (channels, height, "
-                "width); use model.trunk=conv, or data.image_size=28 for grey images"
+                f"model.trunk.name=article_conv: it takes images of shape (1, 28, 28), these have {image_shape}; "
+                "use model.trunk=conv, or data.image_size=28 for grey images"
             )
 
 

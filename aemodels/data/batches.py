@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import psutil
 import torch
-from torch import Tensor
-
 from aemodels.data.prepared import PreparedData
+from torch import Tensor
 
 RESIDENT_SHARE = 0.4  # of the memory that is free: the rest is for weights, activations and other processes
 
@@ -51,7 +50,7 @@ class Batches:
             yield self._batch(index, drawn=False)
 
     def _batch(self, index: Tensor, drawn: bool) -> Batch:
-        """index (B,), on the CPU."""
+        """Index (B,), on the CPU."""
         on_device = index.to(self.device)
         if self.resident is None:
             pixels = torch.from_numpy(self.images[index.numpy()]).to(self.device)

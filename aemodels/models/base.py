@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 
 from aemodels.config import Config, Space
 from aemodels.data.batches import Batch
+from aemodels.distributions import LikelihoodHead
 from aemodels.nets import ImageShape
 
 
@@ -71,7 +72,7 @@ class GenerativeModel(nn.Module, ABC):
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """New images (n, C, H, W)."""
 
-    def fit_prior(self, batches: Iterable[Batch], seed: int) -> None:  # noqa: B027  most models have nothing to fit
+    def fit_prior(self, batches: Iterable[Batch], seed: int) -> None:
         """Fits what is fitted after training, on training images only."""
 
     def part_parameters(self, part: str) -> Iterator[nn.Parameter]:
@@ -90,7 +91,7 @@ class Networks(NamedTuple):
     encoder: nn.Module  # images (B, C, H, W) -> features
     posterior: nn.Module  # features -> q(z|x)
     decoder: nn.Module  # codes (B, D) -> (B, C, H, W)
-    likelihood: nn.Module  # that -> p(x|z)
+    likelihood: LikelihoodHead  # that -> p(x|z)
 
 
 class Autoencoder(GenerativeModel):

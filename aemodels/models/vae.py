@@ -1,5 +1,8 @@
-"""Variational autoencoder (Kingma and Welling, 2014, arXiv:1312.6114) with a weight on the rate: beta-VAE (Higgins et
-al., 2017), its linear warm-up, and free bits (Kingma et al., 2016, arXiv:1606.04934)."""
+"""Variational autoencoder (Kingma and Welling, 2014, arXiv:1312.6114).
+
+With a weight on the rate (beta-VAE: Higgins et al., 2017), its linear warm-up, and free bits (Kingma et al., 2016,
+arXiv:1606.04934).
+"""
 
 from __future__ import annotations
 
