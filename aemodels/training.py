@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -71,7 +71,8 @@ class TrainingState:
     tensors: dict[str, Tensor]  # "model.*", "best.*", "optimizer.<part>.<i>.*"
 
 
-class Epoch(NamedTuple):
+@dataclass(frozen=True)
+class Epoch:
     """What training yields."""
 
     index: int  # from 1
