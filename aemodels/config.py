@@ -190,6 +190,8 @@ def _explain(config: type[Config], error: Any) -> str:
         return f"{key}={_short(value)}: says no kind; give {key}.name"
     if kind == "missing":
         return f"{key}: required; give {key}=..."
+    if kind == "value_error" and isinstance(value, Mapping | Config):  # a rule between several settings
+        return ": ".join(filter(None, (key, error["msg"].removeprefix("Value error, "))))
     return f"{key}={_short(value)}: {error['msg'].removeprefix('Value error, ')}"
 
 

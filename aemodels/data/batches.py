@@ -6,21 +6,15 @@ N images of a split, B of a batch, (C, H, W) an image.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import psutil
 import torch
-from aemodels.data.prepared import PreparedData
 from torch import Tensor
 
+from aemodels.data.prepared import PreparedData
+from aemodels.models.base import Batch
+
 RESIDENT_SHARE = 0.4  # of the memory that is free: the rest is for weights, activations and other processes
-
-
-class Batch(NamedTuple):
-    """What a model sees."""
-
-    x: Tensor  # (B, C, H, W), float32 in [0, 1]
-    y: Tensor | None  # (B,), int64; None without labels
 
 
 class Batches:

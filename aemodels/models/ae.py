@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from aemodels.config import Range, Space
-from aemodels.data.batches import Batch
 from aemodels.distributions import GaussianConfig, LikelihoodConfig, PointHead
-from aemodels.models.base import Autoencoder, Loss, ModelConfig, Networks
+from aemodels.models.base import Autoencoder, Batch, Loss, ModelConfig, Networks
 from aemodels.nets import ImageShape, MLPConfig, TrunkConfig
 from aemodels.objectives import distortion
 from aemodels.priors import GaussianMixturePrior

@@ -14,9 +14,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from aemodels.config import Config, Space
-from aemodels.data.batches import Batch
 from aemodels.distributions import LikelihoodHead
 from aemodels.nets import ImageShape
+
+
+class Batch(NamedTuple):
+    """What a model sees."""
+
+    x: Tensor  # (B, C, H, W), float32 in [0, 1]
+    y: Tensor | None  # (B,), int64; None without labels
 
 
 class Loss(NamedTuple):

@@ -13,9 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from aemodels.config import Range, Space
-from aemodels.data.batches import Batch
 from aemodels.distributions import BernoulliConfig, DiagonalNormal, DiagonalNormalHead, LikelihoodConfig, kl_per_unit
-from aemodels.models.base import Autoencoder, Loss, ModelConfig, Networks
+from aemodels.models.base import Autoencoder, Batch, Loss, ModelConfig, Networks
 from aemodels.nets import ImageShape, MLPConfig, TrunkConfig
 from aemodels.objectives import distortion, free_bits
 from aemodels.schedules import warm_up

@@ -1,0 +1,63 @@
+"""The folder of a run: what makes a killed training go on, and what a finished one leaves.
+
+    <store>/runs/<identity>      config.json, state.safetensors while training, weights.safetensors, figures/, run.json
+    <store>/runs/<identity>-2    the same experiment, run again after the first was finished
+
+Unfinished and not locked, a folder is resumed by the same command; finished, the same command makes a new one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from aemodels.environment import store_folder
+
+NOTES = "run.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that this process alone works in."""
+
+    path: Path
+
+    def notes(self) -> dict[str, Any]:
+        """What is known of the run: its MLflow id, its result once it is finished."""
+        path = self.path / NOTES
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def note(self, **facts: Any) -> None:
+        """Adds to the notes, whole or not at all."""
+        partial = self.path / "run.partial"
+        partial.write_text(json.dumps(self.notes() | facts, indent=2))
+        partial.replace(self.path / NOTES)
+
+    @property
+    def finished(self) -> bool:
+        return "result" in self.notes()
+
+
+@contextmanager
+def claimed(identity: str) -> Iterator[RunFolder]:
+    """The first folder of that identity that is neither finished nor in use; its lock goes with the process."""
+    for number in count(1):
+        path = store_folder() / "runs" / (identity if number == 1 else f"{identity}-{number}")
+        path.mkdir(parents=True, exist_ok=True)
+        folder = RunFolder(path)
+        if folder.finished:
+            continue
+        try:
+            with FileLock(path / "lock", timeout=0):
+                if not folder.finished:  # another process may have finished it just before
+                    yield folder
+                    return
+        except Timeout:
+            continue

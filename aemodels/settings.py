@@ -1,0 +1,72 @@
+"""All that a command or a flow can be told: an experiment, its search, and where the model is registered."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from aemodels.config import SettingsError
+from aemodels.data.folder import FolderConfig
+from aemodels.experiment import Experiment
+from aemodels.promotion import RegistryConfig
+from aemodels.tuning import TuningConfig
+
+
+class Settings(Experiment):
+    """An experiment, `tuning` and `registry`. Every command takes the same."""
+
+    tuning: TuningConfig = TuningConfig()
+    registry: RegistryConfig = RegistryConfig()
+
+    @property
+    def experiment(self) -> Experiment:
+        """What a single run depends on."""
+        return Experiment(**{field: getattr(self, field) for field in Experiment.model_fields})
+
+    @property
+    def registered_name(self) -> str:
+        """The name under which the model is registered.
+
+        Raises:
+            SettingsError: images of one's own, and no name for their model.
+        """
+        if self.registry.name is None and isinstance(self.data, FolderConfig):
+            raise SettingsError("registry.name: a model of images from folders needs a name; give registry.name=...")
+        return self.registry.name or self.data.name
+
+
+def presets() -> dict[str, Path]:
+    """Name -> file of the experiments that come with the project."""
+    folder = Path(str(files("aemodels") / "presets"))
+    return {path.stem: path for path in sorted(folder.glob("*.json"))}
+
+
+def load_settings(changes: dict[str, Any], preset: str | None = None, config: Path | None = None) -> Settings:
+    """The defaults, then a preset or a file, then single changes.
+
+    Raises:
+        SettingsError: something of it does not exist or does not fit.
+    """
+    if preset is not None:
+        known = presets()
+        if preset not in known:
+            close = difflib.get_close_matches(preset, known, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise SettingsError(f"--preset {preset}: unknown; {hint}choose one of {', '.join(known)}")
+        config = known[preset]
+    return Settings().override(_read(config) if config else {}).override(changes)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise SettingsError(f"--config {path}: there is no such file") from None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"--config {path}: not readable as JSON ({error})") from None
+    if not isinstance(settings, dict):
+        raise SettingsError(f"--config {path}: holds no settings; a JSON object of sections is expected")
+    return settings

@@ -1,0 +1,59 @@
+"""Settings: what is read back is what was written, and what is wrong is explained."""
+
+from __future__ import annotations
+
+import pytest
+
+from aemodels.config import SettingsError, list_settings, read_text
+from aemodels.settings import Settings, load_settings, presets
+
+
+@pytest.mark.parametrize("preset", [None, *presets()])
+def test_settings_round_trip(preset: str | None) -> None:
+    settings = load_settings({}, preset)
+    assert Settings.parse(settings.flat()) == settings
+    assert Settings.model_validate_json(settings.model_dump_json()) == settings
+
+
+def test_later_settings_win_and_another_variant_starts_from_its_defaults() -> None:
+    settings = load_settings(read_text(["model.latent_dim=7", "seed=3"]), "article-vae")
+    assert (settings.model.latent_dim, settings.seed, settings.data.name) == (7, 3, "mnist")
+    other = settings.override(read_text(["model=ae", "model.trunk=conv", "model.trunk.channels=[8, 16]"]))
+    assert other.flat()["model.trunk.channels"] == [8, 16]
+    assert "model.beta" not in other.flat()
+
+
+def test_every_setting_is_described() -> None:
+    undescribed = [s.key for s in list_settings(Settings) if not s.description]
+    assert not undescribed
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["model.laten_dim=3"], ["model.laten_dim=3", "model.latent_dim"]),
+        (["modle.beta=3"], ["modle", "model"]),
+        (["model=vea"], ["vea", "did you mean vae"]),
+        (["model=ae", "model.beta=1"], ["model.beta=1", "model.name=ae"]),
+        (["data=mnits"], ["mnits", "mnist"]),
+        (["model.beta=-1"], ["model.beta=-1", "greater than or equal to 0"]),
+        (["model.beta=nan"], ["model.beta=nan", "finite"]),
+        (["training.epochs=many"], ["training.epochs=many", "integer"]),
+        (["model.trunk.widths=[400"], ["model.trunk.widths", "[400, 200]"]),
+        (["model.trunk.widths=[]"], ["model.trunk.widths", "at least 1"]),
+        (["seed"], ["'seed'", "key=value"]),
+        (["seed=1", "model.beta.x=1"], ["model.beta"]),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value_and_a_remedy(settings: list[str], words: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(read_text(settings))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_an_unknown_preset_or_file_is_named(tmp_path) -> None:
+    with pytest.raises(SettingsError, match="did you mean article-vae"):
+        load_settings({}, "artcle-vae")
+    with pytest.raises(SettingsError, match="no such file"):
+        load_settings({}, config=tmp_path / "none.json")
