@@ -1,0 +1,120 @@
+"""What a person sees: bars on standard error while work goes on, tables on standard output at its end.
+
+With `--json` standard output holds nothing but the JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from aemodels.progress import Progress as Report
+from aemodels.progress import Steps, finish
+
+T = TypeVar("T")
+
+
+class Bars:
+    """One bar per piece of work; on a pipe, a line when a piece of work ends."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
+        )
+        self.console = console
+        self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.tasks: dict[str, TaskID] = {}
+
+    def show(self, report: Report) -> None:
+        """Moves the bar of the report's work."""
+        if report.work not in self.tasks:
+            self.tasks[report.work] = self.progress.add_task(report.work, note="")
+        task = self.tasks[report.work]
+        self.progress.update(task, completed=report.done, total=report.total, note=report.note)
+        if report.done >= report.total:
+            if not self.console.is_terminal:
+                self.console.print(f"{report.work}: {report.note}".removesuffix(": "), highlight=False)
+            self.progress.stop_task(task)
+            del self.tasks[report.work]
+
+
+current: ContextVar[Bars | None] = ContextVar("bars", default=None)
+
+
+@contextmanager
+def bars() -> Iterator[Bars]:
+    """Draws what is followed inside the block, also by flows that run in this process."""
+    drawn = Bars(Console(stderr=True))
+    token = current.set(drawn)
+    try:
+        with drawn.progress:
+            yield drawn
+    finally:
+        current.reset(token)
+
+
+def follow(steps: Steps[T]) -> T:
+    """Runs steps to their end, drawing them if a person watches."""
+    drawn = current.get()
+    return finish(steps, drawn.show) if drawn else finish(steps)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Prints a table; numbers are aligned at the right."""
+    drawn = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    kept = [list(row) for row in rows]
+    for i, column in enumerate(columns):
+        numeric = any(isinstance(row[i], int | float) for row in kept)
+        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in kept:
+        drawn.add_row(*(text(value) for value in row))
+    _out().print(drawn)
+
+
+def facts(rows: Mapping[str, object]) -> None:
+    """Prints names and values; values that are links or paths stay whole, so that they can be clicked and copied."""
+    width = max(map(len, rows), default=0)
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {text(value)}")
+
+
+def as_json(value: object) -> None:
+    """Prints JSON; a number that is not finite becomes null, which every reader of JSON knows."""
+    print(json.dumps(_plain(value), indent=2, allow_nan=False))
+
+
+def text(value: object) -> str:
+    """A value as a person reads it: four digits of a number."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return str(value)
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _out() -> Console:
+    # a pipe has no width of its own: a table there is as wide as it needs to be
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)

@@ -1,0 +1,172 @@
+"""The one loop: resuming, several parts, early stopping, and what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aemodels.checkpoint import load_model, load_state, save_card, save_state, save_weights
+from aemodels.config import UserError
+from aemodels.data.prepared import PreparedData
+from aemodels.experiment import Experiment
+from aemodels.models import AEConfig, VAEConfig
+from aemodels.models.base import Batch, GenerativeModel, Loss, ModelConfig
+from aemodels.nets import ImageShape, MLPConfig
+from aemodels.training import TrainingConfig, TrainingDivergedError, TrainingState, best_model, stops_early, train
+
+SMALL = MLPConfig(widths=(16,))
+CONFIGS = [
+    TrainingConfig(epochs=4, images=300, batch_size=64, schedule="cosine", warmup_steps=3, gradient_clip=1.0),
+    TrainingConfig(epochs=4, images=300, batch_size=64, optimizer="adamw", weight_decay=0.1, precision="bfloat16"),
+]
+
+
+def run(model: ModelConfig, data: PreparedData, config: TrainingConfig) -> TrainingState:
+    *_, last = train(model, data, config, seed=0)
+    return last.state
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["adam", "adamw"])
+@pytest.mark.parametrize("model", [AEConfig(trunk=SMALL), VAEConfig(trunk=SMALL, beta_warmup_steps=7)])
+@pytest.mark.parametrize("binarize", ["none", "dynamic"])
+def test_resumed_equals_uninterrupted(model, config, binarize, digits: PreparedData, tmp_path: Path) -> None:
+    data = digits.override({"binarize": binarize})
+    whole = run(model, data, config)
+    for epoch in train(model, data, config, seed=0):
+        torch.rand(3)  # what the caller draws between epochs must not matter
+        save_state(tmp_path, epoch.state)
+        if epoch.index == 2:
+            break
+    *_, last = train(model, data, config, seed=0, resume=load_state(tmp_path))
+    assert last.state.tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(t, whole.tensors[k]) for k, t in last.state.tensors.items())
+    assert [h["val/distortion"] for h in last.state.history] == [h["val/distortion"] for h in whole.history]
+
+
+def test_saved_and_loaded_models_are_equal(digits: PreparedData, tmp_path: Path) -> None:
+    experiment = Experiment.parse({"model": "ae", "training.epochs": 1, "model.latent_dim": 3})
+    state = run(experiment.model, digits, experiment.training)
+    model = best_model(experiment.model, digits, state, seed=0)
+    save_card(tmp_path, experiment, digits)
+    save_weights(tmp_path, model)
+    loaded, card = load_model(tmp_path)
+    assert card.experiment == experiment
+    assert all(torch.equal(t, loaded.state_dict()[k]) for k, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])
+def test_damaged_files_are_named(digits: PreparedData, tmp_path: Path, damage: bytes | None) -> None:
+    state = run(VAEConfig(trunk=SMALL), digits, TrainingConfig(epochs=1, images=100))
+    save_state(tmp_path, state)
+    file = tmp_path / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-100] if damage is None else damage)
+    with pytest.raises(UserError, match=r"state\.safetensors: damaged.*delete the folder"):
+        load_state(tmp_path)
+
+
+class TwoPartsConfig(ModelConfig):
+    """A generator and a critic that each see the other's output."""
+
+    def build(self, image_shape: ImageShape, num_classes: int) -> GenerativeModel:
+        return TwoParts(image_shape, num_classes, latent_dim=2)
+
+
+class TwoParts(GenerativeModel):
+    selection = None
+
+    def __init__(self, image_shape: ImageShape, num_classes: int, latent_dim: int) -> None:
+        super().__init__(image_shape, num_classes, latent_dim)
+        self.generator, self.critic = nn.Linear(2, 784), nn.Linear(784, 1)
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        return {"generator": ("generator",), "critic": ("critic",)}
+
+    def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
+        fake = self.critic(self.sample(len(batch.x)).flatten(1))[:, 0]
+        real = self.critic(batch.x.flatten(1))[:, 0]
+        return {"generator": Loss(-fake, {"fooled": -fake}), "critic": Loss(fake - real, {"gap": fake - real})}
+
+    def bound(self, batch: Batch) -> dict[str, Tensor]:
+        return {}
+
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        return self.generator(torch.randn(n, 2)).sigmoid().view(n, 1, 28, 28)
+
+
+def test_no_part_receives_anothers_gradient(digits: PreparedData) -> None:
+    """One step of plain Adam moves every weight by the learning rate against the sign of its own part's gradient."""
+    config = TrainingConfig(epochs=1, images=64, batch_size=64, learning_rate=1e-4)
+    (epoch,) = train(TwoPartsConfig(), digits, config, seed=0)
+    assert {"train/generator/fooled", "train/critic/gap"} <= epoch.metrics.keys()
+    critic = epoch.state.tensors["optimizer.critic.0.exp_avg"]
+    images = torch.tensor(digits.split("train").images[:64]).float() / 255
+    # d(mean(fake - real))/d(weight) = mean(fake images) - mean(real images): the generator's term has no share in it.
+    fake_mean = critic / 0.1 + images.flatten(1).mean(0)
+    assert ((fake_mean > 0) & (fake_mean < 1)).all()
+    assert epoch.state.best_epoch == 1
+    assert torch.equal(epoch.state.tensors["best.critic.weight"], epoch.state.tensors["model.critic.weight"])
+
+
+def test_early_stopping_waits_for_the_end_of_the_warm_up() -> None:
+    config = TrainingConfig(patience=2)
+    state = TrainingState(epoch=3, step=30, best=1.0, best_epoch=1, history=[], tensors={})
+    assert stops_early(state, config, warmup_epochs=0)
+    assert not stops_early(state, config, warmup_epochs=2)
+    assert not stops_early(state, TrainingConfig(), warmup_epochs=0)
+
+
+def test_divergence_names_epoch_term_and_remedy(digits: PreparedData) -> None:
+    with pytest.raises(TrainingDivergedError, match=r"epoch 1: train/\w+ is (nan|inf).*learning_rate"):
+        run(VAEConfig(), digits, TrainingConfig(epochs=2, learning_rate=1e30))
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from aemodels.checkpoint import load_state, save_state
+from aemodels.data.prepared import PreparedData
+from aemodels.models import VAEConfig
+from aemodels.training import TrainingConfig, train
+folder, data = Path(sys.argv[1]), PreparedData.model_validate_json(sys.argv[2])
+for epoch in train(VAEConfig(), data, TrainingConfig(epochs=60, images=200), 0, resume=load_state(folder)):
+    save_state(folder, epoch.state)
+"""
+
+
+def test_killed_at_any_moment_and_run_again_equals_uninterrupted(digits: PreparedData, tmp_path: Path) -> None:
+    def start(folder: Path) -> subprocess.Popen[bytes]:
+        folder.mkdir(exist_ok=True)
+        return subprocess.Popen([sys.executable, "-c", KILLED, str(folder), digits.model_dump_json()])
+
+    for _ in range(3):
+        process = start(tmp_path / "killed")
+        deadline = time.monotonic() + 60
+        before = load_state(tmp_path / "killed")
+        while time.monotonic() < deadline and process.poll() is None:
+            state = load_state(tmp_path / "killed")
+            if state is not None and state.epoch > (before.epoch if before else 0) + 3:
+                break
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    assert start(tmp_path / "killed").wait() == 0
+    assert start(tmp_path / "whole").wait() == 0
+    killed, whole = load_state(tmp_path / "killed"), load_state(tmp_path / "whole")
+    assert killed is not None
+    assert whole is not None
+    assert all(torch.equal(t, whole.tensors[k]) for k, t in killed.tensors.items())
+
+
+def test_fused_step_sees_contiguous_gradients() -> None:
+    """The fused optimisers misread other strides on the CPU: the reason for `.contiguous()` in the loop."""
+    parameter = nn.Parameter(torch.zeros(2, 3))
+    gradient = torch.arange(6.0).view(3, 2).t()
+    parameter.grad = gradient.contiguous()
+    torch.optim.SGD([parameter], lr=1.0, fused=True).step()
+    torch.testing.assert_close(parameter.detach(), -gradient)
