@@ -1,0 +1,19 @@
+"""Raw images -> prepared arrays. The union below is the only list of data sources."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from aemodels.data.digits import DigitsConfig
+from aemodels.data.folder import FolderConfig
+from aemodels.data.mnist import Cifar10Config, FashionMnistConfig, KmnistConfig, MnistConfig
+from aemodels.data.prepared import PreparedData, Split, prepare
+
+DataConfig = Annotated[
+    DigitsConfig | MnistConfig | FashionMnistConfig | KmnistConfig | Cifar10Config | FolderConfig,
+    Field(discriminator="name"),
+]
+
+__all__ = ["DataConfig", "PreparedData", "Split", "prepare"]

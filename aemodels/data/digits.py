@@ -1,0 +1,43 @@
+"""Handwritten digits of scikit-learn: 1,797 grey images of 8 x 8 pixels (Alpaydin and Kaynak, 1998), no network."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.metadata import version
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from aemodels.data.source import SMALLEST_SIDE, Images, Source, WithoutTestConfig, array_images, digest_of
+
+INK = 16  # the value of black in the original
+
+
+class DigitsConfig(WithoutTestConfig):
+    """1,797 handwritten digits that come with scikit-learn."""
+
+    name: Literal["digits"] = "digits"
+    image_size: int | None = Field(28, ge=SMALLEST_SIDE)
+    """Side of the images, pixels; null keeps the original 8."""
+
+    def fetch(self) -> Source:
+        package = f"scikit-learn {version('scikit-learn')}"
+        return Source((package,), digest_of(package), partial(_read, self.image_size))
+
+
+def _read(size: int | None) -> Images:
+    from sklearn.datasets import load_digits  # takes half a second: only when they are not prepared yet
+
+    digits = load_digits()
+    grey = np.asarray(digits.images, dtype=np.float32) * (255 / INK)  # (N, 8, 8)
+    if size is not None:
+        # From 17 levels of grey: interpolated before they are rounded, else the steps are seen.
+        grey = np.stack([_smooth(image, size) for image in grey])
+    pixels = np.clip(np.rint(grey), 0, 255).astype(np.uint8)[:, None]  # (N, 1, H, W)
+    return array_images(pixels, None, digits.target.astype(np.int64), tuple("0123456789"))
+
+
+def _smooth(image: np.ndarray, size: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))

@@ -1,0 +1,309 @@
+"""Raw images -> uint8 arrays on disk, decoded once, with a manifest and a digest of their content.
+
+N images of a split, each (C, H, W). A prepared folder holds `train_images.npy` (N, C, H, W), `train_labels.npy` (N,),
+the same for val and test, and `manifest.json`. It gets its name when it is whole, and is read-only from then on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from aemodels.config import Config, UserError
+from aemodels.data.arrays import ArrayRecord, ArrayWriter, damaged, open_array
+from aemodels.data.source import (
+    Images,
+    Pixels,
+    Rows,
+    Source,
+    SourceConfig,
+    UnreadableError,
+    digest_of,
+    split_rows,
+    too_few,
+)
+from aemodels.environment import cache_folder
+from aemodels.progress import Progress, Steps
+
+FORMAT = 1  # of the folder; goes up when older ones cannot be read any more
+SPLITS = ("train", "val", "test")
+DECODED_BLOCK = 2**20  # bytes of decoded images that one task returns
+
+
+class Split(NamedTuple):
+    """One split's images and labels."""
+
+    images: Pixels  # (N, C, H, W), memory-mapped, read-only
+    labels: Rows | None  # (N,), in memory; None without labels
+
+
+class PreparedData(Config):
+    """Where the prepared arrays of a data set are and what they hold; a few hundred bytes, whatever the data."""
+
+    name: str
+    path: Path
+    """The folder of the arrays."""
+    digest: str
+    """A hash of pixels, labels, splits, classes and settings, 32 hexadecimal digits: the same wherever the raw
+    images lay."""
+    image_shape: tuple[int, int, int]
+    """(C, H, W)."""
+    classes: tuple[str, ...]
+    """Names by label; empty without labels."""
+    sizes: dict[str, int]
+    """Images by split: train, val, test."""
+    binarize: str
+    """`data.binarize`; done by the batches, no part of the digest."""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def split(self, name: str) -> Split:
+        """The arrays of train, val or test, checked once per process.
+
+        Raises:
+            UserError: they are damaged.
+        """
+        arrays = self.manifest()["arrays"]
+        images = _open_array(self.path, f"{name}_images.npy", arrays)
+        labels = np.array(_open_array(self.path, f"{name}_labels.npy", arrays)) if self.classes else None
+        return Split(images, labels)
+
+    def manifest(self) -> dict[str, Any]:
+        """Where the data came from, images by split and class, what was skipped, who prepared them."""
+        return _read_manifest(self.path)
+
+
+def prepare(config: SourceConfig) -> Steps[PreparedData]:
+    """Decodes the images once; the same settings of the same files are found prepared.
+
+    Raises:
+        UserError: the raw images or the prepared arrays are missing, damaged, too few or do not fit together.
+    """
+    work = f"preparing {config.name}"
+    yield Progress(work, 0, 1, "looking for the images")
+    source = config.fetch()
+    folder = cache_folder() / "prepared" / _key(config, source)
+    if not folder.exists():
+        yield from _prepare_alone(config, source, folder, work)
+    data = _open(folder, config)
+    for split in SPLITS:
+        data.split(split)  # damage is found now, not after the training
+    total = sum(data.sizes.values())
+    skipped = data.manifest()["skipped"]
+    note = f"{len(skipped)} unreadable images skipped: {_some(skipped)}" if skipped else ""
+    yield Progress(work, total, total, note)
+    return data
+
+
+def _key(config: SourceConfig, source: Source) -> str:
+    settings = config.model_dump(mode="json", exclude={"binarize"})
+    return f"{config.name}-{digest_of([FORMAT, settings, source.fingerprint])[:16]}"
+
+
+def _open(folder: Path, config: SourceConfig) -> PreparedData:
+    manifest = _read_manifest(folder)
+    kept = {field: manifest[field] for field in ("name", "digest", "image_shape", "classes", "sizes")}
+    return PreparedData.model_validate(kept | {"path": folder, "binarize": config.binarize})
+
+
+# ---- opening
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    file = folder / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_bytes())
+        if manifest["digest"] != _digest(manifest):
+            raise ValueError("it does not fit its own digest")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(file, str(error)) from None
+    return manifest
+
+
+def _open_array(folder: Path, name: str, arrays: dict[str, Any]) -> NDArray[Any]:
+    record = arrays[name]
+    return open_array(folder / name, ArrayRecord(record["dtype"], tuple(record["shape"]), tuple(record["blocks"])))
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    content = ("format", "name", "settings", "image_shape", "classes", "sizes", "arrays")
+    return digest_of({field: manifest[field] for field in content})
+
+
+# ---- preparing
+
+
+def _prepare_alone(config: SourceConfig, source: Source, folder: Path, work: str) -> Steps[None]:
+    """One process prepares, others wait and find it done. What a killed one leaves is a `.partial` folder."""
+    root, partial = folder.parent, folder.with_suffix(".partial")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder)
+        while not _acquired(lock, 0.2):
+            yield Progress(work, 0, 1, "waiting for another process that prepares the same")
+        try:
+            if not folder.exists():
+                _sweep(root)
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                yield from _write(config, source, partial, work)
+                partial.rename(folder)  # the moment from which it counts as finished
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            lock.release()
+    except OSError as error:
+        raise UserError(
+            f"AEMODELS_CACHE: cannot write the prepared images to {root} ({error.strerror}); make room or give "
+            "write permission there, or set AEMODELS_CACHE to another folder"
+        ) from error
+
+
+def _lock(folder: Path) -> FileLock:
+    return FileLock(folder.with_suffix(".lock"), thread_local=False)  # a generator may go on in another thread
+
+
+def _acquired(lock: FileLock, seconds: float) -> bool:
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        return False
+    return True
+
+
+def _sweep(root: Path) -> None:
+    """Deletes what killed processes left; what a living one is writing is locked."""
+    for partial in root.glob("*.partial"):
+        lock = _lock(partial)
+        if _acquired(lock, 0):
+            shutil.rmtree(partial, ignore_errors=True)
+            lock.release()
+
+
+def _write(config: SourceConfig, source: Source, folder: Path, work: str) -> Steps[None]:
+    images = _read(config, source)
+    shares = config.held_out()
+    arrays: dict[str, ArrayRecord] = {}
+    counts: dict[str, dict[str, int]] = {}
+    skipped: list[str] = []
+    done = 0
+    for split, rows in split_rows(images, shares, config.split_seed).items():
+        kept: list[int] = []
+        with ArrayWriter(folder / f"{split}_images.npy", np.dtype(np.uint8), (len(rows), *images.shape)) as writer:
+            for block in _decoded(images, rows):
+                writer.append(block.pixels)
+                kept += block.rows
+                skipped += block.skipped
+                done += len(block.rows) + len(block.skipped)
+                yield Progress(work, done, images.count, f"{len(skipped)} unreadable images skipped" if skipped else "")
+            arrays[f"{split}_images.npy"] = writer.finish()
+        if not kept:
+            raise too_few(images.count - len(skipped), shares)
+        if images.labels is not None:
+            labels = images.labels[kept]
+            arrays[f"{split}_labels.npy"] = _write_labels(folder / f"{split}_labels.npy", labels)
+            numbers = np.bincount(labels, minlength=len(images.classes)).tolist()
+            counts[split] = dict(zip(images.classes, numbers, strict=True))
+    about = {"source": source.origin, "images_by_class": counts, "skipped": sorted(skipped)}
+    _finish(folder, _hashed_part(config, images, arrays) | about)
+
+
+def _read(config: SourceConfig, source: Source) -> Images:
+    try:
+        return source.read()
+    except OSError as error:
+        raise UserError(
+            f"data.name={config.name}: {', '.join(source.origin)} cannot be read ({error}); give read permission, "
+            "or delete it, so that it is fetched again"
+        ) from None
+
+
+def _hashed_part(config: SourceConfig, images: Images, arrays: dict[str, ArrayRecord]) -> dict[str, Any]:
+    """What of a manifest the digest covers."""
+    return {
+        "format": FORMAT,
+        "name": config.name,
+        "settings": config.model_dump(mode="json", exclude=set(config.not_in_digest)),
+        "image_shape": images.shape,
+        "classes": images.classes,
+        "sizes": {split: arrays[f"{split}_images.npy"].shape[0] for split in SPLITS},
+        "arrays": {name: record._asdict() for name, record in arrays.items()},
+    }
+
+
+def _write_labels(file: Path, labels: Rows) -> ArrayRecord:
+    with ArrayWriter(file, labels.dtype, labels.shape) as writer:
+        writer.append(labels)
+        return writer.finish()
+
+
+def _finish(folder: Path, manifest: dict[str, Any]) -> None:
+    # Written without fsync: what a power cut takes is noticed by the checks at opening.
+    own = {"digest": _digest(manifest), "created_by": f"aemodels {_own_version()}"}
+    (folder / "manifest.json").write_text(json.dumps(manifest | own, indent=1))
+    for file in folder.iterdir():
+        file.chmod(0o444)
+
+
+class _Block(NamedTuple):
+    pixels: Pixels  # (n, C, H, W)
+    rows: list[int]  # n
+    skipped: list[str]
+
+
+def _decoded(images: Images, rows: Rows) -> Iterator[_Block]:
+    """The images in the order of the rows. Few blocks are in memory at a time, however many images there are."""
+    size = max(1, DECODED_BLOCK // math.prod(images.shape))
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    if images.threads == 1:
+        yield from (_load_block(images, part) for part in parts)
+        return
+    pending: deque[Future[_Block]] = deque()
+    pool = ThreadPoolExecutor(images.threads)
+    try:
+        for part in parts:
+            pending.append(pool.submit(_load_block, images, part))
+            if len(pending) > 2 * images.threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _load_block(images: Images, rows: Rows) -> _Block:
+    pixels = np.empty((len(rows), *images.shape), dtype=np.uint8)
+    kept: list[int] = []
+    skipped: list[str] = []
+    for row in rows.tolist():
+        try:
+            pixels[len(kept)] = images.load(row)
+            kept.append(row)
+        except UnreadableError as error:
+            if not images.skip_unreadable:
+                raise
+            skipped.append(error.file)
+    return _Block(pixels[: len(kept)], kept, skipped)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+
+
+def _own_version() -> str:
+    try:
+        return version("aemodels")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "from a checkout"

@@ -1,0 +1,201 @@
+"""What a data source is: its settings, the fingerprint of its raw files, and its images, decoded one at a time.
+
+N images, each (C, H, W): C channels (1 grey, 3 colour), H x W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field, model_validator
+
+from aemodels.config import Config, UserError
+
+Pixels = NDArray[np.uint8]
+Rows = NDArray[np.int64]  # numbers of images in the source's own order
+SMALLEST_SIDE = 8  # pixels; the trunks halve the side up to three times
+
+
+class SourceConfig(Config):
+    """Settings of every source. A new source is a subclass with a `name` and a `fetch`, and one name in the union."""
+
+    name: str
+    image_size: int | None = Field(None, ge=SMALLEST_SIDE)
+    """Side of the square images, pixels; null keeps the source's own size."""
+    binarize: Literal["none", "threshold", "static", "dynamic"] = "none"
+    """How training turns grey into black and white: a threshold at 0.5, or coin flips with the grey value as
+    probability, drawn once (static) or anew at every pass (dynamic)."""
+    val_fraction: float = Field(0.1, gt=0, lt=1)
+    """Share of the images held out for early stopping and the search, in 0 to 1; not of the source's own test split."""
+    split_seed: int = Field(0, ge=0)
+    """Seed of the draw of training, validation and test images."""
+
+    # What says nothing about the prepared pixels: where they came from, and what is done to them later. `image_size`
+    # is covered by the shape of the images.
+    not_in_digest: ClassVar[frozenset[str]] = frozenset({"binarize", "image_size"})
+
+    def fetch(self) -> Source:
+        """Finds the raw files (or downloads them) without decoding any.
+
+        Raises:
+            UserError: there are none, or they cannot be read.
+        """
+        raise NotImplementedError
+
+    def held_out(self) -> dict[str, float]:
+        """Split -> its share of the images that are not in the source's own test split."""
+        return {"val": self.val_fraction}
+
+
+class WithoutTestConfig(SourceConfig):
+    """A source that has no test split of its own."""
+
+    val_fraction: float = Field(0.15, gt=0, lt=1)
+    """Share of the images held out for early stopping and the search, in 0 to 1."""
+    test_fraction: float = Field(0.15, gt=0, lt=1)
+    """Share of the images held out for the final evaluation and the promotion gate, in 0 to 1."""
+
+    @model_validator(mode="after")
+    def _some_left_to_train_on(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"val_fraction={self.val_fraction} and test_fraction={self.test_fraction} leave nothing to train on; "
+                "their sum has to be below 1"
+            )
+        return self
+
+    def held_out(self) -> dict[str, float]:
+        return {"test": self.test_fraction, "val": self.val_fraction}
+
+
+class UnreadableError(UserError):
+    """One image that cannot be decoded."""
+
+    def __init__(self, file: str, reason: str, remedy: str) -> None:
+        super().__init__(f"data: image {file} cannot be read ({reason}); {remedy}")
+        self.file = file
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a source in its own order.
+
+    `load` decodes one image, row -> (C, H, W). It runs in `threads` threads at once, and may raise `UnreadableError`.
+    """
+
+    count: int
+    shape: tuple[int, int, int]
+    load: Callable[[int], Pixels]
+    labels: Rows | None = None  # (N,), numbers of classes
+    classes: tuple[str, ...] = ()
+    own_test: int = 0  # the last so many images are the source's own test split
+    skip_unreadable: bool = False
+    threads: int = 1
+
+
+class Source(NamedTuple):
+    """What `fetch` found."""
+
+    origin: tuple[str, ...]  # for people: folders, files, a package
+    fingerprint: str  # other when the raw files are; cheap to take
+    read: Callable[[], Images]  # the work that a source which is already prepared is spared
+
+
+class FileStamp(NamedTuple):
+    """What tells that a file was changed, without reading it."""
+
+    name: str
+    bytes: int
+    mtime_ns: int
+
+
+def fingerprint(stamps: Iterable[FileStamp]) -> str:
+    return digest_of(sorted(stamps))
+
+
+def digest_of(content: Any) -> str:
+    """A hash of anything that JSON can hold, 32 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def array_images(
+    pixels: Pixels, size: int | None, labels: Rows | None, classes: tuple[str, ...], own_test: int = 0
+) -> Images:
+    """Images that are in memory already, (N, C, H, W), brought to `size` when they are asked for."""
+    count, channels, height, width = pixels.shape
+    side = size if size is not None and (height, width) != (size, size) else None
+
+    def load(row: int) -> Pixels:
+        image: Pixels = pixels[row]
+        if side is None:
+            return image
+        return np.stack([np.asarray(square(Image.fromarray(plane), side)) for plane in image])
+
+    shape = (channels, side or height, side or width)
+    return Images(count, shape, load, labels, classes, own_test)
+
+
+def square(image: Image.Image, side: int, crop: bool = False) -> Image.Image:
+    """Brings an image to side x side pixels: squeezed, or its largest middle square."""
+    if crop:
+        edge = min(image.size)
+        left, top = (image.width - edge) // 2, (image.height - edge) // 2
+        # Cut before it is resized: `resize(box=...)` lets what is outside bleed in.
+        image = image.crop((left, top, left + edge, top + edge))
+    # Pillow widens the filter when it shrinks, so nothing aliases; the gap lets it average large images first.
+    return image.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def split_rows(images: Images, shares: Mapping[str, float], seed: int) -> dict[str, Rows]:
+    """Split -> rows, in a seeded random order, every class in proportion in each split.
+
+    A source's own test split stays as it is and in its order.
+
+    Raises:
+        UserError: too few images for a split to have any.
+    """
+    rng = np.random.default_rng(seed)
+    count = images.count - images.own_test
+    sizes = {split: math.floor(share * count + 1e-9) for split, share in shares.items()}
+    if count == 0 or min(sizes.values()) == 0:
+        raise too_few(count, shares)
+    rows = rng.permutation(count)
+    if images.labels is not None:
+        rows = _evenly_mixed(rows, images.labels[rows], rng)
+    splits: dict[str, Rows] = {}
+    for split, size in sizes.items():
+        splits[split], rows = rng.permutation(rows[:size]), rows[size:]
+    splits["train"] = rng.permutation(rows)
+    if images.own_test:
+        splits["test"] = np.arange(count, images.count)
+    return {split: splits[split] for split in ("train", "val", "test")}
+
+
+def too_few(count: int, shares: Mapping[str, float]) -> UserError:
+    needed = math.ceil(1 / min(shares.values()) - 1e-9)
+    asked = " and ".join(f"data.{split}_fraction={share}" for split, share in shares.items())
+    return UserError(
+        f"data: {count} images are too few for {asked}: at least {needed} are needed; add images or raise it"
+    )
+
+
+def _evenly_mixed(rows: Rows, labels: Rows, rng: np.random.Generator) -> Rows:
+    """Rows in an order of which every stretch holds the classes in proportion.
+
+    The k-th of n images of a class stands at (k + u) / n, with its own u in [0, 1) for each class.
+    """
+    order = np.argsort(labels, kind="stable")
+    sizes = np.bincount(labels)
+    starts = np.cumsum(sizes) - sizes
+    sorted_labels = labels[order]
+    rank = np.arange(len(rows)) - starts[sorted_labels]
+    place = (rank + rng.random(len(sizes))[sorted_labels]) / sizes[sorted_labels]
+    return rows[order][np.argsort(place, kind="stable")]

@@ -1,0 +1,248 @@
+"""A person's own images: what is read, how it becomes pixels, and what is said of what cannot be read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aemodels.config import UserError
+from aemodels.data import prepare
+from aemodels.data.folder import FolderConfig
+from aemodels.progress import Progress, finish
+
+REAL = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+def damage(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:300])
+
+
+def test_folder_with_classes(animals: Path) -> None:
+    data = finish(prepare(FolderConfig(path=animals)))
+    assert (data.image_shape, data.classes) == ((3, 20, 20), ("cat", "dog"))
+    assert data.sizes == {"train": 28, "val": 6, "test": 6}
+    found = {}
+    for split in data.sizes:
+        images, labels = data.split(split)
+        found |= {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+    for number, name in enumerate(data.classes):
+        for file in (animals / name).iterdir():
+            assert found[np.asarray(Image.open(file)).transpose(2, 0, 1).tobytes()] == number
+    manifest = data.manifest()
+    assert manifest["images_by_class"]["train"] == {"cat": 17, "dog": 11}
+    assert manifest["source"] == [str(animals)]
+
+
+def test_folder_without_classes_and_hidden_files(tmp_path: Path, make_images: Callable[..., Path]) -> None:
+    folder = make_images(tmp_path / "flat", 20, (20, 20))
+    (folder / ".hidden.png").write_bytes(b"no image")
+    make_images(folder / ".thumbnails", 3)
+    (folder / "notes.txt").write_text("not an image either")
+    data = finish(prepare(FolderConfig(path=folder)))
+    assert (data.image_shape, data.classes, data.num_classes) == ((1, 20, 20), (), 0)
+    assert sum(data.sizes.values()) == 20
+    assert data.split("val").labels is None
+
+
+def test_several_folders_unite_classes_by_name(animals: Path, tmp_path: Path, make_images: Callable[..., Path]) -> None:
+    make_images(tmp_path / "more" / "dog", 10, seed=2)
+    make_images(tmp_path / "more" / "ant", 10, seed=3)
+    data = finish(prepare(FolderConfig(path=(animals, tmp_path / "more"))))
+    assert data.classes == ("ant", "cat", "dog")
+    counts = data.manifest()["images_by_class"]
+    assert {name: sum(split[name] for split in counts.values()) for name in data.classes} == {
+        "ant": 10,
+        "cat": 24,
+        "dog": 26,
+    }
+
+
+def test_links_in_circles_end(animals: Path) -> None:
+    (animals / "cat" / "again").symlink_to(animals)
+    assert sum(finish(prepare(FolderConfig(path=animals))).sizes.values()) == 40
+
+
+def test_large_images_in_threads_keep_their_order(tmp_path: Path, make_images: Callable[..., Path]) -> None:
+    folder = make_images(tmp_path / "large", 30, (300, 300))
+    data = finish(prepare(FolderConfig(path=folder)))
+    assert data.image_shape == (1, 300, 300)
+    files = {np.asarray(Image.open(file)).tobytes() for file in folder.iterdir()}
+    assert {image.tobytes() for split in data.sizes for image in data.split(split).images} == files
+
+
+# ---- pixels
+
+
+def read_one(tmp_path: Path, image: Image.Image, suffix: str = "png", **settings: Any) -> np.ndarray:
+    """(H, W) or (H, W, 3): what becomes of one image."""
+    folder = tmp_path / f"one{len(list(tmp_path.iterdir()))}"
+    folder.mkdir()
+    image.save(folder / f"image.{suffix}", **settings.pop("save", {}))
+    pixels = FolderConfig(path=folder, **settings).fetch().read().load(0)
+    return pixels.transpose(1, 2, 0).squeeze()
+
+
+def test_modes(tmp_path: Path) -> None:
+    ramp = np.arange(400, dtype=np.uint16).reshape(20, 20)
+    assert np.array_equal(read_one(tmp_path, Image.fromarray(ramp * 160)), np.rint(ramp * 160 / 257))  # 16 bit
+    colour = Image.fromarray(np.stack([ramp % 256, ramp // 2, ramp[::-1] % 256], -1).astype(np.uint8))
+    grey = colour.convert("L")
+    assert np.array_equal(read_one(tmp_path, grey.convert("P")), np.asarray(grey))  # a palette of greys
+    assert np.array_equal(read_one(tmp_path, colour.quantize(64)), np.asarray(colour.quantize(64).convert("RGB")))
+    assert set(np.unique(read_one(tmp_path, grey.convert("1")))) == {0, 255}
+    assert read_one(tmp_path, colour.convert("CMYK"), "jpg").shape == (20, 20, 3)
+
+
+def test_transparent_becomes_white(tmp_path: Path) -> None:
+    for mode, ink in (("RGBA", (200, 0, 0, 255)), ("LA", (90, 255))):
+        image = Image.new(mode, (16, 16), (*ink[:-1], 0))
+        image.paste(ink, (0, 0, 8, 16))
+        pixels = read_one(tmp_path, image)
+        assert (pixels[:, 8:] == 255).all()
+        assert (pixels[:, :8] == ink[:-1]).all()
+    palette = Image.new("L", (16, 16), 40).quantize(4)
+    assert (read_one(tmp_path, palette, save={"transparency": 0}) == 255).all()
+
+
+def test_exif_orientation(tmp_path: Path) -> None:
+    image = Image.new("L", (24, 16))
+    image.paste(255, (0, 0, 12, 16))  # left half is white
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    for suffix in ("jpg", "png"):
+        pixels = read_one(tmp_path, image, suffix, save={"exif": exif})
+        assert pixels.shape == (24, 16)
+        assert pixels[:10].min() > 240
+        assert pixels[-10:].max() < 15
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_crop_and_resize(tmp_path: Path, suffix: str) -> None:
+    image = Image.new("L", (300, 100))
+    image.paste(255, (100, 0, 200, 100))  # the middle square is white
+    assert read_one(tmp_path, image, suffix, image_size=16, fit="crop").min() > 240
+    squeezed = read_one(tmp_path, image, suffix, image_size=30)
+    assert squeezed.shape == (30, 30)
+    assert squeezed[:, :8].max() < 15
+    assert squeezed[:, 12:18].min() > 240
+
+
+# ---- bad images
+
+
+def test_damaged_image_is_named(animals: Path, prepared_folders: Callable[[], list[Path]]) -> None:
+    damage(animals / "dog" / "004.png")
+    with pytest.raises(UserError, match=r"dog/004\.png cannot be read .*data.on_error=skip"):
+        finish(prepare(FolderConfig(path=animals)))
+    assert prepared_folders() == []
+
+
+def test_skip_leaves_out_and_reports(animals: Path) -> None:
+    damage(animals / "cat" / "000.png")  # the first, from which kind and size are taken
+    (animals / "dog" / "004.png").write_bytes(b"no image at all")
+    notes: list[Progress] = []
+    data = finish(prepare(FolderConfig(path=animals, on_error="skip")), notes.append)
+    assert sum(data.sizes.values()) == 38
+    assert data.manifest()["skipped"] == [str(animals / "cat" / "000.png"), str(animals / "dog" / "004.png")]
+    assert notes[-1].note.startswith("2 unreadable images skipped: ")
+    assert sum(sum(split.values()) for split in data.manifest()["images_by_class"].values()) == 38
+    assert all(len(images) == len(labels) for images, labels in map(data.split, data.sizes))
+    with pytest.raises(UserError, match="cannot be read"):
+        finish(prepare(FolderConfig(path=animals)))  # what was skipped once is still an error elsewhere
+
+
+def mixed_channels(folder: Path) -> None:
+    Image.new("L", (20, 20)).save(folder / "grey.png")
+
+
+def mixed_sizes(folder: Path) -> None:
+    Image.new("RGB", (20, 30)).save(folder / "tall.png")
+
+
+def nothing_readable(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.write_bytes(b"x")
+
+
+def only_text(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.rename(file.with_suffix(".txt"))
+
+
+def partly_in_classes(folder: Path) -> None:
+    (folder / "cat").mkdir()
+    shutil.copy(folder / "000.png", folder / "cat")
+
+
+def tiny(folder: Path) -> None:
+    for file in folder.iterdir():
+        Image.new("RGB", (6, 6)).save(file)
+
+
+def few(folder: Path) -> None:
+    for file in sorted(folder.iterdir())[5:]:
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (mixed_channels, r"data\.path: .*000\.png is colour and .*grey\.png is grey; convert"),
+        (mixed_sizes, r"data\.image_size=null: .*000\.png is 20x20 pixels and .*tall\.png 20x30; set data\.image_size"),
+        (nothing_readable, r"data\.path: none of the 12 images can be read; the first: .*000\.png"),
+        (only_text, r"data\.path=.*: no PNG or JPEG images in it \(12 other files, such as 000\.txt\); give"),
+        (partly_in_classes, r"data\.path: .*\.png has no class folder and .*cat/000\.png has one; move"),
+        (tiny, r"data\.image_size=null: .*000\.png is 6x6 pixels, 8x8 is the least; set data\.image_size"),
+        (few, r"data: 5 images are too few for data\.test_fraction=0\.15 and .*: at least 7 are needed; add"),
+        (shutil.rmtree, r"data\.path=.*: there is no such folder; give"),
+    ],
+)
+def test_unfit_folder(
+    tmp_path: Path,
+    change: Callable[[Path], None],
+    message: str,
+    prepared_folders: Callable[[], list[Path]],
+    make_images: Callable[..., Path],
+) -> None:
+    folder = make_images(tmp_path / "images", 12)
+    change(folder)
+    with pytest.raises(UserError, match=message):
+        finish(prepare(FolderConfig(path=folder, on_error="skip")))
+    assert prepared_folders() == []
+
+
+def test_path_that_is_a_file_or_given_twice(animals: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.path=.*000\.png: is a file; give the folder"):
+        finish(prepare(FolderConfig(path=animals / "cat" / "000.png")))
+    with pytest.raises(UserError, match=r"data\.path: .*cat is given twice or lies in another"):
+        finish(prepare(FolderConfig(path=(animals, animals / "cat"))))
+
+
+def test_unreadable_folder(animals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> Iterator[Any]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)  # permissions do not stop root, as whom containers run the tests
+    with pytest.raises(UserError, match=r"data\.path=.*cannot be read \(Permission denied\); give read permission"):
+        finish(prepare(FolderConfig(path=animals)))
+
+
+def test_cache_that_cannot_be_written(animals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AEMODELS_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"AEMODELS_CACHE: cannot write .*Not a directory.*set AEMODELS_CACHE"):
+        finish(prepare(FolderConfig(path=animals)))
+
+
+@pytest.mark.skipif(not (REAL / "rgb_folder").exists(), reason="needs ../shared/data")
+def test_real_colour_folder() -> None:
+    data = finish(prepare(FolderConfig(path=REAL / "rgb_folder")))
+    assert (data.image_shape, data.num_classes, sum(data.sizes.values())) == ((3, 32, 32), 10, 800)
+    assert set(data.manifest()["images_by_class"]["test"].values()) == {12}
