@@ -1,0 +1,77 @@
+"""The gate: whether a challenger takes the champion's place. Pure; registry.py carries it out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from pydantic import Field
+
+from aemodels.config import Config
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # what fits into a path, a link and `name@alias`
+
+
+class RegistryConfig(Config):
+    """Where a model is registered, and when it becomes the champion."""
+
+    name: str | None = Field(None, pattern=NAME)
+    """Of the registered model (letters, digits, . _ -); null takes the data set's name. Required for data.name=folder."""
+    margin: float = Field(0.01, ge=0, lt=1)
+    """Smallest improvement of the primary metric, as a share of the champion's value: 0.01 is one per cent."""
+    limits: dict[str, float] = Field(default_factory=dict)
+    """Worst values that a champion may have, by metric: {"mse": 0.05}."""
+
+
+class Decision(NamedTuple):
+    """What the gate decided and why."""
+
+    promote: bool
+    reason: str
+    numbers: dict[str, float]
+
+
+def decide(
+    challenger: Mapping[str, float],
+    champion: Mapping[str, float] | None,
+    primary: str,
+    smaller_is_better: Mapping[str, bool],
+    config: RegistryConfig,
+) -> Decision:
+    """Compares two models by their metrics on the same test images.
+
+    Args:
+        champion: None where there is none yet.
+        primary: the metric that defines better.
+        smaller_is_better: the direction of the primary metric and of every metric that has a limit.
+    """
+    numbers = {primary: challenger.get(primary, math.nan)}
+    if faults := _faults(challenger, primary, smaller_is_better, config):
+        return Decision(False, "; ".join(faults), numbers)
+    if champion is None:
+        return Decision(True, "the first champion", numbers)
+    old = champion.get(primary, math.nan)
+    numbers[f"champion.{primary}"] = old
+    if not math.isfinite(old):
+        return Decision(True, f"the champion's {primary} is not finite", numbers)
+    sign = 1 if smaller_is_better[primary] else -1
+    improvement, needed = sign * (old - numbers[primary]), config.margin * abs(old)
+    numbers |= {"improvement": improvement, "needed": needed}
+    verb = "is better by more" if improvement > needed else "is not better by more"
+    reason = f"{primary} {numbers[primary]:.6g} {verb} than {needed:.3g} (margin {config.margin:g}) than {old:.6g}"
+    return Decision(improvement > needed, reason, numbers)
+
+
+def _faults(
+    metrics: Mapping[str, float], primary: str, smaller_is_better: Mapping[str, bool], config: RegistryConfig
+) -> list[str]:
+    """Why a model may not be a champion, whatever it is compared with."""
+    missing = [name for name in (primary, *config.limits) if name not in metrics]
+    faults = [f"{name} was not measured" for name in dict.fromkeys(missing)]
+    faults += [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+    for name, limit in config.limits.items():
+        value = metrics.get(name, math.nan)
+        if value > limit if smaller_is_better[name] else value < limit:
+            faults.append(f"{name} {value:.6g} is beyond its limit {limit:g}")
+    return faults
