@@ -17,7 +17,7 @@ class RegistryConfig(Config):
     """Where a model is registered, and when it becomes the champion."""
 
     name: str | None = Field(None, pattern=NAME)
-    """Of the registered model (letters, digits, . _ -); null takes the data set's name. Required for data.name=folder."""
+    """Of the registered model: letters, digits, . _ -; null takes the data set's name, and a folder's must be given."""
     margin: float = Field(0.01, ge=0, lt=1)
     """Smallest improvement of the primary metric, as a share of the champion's value: 0.01 is one per cent."""
     limits: dict[str, float] = Field(default_factory=dict)
@@ -58,8 +58,8 @@ def decide(
     sign = 1 if smaller_is_better[primary] else -1
     improvement, needed = sign * (old - numbers[primary]), config.margin * abs(old)
     numbers |= {"improvement": improvement, "needed": needed}
-    verb = "is better by more" if improvement > needed else "is not better by more"
-    reason = f"{primary} {numbers[primary]:.6g} {verb} than {needed:.3g} (margin {config.margin:g}) than {old:.6g}"
+    reason = f"{primary} {numbers[primary]:.6g} against the champion's {old:.6g}: improves by {improvement:.3g}, "
+    reason += f"{'more than' if improvement > needed else 'but more is needed than'} {needed:.3g}"
     return Decision(improvement > needed, reason, numbers)
 
 

@@ -1,0 +1,278 @@
+"""The MLflow store: a server (MLFLOW_TRACKING_URI), or the embedded one in the store folder; links into its UI.
+
+The embedded store is a sqlite database with artifacts beside it. MLflow is imported when a store is opened, so that
+this module costs nothing to those who only need a link, and so that a store can be opened in a thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from filelock import FileLock
+
+from aemodels.config import UserError
+from aemodels.environment import store_folder
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+UI_PORT = 5000
+ANSWER_SECONDS = 4.0  # a server that needs longer at the start counts as not answering
+DATABASES = ("postgresql", "mysql", "mssql")
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open store. Nothing here depends on MLflow's global state (active run, tracking URI)."""
+
+    client: MlflowClient
+    uri: str
+    artifacts: Path | None  # where new experiments keep their files; None where a server decides
+
+    def experiment(self, name: str) -> str:
+        """The id of an experiment, which is made if need be.
+
+        Raises:
+            UserError: it was deleted in MLflow.
+        """
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            location = None if self.artifacts is None else (self.artifacts / name).as_uri()
+            try:
+                return str(self.client.create_experiment(name, artifact_location=location))
+            except MlflowException:
+                found = self.client.get_experiment_by_name(name)  # another process was faster
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            raise UserError(
+                f"{name}: this experiment was deleted in MLflow, and its name is taken until it is purged. Restore it "
+                f"(mlflow experiments restore -x {found.experiment_id}), purge it (mlflow gc --experiment-ids "
+                f"{found.experiment_id}), both with MLFLOW_TRACKING_URI={printable(self.uri)}, "
+                "or give registry.name=..."
+            )
+        return str(found.experiment_id)
+
+    @property
+    def ui(self) -> str:
+        """Where a browser finds it; the embedded one once `aemodels ui` runs."""
+        return printable(self.uri).rstrip("/") if self.uri.startswith("http") else f"http://127.0.0.1:{UI_PORT}"
+
+    def experiment_url(self, experiment_id: str) -> str:
+        return self._link(f"experiments/{experiment_id}")
+
+    def run_url(self, experiment_id: str, run_id: str) -> str:
+        return self._link(f"experiments/{experiment_id}/runs/{run_id}")
+
+    def compare_url(self, experiment_id: str, run_ids: Sequence[str]) -> str:
+        """The comparison of some runs; the list of all hides their metrics by default."""
+        query = {"runs": json.dumps(list(run_ids)), "experiments": json.dumps([experiment_id])}
+        return self._link("compare-runs", **query)
+
+    def registry_url(self, name: str, version: int | None = None) -> str:
+        return self._link(f"models/{quote(name)}" + (f"/versions/{version}" if version is not None else ""))
+
+    def _link(self, page: str, **query: str) -> str:
+        """MLflow opens in its GenAI mode otherwise."""
+        parts = [f"{key}={quote(text)}" for key, text in query.items()] + ["workflowType=machine_learning"]
+        return f"{self.ui}/#/{page}?{'&'.join(parts)}"
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or the embedded store's: what other MLflow programs need to find the same models."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(store_folder() / 'mlflow.db').as_posix()}"
+
+
+def printable(uri: str) -> str:
+    """The URI without user and password."""
+    scheme, separator, rest = uri.partition("://")
+    place, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{place.rpartition('@')[2]}{slash}{path}"
+
+
+def open_store() -> Store:
+    """Opens the store; the embedded one is made first where there is none.
+
+    Raises:
+        UserError: a server does not answer, or the store cannot be used.
+    """
+    uri = tracking_uri()
+    _quiet()
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    artifacts = store_folder() / "artifacts"
+    if scheme in ("http", "https"):
+        _wait_for_answer(uri)
+        return Store(_client(uri), uri, None)
+    if scheme == "sqlite" and (path := uri.removeprefix("sqlite:///")) != uri:
+        _ensure_database(Path(path).absolute(), artifacts)
+    elif scheme not in DATABASES:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI={printable(uri)}: not a store that works here; give the address of an MLflow server "
+            f"(http://...) or sqlite:///FILE, or unset it for {store_folder() / 'mlflow.db'}"
+        )
+    return Store(_client(uri), uri, artifacts)
+
+
+def _quiet() -> None:
+    """Read by MLflow when it is imported, and by its servers when they start. What the person has set stays."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
+def _client(uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        client = MlflowClient(uri, os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+        client.search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, ImportError) as error:  # ImportError: of a database's driver
+        raise _unusable(uri, error) from error
+    return client
+
+
+def _unusable(uri: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0]
+    remedy = "set MLFLOW_TRACKING_URI to the address of an MLflow server"
+    if "out-of-date database schema" in reason:
+        remedy = f"another release of MLflow wrote it: back it up and run `mlflow db upgrade {printable(uri)}`"
+    elif uri.startswith("sqlite"):
+        remedy = "move the damaged file away, or set AEMODELS_STORE to another folder"
+    return UserError(f"{printable(uri)}: cannot be used as MLflow's store ({reason[:200]}); {remedy}")
+
+
+# ---- a server
+
+
+def _wait_for_answer(uri: str) -> None:
+    """Any HTTP answer counts. In a thread of its own, because nothing limits how long a name is looked up."""
+    outcome: list[str] = []
+    thread = threading.Thread(target=lambda: outcome.append(_ask(uri)), daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    reason = outcome[0] if outcome else f"nothing within {ANSWER_SECONDS:g} seconds"
+    if reason:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI={printable(uri)}: the MLflow server does not answer ({reason}). Start it, correct "
+            "the address, or unset MLFLOW_TRACKING_URI to use the embedded store"
+        )
+
+
+def _ask(uri: str) -> str:
+    """Why there is no answer; "" where there is one."""
+    try:
+        with urllib.request.urlopen(printable(uri).rstrip("/") + "/health", timeout=ANSWER_SECONDS):
+            return ""
+    except urllib.error.HTTPError:
+        return ""
+    except urllib.error.URLError as error:
+        certificate = "CERTIFICATE" in str(error.reason)  # MLflow has its own settings for those
+        return "" if certificate else str(error.reason)
+    except (OSError, ValueError) as error:
+        return str(error)
+
+
+# ---- the embedded store
+
+
+def _ensure_database(path: Path, artifacts: Path) -> None:
+    """Makes the database where there is none. It gets its name when it is whole; two processes make it once."""
+    if path.exists():
+        return
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(path.name + ".lock")):
+            if path.exists():
+                return
+            for leftover in path.parent.glob(f"{partial.name}*"):
+                leftover.unlink()
+            _migrate(partial, artifacts)
+            partial.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"AEMODELS_STORE: cannot write the store to {path.parent} ({error.strerror}); make room or give write "
+            "permission there, or set AEMODELS_STORE to another folder"
+        ) from error
+
+
+def _migrate(path: Path, artifacts: Path) -> None:
+    """All of MLflow's migrations on a new file: 0.6 s, and 6 s if each of their 1,700 statements reached the disk."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with _unsynchronised(path):
+        make: Any = SqlAlchemyStore  # untyped
+        make(f"sqlite:///{path.as_posix()}", artifacts.as_uri()).engine.dispose()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")  # kept in the file; a logging call takes 11 ms instead of 30
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _unsynchronised(path: Path) -> Iterator[None]:
+    """Connections to this file don't wait for the disk; nobody reads it before it is whole and synchronised."""
+    from sqlalchemy import Engine, event
+
+    def loosen(connection: Any, _record: object) -> None:
+        if isinstance(connection, sqlite3.Connection) and _file_of(connection) == os.path.realpath(path):
+            connection.execute("PRAGMA synchronous=OFF")
+            connection.execute("PRAGMA journal_mode=MEMORY")
+
+    event.listen(Engine, "connect", loosen)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "connect", loosen)
+
+
+def _file_of(connection: sqlite3.Connection) -> str:
+    name: str = connection.execute("PRAGMA database_list").fetchone()[2]
+    return os.path.realpath(name)
+
+
+def serve_ui(port: int = UI_PORT) -> int:
+    """Runs MLflow's UI on the embedded store, on this machine only, until it is interrupted.
+
+    Raises:
+        UserError: the port is taken, or the store is a server with a UI of its own.
+    """
+    uri = tracking_uri()
+    if uri.startswith("http"):
+        raise UserError(f"MLFLOW_TRACKING_URI={printable(uri)}: this server has a UI of its own; open {printable(uri)}")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(f"--port {port}: cannot be used ({error.strerror}); give another one") from None
+    open_store()
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
+    command += ["--default-artifact-root", (store_folder() / "artifacts").as_uri(), "--no-serve-artifacts"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # 1.5 GB of memory become 0.5 GB
+    with subprocess.Popen(command, env=environment) as server:
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            server.terminate()
+            return 0

@@ -1,0 +1,232 @@
+"""What is recorded of a run, under which names. A run is addressed by its id; MLflow's global state is not used.
+
+train/, val/, test/ and system/ before a metric's name make sections in MLflow's UI. Params are dotted settings, with
+values as the command line takes them.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aemodels.data.prepared import PreparedData
+from aemodels.store import Store
+
+LONGEST_PARAM = 500  # characters; more is unreadable in a table, and config.json has it whole
+LONGEST_TAG = 4000
+PACKAGES = ("aemodels", "torch", "torchvision", "numpy", "scikit-learn", "mlflow", "prefect", "optuna")
+SYSTEM_SAMPLES = 5  # of a second each, averaged into one point
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in MLflow. As a context manager it ends FINISHED, FAILED (an error) or KILLED (an interruption).
+
+    Example:
+        >>> with start_run(store, "digits", "vae 20", {"kind": "training"}) as run:  # doctest: +SKIP
+        ...     run.params(experiment.flat())
+        ...     run.metrics({"train/loss": 104.1}, step=1)
+    """
+
+    store: Store
+    id: str
+    experiment_id: str
+
+    @property
+    def url(self) -> str:
+        return self.store.run_url(self.experiment_id, self.id)
+
+    def params(self, params: Mapping[str, Any]) -> None:
+        """Logs what is not there yet: params are written once, and a resumed run has them."""
+        from mlflow.entities import Param
+
+        known = self.store.client.get_run(self.id).data.params
+        new = [Param(key, _param_text(value)) for key, value in params.items() if key not in known]
+        self.store.client.log_batch(self.id, params=new)
+
+    def metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """One call, however many there are."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self.store.client.log_batch(self.id, metrics=[Metric(k, float(v), now, step) for k, v in metrics.items()])
+
+    def tags(self, tags: Mapping[str, Any]) -> None:
+        """Sets or replaces tags."""
+        from mlflow.entities import RunTag
+
+        self.store.client.log_batch(self.id, tags=[RunTag(k, str(v)[:LONGEST_TAG]) for k, v in tags.items()])
+
+    def image(self, key: str, image: NDArray[np.uint8], step: int = 0) -> None:
+        """A picture (H, W, 3) or (H, W) on the run's page, as a card with a slider over the steps."""
+        self.store.client.log_image(self.id, image, key=key, step=step, synchronous=True)
+
+    def figure(self, name: str, image: NDArray[np.uint8]) -> None:
+        """A picture (H, W, 3) or (H, W) among the artifacts, as figures/NAME.png."""
+        self.store.client.log_image(self.id, image, artifact_file=f"figures/{name}.png")
+
+    def text(self, file: str, text: str) -> None:
+        """An artifact of that name, for example table.md."""
+        self.store.client.log_text(self.id, text, file)
+
+    def json(self, file: str, content: Mapping[str, Any]) -> None:
+        """An artifact of that name, for example result.json."""
+        self.text(file, json.dumps(content, indent=2, default=str))
+
+    def dataset(self, data: PreparedData) -> None:
+        """The data set as an input of the run, with its digest."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        described = Dataset(
+            name=data.name,
+            digest=data.digest,
+            source_type="local",
+            source=json.dumps({"uri": str(data.path)}),
+            profile=json.dumps({**data.sizes, "image_shape": data.image_shape, "classes": len(data.classes)}),
+        )
+        context = InputTag(MLFLOW_DATASET_CONTEXT, "training")
+        self.store.client.log_inputs(self.id, [DatasetInput(described, [context])])
+
+    @contextmanager
+    def system_metrics(self) -> Iterator[None]:
+        """Load of processors, memory, disk and network while the block runs, under system/, from a thread."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor: Any = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
+            self.id,
+            sampling_interval=1,
+            samples_before_logging=SYSTEM_SAMPLES,
+            resume_logging=True,
+            tracking_uri=self.store.uri,
+        )
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
+
+    def end(self, status: Status) -> None:
+        """Ends the run; a killed or failed one can be resumed."""
+        self.store.client.set_terminated(self.id, status)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.end("FINISHED")
+            return
+        from mlflow.exceptions import MlflowException
+
+        try:  # the error that ended the run is the one to see, also when MLflow cannot be told of it
+            if isinstance(error, Exception):
+                self.tags({"error": f"{type(error).__name__}: {error}"})
+            self.end("FAILED" if isinstance(error, Exception) else "KILLED")
+        except MlflowException as problem:
+            logging.getLogger(__name__).warning("the end of run %s was not recorded: %s", self.id, problem)
+
+
+def start_run(
+    store: Store, experiment: str, name: str, tags: Mapping[str, Any] | None = None, parent: str | None = None
+) -> Run:
+    """A new run.
+
+    Args:
+        experiment: all runs of a data set are in the one of its name; tags tell them apart.
+        parent: the id of the search that a trial belongs to.
+
+    Raises:
+        UserError: the experiment was deleted in MLflow.
+    """
+    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+    experiment_id = store.experiment(experiment)
+    texts = {key: str(value)[:LONGEST_TAG] for key, value in (_origin() | dict(tags or {})).items()}
+    if parent is not None:
+        texts[MLFLOW_PARENT_RUN_ID] = parent
+    run = store.client.create_run(experiment_id, tags=texts, run_name=name)
+    return Run(store, run.info.run_id, experiment_id)
+
+
+def resume_run(store: Store, run_id: str) -> Run | None:
+    """The run, running again; None where it is not in this store any more."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = store.client.get_run(run_id)
+        if found.info.lifecycle_stage == "deleted":
+            return None
+        store.client.update_run(run_id, status="RUNNING")
+        if "error" in found.data.tags:
+            store.client.delete_tag(run_id, "error")
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    return Run(store, run_id, found.info.experiment_id)
+
+
+def standard_tags(seed: int, device: str) -> dict[str, str]:
+    """What made the result: seed, device, versions, and the commit where the code is a git checkout."""
+    versions = {f"version.{name}": found for name in PACKAGES if (found := _version(name))}
+    return {"seed": str(seed), "device": device, "version.python": platform.python_version()} | versions | _commit()
+
+
+def _origin() -> dict[str, str]:
+    """What the UI shows as user and source."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user without a name
+        user = "unknown"
+    return {"mlflow.user": user, "mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
+
+
+@cache
+def _commit() -> dict[str, str]:
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / ".git").exists():
+        return {}
+    try:
+        commit = _git(checkout, "rev-parse", "HEAD").strip()
+        changed = bool(_git(checkout, "status", "--porcelain", "--untracked-files=no").strip())
+    except (OSError, subprocess.SubprocessError):  # no git, or no commit yet
+        return {}
+    return {"mlflow.source.git.commit": commit, "git.commit": commit, "git.dirty": str(changed).lower()}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _param_text(value: Any) -> str:
+    """As the command line takes it, so that it can be copied: null, true, [400, 200]; long values are cut."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= LONGEST_PARAM else f"{text[: LONGEST_PARAM - 30]}... ({len(text)} characters)"
