@@ -15,17 +15,18 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from aemodels.config import Config, UserError
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
+from aemodels.modelfile import CONFIG, WEIGHTS, first_line, load_network
 from aemodels.models.base import GenerativeModel
 from aemodels.nets import ImageShape
 from aemodels.training import TrainingState
 
-CONFIG, WEIGHTS, STATE = "config.json", "weights.safetensors", "state.safetensors"
+STATE = "state.safetensors"
 
 
 class ModelCard(Config):
@@ -63,15 +64,12 @@ def load_model(folder: Path, device: str = "cpu") -> Loaded:
     Raises:
         UserError: a file is missing or damaged.
     """
+    model = load_network(folder / CONFIG, folder / WEIGHTS, device)
     try:
         card = ModelCard.model_validate_json((folder / CONFIG).read_text())
-        model = card.experiment.model.build(card.image_shape, len(card.classes))
-        model.load_state_dict(load_file(folder / WEIGHTS, device=device))
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename or folder / WEIGHTS}: not there; {folder} holds no finished model") from None
-    except (SafetensorError, RuntimeError, ValidationError, ValueError) as error:
-        raise UserError(f"{folder}: damaged model ({_first_line(error)}); train it again") from None
-    return Loaded(model.to(device).eval(), card)
+    except ValidationError as error:
+        raise UserError(f"{folder}: damaged model ({first_line(error)}); train it again") from None
+    return Loaded(model, card)
 
 
 def save_state(folder: Path, state: TrainingState) -> None:
@@ -97,7 +95,7 @@ def load_state(folder: Path, device: str = "cpu") -> TrainingState | None:
         return TrainingState(**meta, tensors=tensors)
     except (SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: damaged checkpoint ({_first_line(error)}); delete the folder {folder} to train from the start"
+            f"{path}: damaged checkpoint ({first_line(error)}); delete the folder {folder} to train from the start"
         ) from None
 
 
@@ -108,7 +106,3 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -1,0 +1,187 @@
+"""What a registered model answers: reconstruct, embed, decode, generate, score. No MLflow until it is packed.
+
+A packed model carries its weights, its config and this library's source; it needs REQUIREMENTS and nothing else, so
+what is imported here must need nothing else either.
+
+N images or codes, D latent units, (C, H, W) an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aemodels.config import UserError
+from aemodels.distributions import seeded
+from aemodels.modelfile import CONFIG, WEIGHTS
+from aemodels.models.base import Autoencoder, GenerativeModel
+from aemodels.nets import ImageShape
+
+if TYPE_CHECKING:
+    from mlflow.models import Model
+
+REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors")
+CHUNK = 500  # images at once: enough for speed, little enough for memory
+MOST_GENERATED = 10_000  # images in one answer: 30 MB of grey 28 x 28 ones
+
+
+class Question(NamedTuple):
+    """The parameters of a prediction, with their defaults."""
+
+    mode: str = "reconstruct"
+    n: int = 16  # images to generate
+    seed: int = 0  # of the noise of generated images
+
+
+def answer(model: GenerativeModel, inputs: Any, question: Question) -> NDArray[np.float32]:
+    """The model's answer.
+
+    reconstruct  images -> images (N, C, H, W) in [0, 1]
+    embed        images -> codes (N, D), the means of the posterior
+    decode       codes (N, D) -> images (N, C, H, W)
+    generate     nothing -> n new images (n, C, H, W); the same seed draws the same ones
+    score        images -> mean squared error (N,) of their reconstruction, on pixels in [0, 1]
+
+    Args:
+        inputs: images (N, C, H, W), or (N, H, W) if they are grey: integers 0 to 255, or floats 0 to 1.
+
+    Raises:
+        UserError: the mode, a number, or the shape or range of the inputs is wrong.
+    """
+    if question.mode == "generate":
+        return _generate(model, question)
+    if question.mode not in MODES:
+        raise UserError(f"mode={question.mode}: unknown; choose one of {', '.join([*MODES, 'generate'])}")
+    if not isinstance(model, Autoencoder):
+        raise UserError(f"mode={question.mode}: this model has no encoder; it knows mode=generate only")
+    x = read_codes(inputs, model.latent_dim) if question.mode == "decode" else read_images(inputs, model.image_shape)
+    with torch.inference_mode():
+        parts = [MODES[question.mode](model, part.to(model.device)) for part in x.split(CHUNK)]
+        return _plain(torch.cat(parts))
+
+
+def _reconstruct(model: Autoencoder, x: Tensor) -> Tensor:
+    y: Tensor = model(x)
+    return y
+
+
+def _embed(model: Autoencoder, x: Tensor) -> Tensor:
+    return model.encode(x).mean
+
+
+def _decode(model: Autoencoder, z: Tensor) -> Tensor:
+    return model.decode(z).mean
+
+
+def _score(model: Autoencoder, x: Tensor) -> Tensor:
+    return (_reconstruct(model, x) - x).square().flatten(1).mean(1)
+
+
+MODES: dict[str, Callable[[Autoencoder, Tensor], Tensor]] = {
+    "reconstruct": _reconstruct,
+    "embed": _embed,
+    "decode": _decode,
+    "score": _score,
+}
+
+
+def _generate(model: GenerativeModel, question: Question) -> NDArray[np.float32]:
+    if not 1 <= question.n <= MOST_GENERATED:
+        raise UserError(f"n={question.n}: from 1 to {MOST_GENERATED} images in one call; ask more often for more")
+    if not 0 <= question.seed < 2**63:
+        raise UserError(f"seed={question.seed}: must be a number from 0 to 2**63 - 1")
+    sizes = [CHUNK] * (question.n // CHUNK) + [question.n % CHUNK] * (question.n % CHUNK > 0)
+    with torch.inference_mode(), seeded(question.seed):
+        return _plain(torch.cat([model.sample(size) for size in sizes]))
+
+
+def read_images(inputs: Any, image_shape: ImageShape) -> Tensor:
+    """Images of a request -> (N, C, H, W), float32 in [0, 1].
+
+    Raises:
+        UserError: their shape, type or range is wrong.
+    """
+    array = _numbers(inputs, "images")
+    if array.ndim == 3 and image_shape[0] == 1:
+        array = array[:, None]
+    if array.ndim != 4 or array.shape[1:] != image_shape or not len(array):
+        channels, *side = image_shape
+        or_grey = f" or (N, {side[0]}, {side[1]})" if channels == 1 else ""
+        last = array.shape[1:] == (*side, channels)
+        hint = "; move the channels to the front" if last else "; resize them, or use a model of such images"
+        raise UserError(
+            f"images of shape {np.shape(inputs)}: this model takes (N, {channels}, {side[0]}, {side[1]}){or_grey}{hint}"
+        )
+    if array.dtype.kind in "iu":
+        low, high, unit = 0, 255, "integer pixels run from 0 to 255"
+    else:
+        low, high, unit = 0, 1, "pixels that are no integers run from 0 to 1; divide by 255, or send integers"
+    if array.min() < low or array.max() > high:
+        raise UserError(f"images with pixels from {array.min():g} to {array.max():g}: {unit}")
+    return torch.from_numpy(array.astype(np.float32) / np.float32(high))
+
+
+def read_codes(inputs: Any, latent_dim: int) -> Tensor:
+    """Codes of a request -> (N, D), float32.
+
+    Raises:
+        UserError: they have another shape, or are no finite numbers.
+    """
+    array = _numbers(inputs, "codes")
+    if array.ndim != 2 or array.shape[1] != latent_dim or not len(array):
+        raise UserError(f"codes of shape {array.shape}: this model takes (N, {latent_dim})")
+    return torch.from_numpy(array.astype(np.float32))
+
+
+def _numbers(inputs: Any, what: str) -> NDArray[Any]:
+    try:
+        array = np.asarray(inputs)
+    except ValueError:  # rows of different length
+        raise UserError(f"{what}: not an array; all of them must have the same shape") from None
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{what}: not an array of numbers (it is {type(inputs).__name__} of {array.dtype})")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UserError(f"{what}: {int((~np.isfinite(array)).sum())} values are NaN or infinite")
+    return array
+
+
+def _plain(result: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = result.float().cpu().numpy()
+    return array
+
+
+def requirements() -> list[str]:
+    """What a packed model needs beside MLflow, as installed here; without a build's suffix, which no index knows."""
+    return [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
+
+
+def pack(folder: Path, target: Path, description: Model) -> None:
+    """Packs a finished model as an MLflow model: source, config and safetensors, no pickle.
+
+    Args:
+        folder: holds config.json and weights.safetensors.
+        target: the folder to write.
+        description: what MLflow is to know of it (its id and run).
+    """
+    from mlflow import pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ParamSchema, ParamSpec
+
+    kinds = {str: "string", int: "long"}
+    params = [ParamSpec(name, kinds[type(value)], value) for name, value in Question()._asdict().items()]
+    pyfunc.save_model(
+        target,
+        mlflow_model=description,
+        python_model=str(Path(__file__).with_name("served_model.py")),
+        artifacts={"config": str(folder / CONFIG), "weights": str(folder / WEIGHTS)},
+        code_paths=[str(Path(__file__).parent)],
+        pip_requirements=requirements(),
+        signature=ModelSignature(params=ParamSchema(params)),  # images and codes alike: inputs are checked here
+    )
