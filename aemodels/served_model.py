@@ -25,8 +25,8 @@ class ServedModel(PythonModel):
         files = {name: Path(path) for name, path in context.artifacts.items()}
         self.model = load_network(files["config"], files["weights"], device_name() or "cpu")
 
-    def predict(
-        self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None
+    def predict(  # MLflow takes hints for a schema, but none from np.ndarray
+        self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> NDArray[np.float32]:
         """See aemodels.serving.answer; `params` are those of Question."""
         try:

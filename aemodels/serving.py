@@ -8,6 +8,7 @@ N images or codes, D latent units, (C, H, W) an image.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -176,12 +177,14 @@ def pack(folder: Path, target: Path, description: Model) -> None:
 
     kinds = {str: "string", int: "long"}
     params = [ParamSpec(name, kinds[type(value)], value) for name, value in Question()._asdict().items()]
-    pyfunc.save_model(
-        target,
-        mlflow_model=description,
-        python_model=str(Path(__file__).with_name("served_model.py")),
-        artifacts={"config": str(folder / CONFIG), "weights": str(folder / WEIGHTS)},
-        code_paths=[str(Path(__file__).parent)],
-        pip_requirements=requirements(),
-        signature=ModelSignature(params=ParamSchema(params)),  # images and codes alike: inputs are checked here
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)
+        pyfunc.save_model(
+            target,
+            mlflow_model=description,
+            python_model=str(Path(__file__).with_name("served_model.py")),
+            artifacts={"config": str(folder / CONFIG), "weights": str(folder / WEIGHTS)},
+            code_paths=[str(Path(__file__).parent)],
+            pip_requirements=requirements(),
+            signature=ModelSignature(params=ParamSchema(params)),  # images and codes alike: inputs are checked here
+        )

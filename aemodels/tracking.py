@@ -192,13 +192,17 @@ def standard_tags(seed: int, device: str) -> dict[str, str]:
     return {"seed": str(seed), "device": device, "version.python": platform.python_version()} | versions | _commit()
 
 
+def user_name() -> str:
+    """Whose process this is."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user may have no name
+        return "unknown"
+
+
 def _origin() -> dict[str, str]:
     """What the UI shows as user and source."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container's user without a name
-        user = "unknown"
-    return {"mlflow.user": user, "mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
+    return {"mlflow.user": user_name(), "mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
 
 
 @cache

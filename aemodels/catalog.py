@@ -1,0 +1,178 @@
+"""What is registered: versions of models, their aliases and metrics, and where their files are."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from aemodels.config import UserError
+from aemodels.environment import cache_folder
+from aemodels.modelfile import CONFIG, WEIGHTS, first_line
+from aemodels.promotion import NAME
+from aemodels.store import Store, open_store
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion as StoredVersion
+
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+METRIC, DIGEST = "test/", "data.digest"  # tags of a version: metrics begin with the first, the data is the second
+
+
+class ModelVersion(NamedTuple):
+    """What training hands to promotion."""
+
+    name: str
+    version: int
+    run_id: str
+
+
+class Registered(NamedTuple):
+    """All that the registry knows of a version."""
+
+    version: ModelVersion
+    aliases: tuple[str, ...]
+    metrics: dict[str, float]  # on the test images, by their names without prefix
+    digest: str  # of the data that they were measured on
+    created: datetime
+    tags: dict[str, str]
+    source: str  # models:/ID, where its files are
+
+
+def list_models(store: Store) -> list[Registered]:
+    """All versions of all models, by name, newest first."""
+    versions: list[Registered] = []
+    for model in _all_models(store):
+        found = store.client.search_model_versions(f"name = '{model}'", max_results=1000)
+        aliases = aliases_of(store, model)
+        own = [_registered(one, aliases) for one in found if DIGEST in one.tags]  # a server may have other models
+        versions += sorted(own, key=lambda r: -r.version.version)
+    return versions
+
+
+def get(store: Store, name: str, version: int | str) -> Registered:
+    """A version by its number or alias.
+
+    Raises:
+        UserError: there is no such model, version or alias; says what there is.
+    """
+    from mlflow.exceptions import MlflowException
+
+    aliases = aliases_of(store, name)
+    number = aliases.get(version) if isinstance(version, str) else version
+    try:
+        if number is not None:
+            return _registered(store.client.get_model_version(name, str(number)), aliases)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+    numbers = sorted(int(one.version) for one in store.client.search_model_versions(f"name = '{name}'"))
+    there = [f"{name}/{one}" for one in numbers[-10:]] + [f"{name}@{alias}" for alias in sorted(aliases)]
+    asked = f"{name}@{version}" if isinstance(version, str) else f"{name}/{version}"
+    raise UserError(f"{asked}: not registered; there is {', '.join(there) or 'no version of it'}")
+
+
+def champion(store: Store, name: str) -> Registered | None:
+    """The model in use; None where there is none yet."""
+    if name not in _all_models(store) or CHAMPION not in aliases_of(store, name):
+        return None
+    return get(store, name, CHAMPION)
+
+
+def find(reference: str, store: Store | None = None) -> Path:
+    """The folder with config.json and weights.safetensors of `digits@champion`, `digits/3` or a run's folder.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    folder = Path(reference).expanduser()
+    if (folder / CONFIG).exists() and (folder / WEIGHTS).exists():
+        return folder
+    match = re.fullmatch(r"([^@/]+)(?:@([^@/]+)|/(\d+))", reference)
+    if folder.is_dir() or (match is None and ("/" in reference or "\\" in reference)):
+        raise UserError(
+            f"{reference}: not a folder with {CONFIG} and {WEIGHTS}, which a finished run leaves; nor a "
+            "registered model, such as digits@champion or digits/3"
+        )
+    store = store or open_store()
+    if match is None:
+        aliases_of(store, reference)  # refuses a name that is not there
+        raise UserError(f"{reference}: which version? {reference}@champion, or {reference}/1")
+    name, alias, number = match.groups()
+    return _files(store, get(store, name, alias or int(number)))
+
+
+def _files(store: Store, model: Registered) -> Path:
+    """Where the files are; a server's are copied into the cache once, since a logged model never changes."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    name, version, _ = model.version
+    model_id = model.source.removeprefix("models:/")
+    copy = cache_folder() / "models" / model_id
+    if copy.exists():
+        return copy
+    try:
+        location = f"{store.client.get_logged_model(model_id).artifact_location}/artifacts"
+        if store.artifacts is not None:
+            return Path(download_artifacts(location, tracking_uri=store.uri))  # a local folder is not copied
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=copy.parent) as scratch:
+            files = Path(download_artifacts(location, dst_path=scratch, tracking_uri=store.uri))
+            if not copy.exists():  # another process may have been faster
+                files.rename(copy)
+        return copy
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"{name}/{version}: its files cannot be read ({first_line(error)}); the store was moved or cleaned, or "
+            "another program registered it: train it again"
+        ) from error
+
+
+def _all_models(store: Store) -> list[str]:
+    names: list[str] = []
+    token: str | None = None
+    while True:
+        page = store.client.search_registered_models(page_token=token)
+        names += [model.name for model in page if re.fullmatch(NAME, model.name)]
+        token = page.token
+        if not token:
+            return sorted(names)
+
+
+def aliases_of(store: Store, name: str) -> dict[str, int]:
+    """Alias -> version.
+
+    Raises:
+        UserError: there is no such model; says the nearest.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        model = store.client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        names = _all_models(store)
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        there = f"registered are {', '.join(names[:20])}" if names else "none is; `aemodels train` registers one"
+        raise UserError(f"{name}: no such registered model; {hint}{there}") from None
+    return {alias: int(version) for alias, version in model.aliases.items()}
+
+
+def _registered(stored: StoredVersion, aliases: Mapping[str, int]) -> Registered:
+    version = int(stored.version)
+    return Registered(
+        version=ModelVersion(stored.name, version, stored.run_id or ""),
+        aliases=tuple(sorted(alias for alias, number in aliases.items() if number == version)),
+        metrics={key.removeprefix(METRIC): float(text) for key, text in stored.tags.items() if key.startswith(METRIC)},
+        digest=stored.tags.get(DIGEST, ""),
+        created=datetime.fromtimestamp(stored.creation_timestamp / 1000, UTC),
+        tags=dict(stored.tags),
+        source=stored.source or "",
+    )

@@ -1,0 +1,223 @@
+"""Registering models and moving the aliases challenger, champion and previous; catalog.py looks them up.
+
+A version is made last, when its model is whole, and with all its tags at once: what is interrupted before leaves
+nothing that counts. MLflow's registry page shows no metrics, so the key ones are tags of the version.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from aemodels.catalog import (
+    CHALLENGER,
+    CHAMPION,
+    DIGEST,
+    METRIC,
+    PREVIOUS,
+    ModelVersion,
+    Registered,
+    aliases_of,
+    champion,
+    find,
+    get,
+    list_models,
+)
+from aemodels.config import UserError
+from aemodels.promotion import NAME, Decision
+from aemodels.serving import pack
+from aemodels.store import Store
+from aemodels.tracking import LONGEST_TAG, Run, user_name
+
+__all__ = [
+    "ModelVersion",
+    "Registered",
+    "champion",
+    "conclude",
+    "find",
+    "get",
+    "list_models",
+    "promote",
+    "register",
+    "rollback",
+]
+
+GATE = "gate."  # what tags of a decision begin with
+REPLACED = GATE + "replaced"  # the version that was champion before
+
+
+def register(
+    run: Run,
+    folder: Path,
+    name: str,
+    metrics: Mapping[str, float],
+    digest: str,
+    tags: Mapping[str, Any] | None = None,
+) -> ModelVersion:
+    """Registers the model of a run as a new version and challenger. A run has one version: a second call finds it.
+
+    Args:
+        folder: holds config.json and weights.safetensors.
+        metrics: the key ones on the test images, without prefix.
+        digest: of the data that they were measured on.
+
+    Raises:
+        UserError: the name cannot be used.
+    """
+    client = run.store.client
+    if not re.fullmatch(NAME, name):
+        raise UserError(f"registry.name={name}: use at most 100 letters, digits, '.', '_' and '-', no sign first")
+    known = client.search_model_versions(f"name = '{name}' and run_id = '{run.id}'")
+    if known:  # killed between this step and the next
+        if GATE + "decision" not in known[0].tags:
+            client.set_registered_model_alias(name, CHALLENGER, known[0].version)
+        return ModelVersion(name, int(known[0].version), run.id)
+    texts = {f"{METRIC}{key}": f"{value:.8g}" for key, value in metrics.items()} | {DIGEST: digest}
+    texts |= {key: str(value)[:LONGEST_TAG] for key, value in (tags or {}).items()}
+    model_id: str | None = None
+    new_name = False
+    try:
+        logged = client.create_logged_model(run.experiment_id, name, run.id, texts)
+        model_id = logged.model_id
+        _log_model(run, folder, model_id, metrics)
+        new_name = _ensure_model(run.store, name)
+        with _default_store(run.store):
+            made = client.create_model_version(name, f"models:/{model_id}", run.id, texts, model_id=model_id)
+        client.set_registered_model_alias(name, CHALLENGER, made.version)
+    except BaseException:
+        _withdraw(run, name, model_id, new_name)
+        raise
+    return ModelVersion(name, int(made.version), run.id)
+
+
+def _log_model(run: Run, folder: Path, model_id: str, metrics: Mapping[str, float]) -> None:
+    """The packed model as an output of the run, with the run's test metrics as its own."""
+    from mlflow.entities import LoggedModelOutput, Metric
+    from mlflow.models import Model
+
+    client = run.store.client
+    with tempfile.TemporaryDirectory() as scratch:
+        describe: Any = Model  # untyped
+        packed = Path(scratch) / "model"
+        pack(folder, packed, describe(run_id=run.id, model_id=model_id))
+        client.log_model_artifacts(model_id, str(packed))
+    logged = [history[-1] for key in metrics if (history := client.get_metric_history(run.id, METRIC + key))]
+    again = [Metric(one.key, one.value, one.timestamp, one.step, model_id=model_id) for one in logged]
+    client.log_batch(run.id, metrics=again)  # same values, times and steps: no second point in the run
+    client.finalize_logged_model(model_id, "READY")
+    client.log_outputs(run.id, [LoggedModelOutput(model_id, step=0)])
+
+
+@contextmanager
+def _default_store(store: Store) -> Iterator[None]:
+    """MLflow's registry in a database looks a models:/ source up in the default store, not in its client's."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = store.uri
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MLFLOW_TRACKING_URI"]
+        else:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def _ensure_model(store: Store, name: str) -> bool:
+    """Makes the registered model where there is none; whether it did."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        store.client.create_registered_model(name)
+        return True
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return False
+
+
+def _withdraw(run: Run, name: str, model_id: str | None, new_name: bool) -> None:
+    """Deletes what a failed registration left; the error that made it fail is the one to see."""
+    from mlflow.exceptions import MlflowException
+
+    client = run.store.client
+    try:
+        for one in client.search_model_versions(f"name = '{name}' and run_id = '{run.id}'"):
+            client.delete_model_version(name, one.version)
+        if new_name and not client.search_model_versions(f"name = '{name}'"):
+            client.delete_registered_model(name)
+        if model_id is not None:
+            client.delete_logged_model(model_id)
+    except MlflowException as problem:
+        logging.getLogger(__name__).warning("remains of the registration of run %s: %s", run.id, problem)
+
+
+# ---- promoting
+
+
+def conclude(store: Store, version: ModelVersion, decision: Decision) -> None:
+    """Writes what the gate decided on the version, and makes it the champion if that was the decision."""
+    numbers = {key: f"{value:.8g}" for key, value in decision.numbers.items()}
+    if decision.promote:
+        _crown(store, version, decision.reason, "the gate", numbers)
+    else:
+        _write(store, version, {"decision": "not promoted", "reason": decision.reason, "by": "the gate"} | numbers)
+
+
+def promote(store: Store, name: str, version: int) -> Registered:
+    """Makes a version the champion because a person wants it.
+
+    Raises:
+        UserError: there is no such version.
+    """
+    _crown(store, get(store, name, version).version, "asked for", user_name())
+    return get(store, name, version)
+
+
+def rollback(store: Store, name: str) -> Registered:
+    """Swaps champion and previous; done twice, nothing has changed.
+
+    Raises:
+        UserError: there is no model to go back to.
+    """
+    aliases = aliases_of(store, name)
+    now, before = aliases.get(CHAMPION), aliases.get(PREVIOUS)
+    if now is not None and before == now:  # a promotion was killed between its two aliases
+        former = get(store, name, now).tags.get(REPLACED, "")
+        before = int(former) if former else None
+    if before is None:
+        raise UserError(f"{name}: no previous champion to go back to; choose one: aemodels promote {name} VERSION")
+    _crown(store, get(store, name, before).version, f"rollback from version {now}", user_name())
+    return get(store, name, before)
+
+
+def _crown(store: Store, version: ModelVersion, reason: str, by: str, numbers: Mapping[str, str] | None = None) -> None:
+    """Makes a version the champion and the champion the previous one.
+
+    There is a champion at every moment. Killed between the two aliases, both name the old champion: then the same call
+    completes it, and a rollback finds the one before in a tag.
+    """
+    name, number, _ = version
+    aliases, client = aliases_of(store, name), store.client
+    old = aliases.get(CHAMPION)
+    verdict = {"decision": "promoted", "reason": reason, "by": by} | dict(numbers or {})
+    if old is not None and old != number:
+        verdict[REPLACED.removeprefix(GATE)] = str(old)
+    _write(store, version, verdict)
+    if old is not None and old != number:
+        client.set_registered_model_alias(name, PREVIOUS, str(old))
+    client.set_registered_model_alias(name, CHAMPION, str(number))
+    if aliases.get(CHALLENGER) == number:
+        client.delete_registered_model_alias(name, CHALLENGER)
+
+
+def _write(store: Store, version: ModelVersion, verdict: Mapping[str, str]) -> None:
+    """The latest decision on a version and its numbers, as tags."""
+    for key, text in {**verdict, "time": datetime.now(UTC).isoformat(timespec="seconds")}.items():
+        store.client.set_model_version_tag(version.name, str(version.version), GATE + key, text[:LONGEST_TAG])
