@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
-from aemodels.config import Config
+from pydantic import Field, field_validator
+
+from aemodels.config import Config, SettingsError
+from aemodels.data.prepared import PreparedData
+from aemodels.evidence import Evidence
+from aemodels.features import Features
+from aemodels.metrics import METRICS, Direction
+from aemodels.models.base import GenerativeModel
 
 
 class EvaluationConfig(Config):
@@ -13,6 +22,98 @@ class EvaluationConfig(Config):
     primary: str = "frechet_samples"
     """The metric that defines better: the search reads it on validation images, the promotion gate on test images."""
     samples: int = Field(10_000, ge=2)
-    """Images on each side of a Frechet distance; at most as many as the split has."""
+    """Images on each side of a Frechet distance; fewer where the split or the training images are fewer."""
     seed: int = Field(0, ge=0)
     """Of the evaluation's noise; the same for all runs, so that they compare."""
+
+    @field_validator("primary")
+    @classmethod
+    def _known(cls, primary: str) -> str:
+        if primary not in METRICS or METRICS[primary].direction is None:
+            known = ", ".join(name for name, metric in METRICS.items() if metric.direction)
+            raise ValueError(f"not a metric that says which model is better; choose one of {known}")
+        return primary
+
+
+class Evaluation(NamedTuple):
+    """What a model was found to be."""
+
+    metrics: dict[str, float]  # names as in METRICS, of those that the model and the data have
+    evidence: Evidence  # what they were made from; the figures are drawn from it too
+
+
+def evaluate(
+    model: GenerativeModel,
+    data: PreparedData,
+    features: Features | None,
+    config: EvaluationConfig,
+    split: str = "test",
+    only: Collection[str] | None = None,
+    history: Sequence[Mapping[str, float]] = (),
+) -> Evaluation:
+    """Measures a model; the same weights give the same numbers, and nothing outside is disturbed.
+
+    Args:
+        features: None leaves out what needs them.
+        only: these metrics, and no work for others.
+        history: a training's metrics, an entry per epoch, for its curves.
+
+    Raises:
+        SettingsError: a metric that was asked for does not exist for this model and these data, or the model is for
+            other images.
+    """
+    if model.image_shape != data.image_shape:
+        raise SettingsError(
+            f"the model is for images of (channels, height, width) {model.image_shape}, those of {data.name} are "
+            f"{data.image_shape}; choose other data, or train a model on these"
+        )
+    evidence = Evidence(model, data, features, split, config.samples, config.seed, history)
+    if only is not None:
+        _require(only, evidence)
+    wanted = METRICS if only is None else only
+    return Evaluation({name: METRICS[name].measure(evidence) for name in wanted if _has(evidence, name)}, evidence)
+
+
+def check_primary(model: GenerativeModel, data: PreparedData, features: Features, config: EvaluationConfig) -> None:
+    """Takes a second at most, before the work of a training or a search.
+
+    Raises:
+        SettingsError: `evaluation.primary` does not exist for this model and these data.
+    """
+    _require((config.primary,), Evidence(model, data, features, "val", config.samples, config.seed))
+
+
+def _require(metrics: Collection[str], evidence: Evidence) -> None:
+    for name in metrics:
+        if name not in METRICS:
+            raise SettingsError(f"{name}: no such metric; choose from {', '.join(METRICS)}")
+        if not _has(evidence, name):
+            possible = [other for other, metric in METRICS.items() if metric.direction and _has(evidence, other)]
+            raise SettingsError(
+                f"{name}: needs {' and '.join(METRICS[name].needs)}, which this model or these data do not have; "
+                f"choose from {', '.join(possible)}"
+            )
+
+
+def _has(evidence: Evidence, metric: str) -> bool:
+    return all(evidence.has(need) for need in METRICS[metric].needs)
+
+
+def direction(metric: str) -> Direction:
+    """Which values of a metric are better.
+
+    Raises:
+        SettingsError: there is no such metric, or it says nothing about a model.
+    """
+    found = METRICS[metric].direction if metric in METRICS else None
+    if found is None:
+        known = ", ".join(name for name, entry in METRICS.items() if entry.direction)
+        raise SettingsError(f"{metric}: not a metric that says which model is better; choose one of {known}")
+    return found
+
+
+def better(a: float, b: float, metric: str) -> bool:
+    """Whether a is better than b. What is not finite is never better, and anything finite is better than it."""
+    if not math.isfinite(a):
+        return False
+    return not math.isfinite(b) or (a < b if direction(metric) == "minimize" else a > b)

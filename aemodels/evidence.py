@@ -1,0 +1,227 @@
+"""What metrics and figures are made from: a model's codes, reconstructions and samples, each computed once.
+
+N images of a split, B of a batch, D latent units, F features, (C, H, W) an image with pixels in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from aemodels.data.batches import Batches, fits
+from aemodels.data.prepared import PreparedData
+from aemodels.distributions import BernoulliPixels, GaussianPixels, derived_seed, seeded
+from aemodels.features import Features
+from aemodels.models.base import Autoencoder, Batch, GenerativeModel
+
+BATCH = 500  # images; large enough for speed, small enough for any trunk
+TRAINING_CODES = 10_000  # at most so many are used, by the probes and to show the spread of a code
+GREY_LEVELS = 255  # steps of the prepared pixels
+
+Need = Literal["autoencoder", "rate", "unit_rates", "likelihood", "labels", "features", "history"]
+
+
+@contextmanager
+def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
+    """Evaluation mode, no gradients, noise that is a function of the seed; leaves modes and noise as they were."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), seeded(seed):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+class Codes(NamedTuple):
+    """Posterior means and their images' labels, on the CPU."""
+
+    z: Tensor  # (N, D)
+    y: Tensor | None  # (N,)
+
+
+class Evidence:
+    """A model, and what it makes of a split's images; nothing is computed before it is asked for."""
+
+    def __init__(
+        self,
+        model: GenerativeModel,
+        data: PreparedData,
+        features: Features | None,
+        split: str,
+        samples: int,
+        seed: int,
+        history: Sequence[Mapping[str, float]] = (),
+    ) -> None:
+        """`samples` is what a Frechet distance asks for; `history` has a training's metrics, an entry per epoch."""
+        self.model, self.data, self.split, self.seed, self.history = model, data, split, seed, history
+        self._features = features
+        self.count = min(samples, data.sizes[split], data.sizes["train"])  # images on each side of a Frechet distance
+        self._kept: list[Tensor] | None = None
+
+    def has(self, need: Need) -> bool:
+        """Whether this model and its data have what a metric or figure needs."""
+        match need:
+            case "autoencoder":
+                return isinstance(self.model, Autoencoder)
+            case "rate":
+                return self.has("autoencoder") and "rate" in self._first_terms
+            case "unit_rates":
+                return self.has("autoencoder") and self._rate_per_unit(self.first(2)) is not None
+            case "likelihood":
+                return self.has("autoencoder") and self.likelihood is not None
+            case "labels":
+                return self.data.num_classes > 1
+            case "features":
+                return self._features is not None
+            case "history":
+                return len(self.history) > 0
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """The model, where it is one."""
+        assert isinstance(self.model, Autoencoder)
+        return self.model
+
+    @property
+    def features(self) -> Features:
+        """The feature network, where there is one."""
+        assert self._features is not None
+        return self._features
+
+    # ---------------------------------------------------------------- held-out images
+
+    @cached_property
+    def batches(self) -> Batches:
+        return Batches(self.data, self.split, self.model.device)
+
+    def first(self, n: int) -> Batch:
+        """The first images of the split."""
+        return next(self.batches.in_order(n))
+
+    @cached_property
+    def terms(self) -> dict[str, float]:
+        """Mean terms of the model's bound, nats per image."""
+        return self._mean_bound(dequantized=False)
+
+    @cached_property
+    def dequantized_terms(self) -> dict[str, float]:
+        """The same with noise of one grey level on the pixels: of a density it bounds the images' probability."""
+        return self._mean_bound(dequantized=True)
+
+    def _mean_bound(self, dequantized: bool) -> dict[str, float]:
+        totals: dict[str, Tensor] = {}
+        for i, (x, y) in enumerate(self.batches.in_order(BATCH)):
+            with self._undisturbed("bound", i):
+                seen = x + (torch.rand_like(x) - 0.5) / GREY_LEVELS if dequantized else x
+                for name, term in self.model.bound(Batch(seen, y)).items():
+                    totals[name] = totals.get(name, 0) + term.double().sum()
+        return {name: total.item() / len(self.batches) for name, total in totals.items()}
+
+    @cached_property
+    def _first_terms(self) -> dict[str, Tensor]:
+        with self._undisturbed("first"):
+            return self.model.bound(self.first(2))
+
+    @cached_property
+    def likelihood(self) -> Literal["bernoulli", "gaussian"] | None:
+        """How the pixels' probability is given; None where the images are not what the likelihood is for.
+
+        Coin flips are a likelihood of black and white images, a density one of grey levels.
+        """
+        with self._undisturbed("first"):
+            p_x = self.autoencoder.decode(self.autoencoder.encode(*self.first(2)).mean, self.first(2).y)
+        binary = self.data.binarize != "none"
+        if isinstance(p_x, BernoulliPixels) and binary:
+            return "bernoulli"
+        return "gaussian" if isinstance(p_x, GaussianPixels) and not binary else None
+
+    def reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images as the model sees them, and their reconstructions, (B, C, H, W) each; kept if they fit into memory."""
+        size = 4 * self.batches.images.size
+        if self._kept is None and fits(size, self.model.device):
+            self._kept = [self._reconstruct(batch) for batch in self.batches.in_order(BATCH)]
+        for i, batch in enumerate(self.batches.in_order(BATCH)):
+            yield batch.x, self._reconstruct(batch) if self._kept is None else self._kept[i]
+
+    def _reconstruct(self, batch: Batch) -> Tensor:
+        with self._undisturbed("reconstructions"):
+            reconstruction: Tensor = self.autoencoder(*batch)
+            return reconstruction
+
+    # ---------------------------------------------------------------- codes
+
+    @cached_property
+    def codes(self) -> Codes:
+        """Of the split."""
+        return self._encode(self.batches)
+
+    @cached_property
+    def training_codes(self) -> Codes:
+        """Of training images."""
+        return self._encode(Batches(self.data, "train", self.model.device, TRAINING_CODES))
+
+    def _encode(self, batches: Batches) -> Codes:
+        means: list[Tensor] = []
+        labels: list[Tensor] = []
+        for x, y in batches.in_order(BATCH):
+            with self._undisturbed("codes"):
+                means.append(self.autoencoder.encode(x, y).mean.cpu())
+            labels += [] if y is None else [y.cpu()]
+        return Codes(torch.cat(means), torch.cat(labels) if labels else None)
+
+    @cached_property
+    def unit_rates(self) -> Tensor | None:
+        """Mean rate of each latent unit, (D,), nats; None where it does not exist."""
+        if not self.has("unit_rates"):
+            return None
+        batches = [self._rate_per_unit(batch) for batch in self.batches.in_order(BATCH)]
+        return torch.stack([rates.double().sum(0) for rates in batches if rates is not None]).sum(0).cpu() / len(
+            self.batches
+        )
+
+    def _rate_per_unit(self, batch: Batch) -> Tensor | None:
+        with self._undisturbed("codes"):
+            return self.autoencoder.rate_per_unit(*batch)
+
+    # ---------------------------------------------------------------- samples and features
+
+    def samples(self, n: int, part: int = 0) -> Tensor:
+        """New images (n, C, H, W), the same for the same n and part."""
+        with self._undisturbed("samples", part):
+            return self.model.sample(n)
+
+    @cached_property
+    def sample_features(self) -> Tensor:
+        """(count, F), of images drawn from the prior."""
+        sizes = [min(BATCH, self.count - start) for start in range(0, self.count, BATCH)]
+        return torch.cat([self.features.embed(self.samples(n, part)) for part, n in enumerate(sizes)])
+
+    @cached_property
+    def reconstruction_features(self) -> Tensor:
+        """(count, F), of the reconstructions of the split's first images."""
+        batches: list[Tensor] = []
+        for _, reconstruction in self.reconstructions():
+            batches.append(self.features.embed(reconstruction))
+            if sum(map(len, batches)) >= self.count:
+                break
+        return torch.cat(batches)[: self.count]
+
+    @property
+    def real_features(self) -> Tensor:
+        """(count, F), of the split's first images; never binarised, whatever the model sees."""
+        return self.features.of_split(self.data, self.split, self.count, self.model.device)
+
+    @property
+    def training_features(self) -> Tensor:
+        """(count, F), of the first training images."""
+        return self.features.of_split(self.data, "train", self.count, self.model.device)
+
+    def _undisturbed(self, purpose: str, index: int = 0) -> AbstractContextManager[None]:
+        return undisturbed(self.model, derived_seed(self.seed, purpose, index))

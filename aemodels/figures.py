@@ -1,0 +1,264 @@
+"""Figures: one function each, and the table FIGURES below them; and the two plain grids of a training's image cards.
+
+N images, D latent units, (C, h, w) an image with pixels in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aemodels.data.batches import Batches
+from aemodels.data.prepared import PreparedData
+from aemodels.distributions import derived_seed
+from aemodels.evidence import Evidence, Need, undisturbed
+from aemodels.models.base import Autoencoder, GenerativeModel
+from aemodels.pictures import FONT, GAP, WIDTH, Labels, Picture, drawn, plots, sheet, tile
+
+ACROSS, SAMPLES = 8, 32  # images: MLflow's cards are wide
+CARD_HEIGHT = 360  # pixels, MLflow's
+
+TRAVERSED = 8  # latent units
+POSITIONS = 13  # of a unit, from -3 to 3
+PAIRS, STEPS = 4, 9  # of interpolations; a step at either end included
+POINTS = 3_000  # codes in a scatter
+LEGEND_CLASSES = 20
+SIDE_METRICS = {"seconds", "images_per_second", "learning_rate"}  # of an epoch, no terms of a loss
+
+
+# ---------------------------------------------------------------- plain grids, for image cards
+
+
+def reconstruction_grid(model: GenerativeModel, data: PreparedData, split: str = "val") -> Picture:
+    """The reconstructions of a split's first images, each above its original: the same images for every model."""
+    assert isinstance(model, Autoencoder)
+    x, y = next(Batches(data, split, model.device, 2 * ACROSS).in_order(2 * ACROSS))
+    with undisturbed(model, 0):
+        reconstructed = model(x, y)
+    return _card(_above(reconstructed, x), min(ACROSS, len(x)))
+
+
+def sample_grid(model: GenerativeModel, seed: int = 0) -> Picture:
+    """Images drawn from the prior, with the same noise at every call."""
+    with undisturbed(model, derived_seed(seed, "samples")):
+        return _card(model.sample(SAMPLES), ACROSS)
+
+
+def _card(images: Tensor, across: int) -> Picture:
+    rows = math.ceil(len(images) / across)
+    return tile(images, across, max(1, CARD_HEIGHT // (rows * (images.shape[-2] + GAP))))
+
+
+def _above(upper: Tensor, lower: Tensor) -> Tensor:
+    """Two sets of images in rows that alternate; what does not fill a row is left out."""
+    across = min(ACROSS, len(upper))
+    rows = len(upper) // across
+    pairs = [images[: rows * across].reshape(rows, across, *images.shape[1:]) for images in (upper, lower)]
+    return torch.stack(pairs, dim=1).flatten(0, 2)  # (rows * 2 * across, C, h, w)
+
+
+# ---------------------------------------------------------------- images
+
+
+def reconstructions(evidence: Evidence) -> Picture:
+    x, reconstructed = next(evidence.reconstructions())
+    images = _above(reconstructed[: 2 * ACROSS], x[: 2 * ACROSS])
+    across = min(ACROSS, len(x))
+    labels = ["reconstruction", "original"] * (len(images) // (2 * across))
+    return sheet(images, across, Labels(f"Reconstructions of {evidence.split} images", labels))
+
+
+def samples(evidence: Evidence) -> Picture:
+    return sheet(evidence.samples(SAMPLES), ACROSS, Labels("New images, drawn from the prior"))
+
+
+def traversals(evidence: Evidence) -> Picture:
+    """One latent unit changes in each row, the others stay as an image has them."""
+    z = evidence.codes.z
+    rates = evidence.unit_rates
+    if rates is None:
+        importance, centre, spread, of = z.var(0), z.mean(0), z.std(0), "the codes"
+        names = [f"unit {i}" for i in range(z.shape[1])]
+    else:
+        importance, centre, spread, of = rates, torch.zeros(z.shape[1]), torch.ones(z.shape[1]), "the prior"
+        names = [f"unit {i}\n{rate:.2f} nats" for i, rate in enumerate(rates.tolist())]
+    units = importance.nan_to_num(0).argsort(descending=True)[:TRAVERSED].tolist()
+    positions = torch.linspace(-3, 3, POSITIONS)
+    codes = z[0].repeat(len(units), POSITIONS, 1)
+    for row, unit in enumerate(units):
+        codes[row, :, unit] = centre[unit] + spread[unit] * positions
+    labels = Labels(
+        f"One latent unit at a time, from the code of a {evidence.split} image",
+        [names[unit] for unit in units],
+        [f"{position:g}" if position == round(position) else "" for position in positions.tolist()],
+        f"value of the unit, in standard deviations of {of}",
+    )
+    return sheet(_decode(evidence, codes.flatten(0, 1)), POSITIONS, labels)
+
+
+def interpolations(evidence: Evidence) -> Picture:
+    """Straight lines between the codes of two images."""
+    x, y = evidence.first(64)
+    pairs = _pairs(None if y is None else y.tolist(), len(x))
+    share = torch.linspace(0, 1, STEPS)[:, None]
+    rows: list[Tensor] = []
+    for a, b in pairs:
+        codes = evidence.codes.z[a] * (1 - share) + evidence.codes.z[b] * share  # (STEPS, D)
+        rows += [x[a : a + 1].cpu(), _decode(evidence, codes), x[b : b + 1].cpu()]
+    percent = [f"{100 * i // (STEPS - 1)} %" if i % 2 == 0 else "" for i in range(STEPS)]
+    labels = Labels(
+        f"Between the codes of two {evidence.split} images",
+        columns=["original", *percent, "original"],
+        below="share of the right image's code",
+    )
+    return sheet(torch.cat(rows), STEPS + 2, labels)
+
+
+def _pairs(labels: list[int] | None, count: int) -> list[tuple[int, int]]:
+    """Images of different classes where there are such, each used once."""
+    free = list(range(count))
+    pairs: list[tuple[int, int]] = []
+    while len(free) > 1 and len(pairs) < PAIRS:
+        a = free.pop(0)
+        b = next((i for i in free if labels is not None and labels[i] != labels[a]), free[0])
+        free.remove(b)
+        pairs.append((a, b))
+    return pairs
+
+
+def _decode(evidence: Evidence, z: Tensor) -> Tensor:
+    """Codes (N, D) -> images (N, C, h, w) on the CPU."""
+    with undisturbed(evidence.model, 0):
+        images: Tensor = evidence.autoencoder.decode(z.to(evidence.model.device)).mean
+    return images.cpu()
+
+
+# ---------------------------------------------------------------- plots
+
+
+def codes(evidence: Evidence) -> Picture:
+    """The codes in two dimensions, coloured by class."""
+    from matplotlib import colormaps
+
+    (z, y), classes = evidence.codes, evidence.data.classes
+    points, names = _two_dimensions(z[:POINTS])
+    figure, (axes,) = plots(1, 1, WIDTH, 560, f"Codes of {evidence.split} images")
+    axes.set_xlabel(names[0], fontsize=FONT)
+    axes.set_ylabel(names[1], fontsize=FONT)
+    colours = colormaps["tab10" if len(classes) <= 10 else "tab20" if len(classes) <= LEGEND_CLASSES else "turbo"]
+    for label in range(max(1, len(classes))):
+        own = points if y is None else points[y[:POINTS] == label]
+        colour = colours(label) if len(classes) <= LEGEND_CLASSES else colours(label / (len(classes) - 1))
+        axes.scatter(own[:, 0], own[:, 1], s=10, color=colour, linewidths=0, label=classes[label] if classes else None)
+    if 1 < len(classes) <= LEGEND_CLASSES:
+        axes.legend(fontsize=FONT, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, markerscale=2)
+    return drawn(figure)
+
+
+def _two_dimensions(z: Tensor) -> tuple[NDArray[np.float64], tuple[str, str]]:
+    """Codes (N, D) -> points (N, 2), and what their axes are."""
+    z = z.double().nan_to_num(0, posinf=0, neginf=0)
+    if z.shape[1] == 1:
+        return torch.cat([z, torch.zeros_like(z)], dim=1).numpy(), ("latent unit 0", "")
+    if z.shape[1] == 2:
+        return z.numpy(), ("latent unit 0", "latent unit 1")
+    left, singular, _ = torch.linalg.svd(z - z.mean(0), full_matrices=False)
+    shares = singular.square() / singular.square().sum().clamp(min=1e-30)
+    names = [
+        f"principal component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares[:2].tolist())
+    ]
+    return (left * singular)[:, :2].numpy(), (names[0], names[1])
+
+
+def rate_per_unit(evidence: Evidence) -> Picture:
+    rates = evidence.unit_rates
+    assert rates is not None
+    order = rates.nan_to_num(0).argsort(descending=True).tolist()
+    figure, (axes,) = plots(1, 1, WIDTH, 360, f"Rate of each latent unit, {float(rates.sum()):.1f} nats in all")
+    axes.bar(range(len(order)), rates[order].nan_to_num(0).numpy(), color="tab:blue")
+    step = math.ceil(len(order) / 32)  # more numbers than that would run into each other
+    axes.set_xticks(range(0, len(order), step), [str(unit) for unit in order[::step]])
+    axes.set_xlabel("latent unit, by its rate", fontsize=FONT)
+    axes.set_ylabel(f"nats per image ({evidence.split})", fontsize=FONT)
+    axes.grid(axis="x", visible=False)
+    return drawn(figure)
+
+
+def training_curves(evidence: Evidence) -> Picture:
+    """A panel for each term of the loss, of training and validation images."""
+    from matplotlib.ticker import MaxNLocator
+
+    panels = _curves(evidence.history)
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure, drawings = plots(rows, columns, max(WIDTH, 360 * columns), 60 + 280 * rows, "Training")
+    for axes, (term, curves) in zip(drawings, panels.items(), strict=False):
+        for split, values in curves.items():
+            epochs, numbers = zip(*values, strict=True)
+            colour = "tab:blue" if split == "train" else "tab:orange"
+            marker = "o" if len(epochs) < 30 else None
+            axes.plot(epochs, numbers, label=split, color=colour, marker=marker, markersize=3)
+        axes.set_title(term.replace("_", " "), fontsize=FONT + 1)
+        axes.set_xlabel("epoch", fontsize=FONT)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.legend(fontsize=FONT, frameon=False)
+    drawings[0].set_ylabel("nats per image", fontsize=FONT)
+    for axes in drawings[len(panels) :]:
+        axes.set_visible(False)
+    return drawn(figure)
+
+
+Curves = dict[str, list[tuple[int, float]]]  # split -> (epoch, value)
+
+
+def _curves(history: Sequence[Mapping[str, float]]) -> dict[str, Curves]:
+    """Term -> its curves; the weighted loss is left out where it equals another term."""
+    panels: dict[str, Curves] = {}
+    for epoch, metrics in enumerate(history, start=1):
+        for key, value in metrics.items():
+            split, _, term = key.partition("/")
+            if split in ("train", "val") and term not in SIDE_METRICS and math.isfinite(value):
+                term = "objective" if term == "loss" else term
+                panels.setdefault(term, {}).setdefault(split, []).append((epoch, value))
+    weighted = panels.pop("objective", None)
+    if weighted is not None and weighted.get("train") not in [curves.get("train") for curves in panels.values()]:
+        panels["objective"] = weighted
+    return panels
+
+
+# ---------------------------------------------------------------- the table
+
+
+class FigureKind(NamedTuple):
+    """One figure of a model."""
+
+    draw: Callable[[Evidence], Picture]
+    needs: tuple[Need, ...]
+
+
+FIGURES = {
+    "reconstructions": FigureKind(reconstructions, ("autoencoder",)),
+    "samples": FigureKind(samples, ()),
+    "traversals": FigureKind(traversals, ("autoencoder",)),
+    "interpolations": FigureKind(interpolations, ("autoencoder",)),
+    "codes": FigureKind(codes, ("autoencoder",)),
+    "rate_per_unit": FigureKind(rate_per_unit, ("unit_rates",)),
+    "training_curves": FigureKind(training_curves, ("history",)),
+}
+
+
+def draw_figures(evidence: Evidence, only: Collection[str] | None = None) -> dict[str, Picture]:
+    """The figures that the model and the data have, by name; what they need is computed once, and shared with the
+    metrics.
+    """
+    return {
+        name: figure.draw(evidence)
+        for name, figure in FIGURES.items()
+        if (only is None or name in only) and all(evidence.has(need) for need in figure.needs)
+    }

@@ -1,0 +1,283 @@
+"""Metrics: one function each, and the table METRICS below them.
+
+N images, M others, D latent units, F features, (C, H, W) an image with pixels in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from aemodels.evidence import GREY_LEVELS, Evidence, Need
+
+NEIGHBOURS = 5
+ACTIVE = 0.01  # variance of a unit's posterior mean above which it is in use (Burda et al., 2016)
+SSIM_SIDE, SSIM_SIGMA = 11, 1.5  # pixels: Wang et al. (2004)
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
+NO_ERROR = 1e-10  # mean squared error under which a reconstruction counts as equal: 100 dB
+
+
+# ---------------------------------------------------------------- the bound
+
+
+def distortion(evidence: Evidence) -> float:
+    return evidence.terms["distortion"]
+
+
+def rate(evidence: Evidence) -> float:
+    return evidence.terms["rate"]
+
+
+def negative_elbo(evidence: Evidence) -> float:
+    return evidence.terms["negative_elbo"]
+
+
+def bits_per_dimension(evidence: Evidence) -> float:
+    """A bound on the bits that a pixel's value takes.
+
+    Grey levels under a density need the density's mean over a grey level, hence the noise (Theis et al., 2016,
+    arXiv:1511.01844, section 3.1): with p(x) on [0, 1], log2(255) bits are added.
+    """
+    pixels = math.prod(evidence.data.image_shape)
+    if evidence.likelihood == "bernoulli":
+        return evidence.terms["negative_elbo"] / pixels / math.log(2)
+    return evidence.dequantized_terms["negative_elbo"] / pixels / math.log(2) + math.log2(GREY_LEVELS)
+
+
+# ---------------------------------------------------------------- reconstructions
+
+
+def mse(evidence: Evidence) -> float:
+    return _mean(_squared_errors(evidence))
+
+
+def psnr(evidence: Evidence) -> float:
+    return _mean(-10 * _squared_errors(evidence).clamp(min=NO_ERROR).log10())
+
+
+def ssim(evidence: Evidence) -> float:
+    return _mean(torch.cat([structural_similarity(x, r) for x, r in evidence.reconstructions()]))
+
+
+def _squared_errors(evidence: Evidence) -> Tensor:
+    """Mean squared error of each image, (N,)."""
+    return torch.cat([(x - r).square().flatten(1).mean(1) for x, r in evidence.reconstructions()])
+
+
+def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
+    """SSIM of images (N, C, H, W) in [0, 1], (N,): the mean over channels and over all windows inside the image.
+
+    Gaussian windows of 11 pixels, sigma 1.5 (Wang et al., 2004); on smaller images the largest odd one that fits.
+    """
+    rows, columns = (_window(side).to(a) for side in a.shape[-2:])
+    mean_a, mean_b, square_a, square_b, product = (
+        rows @ moment @ columns.T for moment in (a, b, a * a, b * b, a * b)
+    )  # (N, C, windows, windows)
+    variance_a, variance_b = square_a - mean_a.square(), square_b - mean_b.square()
+    covariance = product - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + SSIM_C1) / (mean_a.square() + mean_b.square() + SSIM_C1)
+    structure = (2 * covariance + SSIM_C2) / (variance_a + variance_b + SSIM_C2)
+    return (luminance * structure).flatten(1).mean(1)
+
+
+def _window(side: int) -> Tensor:
+    """Weights of the pixels of a line in each window on it, (windows, side)."""
+    length = min(SSIM_SIDE, side - (side + 1) % 2)
+    offsets = torch.arange(length) - length // 2
+    weights = (-0.5 * (offsets / SSIM_SIGMA).square()).exp()
+    windows = torch.zeros(side - length + 1, side)
+    for i in range(len(windows)):
+        windows[i, i : i + length] = weights / weights.sum()
+    return windows
+
+
+# ---------------------------------------------------------------- codes
+
+
+def active_units(evidence: Evidence) -> float:
+    return float((evidence.codes.z.var(0) > ACTIVE).sum())
+
+
+def probe_accuracy(evidence: Evidence) -> float:
+    from sklearn.linear_model import LogisticRegression
+
+    codes, training = evidence.codes.z.double(), evidence.training_codes.z.double()
+    spread = training.std(0)
+    spread = spread.clamp(min=0.01 * float(spread.max()) + 1e-12)  # a dead unit's noise is not blown up
+    return _accuracy(LogisticRegression(max_iter=1_000), training / spread, codes / spread, evidence)
+
+
+def knn_accuracy(evidence: Evidence) -> float:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    neighbours = min(NEIGHBOURS, len(evidence.training_codes.z))
+    classifier = KNeighborsClassifier(neighbours, algorithm="brute")
+    return _accuracy(classifier, evidence.training_codes.z, evidence.codes.z, evidence)
+
+
+def _accuracy(classifier: Any, training: Tensor, codes: Tensor, evidence: Evidence) -> float:
+    """Share of the split's codes that a scikit-learn classifier gets right that was fitted to the training codes."""
+    known, truth = evidence.training_codes.y, evidence.codes.y
+    if known is None or truth is None or not (training.isfinite().all() and codes.isfinite().all()):
+        return math.nan
+    if len(known.unique()) == 1:
+        return float((truth == known[0]).double().mean())
+    classifier.fit(training.numpy(), known.numpy())
+    return float(classifier.score(codes.numpy(), truth.numpy()))
+
+
+# ---------------------------------------------------------------- Frechet distances
+
+
+def frechet_samples(evidence: Evidence) -> float:
+    return frechet_distance(evidence.real_features, evidence.sample_features)
+
+
+def frechet_reconstructions(evidence: Evidence) -> float:
+    return frechet_distance(evidence.real_features, evidence.reconstruction_features)
+
+
+def frechet_floor(evidence: Evidence) -> float:
+    return frechet_distance(evidence.real_features, evidence.training_features)
+
+
+def frechet_images(evidence: Evidence) -> float:
+    return float(evidence.count)
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Frechet distance of the Gaussians fitted to two sets of features (N, F) and (M, F); NaN if one is not finite.
+
+    |mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2)) (Heusel et al., 2017, arXiv:1706.08500). The trace
+    of the root is taken from r cov_b r, r the root of cov_a: symmetric, so no complex roots, and exact for few images.
+    """
+    a, b = a.cpu().double(), b.cpu().double()
+    if not (a.isfinite().all() and b.isfinite().all()):
+        return math.nan
+    covariance_a, covariance_b = (torch.cov(x.T, correction=0).reshape(x.shape[1], -1) for x in (a, b))
+    values, vectors = torch.linalg.eigh(covariance_a)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    product = root @ covariance_b @ root
+    cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
+    distance = (a.mean(0) - b.mean(0)).square().sum() + covariance_a.trace() + covariance_b.trace() - 2 * cross
+    return max(0.0, float(distance))
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.double().mean())
+
+
+# ---------------------------------------------------------------- the table
+
+
+Direction = Literal["minimize", "maximize"]
+
+
+class Metric(NamedTuple):
+    """One number about a model."""
+
+    measure: Callable[[Evidence], float]
+    needs: tuple[Need, ...]
+    unit: str
+    direction: Direction | None  # of better; None: it says something, but nothing about the model
+    how: str
+
+
+METRICS = {
+    "distortion": Metric(
+        distortion,
+        ("autoencoder",),
+        "nats per image",
+        "minimize",
+        "Mean of -log p(x|z) over the images, summed over pixels, with one z from q(z|x) for each.",
+    ),
+    "rate": Metric(
+        rate,
+        ("rate",),
+        "nats per image",
+        "minimize",
+        "Mean KL divergence of q(z|x) from the prior, summed over the latent units.",
+    ),
+    "negative_elbo": Metric(
+        negative_elbo,
+        ("rate",),
+        "nats per image",
+        "minimize",
+        "Distortion + rate, whatever beta the model was trained with; a bound on -log p(x) only where the likelihood "
+        "fits the pixels (coin flips on grey pixels do not).",
+    ),
+    "bits_per_dimension": Metric(
+        bits_per_dimension,
+        ("rate", "likelihood"),
+        "bits per pixel and channel",
+        "minimize",
+        "The negative ELBO over pixels and ln 2; of black and white pixels under coin flips, or of 256 grey levels "
+        "under a density, with uniform noise of one grey level.",
+    ),
+    "mse": Metric(
+        mse,
+        ("autoencoder",),
+        "squared pixels in [0, 1]",
+        "minimize",
+        "Mean over pixels and images of the squared error of the reconstruction from the posterior's mean.",
+    ),
+    "psnr": Metric(
+        psnr, ("autoencoder",), "dB", "maximize", "Mean over images of -10 log10 of the image's mean squared error."
+    ),
+    "ssim": Metric(
+        ssim,
+        ("autoencoder",),
+        "at most 1",
+        "maximize",
+        "Mean structural similarity of image and reconstruction, in Gaussian windows of 11 pixels.",
+    ),
+    "active_units": Metric(
+        active_units,
+        ("rate",),
+        "units",
+        "maximize",
+        "Latent units whose posterior mean has a variance over 0.01 between images.",
+    ),
+    "probe_accuracy": Metric(
+        probe_accuracy,
+        ("autoencoder", "labels"),
+        "share",
+        "maximize",
+        "Accuracy of a logistic regression from posterior mean to class, fitted to at most 10,000 training codes.",
+    ),
+    "knn_accuracy": Metric(
+        knn_accuracy,
+        ("autoencoder", "labels"),
+        "share",
+        "maximize",
+        "Accuracy of the 5 nearest of at most 10,000 training codes (posterior means).",
+    ),
+    "frechet_samples": Metric(
+        frechet_samples,
+        ("features",),
+        "squared feature units",
+        "minimize",
+        "Frechet distance of as many images drawn from the prior to the split's images, in the data set's features.",
+    ),
+    "frechet_reconstructions": Metric(
+        frechet_reconstructions,
+        ("autoencoder", "features"),
+        "squared feature units",
+        "minimize",
+        "Frechet distance of the reconstructions to the images themselves.",
+    ),
+    "frechet_floor": Metric(
+        frechet_floor,
+        ("features",),
+        "squared feature units",
+        None,
+        "Frechet distance of as many training images to the split's images: what no model can be expected to beat.",
+    ),
+    "frechet_images": Metric(
+        frechet_images, ("features",), "images", None, "Images on each side of the Frechet distances."
+    ),
+}
