@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aemodels.config import UserError
 from aemodels.environment import cache_folder
-from aemodels.modelfile import CONFIG, WEIGHTS, first_line
-from aemodels.promotion import NAME
-from aemodels.store import Store, open_store
+from aemodels.store import NAME, Store, open_store
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as StoredVersion
@@ -89,6 +87,8 @@ def find(reference: str, store: Store | None = None) -> Path:
     Raises:
         UserError: there is no such model.
     """
+    from aemodels.modelfile import CONFIG, WEIGHTS  # with torch, which a list of models does not need
+
     folder = Path(reference).expanduser()
     if (folder / CONFIG).exists() and (folder / WEIGHTS).exists():
         return folder
@@ -110,6 +110,8 @@ def _files(store: Store, model: Registered) -> Path:
     """Where the files are; a server's are copied into the cache once, since a logged model never changes."""
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
+
+    from aemodels.modelfile import first_line
 
     name, version, _ = model.version
     model_id = model.source.removeprefix("models:/")

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from aemodels.config import Config
-
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # what fits into a path, a link and `name@alias`
+from aemodels.metrics import METRICS
+from aemodels.store import NAME
 
 
 class RegistryConfig(Config):
@@ -22,6 +22,16 @@ class RegistryConfig(Config):
     """Smallest improvement of the primary metric, as a share of the champion's value: 0.01 is one per cent."""
     limits: dict[str, float] = Field(default_factory=dict)
     """Worst values that a champion may have, by metric: {"mse": 0.05}."""
+
+    @field_validator("limits")
+    @classmethod
+    def _known(cls, limits: dict[str, float]) -> dict[str, float]:
+        known = [name for name, metric in METRICS.items() if metric.direction]
+        if unknown := [name for name in limits if name not in known]:
+            raise ValueError(
+                f"{unknown[0]} is not a metric that says which model is better; choose of {', '.join(known)}"
+            )
+        return limits
 
 
 class Decision(NamedTuple):

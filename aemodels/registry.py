@@ -31,9 +31,9 @@ from aemodels.catalog import (
     list_models,
 )
 from aemodels.config import UserError
-from aemodels.promotion import NAME, Decision
+from aemodels.promotion import Decision
 from aemodels.serving import pack
-from aemodels.store import Store
+from aemodels.store import NAME, Store
 from aemodels.tracking import LONGEST_TAG, Run, user_name
 
 __all__ = [

@@ -30,6 +30,7 @@ from aemodels.environment import store_folder
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # of experiments and models: fits into a path, a link and `name@alias`
 UI_PORT = 5000
 ANSWER_SECONDS = 4.0  # a server that needs longer at the start counts as not answering
 DATABASES = ("postgresql", "mysql", "mssql")
