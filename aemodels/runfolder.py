@@ -40,6 +40,11 @@ class RunFolder:
         partial.write_text(json.dumps(self.notes() | facts, indent=2))
         partial.replace(self.path / NOTES)
 
+    def finish(self, result: dict[str, Any]) -> None:
+        """Nothing is resumed here any more; the state that it would need goes."""
+        self.note(result=result)
+        (self.path / "state.safetensors").unlink(missing_ok=True)
+
     @property
     def finished(self) -> bool:
         return "result" in self.notes()

@@ -200,26 +200,30 @@ def _unlike(first: _File, pixels: Pixels, other: _File, image: Pixels) -> UserEr
 
 
 def _decode(config: FolderConfig, file: _File) -> tuple[Pixels, int]:
-    """The pixels (C, H, W) of one file, and its area before it was resized.
+    """The pixels (C, H, W) of one file, and its area before it was resized."""
+    remedy = "mend or remove it, or set data.on_error=skip to leave such images out"
+    return decode(file.path, config.image_size, config.fit == "crop", remedy)
+
+
+def decode(path: Path, size: int | None, crop: bool, remedy: str = "mend or remove it") -> tuple[Pixels, int]:
+    """The pixels (C, H, W) of a file, size x size if a size is given, and its area before it was resized.
 
     Raises:
         UnreadableError: it is damaged, or no PNG or JPEG.
     """
-    size = config.image_size
     try:
-        with Image.open(file.path, formats=FORMATS) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             area = opened.width * opened.height
             if size is not None:
                 opened.draft(None, (2 * size, 2 * size))  # a JPEG is decoded at a fraction of its size: 4 times faster
             turned = opened.getexif().get(ExifTags.Base.Orientation, 1) != 1
             image = _grey_or_colour(ImageOps.exif_transpose(opened) if turned else opened)
             if size is not None and image.size != (size, size):
-                image = square(image, size, crop=config.fit == "crop")
+                image = square(image, size, crop=crop)
             pixels = np.asarray(image)
     except Exception as error:  # Pillow's readers raise anything on damaged files: OSError, SyntaxError, IndexError ...
         reason = "no PNG or JPEG" if isinstance(error, UnidentifiedImageError) else str(error)
-        remedy = "mend or remove it, or set data.on_error=skip to leave such images out"
-        raise UnreadableError(str(file.path), reason, remedy) from None
+        raise UnreadableError(str(path), reason, remedy) from None
     return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)), area
 
 

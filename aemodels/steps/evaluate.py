@@ -1,0 +1,71 @@
+"""Judging a model that is there already, on its own images or on others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aemodels.checkpoint import load_model
+from aemodels.config import Config, SettingsError
+from aemodels.data import prepare
+from aemodels.environment import store_folder
+from aemodels.evaluation import draw_figures
+from aemodels.evaluation import evaluate as judge
+from aemodels.features import feature_network
+from aemodels.progress import Progress, Steps
+from aemodels.registry import find
+from aemodels.steps.recording import keep_figures
+from aemodels.store import open_store
+from aemodels.tracking import standard_tags, start_run
+from aemodels.training import best_device
+
+
+class Evaluated(Config):
+    """A finished evaluation."""
+
+    run_id: str
+    url: str
+    model: str
+    metrics: dict[str, float]
+    """Of the test images, by their tracked names."""
+    figures: tuple[Path, ...]
+
+
+def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[Evaluated]:
+    """Judges a model on test images, in a run of its own.
+
+    Args:
+        model: NAME@ALIAS, NAME/VERSION or a run's folder.
+        changes: settings of `data` and `evaluation` that differ from those that the model was trained with.
+
+    Raises:
+        SettingsError: other settings, or images of another shape.
+    """
+    for key in changes:
+        if not key.startswith(("data", "evaluation")):
+            raise SettingsError(f"{key}: a trained model is judged as it is; only data.* and evaluation.* can change")
+    store = open_store()
+    loaded = load_model(find(model), str(best_device()))
+    experiment = loaded.card.experiment.override(changes)
+    data = yield from prepare(experiment.data)
+    if data.image_shape != loaded.card.image_shape:
+        channels, height, _ = loaded.card.image_shape
+        raise SettingsError(
+            f"{model}: made for images of shape {loaded.card.image_shape}, these have {data.image_shape}; "
+            f"set data.image_size={height}, or choose images of {channels} channels"
+        )
+    features = yield from feature_network(data, best_device())
+    yield Progress("judging", 0, 1)
+    tags = {"kind": "evaluation", "model": model, "pipeline": group, **standard_tags(experiment.seed, "")}
+    with start_run(store, experiment.data.name, f"evaluation of {model}", tags) as run:
+        run.params(experiment.flat())
+        run.dataset(data)
+        evaluation = judge(loaded.model, data, features, experiment.evaluation)
+        metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
+        run.metrics(metrics)
+        folder = store_folder() / "evaluations" / run.id
+        folder.mkdir(parents=True)
+        figures = keep_figures(draw_figures(loaded.model, data, features, experiment.evaluation), folder, run)
+    yield Progress("judging", 1, 1)
+    return Evaluated(run_id=run.id, url=run.url, model=model, metrics=metrics, figures=figures)

@@ -1,0 +1,45 @@
+"""What trainings and searches record alike."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from aemodels.data import PreparedData
+from aemodels.figures import Picture
+from aemodels.runfolder import RunFolder
+from aemodels.settings import Settings
+from aemodels.store import Store
+from aemodels.tracking import Run, resume_run, standard_tags, start_run
+from aemodels.training import best_device
+
+
+def open_run(store: Store, folder: RunFolder, experiment: str, title: str, seed: int, tags: Mapping[str, Any]) -> Run:
+    """The run that the folder belongs to, going on, or a new one."""
+    if (run_id := folder.notes().get("run_id")) and (run := resume_run(store, run_id)):
+        return run
+    own = {"registry.name": experiment, "folder": str(folder.path), **tags}
+    run = start_run(store, experiment, title, own | standard_tags(seed, str(best_device())))
+    folder.note(run_id=run.id)
+    return run
+
+
+def keep_figures(pictures: Mapping[str, Picture], folder: Path, run: Run) -> tuple[Path, ...]:
+    """Into the folder, where a person finds them without a server, and into the run."""
+    paths = []
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, picture in pictures.items():
+        paths.append(folder / "figures" / f"{name}.png")
+        Image.fromarray(picture).save(paths[-1])
+        run.figure(name, picture)
+    return tuple(paths)
+
+
+def yardstick(settings: Settings, data: PreparedData) -> str:
+    """What test metrics depend on beside the model: only those with the same yardstick are compared."""
+    judged = hashlib.sha256(f"{data.binarize}{settings.evaluation.model_dump_json()}".encode()).hexdigest()[:8]
+    return f"{data.digest}-{judged}"

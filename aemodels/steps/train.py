@@ -1,0 +1,125 @@
+"""Training: one tracked run, from the data to a registered challenger."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from aemodels.checkpoint import load_state, save_card, save_state, save_weights
+from aemodels.config import Config
+from aemodels.data import PreparedData
+from aemodels.evaluation import evaluate
+from aemodels.experiment import Experiment
+from aemodels.features import feature_network
+from aemodels.figures import draw_figures, reconstruction_grid, sample_grid
+from aemodels.progress import Progress, Steps
+from aemodels.registry import ModelVersion, register
+from aemodels.runfolder import RunFolder, claimed
+from aemodels.settings import Settings
+from aemodels.steps.recording import keep_figures, open_run, yardstick
+from aemodels.store import open_store
+from aemodels.tracking import Run
+from aemodels.training import Epoch, TrainingState, best_device, best_model, fit_prior, new_model
+from aemodels.training import train as train_epochs
+
+CARDS = 10  # image cards of a training: enough to watch it, few enough not to slow it
+
+
+class Trained(Config):
+    """A finished training."""
+
+    run_id: str
+    url: str
+    version: ModelVersion
+    metrics: dict[str, float]
+    """Of the test images, by their tracked names."""
+    seconds: float
+    """Of training alone."""
+    images_per_second: float
+    folder: Path
+    """config.json, weights.safetensors and the figures."""
+    figures: tuple[Path, ...]
+
+
+def train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]:
+    """Trains the experiment, or goes on where it was killed, judges it and registers it as a challenger.
+
+    Args:
+        group: a tag that the runs of one pipeline share.
+
+    Raises:
+        SettingsError: the model does not fit the images, or has no name.
+        TrainingDivergedError: a term of the loss is not finite.
+    """
+    experiment, name = settings.experiment, settings.registered_name
+    new_model(experiment.model, data, experiment.seed)  # what does not fit is refused before anything is recorded
+    store = open_store()
+    features = yield from feature_network(data, best_device())
+    with claimed(experiment.identity(data.digest)) as folder:
+        title = f"{experiment.model.name} {experiment.model.latent_dim}"
+        tags = {"kind": "training", "pipeline": group}
+        with open_run(store, folder, name, title, experiment.seed, tags) as run:
+            save_card(folder.path, experiment, data)
+            run.params(experiment.flat())
+            run.dataset(data)
+            with run.system_metrics():
+                state = yield from _epochs(experiment, data, folder, run)
+            yield Progress("judging", 0, 1)
+            model = best_model(experiment.model, data, state, experiment.seed)
+            save_weights(folder.path, model)
+            evaluation = evaluate(model, data, features, experiment.evaluation)
+            metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
+            run.metrics(metrics, state.epoch)
+            pictures = draw_figures(model, data, features, evaluation, state.history)
+            figures = keep_figures(pictures, folder.path, run)
+            version = register(run, folder.path, name, evaluation.metrics, yardstick(settings, data))
+        seconds = sum(epoch["train/seconds"] for epoch in state.history)
+        images = sum(epoch["train/seconds"] * epoch["train/images_per_second"] for epoch in state.history)
+        result = Trained(
+            run_id=run.id,
+            url=run.url,
+            version=version,
+            metrics=metrics,
+            seconds=seconds,
+            images_per_second=images / seconds,
+            folder=folder.path,
+            figures=figures,
+        )
+        folder.finish(result.model_dump(mode="json"))
+    yield Progress("judging", 1, 1, f"{name} version {version.version}")
+    return result
+
+
+def _epochs(experiment: Experiment, data: PreparedData, folder: RunFolder, run: Run) -> Steps[TrainingState]:
+    """The epochs that are left; each is on disk before it is tracked, and tracked before the next one."""
+    config = experiment.training
+    state = load_state(folder.path)
+    if state is not None:
+        for index in range(folder.notes().get("tracked", 0) + 1, state.epoch + 1):
+            run.metrics(state.history[index - 1], index)
+    work, every = f"training {experiment.model.name}", math.ceil(config.epochs / CARDS)
+    yield Progress(work, state.epoch if state else 0, config.epochs)
+    for epoch in train_epochs(experiment.model, data, config, experiment.seed, resume=state):
+        state = epoch.state
+        save_state(folder.path, state)
+        run.metrics(epoch.metrics, epoch.index)
+        if epoch.index % every == 0 or epoch.index in (1, config.epochs):
+            _cards(epoch, data, run, experiment.seed)
+        folder.note(tracked=epoch.index)
+        yield Progress(work, epoch.index, config.epochs, _note(epoch))
+    assert state is not None  # a training has at least one epoch
+    yield Progress(work, config.epochs, config.epochs, f"best epoch {state.best_epoch} of {state.epoch}")
+    return state
+
+
+def _note(epoch: Epoch) -> str:
+    selection = epoch.model.selection
+    bound = f"val/{selection} {epoch.metrics[f'val/{selection}']:.1f}, " if selection else ""
+    return f"{bound}{epoch.metrics['train/images_per_second']:,.0f} images/s"
+
+
+def _cards(epoch: Epoch, data: PreparedData, run: Run, seed: int) -> None:
+    """The same images and the same codes in every run, so that runs compare."""
+    fit_prior(epoch.model, data, seed)
+    run.image("reconstructions", reconstruction_grid(epoch.model, data), epoch.index)
+    run.image("samples", sample_grid(epoch.model), epoch.index)

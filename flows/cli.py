@@ -1,0 +1,343 @@
+"""The `aemodels` command. What a command needs is imported when it runs, so that help answers at once.
+
+A single command calls the library's steps; the pipeline, and everything when PREFECT_API_URL is set, runs as a flow.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from aemodels.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+SETTINGS_HELP = "Settings that differ from the defaults, such as data.name=mnist model.latent_dim=20."
+Changes = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=SETTINGS_HELP)]
+Preset = Annotated[str | None, typer.Option(help="Start from an experiment that comes along, such as article-vae.")]
+ConfigFile = Annotated[Path | None, typer.Option(help="Start from a JSON file of settings.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Prefect, MLflow and Optuna.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="NAME@ALIAS, NAME/VERSION or a run's folder.")]
+ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Of a registered model.")]
+
+INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
+
+
+# ---------------------------------------------------------------- the workflow
+
+
+@app.command()
+def pipeline(
+    changes: Changes = None, preset: Preset = None, config: ConfigFile = None, json: Json = False, v: Verbose = False
+) -> None:
+    """Prepare, tune, train, evaluate, register and promote, as one flow."""
+    with answering(v):
+        settings = _settings(changes, preset, config)
+        settings.registered_name  # noqa: B018  a missing name is told before anything starts
+        from flows import display, reports
+        from flows.pipeline import pipeline as flow
+
+        with display.bars():
+            result = flow(settings)
+        reports.pipeline(result, json)
+
+
+@app.command()
+def prepare(
+    changes: Changes = None, preset: Preset = None, config: ConfigFile = None, json: Json = False, v: Verbose = False
+) -> None:
+    """Decode the images once, and train the network whose features judge generated ones."""
+    with answering(v):
+        settings = _settings(changes, preset, config)
+        from flows import display, reports
+
+        with display.bars():
+            if under_prefect():
+                from flows.prepare import prepare as flow
+
+                result = flow(settings)
+            else:
+                from aemodels.steps.prepare import prepare as step
+
+                result = display.follow(step(settings))
+        reports.prepared(result, json)
+
+
+@app.command()
+def tune(
+    changes: Changes = None, preset: Preset = None, config: ConfigFile = None, json: Json = False, v: Verbose = False
+) -> None:
+    """Search the model's settings, by default its latent size and the weight of the rate."""
+    with answering(v):
+        settings = _settings(changes, preset, config)
+        settings.registered_name  # noqa: B018
+        from flows import display, reports
+
+        with display.bars():
+            if under_prefect():
+                from flows.tune import tune as flow
+
+                result = flow(settings)
+            else:
+                from aemodels.steps.prepare import prepare as prepare_step
+                from aemodels.steps.tune import tune as step
+
+                result = display.follow(step(settings, display.follow(prepare_step(settings)), group=""))
+        reports.tuned(result, json)
+
+
+@app.command()
+def train(
+    changes: Changes = None, preset: Preset = None, config: ConfigFile = None, json: Json = False, v: Verbose = False
+) -> None:
+    """Train a model, judge it on the test images and register it as a challenger."""
+    with answering(v):
+        settings = _settings(changes, preset, config)
+        settings.registered_name  # noqa: B018
+        from flows import display, reports
+
+        with display.bars():
+            if under_prefect():
+                from flows.train import train as flow
+
+                result = flow(settings)
+            else:
+                from aemodels.steps.prepare import prepare as prepare_step
+                from aemodels.steps.train import train as step
+
+                result = display.follow(step(settings, display.follow(prepare_step(settings)), group=""))
+        reports.trained(result, json)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    changes: Changes = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    json: Json = False,
+    v: Verbose = False,
+) -> None:
+    """Judge a trained model on the images it was made for, or on others (data.* and evaluation.* settings)."""
+    with answering(v):
+        settings = _evaluation_settings(changes, preset, config)
+        from flows import display, reports
+
+        with display.bars():
+            if under_prefect():
+                from flows.evaluate import evaluate as flow
+
+                result = flow(model, settings)
+            else:
+                from aemodels.steps.evaluate import evaluate as step
+
+                result = display.follow(step(model, settings))
+        reports.evaluated(result, json)
+
+
+@app.command()
+def settings(
+    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only settings that start with it.")] = "",
+    json: Json = False,
+) -> None:
+    """List all settings with their types, ranges, defaults and units."""
+    with answering(verbose=False):
+        from aemodels.config import SettingsError, list_settings
+        from aemodels.settings import Settings
+        from flows import reports
+
+        rows = [row for row in list_settings(Settings) if row.key.startswith(prefix)]
+        if not rows:
+            raise SettingsError(f"{prefix}: no setting starts with it; `aemodels settings` lists all")
+        reports.settings(rows, json)
+
+
+# ---------------------------------------------------------------- registered models
+
+
+@app.command()
+def models(json: Json = False) -> None:
+    """List registered models with their versions, aliases and key metrics."""
+    with answering(verbose=False):
+        from aemodels.registry import list_models
+        from aemodels.store import open_store
+        from flows import reports
+
+        reports.models(list_models(open_store()), json)
+
+
+@app.command()
+def promote(
+    name: Name, version: Annotated[int, typer.Argument(metavar="VERSION", help="Its number.")], json: Json = False
+) -> None:
+    """Make a version the champion, whatever the gate says."""
+    with answering(verbose=False):
+        from aemodels import registry
+        from aemodels.store import open_store
+        from flows import reports
+
+        reports.champion(registry.promote(open_store(), name, version), json)
+
+
+@app.command()
+def rollback(name: Name, json: Json = False) -> None:
+    """Make the previous champion the champion again."""
+    with answering(verbose=False):
+        from aemodels import registry
+        from aemodels.store import open_store
+        from flows import reports
+
+        reports.champion(registry.rollback(open_store(), name), json)
+
+
+# ---------------------------------------------------------------- using a model
+
+
+@app.command()
+def generate(
+    model: Model,
+    n: Annotated[int, typer.Option("-n", help="Images to draw.")] = 64,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same images.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path("generated.png"),
+    json: Json = False,
+) -> None:
+    """Draw new images into one picture."""
+    with answering(verbose=False):
+        from flows import reports, use
+
+        reports.used(use.generate(model, n, seed, out), json)
+
+
+@app.command()
+def reconstruct(
+    model: Model,
+    images: ImageFiles,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path("reconstructed.png"),
+    json: Json = False,
+) -> None:
+    """Draw images, and below each row what the model makes of them."""
+    with answering(verbose=False):
+        from flows import reports, use
+
+        reports.used(use.reconstruct(model, images, out), json)
+
+
+@app.command()
+def embed(
+    model: Model,
+    images: ImageFiles,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file of codes to write.")] = Path("codes.npz"),
+    json: Json = False,
+) -> None:
+    """Write the images' codes: arrays `codes` (N, D) and `files` (N,)."""
+    with answering(verbose=False):
+        from flows import reports, use
+
+        reports.used(use.embed(model, images, out), json)
+
+
+@app.command()
+def score(model: Model, images: ImageFiles, json: Json = False) -> None:
+    """List images by how badly the model reconstructs them, worst first."""
+    with answering(verbose=False):
+        from flows import reports, use
+
+        reports.scores(use.score(model, images), json)
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="On this machine.")] = 5000) -> None:
+    """Serve MLflow's pages on this machine until Ctrl-C."""
+    with answering(verbose=False):
+        from aemodels.store import serve_ui
+
+        typer.echo(f"MLflow: http://127.0.0.1:{port}/?workflowType=machine_learning#/experiments  (Ctrl-C ends it)")
+        raise typer.Exit(serve_ui(port))
+
+
+# ---------------------------------------------------------------- what all commands share
+
+
+@contextmanager
+def answering(verbose: bool) -> Iterator[None]:
+    """Quiet libraries, errors in words, exit codes: 2 for what a person can mend, 130 for an interruption, else 1."""
+    _set_environment(verbose)
+    signal.signal(signal.SIGTERM, _interrupt)
+    from aemodels.config import UserError
+
+    try:
+        yield
+    except UserError as error:
+        _fail(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on where it was", INTERRUPTED)
+    except Exception as error:
+        if verbose:
+            raise
+        _fail(f"failed: {type(error).__name__}: {error}\n(-v shows where)", 1)
+
+
+def under_prefect() -> bool:
+    """Whether there is a Prefect server that is to see everything."""
+    return bool(os.environ.get("PREFECT_API_URL"))
+
+
+def _settings(changes: list[str] | None, preset: str | None, config: Path | None) -> Settings:
+    from aemodels.config import read_text
+    from aemodels.settings import load_settings
+
+    return load_settings(read_text(changes or []), preset, config)
+
+
+def _evaluation_settings(changes: list[str] | None, preset: str | None, config: Path | None) -> dict[str, Any]:
+    """Of a preset or file only how and on what to judge; the model is there already."""
+    from aemodels.config import read_text
+
+    settings: dict[str, Any] = {}
+    if preset or config:
+        start = _settings(None, preset, config)
+        settings = {"data": start.data.model_dump(mode="json"), "evaluation": start.evaluation.model_dump(mode="json")}
+    return settings | read_text(changes or [])
+
+
+def _set_environment(verbose: bool) -> None:
+    """What libraries read when they are imported; what the person has set stays."""
+    defaults = {
+        "OMP_WAIT_POLICY": "passive",  # threads that spin at barriers starve each other on a busy machine
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    if not verbose:
+        defaults |= {"PREFECT_LOGGING_LEVEL": "CRITICAL", "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

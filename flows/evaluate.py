@@ -1,0 +1,25 @@
+"""Judge a model that is there already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow, task
+
+from aemodels.steps import evaluate as step
+from aemodels.steps.evaluate import Evaluated
+from flows.running import device_slot, follow, publish_metrics, worth_retrying
+
+
+@task(name="evaluate", retries=2, retry_delay_seconds=10, retry_condition_fn=worth_retrying, persist_result=True)
+def evaluate_model(model: str, changes: dict[str, Any]) -> Evaluated:
+    with device_slot():
+        evaluated = follow(step.evaluate(model, changes))
+    publish_metrics("evaluation", evaluated.metrics, evaluated.url)
+    return evaluated
+
+
+@flow(name="evaluate")
+def evaluate(model: str, changes: dict[str, Any] | None = None) -> Evaluated:
+    """Judges NAME@ALIAS, NAME/VERSION or a run's folder on the images it was made for, or on others."""
+    return evaluate_model(model, changes or {})

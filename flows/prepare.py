@@ -1,0 +1,22 @@
+"""Prepare the images, and the network whose features judge generated ones."""
+
+from __future__ import annotations
+
+from prefect import flow, task
+
+from aemodels.data import PreparedData
+from aemodels.settings import Settings
+from aemodels.steps import prepare as step
+from flows.running import device_slot, follow, worth_retrying
+
+
+@task(name="prepare", retries=2, retry_delay_seconds=10, retry_condition_fn=worth_retrying, persist_result=True)
+def prepare_data(settings: Settings) -> PreparedData:
+    with device_slot():
+        return follow(step.prepare(settings))
+
+
+@flow(name="prepare")
+def prepare(settings: Settings) -> PreparedData:
+    """Decodes the images once and splits them; the same images and settings are found prepared."""
+    return prepare_data(settings)

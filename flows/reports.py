@@ -1,0 +1,204 @@
+"""Results as a person reads them, or as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from flows.display import as_json, facts, table
+
+if TYPE_CHECKING:
+    from aemodels.config import Setting
+    from aemodels.data import PreparedData
+    from aemodels.registry import Registered
+    from aemodels.steps.evaluate import Evaluated
+    from aemodels.steps.train import Trained
+    from aemodels.steps.tune import Tuned
+    from flows.pipeline import Finished
+
+KEY_METRICS = ("frechet_samples", "negative_elbo", "mse", "probe_accuracy")
+SHOWN_TRIALS = 12
+
+
+def pipeline(result: Finished, json: bool) -> None:
+    if json:
+        promotion = {k: v for k, v in result.promotion.model_dump(mode="json").items() if k not in ("name", "version")}
+        return as_json(
+            _trained(result.trained)
+            | {"data": result.data.model_dump(mode="json"), "tuned": result.tuned.model_dump(mode="json")}
+            | {"promotion": promotion, "promoted": result.promotion.promoted, "champion": result.promotion.champion}
+        )
+    _trials(result.tuned)
+    _metrics(f"{result.promotion.name} version {result.promotion.version}, on the test images", result.trained.metrics)
+    outcome = "promoted to champion" if result.promotion.promoted else "not promoted"
+    facts(
+        {
+            "gate": f"{outcome}: {result.promotion.reason}",
+            **_pictures(result.trained),
+            "search pictures": result.tuned.folder / "figures",
+            "compare trials": result.tuned.compare_url,
+            "run": result.trained.url,
+            "registry": result.promotion.url,
+            "use it": f"aemodels generate {result.promotion.name}@champion -n 64 -o grid.png",
+        }
+    )
+    _how_to_open(result.trained.url)
+
+
+def prepared(data: PreparedData, json: bool) -> None:
+    if json:
+        return as_json(data.model_dump(mode="json"))
+    facts(
+        {
+            "data": data.name,
+            "images": ", ".join(f"{size} {split}" for split, size in data.sizes.items()),
+            "shape": data.image_shape,
+            "classes": ", ".join(data.classes) or "no labels",
+            "digest": data.digest,
+            "folder": data.path,
+        }
+    )
+
+
+def tuned(result: Tuned, json: bool) -> None:
+    if json:
+        return as_json(result.model_dump(mode="json"))
+    _trials(result)
+    facts(
+        {
+            "best": " ".join(f"{key}={value}" for key, value in result.best.items()),
+            "pictures": result.folder / "figures",
+            "compare trials": result.compare_url,
+            "run": result.url,
+        }
+    )
+    _how_to_open(result.url)
+
+
+def trained(result: Trained, json: bool) -> None:
+    if json:
+        return as_json(_trained(result))
+    _metrics(f"{result.version.name} version {result.version.version}, on the test images", result.metrics)
+    facts(
+        {
+            "trained in": f"{result.seconds:.1f} s, {result.images_per_second:,.0f} images/s",
+            **_pictures(result),
+            "run": result.url,
+        }
+    )
+    _how_to_open(result.url)
+
+
+def evaluated(result: Evaluated, json: bool) -> None:
+    if json:
+        return as_json({**result.model_dump(mode="json", exclude={"metrics"}), **result.metrics})
+    _metrics(f"{result.model}, on the test images", result.metrics)
+    facts({"pictures": result.figures[0].parent if result.figures else None, "run": result.url})
+
+
+def settings(rows: Sequence[Setting], json: bool) -> None:
+    if json:
+        return as_json([row._asdict() for row in rows])
+    shown = [
+        (row.key, row.kind, row.type, "null" if row.default is None else row.default, row.description) for row in rows
+    ]
+    table("Settings", ("key", "of", "type", "default", "what it is"), shown)
+
+
+def models(rows: Sequence[Registered], json: bool) -> None:
+    if json:
+        return as_json([_registered(row) for row in rows])
+    if not rows:
+        print("no model is registered yet; `aemodels pipeline` or `aemodels train` registers one")
+        return None
+    columns = ("model", "version", "aliases", *KEY_METRICS, "created", "gate")
+    shown = [
+        (
+            row.version.name,
+            row.version.version,
+            ", ".join(row.aliases),
+            *(row.metrics.get(metric) for metric in KEY_METRICS),
+            f"{row.created:%Y-%m-%d %H:%M}",
+            row.tags.get("gate.decision", ""),
+        )
+        for row in rows
+    ]
+    table("Registered models", columns, shown)
+    return None
+
+
+def champion(row: Registered, json: bool) -> None:
+    if json:
+        return as_json(_registered(row))
+    print(f"{row.version.name} version {row.version.version} is the champion now")
+    return None
+
+
+def used(result: dict[str, object], json: bool) -> None:
+    as_json(result) if json else facts(result)
+
+
+def scores(rows: Sequence[tuple[str, float]], json: bool) -> None:
+    if json:
+        return as_json([{"file": file, "mse": error} for file, error in rows])
+    table("Reconstruction error, largest first", ("file", "mse on [0, 1]"), rows)
+    return None
+
+
+def _trained(result: Trained) -> dict[str, Any]:
+    """One flat object: the test metrics stand under their tracked names."""
+    return {
+        "run_id": result.run_id,
+        "model": result.version.name,
+        "version": result.version.version,
+        **result.metrics,
+        "seconds": result.seconds,
+        "images_per_second": result.images_per_second,
+        "folder": result.folder,
+        "figures": result.figures,
+        "url": result.url,
+    }
+
+
+def _registered(row: Registered) -> dict[str, Any]:
+    name, version, run_id = row.version
+    own = {
+        "name": name,
+        "version": version,
+        "run_id": run_id,
+        "aliases": row.aliases,
+        "created": row.created.isoformat(),
+    }
+    return {**own, **{f"test/{metric}": value for metric, value in row.metrics.items()}}
+
+
+def _trials(result: Tuned) -> None:
+    keys = list(result.best)
+    columns = ("trial", *keys, *result.objectives, "state", "seconds")
+    shown = [
+        (
+            row.index,
+            *(row.params.get(key) for key in keys),
+            *(row.values.get(name) for name in result.objectives),
+            row.state,
+            row.seconds,
+        )
+        for row in result.trials[:SHOWN_TRIALS]
+    ]
+    table("Trials, best first, on the validation images", columns, shown)
+
+
+def _metrics(title: str, metrics: dict[str, float]) -> None:
+    from aemodels.metrics import METRICS
+
+    rows = [(name, value, METRICS[name.removeprefix("test/")].unit) for name, value in metrics.items()]
+    table(title, ("metric", "value", "unit"), rows)
+
+
+def _pictures(result: Trained) -> dict[str, object]:
+    return {"pictures": "\n".join(["", *(f"  {path}" for path in result.figures)])}
+
+
+def _how_to_open(url: str) -> None:
+    if url.startswith("http://127.0.0.1"):
+        print("`aemodels ui` (or `make ui`) serves these links on this machine.")

@@ -1,0 +1,29 @@
+"""Search the model's settings."""
+
+from __future__ import annotations
+
+from prefect import flow, task
+
+from aemodels.data import PreparedData
+from aemodels.settings import Settings
+from aemodels.steps import tune as step
+from aemodels.steps.tune import Tuned
+from flows.prepare import prepare_data
+from flows.running import device_slot, follow, publish_metrics, publish_picture, worth_retrying
+
+
+@task(name="tune", retries=2, retry_delay_seconds=10, retry_condition_fn=worth_retrying, persist_result=True)
+def tune_model(settings: Settings, data: PreparedData, group: str) -> Tuned:
+    with device_slot():
+        tuned = follow(step.tune(settings, data, group))
+    best = tuned.trials[0]
+    publish_metrics("search", best.params | best.values, tuned.compare_url)
+    for picture in tuned.figures:
+        publish_picture("search", picture)
+    return tuned
+
+
+@flow(name="tune")
+def tune(settings: Settings) -> Tuned:
+    """Trains trials of different settings, by default of latent size and KL weight, and ranks them."""
+    return tune_model(settings, prepare_data(settings), group="")

@@ -1,0 +1,104 @@
+"""What the command line does with a trained model: generate, reconstruct, embed, score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from aemodels.checkpoint import Loaded, load_model
+from aemodels.config import UserError
+from aemodels.data.files import image_files, read_images
+from aemodels.data.folder import FolderConfig
+from aemodels.registry import find
+from aemodels.serving import Question, answer
+from aemodels.training import best_device
+
+ACROSS = 8  # images in a row of a grid
+LEAST_SIDE = 64  # pixels of an image in a grid: small ones are magnified by whole numbers
+
+
+class Given(NamedTuple):
+    """A model and the images that it is asked about."""
+
+    loaded: Loaded
+    files: list[Path]
+    images: NDArray[np.uint8]  # (N, C, H, W)
+
+
+def open_model(reference: str) -> Loaded:
+    """A model by its reference, on the best device."""
+    return load_model(find(reference), str(best_device()))
+
+
+def open_with_images(reference: str, paths: Sequence[Path]) -> Given:
+    """A model and images in its shape; images are looked at before the model is searched for."""
+    files = image_files(paths)
+    loaded = open_model(reference)
+    data = loaded.card.experiment.data
+    crop = isinstance(data, FolderConfig) and data.fit == "crop"
+    return Given(loaded, files, read_images(files, loaded.card.image_shape, crop))
+
+
+def generate(reference: str, n: int, seed: int, out: Path) -> dict[str, object]:
+    """Draws images from the prior into one picture."""
+    _check_output(out, ".png")
+    loaded = open_model(reference)
+    images = answer(loaded.model, None, Question("generate", n, seed))
+    _save_grid(images, min(n, ACROSS), out)
+    return {"model": reference, "images": n, "seed": seed, "out": str(out)}
+
+
+def reconstruct(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]:
+    """Draws each row of images with the row of their reconstructions below it."""
+    _check_output(out, ".png")
+    given = open_with_images(reference, paths)
+    drawn = answer(given.loaded.model, given.images, Question("reconstruct"))
+    across = min(len(drawn), ACROSS)
+    pairs = [
+        (given.images[i : i + across] / np.float32(255), drawn[i : i + across]) for i in range(0, len(drawn), across)
+    ]
+    filled = [np.concatenate([part, np.ones((across - len(part), *part.shape[1:]))]) for pair in pairs for part in pair]
+    _save_grid(np.concatenate(filled), across, out)
+    errors = answer(given.loaded.model, given.images, Question("score"))
+    return {"model": reference, "images": len(drawn), "mse": float(errors.mean()), "out": str(out)}
+
+
+def embed(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]:
+    """Writes the codes (N, D) and the files' names."""
+    _check_output(out, ".npz")
+    given = open_with_images(reference, paths)
+    codes = answer(given.loaded.model, given.images, Question("embed"))
+    np.savez(out, codes=codes, files=np.array([str(file) for file in given.files]))
+    return {"model": reference, "images": len(codes), "latent_dim": codes.shape[1], "out": str(out)}
+
+
+def score(reference: str, paths: Sequence[Path]) -> list[tuple[str, float]]:
+    """File -> mean squared error of its reconstruction on pixels in [0, 1], largest first."""
+    given = open_with_images(reference, paths)
+    errors = answer(given.loaded.model, given.images, Question("score"))
+    return sorted(zip(map(str, given.files), errors.tolist(), strict=True), key=lambda row: -row[1])
+
+
+def _check_output(out: Path, suffix: str) -> None:
+    if out.suffix.lower() != suffix:
+        raise UserError(f"-o {out}: the name must end in {suffix}")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"-o {out}: there is no folder {out.absolute().parent}; make it first")
+
+
+def _save_grid(images: NDArray[np.floating], across: int, out: Path) -> None:
+    """Images (N, C, H, W) in [0, 1] as one PNG, `across` in a row, with a thin white line between them."""
+    scale = max(1, -(-LEAST_SIDE // images.shape[-1]))
+    pixels = np.rint(images * 255).astype(np.uint8).transpose(0, 2, 3, 1).repeat(scale, 1).repeat(scale, 2)
+    missing = -len(pixels) % across
+    pixels = np.concatenate([pixels, np.full((missing, *pixels.shape[1:]), 255, np.uint8)])
+    pixels = np.pad(pixels, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
+    rows, (_, height, width, channels) = len(pixels) // across, pixels.shape
+    grid = pixels.reshape(rows, across, height, width, channels).transpose(0, 2, 1, 3, 4)
+    grid = grid.reshape(rows * height, across * width, channels)
+    Image.fromarray(grid[..., 0] if channels == 1 else grid).save(out)
