@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,3 +33,54 @@ def digits(folders: Path):
     from aemodels.progress import finish
 
     return finish(prepare(DigitsConfig()))
+
+
+@pytest.fixture(scope="session")
+def empty_database(folders: Path) -> Path:
+    """A migrated MLflow database."""
+    from aemodels.store import open_store
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AEMODELS_STORE", str(folders / "empty"))
+        open_store()
+    return folders / "empty" / "mlflow.db"
+
+
+@pytest.fixture
+def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An embedded store of the test's own; AEMODELS_STORE names its folder."""
+    from aemodels.store import open_store
+
+    (tmp_path / "store").mkdir()
+    shutil.copy(empty_database, tmp_path / "store" / "mlflow.db")
+    monkeypatch.setenv("AEMODELS_STORE", str(tmp_path / "store"))
+    return open_store()
+
+
+@pytest.fixture(scope="session")
+def model_folder(folders: Path) -> Path:
+    """An untrained model of grey 8 x 8 images, with 3 latent units, as a finished run leaves it."""
+    import torch
+
+    from aemodels.checkpoint import save_card, save_weights
+    from aemodels.data import PreparedData
+    from aemodels.experiment import Experiment
+    from aemodels.models import VAEConfig
+    from aemodels.nets import MLPConfig
+
+    folder = folders / "model"
+    folder.mkdir()
+    config = VAEConfig(latent_dim=3, trunk=MLPConfig(widths=(16,)))
+    data = PreparedData(
+        name="tiny",
+        path=folder,
+        digest="d" * 32,
+        image_shape=(1, 8, 8),
+        classes=("a", "b"),
+        sizes={"train": 1, "val": 1, "test": 1},
+        binarize="none",
+    )
+    torch.manual_seed(0)
+    save_card(folder, Experiment(model=config), data)
+    save_weights(folder, config.build(data.image_shape, data.num_classes))
+    return folder
