@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +39,7 @@ INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
 def pipeline(
     changes: Changes = None, preset: Preset = None, config: ConfigFile = None, json: Json = False, v: Verbose = False
 ) -> None:
-    """Prepare, tune, train, evaluate, register and promote, as one flow."""
+    """Prepare, tune, train, judge, register and promote."""
     with answering(v):
         settings = _settings(changes, preset, config)
         settings.registered_name  # noqa: B018  a missing name is told before anything starts
@@ -56,7 +55,7 @@ def pipeline(
 def prepare(
     changes: Changes = None, preset: Preset = None, config: ConfigFile = None, json: Json = False, v: Verbose = False
 ) -> None:
-    """Decode the images once, and train the network whose features judge generated ones."""
+    """Decode the images once, for all later runs."""
     with answering(v):
         settings = _settings(changes, preset, config)
         from flows import display, reports
@@ -77,7 +76,7 @@ def prepare(
 def tune(
     changes: Changes = None, preset: Preset = None, config: ConfigFile = None, json: Json = False, v: Verbose = False
 ) -> None:
-    """Search the model's settings, by default its latent size and the weight of the rate."""
+    """Search the settings: latent size, KL weight."""
     with answering(v):
         settings = _settings(changes, preset, config)
         settings.registered_name  # noqa: B018
@@ -100,7 +99,7 @@ def tune(
 def train(
     changes: Changes = None, preset: Preset = None, config: ConfigFile = None, json: Json = False, v: Verbose = False
 ) -> None:
-    """Train a model, judge it on the test images and register it as a challenger."""
+    """Train a model, judge it and register it."""
     with answering(v):
         settings = _settings(changes, preset, config)
         settings.registered_name  # noqa: B018
@@ -128,7 +127,7 @@ def evaluate(
     json: Json = False,
     v: Verbose = False,
 ) -> None:
-    """Judge a trained model on the images it was made for, or on others (data.* and evaluation.* settings)."""
+    """Judge a trained model again, or on other images."""
     with answering(v):
         settings = _evaluation_settings(changes, preset, config)
         from flows import display, reports
@@ -150,7 +149,7 @@ def settings(
     prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only settings that start with it.")] = "",
     json: Json = False,
 ) -> None:
-    """List all settings with their types, ranges, defaults and units."""
+    """List all settings, with defaults and units."""
     with answering(verbose=False):
         from aemodels.config import SettingsError, list_settings
         from aemodels.settings import Settings
@@ -167,7 +166,7 @@ def settings(
 
 @app.command()
 def models(json: Json = False) -> None:
-    """List registered models with their versions, aliases and key metrics."""
+    """List registered models."""
     with answering(verbose=False):
         from aemodels.registry import list_models
         from aemodels.store import open_store
@@ -225,7 +224,7 @@ def reconstruct(
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path("reconstructed.png"),
     json: Json = False,
 ) -> None:
-    """Draw images, and below each row what the model makes of them."""
+    """Draw images above what the model makes of them."""
     with answering(verbose=False):
         from flows import reports, use
 
@@ -239,7 +238,7 @@ def embed(
     out: Annotated[Path, typer.Option("--out", "-o", help="The file of codes to write.")] = Path("codes.npz"),
     json: Json = False,
 ) -> None:
-    """Write the images' codes: arrays `codes` (N, D) and `files` (N,)."""
+    """Write the images' codes to a file."""
     with answering(verbose=False):
         from flows import reports, use
 
@@ -248,7 +247,7 @@ def embed(
 
 @app.command()
 def score(model: Model, images: ImageFiles, json: Json = False) -> None:
-    """List images by how badly the model reconstructs them, worst first."""
+    """List images, the worst reconstructed first."""
     with answering(verbose=False):
         from flows import reports, use
 
@@ -340,4 +339,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

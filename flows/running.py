@@ -73,7 +73,7 @@ class _Published:
 
 @contextmanager
 def device_slot() -> Iterator[None]:
-    """One of this machine's GPU slots, where a limit of that name is set up (`prefect gcl create gpu-HOST --limit 1`)."""
+    """One of this machine's GPU slots, where such a limit is set up: `prefect gcl create gpu-HOST --limit 1`."""
     if best_device().type == "cpu":
         yield
         return

@@ -54,5 +54,6 @@ def _with_channels(pixels: Pixels, channels: int) -> Pixels:
     if len(pixels) == channels:
         return pixels
     if channels == 1:  # ITU-R 601 luma, as Pillow's conversion to grey
-        return np.rint(np.tensordot([0.299, 0.587, 0.114], pixels, axes=1)).astype(np.uint8)[None]
+        grey: Pixels = np.rint(np.tensordot([0.299, 0.587, 0.114], pixels, axes=1)).astype(np.uint8)
+        return grey[None]
     return np.repeat(pixels, channels, axis=0)

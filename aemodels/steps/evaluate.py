@@ -10,9 +10,9 @@ from aemodels.checkpoint import load_model
 from aemodels.config import Config, SettingsError
 from aemodels.data import prepare
 from aemodels.environment import store_folder
-from aemodels.evaluation import draw_figures
 from aemodels.evaluation import evaluate as judge
 from aemodels.features import feature_network
+from aemodels.figures import draw_figures
 from aemodels.progress import Progress, Steps
 from aemodels.registry import find
 from aemodels.steps.recording import keep_figures
@@ -66,6 +66,6 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         run.metrics(metrics)
         folder = store_folder() / "evaluations" / run.id
         folder.mkdir(parents=True)
-        figures = keep_figures(draw_figures(loaded.model, data, features, experiment.evaluation), folder, run)
+        figures = keep_figures(draw_figures(evaluation.evidence), folder, run)
     yield Progress("judging", 1, 1)
     return Evaluated(run_id=run.id, url=run.url, model=model, metrics=metrics, figures=figures)

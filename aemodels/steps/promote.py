@@ -7,7 +7,7 @@ from aemodels.config import Config
 from aemodels.data import PreparedData
 from aemodels.evaluation import evaluate
 from aemodels.features import feature_network
-from aemodels.metrics import METRICS, direction
+from aemodels.metrics import METRICS
 from aemodels.progress import Progress, Steps
 from aemodels.promotion import Decision, decide
 from aemodels.registry import ModelVersion, Registered, champion, conclude, find, get
@@ -37,7 +37,7 @@ def promote(settings: Settings, data: PreparedData, version: ModelVersion) -> St
     yield Progress(work, 0, 1)
     challenger, old = get(store, version.name, version.version), champion(store, version.name)
     primary = settings.evaluation.primary
-    smaller = {name: direction(name) == "smaller" for name in METRICS}
+    smaller = {name: metric.direction == "minimize" for name, metric in METRICS.items() if metric.direction}
     if old is not None and old.version.version == version.version:
         decision = Decision(False, "it is the champion already", {})
     elif old is None:

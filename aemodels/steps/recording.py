@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from aemodels.data import PreparedData
-from aemodels.figures import Picture
+from aemodels.pictures import Picture
 from aemodels.runfolder import RunFolder
 from aemodels.settings import Settings
 from aemodels.store import Store

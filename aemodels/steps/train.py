@@ -8,7 +8,7 @@ from pathlib import Path
 from aemodels.checkpoint import load_state, save_card, save_state, save_weights
 from aemodels.config import Config
 from aemodels.data import PreparedData
-from aemodels.evaluation import evaluate
+from aemodels.evaluation import check_primary, evaluate
 from aemodels.experiment import Experiment
 from aemodels.features import feature_network
 from aemodels.figures import draw_figures, reconstruction_grid, sample_grid
@@ -52,9 +52,10 @@ def train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]:
         TrainingDivergedError: a term of the loss is not finite.
     """
     experiment, name = settings.experiment, settings.registered_name
-    new_model(experiment.model, data, experiment.seed)  # what does not fit is refused before anything is recorded
     store = open_store()
     features = yield from feature_network(data, best_device())
+    model = new_model(experiment.model, data, experiment.seed)  # what does not fit is refused before it is recorded
+    check_primary(model, data, features, experiment.evaluation)
     with claimed(experiment.identity(data.digest)) as folder:
         title = f"{experiment.model.name} {experiment.model.latent_dim}"
         tags = {"kind": "training", "pipeline": group}
@@ -67,11 +68,10 @@ def train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]:
             yield Progress("judging", 0, 1)
             model = best_model(experiment.model, data, state, experiment.seed)
             save_weights(folder.path, model)
-            evaluation = evaluate(model, data, features, experiment.evaluation)
+            evaluation = evaluate(model, data, features, experiment.evaluation, history=state.history)
             metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
             run.metrics(metrics, state.epoch)
-            pictures = draw_figures(model, data, features, evaluation, state.history)
-            figures = keep_figures(pictures, folder.path, run)
+            figures = keep_figures(draw_figures(evaluation.evidence), folder.path, run)
             version = register(run, folder.path, name, evaluation.metrics, yardstick(settings, data))
         seconds = sum(epoch["train/seconds"] for epoch in state.history)
         images = sum(epoch["train/seconds"] * epoch["train/images_per_second"] for epoch in state.history)
