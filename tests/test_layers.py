@@ -1,0 +1,78 @@
+"""The imports run one way: this is where the architecture of the folders is kept."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = [  # from the bottom; a module imports from its own layer and those below
+    {"config", "environment", "progress"},
+    {"schedules", "objectives", "distributions", "nets", "priors"},
+    {"models", "data", "modelfile"},
+    {"features", "evidence", "metrics", "pictures", "figures"},
+    {"evaluation", "training", "population"},
+    {"experiment"},
+    {"checkpoint"},
+    {"tuning", "tuning_study", "tuning_figures", "store", "tracking", "promotion", "catalog", "registry", "serving", "served_model"},
+    {"settings", "runfolder"},
+    {"steps"},
+]
+ONLY_HERE = {
+    "prefect": {"flows"},
+    "mlflow": {"store", "tracking", "catalog", "registry", "serving", "served_model"},
+    "optuna": {"tuning_study"},
+    "typer": {"flows"},
+    "rich": {"flows"},
+}
+
+
+def module(path: Path) -> str:
+    """aemodels/models/vae.py -> models; flows/cli.py -> flows."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return "flows" if parts[0] == "flows" else parts[1]
+
+
+def imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+FILES = [p for folder in ("aemodels", "flows") for p in (ROOT / folder).rglob("*.py") if p.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(path: Path) -> None:
+    own = module(path)
+    level = {name: i for i, layer in enumerate(LAYERS) for name in layer} | {"flows": len(LAYERS)}
+    assert own in level, f"{own} has no layer yet"
+    for name in imports(path):
+        package, *rest = name.split(".")
+        assert own in ONLY_HERE.get(package, {own}), f"{path} imports {package}"
+        assert package != "flows" or own == "flows"
+        if package == "aemodels" and rest:
+            assert level[rest[0]] <= level[own], f"{path} imports {name} from a higher layer"
+
+
+@pytest.mark.parametrize(
+    ("imported", "absent"),
+    [
+        ("flows.cli", {"torch", "mlflow", "prefect", "optuna", "pydantic_core"}),
+        ("aemodels.training", {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
+        ("aemodels.experiment", {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
+        ("aemodels.modelfile", {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib", "psutil", "PIL"}),
+    ],
+)
+def test_nothing_heavy_is_imported_before_it_is_needed(imported: str, absent: set[str]) -> None:
+    code = f"import sys, {imported}; print(*{absent!r} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.split() == []
