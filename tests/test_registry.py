@@ -1,0 +1,317 @@
+"""The gate, and what it does to the registry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aemodels.config import SettingsError, UserError
+from aemodels.promotion import Decision, RegistryConfig, decide
+from aemodels.registry import (
+    ModelVersion,
+    champion,
+    conclude,
+    find,
+    get,
+    list_models,
+    promote,
+    register,
+    rollback,
+)
+from aemodels.store import Store
+from aemodels.tracking import start_run
+
+SMALLER = {"mse": True, "frechet_samples": True, "knn_accuracy": False}
+YES, NO = Decision(True, "better", {"mse": 0.01}), Decision(False, "worse", {"mse": 0.9})
+
+
+def gate(
+    challenger: Mapping[str, float], champion: Mapping[str, float] | None, primary: str = "mse", **settings: Any
+) -> bool:
+    decision = decide(challenger, champion, primary, SMALLER, RegistryConfig(**settings))
+    assert decision.reason
+    return decision.promote
+
+
+def registered(store: Store, folder: Path, metrics: Mapping[str, float] | None = None) -> ModelVersion:
+    """A new version, by a run of its own."""
+    with start_run(store, "tiny", "one") as run:
+        found = metrics or {"mse": 0.02}
+        run.metrics({f"test/{name}": value for name, value in found.items()})
+        return register(run, folder, "tiny", found, "d" * 32, {"seed": 0})
+
+
+def aliases(store: Store) -> dict[str, int]:
+    return {alias: row.version.version for row in list_models(store) for alias in row.aliases}
+
+
+# ---- the rule
+
+
+def test_the_first_champion_needs_no_rival() -> None:
+    assert gate({"mse": 0.5}, None)
+    assert not gate({"mse": math.nan}, None)
+    assert not gate({"mse": 0.5, "frechet_samples": math.inf}, None)
+    assert not gate({"mse": 0.5}, None, limits={"mse": 0.1})
+    assert not gate({}, None)
+
+
+def test_better_means_by_more_than_the_margin() -> None:
+    assert gate({"mse": 0.98}, {"mse": 1.0})
+    assert not gate({"mse": 0.995}, {"mse": 1.0})
+    assert gate({"mse": 0.995}, {"mse": 1.0}, margin=0)
+    assert not gate({"mse": 1.0}, {"mse": 1.0}, margin=0)
+    assert not gate({"mse": 2.0}, {"mse": 1.0})
+    assert gate({"mse": -102.0}, {"mse": -100.0})  # a negative log-likelihood may be negative
+    assert not gate({"mse": -100.5}, {"mse": -100.0})
+
+
+def test_the_direction_is_the_metrics_own() -> None:
+    assert gate({"knn_accuracy": 0.95}, {"knn_accuracy": 0.9}, "knn_accuracy")
+    assert not gate({"knn_accuracy": 0.85}, {"knn_accuracy": 0.9}, "knn_accuracy")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_never_wins(bad: float) -> None:
+    assert not gate({"mse": bad}, {"mse": 1.0})
+    assert not gate({"mse": bad}, {"mse": bad})
+    assert gate({"mse": 1.0}, {"mse": bad})
+    assert gate({"mse": 1.0}, {})  # a champion that cannot be measured on these images
+
+
+def test_limits_hold_whatever_the_champion_is_like() -> None:
+    limits = {"mse": 0.05, "knn_accuracy": 0.9}
+    better = {"frechet_samples": 1.0, "mse": 0.04, "knn_accuracy": 0.95}
+    worst = {"frechet_samples": 9.0}
+    assert gate(better, worst, "frechet_samples", limits=limits)
+    assert not gate(better | {"mse": 0.06}, worst, "frechet_samples", limits=limits)
+    assert not gate(better | {"knn_accuracy": 0.8}, worst, "frechet_samples", limits=limits)
+    assert not gate({"frechet_samples": 1.0}, worst, "frechet_samples", limits=limits)  # not measured
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"name": "../up"}, "name=../up"),
+        ({"name": "a/b"}, "name=a/b"),
+        ({"name": "a@b"}, "name=a@b"),
+        ({"name": ""}, "name="),
+        ({"margin": -1}, "margin=-1"),
+        ({"limits": {"msee": 1.0}}, "msee is not a metric that says which model is better; choose of"),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        RegistryConfig.parse(settings)
+
+
+# ---- registering
+
+
+def test_a_version_carries_its_metrics(store: Store, model_folder: Path) -> None:
+    version = registered(store, model_folder, {"mse": 0.02, "frechet_samples": 105.123456789})
+    (row,) = list_models(store)
+    assert row.version == version == ("tiny", 1, version.run_id)
+    assert row.aliases == ("challenger",)
+    assert row.metrics == {"mse": 0.02, "frechet_samples": 105.12346}
+    assert (row.digest, row.tags["seed"]) == ("d" * 32, "0")
+    logged = store.client.get_logged_model(row.source.removeprefix("models:/"))
+    assert {metric.key: metric.value for metric in logged.metrics}["test/mse"] == 0.02
+    assert len(store.client.get_metric_history(version.run_id, "test/mse")) == 1  # no second point in the chart
+
+
+def test_a_run_is_registered_once(store: Store, model_folder: Path) -> None:
+    run = start_run(store, "tiny", "one")
+    first = register(run, model_folder, "tiny", {"mse": 0.02}, "d" * 32)
+    store.client.delete_registered_model_alias("tiny", "challenger")  # as if killed before it was set
+    assert register(run, model_folder, "tiny", {"mse": 0.02}, "d" * 32) == first
+    assert aliases(store) == {"challenger": 1}
+
+
+STEPS = [
+    "create_logged_model",
+    "log_model_artifacts",
+    "finalize_logged_model",
+    "create_registered_model",
+    "create_model_version",
+    "set_registered_model_alias",
+]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("first", [True, False])
+def test_what_fails_leaves_nothing(
+    step: str, first: bool, store: Store, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not first:
+        registered(store, model_folder)
+
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    before = (list_models(store), models(store), logged_models(store))
+    with monkeypatch.context() as patch:
+        patch.setattr(store.client, step, fail)
+        with pytest.raises(KeyboardInterrupt):
+            registered(store, model_folder, {"mse": 0.01})
+    assert (list_models(store), models(store), logged_models(store)) == before
+    version = registered(store, model_folder).version
+    assert aliases(store) == {"challenger": version}
+
+
+def models(store: Store) -> list[str]:
+    return [model.name for model in store.client.search_registered_models()]
+
+
+def logged_models(store: Store) -> list[str]:
+    return [model.model_id for model in store.client.search_logged_models([store.experiment("tiny")])]
+
+
+def test_a_folder_without_a_model_is_not_registered(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r"config\.json"):
+        registered(store, tmp_path)
+    assert models(store) == []
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "a@b", "", "a'b", "-x"])
+def test_names_with_tricks_are_refused(name: str, store: Store, model_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"registry\.name="):
+        register(start_run(store, "tiny", "one"), model_folder, name, {}, "d" * 32)
+
+
+# ---- promoting
+
+
+def test_the_gates_decision_moves_the_aliases(store: Store, model_folder: Path) -> None:
+    versions = [registered(store, model_folder) for _ in range(3)]
+    assert champion(store, "tiny") is None
+    conclude(store, versions[0], YES)
+    assert aliases(store) == {"champion": 1, "challenger": 3}
+    conclude(store, versions[1], NO)
+    assert aliases(store) == {"champion": 1, "challenger": 3}
+    conclude(store, versions[2], YES)
+    assert aliases(store) == {"champion": 3, "previous": 1}
+    tags = get(store, "tiny", 3).tags
+    assert (tags["gate.decision"], tags["gate.reason"], tags["gate.by"]) == ("promoted", "better", "the gate")
+    assert (tags["gate.mse"], tags["gate.replaced"]) == ("0.01", "1")
+    assert get(store, "tiny", 2).tags["gate.decision"] == "not promoted"
+
+
+def test_a_person_may_promote_and_go_back(store: Store, model_folder: Path) -> None:
+    for _ in range(3):
+        registered(store, model_folder)
+    with pytest.raises(UserError, match="tiny: no previous champion"):
+        rollback(store, "tiny")
+    assert promote(store, "tiny", 1).aliases == ("champion",)
+    with pytest.raises(UserError, match="tiny: no previous champion"):
+        rollback(store, "tiny")
+    promote(store, "tiny", 2)
+    assert rollback(store, "tiny").version.version == 1
+    assert aliases(store) == {"champion": 1, "previous": 2, "challenger": 3}
+    rollback(store, "tiny")
+    assert aliases(store) == {"champion": 2, "previous": 1, "challenger": 3}
+    promote(store, "tiny", 2)  # it is already
+    assert aliases(store) == {"champion": 2, "previous": 1, "challenger": 3}
+    with pytest.raises(UserError, match=r"tiny/9: not registered; there is tiny/1, tiny/2, tiny/3, tiny@challenger"):
+        promote(store, "tiny", 9)
+
+
+@pytest.mark.parametrize("killed_at", [1, 2])
+@pytest.mark.parametrize("then", ["again", "rollback"])
+def test_a_promotion_may_be_killed_at_any_alias(
+    killed_at: int, then: str, store: Store, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        registered(store, model_folder)
+    promote(store, "tiny", 1)
+    promote(store, "tiny", 2)
+    _kill_at(killed_at, store, monkeypatch, lambda: promote(store, "tiny", 3))
+    assert champion(store, "tiny").version.version == 2  # the old one, at every moment
+    if then == "again":
+        promote(store, "tiny", 3)
+        assert aliases(store) == {"champion": 3, "previous": 2}
+    else:
+        rollback(store, "tiny")  # the promotion did not happen: back to the one before
+        assert aliases(store) == {"champion": 1, "previous": 2, "challenger": 3}
+
+
+@pytest.mark.parametrize("killed_at", [1, 2])
+def test_a_rollback_may_be_killed_at_any_alias(
+    killed_at: int, store: Store, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2):
+        registered(store, model_folder)
+        promote(store, "tiny", number)
+    _kill_at(killed_at, store, monkeypatch, lambda: rollback(store, "tiny"))
+    assert champion(store, "tiny").version.version == 2
+    rollback(store, "tiny")
+    assert aliases(store) == {"champion": 1, "previous": 2}
+
+
+def _kill_at(call: int, store: Store, monkeypatch: pytest.MonkeyPatch, action: Any) -> None:
+    calls = 0
+    set_alias = store.client.set_registered_model_alias
+
+    def killed(*args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KeyboardInterrupt
+        set_alias(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.client, "set_registered_model_alias", killed)
+        with pytest.raises(KeyboardInterrupt):
+            action()
+
+
+# ---- finding
+
+
+def test_models_are_found_by_alias_number_and_folder(store: Store, model_folder: Path) -> None:
+    version = registered(store, model_folder)
+    conclude(store, version, YES)
+    for reference in ("tiny@champion", "tiny/1", str(model_folder)):
+        folder = find(reference)
+        for file in ("config.json", "weights.safetensors"):
+            assert (folder / file).read_bytes() == (model_folder / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("tinny@champion", r"tinny: no such registered model; did you mean tiny\?"),
+        ("tiny@champion", r"tiny@champion: not registered; there is tiny/1, tiny@challenger"),
+        ("tiny/7", r"tiny/7: not registered; there is tiny/1, tiny@challenger"),
+        ("tiny", r"tiny: which version\? tiny@champion, or tiny/1"),
+        ("tiny@", "tiny@: no such registered model"),
+        ("some/where/run", "some/where/run: not a folder with config.json"),
+        (".", "not a folder with config.json"),
+        ("a'b@champion", "a'b: no such registered model"),
+    ],
+)
+def test_what_is_not_found_is_explained(reference: str, says: str, store: Store, model_folder: Path) -> None:
+    registered(store, model_folder)
+    with pytest.raises(UserError, match=says):
+        find(reference)
+
+
+def test_an_empty_registry_says_how_to_fill_it(store: Store) -> None:
+    assert list_models(store) == []
+    with pytest.raises(UserError, match="none is; `aemodels train` registers one"):
+        find("digits@champion", store)
+
+
+def test_lost_files_are_named(store: Store, model_folder: Path) -> None:
+    registered(store, model_folder)
+    (find("tiny/1", store) / "weights.safetensors").unlink()
+    assert find("tiny/1", store).exists()  # what is missing in it is load_model's to say
+    artifacts = find("tiny/1", store)
+    (artifacts / "config.json").unlink()
+    artifacts.rmdir()
+    with pytest.raises(UserError, match="tiny/1: its files cannot be read"):
+        find("tiny/1", store)

@@ -1,0 +1,229 @@
+"""What a registered model answers, in the library, in a bare environment and over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aemodels.checkpoint import load_model
+from aemodels.config import UserError
+from aemodels.models.base import GenerativeModel
+from aemodels.promotion import Decision
+from aemodels.registry import conclude, register
+from aemodels.serving import CHUNK, MOST_GENERATED, Question, answer, requirements
+from aemodels.store import Store
+from aemodels.tracking import start_run
+
+BYTES = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Path) -> GenerativeModel:
+    return load_model(model_folder).model
+
+
+@pytest.fixture
+def champion(store: Store, model_folder: Path) -> str:
+    """A registered champion; how MLflow finds it."""
+    with start_run(store, "tiny", "one") as run:
+        version = register(run, model_folder, "tiny", {"mse": 0.1}, "d" * 32)
+    conclude(store, version, Decision(True, "the first", {}))
+    return store.uri
+
+
+# ---- answers
+
+
+def test_every_mode_answers_with_plain_arrays(model: GenerativeModel) -> None:
+    shapes = {"reconstruct": (5, 1, 8, 8), "embed": (5, 3), "score": (5,), "generate": (4, 1, 8, 8)}
+    for mode, shape in shapes.items():
+        result = answer(model, BYTES, Question(mode, n=4))
+        assert type(result) is np.ndarray
+        assert (result.shape, result.dtype) == (shape, np.float32)
+        assert np.isfinite(result).all()
+    codes = answer(model, BYTES, Question("embed"))
+    decoded = answer(model, codes.tolist(), Question("decode"))
+    drawn = answer(model, BYTES, Question("reconstruct"))
+    np.testing.assert_allclose(decoded, drawn, atol=1e-6)
+    errors = np.square(drawn - BYTES / 255).mean((1, 2, 3))
+    np.testing.assert_allclose(answer(model, BYTES, Question("score")), errors, rtol=1e-4)
+
+
+def test_bytes_floats_and_lists_are_the_same_images(model: GenerativeModel) -> None:
+    expected = answer(model, BYTES, Question("embed"))
+    for same in (BYTES[:, 0], BYTES.tolist(), BYTES.astype(np.int64), BYTES / 255, (BYTES / 255).tolist()):
+        np.testing.assert_allclose(answer(model, same, Question("embed")), expected, atol=1e-6)
+
+
+def test_many_images_are_answered_like_few(model: GenerativeModel) -> None:
+    many = np.tile(BYTES, (CHUNK // 5 + 1, 1, 1, 1))
+    np.testing.assert_allclose(
+        answer(model, many, Question("embed"))[-5:], answer(model, BYTES, Question("embed")), atol=1e-6
+    )
+    assert len(answer(model, None, Question("generate", n=CHUNK + 3))) == CHUNK + 3
+
+
+def test_a_seed_draws_the_same_images(model: GenerativeModel) -> None:
+    first, again, other = (answer(model, [], Question("generate", 3, seed)) for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "question", "says"),
+    [
+        (BYTES, Question("draw"), "mode=draw: unknown; choose one of reconstruct"),
+        (BYTES, Question("generate", n=0), "n=0: from 1 to 10000"),
+        (BYTES, Question("generate", n=MOST_GENERATED + 1), "n=10001: from 1 to 10000"),
+        (BYTES, Question("generate", seed=-1), "seed=-1"),
+        (BYTES[:, :, :7], Question(), r"images of shape (5, 1, 7, 8): this model takes (N, 1, 8, 8) or (N, 8, 8)"),
+        (BYTES[0, 0], Question(), "images of shape (8, 8)"),
+        (BYTES[:0], Question(), "images of shape (0, 1, 8, 8)"),
+        (BYTES.transpose(0, 2, 3, 1), Question(), "move the channels to the front"),
+        (BYTES.astype(np.float32), Question(), "images with pixels from 0 to 255: pixels that are no integers run"),
+        (BYTES.astype(np.int16) - 300, Question(), "integer pixels run from 0 to 255"),
+        (np.full((1, 8, 8), np.nan), Question(), "images: 64 values are NaN or infinite"),
+        ([[[1, 2], [3]]], Question(), "images: not an array"),
+        (None, Question(), "images: not an array of numbers"),
+        ([["a"]], Question(), "images: not an array of numbers"),
+        (np.zeros((2, 4)), Question("decode"), "codes of shape (2, 4): this model takes (N, 3)"),
+        (np.full((2, 3), np.inf), Question("decode"), "codes: 6 values are NaN or infinite"),
+    ],
+)
+def test_a_wrong_question_is_explained(model: GenerativeModel, inputs: Any, question: Question, says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        answer(model, inputs, question)
+
+
+# ---- the registered model
+
+
+def test_a_champion_is_loaded_by_mlflow(champion: str, model: GenerativeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import pyfunc
+    from mlflow.exceptions import MlflowException
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", champion)
+    served = pyfunc.load_model("models:/tiny@champion")
+    np.testing.assert_array_equal(served.predict(BYTES), answer(model, BYTES, Question()))
+    for mode in ("embed", "score"):
+        np.testing.assert_array_equal(served.predict(BYTES, {"mode": mode}), answer(model, BYTES, Question(mode)))
+    expected = answer(model, None, Question("generate", 3, 7))
+    for nothing in (None, []):
+        np.testing.assert_array_equal(served.predict(nothing, {"mode": "generate", "n": 3, "seed": 7}), expected)
+    with pytest.raises(MlflowException, match="mode=draw: unknown"):
+        served.predict(BYTES, {"mode": "draw"})
+
+
+BARE = """
+import sys
+import numpy as np
+from mlflow import pyfunc
+model = pyfunc.load_model("models:/tiny@champion")
+images = np.zeros((2, 8, 8), np.uint8)
+shapes = [list(model.predict(images, {"mode": mode, "n": 3}).shape) for mode in ("reconstruct", "embed", "generate")]
+codes = model.predict(images, {"mode": "embed"})
+shapes.append(list(model.predict(codes, {"mode": "decode"}).shape))
+import aemodels
+print(shapes, aemodels.__file__)
+for name in ("torchvision", "optuna", "prefect", "psutil", "filelock", "typer"):
+    assert name not in sys.modules, name
+"""
+
+
+@pytest.mark.slow
+def test_a_champion_is_loaded_where_only_its_requirements_are(champion: str, tmp_path: Path) -> None:
+    """The packages that its requirements.txt brings, linked into a folder of their own; this checkout is not there."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for name in ("mlflow", *(line.split("==")[0] for line in requirements())):
+        _link(name, packages, set())
+    assert not (packages / "optuna").exists()
+    assert not (packages / "torchvision").exists()
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(packages), "MLFLOW_TRACKING_URI": champion}
+    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "HOME": str(tmp_path)}
+    python = str(Path(sys.base_prefix) / "bin" / "python3")
+    command = [python, "-s", "-c", BARE]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shapes, file = done.stdout.rsplit(" ", 1)
+    assert json.loads(shapes) == [[2, 1, 8, 8], [2, 3], [3, 1, 8, 8], [2, 1, 8, 8]]
+    assert Path(file).parent.parent.name == "code"  # the library that the model brought along
+
+
+def _link(name: str, target: Path, done: set[str]) -> None:
+    """Links a distribution and all that it requires into a folder."""
+    from packaging.requirements import Requirement
+
+    try:
+        found = distribution(name)
+    except PackageNotFoundError:  # of another platform
+        return
+    if (key := name.lower().replace("_", "-")) in done:
+        return
+    done.add(key)
+    for first in {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}:
+        if not (target / first).exists():
+            (target / first).symlink_to(found.locate_file(first))
+    for text in found.requires or ():
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            _link(requirement.name, target, done)
+
+
+@pytest.mark.slow
+def test_a_champion_answers_over_http(champion: str, model: GenerativeModel, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/tiny@champion"]
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "-p", str(port)]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": champion, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # as in an activated .venv: for uvicorn
+    server = subprocess.Popen(command, env=environment, cwd=tmp_path, start_new_session=True)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        limit = time.monotonic() + 120
+        while not _answers(f"{address}/ping"):
+            assert server.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.5)
+        drawn = _ask(address, {"inputs": BYTES.tolist(), "params": {"mode": "reconstruct"}})
+        np.testing.assert_allclose(drawn, answer(model, BYTES, Question()), atol=1e-6)
+        drawn = _ask(address, {"inputs": [], "params": {"mode": "generate", "n": 3, "seed": 7}})
+        np.testing.assert_allclose(drawn, answer(model, None, Question("generate", 3, 7)), atol=1e-6)
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            _ask(address, {"inputs": [[1.0]], "params": {"mode": "reconstruct"}})
+        assert refused.value.code == 400
+        assert "images of shape (1, 1): this model takes" in json.loads(refused.value.read())["message"]
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def _ask(address: str, question: dict[str, Any]) -> Any:
+    request = urllib.request.Request(
+        f"{address}/invocations", json.dumps(question).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        return json.load(reply)["predictions"]
