@@ -1,0 +1,345 @@
+"""Search: which settings make the best model. Trials in synchronous generations; a generator of events.
+
+A search is a function of the experiment, its TuningConfig and the data alone. The parameters of a generation are drawn
+from the results of the generations before it, and a trial is pruned by comparison with those: so a search that was
+killed, at whatever moment, goes on to the same trials as one that was not, and the trials of a generation may run in
+any order and any place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice, product
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field, field_validator
+
+from aemodels.config import Choice, Config, Range, SettingsError, Space
+from aemodels.data.prepared import PreparedData
+from aemodels.evaluation import check_primary, direction, evaluate
+from aemodels.evidence import Evidence
+from aemodels.experiment import Experiment
+from aemodels.features import Features
+from aemodels.metrics import METRICS
+from aemodels.training import TrainingDivergedError, best_device, best_model, fit_prior, new_model, train
+
+if TYPE_CHECKING:
+    from aemodels.tuning_study import Study
+
+# Metrics of a trial, beside the objectives, of those that its model and the data have; quick ones.
+COMPARED = ("distortion", "rate", "negative_elbo", "mse", "active_units", "frechet_samples")
+CHECKED_COMBINATIONS = 1_000  # of the ends of all ranges, before a search starts
+
+
+class TuningConfig(Config):
+    """What a search varies, and how long it may take."""
+
+    trials: int = Field(12, ge=1)
+    """Models to train. The first has the experiment's own settings, if they lie in the space."""
+    generation: int = Field(4, ge=1)
+    """Trials that are chosen and trained together; what they are depends on the trials before them only."""
+    epochs: int | None = Field(10, ge=1)
+    """Passes of a trial over its images, at most training.epochs; null takes training.epochs."""
+    images: int | None = Field(10_000, ge=1)
+    """Training images of a trial, at most training.images; null takes training.images."""
+    space: dict[str, Range | Choice] = Field(default_factory=dict)
+    """What may vary beside, or narrower than, the model's own search space: {"training.learning_rate": {"low": 1e-4,
+    "high": 1e-2, "log": true}, "model.beta": {"choices": [1, 4]}}. Whole numbers where both ends are."""
+    pareto: tuple[str, str] | None = None
+    """Search by two metrics, such as ["mse", "frechet_samples"], for their Pareto front; null: evaluation.primary."""
+    prune: bool = True
+    """Stop a trial that does worse than half of the earlier trials did at its age; never done for a Pareto front."""
+    prune_after: int = Field(3, ge=1)
+    """Epochs that every trial gets."""
+
+    @field_validator("pareto")
+    @classmethod
+    def _two_goals(cls, metrics: tuple[str, str] | None) -> tuple[str, str] | None:
+        for metric in metrics or ():
+            direction(metric)
+        if metrics is not None and metrics[0] == metrics[1]:
+            raise ValueError("the two metrics are the same; leave tuning.pareto out to search by one")
+        return metrics
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _dotted(cls, space: Any) -> Any:
+        return dict(_leaves(space)) if isinstance(space, Mapping) else space
+
+
+def _leaves(space: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key -> range or choices, of keys that are dotted or nested."""
+    for key, value in space.items():
+        if isinstance(value, Mapping) and not value.keys() & {"low", "high", "log", "choices"}:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+# ---------------------------------------------------------------- trials and events
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model of a search, as the study has it."""
+
+    index: int  # from 0, in the order of the search; it keeps it when it is run again
+    params: dict[str, Any]  # dotted key -> value
+    state: Literal["waiting", "running", "interrupted", "complete", "pruned", "failed"]
+    values: tuple[float, ...] = ()  # of the objectives, on validation images; empty unless complete
+    metrics: dict[str, float] = field(default_factory=dict)  # of its evaluation on validation images
+    curve: dict[int, float] = field(default_factory=dict)  # epoch -> objective, where the search prunes
+    seconds: float = 0.0
+    error: str = ""  # why it failed
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("complete", "pruned", "failed")
+
+
+class TrialStarted(NamedTuple):
+    """A trial begins; told again with the same index when it is run again after an interruption."""
+
+    trial: Trial
+    experiment: Experiment
+    replayed: bool = False  # it ended in an earlier process
+
+
+@dataclass(frozen=True)
+class TrialEpoch:
+    """A trial passed over its images once."""
+
+    index: int
+    epoch: int  # from 1
+    metrics: dict[str, float]  # as training has them: train/*, val/*
+    value: float | None  # the objective, where the search prunes
+
+
+class TrialEnded(NamedTuple):
+    """A trial is complete, pruned or failed."""
+
+    trial: Trial
+    replayed: bool = False
+
+
+Event = TrialStarted | TrialEpoch | TrialEnded
+
+
+class SearchResult(NamedTuple):
+    """What a search found."""
+
+    name: str
+    space: Space
+    objectives: tuple[str, ...]
+    directions: tuple[str, ...]  # "minimize" or "maximize", one per objective
+    trials: list[Trial]
+    front: list[Trial]  # the best trial, or those of the Pareto front by their first objective
+    best: Trial  # of the front, the one with the best evaluation.primary
+    importances: dict[str, float]  # key -> share of the first objective's variation; empty where few trials tell
+
+
+# ---------------------------------------------------------------- what varies
+
+
+def search_space(experiment: Experiment, config: TuningConfig) -> Space:
+    """The model's own search space and that of the settings, checked.
+
+    Raises:
+        SettingsError: a key does not exist, cannot vary, or a value of it is out of range.
+    """
+    space = {**experiment.model.search_space(), **config.space}
+    for key, varied in space.items():
+        if not key.startswith(("model.", "training.")):
+            raise SettingsError(f"tuning.space: {key} cannot vary within a search; only model.* and training.* can")
+        for value in _extremes(varied):
+            _overridden(experiment, {key: value}, f"{key}={value}")
+    keys = list(space)
+    for values in islice(product(*map(_extremes, space.values())), CHECKED_COMBINATIONS):
+        _overridden(experiment, dict(zip(keys, values, strict=True)), "a combination does not fit together")
+    return space
+
+
+def check_models(
+    experiment: Experiment, data: PreparedData, features: Features, space: Space, objectives: Sequence[str]
+) -> None:
+    """Builds the models at the ends of each range; takes a second.
+
+    Raises:
+        SettingsError: one does not fit the images, or has not what an objective needs.
+    """
+    for key, varied in space.items():
+        for value in _extremes(varied):
+            try:
+                with torch.device("meta"):
+                    experiment.override({key: value}).model.build(data.image_shape, data.num_classes)
+            except SettingsError as error:
+                raise SettingsError(f"tuning.space: {key}={value}: {error}") from None
+    model = new_model(experiment.model, data, experiment.seed).to(best_device())
+    for metric in {experiment.evaluation.primary, *objectives}:
+        check_primary(model, data, features, experiment.evaluation.override({"primary": metric}))
+
+
+def _extremes(varied: Range | Choice) -> tuple[Any, ...]:
+    return varied.choices if isinstance(varied, Choice) else (varied.low, varied.high)
+
+
+def _overridden(experiment: Experiment, settings: dict[str, Any], what: str) -> Experiment:
+    try:
+        return experiment.override(settings)
+    except SettingsError as error:
+        raise SettingsError(f"tuning.space: {what}: {error}") from None
+
+
+def trial_experiment(experiment: Experiment, config: TuningConfig, params: Mapping[str, Any]) -> Experiment:
+    """The experiment of a trial. All trials share the seed, so that they differ by their parameters alone."""
+    limits = {
+        "training.epochs": _smaller(experiment.training.epochs, config.epochs),
+        "training.images": _smaller(experiment.training.images, config.images),
+    }
+    return experiment.override({**limits, **params})
+
+
+def _smaller(own: int | None, limit: int | None) -> int | None:
+    return min((n for n in (own, limit) if n is not None), default=None)
+
+
+def search_identity(experiment: Experiment, config: TuningConfig, digest: str) -> str:
+    """What names a search's study and folder: a hash of all settings and of the prepared data."""
+    text = f"{experiment.model_dump_json()}{config.model_dump_json()}{digest}"
+    return f"search-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+# ---------------------------------------------------------------- the search
+
+
+def search(
+    experiment: Experiment, data: PreparedData, features: Features, config: TuningConfig, study: Study
+) -> Generator[Event, None, SearchResult]:
+    """Runs a search, or goes on with it; one process at a time may work on a study.
+
+    What happens is told before it is recorded: after a kill the caller may hear of it twice, never not at all. Trials
+    that ended in an earlier process are told again too, marked as replayed.
+
+    Raises:
+        SettingsError: a model of the space does not fit the images or the objectives.
+        UserError: every trial failed.
+    """
+    check_models(experiment, data, features, study.space, study.objectives)
+    for number in range(math.ceil(config.trials / config.generation)):
+        trials = study.generation(number)
+        experiments = {trial.index: trial_experiment(experiment, config, trial.params) for trial in trials}
+        for trial in trials:
+            if trial.ended:
+                yield TrialStarted(trial, experiments[trial.index], replayed=True)
+                yield TrialEnded(trial, replayed=True)
+        members = [_Member(trial, experiments[trial.index]) for trial in trials if not trial.ended]
+        yield from _run(members, data, features, study)
+    return study.result()
+
+
+@dataclass
+class _Member:
+    """A trial while it runs."""
+
+    trial: Trial
+    experiment: Experiment
+    seconds: float = 0.0
+    curve: dict[int, float] = field(default_factory=dict)
+
+
+class MemberEpoch(NamedTuple):
+    """What a member yields."""
+
+    epoch: int
+    metrics: dict[str, float]
+    value: float | None
+
+
+Run = Generator[MemberEpoch, None, dict[str, float]]  # returns the metrics of the trained model; closed, it stops
+
+
+def start_runs(
+    experiments: Sequence[Experiment],
+    data: PreparedData,
+    features: Features,
+    objectives: Sequence[str],
+    watched: str | None,
+) -> list[Run]:
+    """The runs of a generation, to be advanced epoch by epoch in turn. How they share the machine is decided here."""
+    return [run_member(experiment, data, features, objectives, watched) for experiment in experiments]
+
+
+def run_member(
+    experiment: Experiment, data: PreparedData, features: Features, objectives: Sequence[str], watched: str | None
+) -> Run:
+    """Trains a model and judges its best weights on all validation images.
+
+    Args:
+        watched: the metric to measure after every epoch, on the weights of that epoch.
+    """
+    model_config, seed, evaluation = experiment.model, experiment.seed, experiment.evaluation
+    for epoch in train(model_config, data, experiment.training, seed):
+        value = None
+        if watched is not None:
+            fit_prior(epoch.model, data, seed)
+            value = evaluate(epoch.model, data, features, evaluation, "val", only=(watched,)).metrics[watched]
+        yield MemberEpoch(epoch.index, epoch.metrics, value)
+    model = best_model(model_config, data, epoch.state, seed)
+    has = Evidence(model, data, features, "val", evaluation.samples, evaluation.seed).has
+    compared = [metric for metric in COMPARED if all(map(has, METRICS[metric].needs))]
+    return evaluate(model, data, features, evaluation, "val", only={*objectives, evaluation.primary, *compared}).metrics
+
+
+def _run(
+    members: Sequence[_Member], data: PreparedData, features: Features, study: Study
+) -> Generator[Event, None, None]:
+    """Advances a generation's trials together, epoch by epoch; one that is pruned leaves."""
+    for member in members:
+        yield TrialStarted(member.trial, member.experiment)
+        study.start(member.trial)
+    runs = start_runs([member.experiment for member in members], data, features, study.objectives, study.watched)
+    racing = list(zip(members, runs, strict=True))
+    try:
+        while racing:
+            for member, run in list(racing):
+                ended = yield from _advance(member, run, study)
+                if ended is not None:
+                    run.close()
+                    racing.remove((member, run))
+                    yield TrialEnded(ended)
+                    study.end(ended)
+    finally:
+        for _, run in racing:
+            run.close()
+
+
+def _advance(member: _Member, run: Run, study: Study) -> Generator[Event, None, Trial | None]:
+    """One epoch of a trial, or its end."""
+    started = time.perf_counter()
+    try:
+        epoch = next(run)
+    except StopIteration as end:
+        return _ended(member, study.objectives, end.value, time.perf_counter() - started)
+    except (TrainingDivergedError, SettingsError) as error:
+        return replace(member.trial, state="failed", seconds=member.seconds, curve=member.curve, error=str(error))
+    member.seconds += time.perf_counter() - started
+    yield TrialEpoch(member.trial.index, epoch.epoch, epoch.metrics, epoch.value)
+    if epoch.value is None:
+        return None
+    member.curve[epoch.epoch] = epoch.value
+    study.report(member.trial, epoch.epoch, epoch.value)
+    if epoch.epoch == member.experiment.training.epochs or not study.prunes(member.curve):
+        return None  # one that has trained to its end is judged like all others
+    return replace(member.trial, state="pruned", seconds=member.seconds, curve=member.curve)
+
+
+def _ended(member: _Member, objectives: Sequence[str], metrics: dict[str, float], seconds: float) -> Trial:
+    values = tuple(metrics[name] for name in objectives)
+    trial = replace(member.trial, metrics=metrics, seconds=member.seconds + seconds, curve=member.curve)
+    bad = [f"val/{name} is {value}" for name, value in zip(objectives, values, strict=True) if not math.isfinite(value)]
+    return replace(trial, state="failed", error=bad[0]) if bad else replace(trial, state="complete", values=values)
