@@ -261,6 +261,8 @@ def serve_ui(port: int = UI_PORT) -> NoReturn:
     uri = tracking_uri()
     if uri.startswith("http"):
         raise UserError(f"MLFLOW_TRACKING_URI={printable(uri)}: this server has a UI of its own; open {printable(uri)}")
+    if not 0 < port < 2**16:
+        raise UserError(f"--port {port}: a port is a number from 1 to 65535")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
