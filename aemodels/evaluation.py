@@ -75,23 +75,25 @@ def evaluate(
 
 
 def check_primary(model: GenerativeModel, data: PreparedData, features: Features, config: EvaluationConfig) -> None:
-    """Takes a second at most, before the work of a training or a search.
+    """Takes a moment, before the work of a training or a search.
 
     Raises:
         SettingsError: `evaluation.primary` does not exist for this model and these data.
     """
-    _require((config.primary,), Evidence(model, data, features, "val", config.samples, config.seed))
+    _require(
+        (config.primary,), Evidence(model, data, features, "val", config.samples, config.seed), "evaluation.primary="
+    )
 
 
-def _require(metrics: Collection[str], evidence: Evidence) -> None:
+def _require(metrics: Collection[str], evidence: Evidence, setting: str = "") -> None:
     for name in metrics:
         if name not in METRICS:
-            raise SettingsError(f"{name}: no such metric; choose from {', '.join(METRICS)}")
+            raise SettingsError(f"{setting}{name}: no such metric; choose from {', '.join(METRICS)}")
         if not _has(evidence, name):
             possible = [other for other, metric in METRICS.items() if metric.direction and _has(evidence, other)]
             raise SettingsError(
-                f"{name}: needs {' and '.join(METRICS[name].needs)}, which this model or these data do not have; "
-                f"choose from {', '.join(possible)}"
+                f"{setting}{name}: needs {' and '.join(METRICS[name].needs)}, which this model or these data do not "
+                f"have; choose from {', '.join(possible)}"
             )
 
 

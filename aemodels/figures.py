@@ -28,7 +28,7 @@ TRAVERSED = 8  # latent units
 POSITIONS = 13  # of a unit, from -3 to 3
 PAIRS, STEPS = 4, 9  # of interpolations; a step at either end included
 POINTS = 3_000  # codes in a scatter
-LEGEND_CLASSES = 20
+LEGEND_CLASSES, LEGEND_LETTERS = 20, 20
 SIDE_METRICS = {"seconds", "images_per_second", "learning_rate"}  # of an epoch, no terms of a loss
 
 
@@ -152,10 +152,12 @@ def codes(evidence: Evidence) -> Picture:
     axes.set_xlabel(names[0], fontsize=FONT)
     axes.set_ylabel(names[1], fontsize=FONT)
     colours = colormaps["tab10" if len(classes) <= 10 else "tab20" if len(classes) <= LEGEND_CLASSES else "turbo"]
+    size = 24 if len(points) < 1_000 else 10
     for label in range(max(1, len(classes))):
         own = points if y is None else points[y[:POINTS] == label]
         colour = colours(label) if len(classes) <= LEGEND_CLASSES else colours(label / (len(classes) - 1))
-        axes.scatter(own[:, 0], own[:, 1], s=10, color=colour, linewidths=0, label=classes[label] if classes else None)
+        name = classes[label][:LEGEND_LETTERS] if classes else None
+        axes.scatter(own[:, 0], own[:, 1], s=size, color=colour, linewidths=0, label=name)
     if 1 < len(classes) <= LEGEND_CLASSES:
         axes.legend(fontsize=FONT, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, markerscale=2)
     return drawn(figure)

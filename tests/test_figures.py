@@ -1,0 +1,193 @@
+"""Pictures are the right way up, whole and labelled; figures exist for every kind of model and data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from aemodels.data import PreparedData, prepare
+from aemodels.data.folder import FolderConfig
+from aemodels.evaluation import EvaluationConfig, evaluate
+from aemodels.evidence import Evidence
+from aemodels.figures import (
+    FIGURES,
+    _curves,
+    _pairs,
+    draw_figures,
+    reconstruction_grid,
+    reconstructions,
+    sample_grid,
+)
+from aemodels.models import AEConfig, VAEConfig
+from aemodels.models.base import Autoencoder, ModelConfig
+from aemodels.nets import MLPConfig
+from aemodels.pictures import GAP, Labels, Picture, sheet, tile
+from aemodels.progress import finish
+
+SMALL = MLPConfig(widths=(16,))
+HISTORY = [
+    {"train/loss": 9.0 - i, "train/distortion": 7.0 - i, "train/rate": 1.0, "train/negative_elbo": 8.0 - i}
+    | {"val/distortion": 7.5 - i, "val/rate": 1.0, "val/negative_elbo": 8.5 - i, "val/objective": 9.5 - i}
+    | {"train/seconds": 1.0, "train/images_per_second": 1e3, "train/learning_rate": 1e-3}
+    for i in range(3)
+]
+
+
+def build(config: ModelConfig, data: PreparedData) -> Autoencoder:
+    torch.manual_seed(0)
+    model = config.build(data.image_shape, data.num_classes)
+    assert isinstance(model, Autoencoder)
+    return model
+
+
+def cornered(n: int, colour: tuple[float, ...] = (1,), side: int = 8) -> Tensor:
+    """Black images with one bright pixel, top right."""
+    images = torch.zeros(n, len(colour), side, side)
+    images[:, :, 0, -1] = torch.tensor(colour)
+    return images
+
+
+def paper_around(picture: Picture) -> bool:
+    """Whether nothing touches the edge, as what is cropped would."""
+    edges = (picture[0], picture[-1], picture[:, 0], picture[:, -1])
+    return all((edge == 255).all() for edge in edges)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def test_tile_is_the_right_way_up() -> None:
+    picture = tile(cornered(3, (1, 0.5, 0)), across=2, factor=3)
+    step = 8 * 3 + GAP
+    assert picture.shape == (2 * step - GAP, 2 * step - GAP, 3)
+    assert picture.dtype == np.uint8
+    for top, left in ((0, 0), (0, step), (step, 0)):
+        image = picture[top : top + 24, left : left + 24]
+        assert (image[:3, 21:] == (255, 128, 0)).all()
+        assert image.astype(int).sum() == 9 * (255 + 128)
+    assert (picture[step:, step:] == 255).all()  # no fourth image
+    assert (picture[24 : 24 + GAP] == 255).all()
+
+
+def test_tile_of_grey_and_of_pixels_out_of_range() -> None:
+    values = torch.tensor([0.5, -3.0, 7.0, torch.nan])[:, None, None, None].expand(4, 1, 8, 8)
+    picture = tile(values, across=4, factor=1)
+    assert picture[0, :: 8 + GAP].tolist() == [[128] * 3, [0] * 3, [255] * 3, [0] * 3]
+
+
+@pytest.mark.parametrize("side", [8, 28, 33, 100])
+def test_a_sheet_shows_the_grid_pixel_by_pixel(side: int) -> None:
+    images = torch.rand(8, 3, side, side, generator=torch.Generator().manual_seed(0))
+    picture = sheet(images, 4, Labels("title", ["one\n2.34 nats", "reconstruction"], ["a", "b", "c", "d"], "below"))
+    factor = max(1, round(760 / (4 * (side + GAP))))
+    grid = tile(images, 4, factor)
+    assert np.array_equal(picture[36 : 36 + grid.shape[0], 104 : 104 + grid.shape[1]], grid)
+    assert paper_around(picture)
+    assert (picture[:36] < 128).any()  # the title
+    assert (picture[36:-60, :104] < 128).any()  # the rows' labels
+
+
+class Pairs(Evidence):
+    """Given reconstructions."""
+
+    def __init__(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
+        self.pairs, self.split = pairs, "test"
+
+    def reconstructions(self):
+        return iter(self.pairs)
+
+
+def test_reconstructions_stand_above_their_originals() -> None:
+    """Original i is of grey i / 16 with a bright corner, its reconstruction of the same grey without."""
+    grey = (torch.arange(16) / 16)[:, None, None, None].expand(16, 1, 8, 8)
+    original = torch.maximum(grey, cornered(16))
+    picture = reconstructions(Pairs([(original, grey)]))
+    factor = round(760 / (8 * (8 + GAP)))
+    step, levels = 8 * factor + GAP, []
+    for row in range(4):
+        for column in range(8):
+            top, left = 36 + row * step, 104 + column * step
+            image = picture[top : top + 8 * factor, left : left + 8 * factor, 0]
+            assert (image[0, -1] == 255) == (row % 2 == 1)
+            levels.append(int(image[-1, 0]))
+    expected = (torch.arange(16) / 16 * 255).round().int().tolist()
+    assert levels == expected[:8] * 2 + expected[8:] * 2
+
+
+# ---------------------------------------------------------------- figures
+
+
+@pytest.fixture(scope="module")
+def colour(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    """Forty colour images of 8 x 8 pixels without labels."""
+    root, rng = tmp_path_factory.mktemp("plain"), np.random.default_rng(0)
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)).save(root / f"{i}.png")
+    return finish(prepare(FolderConfig(path=(root,))))
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2, 40])
+@pytest.mark.parametrize("kind", [AEConfig, VAEConfig])
+@pytest.mark.parametrize("source", ["digits", "colour"])
+def test_every_figure_of_every_model(source: str, kind: type[ModelConfig], latent_dim: int, request) -> None:
+    data = request.getfixturevalue(source)
+    model = build(kind.model_validate({"latent_dim": latent_dim, "trunk": SMALL}), data)
+    evidence = evaluate(model, data, None, EvaluationConfig(), only=(), history=HISTORY).evidence
+    pictures = draw_figures(evidence)
+    assert set(pictures) == set(FIGURES) - ({"rate_per_unit"} if kind is AEConfig else set())
+    for picture in pictures.values():
+        assert picture.dtype == np.uint8
+        assert picture.ndim == 3
+        assert picture.shape[2] == 3
+        assert 600 < picture.shape[1] < 1200
+        assert paper_around(picture)
+        assert picture.std() > 5
+
+
+def test_figures_repeat_and_disturb_nothing(digits: PreparedData) -> None:
+    model = build(VAEConfig(trunk=SMALL), digits).train()
+    before = torch.get_rng_state()
+    pictures = [draw_figures(evaluate(model, digits, None, EvaluationConfig(), only=()).evidence) for _ in range(2)]
+    grids = [(reconstruction_grid(model, digits), sample_grid(model)) for _ in range(2)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(module.training for module in model.modules())
+    assert "training_curves" not in pictures[0]  # without a history
+    assert all(np.array_equal(pictures[0][name], pictures[1][name]) for name in pictures[0])
+    assert all(np.array_equal(a, b) for a, b in zip(*grids, strict=True))
+    assert not np.array_equal(grids[0][1], sample_grid(model, seed=1))
+
+
+def test_grids_fit_a_card(digits: PreparedData) -> None:
+    model = build(VAEConfig(trunk=SMALL), digits)
+    for grid in (reconstruction_grid(model, digits), sample_grid(model)):
+        assert 300 < grid.shape[0] <= 360
+        assert grid.shape[1] > 1.9 * grid.shape[0]
+    grid = reconstruction_grid(model, digits, "test")
+    original = torch.tensor(digits.split("test").images[:8]).float() / 255
+    assert np.array_equal(grid[86 : 86 + 84], tile(original, 8, 3))  # the second row
+
+
+def test_a_model_that_is_not_finite_is_drawn(digits: PreparedData) -> None:
+    model = build(VAEConfig(trunk=SMALL), digits)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    pictures = draw_figures(evaluate(model, digits, None, EvaluationConfig(), only=(), history=HISTORY).evidence)
+    assert set(pictures) == set(FIGURES)
+
+
+def test_interpolations_are_between_classes() -> None:
+    assert _pairs([0, 0, 1, 1, 2], 5) == [(0, 2), (1, 3)]
+    assert _pairs(None, 3) == [(0, 1)]
+    assert _pairs([5, 5], 2) == [(0, 1)]
+
+
+def test_curves_leave_out_what_repeats() -> None:
+    panels = _curves(HISTORY)
+    assert list(panels) == ["distortion", "rate", "negative_elbo", "objective"]
+    assert panels["objective"] == {"train": [(1, 9), (2, 8), (3, 7)], "val": [(1, 9.5), (2, 8.5), (3, 7.5)]}
+    same = [epoch | {"train/loss": epoch["train/negative_elbo"]} for epoch in HISTORY]
+    assert "objective" not in _curves(same)
