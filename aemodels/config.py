@@ -180,6 +180,9 @@ def _explain(config: type[Config], error: Any) -> str:
         close = difflib.get_close_matches(own, known, n=1)
         of = f"{section}.name={_name(owner)}" if _name(owner) else section or "an experiment"
         hint = f"did you mean {section + '.' if section else ''}{close[0]}?" if close else f"it has: {', '.join(known)}"
+        if isinstance(value, Mapping) and len(value) == 1:  # as it was written: modle.beta=2
+            ((inner, value),) = value.items()
+            key = f"{key}.{inner}"
         return f"{key}={_short(value)}: no such setting of {of}; {hint}"
     if kind == "union_tag_invalid":
         tag, known = context["tag"], [name.strip(" '") for name in context["expected_tags"].split(",")]

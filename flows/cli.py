@@ -260,7 +260,7 @@ def ui(port: Annotated[int, typer.Option(help="On this machine.")] = 5000) -> No
     with answering(verbose=False):
         from aemodels.store import serve_ui
 
-        typer.echo(f"MLflow: http://127.0.0.1:{port}/?workflowType=machine_learning#/experiments  (Ctrl-C ends it)")
+        typer.echo(f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)")
         raise typer.Exit(serve_ui(port))
 
 
@@ -318,8 +318,8 @@ def _set_environment(verbose: bool) -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    if not verbose:
-        defaults |= {"PREFECT_LOGGING_LEVEL": "CRITICAL", "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore"}
+    level = "INFO" if verbose else "CRITICAL"
+    defaults |= {"PREFECT_LOGGING_LEVEL": level, "MLFLOW_LOGGING_LEVEL": level}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
 

@@ -40,12 +40,10 @@ def promote(settings: Settings, data: PreparedData, version: ModelVersion) -> St
     smaller = {name: metric.direction == "minimize" for name, metric in METRICS.items() if metric.direction}
     if old is not None and old.version.version == version.version:
         decision = Decision(False, "it is the champion already", {})
-    elif old is None:
-        decision = decide(challenger.metrics, None, primary, smaller, settings.registry)
     else:
-        measured = yield from _metrics_on(settings, data, old, store)
+        measured = None if old is None else (yield from _metrics_on(settings, data, old, store))
         decision = decide(challenger.metrics, measured, primary, smaller, settings.registry)
-    conclude(store, version, decision)
+        conclude(store, version, decision)
     now = champion(store, version.name)
     yield Progress(work, 1, 1, decision.reason)
     return Promotion(

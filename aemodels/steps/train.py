@@ -70,7 +70,7 @@ def train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]:
             save_weights(folder.path, model)
             evaluation = evaluate(model, data, features, experiment.evaluation, history=state.history)
             metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
-            run.metrics(metrics, state.epoch)
+            run.metrics(metrics)
             figures = keep_figures(draw_figures(evaluation.evidence), folder.path, run)
             version = register(run, folder.path, name, evaluation.metrics, yardstick(settings, data))
         seconds = sum(epoch["train/seconds"] for epoch in state.history)

@@ -105,8 +105,9 @@ class _TrialRuns:
         if isinstance(event, TrialStarted):
             self._start(event)
         elif isinstance(event, TrialEpoch):
-            watched = {f"val/{self.study.primary}": event.value} if event.value is not None else {}
-            self.runs[event.index].metrics(event.metrics | watched, event.epoch)
+            # first, because MLflow's comparison opens on the metric that was logged first
+            objective = {"objective": event.value} if event.value is not None else {}
+            self.runs[event.index].metrics(objective | event.metrics, event.epoch)
         else:
             self._end(event)
 
