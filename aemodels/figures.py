@@ -197,7 +197,7 @@ def training_curves(evidence: Evidence) -> Picture:
     from matplotlib.ticker import MaxNLocator
 
     panels = _curves(evidence.history)
-    columns = min(3, len(panels))
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure, drawings = plots(rows, columns, max(WIDTH, 360 * columns), 60 + 280 * rows, "Training")
     for axes, (term, curves) in zip(drawings, panels.items(), strict=False):
@@ -206,7 +206,7 @@ def training_curves(evidence: Evidence) -> Picture:
             colour = "tab:blue" if split == "train" else "tab:orange"
             marker = "o" if len(epochs) < 30 else None
             axes.plot(epochs, numbers, label=split, color=colour, marker=marker, markersize=3)
-        axes.set_title(term.replace("_", " "), fontsize=FONT + 1)
+        axes.set_title(term.replace("_", " ").replace("elbo", "ELBO"), fontsize=FONT + 1)
         axes.set_xlabel("epoch", fontsize=FONT)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.legend(fontsize=FONT, frameon=False)
