@@ -12,12 +12,13 @@ import hashlib
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from itertools import islice, product
+from itertools import chain, islice, product
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from aemodels.config import Choice, Config, Range, SettingsError, Space
 from aemodels.data.prepared import PreparedData
@@ -48,14 +49,14 @@ class TuningConfig(Config):
     images: int | None = Field(10_000, ge=1)
     """Training images of a trial, at most training.images; null takes training.images."""
     space: dict[str, Range | Choice] = Field(default_factory=dict)
-    """What may vary beside, or narrower than, the model's own search space: {"training.learning_rate": {"low": 1e-4,
-    "high": 1e-2, "log": true}, "model.beta": {"choices": [1, 4]}}. Whole numbers where both ends are."""
+    """What varies beside, or in other ranges than, the model's own search space: {"training.learning_rate": {"low":
+    1e-4, "high": 1e-2, "log": true}, "model.beta": {"choices": [1, 4]}}. Whole numbers where both ends are."""
     pareto: tuple[str, str] | None = None
     """Search by two metrics, such as ["mse", "frechet_samples"], for their Pareto front; null: evaluation.primary."""
     prune: bool = True
     """Stop a trial that does worse than half of the earlier trials did at its age; never done for a Pareto front."""
-    prune_after: int = Field(3, ge=1)
-    """Epochs that every trial gets."""
+    prune_after: float = Field(0.4, gt=0, le=1)
+    """Share of its epochs that every trial gets: before, the order of the trials says little."""
 
     @field_validator("pareto")
     @classmethod
@@ -69,7 +70,7 @@ class TuningConfig(Config):
     @field_validator("space", mode="before")
     @classmethod
     def _dotted(cls, space: Any) -> Any:
-        return dict(_leaves(space)) if isinstance(space, Mapping) else space
+        return {key: _varied(key, leaf) for key, leaf in _leaves(space)} if isinstance(space, Mapping) else space
 
 
 def _leaves(space: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -79,6 +80,19 @@ def _leaves(space: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _varied(key: str, values: Any) -> Range | Choice:
+    if isinstance(values, Range | Choice):
+        return values
+    if not isinstance(values, Mapping):
+        raise ValueError(f'{key}={values}: give {{"low": ..., "high": ...}} or {{"choices": [...]}}')
+    try:
+        return (Choice if "choices" in values else Range).model_validate(values)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        place = ".".join(map(str, [key, *wrong["loc"][:1]]))
+        raise ValueError(f"{place}: {wrong['msg'].removeprefix('Value error, ')}") from None
 
 
 # ---------------------------------------------------------------- trials and events
@@ -153,59 +167,55 @@ def search_space(experiment: Experiment, config: TuningConfig) -> Space:
         SettingsError: a key does not exist, cannot vary, or a value of it is out of range.
     """
     space = {**experiment.model.search_space(), **config.space}
-    for key, varied in space.items():
+    for key in space:
         if not key.startswith(("model.", "training.")):
             raise SettingsError(f"tuning.space: {key} cannot vary within a search; only model.* and training.* can")
-        for value in _extremes(varied):
-            _overridden(experiment, {key: value}, f"{key}={value}")
-    keys = list(space)
-    for values in islice(product(*map(_extremes, space.values())), CHECKED_COMBINATIONS):
-        _overridden(experiment, dict(zip(keys, values, strict=True)), "a combination does not fit together")
+    combinations = (dict(zip(space, values, strict=True)) for values in product(*map(_extremes, space.values())))
+    for settings in chain(_single(space), islice(combinations, CHECKED_COMBINATIONS)):
+        try:
+            experiment.override(settings)
+        except SettingsError as error:
+            raise SettingsError(f"tuning.space: {error}") from None
     return space
 
 
-def check_models(
-    experiment: Experiment, data: PreparedData, features: Features, space: Space, objectives: Sequence[str]
-) -> None:
-    """Builds the models at the ends of each range; takes a second.
-
-    Raises:
-        SettingsError: one does not fit the images, or has not what an objective needs.
-    """
-    for key, varied in space.items():
-        for value in _extremes(varied):
-            try:
-                with torch.device("meta"):
-                    experiment.override({key: value}).model.build(data.image_shape, data.num_classes)
-            except SettingsError as error:
-                raise SettingsError(f"tuning.space: {key}={value}: {error}") from None
-    model = new_model(experiment.model, data, experiment.seed).to(best_device())
-    for metric in {experiment.evaluation.primary, *objectives}:
-        check_primary(model, data, features, experiment.evaluation.override({"primary": metric}))
+def _single(space: Space) -> Iterator[dict[str, Any]]:
+    """Each end of each range, by itself."""
+    return ({key: value} for key, varied in space.items() for value in _extremes(varied))
 
 
 def _extremes(varied: Range | Choice) -> tuple[Any, ...]:
     return varied.choices if isinstance(varied, Choice) else (varied.low, varied.high)
 
 
-def _overridden(experiment: Experiment, settings: dict[str, Any], what: str) -> Experiment:
-    try:
-        return experiment.override(settings)
-    except SettingsError as error:
-        raise SettingsError(f"tuning.space: {what}: {error}") from None
+def check_models(
+    experiment: Experiment, data: PreparedData, features: Features, config: TuningConfig, space: Space
+) -> None:
+    """Builds the models at the ends of each range; takes a moment.
+
+    Raises:
+        SettingsError: one does not fit the images, or has not what an objective needs.
+    """
+    for settings in _single(space):
+        try:
+            with torch.device("meta"):
+                experiment.override(settings).model.build(data.image_shape, data.num_classes)
+        except SettingsError as error:
+            raise SettingsError(f"tuning.space: {error}") from None
+    model = new_model(experiment.model, data, experiment.seed).to(best_device())
+    check_primary(model, data, features, experiment.evaluation)
+    evidence = Evidence(model, data, features, "val", experiment.evaluation.samples, experiment.evaluation.seed)
+    for metric in config.pareto or ():
+        if missing := " and ".join(need for need in METRICS[metric].needs if not evidence.has(need)):
+            raise SettingsError(f"tuning.pareto: {metric} needs {missing}, which this model or these data do not have")
 
 
 def trial_experiment(experiment: Experiment, config: TuningConfig, params: Mapping[str, Any]) -> Experiment:
     """The experiment of a trial. All trials share the seed, so that they differ by their parameters alone."""
-    limits = {
-        "training.epochs": _smaller(experiment.training.epochs, config.epochs),
-        "training.images": _smaller(experiment.training.images, config.images),
-    }
+    epochs = filter(None, (experiment.training.epochs, config.epochs))
+    images = filter(None, (experiment.training.images, config.images))
+    limits = {"training.epochs": min(epochs), "training.images": min(images, default=None)}
     return experiment.override({**limits, **params})
-
-
-def _smaller(own: int | None, limit: int | None) -> int | None:
-    return min((n for n in (own, limit) if n is not None), default=None)
 
 
 def search_identity(experiment: Experiment, config: TuningConfig, digest: str) -> str:
@@ -229,7 +239,7 @@ def search(
         SettingsError: a model of the space does not fit the images or the objectives.
         UserError: every trial failed.
     """
-    check_models(experiment, data, features, study.space, study.objectives)
+    check_models(experiment, data, features, config, study.space)
     for number in range(math.ceil(config.trials / config.generation)):
         trials = study.generation(number)
         experiments = {trial.index: trial_experiment(experiment, config, trial.params) for trial in trials}
@@ -263,36 +273,32 @@ class MemberEpoch(NamedTuple):
 Run = Generator[MemberEpoch, None, dict[str, float]]  # returns the metrics of the trained model; closed, it stops
 
 
-def start_runs(
-    experiments: Sequence[Experiment],
-    data: PreparedData,
-    features: Features,
-    objectives: Sequence[str],
-    watched: str | None,
-) -> list[Run]:
+class Goals(NamedTuple):
+    """What is measured of a run."""
+
+    objectives: tuple[str, ...]  # of the trained model
+    watched: str | None  # after every epoch, on the weights of that epoch
+
+
+def start_runs(experiments: Sequence[Experiment], data: PreparedData, features: Features, goals: Goals) -> list[Run]:
     """The runs of a generation, to be advanced epoch by epoch in turn. How they share the machine is decided here."""
-    return [run_member(experiment, data, features, objectives, watched) for experiment in experiments]
+    return [run_member(experiment, data, features, goals) for experiment in experiments]
 
 
-def run_member(
-    experiment: Experiment, data: PreparedData, features: Features, objectives: Sequence[str], watched: str | None
-) -> Run:
-    """Trains a model and judges its best weights on all validation images.
-
-    Args:
-        watched: the metric to measure after every epoch, on the weights of that epoch.
-    """
-    model_config, seed, evaluation = experiment.model, experiment.seed, experiment.evaluation
+def run_member(experiment: Experiment, data: PreparedData, features: Features, goals: Goals) -> Run:
+    """Trains a model and judges its best weights on all validation images."""
+    model_config, seed, rules = experiment.model, experiment.seed, experiment.evaluation
     for epoch in train(model_config, data, experiment.training, seed):
         value = None
-        if watched is not None:
+        if goals.watched is not None:
             fit_prior(epoch.model, data, seed)
-            value = evaluate(epoch.model, data, features, evaluation, "val", only=(watched,)).metrics[watched]
+            value = evaluate(epoch.model, data, features, rules, "val", only=(goals.watched,)).metrics[goals.watched]
         yield MemberEpoch(epoch.index, epoch.metrics, value)
     model = best_model(model_config, data, epoch.state, seed)
-    has = Evidence(model, data, features, "val", evaluation.samples, evaluation.seed).has
+    has = Evidence(model, data, features, "val", rules.samples, rules.seed).has
     compared = [metric for metric in COMPARED if all(map(has, METRICS[metric].needs))]
-    return evaluate(model, data, features, evaluation, "val", only={*objectives, evaluation.primary, *compared}).metrics
+    metrics = dict.fromkeys((*goals.objectives, rules.primary, *compared))
+    return evaluate(model, data, features, rules, "val", only=metrics.keys()).metrics
 
 
 def _run(
@@ -302,9 +308,10 @@ def _run(
     for member in members:
         yield TrialStarted(member.trial, member.experiment)
         study.start(member.trial)
-    runs = start_runs([member.experiment for member in members], data, features, study.objectives, study.watched)
-    racing = list(zip(members, runs, strict=True))
-    try:
+    experiments = [member.experiment for member in members]
+    with ExitStack() as stack:
+        runs = [stack.enter_context(closing(run)) for run in start_runs(experiments, data, features, study.goals)]
+        racing = list(zip(members, runs, strict=True))
         while racing:
             for member, run in list(racing):
                 ended = yield from _advance(member, run, study)
@@ -313,9 +320,6 @@ def _run(
                     racing.remove((member, run))
                     yield TrialEnded(ended)
                     study.end(ended)
-    finally:
-        for _, run in racing:
-            run.close()
 
 
 def _advance(member: _Member, run: Run, study: Study) -> Generator[Event, None, Trial | None]:
@@ -324,7 +328,7 @@ def _advance(member: _Member, run: Run, study: Study) -> Generator[Event, None, 
     try:
         epoch = next(run)
     except StopIteration as end:
-        return _ended(member, study.objectives, end.value, time.perf_counter() - started)
+        return _ended(member, study.goals.objectives, end.value, time.perf_counter() - started)
     except (TrainingDivergedError, SettingsError) as error:
         return replace(member.trial, state="failed", seconds=member.seconds, curve=member.curve, error=str(error))
     member.seconds += time.perf_counter() - started

@@ -46,22 +46,24 @@ def _history(result: SearchResult) -> Picture:
     count = len(result.objectives)
     figure, panels = plots(count, 1, WIDTH, (HEIGHT if count == 1 else 280 * count), "Search: its course")
     complete = _in_state(result, "complete")
-    numbers = [trial.index + 1 for trial in complete]
+    numbers = [trial.index for trial in complete]
     for place, axes in enumerate(panels):
         values = [trial.values[place] for trial in complete]
         better = np.minimum if result.directions[place] == "minimize" else np.maximum
         so_far = better.accumulate(values).tolist()
-        axes.step([*numbers, len(result.trials)], [*so_far, so_far[-1]], where="post", color="tab:blue", alpha=0.5)
+        axes.step([*numbers, len(result.trials) - 1], [*so_far, so_far[-1]], where="post", color="tab:blue", alpha=0.5)
         axes.scatter(numbers, values, color="tab:blue", zorder=3, label="complete (line: best so far)")
         pruned = [trial for trial in _in_state(result, "pruned") if np.isfinite(_last(trial))]
         if pruned:
             last = [_last(trial) for trial in pruned]
-            axes.scatter([t.index + 1 for t in pruned], last, color="0.6", marker="x", label="pruned (its last epoch)")
+            axes.scatter([t.index for t in pruned], last, color="0.6", marker="x", label="pruned (its last epoch)")
             values += last
         for count, trial in enumerate(_in_state(result, "failed")):
-            axes.axvline(trial.index + 1, color="tab:red", linestyle=":", label=None if count else "failed")
+            axes.axvline(trial.index, color="tab:red", linestyle=":", label=None if count else "failed")
         _value_axis(axes, values)
-        axes.set(xlabel="trial", ylabel=_label(result, place), xlim=(0.5, len(result.trials) + 0.5))
+        axes.set_xlabel("trial", fontsize=FONT)
+        axes.set_ylabel(_label(result, place), fontsize=FONT)
+        axes.set(xlim=(-0.5, len(result.trials) - 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.legend(fontsize=FONT)
     return drawn(figure)
@@ -74,7 +76,8 @@ def _importances(result: SearchResult) -> Picture:
     bars = axes.barh([key for key, _ in ordered], [share for _, share in ordered], color="tab:blue", height=0.6)
     axes.bar_label(bars, fmt="%.2f", padding=4)
     count = len(_in_state(result, "complete"))
-    axes.set(xlabel=f"share of its variation (fANOVA of {count} complete trials)", xlim=(0, 1.08))
+    axes.set_xlabel(f"share of its variation (fANOVA of {count} complete trials)", fontsize=FONT)
+    axes.set_xlim(0, 1.08)
     return drawn(figure)
 
 
@@ -98,7 +101,7 @@ def _contour(result: SearchResult) -> Picture:
         levels = scale.inverse(np.linspace(0, 1, 13))
         axes.tricontourf(surface, values, levels=levels, cmap=palette, norm=scale, alpha=0.75)
     points = axes.scatter(*places(complete), c=values, cmap=palette, norm=scale, edgecolors="black", s=55, zorder=3)
-    figure.colorbar(points, ax=axes, label=_label(result, 0))
+    figure.colorbar(points, ax=axes).set_label(_label(result, 0), fontsize=FONT)
     for state, marker, colour in (("pruned", "x", "0.35"), ("failed", "X", "tab:red")):
         if others := _in_state(result, state):
             axes.scatter(*places(others), marker=marker, color=colour, zorder=3, label=state)
@@ -119,7 +122,7 @@ def _slice(result: SearchResult) -> Picture:
     _star(axes, _places(varied, [result.best], key), result.best.values[:1])
     _parameter_axis(axes, axes.xaxis, key, varied)
     _value_axis(axes, values)
-    axes.set_ylabel(_label(result, 0))
+    axes.set_ylabel(_label(result, 0), fontsize=FONT)
     axes.legend(fontsize=FONT)
     return drawn(figure)
 
@@ -141,7 +144,8 @@ def _front(result: SearchResult) -> Picture:
     _value_axis(axes, y)
     if _spreads(x):
         axes.set_xscale("log")
-    axes.set(xlabel=_label(result, 0), ylabel=_label(result, 1))
+    axes.set_xlabel(_label(result, 0), fontsize=FONT)
+    axes.set_ylabel(_label(result, 1), fontsize=FONT)
     axes.margins(0.2)
     axes.legend(fontsize=FONT)
     return drawn(figure)
@@ -206,7 +210,7 @@ def _value_axis(axes: Axes, values: Sequence[float]) -> None:
 
 def _parameter_axis(axes: Axes, axis: Axis, key: str, varied: Range | Choice) -> None:
     """The whole range, so that a best value at its end is seen to lie there."""
-    axis.set_label_text(key)
+    axis.set_label_text(key, fontsize=FONT)
     if isinstance(varied, Choice):
         axis.set_ticks(range(len(varied.choices)), [str(choice) for choice in varied.choices])
         low, high = -0.4, len(varied.choices) - 0.6

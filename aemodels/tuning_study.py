@@ -7,27 +7,33 @@ nor on Optuna's numbers. A trial that was run again has several rows in the stor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 from filelock import FileLock
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import OptunaError
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from aemodels.config import Choice, Range, Space, UserError
 from aemodels.distributions import derived_seed
 from aemodels.environment import store_folder
 from aemodels.evaluation import direction
 from aemodels.experiment import Experiment
-from aemodels.tuning import SearchResult, Trial, TuningConfig, search_space
+from aemodels.tuning import Goals, SearchResult, Trial, TuningConfig, search_space, trial_experiment
 
 RANDOM_TRIALS = 4  # before the sampler models the results, and complete ones before the pruner compares with them
+SECONDS_FOR_OTHERS = 60  # to finish their write to the same database
 ATTEMPTS = 20  # to draw parameters that no trial has had
 STATES: dict[TrialState, Literal["waiting", "running", "complete", "pruned"]] = {
     TrialState.WAITING: "waiting",
@@ -46,18 +52,28 @@ def open_study(name: str, experiment: Experiment, config: TuningConfig, storage:
 
     Raises:
         SettingsError: the search space does not fit the experiment.
+        UserError: the database is damaged, of another version of Optuna, or does not answer.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = search_space(experiment, config)
-    return Study(name, experiment, config, space, _embedded_storage() if storage is None else RDBStorage(storage))
+    try:
+        return Study(name, experiment, config, space, _embedded_storage() if storage is None else RDBStorage(storage))
+    except (SQLAlchemyError, OptunaError, RuntimeError, ImportError) as error:
+        remedy = f"move {_database()} away" if storage is None else f"check {make_url(storage).render_as_string()}"
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"the database of searches does not open ({reason}); {remedy}") from None
+
+
+def _database() -> Path:
+    return store_folder() / "optuna.db"
 
 
 def _embedded_storage() -> RDBStorage:
     """Write-ahead logging makes a write 4 ms instead of 20, and survives kill -9."""
-    path = store_folder() / "optuna.db"
+    path = _database()
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # two processes that create the tables at once would fail
-        storage = RDBStorage(f"sqlite:///{path}")
+        storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": SECONDS_FOR_OTHERS}})
         with storage.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
     return storage
@@ -73,10 +89,11 @@ class Study:
         self.primary = experiment.evaluation.primary
         self.objectives = config.pareto or (self.primary,)
         self.directions = tuple(direction(metric) for metric in self.objectives)
-        self.watched = self.primary if config.prune and config.pareto is None else None  # measured every epoch
+        self.goals = Goals(self.objectives, self.primary if config.prune and config.pareto is None else None)
         self._config, self._seed, self._own = config, experiment.seed, _own(experiment, space)
         self._distributions = {key: _distribution(values) for key, values in space.items()}
-        self._pruner = MedianPruner(n_startup_trials=RANDOM_TRIALS, n_warmup_steps=config.prune_after)
+        granted = math.ceil(config.prune_after * trial_experiment(experiment, config, {}).training.epochs)
+        self._pruner = MedianPruner(n_startup_trials=RANDOM_TRIALS, n_warmup_steps=granted)
         self._storage, self._id = storage, self._find(storage)
         self._rows: dict[int, int] = {}  # index -> Optuna's id of the row that counts
         self._earlier = self._in_memory((), 0)  # the results that the present generation is compared with
@@ -230,7 +247,7 @@ def _distribution(values: Range | Choice) -> BaseDistribution:
 def _own(experiment: Experiment, space: Space) -> dict[str, Any] | None:
     """The experiment's own settings as parameters; None where they lie outside the space."""
     settings = experiment.flat()
-    own = {key: settings[key] for key in space}
+    own = {key: settings.get(key, settings.get(f"{key}.name")) for key in space}  # a section stands for its variant
     return own if all(_holds(space[key], value) for key, value in own.items()) else None
 
 

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import count, pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ WRITES = (
     "set_trial_user_attr",
 )
 EXPERIMENT = Experiment()
-CONFIG = TuningConfig(trials=8, generation=3, epochs=4, prune_after=1)
+CONFIG = TuningConfig(trials=8, generation=3, epochs=4, prune_after=0.25)
 SMALL = Experiment().override(
     {
         "model.trunk.widths": [16],
@@ -77,7 +78,7 @@ def pretend(experiment: Experiment, watched: str | None) -> Run:
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
     def start_runs(experiments: Sequence[Experiment], *rest: Any) -> list[Run]:
-        return [pretend(experiment, rest[-1]) for experiment in experiments]
+        return [pretend(experiment, rest[-1].watched) for experiment in experiments]
 
     monkeypatch.setattr(tuning, "start_runs", start_runs)
 
@@ -119,6 +120,9 @@ def test_same_seed_same_trials(digits: PreparedData) -> None:
 def test_first_trial_is_the_experiment_as_it_stands(digits: PreparedData) -> None:
     _, inside = run(digits)
     assert inside.trials[0].params == {"model.latent_dim": 20, "model.beta": 1.0}
+    section = CONFIG.override({"space.model.trunk": {"choices": ["mlp", "conv"]}})
+    _, sections = run(digits, section)
+    assert sections.trials[0].params == {"model.latent_dim": 20, "model.beta": 1.0, "model.trunk": "mlp"}
     narrow = CONFIG.override({"space.model.beta": {"low": 2.0, "high": 4.0}})
     _, outside = run(digits, narrow)
     assert all(2 <= trial.params["model.beta"] <= 4 for trial in outside.trials)
@@ -236,7 +240,7 @@ from aemodels.data.digits import DigitsConfig
 from aemodels.progress import finish
 
 data = finish(prepare(DigitsConfig()))
-config = t.TuningConfig(trials=4, generation=2, prune_after=1)
+config = t.TuningConfig(trials=4, generation=2, prune_after=0.3)
 
 def child(action):
     if not (pid := os.fork()):
@@ -277,6 +281,15 @@ def test_notes_are_kept() -> None:
     assert open_study("notes", EXPERIMENT, CONFIG).notes() == {"run": "abc"}
 
 
+def test_damaged_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AEMODELS_STORE", str(tmp_path))
+    (tmp_path / "optuna.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(UserError, match=r"not a database.*move .*optuna\.db away"):
+        open_study("x", EXPERIMENT, CONFIG)
+    with pytest.raises(UserError, match=r"check postgresql://me:\*\*\*@nowhere"):
+        open_study("x", EXPERIMENT, CONFIG, "postgresql://me:secret@nowhere/x")
+
+
 def test_identity() -> None:
     identity = search_identity(EXPERIMENT, CONFIG, "d1")
     assert identity == search_identity(Experiment(), CONFIG.override({}), "d1")
@@ -293,7 +306,7 @@ def test_identity() -> None:
 
 @pytest.mark.usefixtures("pretended")
 def test_bad_trials_are_pruned(digits: PreparedData) -> None:
-    events, result = run(digits, TuningConfig(trials=16, epochs=5, prune_after=2))
+    events, result = run(digits, TuningConfig(trials=16, epochs=5, prune_after=0.4))
     states = [trial.state for trial in result.trials]
     assert "pruned" not in states[:RANDOM_TRIALS]
     assert "pruned" in states
@@ -317,7 +330,7 @@ def test_a_pruned_trial_is_stopped(digits: PreparedData, monkeypatch: pytest.Mon
 
     numbers = count()
     monkeypatch.setattr(tuning, "start_runs", lambda es, *_: [watched_run(next(numbers), e) for e in es])
-    _, result = run(digits, TuningConfig(trials=12, epochs=5, prune_after=1))
+    _, result = run(digits, TuningConfig(trials=12, epochs=5, prune_after=0.25))
     assert sorted(stopped) == [trial.index for trial in result.trials if trial.state == "pruned"]
 
 
@@ -380,6 +393,7 @@ def test_combination_that_does_not_fit() -> None:
         ({"space.model.beta": {"low": 2, "high": 1}}, r"space.*model\.beta.*low <= high"),
         ({"space.model.beta": {"low": 0, "high": 1, "log": True}}, r"space.*model\.beta.*low > 0"),
         ({"space.model.beta": {"from": 0, "to": 1}}, r"space.*model\.beta"),
+        ({"space.model.beta": 3}, r"space.*model\.beta=3: give"),
         ({"pareto": ["mse", "msee"]}, r"pareto.*msee"),
         ({"pareto": ["mse", "mse"]}, r"pareto.*the same"),
         ({"trials": 0}, "trials"),
@@ -392,7 +406,7 @@ def test_settings_that_are_wrong(settings: dict[str, Any], message: str) -> None
 
 def test_models_that_do_not_fit_the_images(digits: PreparedData) -> None:
     article = EXPERIMENT.override({"model": {"name": "ae", "latent_dim": 32, "trunk": {"name": "article_conv"}}})
-    with pytest.raises(SettingsError, match=r"tuning\.space: model\.latent_dim=2:"):
+    with pytest.raises(SettingsError, match=r"tuning\.space: model\.latent_dim"):
         run(digits, experiment=article)
 
 
@@ -400,6 +414,8 @@ def test_objective_that_the_model_does_not_have(digits: PreparedData) -> None:
     plain = EXPERIMENT.override({"model": "ae", "evaluation.primary": "negative_elbo"})
     with pytest.raises(SettingsError, match="negative_elbo"):
         run(digits, experiment=plain)
+    with pytest.raises(SettingsError, match=r"tuning\.pareto: rate needs"):
+        run(digits, TuningConfig(pareto=("mse", "rate")), EXPERIMENT.override({"model": "ae"}))
 
 
 def failing(experiment: Experiment, watched: str | None) -> Run:
@@ -409,7 +425,7 @@ def failing(experiment: Experiment, watched: str | None) -> Run:
 
 
 def test_diverging_trials_do_not_end_a_search(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "start_runs", lambda es, *rest: [failing(e, rest[-1]) for e in es])
+    monkeypatch.setattr(tuning, "start_runs", lambda es, *rest: [failing(e, rest[-1].watched) for e in es])
     name = next(NAMES)
     _, result = run(digits, name=name)
     bad = [trial for trial in result.trials if trial.state == "failed"]
