@@ -6,7 +6,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## the main job on handwritten digits
-	$(BIN)/aemodels pipeline
+	$(BIN)/aemodels pipeline --preset digits
 
 test: .venv/ready
 	$(BIN)/python -m pytest

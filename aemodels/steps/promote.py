@@ -59,11 +59,11 @@ def promote(settings: Settings, data: PreparedData, version: ModelVersion) -> St
 
 def _metrics_on(settings: Settings, data: PreparedData, model: Registered, store: Store) -> Steps[dict[str, float]]:
     """The model's metrics on these images: as they were registered, or measured again if other images judged it."""
-    if model.digest == yardstick(settings, data):
+    features = yield from feature_network(data, best_device())
+    if model.digest == yardstick(settings, data, features):
         return model.metrics
     name, version, _ = model.version
     loaded = load_model(find(f"{name}/{version}", store), str(best_device()))
     if loaded.card.image_shape != data.image_shape:
         return {}  # it cannot even see these images
-    features = yield from feature_network(data, best_device())
     return evaluate(loaded.model, data, features, settings.evaluation).metrics

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from aemodels.data import PreparedData
+from aemodels.features import Features
 from aemodels.pictures import Picture
 from aemodels.runfolder import RunFolder
 from aemodels.settings import Settings
@@ -39,7 +40,8 @@ def keep_figures(pictures: Mapping[str, Picture], folder: Path, run: Run) -> tup
     return tuple(paths)
 
 
-def yardstick(settings: Settings, data: PreparedData) -> str:
+def yardstick(settings: Settings, data: PreparedData, features: Features) -> str:
     """What test metrics depend on beside the model: only those with the same yardstick are compared."""
-    judged = hashlib.sha256(f"{data.binarize}{settings.evaluation.model_dump_json()}".encode()).hexdigest()[:8]
+    how = f"{data.binarize}{features.hash}{settings.evaluation.model_dump_json()}"
+    judged = hashlib.sha256(how.encode()).hexdigest()[:8]
     return f"{data.digest}-{judged}"

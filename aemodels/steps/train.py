@@ -63,6 +63,7 @@ def train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]:
             save_card(folder.path, experiment, data)
             run.params(experiment.flat())
             run.dataset(data)
+            run.tags({"features.hash": features.hash, "features.accuracy": features.accuracy})
             with run.system_metrics():
                 state = yield from _epochs(experiment, data, folder, run)
             yield Progress("judging", 0, 1)
@@ -72,7 +73,7 @@ def train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]:
             metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
             run.metrics(metrics)
             figures = keep_figures(draw_figures(evaluation.evidence), folder.path, run)
-            version = register(run, folder.path, name, evaluation.metrics, yardstick(settings, data))
+            version = register(run, folder.path, name, evaluation.metrics, yardstick(settings, data, features))
         seconds = sum(epoch["train/seconds"] for epoch in state.history)
         images = sum(epoch["train/seconds"] * epoch["train/images_per_second"] for epoch in state.history)
         result = Trained(
