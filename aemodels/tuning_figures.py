@@ -44,7 +44,7 @@ def _history(result: SearchResult) -> Picture:
     from matplotlib.ticker import MaxNLocator
 
     count = len(result.objectives)
-    figure, panels = plots(count, 1, WIDTH, (HEIGHT if count == 1 else 280 * count), "Search: its course")
+    figure, panels = plots(count, 1, WIDTH, (HEIGHT if count == 1 else 300 * count), "Search: its course")
     complete = _in_state(result, "complete")
     numbers = [trial.index for trial in complete]
     for place, axes in enumerate(panels):
@@ -65,7 +65,7 @@ def _history(result: SearchResult) -> Picture:
         axes.set_ylabel(_label(result, place), fontsize=FONT)
         axes.set(xlim=(-0.5, len(result.trials) - 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.legend(fontsize=FONT)
+    _legend(panels[0])
     return drawn(figure)
 
 
@@ -108,7 +108,7 @@ def _contour(result: SearchResult) -> Picture:
     _star(axes, *places([result.best]))
     _parameter_axis(axes, axes.xaxis, x_key, result.space[x_key])
     _parameter_axis(axes, axes.yaxis, y_key, result.space[y_key])
-    axes.legend(fontsize=FONT, loc="upper center", bbox_to_anchor=(0.5, 1.13), ncols=3, frameon=False)
+    _legend(axes)
     return drawn(figure)
 
 
@@ -123,7 +123,7 @@ def _slice(result: SearchResult) -> Picture:
     _parameter_axis(axes, axes.xaxis, key, varied)
     _value_axis(axes, values)
     axes.set_ylabel(_label(result, 0), fontsize=FONT)
-    axes.legend(fontsize=FONT)
+    _legend(axes)
     return drawn(figure)
 
 
@@ -147,11 +147,16 @@ def _front(result: SearchResult) -> Picture:
     axes.set_xlabel(_label(result, 0), fontsize=FONT)
     axes.set_ylabel(_label(result, 1), fontsize=FONT)
     axes.margins(0.2)
-    axes.legend(fontsize=FONT)
+    axes.legend(fontsize=FONT)  # the labels of the front need the room above
     return drawn(figure)
 
 
 # ---------------------------------------------------------------- their parts
+
+
+def _legend(axes: Axes) -> None:
+    """Above the panel, where no trial lies."""
+    axes.legend(fontsize=FONT, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
 
 
 def _in_state(result: SearchResult, state: str) -> list[Trial]:
