@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from aemodels.config import Config
+from aemodels.config import Config, UserError
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.distributions import derived_seed, seeded
@@ -163,9 +163,17 @@ def held_out_bound(model: GenerativeModel, batches: Batches, seed: int) -> dict[
 
 
 def best_device() -> torch.device:
-    """AEMODELS_DEVICE, or CUDA, MPS, CPU, whichever is first."""
+    """AEMODELS_DEVICE, or CUDA, MPS, CPU, whichever is first.
+
+    Raises:
+        UserError: AEMODELS_DEVICE names none that works here.
+    """
     if name := device_name():
-        return torch.device(name)
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"AEMODELS_DEVICE={name}: does not work here ({reason}); give cpu, or unset it") from None
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

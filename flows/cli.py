@@ -120,8 +120,10 @@ def train(
 
 @app.command()
 def evaluate(
-    model: Model,
-    changes: Changes = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MODEL] [KEY=VALUE]...", help="MODEL (the champion, if none is given) and settings."),
+    ] = None,
     preset: Preset = None,
     config: ConfigFile = None,
     json: Json = False,
@@ -129,6 +131,9 @@ def evaluate(
 ) -> None:
     """Judge a trained model again, or on other images."""
     with answering(v):
+        model, changes = _model_first(arguments or [])
+        if not model:
+            model = f"{_settings(changes, preset, config).registered_name}@champion"
         settings = _evaluation_settings(changes, preset, config)
         from flows import display, reports
 
@@ -296,6 +301,12 @@ def _settings(changes: list[str] | None, preset: str | None, config: Path | None
     from aemodels.settings import load_settings
 
     return load_settings(read_text(changes or []), preset, config)
+
+
+def _model_first(arguments: list[str]) -> tuple[str, list[str]]:
+    """The model's reference, "" if there is none, and the settings."""
+    given = bool(arguments) and "=" not in arguments[0]
+    return (arguments[0], arguments[1:]) if given else ("", arguments)
 
 
 def _evaluation_settings(changes: list[str] | None, preset: str | None, config: Path | None) -> dict[str, Any]:

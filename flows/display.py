@@ -37,6 +37,7 @@ class Bars:
         self.console = console
         self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self.tasks: dict[str, TaskID] = {}
+        self.printed = ""  # the last line
 
     def show(self, report: Report) -> None:
         """Moves the bar of the report's work."""
@@ -45,8 +46,10 @@ class Bars:
         task = self.tasks[report.work]
         self.progress.update(task, completed=report.done, total=report.total, note=report.note)
         if report.done >= report.total:
-            if not self.console.is_terminal:
-                self.console.print(f"{report.work}: {report.note}".removesuffix(": "), highlight=False)
+            line = f"{report.work}: {report.note}".removesuffix(": ")
+            if not self.console.is_terminal and line != self.printed:
+                self.console.print(line, highlight=False)
+            self.printed = line
             self.progress.stop_task(task)
             del self.tasks[report.work]
 

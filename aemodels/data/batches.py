@@ -80,4 +80,4 @@ def _fixed_uniform(index: Tensor, pixels: int) -> Tensor:
     h = (index[:, None] * 0x9E3779B1 + pixel * 0x85EBCA77) & 0xFFFFFFFF
     for shift, factor in ((17, 0xED5AD4BB), (11, 0xAC4C1B51), (15, 0x31848BAB)):
         h = ((h ^ (h >> shift)) * factor) & 0xFFFFFFFF
-    return (h ^ (h >> 14)).double().div(2**32).float().clamp(max=1 - 2**-24)
+    return ((h ^ (h >> 14)) >> 8).float() / 2**24  # 24 bits, as many as a float32 holds exactly

@@ -23,7 +23,7 @@ def open_run(store: Store, folder: RunFolder, experiment: str, title: str, seed:
     """The run that the folder belongs to, going on, or a new one."""
     if (run_id := folder.notes().get("run_id")) and (run := resume_run(store, run_id)):
         return run
-    own = {"registry.name": experiment, "folder": str(folder.path), **tags}
+    own = {"registry.name": experiment, "folder": str(folder.path), **{k: v for k, v in tags.items() if v != ""}}
     run = start_run(store, experiment, title, own | standard_tags(seed, str(best_device())))
     folder.note(run_id=run.id)
     return run
