@@ -28,14 +28,18 @@ class Settings(Experiment):
 
     @property
     def registered_name(self) -> str:
-        """The name under which the model is registered.
+        """The name under which the model is registered."""
+        self.require_name()
+        return self.registry.name or self.data.name
+
+    def require_name(self) -> None:
+        """A folder's name says nothing about its images.
 
         Raises:
             SettingsError: images of one's own, and no name for their model.
         """
         if self.registry.name is None and isinstance(self.data, FolderConfig):
             raise SettingsError("registry.name: a model of images from folders needs a name; give registry.name=...")
-        return self.registry.name or self.data.name
 
 
 def presets() -> dict[str, Path]:

@@ -167,6 +167,11 @@ def search_space(experiment: Experiment, config: TuningConfig) -> Space:
         SettingsError: a key does not exist, cannot vary, or a value of it is out of range.
     """
     space = {**experiment.model.search_space(), **config.space}
+    if not space:
+        raise SettingsError(
+            'tuning.space: this model has nothing that varies; name something, such as tuning.space={"training.'
+            'learning_rate": {"low": 1e-4, "high": 1e-2, "log": true}}, or use `aemodels train`'
+        )
     for key in space:
         if not key.startswith(("model.", "training.")):
             raise SettingsError(f"tuning.space: {key} cannot vary within a search; only model.* and training.* can")

@@ -42,8 +42,10 @@ def pipeline(
     """Prepare, tune, train, judge, register and promote."""
     with answering(v):
         settings = _settings(changes, preset, config)
-        settings.registered_name  # noqa: B018  a missing name is told before anything starts
+        from aemodels.steps.tune import check
         from flows import display, reports
+
+        check(settings)
         from flows.pipeline import pipeline as flow
 
         with display.bars():
@@ -79,8 +81,10 @@ def tune(
     """Search the settings: latent size, KL weight."""
     with answering(v):
         settings = _settings(changes, preset, config)
-        settings.registered_name  # noqa: B018
+        from aemodels.steps.tune import check
         from flows import display, reports
+
+        check(settings)
 
         with display.bars():
             if under_prefect():
@@ -102,7 +106,7 @@ def train(
     """Train a model, judge it and register it."""
     with answering(v):
         settings = _settings(changes, preset, config)
-        settings.registered_name  # noqa: B018
+        settings.require_name()
         from flows import display, reports
 
         with display.bars():

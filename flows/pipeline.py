@@ -10,7 +10,7 @@ from aemodels.data import PreparedData
 from aemodels.settings import Settings
 from aemodels.steps.promote import Promotion
 from aemodels.steps.train import Trained
-from aemodels.steps.tune import Tuned
+from aemodels.steps.tune import Tuned, check
 from flows.prepare import prepare_data
 from flows.promote import pass_gate
 from flows.train import train_model
@@ -29,6 +29,7 @@ class Finished(Config):
 @flow(name="pipeline")
 def pipeline(settings: Settings) -> Finished:
     """Prepares the images, searches the settings, trains the best, judges and registers it; the gate decides."""
+    check(settings)
     group = str(flow_run.id)
     data = prepare_data(settings)
     tuned = tune_model(settings, data, group)

@@ -26,4 +26,5 @@ def tune_model(settings: Settings, data: PreparedData, group: str) -> Tuned:
 @flow(name="tune")
 def tune(settings: Settings) -> Tuned:
     """Trains trials of different settings, by default of latent size and KL weight, and ranks them."""
+    step.check(settings)
     return tune_model(settings, prepare_data(settings), group="")

@@ -44,8 +44,9 @@ class AEConfig(ModelConfig):
         networks = Networks(encoder, PointHead(code, self.latent_dim), decoder, self.likelihood.build())
         return AE(image_shape, num_classes, self.latent_dim, networks)
 
-    @classmethod
-    def search_space(cls) -> Space:
+    def search_space(self) -> Space:
+        if self.trunk.direct_code is not None:
+            return {}  # the code's size is the trunk's
         return {"model.latent_dim": Range(low=2, high=64, log=True)}
 
 

@@ -43,8 +43,7 @@ class ModelConfig(Config):
         """
         raise NotImplementedError
 
-    @classmethod
-    def search_space(cls) -> Space:
+    def search_space(self) -> Space:
         """What a search varies, unless it is told otherwise: dotted key -> range or choices."""
         raise NotImplementedError
 

@@ -50,8 +50,7 @@ class VAEConfig(ModelConfig):
         posterior = DiagonalNormalHead(encoder.features, self.latent_dim)
         return VAE(self, image_shape, num_classes, Networks(encoder, posterior, decoder, self.likelihood.build()))
 
-    @classmethod
-    def search_space(cls) -> Space:
+    def search_space(self) -> Space:
         return {
             "model.latent_dim": Range(low=2, high=64, log=True),
             "model.beta": Range(low=0.1, high=10.0, log=True),

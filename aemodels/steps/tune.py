@@ -17,7 +17,17 @@ from aemodels.steps.recording import keep_figures, open_run
 from aemodels.store import Store, open_store
 from aemodels.tracking import Run, Status, resume_run, start_run
 from aemodels.training import best_device
-from aemodels.tuning import Event, SearchResult, Trial, TrialEnded, TrialEpoch, TrialStarted, search, search_identity
+from aemodels.tuning import (
+    Event,
+    SearchResult,
+    Trial,
+    TrialEnded,
+    TrialEpoch,
+    TrialStarted,
+    search,
+    search_identity,
+    search_space,
+)
 from aemodels.tuning_figures import draw_search_figures
 from aemodels.tuning_study import Study, open_study
 
@@ -51,6 +61,16 @@ class Tuned(Config):
     """Indices of the trials that no other one beats in all objectives."""
     folder: Path
     figures: tuple[Path, ...]
+
+
+def check(settings: Settings) -> None:
+    """What can be known before the images are looked at.
+
+    Raises:
+        SettingsError: the model has no name, or the search space does not fit the experiment.
+    """
+    settings.require_name()
+    search_space(settings.experiment, settings.tuning)
 
 
 def tune(settings: Settings, data: PreparedData, group: str) -> Steps[Tuned]:
@@ -136,12 +156,16 @@ class _TrialRuns:
 
 def _note(event: Event, trials: _TrialRuns) -> str:
     if isinstance(event, TrialStarted):
-        values = ", ".join(f"{key.rpartition('.')[2]} {value:.4g}" for key, value in event.trial.params.items())
+        values = ", ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in event.trial.params.items())
         return f"trial {event.trial.index}: {values}"
     if isinstance(event, TrialEpoch):
         value = "" if event.value is None else f", {trials.study.primary} {event.value:.4g}"
         return f"trial {event.index}: epoch {event.epoch}{value}"
     return f"trial {event.trial.index}: {event.trial.state}"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _summary(result: SearchResult, run: Run, trials: _TrialRuns, folder: RunFolder) -> Tuned:
