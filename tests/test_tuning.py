@@ -406,8 +406,10 @@ def test_settings_that_are_wrong(settings: dict[str, Any], message: str) -> None
 
 def test_models_that_do_not_fit_the_images(digits: PreparedData) -> None:
     article = EXPERIMENT.override({"model": {"name": "ae", "latent_dim": 32, "trunk": {"name": "article_conv"}}})
-    with pytest.raises(SettingsError, match=r"tuning\.space: model\.latent_dim"):
+    with pytest.raises(SettingsError, match=r"tuning\.space: this model has nothing that varies"):
         run(digits, experiment=article)
+    with pytest.raises(SettingsError, match=r"tuning\.space: model\.latent_dim"):
+        run(digits, TuningConfig(space={"model.latent_dim": Range(low=2, high=64)}), article)
 
 
 def test_objective_that_the_model_does_not_have(digits: PreparedData) -> None:

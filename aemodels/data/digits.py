@@ -19,6 +19,7 @@ class DigitsConfig(WithoutTestConfig):
     """1,797 handwritten digits that come with scikit-learn."""
 
     name: Literal["digits"] = "digits"
+    """Where the images come from."""
     image_size: int | None = Field(28, ge=SMALLEST_SIDE)
     """Side of the images, pixels; null keeps the original 8."""
 

@@ -53,6 +53,7 @@ class FolderConfig(WithoutTestConfig):
     """PNG and JPEG images in folders; `path/cat/1.png` has the label cat."""
 
     name: Literal["folder"] = "folder"
+    """Where the images come from."""
     path: Annotated[tuple[Path, ...], BeforeValidator(_paths), Field(min_length=1)]
     """Folder of the images, or a list of them; class folders of the same name in several are one class."""
     image_size: int | None = Field(None, ge=SMALLEST_SIDE)

@@ -65,6 +65,7 @@ class MnistConfig(_IdxConfig):
     """Handwritten digits (LeCun et al., 1998): 60,000 training and 10,000 test images, grey, 28 x 28."""
 
     name: Literal["mnist"] = "mnist"
+    """Where the images come from."""
     folder: ClassVar[str] = "MNIST"
     class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")
 
@@ -73,6 +74,7 @@ class FashionMnistConfig(_IdxConfig):
     """Photographs of clothes (Xiao et al., 2017): 60,000 training and 10,000 test images, grey, 28 x 28."""
 
     name: Literal["fashion_mnist"] = "fashion_mnist"
+    """Where the images come from."""
     folder: ClassVar[str] = "FashionMNIST"
     class_names: ClassVar[tuple[str, ...]] = (
         "t-shirt",
@@ -92,6 +94,7 @@ class KmnistConfig(_IdxConfig):
     """Cursive Japanese characters (Clanuwat et al., 2018): 60,000 training and 10,000 test images, grey, 28 x 28."""
 
     name: Literal["kmnist"] = "kmnist"
+    """Where the images come from."""
     folder: ClassVar[str] = "KMNIST"
     class_names: ClassVar[tuple[str, ...]] = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
@@ -100,6 +103,7 @@ class Cifar10Config(SourceConfig):
     """Photographs of ten kinds (Krizhevsky, 2009): 50,000 training and 10,000 test images, colour, 32 x 32."""
 
     name: Literal["cifar10"] = "cifar10"
+    """Where the images come from."""
 
     def fetch(self) -> Source:
         files = _found(self.name, CIFAR_FOLDER, len(CIFAR_FILES), _cifar_files, _download_cifar)
