@@ -17,7 +17,7 @@ import pytest
 from optuna.storages import RDBStorage
 
 from aemodels import tuning
-from aemodels.config import SettingsError, UserError
+from aemodels.config import Range, SettingsError, UserError
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.training import TrainingDivergedError
