@@ -106,8 +106,10 @@ def train(
     """Train a model, judge it and register it."""
     with answering(v):
         settings = _settings(changes, preset, config)
-        settings.require_name()
+        from aemodels.steps.train import check
         from flows import display, reports
+
+        check(settings)
 
         with display.bars():
             if under_prefect():

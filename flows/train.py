@@ -29,5 +29,5 @@ def train_model(settings: Settings, data: PreparedData, group: str) -> Trained:
 @flow(name="train")
 def train(settings: Settings) -> Trained:
     """Trains the model, judges it on the test images and registers it."""
-    settings.require_name()
+    step.check(settings)
     return train_model(settings, prepare_data(settings), group="")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from aemodels.data import PreparedData
 from aemodels.data import prepare as prepare_data
 from aemodels.features import feature_network
@@ -14,8 +16,10 @@ def prepare(settings: Settings) -> Steps[PreparedData]:
     """Decodes the images and trains the network, or finds both done.
 
     Raises:
-        UserError: the images are missing, damaged, too few or do not fit together.
+        UserError: the images are missing, damaged or too few, or do not fit together or the model.
     """
     data = yield from prepare_data(settings.data)
+    with torch.device("meta"):  # takes no memory: what does not fit is refused before anything is trained
+        settings.model.build(data.image_shape, data.num_classes)
     yield from feature_network(data, best_device())
     return data

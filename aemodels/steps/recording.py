@@ -21,11 +21,13 @@ from aemodels.training import best_device
 
 def open_run(store: Store, folder: RunFolder, experiment: str, title: str, seed: int, tags: Mapping[str, Any]) -> Run:
     """The run that the folder belongs to, going on, or a new one."""
+    given = {key: value for key, value in tags.items() if value != ""}
     if (run_id := folder.notes().get("run_id")) and (run := resume_run(store, run_id)):
+        run.tags(given)  # a pipeline that was started again has another tag
         return run
-    own = {"registry.name": experiment, "folder": str(folder.path), **{k: v for k, v in tags.items() if v != ""}}
+    own = {"registry.name": experiment, "folder": str(folder.path), **given}
     run = start_run(store, experiment, title, own | standard_tags(seed, str(best_device())))
-    folder.note(run_id=run.id)
+    folder.note(run_id=run.id, tracked=0)  # it has no metrics yet, whatever an earlier one had
     return run
 
 

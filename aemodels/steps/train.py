@@ -41,6 +41,17 @@ class Trained(Config):
     figures: tuple[Path, ...]
 
 
+def check(settings: Settings) -> None:
+    """What can be known before the images are looked at.
+
+    Raises:
+        SettingsError: the model has no name.
+        UserError: the MLflow server does not answer.
+    """
+    settings.require_name()
+    open_store()
+
+
 def train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]:
     """Trains the experiment, or goes on where it was killed, judges it and registers it as a challenger.
 

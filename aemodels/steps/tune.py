@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from aemodels.config import Config
 from aemodels.data import PreparedData
@@ -24,6 +25,7 @@ from aemodels.tuning import (
     TrialEnded,
     TrialEpoch,
     TrialStarted,
+    check_models,
     search,
     search_identity,
     search_space,
@@ -68,9 +70,11 @@ def check(settings: Settings) -> None:
 
     Raises:
         SettingsError: the model has no name, or the search space does not fit the experiment.
+        UserError: the MLflow server does not answer.
     """
     settings.require_name()
     search_space(settings.experiment, settings.tuning)
+    open_store()
 
 
 def tune(settings: Settings, data: PreparedData, group: str) -> Steps[Tuned]:
@@ -85,6 +89,7 @@ def tune(settings: Settings, data: PreparedData, group: str) -> Steps[Tuned]:
     """
     experiment, config, name = settings.experiment, settings.tuning, settings.registered_name
     features = yield from feature_network(data, best_device())
+    check_models(experiment, data, features, config, search_space(experiment, config))  # before anything is recorded
     with claimed(search_identity(experiment, config, data.digest)) as folder:
         study = open_study(folder.path.name, experiment, config)
         store = open_store()
@@ -92,8 +97,8 @@ def tune(settings: Settings, data: PreparedData, group: str) -> Steps[Tuned]:
         with open_run(store, folder, name, f"search {experiment.model.name}", experiment.seed, tags) as run:
             run.params({**experiment.flat(), **{f"tuning.{key}": value for key, value in config.flat().items()}})
             run.dataset(data)
-            trials = _TrialRuns(store, study, run, name, group)
-            result = yield from _follow(search(experiment, data, features, config, study), config.trials, trials)
+            with _TrialRuns(store, study, run, name, group) as trials:
+                result = yield from _follow(search(experiment, data, features, config, study), config.trials, trials)
             tuned = _summary(result, run, trials, folder)
         folder.finish(tuned.model_dump(mode="json"))
     return tuned
@@ -120,6 +125,17 @@ class _TrialRuns:
     def __init__(self, store: Store, study: Study, parent: Run, name: str, group: str) -> None:
         self.store, self.study, self.parent, self.name, self.group = store, study, parent, name, group
         self.runs: dict[int, Run] = {}
+        self.running: dict[int, Run] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Trials end with an interrupted search: they must not look as if they went on."""
+        for run in self.running.values():
+            run.__exit__(kind, error, trace)
 
     def record(self, event: Event) -> None:
         if isinstance(event, TrialStarted):
@@ -140,8 +156,10 @@ class _TrialRuns:
             tags = {"kind": "trial", "pipeline": self.group, "trial": trial.index}
             run = start_run(self.store, self.name, title, tags, parent=self.parent.id)
             self.study.remember(key, run.id)
+        elif self.group:
+            run.tags({"pipeline": self.group})  # a pipeline that was started again
         run.params(event.experiment.flat())
-        self.runs[trial.index] = run
+        self.runs[trial.index] = self.running[trial.index] = run
 
     def _end(self, event: TrialEnded) -> None:
         trial, run = event.trial, self.runs[event.trial.index]
@@ -152,6 +170,7 @@ class _TrialRuns:
         run.metrics(metrics | {"seconds": trial.seconds}, max(trial.curve, default=0))
         run.tags({"state": trial.state, **({"error": trial.error} if trial.error else {})})
         run.end(STATUS[trial.state])
+        del self.running[trial.index]
 
 
 def _note(event: Event, trials: _TrialRuns) -> str:
