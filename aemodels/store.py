@@ -15,7 +15,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -25,6 +25,7 @@ from filelock import FileLock
 
 from aemodels.config import UserError
 from aemodels.environment import store_folder
+from aemodels.mlflow_views import PICTURES, TABLE, view_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,7 +45,7 @@ class Store:
     artifacts: Path | None  # where new experiments keep their files; None where a server decides
 
     def experiment(self, name: str) -> str:
-        """The id of an experiment, which is made if need be.
+        """The id of an experiment, which is made if need be, with views that the links open.
 
         Raises:
             UserError: it was deleted in MLflow.
@@ -55,7 +56,7 @@ class Store:
         if found is None:
             location = None if self.artifacts is None else (self.artifacts / name).as_uri()
             try:
-                return str(self.client.create_experiment(name, artifact_location=location))
+                return str(self.client.create_experiment(name, artifact_location=location, tags=view_tags()))
             except MlflowException:
                 found = self.client.get_experiment_by_name(name)  # another process was faster
                 if found is None:
@@ -67,6 +68,10 @@ class Store:
                 f"{found.experiment_id}), both with MLFLOW_TRACKING_URI={printable(self.uri)}, "
                 "or give registry.name=..."
             )
+        for key, value in view_tags().items():
+            if key not in found.tags:
+                with suppress(MlflowException):  # a view is no reason to fail: a server may not let everybody write it
+                    self.client.set_experiment_tag(found.experiment_id, key, value)
         return str(found.experiment_id)
 
     @property
@@ -74,8 +79,13 @@ class Store:
         """Where a browser finds it; the embedded one once `aemodels ui` runs."""
         return printable(self.uri).rstrip("/") if self.uri.startswith("http") else f"http://127.0.0.1:{UI_PORT}"
 
-    def experiment_url(self, experiment_id: str) -> str:
-        return self._link(f"experiments/{experiment_id}")
+    def pictures_url(self, experiment_id: str) -> str:
+        """Pictures, test metrics and curves of the trained models, side by side."""
+        return self._link(f"experiments/{experiment_id}/runs", compareRunsMode="CHART", viewStateShareKey=PICTURES)
+
+    def table_url(self, experiment_id: str) -> str:
+        """All runs with their key settings and metrics."""
+        return self._link(f"experiments/{experiment_id}/runs", viewStateShareKey=TABLE)
 
     def run_url(self, experiment_id: str, run_id: str) -> str:
         return self._link(f"experiments/{experiment_id}/runs/{run_id}")

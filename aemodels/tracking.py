@@ -30,6 +30,7 @@ from aemodels.store import Store
 
 LONGEST_PARAM = 500  # characters; more is unreadable in a table, and config.json has it whole
 LONGEST_TAG = 4000
+OVERVIEW = "overview.png"
 PACKAGES = ("aemodels", "torch", "torchvision", "numpy", "scikit-learn", "mlflow", "prefect", "optuna")
 SYSTEM_SAMPLES = 5  # of a second each, averaged into one point
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -81,6 +82,14 @@ class Run:
     def figure(self, name: str, image: NDArray[np.uint8]) -> None:
         """A picture (H, W, 3) or (H, W) among the artifacts, as figures/NAME.png."""
         self.store.client.log_image(self.id, image, artifact_file=f"figures/{name}.png")
+
+    def describe(self, picture: NDArray[np.uint8], text: str) -> None:
+        """A picture (H, W, 3) and a line of text on top of the run's page; 100 pixels are seen before "Show more"."""
+        from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
+        self.store.client.log_image(self.id, picture, artifact_file=OVERVIEW)
+        address = f"get-artifact?path={OVERVIEW}&run_uuid={self.id}"  # relative: a server may have a prefix
+        self.tags({MLFLOW_RUN_NOTE: f"![figures]({address})\n\n{text}"})
 
     def text(self, file: str, text: str) -> None:
         """An artifact of that name, for example table.md."""

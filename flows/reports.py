@@ -37,6 +37,7 @@ def pipeline(result: Finished, json: bool) -> None:
             **_pictures(result.trained),
             "search pictures": result.tuned.folder / "figures",
             "compare trials": result.tuned.compare_url,
+            "models side by side": result.trained.pictures_url,
             "run": result.trained.url,
             "registry": result.promotion.url,
             "use it": f"aemodels generate {result.promotion.name}@champion -n 64 -o grid.png",
@@ -83,6 +84,7 @@ def trained(result: Trained, json: bool) -> None:
         {
             "trained in": f"{result.seconds:.1f} s, {result.images_per_second:,.0f} images/s",
             **_pictures(result),
+            "models side by side": result.pictures_url,
             "run": result.url,
         }
     )
@@ -157,6 +159,7 @@ def _trained(result: Trained) -> dict[str, Any]:
         "folder": result.folder,
         "figures": result.figures,
         "url": result.url,
+        "pictures_url": result.pictures_url,
     }
 
 

@@ -18,7 +18,8 @@ LAYERS = [  # from the bottom; a module imports from its own layer and those bel
     {"evaluation", "training", "population"},
     {"experiment"},
     {"checkpoint"},
-    {"tuning", "tuning_study", "tuning_figures", "store", "tracking", "promotion", "catalog", "registry", "serving", "served_model"},
+    {"tuning", "tuning_study", "tuning_figures", "mlflow_views", "store", "tracking"}
+    | {"promotion", "catalog", "registry", "serving", "served_model"},
     {"settings", "runfolder"},
     {"steps"},
 ]

@@ -114,7 +114,7 @@ def test_passwords_are_not_printed() -> None:
 
 
 def test_links_open_the_model_training_view(store: Store) -> None:
-    links = [store.run_url("1", "abc"), store.experiment_url("1"), store.registry_url("digits", 3)]
+    links = [store.run_url("1", "abc"), store.table_url("1"), store.pictures_url("1"), store.registry_url("digits", 3)]
     links.append(store.compare_url("1", ["abc", "def"]))
     for link in links:
         page = urlsplit(urlsplit(link).fragment)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from aemodels.data import PreparedData
@@ -17,6 +18,8 @@ from aemodels.settings import Settings
 from aemodels.store import Store
 from aemodels.tracking import Run, resume_run, standard_tags, start_run
 from aemodels.training import best_device
+
+OVERVIEW_WIDTH, SMALL_ACROSS = 570, 3  # pixels, pictures
 
 
 def open_run(store: Store, folder: RunFolder, experiment: str, title: str, seed: int, tags: Mapping[str, Any]) -> Run:
@@ -32,14 +35,36 @@ def open_run(store: Store, folder: RunFolder, experiment: str, title: str, seed:
 
 
 def keep_figures(pictures: Mapping[str, Picture], folder: Path, run: Run) -> tuple[Path, ...]:
-    """Into the folder, where a person finds them without a server, and into the run."""
+    """Into the folder, where a person finds them without a server, and into the run, whose page shows them small."""
     paths = []
     (folder / "figures").mkdir(exist_ok=True)
     for name, picture in pictures.items():
         paths.append(folder / "figures" / f"{name}.png")
         Image.fromarray(picture).save(paths[-1])
         run.figure(name, picture)
+    pages = {
+        "all models": run.store.pictures_url(run.experiment_id),
+        "all runs": run.store.table_url(run.experiment_id),
+    }
+    links = ", ".join(f"[{name}]({url[url.index('#') :]})" for name, url in pages.items())
+    run.describe(_overview(list(pictures.values())), f"Large under Artifacts, figures. Beside others: {links}.")
     return tuple(paths)
+
+
+def _overview(pictures: Sequence[Picture]) -> Picture:
+    """All of them small, in rows; no wider than the column of text on a run's page."""
+    width = OVERVIEW_WIDTH // SMALL_ACROSS
+    small = [Image.fromarray(p) for p in pictures]
+    small = [
+        image.resize((width, round(width * image.height / image.width)), Image.Resampling.LANCZOS) for image in small
+    ]
+    rows = [small[i : i + SMALL_ACROSS] for i in range(0, len(small), SMALL_ACROSS)]
+    heights = [max(image.height for image in row) for row in rows]
+    page = Image.new("RGB", (OVERVIEW_WIDTH, sum(heights)), "white")
+    for i, row in enumerate(rows):
+        for k, image in enumerate(row):
+            page.paste(image, (k * width, sum(heights[:i])))
+    return np.asarray(page)
 
 
 def yardstick(settings: Settings, data: PreparedData, features: Features) -> str:

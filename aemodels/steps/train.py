@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from aemodels.checkpoint import load_state, save_card, save_state, save_weights
@@ -12,6 +13,9 @@ from aemodels.evaluation import check_primary, evaluate
 from aemodels.experiment import Experiment
 from aemodels.features import feature_network
 from aemodels.figures import draw_figures, reconstruction_grid, sample_grid
+from aemodels.mlflow_views import FINAL
+from aemodels.models.base import GenerativeModel
+from aemodels.pictures import Picture
 from aemodels.progress import Progress, Steps
 from aemodels.registry import ModelVersion, register
 from aemodels.runfolder import RunFolder, claimed
@@ -30,6 +34,8 @@ class Trained(Config):
 
     run_id: str
     url: str
+    pictures_url: str
+    """This model beside the others of the data set."""
     version: ModelVersion
     metrics: dict[str, float]
     """Of the test images, by their tracked names."""
@@ -76,20 +82,21 @@ def train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]:
             run.dataset(data)
             run.tags({"features.hash": features.hash, "features.accuracy": features.accuracy})
             with run.system_metrics():
-                state = yield from _epochs(experiment, data, folder, run)
+                state = yield from _epochs(experiment, data, folder, run, model)
             yield Progress("judging", 0, 1)
             model = best_model(experiment.model, data, state, experiment.seed)
             save_weights(folder.path, model)
             evaluation = evaluate(model, data, features, experiment.evaluation, history=state.history)
             metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
             run.metrics(metrics)
-            figures = keep_figures(draw_figures(evaluation.evidence), folder.path, run)
+            figures = _keep_pictures(draw_figures(evaluation.evidence), folder, run)
             version = register(run, folder.path, name, evaluation.metrics, yardstick(settings, data, features))
         seconds = sum(epoch["train/seconds"] for epoch in state.history)
         images = sum(epoch["train/seconds"] * epoch["train/images_per_second"] for epoch in state.history)
         result = Trained(
             run_id=run.id,
             url=run.url,
+            pictures_url=store.pictures_url(run.experiment_id),
             version=version,
             metrics=metrics,
             seconds=seconds,
@@ -102,11 +109,23 @@ def train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]:
     return result
 
 
-def _epochs(experiment: Experiment, data: PreparedData, folder: RunFolder, run: Run) -> Steps[TrainingState]:
+def _keep_pictures(pictures: Mapping[str, Picture], folder: RunFolder, run: Run) -> tuple[Path, ...]:
+    """As figures, and those of the prepared view as image cards too: at step 0, where every card stands at first."""
+    for key in FINAL:
+        if (picture := pictures.get(key.removeprefix("test/"))) is not None:
+            run.image(key, picture)
+    return keep_figures(pictures, folder.path, run)
+
+
+def _epochs(
+    experiment: Experiment, data: PreparedData, folder: RunFolder, run: Run, untrained: GenerativeModel
+) -> Steps[TrainingState]:
     """The epochs that are left; each is on disk before it is tracked, and tracked before the next one."""
     config = experiment.training
     state = load_state(folder.path)
-    if state is not None:
+    if state is None:
+        _cards(untrained.to(best_device()), 0, data, run, experiment.seed)  # where MLflow's slider stands at first
+    else:
         for index in range(folder.notes().get("tracked", 0) + 1, state.epoch + 1):
             run.metrics(state.history[index - 1], index)
     work, every = f"training {experiment.model.name}", math.ceil(config.epochs / CARDS)
@@ -116,7 +135,7 @@ def _epochs(experiment: Experiment, data: PreparedData, folder: RunFolder, run: 
         save_state(folder.path, state)
         run.metrics(epoch.metrics, epoch.index)
         if epoch.index % every == 0 or epoch.index in (1, config.epochs):
-            _cards(epoch, data, run, experiment.seed)
+            _cards(epoch.model, epoch.index, data, run, experiment.seed)
         folder.note(tracked=epoch.index)
         yield Progress(work, epoch.index, config.epochs, _note(epoch))
     assert state is not None  # a training has at least one epoch
@@ -130,8 +149,8 @@ def _note(epoch: Epoch) -> str:
     return f"{bound}{epoch.metrics['train/images_per_second']:,.0f} images/s"
 
 
-def _cards(epoch: Epoch, data: PreparedData, run: Run, seed: int) -> None:
+def _cards(model: GenerativeModel, step: int, data: PreparedData, run: Run, seed: int) -> None:
     """The same images and the same codes in every run, so that runs compare."""
-    fit_prior(epoch.model, data, seed)
-    run.image("reconstructions", reconstruction_grid(epoch.model, data), epoch.index)
-    run.image("samples", sample_grid(epoch.model), epoch.index)
+    fit_prior(model, data, seed)
+    run.image("reconstructions", reconstruction_grid(model, data), step)
+    run.image("samples", sample_grid(model), step)

@@ -1,0 +1,81 @@
+"""Views of an experiment's runs in MLflow's UI: what "Save as new view" writes there, written by us.
+
+A view is a tag of the experiment: columns, filter, order and charts as JSON. Its key goes into a link. MLflow's own
+choice of charts shows the settings of a run above its picture, where they push it out of the card.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+PICTURES, TABLE = "aemodels-pictures", "aemodels-table"  # a view that changes gets a new key: people may edit them
+TAG = "mlflow.sharedViewState."
+FINAL, PROGRESS = ("test/samples", "test/reconstructions"), ("samples", "reconstructions")  # image cards
+CURVES = ("val/negative_elbo", "val/distortion", "val/rate", "train/loss")
+TEST = ("frechet_samples", "negative_elbo", "mse", "probe_accuracy")
+PARAMS = ("model.name", "model.latent_dim", "model.beta")
+
+
+def view_tags() -> dict[str, str]:
+    """The tags of an experiment that make its views."""
+    charts, sections = _charts()
+    pictures = {
+        "searchFilter": "tags.kind = 'training'",
+        "compareRunCharts": charts,
+        "compareRunSections": sections,
+        "isAccordionReordered": True,  # sections stay in this order, and those that MLflow adds come after them
+        "hideEmptyCharts": True,
+    }
+    tests = [f"metrics.`test/{name}`" for name in TEST]
+    columns = [*(f"params.`{name}`" for name in PARAMS), *tests, "metrics.`objective`"]
+    table = {"selectedColumns": columns, "runsHiddenMode": "FIRST_20_RUNS"}
+    return {
+        TAG + PICTURES: _view("Pictures and curves of the trained models", pictures),
+        TAG + TABLE: _view("Table of settings and test metrics", table),
+    }
+
+
+def _view(name: str, state: dict[str, Any]) -> str:
+    now = int(time.time() * 1000)
+    packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
+    return json.dumps({"name": name, "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"})
+
+
+def _charts() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Cards and the sections that hold them, in order."""
+    tests = [f"test/{name}" for name in TEST]
+    rows = [
+        ("Pictures", 1, 620, _pictures(FINAL)),
+        ("test", 3, 300, [{"type": "BAR", "metricKey": key} for key in tests]),
+        ("Curves", 2, 300, [_curve(key) for key in CURVES]),
+        ("Pictures while training", 1, 620, _pictures(PROGRESS)),
+    ]
+    cards = [_card(card, name, f"{name}-{i}") for name, _, _, own in rows for i, card in enumerate(own)]
+    return cards, [_section(name, columns, height) for name, columns, height, _ in rows]
+
+
+def _pictures(keys: Sequence[str]) -> list[dict[str, Any]]:
+    """A table of pictures by runs; MLflow would add a card of its own for each key if it found none."""
+    card = {"type": "IMAGE", "step": 0, "showRunParams": False}
+    return [card | {"imageKeys": list(keys)}, *(card | {"imageKeys": [key], "deleted": True} for key in keys)]
+
+
+def _curve(key: str) -> dict[str, Any]:
+    own = {"type": "LINE", "metricKey": key, "selectedMetricKeys": [key], "yAxisKey": "metric", "yAxisExpressions": []}
+    axes = {"xAxisKey": "step", "xAxisScaleType": "linear", "scaleType": "linear", "range": {}}
+    return own | axes | {"lineSmoothness": 0, "selectedXAxisMetricKey": "", "ignoreOutliers": False}
+
+
+def _card(card: dict[str, Any], section: str, uuid: str) -> dict[str, Any]:
+    common = {"uuid": uuid, "metricSectionId": section, "deleted": False, "isGenerated": False}
+    return common | {"displayName": card.get("metricKey"), "runsCountToCompare": 10} | card
+
+
+def _section(name: str, columns: int, height: int) -> dict[str, Any]:
+    shape = {"columns": columns, "cardHeight": height}
+    return {"uuid": name, "name": name, "display": True, "isReordered": True, "isGenerated": False, **shape}
