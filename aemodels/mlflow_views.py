@@ -15,7 +15,8 @@ from typing import Any
 
 PICTURES, TABLE = "aemodels-pictures", "aemodels-table"  # a view that changes gets a new key: people may edit them
 TAG = "mlflow.sharedViewState."
-FINAL, PROGRESS = ("test/samples", "test/reconstructions"), ("samples", "reconstructions")  # image cards
+FINAL = ("test samples", "test reconstructions")  # image cards; with a slash they would be on the System metrics too
+PROGRESS = ("samples", "reconstructions")
 CURVES = ("val/negative_elbo", "val/distortion", "val/rate", "train/loss")
 TEST = ("frechet_samples", "negative_elbo", "mse", "probe_accuracy")
 PARAMS = ("model.name", "model.latent_dim", "model.beta")

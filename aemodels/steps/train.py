@@ -112,7 +112,7 @@ def train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]:
 def _keep_pictures(pictures: Mapping[str, Picture], folder: RunFolder, run: Run) -> tuple[Path, ...]:
     """As figures, and those of the prepared view as image cards too: at step 0, where every card stands at first."""
     for key in FINAL:
-        if (picture := pictures.get(key.removeprefix("test/"))) is not None:
+        if (picture := pictures.get(key.removeprefix("test "))) is not None:
             run.image(key, picture)
     return keep_figures(pictures, folder.path, run)
 
