@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict
+
 from aemodels.checkpoint import load_model
 from aemodels.config import Config, SettingsError
 from aemodels.data import prepare
@@ -23,6 +25,8 @@ from aemodels.training import best_device
 
 class Evaluated(Config):
     """A finished evaluation."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # a metric may be
 
     run_id: str
     url: str

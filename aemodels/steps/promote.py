@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import ConfigDict
+
 from aemodels.checkpoint import load_model
 from aemodels.config import Config
 from aemodels.data import PreparedData
@@ -19,6 +21,8 @@ from aemodels.training import best_device
 
 class Promotion(Config):
     """What the gate decided."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # what was measured may be: then it was not promoted
 
     name: str
     version: int

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import ConfigDict
+
 from aemodels.checkpoint import load_state, save_card, save_state, save_weights
 from aemodels.config import Config
 from aemodels.data import PreparedData
@@ -31,6 +33,8 @@ CARDS = 10  # image cards of a training: enough to watch it, few enough not to s
 
 class Trained(Config):
     """A finished training."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # a metric may be: the gate says what follows
 
     run_id: str
     url: str
@@ -73,7 +77,8 @@ def train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]:
     features = yield from feature_network(data, best_device())
     model = new_model(experiment.model, data, experiment.seed)  # what does not fit is refused before it is recorded
     check_primary(model, data, features, experiment.evaluation)
-    with claimed(experiment.identity(data.digest)) as folder:
+    # under another name it is another run
+    with claimed(experiment.identity(f"{name}{data.digest}")) as folder:
         title = f"{experiment.model.name} {experiment.model.latent_dim}"
         tags = {"kind": "training", "pipeline": group}
         with open_run(store, folder, name, title, experiment.seed, tags) as run:

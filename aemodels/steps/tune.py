@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pydantic import ConfigDict
+
 from aemodels.config import Config
 from aemodels.data import PreparedData
 from aemodels.features import feature_network
@@ -39,6 +41,8 @@ COMPARED = 6  # trials on the comparison page: as many as its legend shows
 
 class TrialRow(Config):
     """A trial as a person compares it."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # a value may be: then it is the worst
 
     index: int
     state: str
@@ -90,7 +94,8 @@ def tune(settings: Settings, data: PreparedData, group: str) -> Steps[Tuned]:
     experiment, config, name = settings.experiment, settings.tuning, settings.registered_name
     features = yield from feature_network(data, best_device())
     check_models(experiment, data, features, config, search_space(experiment, config))  # before anything is recorded
-    with claimed(search_identity(experiment, config, data.digest)) as folder:
+    # under another name it is another run
+    with claimed(search_identity(experiment, config, f"{name}{data.digest}")) as folder:
         study = open_study(folder.path.name, experiment, config)
         store = open_store()
         tags = {"kind": "search", "pipeline": group, "study": study.name}
