@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint ui
+.PHONY: demo test test-slow lint ui
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## the main job on handwritten digits
@@ -10,6 +10,9 @@ demo: .venv/ready  ## the main job on handwritten digits
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+test-slow: .venv/ready  ## servers, kill -9, longer trainings
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def digits(folders: Path):
+def digits(folders: Path):  # noqa: ARG001  the cache is set there
     """scikit-learn's digits, prepared."""
     from aemodels.data import prepare
     from aemodels.data.digits import DigitsConfig

@@ -70,7 +70,10 @@ def test_imports_run_one_way(path: Path) -> None:
         ("flows.cli", {"torch", "mlflow", "prefect", "optuna", "pydantic_core"}),
         ("aemodels.training", {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
         ("aemodels.experiment", {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
-        ("aemodels.modelfile", {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib", "psutil", "PIL"}),
+        (
+            "aemodels.modelfile",
+            {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib", "psutil", "PIL"},
+        ),
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(imported: str, absent: set[str]) -> None:

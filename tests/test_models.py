@@ -106,7 +106,7 @@ def test_random_bits_cost_ln_2_nats_each() -> None:
 
 
 def test_linear_gaussian_model_has_a_tight_bound() -> None:
-    """x = W z + noise: with the exact posterior the bound is the closed-form log-likelihood."""
+    """For x = W z + noise, with the exact posterior the bound is the closed-form log-likelihood."""
     sigma, loc = 0.5, 0.5
     w = torch.linspace(-0.1, 0.1, 4)
     x = loc + w + 0.1 * torch.randn(6, 4, generator=torch.Generator().manual_seed(0))

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict
-
 from aemodels.checkpoint import load_model
-from aemodels.config import Config, SettingsError
+from aemodels.config import SettingsError
 from aemodels.data import prepare
 from aemodels.environment import store_folder
 from aemodels.evaluation import evaluate as judge
@@ -17,16 +15,14 @@ from aemodels.features import feature_network
 from aemodels.figures import draw_figures
 from aemodels.progress import Progress, Steps
 from aemodels.registry import find
-from aemodels.steps.recording import keep_figures
+from aemodels.steps.recording import Result, keep_figures
 from aemodels.store import open_store
 from aemodels.tracking import standard_tags, start_run
 from aemodels.training import best_device
 
 
-class Evaluated(Config):
+class Evaluated(Result):
     """A finished evaluation."""
-
-    model_config = ConfigDict(allow_inf_nan=True)  # a metric may be
 
     run_id: str
     url: str

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import ConfigDict
-
 from aemodels.checkpoint import load_model
-from aemodels.config import Config
 from aemodels.data import PreparedData
 from aemodels.evaluation import evaluate
 from aemodels.features import feature_network
@@ -14,15 +11,13 @@ from aemodels.progress import Progress, Steps
 from aemodels.promotion import Decision, decide
 from aemodels.registry import ModelVersion, Registered, champion, conclude, find, get
 from aemodels.settings import Settings
-from aemodels.steps.recording import yardstick
+from aemodels.steps.recording import Result, yardstick
 from aemodels.store import Store, open_store
 from aemodels.training import best_device
 
 
-class Promotion(Config):
+class Promotion(Result):
     """What the gate decided."""
-
-    model_config = ConfigDict(allow_inf_nan=True)  # what was measured may be: then it was not promoted
 
     name: str
     version: int

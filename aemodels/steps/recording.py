@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import ConfigDict
 
+from aemodels.config import Config
 from aemodels.data import PreparedData
 from aemodels.features import Features
 from aemodels.pictures import Picture
@@ -20,6 +22,12 @@ from aemodels.tracking import Run, resume_run, standard_tags, start_run
 from aemodels.training import best_device
 
 OVERVIEW_WIDTH, SMALL_ACROSS = 570, 3  # pixels, pictures
+
+
+class Result(Config):
+    """What a step returns: ids, paths and numbers. A metric may be NaN or infinite; the gate says what follows."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
 
 
 def open_run(store: Store, folder: RunFolder, experiment: str, title: str, seed: int, tags: Mapping[str, Any]) -> Run:

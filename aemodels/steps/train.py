@@ -6,10 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import ConfigDict
-
 from aemodels.checkpoint import load_state, save_card, save_state, save_weights
-from aemodels.config import Config
 from aemodels.data import PreparedData
 from aemodels.evaluation import check_primary, evaluate
 from aemodels.experiment import Experiment
@@ -22,7 +19,7 @@ from aemodels.progress import Progress, Steps
 from aemodels.registry import ModelVersion, register
 from aemodels.runfolder import RunFolder, claimed
 from aemodels.settings import Settings
-from aemodels.steps.recording import keep_figures, open_run, yardstick
+from aemodels.steps.recording import Result, keep_figures, open_run, yardstick
 from aemodels.store import open_store
 from aemodels.tracking import Run
 from aemodels.training import Epoch, TrainingState, best_device, best_model, fit_prior, new_model
@@ -31,10 +28,8 @@ from aemodels.training import train as train_epochs
 CARDS = 10  # image cards of a training: enough to watch it, few enough not to slow it
 
 
-class Trained(Config):
+class Trained(Result):
     """A finished training."""
-
-    model_config = ConfigDict(allow_inf_nan=True)  # a metric may be: the gate says what follows
 
     run_id: str
     url: str

@@ -8,15 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pydantic import ConfigDict
-
 from aemodels.config import Config
 from aemodels.data import PreparedData
 from aemodels.features import feature_network
 from aemodels.progress import Progress, Steps
 from aemodels.runfolder import RunFolder, claimed
 from aemodels.settings import Settings
-from aemodels.steps.recording import keep_figures, open_run
+from aemodels.steps.recording import Result, keep_figures, open_run
 from aemodels.store import Store, open_store
 from aemodels.tracking import Run, Status, resume_run, start_run
 from aemodels.training import best_device
@@ -42,8 +40,6 @@ COMPARED = 6  # trials on the comparison page: as many as its legend shows
 class TrialRow(Config):
     """A trial as a person compares it."""
 
-    model_config = ConfigDict(allow_inf_nan=True)  # a value may be: then it is the worst
-
     index: int
     state: str
     params: dict[str, Any]
@@ -52,7 +48,7 @@ class TrialRow(Config):
     seconds: float
 
 
-class Tuned(Config):
+class Tuned(Result):
     """A finished search."""
 
     run_id: str
