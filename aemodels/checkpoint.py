@@ -8,8 +8,6 @@ state.safetensors    the state after the last epoch, while training is not finis
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from aemodels.config import Config, UserError
 from aemodels.data.prepared import PreparedData
+from aemodels.environment import write_whole
 from aemodels.experiment import Experiment
 from aemodels.modelfile import CONFIG, WEIGHTS, first_line, load_network
 from aemodels.models.base import GenerativeModel
@@ -49,13 +48,13 @@ class Loaded(NamedTuple):
 def save_card(folder: Path, experiment: Experiment, data: PreparedData) -> None:
     """Writes config.json."""
     card = ModelCard(experiment=experiment, image_shape=data.image_shape, classes=data.classes, digest=data.digest)
-    _replace(folder / CONFIG, lambda path: path.write_text(card.model_dump_json(indent=2)))
+    write_whole(folder / CONFIG, lambda path: path.write_text(card.model_dump_json(indent=2)))
 
 
 def save_weights(folder: Path, model: GenerativeModel) -> None:
     """Writes weights.safetensors: the model is finished."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    _replace(folder / WEIGHTS, lambda path: save_file(tensors, path))
+    write_whole(folder / WEIGHTS, lambda path: save_file(tensors, path))
 
 
 def load_model(folder: Path, device: str = "cpu") -> Loaded:
@@ -76,7 +75,7 @@ def save_state(folder: Path, state: TrainingState) -> None:
     """Writes the state after an epoch, in one file, so that it is never half of one epoch and half of another."""
     meta = {k: json.dumps(getattr(state, k)) for k in ("epoch", "step", "best", "best_epoch", "history")}
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
-    _replace(folder / STATE, lambda path: save_file(tensors, path, metadata=meta))
+    write_whole(folder / STATE, lambda path: save_file(tensors, path, metadata=meta))
 
 
 def load_state(folder: Path, device: str = "cpu") -> TrainingState | None:
@@ -97,12 +96,3 @@ def load_state(folder: Path, device: str = "cpu") -> TrainingState | None:
         raise UserError(
             f"{path}: damaged checkpoint ({first_line(error)}); delete the folder {folder} to train from the start"
         ) from None
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes beside the file, then renames: whoever reads sees the old or the new one, also after a power cut."""
-    partial = path.with_suffix(".partial")
-    write(partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)

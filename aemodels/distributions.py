@@ -163,7 +163,8 @@ class BernoulliPixels(Unchecked):
         return self.logits.sigmoid()
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return -F.binary_cross_entropy_with_logits(self.logits, value, reduction="none").flatten(-3).sum(-1)
+        x = value.expand_as(self.logits)
+        return -F.binary_cross_entropy_with_logits(self.logits, x, reduction="none").flatten(-3).sum(-1)
 
 
 class GaussianPixels(Unchecked):
@@ -189,7 +190,9 @@ class BatchOptimalGaussianPixels(GaussianPixels):
 
     def log_prob(self, value: Tensor) -> Tensor:
         log_sigma = 0.5 * (value - self.loc).square().mean().clamp(min=1e-6).log()
-        self.log_sigma.lerp_(log_sigma.detach(), 0.1)  # what held-out images are judged by, as in batch normalisation
+        self.log_sigma.mul_(0.9).add_(
+            0.1 * log_sigma.detach()
+        )  # what held-out images are judged by, as in batch normalisation
         return GaussianPixels(self.loc, log_sigma).log_prob(value)
 
 

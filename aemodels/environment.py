@@ -9,6 +9,7 @@ AEMODELS_DEVICE  cpu, cuda, cuda:1, mps                           default: the b
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -34,3 +35,12 @@ def device_name() -> str | None:
 
 def _folder(variable: str, default: Path) -> Path:
     return Path(os.environ.get(variable) or default).expanduser().resolve()
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes beside the file, then renames: whoever reads sees the old or the new one, also after a power cut."""
+    partial = path.with_suffix(".partial")
+    write(partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)

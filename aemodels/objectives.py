@@ -16,9 +16,9 @@ def distortion(p_x: Distribution, x: Tensor) -> Tensor:
 
 
 def free_bits(rate_per_unit: Tensor, floor: float) -> Tensor:
-    """(B, D) -> (B,): a unit whose batch mean is under the floor costs the floor and feels no pull to less.
+    """(B, D) -> (B, D): a unit whose batch mean is under the floor costs the floor and feels no pull to less.
 
-    The batch mean of the result is sum_d max(floor, mean_b KL_bd) (Kingma et al., 2016, arXiv:1606.04934, eq. 15).
+    The batch mean of a unit becomes max(floor, mean_b KL_bd) (Kingma et al., 2016, arXiv:1606.04934, eq. 15).
     """
     used = rate_per_unit.mean(0, keepdim=True) > floor
-    return torch.where(used, rate_per_unit, torch.full_like(rate_per_unit, floor)).sum(-1)
+    return torch.where(used, rate_per_unit, torch.full_like(rate_per_unit, floor))

@@ -43,6 +43,8 @@ class GaussianMixturePrior(nn.Module):
         """
         from sklearn.mixture import GaussianMixture  # a served model samples without scikit-learn
 
+        if len(codes) == 1:
+            codes = codes.repeat(2, 1)  # a covariance needs two
         n, latent_dim = codes.shape
         x = codes.detach().double().cpu()
         center, spread = x.mean(0), x.std(0, correction=0)

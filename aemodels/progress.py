@@ -7,6 +7,7 @@ ignores it.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import closing
 from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -26,9 +27,10 @@ Steps = Generator[Progress, None, T]
 
 def finish(steps: Steps[T], show: Callable[[Progress], object] = lambda _: None) -> T:
     """Runs the steps to their end, showing each, and returns their result."""
-    while True:
-        try:
-            progress = next(steps)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        show(progress)
+    with closing(steps):  # an error in `show` ends the work at once, with its runs and locks
+        while True:
+            try:
+                progress = next(steps)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            show(progress)

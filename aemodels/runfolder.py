@@ -18,7 +18,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from aemodels.environment import store_folder
+from aemodels.config import UserError
+from aemodels.environment import store_folder, write_whole
 
 NOTES = "run.json"
 
@@ -32,13 +33,16 @@ class RunFolder:
     def notes(self) -> dict[str, Any]:
         """What is known of the run: its MLflow id, its result once it is finished."""
         path = self.path / NOTES
-        return json.loads(path.read_text()) if path.exists() else {}
+        try:
+            notes: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        except ValueError as error:
+            raise UserError(f"{path}: damaged ({error}); delete the folder {self.path} to start anew") from None
+        return notes
 
     def note(self, **facts: Any) -> None:
         """Adds to the notes, whole or not at all."""
-        partial = self.path / "run.partial"
-        partial.write_text(json.dumps(self.notes() | facts, indent=2))
-        partial.replace(self.path / NOTES)
+        text = json.dumps(self.notes() | facts, indent=2)
+        write_whole(self.path / NOTES, lambda path: path.write_text(text))
 
     def finish(self, result: dict[str, Any]) -> None:
         """Nothing is resumed here any more; the state that it would need goes."""
@@ -53,16 +57,27 @@ class RunFolder:
 @contextmanager
 def claimed(identity: str) -> Iterator[RunFolder]:
     """The first folder of that identity that is neither finished nor in use; its lock goes with the process."""
-    for number in count(1):
-        path = store_folder() / "runs" / (identity if number == 1 else f"{identity}-{number}")
-        path.mkdir(parents=True, exist_ok=True)
-        folder = RunFolder(path)
-        if folder.finished:
-            continue
-        try:
-            with FileLock(path / "lock", timeout=0):
-                if not folder.finished:  # another process may have finished it just before
-                    yield folder
-                    return
-        except Timeout:
-            continue
+    folder, lock = next(filter(None, map(_claim, _candidates(identity))))
+    try:
+        yield folder
+    finally:
+        lock.release()
+
+
+def _candidates(identity: str) -> Iterator[Path]:
+    runs = store_folder() / "runs"
+    return (runs / (identity if number == 1 else f"{identity}-{number}") for number in count(1))
+
+
+def _claim(path: Path) -> tuple[RunFolder, FileLock] | None:
+    path.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(path)
+    lock = FileLock(path / "lock", timeout=0, thread_local=False)  # a generator may go on in another thread
+    try:
+        lock.acquire()
+    except Timeout:
+        return None
+    if folder.finished:
+        lock.release()
+        return None
+    return folder, lock

@@ -36,6 +36,10 @@ ANSWER_SECONDS = 4.0  # a server that needs longer at the start counts as not an
 DATABASES = ("postgresql", "mysql", "mssql")
 
 
+class UnreachableError(UserError):
+    """The server does not answer now; a scheduled run may try again later."""
+
+
 @dataclass(frozen=True)
 class Store:
     """An open store. Nothing here depends on MLflow's global state (active run, tracking URI)."""
@@ -181,7 +185,7 @@ def _wait_for_answer(uri: str) -> None:
     thread.join(ANSWER_SECONDS)
     reason = outcome[0] if outcome else f"nothing within {ANSWER_SECONDS:g} seconds"
     if reason:
-        raise UserError(
+        raise UnreachableError(
             f"MLFLOW_TRACKING_URI={printable(uri)}: the MLflow server does not answer ({reason}). Start it, correct "
             "the address, or unset MLFLOW_TRACKING_URI to use the embedded store"
         )

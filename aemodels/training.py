@@ -22,10 +22,11 @@ from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.distributions import derived_seed, seeded
 from aemodels.environment import device_name
-from aemodels.models.base import GenerativeModel, ModelConfig
+from aemodels.models.base import Batch, GenerativeModel, ModelConfig
 from aemodels.schedules import learning_rate_factor
 
 EVALUATION_BATCH = 500  # images; large enough for speed, small enough for any trunk
+PRIOR_IMAGES = 10_000  # enough codes for any mixture
 
 
 class TrainingConfig(Config):
@@ -135,19 +136,25 @@ def new_model(model_config: ModelConfig, data: PreparedData, seed: int) -> Gener
         return model_config.build(data.image_shape, data.num_classes)
 
 
-def best_model(model_config: ModelConfig, data: PreparedData, state: TrainingState, seed: int) -> GenerativeModel:
+def best_model(
+    model_config: ModelConfig, data: PreparedData, config: TrainingConfig, seed: int, state: TrainingState
+) -> GenerativeModel:
     """The model with its best weights, on the device and in evaluation mode, its prior fitted."""
     model = new_model(model_config, data, seed).to(best_device())
     model.load_state_dict({k.removeprefix("best."): t for k, t in state.tensors.items() if k.startswith("best.")})
     model.eval()
-    fit_prior(model, data, seed)
+    fit_prior(model, data, seed, config.images)
     return model
 
 
-def fit_prior(model: GenerativeModel, data: PreparedData, seed: int, limit: int = 10_000) -> None:
-    """Fits the prior of a model that has none in training, to at most `limit` training images."""
-    batches = Batches(data, "train", model.device, limit)
-    model.fit_prior(batches.in_order(EVALUATION_BATCH), derived_seed(seed, "prior"))
+def fit_prior(model: GenerativeModel, data: PreparedData, seed: int, images: int | None) -> None:
+    """Fits the prior of a model that has none in training, to images that it was trained on."""
+    limit = min(PRIOR_IMAGES, images or PRIOR_IMAGES)
+
+    def batches() -> Iterator[Batch]:  # reads nothing for a model that fits nothing
+        yield from Batches(data, "train", model.device, limit).in_order(EVALUATION_BATCH)
+
+    model.fit_prior(batches(), derived_seed(seed, "prior"))
 
 
 @torch.no_grad()

@@ -245,6 +245,7 @@ def search(
         UserError: every trial failed.
     """
     check_models(experiment, data, features, config, study.space)
+    study.recover()
     for number in range(math.ceil(config.trials / config.generation)):
         trials = study.generation(number)
         experiments = {trial.index: trial_experiment(experiment, config, trial.params) for trial in trials}
@@ -296,10 +297,10 @@ def run_member(experiment: Experiment, data: PreparedData, features: Features, g
     for epoch in train(model_config, data, experiment.training, seed):
         value = None
         if goals.watched is not None:
-            fit_prior(epoch.model, data, seed)
+            fit_prior(epoch.model, data, seed, experiment.training.images)
             value = evaluate(epoch.model, data, features, rules, "val", only=(goals.watched,)).metrics[goals.watched]
         yield MemberEpoch(epoch.index, epoch.metrics, value)
-    model = best_model(model_config, data, epoch.state, seed)
+    model = best_model(model_config, data, experiment.training, seed, epoch.state)
     has = Evidence(model, data, features, "val", rules.samples, rules.seed).has
     compared = [metric for metric in COMPARED if all(map(has, METRICS[metric].needs))]
     metrics = dict.fromkeys((*goals.objectives, rules.primary, *compared))

@@ -124,10 +124,13 @@ class Study:
         self._rows = {index: row._trial_id for index, row in latest.items()}
         return [_trial(latest[index]) for index in sorted(latest)]
 
-    def generation(self, number: int) -> list[Trial]:
-        """The trials of a generation, recorded: ended, or waiting. What another process left running is run again."""
+    def recover(self) -> None:
+        """What a killed process left running is interrupted, and will be run again."""
         for row in self._storage.get_all_trials(self._id, states=(TrialState.RUNNING,)):
             self._storage.set_trial_state_values(row._trial_id, TrialState.FAIL)
+
+    def generation(self, number: int) -> list[Trial]:
+        """The trials of a generation, recorded: ended, or waiting."""
         first = number * self._config.generation
         indices = range(first, min(first + self._config.generation, self._config.trials))
         known = {trial.index: trial for trial in self.trials()}
@@ -221,7 +224,7 @@ class Study:
         best = [study.best_trial] if len(self.objectives) == 1 else study.best_trials
         front = sorted((trials[row.number] for row in best), key=lambda trial: trial.values)
         sign = -1 if direction(self.primary) == "maximize" else 1
-        chosen = min(front, key=lambda trial: sign * trial.metrics[self.primary])
+        chosen = min(front, key=lambda trial: _finite(sign * trial.metrics[self.primary]))
         return SearchResult(
             self.name, self.space, self.objectives, self.directions, trials, front, chosen, self._importances(study)
         )
@@ -234,6 +237,11 @@ class Study:
         evaluator = FanovaImportanceEvaluator(seed=self._seed % 2**32)
         shares = get_param_importances(study, evaluator=evaluator, target=lambda trial: trial.values[0])
         return {key: float(share) for key, share in shares.items()}
+
+
+def _finite(value: float) -> float:
+    """Worse than any other, where it is no number."""
+    return value if math.isfinite(value) else math.inf
 
 
 def _distribution(values: Range | Choice) -> BaseDistribution:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from prefect import flow
 from prefect.runtime import flow_run
 
-from aemodels.config import Config
 from aemodels.data import PreparedData
+from aemodels.runfolder import RunFolder, claimed
 from aemodels.settings import Settings
 from aemodels.steps.promote import Promotion
+from aemodels.steps.recording import Result
 from aemodels.steps.train import Trained
 from aemodels.steps.tune import Tuned, check
 from flows.prepare import prepare_data
@@ -16,8 +20,10 @@ from flows.promote import pass_gate
 from flows.train import train_model
 from flows.tune import tune_model
 
+R = TypeVar("R", bound=Result)
 
-class Finished(Config):
+
+class Finished(Result):
     """What the pipeline leaves."""
 
     data: PreparedData
@@ -30,10 +36,23 @@ class Finished(Config):
 def pipeline(settings: Settings) -> Finished:
     """Prepares the images, searches the settings, trains the best, judges and registers it; the gate decides."""
     check(settings)
-    group = str(flow_run.id)
     data = prepare_data(settings)
-    tuned = tune_model(settings, data, group)
-    best = settings.override(tuned.best)
-    trained = train_model(best, data, group)
-    promotion = pass_gate(best, data, trained.version)
+    with claimed(f"pipeline-{settings.identity(data.digest)}") as folder:
+        group: str = folder.notes().get("group") or str(flow_run.id)
+        folder.note(group=group)
+        tuned = _once(folder, "tuned", Tuned, lambda: tune_model(settings, data, group))
+        best = settings.override(tuned.best)
+        trained = _once(folder, "trained", Trained, lambda: train_model(best, data, group))
+        promotion = pass_gate(best, data, trained.version)
+        folder.finish(promotion.model_dump(mode="json"))
     return Finished(data=data, tuned=tuned, trained=trained, promotion=promotion)
+
+
+def _once(folder: RunFolder, key: str, kind: type[R], work: Callable[[], R]) -> R:
+    """The result of a stage; a pipeline that was killed after it finds it noted."""
+    known = folder.notes().get(key)
+    if known is not None:
+        return kind.model_validate(known)
+    result = work()
+    folder.note(**{key: result.model_dump(mode="json")})
+    return result

@@ -11,12 +11,13 @@ from aemodels.steps import promote as step
 from aemodels.steps.promote import Promotion
 from aemodels.store import open_store
 from flows.prepare import prepare_data
-from flows.running import follow, publish_metrics, worth_retrying
+from flows.running import device_slot, follow, publish_metrics, worth_retrying
 
 
 @task(name="promote", retries=2, retry_delay_seconds=10, retry_condition_fn=worth_retrying, persist_result=True)
 def pass_gate(settings: Settings, data: PreparedData, version: ModelVersion) -> Promotion:
-    promotion = follow(step.promote(settings, data, version))
+    with device_slot():  # a champion that other images judged is measured again
+        promotion = follow(step.promote(settings, data, version))
     publish_metrics("gate", promotion.numbers, promotion.url)
     return promotion
 

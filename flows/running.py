@@ -25,6 +25,7 @@ from prefect.logging import get_run_logger
 
 from aemodels.config import UserError
 from aemodels.progress import Progress, Steps, finish
+from aemodels.store import UnreachableError
 from aemodels.training import TrainingDivergedError, best_device
 from flows import display
 
@@ -35,7 +36,7 @@ PUBLISH_SECONDS = 5.0  # between two updates of a progress artifact
 def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """A server or disk may come back; what a person has to mend, and a training that diverged, will not."""
     error = state.result(raise_on_failure=False)
-    return not isinstance(error, UserError | TrainingDivergedError)
+    return isinstance(error, UnreachableError) or not isinstance(error, UserError | TrainingDivergedError)
 
 
 def follow(steps: Steps[T]) -> T:
@@ -61,7 +62,7 @@ class _Published:
     def show(self, report: Progress) -> None:
         get_run_logger().info("%s: %d of %d %s", report.work, report.done, report.total, report.note)
         ended, now = report.done >= report.total, time.monotonic()
-        if now - self.last < PUBLISH_SECONDS:
+        if not ended and now - self.last < PUBLISH_SECONDS:
             return
         self.last = now
         share = 100 * report.done / report.total

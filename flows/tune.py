@@ -16,7 +16,7 @@ from flows.running import device_slot, follow, publish_metrics, publish_picture,
 def tune_model(settings: Settings, data: PreparedData, group: str) -> Tuned:
     with device_slot():
         tuned = follow(step.tune(settings, data, group))
-    best = tuned.trials[0]
+    best = next(trial for trial in tuned.trials if trial.params == tuned.best)
     publish_metrics("search", best.params | best.values, tuned.compare_url)
     for picture in tuned.figures:
         publish_picture("search", picture)

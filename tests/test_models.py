@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Literal
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from aemodels.distributions import BernoulliConfig, DiagonalNormal, GaussianConfig, kl_per_unit, seeded
+from aemodels.distributions import (
+    BernoulliConfig,
+    DiagonalNormal,
+    DiagonalNormalHead,
+    GaussianConfig,
+    GaussianHead,
+    kl_per_unit,
+    seeded,
+)
 from aemodels.models import AEConfig, VAEConfig
-from aemodels.models.base import Autoencoder, Batch, ModelConfig
+from aemodels.models.base import Autoencoder, Batch, ModelConfig, Networks
 from aemodels.models.vae import VAE
-from aemodels.nets import ArticleConvConfig, ConvConfig, MLPConfig, ResidualConfig
+from aemodels.nets import ArticleConvConfig, ConvConfig, Encoder, MLPConfig, ResidualConfig
 from aemodels.objectives import free_bits
 from aemodels.priors import GaussianMixturePrior
 
@@ -105,22 +114,74 @@ def test_random_bits_cost_ln_2_nats_each() -> None:
     torch.testing.assert_close(terms["negative_elbo"], torch.full((5,), 100 * math.log(2)))
 
 
-def test_linear_gaussian_model_has_a_tight_bound() -> None:
-    """For x = W z + noise, with the exact posterior the bound is the closed-form log-likelihood."""
-    sigma, loc = 0.5, 0.5
-    w = torch.linspace(-0.1, 0.1, 4)
-    x = loc + w + 0.1 * torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-    variance = 1 / (1 + w.square().sum() / sigma**2)
-    mean = variance * ((x - loc) @ w) / sigma**2
-    q = DiagonalNormal(mean[:, None], variance.sqrt().expand(6, 1), torch.ones(1))
-    prior = DiagonalNormal(torch.zeros(1), torch.ones(1), torch.ones(1))
+class LinearGaussianHead(GaussianHead):
+    """Pixels around the decoder's output itself."""
+
+    def loc(self, h: Tensor) -> Tensor:
+        return h
+
+
+def linear_gaussian(w: Tensor, loc: Tensor, sigma: float) -> VAE:
+    """x = loc + W z + sigma * noise with its exact posterior; W (P, D) with orthogonal columns, loc (P,)."""
+    pixels, units = w.shape
+    variance = 1 / (1 + w.square().sum(0) / sigma**2)
+    encoder, posterior = Encoder(nn.Flatten(), features=pixels), DiagonalNormalHead(pixels, units)
+    decoder = nn.Linear(units, pixels)
+    head = LinearGaussianHead(torch.tensor(sigma).log(), signed=False)
+    networks = Networks(encoder, posterior, nn.Sequential(decoder, nn.Unflatten(-1, (1, 1, pixels))), head)
+    model = VAE(VAEConfig(latent_dim=units), (1, 1, pixels), 0, networks).double()
+    with torch.no_grad():
+        decoder.weight.copy_(w)
+        decoder.bias.copy_(loc)
+        posterior.mean.weight.copy_(variance[:, None] * w.T / sigma**2)
+        posterior.mean.bias.copy_(-posterior.mean.weight @ loc)
+        posterior.log_variance.weight.zero_()
+        posterior.log_variance.bias.copy_(variance.log())
+    return model
+
+
+def test_linear_gaussian_model_has_a_tight_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the exact posterior the bound is the closed-form log-likelihood (probabilistic PCA)."""
+    sigma, loc = 0.5, torch.tensor([0.2, 0.4, 0.6, 0.8], dtype=torch.float64)
+    w = torch.tensor([[0.3, 0.2], [-0.6, 0.1], [0.0, 0.9], [0.4, 0.0]], dtype=torch.float64)
+    w[:, 1] -= w[:, 0] * (w[:, 0] @ w[:, 1]) / w[:, 0].square().sum()
+    # The distortion is quadratic in the noise, so its mean over all signs is its mean over all noise.
+    signs = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
+    monkeypatch.setattr("aemodels.distributions.noise_like", lambda z: signs.repeat(len(z) // 4, 1))
     with seeded(0):
-        z = q.rsample((100_000,))
-    likelihood = torch.distributions.Normal(loc + z * w, sigma).log_prob(x).sum(-1)
-    bound = (likelihood.mean(0) - kl_per_unit(q, prior).sum(-1)).double()
-    cov = w.outer(w).double() + sigma**2 * torch.eye(4, dtype=torch.float64)
-    exact = torch.distributions.MultivariateNormal(torch.full((4,), loc).double(), cov).log_prob(x.double())
-    torch.testing.assert_close(bound, exact, atol=2e-3, rtol=0)
+        x = torch.rand(6, 4, dtype=torch.float64)
+    model = linear_gaussian(w, loc, sigma)
+    with torch.no_grad():
+        terms = model.bound(Batch(x.repeat_interleave(4, 0).view(24, 1, 1, 4), None))
+    bound = -terms["negative_elbo"].view(6, 4).mean(1)
+    cov = w @ w.T + sigma**2 * torch.eye(4, dtype=torch.float64)
+    exact = torch.distributions.MultivariateNormal(loc, cov).log_prob(x)
+    torch.testing.assert_close(bound, exact, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("beta", [0.5, 4.0])
+def test_beta_weighs_the_rate_in_the_loss_and_in_what_picks_the_weights(beta: float) -> None:
+    batch, model = images((1, 8, 8)), build(VAEConfig(beta=beta), (1, 8, 8))
+    with torch.no_grad():
+        model.get_submodule("posterior.mean").weight.mul_(20)
+        loss, bound = model.losses(batch, STEP)["autoencoder"], model.bound(batch)
+    assert bound["rate"].min() > 1
+    torch.testing.assert_close(loss.total, loss.terms["distortion"] + beta * loss.terms["rate"])
+    torch.testing.assert_close(bound["objective"], bound["distortion"] + beta * bound["rate"])
+    for terms in (loss.terms, bound):
+        torch.testing.assert_close(terms["negative_elbo"], terms["distortion"] + terms["rate"])
+
+
+@pytest.mark.parametrize(("output", "low"), [("sigmoid", 0), ("tanh", -1)])
+def test_networks_see_pixels_in_the_range_of_their_output(output: Literal["sigmoid", "tanh"], low: int) -> None:
+    model = build(VAEConfig(likelihood=GaussianConfig(output=output)), (1, 8, 8))
+    seen: list[Tensor] = []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x = torch.linspace(0, 1, 64).view(1, 1, 8, 8)
+    reconstruction = model(x)
+    torch.testing.assert_close(seen, [torch.linspace(low, 1, 64).view(1, 1, 8, 8)])
+    h = model.decoder(model.encode(x).mean)
+    torch.testing.assert_close(reconstruction, (h.tanh() + 1) / 2 if low else h.sigmoid())
 
 
 def test_beta_1_is_the_vae_and_the_warm_up_starts_without_rate() -> None:
@@ -140,7 +201,7 @@ def test_beta_1_is_the_vae_and_the_warm_up_starts_without_rate() -> None:
 
 def test_free_bits_act_on_the_batch_mean_of_a_unit() -> None:
     rates = torch.tensor([[0.1, 2.0], [0.3, 0.0]], requires_grad=True)
-    total = free_bits(rates, 0.5)
+    total = free_bits(rates, 0.5).sum(-1)
     assert total.mean().item() == pytest.approx(0.5 + 1.0)
     total.sum().backward()
     assert rates.grad is not None
@@ -154,6 +215,68 @@ def test_masked_units_are_as_if_they_were_not_there() -> None:
     masked.posterior.unit_mask[2:] = 0
     assert masked.prior().sample((5,))[:, 2:].abs().sum() == 0
     assert masked.rate_per_unit(images((1, 8, 8)).x)[:, 2:].abs().sum() == 0
+
+
+def padded(model: Autoencoder, config: ModelConfig) -> Autoencoder:
+    """The model within one of more latent units, whose own are masked; their weights are arbitrary."""
+    wide = build(config, model.image_shape)
+    state = wide.state_dict()
+    for name, tensor in model.state_dict().items():
+        state[name][tuple(slice(0, n) for n in tensor.shape)] = tensor
+    state["posterior.unit_mask"][model.latent_dim :] = 0
+    wide.load_state_dict(state)
+    return wide
+
+
+@pytest.mark.parametrize("trunk", TRUNKS[:2], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [(AEConfig, {}), (VAEConfig, {"beta": 2.0}), (VAEConfig, {"free_bits": 0.05}), (VAEConfig, {"free_bits": 5.0})],
+    ids=["ae", "vae", "free_bits", "only_free_bits"],
+)
+def test_a_padded_model_is_the_same_model(model: type[ModelConfig], settings, trunk, monkeypatch) -> None:
+    with seeded(2):
+        tape = torch.randn(6, 5)
+    monkeypatch.setattr("aemodels.distributions.noise_like", lambda z: tape[:, : z.shape[-1]])
+    alone = build(model.model_validate({"latent_dim": 3, "trunk": trunk} | settings), (1, 12, 12))
+    wide = padded(alone, model.model_validate({"latent_dim": 5, "trunk": trunk} | settings))
+    batch = images((1, 12, 12))
+    expected, loss = (m.losses(batch, STEP)["autoencoder"] for m in (alone, wide))
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(wide.bound(batch), alone.bound(batch))
+    torch.testing.assert_close(wide(batch.x), alone(batch.x))
+    expected.total.sum().backward()
+    loss.total.sum().backward()
+    own = dict(alone.named_parameters())
+    for name, parameter in wide.named_parameters():
+        gradient = torch.zeros_like(parameter)
+        gradient[tuple(slice(0, n) for n in own[name].shape)] = own[name].grad
+        torch.testing.assert_close(parameter.grad, gradient, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_masked_units_have_no_density() -> None:
+    mask = torch.tensor([1.0, 1.0, 0.0])
+    with seeded(0):
+        loc, scale, z = torch.randn(4, 3), torch.rand(4, 3) + 0.5, torch.randn(4, 3)
+    expected = torch.distributions.Normal(loc, scale).log_prob(z)[:, :2].sum(-1)
+    torch.testing.assert_close(DiagonalNormal(loc, scale, mask).log_prob(z), expected)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=lambda c: f"{c.name}-{getattr(c, 'sigma', '')}")
+@pytest.mark.parametrize("trunk", [*TRUNKS, ArticleConvConfig()], ids=lambda t: t.name)
+@pytest.mark.parametrize("model", MODELS)
+def test_codes_may_have_leading_axes(model: type[ModelConfig], trunk, likelihood) -> None:
+    shape = (1, 28, 28) if isinstance(trunk, ArticleConvConfig) else (3, 9, 9)
+    config = model.model_validate({"trunk": trunk, "likelihood": likelihood, "latent_dim": 32})
+    built, x = build(config, shape).eval(), images(shape).x
+    with torch.no_grad(), seeded(0):
+        z = built.encode(x).rsample((5,))
+        p_x = built.decode(z)
+        one_by_one = [built.decode(codes) for codes in z]
+    assert p_x.mean.shape == (5, 6, *shape)
+    assert p_x.log_prob(x).shape == (5, 6)
+    torch.testing.assert_close(p_x.mean, torch.stack([p.mean for p in one_by_one]))
+    torch.testing.assert_close(p_x.log_prob(x), torch.stack([p.log_prob(x) for p in one_by_one]), rtol=1e-4, atol=1e-4)
 
 
 def test_mixture_prior_fits_codes_with_dead_units() -> None:

@@ -14,11 +14,20 @@ from torch import Tensor, nn
 from aemodels.checkpoint import load_model, load_state, save_card, save_state, save_weights
 from aemodels.config import UserError
 from aemodels.data.prepared import PreparedData
+from aemodels.distributions import GaussianConfig
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, VAEConfig
-from aemodels.models.base import Batch, GenerativeModel, Loss, ModelConfig
+from aemodels.models.base import Autoencoder, Batch, GenerativeModel, Loss, ModelConfig
 from aemodels.nets import ImageShape, MLPConfig
-from aemodels.training import TrainingConfig, TrainingDivergedError, TrainingState, best_model, stops_early, train
+from aemodels.training import (
+    TrainingConfig,
+    TrainingDivergedError,
+    TrainingState,
+    _update,
+    best_model,
+    stops_early,
+    train,
+)
 
 SMALL = MLPConfig(widths=(16,))
 CONFIGS = [
@@ -52,7 +61,7 @@ def test_resumed_equals_uninterrupted(model, config, binarize, digits: PreparedD
 def test_saved_and_loaded_models_are_equal(digits: PreparedData, tmp_path: Path) -> None:
     experiment = Experiment.parse({"model": "ae", "training.epochs": 1, "model.latent_dim": 3})
     state = run(experiment.model, digits, experiment.training)
-    model = best_model(experiment.model, digits, state, seed=0)
+    model = best_model(experiment.model, digits, experiment.training, 0, state)
     save_card(tmp_path, experiment, digits)
     save_weights(tmp_path, model)
     loaded, card = load_model(tmp_path)
@@ -163,10 +172,117 @@ def test_killed_at_any_moment_and_run_again_equals_uninterrupted(digits: Prepare
     assert all(torch.equal(t, whole.tensors[k]) for k, t in killed.tensors.items())
 
 
-def test_fused_step_sees_contiguous_gradients() -> None:
-    """The fused optimisers misread other strides on the CPU: the reason for `.contiguous()` in the loop."""
-    parameter = nn.Parameter(torch.zeros(2, 3))
-    gradient = torch.arange(6.0).view(3, 2).t()
-    parameter.grad = gradient.contiguous()
-    torch.optim.SGD([parameter], lr=1.0, fused=True).step()
-    torch.testing.assert_close(parameter.detach(), -gradient)
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_the_update_is_right_for_gradients_of_any_strides(kind: type[torch.optim.Optimizer]) -> None:
+    """The fused optimisers misread gradients that are not contiguous on the CPU."""
+    fused, plain = nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(2, 3))
+    optimizer, reference = kind([fused], lr=0.1, fused=True), kind([plain], lr=0.1, fused=False)
+    for slope in (torch.tensor([[1.0, -2], [3, -4], [5, -6]]), torch.tensor([[3.0, 1], [-1, 2], [0, 7]])):
+        total = (fused.t() * slope).sum()
+        (gradient,) = torch.autograd.grad(total, [fused], retain_graph=True)
+        assert not gradient.is_contiguous()
+        _update({"all": total}, {"all": optimizer}, 0.1, None)
+        plain.grad = slope.t().contiguous()
+        reference.step()
+    torch.testing.assert_close(fused, plain)
+
+
+class DriftConfig(ModelConfig):
+    """One weight that starts at 0 and that Adam raises by exactly the learning rate at every step."""
+
+    def build(self, image_shape: ImageShape, num_classes: int) -> GenerativeModel:
+        return Drift(image_shape, num_classes, latent_dim=1)
+
+
+class Drift(GenerativeModel):
+    """Its loss pulls the weight up for ever; its objective is best at 0.22."""
+
+    selection = "objective"
+
+    def __init__(self, image_shape: ImageShape, num_classes: int, latent_dim: int) -> None:
+        super().__init__(image_shape, num_classes, latent_dim)
+        self.line = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(self.line.weight)
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        return {"line": ("line",)}
+
+    def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
+        return {"line": Loss(-self.line(batch.x.new_ones(len(batch.x), 1))[:, 0], {})}
+
+    def bound(self, batch: Batch) -> dict[str, Tensor]:
+        return {"objective": (self.line.weight[0] - 0.22).square().expand(len(batch.x))}
+
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        return torch.zeros(n, *self.image_shape)
+
+
+def test_the_best_weights_are_those_of_the_smallest_objective(digits: PreparedData) -> None:
+    config = TrainingConfig(epochs=4, images=32, batch_size=32, learning_rate=0.1)
+    weights = []
+    for epoch in train(DriftConfig(), digits, config, seed=0):
+        weights.append(epoch.model.state_dict()["line.weight"].item())
+    assert weights == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=1e-5)
+    state = epoch.state
+    objectives = [metrics["val/objective"] for metrics in state.history]
+    assert objectives == pytest.approx([0.12**2, 0.02**2, 0.08**2, 0.18**2], abs=1e-5)
+    assert (state.best_epoch, state.best) == (2, objectives[1])
+    assert state.tensors["best.line.weight"].item() == weights[1]
+    assert state.tensors["model.line.weight"].item() == weights[3]
+    assert best_model(DriftConfig(), digits, state, seed=0).state_dict()["line.weight"].item() == weights[1]
+
+
+FACTORS = {  # 3 steps of warm-up, then half a cosine over the other 5
+    "constant": [0.25, 0.5, 0.75, 1, 1, 1, 1, 1],
+    "cosine": [0.25, 0.5, 0.75, 1, 0.904508, 0.654508, 0.345492, 0.095492],
+}
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_learning_rate_follows_its_schedule(schedule: str, digits: PreparedData) -> None:
+    """Adam's step is the learning rate where the gradient is always the same, so the weight is the rates' sum."""
+    settings = {"epochs": 4, "images": 64, "batch_size": 32, "learning_rate": 0.01, "warmup_steps": 3}
+    config = TrainingConfig.model_validate(settings | {"schedule": schedule})
+    logged, weights = [], []
+    for epoch in train(DriftConfig(), digits, config, seed=0):
+        logged.append(epoch.metrics["train/learning_rate"])
+        weights.append(epoch.model.state_dict()["line.weight"].item())
+    rates = [0.01 * factor for factor in FACTORS[schedule]]
+    assert logged == pytest.approx(rates[1::2], rel=1e-4)
+    assert weights == pytest.approx([sum(rates[:n]) for n in (2, 4, 6, 8)], rel=1e-4)
+
+
+def test_clipping_bounds_the_gradient_of_each_part(digits: PreparedData) -> None:
+    """After one step Adam's first moment is a tenth of the gradient, whose norm was clipped."""
+
+    def norms(clip: float | None) -> dict[str, float]:
+        config = TrainingConfig(epochs=1, images=64, batch_size=64, gradient_clip=clip)
+        (epoch,) = train(TwoPartsConfig(), digits, config, seed=0)
+        moments = {k: t for k, t in epoch.state.tensors.items() if k.endswith("exp_avg")}
+        return {
+            part: torch.cat([t.flatten() for k, t in moments.items() if k.startswith(f"optimizer.{part}.")])
+            .norm()
+            .item()
+            for part in ("generator", "critic")
+        }
+
+    free = norms(None)
+    assert min(free.values()) > 1e-3
+    assert norms(1e-3) == pytest.approx({"generator": 1e-4, "critic": 1e-4}, rel=1e-2)
+    assert norms(1e3) == free
+
+
+def test_optimal_sigma_is_remembered_for_held_out_images(digits: PreparedData) -> None:
+    model = AEConfig(trunk=SMALL, likelihood=GaussianConfig(sigma="optimal", value=0.1))
+    config = TrainingConfig(epochs=6, images=300, batch_size=30, learning_rate=1e-5)
+    *_, last = train(model, digits, config, seed=0)
+    trained = last.model
+    assert isinstance(trained, Autoencoder)
+    x = torch.tensor(digits.split("train").images[:300]).float() / 255
+    with torch.no_grad():
+        error = (trained(x) - x).square().mean().sqrt().item()
+        p_x = trained.decode(trained.encode(x).mean)
+        expected = torch.distributions.Normal(p_x.mean, error).log_prob(x).flatten(1).sum(-1)
+        assert error > 0.2  # far from where sigma started
+        assert trained.state_dict()["likelihood.log_sigma"].exp().item() == pytest.approx(error, rel=0.02)
+        torch.testing.assert_close(p_x.log_prob(x).mean(), expected.mean(), rtol=0.02, atol=0)

@@ -115,8 +115,9 @@ class Autoencoder(GenerativeModel):
         return q
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
-        """Codes (B, D) -> p(x|z), event (C, H, W)."""
-        p_x: Distribution = self.likelihood(self.decoder(z))
+        """Codes (..., D) -> p(x|z), batch (...), event (C, H, W); more leading axes are samples of the same images."""
+        h = self.decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
+        p_x: Distribution = self.likelihood(h)
         return p_x
 
     @abstractmethod

@@ -81,7 +81,8 @@ class VAE(Autoencoder):
         cost, rates = self._distortion_and_rates(batch)
         rate = rates.sum(-1)
         weight = self.beta * warm_up(step, self.warmup_steps)
-        total = cost + weight * (free_bits(rates, self.free_bits) if self.free_bits else rate)
+        charged = (free_bits(rates, self.free_bits) * self.posterior.unit_mask).sum(-1) if self.free_bits else rate
+        total = cost + weight * charged
         return {"autoencoder": Loss(total, {"distortion": cost, "rate": rate, "negative_elbo": cost + rate})}
 
     def bound(self, batch: Batch) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
     features = yield from feature_network(data, best_device())
     yield Progress("judging", 0, 1)
     tags = {"kind": "evaluation", "model": model, "pipeline": group, **standard_tags(experiment.seed, "")}
-    with start_run(store, experiment.data.name, f"evaluation of {model}", tags) as run:
+    with start_run(store, _name(model) or experiment.data.name, f"evaluation of {model}", tags) as run:
         run.params(experiment.flat())
         run.dataset(data)
         evaluation = judge(loaded.model, data, features, experiment.evaluation)
@@ -69,3 +70,8 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         figures = keep_figures(draw_figures(evaluation.evidence), folder, run)
     yield Progress("judging", 1, 1)
     return Evaluated(run_id=run.id, url=run.url, model=model, metrics=metrics, figures=figures)
+
+
+def _name(reference: str) -> str:
+    """The registered model's name; "" for a run's folder."""
+    return "" if Path(reference).exists() else re.split("[@/]", reference)[0]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from filelock import FileLock
+
 from aemodels.checkpoint import load_model
 from aemodels.data import PreparedData
+from aemodels.environment import store_folder
 from aemodels.evaluation import evaluate
-from aemodels.features import feature_network
+from aemodels.features import Features, feature_network
 from aemodels.metrics import METRICS
 from aemodels.progress import Progress, Steps
 from aemodels.promotion import Decision, decide
@@ -34,15 +37,9 @@ def promote(settings: Settings, data: PreparedData, version: ModelVersion) -> St
     store = open_store()
     work = f"gate of {version.name}"
     yield Progress(work, 0, 1)
-    challenger, old = get(store, version.name, version.version), champion(store, version.name)
-    primary = settings.evaluation.primary
-    smaller = {name: metric.direction == "minimize" for name, metric in METRICS.items() if metric.direction}
-    if old is not None and old.version.version == version.version:
-        decision = Decision(False, "it is the champion already", {})
-    else:
-        measured = None if old is None else (yield from _metrics_on(settings, data, old, store))
-        decision = decide(challenger.metrics, measured, primary, smaller, settings.registry)
-        conclude(store, version, decision)
+    features = yield from feature_network(data, best_device())
+    with FileLock(store_folder() / f"gate-{version.name}.lock", thread_local=False):  # one after the other
+        decision = _decide(settings, data, features, version, store)
     now = champion(store, version.name)
     yield Progress(work, 1, 1, decision.reason)
     return Promotion(
@@ -56,13 +53,35 @@ def promote(settings: Settings, data: PreparedData, version: ModelVersion) -> St
     )
 
 
-def _metrics_on(settings: Settings, data: PreparedData, model: Registered, store: Store) -> Steps[dict[str, float]]:
-    """The model's metrics on these images: as they were registered, or measured again if other images judged it."""
-    features = yield from feature_network(data, best_device())
+def _decide(
+    settings: Settings, data: PreparedData, features: Features, version: ModelVersion, store: Store
+) -> Decision:
+    """Decides and carries it out; asked again about the champion, it tells what was decided."""
+    challenger, old = get(store, version.name, version.version), champion(store, version.name)
+    if old is not None and old.version.version == version.version:
+        by_gate = old.tags.get("gate.decision") == "promoted" and old.tags.get("gate.by") == "the gate"
+        return Decision(by_gate, old.tags["gate.reason"] if by_gate else "it is the champion already", {})
+    smaller = {name: metric.direction == "minimize" for name, metric in METRICS.items() if metric.direction}
+    new = _metrics_on(settings, data, features, challenger, store) or {}
+    if old is None:
+        decision = decide(new, None, settings.evaluation.primary, smaller, settings.registry)
+    elif (known := _metrics_on(settings, data, features, old, store)) is not None:
+        decision = decide(new, known, settings.evaluation.primary, smaller, settings.registry)
+    else:
+        remedy = f"`aemodels promote {version.name} {version.version}` if that is meant, or another registry.name"
+        decision = Decision(False, f"the champion takes images of another shape; {remedy}", {})
+    conclude(store, version, decision)
+    return decision
+
+
+def _metrics_on(
+    settings: Settings, data: PreparedData, features: Features, model: Registered, store: Store
+) -> dict[str, float] | None:
+    """The model's metrics by this yardstick: as registered, or measured again; None if it cannot see these images."""
     if model.digest == yardstick(settings, data, features):
         return model.metrics
     name, version, _ = model.version
     loaded = load_model(find(f"{name}/{version}", store), str(best_device()))
     if loaded.card.image_shape != data.image_shape:
-        return {}  # it cannot even see these images
+        return None
     return evaluate(loaded.model, data, features, settings.evaluation).metrics

@@ -27,7 +27,7 @@ OVERVIEW_WIDTH, SMALL_ACROSS = 570, 3  # pixels, pictures
 class Result(Config):
     """What a step returns: ids, paths and numbers. A metric may be NaN or infinite; the gate says what follows."""
 
-    model_config = ConfigDict(allow_inf_nan=True)
+    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")
 
 
 def open_run(store: Store, folder: RunFolder, experiment: str, title: str, seed: int, tags: Mapping[str, Any]) -> Run:

@@ -13,7 +13,7 @@ from aemodels.experiment import Experiment
 from aemodels.features import feature_network
 from aemodels.figures import draw_figures, reconstruction_grid, sample_grid
 from aemodels.mlflow_views import FINAL
-from aemodels.models.base import GenerativeModel
+from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.pictures import Picture
 from aemodels.progress import Progress, Steps
 from aemodels.registry import ModelVersion, register
@@ -84,7 +84,7 @@ def train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]:
             with run.system_metrics():
                 state = yield from _epochs(experiment, data, folder, run, model)
             yield Progress("judging", 0, 1)
-            model = best_model(experiment.model, data, state, experiment.seed)
+            model = best_model(experiment.model, data, experiment.training, experiment.seed, state)
             save_weights(folder.path, model)
             evaluation = evaluate(model, data, features, experiment.evaluation, history=state.history)
             metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
@@ -124,7 +124,7 @@ def _epochs(
     config = experiment.training
     state = load_state(folder.path)
     if state is None:
-        _cards(untrained.to(best_device()), 0, data, run, experiment.seed)  # where MLflow's slider stands at first
+        _cards(untrained.to(best_device()), 0, data, run, experiment)  # where MLflow's slider stands at first
     else:
         for index in range(folder.notes().get("tracked", 0) + 1, state.epoch + 1):
             run.metrics(state.history[index - 1], index)
@@ -135,7 +135,7 @@ def _epochs(
         save_state(folder.path, state)
         run.metrics(epoch.metrics, epoch.index)
         if epoch.index % every == 0 or epoch.index in (1, config.epochs):
-            _cards(epoch.model, epoch.index, data, run, experiment.seed)
+            _cards(epoch.model, epoch.index, data, run, experiment)
         folder.note(tracked=epoch.index)
         yield Progress(work, epoch.index, config.epochs, _note(epoch))
     assert state is not None  # a training has at least one epoch
@@ -149,8 +149,9 @@ def _note(epoch: Epoch) -> str:
     return f"{bound}{epoch.metrics['train/images_per_second']:,.0f} images/s"
 
 
-def _cards(model: GenerativeModel, step: int, data: PreparedData, run: Run, seed: int) -> None:
+def _cards(model: GenerativeModel, step: int, data: PreparedData, run: Run, experiment: Experiment) -> None:
     """The same images and the same codes in every run, so that runs compare."""
-    fit_prior(model, data, seed)
-    run.image("reconstructions", reconstruction_grid(model, data), step)
+    fit_prior(model, data, experiment.seed, experiment.training.images)
+    if isinstance(model, Autoencoder):
+        run.image("reconstructions", reconstruction_grid(model, data), step)
     run.image("samples", sample_grid(model), step)
