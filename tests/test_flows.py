@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
 
 pytestmark = pytest.mark.flow
 
@@ -84,24 +91,190 @@ def test_what_a_person_must_mend_is_not_retried() -> None:
     assert [run.run_count for run in failed] == [1]
 
 
-def test_a_retry_of_the_same_flow_run_skips_what_is_done(own_store: Path) -> None:
+# ---------------------------------------------------------------- the pipeline again, and on the command line
+
+
+PIPED = [
+    "pipeline",
+    "--json",
+    "registry.name=piped",
+    "model.trunk=mlp",
+    *(f"{key}={value}" for key, value in TINY.items()),
+]
+
+
+def call(*arguments: str) -> Any:
+    """A command in this process, with the address of the Prefect server in its environment."""
+    from prefect.settings import PREFECT_API_URL
+
+    environment, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
+    os.environ["PREFECT_API_URL"] = PREFECT_API_URL.value()
+    try:
+        return CliRunner().invoke(app, list(arguments))
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        signal.signal(signal.SIGTERM, handler)
+
+
+def done(result: Any) -> Any:
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def once(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, error: BaseException) -> list[str]:
+    """The first call of a function ends with the error; a list that grows with the calls."""
+    real, calls = getattr(module, name), []
+
+    def stumbling(*arguments: Any, **named: Any) -> Any:
+        calls.append(name)
+        if len(calls) == 1:
+            raise error
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(module, name, stumbling)
+    return calls
+
+
+def tracked(name: str) -> Any:
+    from aemodels.store import open_store
+
+    store = open_store()
+    return store.client.search_runs([store.experiment(name)])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_store")
+def test_a_pipeline_that_was_interrupted_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    import aemodels.steps.train as step
+
+    with monkeypatch.context() as patch:
+        once(patch, step, "save_weights", KeyboardInterrupt())
+        assert call(*PIPED).exit_code == 130
+    before = {run.info.run_id: run for run in tracked("piped")}
+    assert sorted(run.info.status for run in before.values()) == ["FINISHED", "FINISHED", "FINISHED", "KILLED"]
+    told = done(call(*PIPED))
+    after = {run.info.run_id: run for run in tracked("piped")}
+    assert after.keys() == before.keys()
+    assert {run.info.status for run in after.values()} == {"FINISHED"}
+    assert len({run.data.tags["pipeline"] for run in after.values()}) == 1
+    assert (told["version"], told["champion"], told["promoted"]) == (1, 1, True)
+    assert told["run_id"] in after
+    assert isinstance(told["test/negative_elbo"], float)
+
+
+@pytest.mark.usefixtures("own_store")
+def test_the_same_flow_run_again_repeats_only_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the button `Retry` of Prefect's page does."""
+    from prefect.client.orchestration import get_client
+    from prefect.flow_engine import run_flow
+    from prefect.states import Scheduled
+
+    import aemodels.steps.promote as gate
+    import flows.train
+    import flows.tune
+    from aemodels.config import UserError
+    from aemodels.settings import Settings
+    from flows.pipeline import pipeline
+
+    trainings, searches = (
+        _counted(monkeypatch, flows.train.step, "train"),
+        _counted(monkeypatch, flows.tune.step, "tune"),
+    )
+    once(monkeypatch, gate, "decide", UserError("mend me"))
+    settings = Settings().override({**TINY, "registry.name": "retried"})
+    with get_client(sync_client=True) as client:
+        flow_run = client.create_flow_run(pipeline, parameters={"settings": settings})
+        with pytest.raises(UserError, match="mend me"):
+            run_flow(pipeline, flow_run=flow_run, parameters={"settings": settings})
+        assert client.read_flow_run(flow_run.id).state.is_failed()
+        client.set_flow_run_state(flow_run.id, Scheduled(), force=True)
+        finished = run_flow(pipeline, flow_run=client.read_flow_run(flow_run.id), parameters={"settings": settings})
+    assert finished.promotion.promoted
+    assert (len(searches), len(trainings)) == (1, 1)
+    assert len(tracked("retried")) == 4
+
+
+def _counted(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[str]:
+    real, calls = getattr(module, name), []
+
+    def counting(*arguments: Any, **named: Any) -> Any:
+        calls.append(name)
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(module, name, counting)
+    return calls
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_store")
+def test_single_commands_run_as_flows_where_there_is_a_server() -> None:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        before = {run.id for run in client.read_flow_runs()}
+        settings = PIPED[2:]
+        assert done(call("prepare", "--json", *settings))["sizes"]["test"] == 269
+        told = done(call("train", "--json", *settings))
+        assert done(call("tune", "--json", *settings))["trials"]
+        judged = done(call("evaluate", "piped/1", "--json"))
+        refused = call("train", "--json", "data=folder", "data.path=/nowhere", "registry.name=x")
+        names = {client.read_flow(run.flow_id).name for run in client.read_flow_runs() if run.id not in before}
+    assert {"prepare", "train", "tune", "evaluate"} <= names
+    assert judged["test/mse"] == told["test/mse"]
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "data.path=/nowhere" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.usefixtures("own_store")
+@pytest.mark.parametrize(("error", "calls"), [("outage", 2), ("disk", 2), ("person", 1), ("diverged", 1)])
+def test_what_is_retried(monkeypatch: pytest.MonkeyPatch, error: str, calls: int) -> None:
     from prefect import flow
 
+    import aemodels.steps.train as step
+    from aemodels.config import UserError
     from aemodels.settings import Settings
+    from aemodels.store import UnreachableError
+    from aemodels.training import TrainingDivergedError
     from flows.prepare import prepare_data
     from flows.train import train_model
 
-    settings = Settings().override({**TINY, "registry.name": "again"})
-    attempts: list[str] = []
+    errors = {
+        "outage": UnreachableError("no answer"),
+        "disk": OSError("no space left"),
+        "person": UserError("mend me"),
+        "diverged": TrainingDivergedError("nan"),
+    }
+    settings = Settings().override({**TINY, "registry.name": "retried"})
+    stumbled = once(monkeypatch, step, "open_store", errors[error])
+    at_once = train_model.with_options(retry_delay_seconds=0)
 
-    @flow(retries=1, retry_delay_seconds=0)
-    def twice() -> str:
-        trained = train_model(settings, prepare_data(settings), "")
-        attempts.append(trained.run_id)
-        if len(attempts) == 1:
-            raise ConnectionError("after the training")
-        return trained.run_id
+    @flow
+    def training() -> int:
+        return at_once(settings, prepare_data(settings), "").version.version
 
-    assert twice() == attempts[0]
-    assert attempts[0] == attempts[1]
-    assert len(list((own_store / "runs").iterdir())) == 1
+    if calls == 2:
+        assert training() == 1
+    else:
+        with pytest.raises(type(errors[error])):
+            training()
+    assert len(stumbled) == calls
+
+
+@pytest.mark.usefixtures("own_store")
+def test_prefects_pages_show_metrics_pictures_and_the_way_to_mlflow() -> None:
+    from prefect.client.orchestration import get_client
+
+    from aemodels.settings import Settings
+    from flows.train import train
+
+    trained = train(Settings().override({**TINY, "registry.name": "shown"}))
+    with get_client(sync_client=True) as client:
+        artifacts = client.read_artifacts()
+    of = {artifact.type: artifact for artifact in artifacts}
+    assert {"table", "markdown", "image"} <= of.keys()
+    assert any(trained.url in str(artifact.data) for artifact in artifacts if artifact.type == "markdown")
+    rows = [row for artifact in artifacts if artifact.type == "table" for row in json.loads(artifact.data)]
+    assert "test/frechet_samples" in {row["metric"] for row in rows}
+    assert of["image"].data.startswith("data:image/png;base64,")

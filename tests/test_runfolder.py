@@ -119,28 +119,25 @@ def registered_weights(store: Path, version: int = 1) -> bytes:
         return (find(f"digits/{version}", open_store()) / "weights.safetensors").read_bytes()
 
 
-# ---------------------------------------------------------------- a training that is killed, then interrupted
+# ---------------------------------------------------------------- two at once; killed, then interrupted
 
 
 class Story(NamedTuple):
-    """A training that was killed once, interrupted once, and finished by the same command; and one that was left."""
+    """A command that ran twice at once, undisturbed; and was killed once, interrupted once and finished elsewhere."""
 
+    undisturbed: Path  # the store
+    answers: list[dict[str, Any]]
     store: Path
-    answer: dict[str, Any]
     interrupted: tuple[int, str, str, bool]  # exit code, standard error, status in MLflow, is there a checkpoint
-    left: Path
-    left_answer: dict[str, Any]
+    answer: dict[str, Any]
 
 
 @pytest.fixture(scope="session")
-def story(folders: Path, empty_database: Path, digits) -> Story:
-    from aemodels.features import feature_network
-    from aemodels.progress import finish
-    from aemodels.training import best_device
-
-    finish(feature_network(digits, best_device()))
-    store, left = new_store(folders / "killed", empty_database), new_store(folders / "left", empty_database)
-    undisturbed = start(left, *LONG)
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """On a machine where nothing is prepared yet, not even the databases."""
+    root = tmp_path_factory.mktemp("story")
+    undisturbed, store, cache = root / "undisturbed", root / "killed", str(root / "cache")
+    both = [start(undisturbed, *LONG, AEMODELS_CACHE=cache) for _ in range(2)]
 
     def tracked(epochs: int) -> Callable[[], bool]:
         def reached() -> bool:
@@ -149,14 +146,15 @@ def story(folders: Path, empty_database: Path, digits) -> Story:
 
         return reached
 
-    stop(start(store, *LONG), signal.SIGKILL, tracked(2))
+    stop(start(store, *LONG, AEMODELS_CACHE=cache), signal.SIGKILL, tracked(2))
     assert not tracked(12)()
-    process = start(store, *LONG)
+    process = start(store, *LONG, AEMODELS_CACHE=cache)
     said = stop(process, signal.SIGINT, tracked(json.loads(_notes(store).read_text())["tracked"] + 2))
     (run,) = runs(store, "training")
     checkpoint = list((store / "runs").glob("*/state.safetensors"))
     interrupted = (process.returncode, said, run.info.status, bool(checkpoint))
-    return Story(store, answer(start(store, *LONG)), interrupted, left, answer(undisturbed))
+    last = answer(start(store, *LONG, AEMODELS_CACHE=cache))
+    return Story(undisturbed, [answer(one) for one in both], store, interrupted, last)
 
 
 def _notes(store: Path) -> Path:
@@ -176,8 +174,8 @@ def test_ctrl_c_ends_the_run_as_interrupted_and_keeps_the_checkpoint(story: Stor
 
 @pytest.mark.slow
 def test_a_killed_training_ends_as_one_that_was_not(story: Story) -> None:
-    assert registered_weights(story.store) == registered_weights(story.left)
-    told, expected = story.answer, story.left_answer
+    assert registered_weights(story.store) == registered_weights(story.undisturbed)
+    told, expected = story.answer, story.answers[0]
     same = [name for name in expected if name.startswith("test/")]
     assert [told[name] for name in same] == [expected[name] for name in same]
     assert told["seconds"] > 0
@@ -193,13 +191,30 @@ def test_a_killed_training_is_one_run_and_one_version(story: Story) -> None:
     assert versions(story.store) == [1]
     assert [path.name for path in (story.store / "runs").iterdir()] == [Path(story.answer["folder"]).name]
     assert not list((story.store / "runs").glob("*/*.partial"))
-    found, expected = history(story.store, run.info.run_id), history(story.left, story.left_answer["run_id"])
+    found, expected = (
+        history(story.store, run.info.run_id),
+        history(story.undisturbed, story.answers[0]["run_id"]),
+    )
     epochs = [name for name in expected if name.startswith(("train/", "val/"))]
     assert epochs
     for name in epochs:
         assert [step for step, _ in found[name]] == list(range(1, 13)), name
         if name not in CLOCK:
             assert found[name] == expected[name]
+
+
+@pytest.mark.slow
+def test_two_commands_at_once_do_not_harm_each_other(story: Story) -> None:
+    first, second = story.answers
+    assert {first["version"], second["version"]} == {1, 2}
+    assert first["run_id"] != second["run_id"]
+    assert first["folder"] != second["folder"]
+    assert registered_weights(story.undisturbed, 1) == registered_weights(story.undisturbed, 2)
+    same = [name for name in first if name.startswith("test/")]
+    assert [first[name] for name in same] == [second[name] for name in same]
+    assert [run.info.status for run in runs(story.undisturbed, "training")] == ["FINISHED"] * 2
+    prepared = story.undisturbed.with_name("cache") / "prepared"
+    assert len([path for path in prepared.iterdir() if path.is_dir()]) == 1
 
 
 # ---------------------------------------------------------------- in this process
@@ -353,7 +368,7 @@ def test_an_interrupted_search_leaves_no_trial_running(folder: Path, monkeypatch
     assert [run.info.status for run in runs(folder, "trial")] == ["FINISHED"] * 3
 
 
-# ---------------------------------------------------------------- a search that is killed, and two commands at once
+# ---------------------------------------------------------------- a search that is killed
 
 
 @pytest.mark.slow
@@ -396,20 +411,3 @@ def test_a_killed_search_ends_as_one_that_was_not(tmp_path: Path, empty_database
 
 def _by_trial(children: list[Any]) -> list[Any]:
     return sorted(children, key=lambda child: int(child.data.tags["trial"]))
-
-
-@pytest.mark.slow
-def test_two_commands_at_once_do_not_harm_each_other(tmp_path: Path) -> None:
-    """On a machine where nothing is prepared yet, not even the database."""
-    store = tmp_path / "store"
-    both = [start(store, *TRAIN, AEMODELS_CACHE=str(tmp_path / "cache")) for _ in range(2)]
-    first, second = [answer(process) for process in both]
-    assert {first["version"], second["version"]} == {1, 2}
-    assert first["run_id"] != second["run_id"]
-    assert first["folder"] != second["folder"]
-    assert registered_weights(store, 1) == registered_weights(store, 2)
-    assert {name: first[name] for name in first if name.startswith("test/")} == {
-        name: second[name] for name in second if name.startswith("test/")
-    }
-    assert len(runs(store, "training")) == 2
-    assert len([path for path in (tmp_path / "cache" / "prepared").iterdir() if path.is_dir()]) == 1
