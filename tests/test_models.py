@@ -122,7 +122,7 @@ class LinearGaussianHead(GaussianHead):
 
 
 def linear_gaussian(w: Tensor, loc: Tensor, sigma: float) -> VAE:
-    """x = loc + W z + sigma * noise with its exact posterior; W (P, D) with orthogonal columns, loc (P,)."""
+    """The model x = loc + W z + sigma * noise with its exact posterior; W (P, D) with orthogonal columns, loc (P,)."""
     pixels, units = w.shape
     variance = 1 / (1 + w.square().sum(0) / sigma**2)
     encoder, posterior = Encoder(nn.Flatten(), features=pixels), DiagonalNormalHead(pixels, units)

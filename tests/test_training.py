@@ -229,7 +229,8 @@ def test_the_best_weights_are_those_of_the_smallest_objective(digits: PreparedDa
     assert (state.best_epoch, state.best) == (2, objectives[1])
     assert state.tensors["best.line.weight"].item() == weights[1]
     assert state.tensors["model.line.weight"].item() == weights[3]
-    assert best_model(DriftConfig(), digits, state, seed=0).state_dict()["line.weight"].item() == weights[1]
+    best = best_model(DriftConfig(), digits, config, seed=0, state=state)
+    assert best.state_dict()["line.weight"].item() == weights[1]
 
 
 FACTORS = {  # 3 steps of warm-up, then half a cosine over the other 5
