@@ -102,6 +102,7 @@ class Run:
     def dataset(self, data: PreparedData) -> None:
         """The data set as an input of the run, with its digest."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
         from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
         described = Dataset(
@@ -112,7 +113,11 @@ class Run:
             profile=json.dumps({**data.sizes, "image_shape": data.image_shape, "classes": len(data.classes)}),
         )
         context = InputTag(MLFLOW_DATASET_CONTEXT, "training")
-        self.store.client.log_inputs(self.id, [DatasetInput(described, [context])])
+        inputs = [DatasetInput(described, [context])]
+        try:
+            self.store.client.log_inputs(self.id, inputs)
+        except MlflowException:  # another process wrote the same data set at the same moment: now it is found
+            self.store.client.log_inputs(self.id, inputs)
 
     @contextmanager
     def system_metrics(self) -> Iterator[None]:

@@ -345,6 +345,29 @@ def test_a_metric_that_is_not_finite_spoils_nothing(folder: Path, monkeypatch: p
     assert done(call(*TRAIN))["version"] == 2
 
 
+def test_a_data_set_that_another_process_tracks_at_the_same_moment(
+    store, digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow looks for the data set, then writes it: of two processes, one may meet the other's row."""
+    from mlflow.exceptions import MlflowException
+
+    from aemodels.tracking import start_run
+
+    real, calls = store.client.log_inputs, []
+
+    def late(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise MlflowException("UNIQUE constraint failed: datasets.experiment_id, datasets.name, datasets.digest")
+        real(*arguments)
+
+    monkeypatch.setattr(store.client, "log_inputs", late)
+    run = start_run(store, "digits", "late")
+    run.dataset(digits)
+    (tracked,) = store.client.get_run(run.id).inputs.dataset_inputs
+    assert tracked.dataset.digest == digits.digest
+
+
 def test_an_interrupted_search_leaves_no_trial_running(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from aemodels.tuning_study import Study
 
