@@ -6,6 +6,7 @@ N images, M others, D latent units, F features, (C, H, W) an image with pixels i
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -126,7 +127,9 @@ def _accuracy(classifier: Any, training: Tensor, codes: Tensor, evidence: Eviden
         return math.nan
     if len(known.unique()) == 1:
         return float((truth == known[0]).double().mean())
-    classifier.fit(training.numpy(), known.numpy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it stopped at `max_iter`, which is meant
+        classifier.fit(training.numpy(), known.numpy())
     return float(classifier.score(codes.numpy(), truth.numpy()))
 
 
