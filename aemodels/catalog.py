@@ -89,6 +89,7 @@ def find(reference: str, store: Store | None = None) -> Path:
     """
     from aemodels.modelfile import CONFIG, WEIGHTS  # with torch, which a list of models does not need
 
+    reference = reference.removeprefix("models:/")  # as MLflow writes it
     folder = Path(reference).expanduser()
     if (folder / CONFIG).exists() and (folder / WEIGHTS).exists():
         return folder

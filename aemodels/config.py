@@ -195,6 +195,8 @@ def _explain(config: type[Config], error: Any) -> str:
         return f"{key}: required; give {key}=..."
     if kind == "value_error" and isinstance(value, Mapping | Config):  # a rule between several settings
         return ": ".join(filter(None, (key, error["msg"].removeprefix("Value error, "))))
+    if kind == "string_pattern_mismatch":
+        return f"{key}={_short(value)}: does not fit; {owner.model_fields[key.rpartition('.')[2]].description}"
     return f"{key}={_short(value)}: {error['msg'].removeprefix('Value error, ')}"
 
 

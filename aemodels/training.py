@@ -26,6 +26,7 @@ from aemodels.models.base import Batch, GenerativeModel, ModelConfig
 from aemodels.schedules import learning_rate_factor
 
 EVALUATION_BATCH = 500  # images; large enough for speed, small enough for any trunk
+DEVICES = ("cpu", "cuda", "mps")
 PRIOR_IMAGES = 10_000  # enough codes for any mixture
 
 
@@ -56,7 +57,7 @@ class TrainingConfig(Config):
     """Train on so many images only; null takes all."""
 
 
-class TrainingDivergedError(RuntimeError):
+class TrainingDivergedError(UserError, RuntimeError):
     """A term of the loss is not finite."""
 
 
@@ -177,10 +178,14 @@ def best_device() -> torch.device:
     """
     if name := device_name():
         try:
-            return torch.empty(0, device=name).device
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"AEMODELS_DEVICE={name}: does not work here ({reason}); give cpu, or unset it") from None
+            device = torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError):
+            device = torch.device("meta")
+        if device.type not in DEVICES:
+            raise UserError(
+                f"AEMODELS_DEVICE={name}: does not work here; give one of {', '.join(DEVICES)}, or unset it"
+            )
+        return device
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -241,9 +246,10 @@ def _refuse_non_finite(metrics: dict[str, float], epoch: int, config: TrainingCo
     bad = {name: value for name, value in metrics.items() if not math.isfinite(value)}
     if bad:
         name, value = next(iter(bad.items()))
+        other = " or training.precision=float32" if config.precision != "float32" else ""
         raise TrainingDivergedError(
-            f"epoch {epoch}: {name} is {value}. Try a smaller training.learning_rate (it is {config.learning_rate:g}), "
-            "training.gradient_clip=1, or training.precision=float32"
+            f"epoch {epoch}: {name} is {value}; try a smaller training.learning_rate (it is {config.learning_rate:g}), "
+            f"training.gradient_clip=1{other}"
         )
 
 

@@ -17,7 +17,10 @@ import typer
 if TYPE_CHECKING:
     from aemodels.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+ABOUT = "Train, tune, compare, promote and use autoencoders on images. `aemodels settings` lists what can be set."
+app = typer.Typer(
+    help=ABOUT, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 
 SETTINGS_HELP = "Settings that differ from the defaults, such as data.name=mnist model.latent_dim=20."
 Changes = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=SETTINGS_HELP)]
@@ -235,7 +238,7 @@ def reconstruct(
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path("reconstructed.png"),
     json: Json = False,
 ) -> None:
-    """Draw images above what the model makes of them."""
+    """Draw what the model makes of images, above them."""
     with answering(verbose=False):
         from flows import reports, use
 

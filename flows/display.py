@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,10 +22,11 @@ from aemodels.progress import Progress as Report
 from aemodels.progress import Steps, finish
 
 T = TypeVar("T")
+LINE_SECONDS = 15.0  # between two lines on a pipe while a piece of work goes on
 
 
 class Bars:
-    """One bar per piece of work; on a pipe, a line when a piece of work ends."""
+    """One bar per piece of work; on a pipe, a line now and then."""
 
     def __init__(self, console: Console) -> None:
         columns = (
@@ -37,7 +39,8 @@ class Bars:
         self.console = console
         self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self.tasks: dict[str, TaskID] = {}
-        self.printed = ""  # the last line
+        self.seen: set[str] = set()
+        self.printed, self.last = "", time.monotonic()  # the last line, and when it was printed
 
     def show(self, report: Report) -> None:
         """Moves the bar of the report's work."""
@@ -45,13 +48,26 @@ class Bars:
             self.tasks[report.work] = self.progress.add_task(report.work, note="")
         task = self.tasks[report.work]
         self.progress.update(task, completed=report.done, total=report.total, note=report.note)
+        self._print_line(report)
         if report.done >= report.total:
-            line = f"{report.work}: {report.note}".removesuffix(": ")
-            if not self.console.is_terminal and line != self.printed:
-                self.console.print(line, highlight=False)
-            self.printed = line
             self.progress.stop_task(task)
             del self.tasks[report.work]
+
+    def _print_line(self, report: Report) -> None:
+        """On a pipe: the end of a work, a note at its start, and now and then how far it is."""
+        now, ended, started = (
+            time.monotonic(),
+            report.done >= report.total,
+            report.work not in self.seen and report.note,
+        )
+        self.seen.add(report.work)
+        if self.console.is_terminal or not (ended or started or now - self.last > LINE_SECONDS):
+            return
+        far = "" if ended else f" {report.done}/{report.total}"
+        line = f"{report.work}{far}: {report.note}".removesuffix(": ")
+        if line != self.printed:
+            self.console.print(line, highlight=False, soft_wrap=True)
+        self.printed, self.last = line, now
 
 
 current: ContextVar[Bars | None] = ContextVar("bars", default=None)
@@ -116,6 +132,11 @@ def _plain(value: object) -> Any:
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return str(value) if isinstance(value, Path) else value
+
+
+def wide() -> bool:
+    """Whether there is room for more than the most important columns."""
+    return _out().width >= 110
 
 
 def _out() -> Console:

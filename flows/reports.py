@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from flows.display import as_json, facts, table
+from flows.display import as_json, facts, table, wide
 
 if TYPE_CHECKING:
     from aemodels.config import Setting
@@ -113,18 +113,18 @@ def models(rows: Sequence[Registered], json: bool) -> None:
     if not rows:
         print("no model is registered yet; `aemodels pipeline` or `aemodels train` registers one")
         return None
-    columns = ("model", "version", "aliases", *KEY_METRICS, "created", "gate")
+    metrics = KEY_METRICS if wide() else KEY_METRICS[:1]
     shown = [
         (
-            row.version.name,
-            row.version.version,
+            f"{row.version.name}/{row.version.version}",
             ", ".join(row.aliases),
-            *(row.metrics.get(metric) for metric in KEY_METRICS),
+            *(row.metrics.get(metric) for metric in metrics),
             f"{row.created:%Y-%m-%d %H:%M}",
             row.tags.get("gate.decision", ""),
         )
         for row in rows
     ]
+    columns = ("model", "aliases", *metrics, "created", "gate")
     table("Registered models", columns, shown)
     return None
 

@@ -19,6 +19,7 @@ from aemodels.serving import Question, answer
 from aemodels.training import best_device
 
 ACROSS = 8  # images in a row of a grid
+MOST_DRAWN = 64  # reconstructions in one picture: more would be too tall to look at
 LEAST_SIDE = 64  # pixels of an image in a grid: small ones are magnified by whole numbers
 
 
@@ -54,18 +55,23 @@ def generate(reference: str, n: int, seed: int, out: Path) -> dict[str, object]:
 
 
 def reconstruct(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]:
-    """Draws each row of images with the row of their reconstructions below it."""
+    """Draws rows of reconstructions, each above the row of its originals; the first MOST_DRAWN images."""
     _check_output(out, ".png")
     given = open_with_images(reference, paths)
-    drawn = answer(given.loaded.model, given.images, Question("reconstruct"))
+    originals = given.images[:MOST_DRAWN] / np.float32(255)
+    drawn = answer(given.loaded.model, given.images[:MOST_DRAWN], Question("reconstruct"))
     across = min(len(drawn), ACROSS)
-    pairs = [
-        (given.images[i : i + across] / np.float32(255), drawn[i : i + across]) for i in range(0, len(drawn), across)
-    ]
-    filled = [np.concatenate([part, np.ones((across - len(part), *part.shape[1:]))]) for pair in pairs for part in pair]
+    rows = [part for i in range(0, len(drawn), across) for part in (drawn[i : i + across], originals[i : i + across])]
+    filled = [np.concatenate([row, np.ones((across - len(row), *row.shape[1:]), np.float32)]) for row in rows]
     _save_grid(np.concatenate(filled), across, out)
     errors = answer(given.loaded.model, given.images, Question("score"))
-    return {"model": reference, "images": len(drawn), "mse": float(errors.mean()), "out": str(out)}
+    return {
+        "model": reference,
+        "images": len(given.images),
+        "drawn": len(drawn),
+        "mse": float(errors.mean()),
+        "out": str(out),
+    }
 
 
 def embed(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]:

@@ -33,10 +33,10 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def read_images(files: Sequence[Path], image_shape: tuple[int, int, int], crop: bool) -> Pixels:
-    """Images (N, C, H, W) of a model's shape: resized (after a centre crop, if so asked), made grey or colour.
+    """Images (N, C, H, W) of a model's shape: resized, after a centre crop if so asked.
 
     Raises:
-        UserError: a file is damaged, or of another size where the model's images are not square.
+        UserError: a file is damaged, of other channels, or of another size where the model's images are not square.
     """
     channels, height, width = image_shape
     size = height if height == width else None
@@ -46,14 +46,18 @@ def read_images(files: Sequence[Path], image_shape: tuple[int, int, int], crop: 
         if pixels.shape[1:] != (height, width):
             actual = f"{pixels.shape[2]}x{pixels.shape[1]}"
             raise UserError(f"{file}: {actual} pixels, this model takes {width}x{height}; resize it")
-        images.append(_with_channels(pixels, channels))
+        images.append(_with_channels(pixels, channels, file))
     return np.stack(images)
 
 
-def _with_channels(pixels: Pixels, channels: int) -> Pixels:
-    if len(pixels) == channels:
-        return pixels
-    if channels == 1:  # ITU-R 601 luma, as Pillow's conversion to grey
-        grey: Pixels = np.rint(np.tensordot([0.299, 0.587, 0.114], pixels, axes=1)).astype(np.uint8)
-        return grey[None]
-    return np.repeat(pixels, channels, axis=0)
+def _with_channels(pixels: Pixels, channels: int, file: Path) -> Pixels:
+    """Grey pixels that are stored as colour are grey; nothing else is converted."""
+    if channels == 1 and len(pixels) == 3 and (pixels == pixels[:1]).all():
+        return pixels[:1]
+    if len(pixels) != channels:
+        kind = {1: "grey", 3: "colour"}
+        raise UserError(
+            f"{file}: is {kind[len(pixels)]}, this model takes {kind[channels]} images; "
+            "convert the image, or use a model of such images"
+        )
+    return pixels

@@ -183,7 +183,7 @@ def too_few(count: int, shares: Mapping[str, float]) -> UserError:
     needed = math.ceil(1 / min(shares.values()) - 1e-9)
     asked = " and ".join(f"data.{split}_fraction={share}" for split, share in shares.items())
     return UserError(
-        f"data: {count} images are too few for {asked}: at least {needed} are needed; add images or raise it"
+        f"data: {count} images are too few for {asked}: at least {needed} are needed; add images or raise the share"
     )
 
 

@@ -24,6 +24,7 @@ from aemodels.store import open_store
 from aemodels.tracking import Run
 from aemodels.training import Epoch, TrainingState, best_device, best_model, fit_prior, new_model
 from aemodels.training import train as train_epochs
+from aemodels.tuning import search_space
 
 CARDS = 10  # image cards of a training: enough to watch it, few enough not to slow it
 
@@ -50,10 +51,13 @@ def check(settings: Settings) -> None:
     """What can be known before the images are looked at.
 
     Raises:
-        SettingsError: the model has no name.
-        UserError: the MLflow server does not answer.
+        SettingsError: the model has no name, or the search space does not fit the experiment.
+        UserError: the device does not work, or the MLflow server does not answer.
     """
     settings.require_name()
+    best_device()
+    if settings.tuning.space:  # not used here, but a mistake in it is one all the same
+        search_space(settings.experiment, settings.tuning)
     open_store()
 
 
@@ -129,7 +133,8 @@ def _epochs(
         for index in range(folder.notes().get("tracked", 0) + 1, state.epoch + 1):
             run.metrics(state.history[index - 1], index)
     work, every = f"training {experiment.model.name}", math.ceil(config.epochs / CARDS)
-    yield Progress(work, state.epoch if state else 0, config.epochs)
+    going_on = f"going on after epoch {state.epoch} in {folder.path}" if state else ""
+    yield Progress(work, state.epoch if state else 0, config.epochs, going_on)
     for epoch in train_epochs(experiment.model, data, config, experiment.seed, resume=state):
         state = epoch.state
         save_state(folder.path, state)

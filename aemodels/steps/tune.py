@@ -70,9 +70,10 @@ def check(settings: Settings) -> None:
 
     Raises:
         SettingsError: the model has no name, or the search space does not fit the experiment.
-        UserError: the MLflow server does not answer.
+        UserError: the device does not work, or the MLflow server does not answer.
     """
     settings.require_name()
+    best_device()
     search_space(settings.experiment, settings.tuning)
     open_store()
 
