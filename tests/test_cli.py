@@ -306,16 +306,16 @@ def test_generate(reference: str) -> None:
     assert not np.array_equal(first, np.asarray(Image.open("other.png")))
 
 
-def test_reconstruct_draws_the_images_as_they_are_above(reference: str, in_shop: Shop) -> None:
+def test_reconstruct_draws_reconstructions_above_the_images_as_they_are(reference: str, in_shop: Shop) -> None:
     told = call("reconstruct", reference, *in_shop.images, "-o", "out.png", "--json").json
     assert told["images"] == 10
     cells = _cells(np.asarray(Image.open("out.png")), 28 * 3 + 2)
-    assert cells.shape[:2] == (4, 8)  # 8 originals, their reconstructions, 2 originals, theirs
+    assert cells.shape[:2] == (4, 8)  # 8 reconstructions, their originals, 2 reconstructions, theirs
     given = [np.asarray(Image.open(path)) for path in in_shop.images]
     for i, image in enumerate(given):
-        row, column = 2 * (i // 8), i % 8
+        row, column = 2 * (i // 8) + 1, i % 8
         assert np.array_equal(cells[row, column], image), "upright, in order, unchanged"
-        drawn = cells[row + 1, column] / 255
+        drawn = cells[row - 1, column] / 255
         assert 0 < np.mean((drawn - image / 255) ** 2) < 0.5
     assert (cells[2:, 2:] == 255).all()  # paper where there is no image
 
@@ -636,3 +636,14 @@ def test_a_wrong_command_as_a_person_starts_it(tmp_path: Path) -> None:
     assert answer.err.startswith("error: ")
     assert len(answer.err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_images_of_other_channels_are_refused(in_shop: Shop, tmp_path: Path) -> None:
+    """Grey pixels in a colour file are grey; colours are not thrown away silently."""
+    grey = Image.open(in_shop.images[0])
+    grey.convert("RGB").save(tmp_path / "grey.png")
+    Image.new("RGB", (28, 28), "red").save(tmp_path / "red.png")
+    same = call("score", in_shop.trained[0]["folder"], tmp_path / "grey.png", "--json").json[0]["mse"]
+    assert same == call("score", in_shop.trained[0]["folder"], in_shop.images[0], "--json").json[0]["mse"]
+    answer = call("score", in_shop.trained[0]["folder"], tmp_path / "red.png")
+    refused(answer, "red.png", "colour", "grey", "convert")
