@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -112,10 +111,3 @@ def direction(metric: str) -> Direction:
         known = ", ".join(name for name, entry in METRICS.items() if entry.direction)
         raise SettingsError(f"{metric}: not a metric that says which model is better; choose one of {known}")
     return found
-
-
-def better(a: float, b: float, metric: str) -> bool:
-    """Whether a is better than b. What is not finite is never better, and anything finite is better than it."""
-    if not math.isfinite(a):
-        return False
-    return not math.isfinite(b) or (a < b if direction(metric) == "minimize" else a > b)

@@ -95,10 +95,6 @@ class Run:
         """An artifact of that name, for example table.md."""
         self.store.client.log_text(self.id, text, file)
 
-    def json(self, file: str, content: Mapping[str, Any]) -> None:
-        """An artifact of that name, for example result.json."""
-        self.text(file, json.dumps(content, indent=2, default=str))
-
     def dataset(self, data: PreparedData) -> None:
         """The data set as an input of the run, with its digest."""
         from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -14,7 +14,7 @@ from aemodels.config import SettingsError
 from aemodels.data import PreparedData, prepare
 from aemodels.data.folder import FolderConfig
 from aemodels.distributions import BernoulliConfig, GaussianConfig
-from aemodels.evaluation import EvaluationConfig, better, check_primary, direction, evaluate
+from aemodels.evaluation import EvaluationConfig, check_primary, direction, evaluate
 from aemodels.evidence import Codes, Evidence
 from aemodels.features import Features, feature_count, feature_network
 from aemodels.metrics import METRICS, frechet_distance, knn_accuracy, mse, probe_accuracy, psnr, structural_similarity
@@ -290,21 +290,12 @@ def test_a_model_that_is_not_finite_is_measured_as_such(digits: PreparedData, fe
         assert math.isnan(found[name])
 
 
-# ---------------------------------------------------------------- which is better, and what cannot be asked
+# ---------------------------------------------------------------- which is and what cannot be asked
 
 
-def test_better() -> None:
+def test_direction() -> None:
     assert direction("frechet_samples") == "minimize"
     assert direction("knn_accuracy") == "maximize"
-    assert better(1, 2, "mse")
-    assert not better(2, 1, "mse")
-    assert not better(1, 1, "mse")
-    assert better(2, 1, "psnr")
-    for metric in ("mse", "psnr"):
-        assert not better(math.nan, 1, metric)
-        assert not better(math.inf, 1, metric)
-        assert better(1, math.nan, metric)
-        assert not better(math.nan, math.nan, metric)
 
 
 @pytest.mark.parametrize("primary", ["frechet_sample", "frechet_floor"])

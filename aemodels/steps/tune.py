@@ -15,6 +15,7 @@ from aemodels.progress import Progress, Steps
 from aemodels.runfolder import RunFolder, claimed
 from aemodels.settings import Settings
 from aemodels.steps.recording import Result, keep_figures, open_run
+from aemodels.steps.train import check as check_training
 from aemodels.store import Store, open_store
 from aemodels.tracking import Run, Status, resume_run, start_run
 from aemodels.training import best_device
@@ -72,10 +73,8 @@ def check(settings: Settings) -> None:
         SettingsError: the model has no name, or the search space does not fit the experiment.
         UserError: the device does not work, or the MLflow server does not answer.
     """
-    settings.require_name()
-    best_device()
     search_space(settings.experiment, settings.tuning)
-    open_store()
+    check_training(settings)
 
 
 def tune(settings: Settings, data: PreparedData, group: str) -> Steps[Tuned]:
