@@ -18,14 +18,29 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import functional as F
 
+from aemodels import parallel
 from aemodels.config import Config
 
 LOG_2PI = 1.8378770664093453
 
 
-def noise_like(reference: Tensor) -> Tensor:
-    """All noise of the models comes from here: it runs under vmap, and a test can replace it."""
-    return torch.randn_like(reference)
+def noise_like(codes: Tensor) -> Tensor:
+    """Standard normal noise for codes (..., B, D). All noise of the models comes from here: it runs under vmap, and a
+    test can replace it.
+    """
+    share = parallel.current()
+    if share is None:
+        return torch.randn_like(codes)
+    whole = torch.randn((*codes.shape[:-2], share.total, codes.shape[-1]), dtype=codes.dtype, device=codes.device)
+    return whole[..., share.rows, :]
+
+
+def uniform_like(images: Tensor) -> Tensor:
+    """Noise in [0, 1) for images (B, ...)."""
+    share = parallel.current()
+    if share is None:
+        return torch.rand_like(images)
+    return torch.rand((share.total, *images.shape[1:]), dtype=images.dtype, device=images.device)[share.rows]
 
 
 @contextmanager
@@ -189,10 +204,10 @@ class BatchOptimalGaussianPixels(GaussianPixels):
     """Gaussian pixels in training: sigma² is the batch's mean squared error, its maximum-likelihood value."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        log_sigma = 0.5 * (value - self.loc).square().mean().clamp(min=1e-6).log()
-        self.log_sigma.mul_(0.9).add_(
-            0.1 * log_sigma.detach()
-        )  # what held-out images are judged by, as in batch normalisation
+        # No gradient through sigma: it is at the optimum, where its own vanishes.
+        errors = (value - self.loc).detach().square().flatten(1).mean(1)  # (B,)
+        log_sigma = 0.5 * parallel.batch_mean(errors).clamp(min=1e-6).log()
+        self.log_sigma.mul_(0.9).add_(0.1 * log_sigma)  # what held-out images are judged by, as in batch normalisation
         return GaussianPixels(self.loc, log_sigma).log_prob(value)
 
 
@@ -225,7 +240,7 @@ class GaussianHead(LikelihoodHead):
         return 2 * x - 1 if self.signed else x
 
     def loc(self, h: Tensor) -> Tensor:
-        return (_full(h).tanh() + 1) / 2 if self.signed else _full(h).sigmoid()
+        return (2 * _full(h) if self.signed else _full(h)).sigmoid()  # (tanh(h) + 1) / 2 = sigmoid(2 h)
 
     def forward(self, h: Tensor) -> GaussianPixels:
         return GaussianPixels(self.loc(h), self.log_sigma)

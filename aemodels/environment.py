@@ -29,6 +29,11 @@ def store_folder() -> Path:
     return _folder("AEMODELS_STORE", base / "mlruns")
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def device_name() -> str | None:
     return os.environ.get("AEMODELS_DEVICE") or None
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from aemodels.parallel import batch_mean
+
 
 def distortion(p_x: Distribution, x: Tensor) -> Tensor:
     """-log p(x|z), (B,): summed over pixels, never averaged, so that beta = 1 is the bound."""
@@ -20,5 +22,5 @@ def free_bits(rate_per_unit: Tensor, floor: float) -> Tensor:
 
     The batch mean of a unit becomes max(floor, mean_b KL_bd) (Kingma et al., 2016, arXiv:1606.04934, eq. 15).
     """
-    used = rate_per_unit.mean(0, keepdim=True) > floor
+    used = batch_mean(rate_per_unit) > floor  # (D,)
     return torch.where(used, rate_per_unit, torch.full_like(rate_per_unit, floor))

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, product
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -22,18 +21,17 @@ from pydantic import Field, ValidationError, field_validator
 
 from aemodels.config import Choice, Config, Range, SettingsError, Space
 from aemodels.data.prepared import PreparedData
-from aemodels.evaluation import check_primary, direction, evaluate
+from aemodels.evaluation import check_primary, direction
 from aemodels.evidence import Evidence
 from aemodels.experiment import Experiment
 from aemodels.features import Features
 from aemodels.metrics import METRICS
-from aemodels.training import TrainingDivergedError, best_device, best_model, fit_prior, new_model, train
+from aemodels.training import best_device, new_model
+from aemodels.trials import MemberEnd, Runner
 
 if TYPE_CHECKING:
     from aemodels.tuning_study import Study
 
-# Metrics of a trial, beside the objectives, of those that its model and the data have; quick ones.
-COMPARED = ("distortion", "rate", "negative_elbo", "mse", "active_units", "frechet_samples")
 CHECKED_COMBINATIONS = 1_000  # of the ends of all ranges, before a search starts
 
 
@@ -244,112 +242,61 @@ def search(
         SettingsError: a model of the space does not fit the images or the objectives.
         UserError: every trial failed.
     """
-    check_models(experiment, data, features, config, study.space)
-    study.recover()
-    for number in range(math.ceil(config.trials / config.generation)):
-        trials = study.generation(number)
-        experiments = {trial.index: trial_experiment(experiment, config, trial.params) for trial in trials}
-        for trial in trials:
-            if trial.ended:
-                yield TrialStarted(trial, experiments[trial.index], replayed=True)
-                yield TrialEnded(trial, replayed=True)
-        members = [_Member(trial, experiments[trial.index]) for trial in trials if not trial.ended]
-        yield from _run(members, data, features, study)
+    runner = Runner(data, features, study.goals)
+    with closing(runner):
+        alike = [trial_experiment(experiment, config, {})] * min(config.generation, config.trials)
+        runner.start(alike, config.trials)  # they import meanwhile
+        check_models(experiment, data, features, config, study.space)
+        study.recover()
+        for number in range(math.ceil(config.trials / config.generation)):
+            trials = study.generation(number)
+            experiments = {trial.index: trial_experiment(experiment, config, trial.params) for trial in trials}
+            for trial in trials:
+                if trial.ended:
+                    yield TrialStarted(trial, experiments[trial.index], replayed=True)
+                    yield TrialEnded(trial, replayed=True)
+            waiting = [trial for trial in trials if not trial.ended]
+            yield from _run(waiting, [experiments[trial.index] for trial in waiting], runner, study)
     return study.result()
 
 
-@dataclass
-class _Member:
-    """A trial while it runs."""
-
-    trial: Trial
-    experiment: Experiment
-    seconds: float = 0.0
-    curve: dict[int, float] = field(default_factory=dict)
-
-
-class MemberEpoch(NamedTuple):
-    """What a member yields."""
-
-    epoch: int
-    metrics: dict[str, float]
-    value: float | None
-
-
-Run = Generator[MemberEpoch, None, dict[str, float]]  # returns the metrics of the trained model; closed, it stops
-
-
-class Goals(NamedTuple):
-    """What is measured of a run."""
-
-    objectives: tuple[str, ...]  # of the trained model
-    watched: str | None  # after every epoch, on the weights of that epoch
-
-
-def start_runs(experiments: Sequence[Experiment], data: PreparedData, features: Features, goals: Goals) -> list[Run]:
-    """The runs of a generation, to be advanced epoch by epoch in turn. How they share the machine is decided here."""
-    return [run_member(experiment, data, features, goals) for experiment in experiments]
-
-
-def run_member(experiment: Experiment, data: PreparedData, features: Features, goals: Goals) -> Run:
-    """Trains a model and judges its best weights on all validation images."""
-    model_config, seed, rules = experiment.model, experiment.seed, experiment.evaluation
-    for epoch in train(model_config, data, experiment.training, seed):
-        value = None
-        if goals.watched is not None:
-            fit_prior(epoch.model, data, seed, experiment.training.images)
-            value = evaluate(epoch.model, data, features, rules, "val", only=(goals.watched,)).metrics[goals.watched]
-        yield MemberEpoch(epoch.index, epoch.metrics, value)
-    model = best_model(model_config, data, experiment.training, seed, epoch.state)
-    has = Evidence(model, data, features, "val", rules.samples, rules.seed).has
-    compared = [metric for metric in COMPARED if all(map(has, METRICS[metric].needs))]
-    metrics = dict.fromkeys((*goals.objectives, rules.primary, *compared))
-    return evaluate(model, data, features, rules, "val", only=metrics.keys()).metrics
-
-
 def _run(
-    members: Sequence[_Member], data: PreparedData, features: Features, study: Study
+    trials: Sequence[Trial], experiments: Sequence[Experiment], runner: Runner, study: Study
 ) -> Generator[Event, None, None]:
-    """Advances a generation's trials together, epoch by epoch; one that is pruned leaves."""
-    for member in members:
-        yield TrialStarted(member.trial, member.experiment)
-        study.start(member.trial)
-    experiments = [member.experiment for member in members]
-    with ExitStack() as stack:
-        runs = [stack.enter_context(closing(run)) for run in start_runs(experiments, data, features, study.goals)]
-        racing = list(zip(members, runs, strict=True))
-        while racing:
-            for member, run in list(racing):
-                ended = yield from _advance(member, run, study)
-                if ended is not None:
-                    run.close()
-                    racing.remove((member, run))
-                    yield TrialEnded(ended)
-                    study.end(ended)
+    """Runs a generation's trials; one that is pruned stops."""
+    for trial, experiment in zip(trials, experiments, strict=True):
+        yield TrialStarted(trial, experiment)
+        study.start(trial)
+    curves: list[dict[int, float]] = [{} for _ in trials]
+    with closing(runner.run(experiments)) as told:
+        stop: bool | None = None
+        while True:
+            try:
+                happened = told.send(stop)
+            except StopIteration:
+                return
+            i, stop = happened.index, None
+            if isinstance(happened, MemberEnd):
+                ended = _ended(replace(trials[i], curve=curves[i]), happened, study.goals.objectives)
+            else:
+                yield TrialEpoch(trials[i].index, happened.epoch, happened.metrics, happened.value)
+                if happened.value is None:
+                    continue
+                curves[i][happened.epoch] = happened.value
+                study.report(trials[i], happened.epoch, happened.value)
+                # one that has trained to its end is judged like all others
+                stop = happened.epoch < experiments[i].training.epochs and study.prunes(curves[i])
+                if not stop:
+                    continue
+                ended = replace(trials[i], state="pruned", seconds=happened.seconds, curve=curves[i])
+            yield TrialEnded(ended)
+            study.end(ended)
 
 
-def _advance(member: _Member, run: Run, study: Study) -> Generator[Event, None, Trial | None]:
-    """One epoch of a trial, or its end."""
-    started = time.perf_counter()
-    try:
-        epoch = next(run)
-    except StopIteration as end:
-        return _ended(member, study.goals.objectives, end.value, time.perf_counter() - started)
-    except (TrainingDivergedError, SettingsError) as error:
-        return replace(member.trial, state="failed", seconds=member.seconds, curve=member.curve, error=str(error))
-    member.seconds += time.perf_counter() - started
-    yield TrialEpoch(member.trial.index, epoch.epoch, epoch.metrics, epoch.value)
-    if epoch.value is None:
-        return None
-    member.curve[epoch.epoch] = epoch.value
-    study.report(member.trial, epoch.epoch, epoch.value)
-    if epoch.epoch == member.experiment.training.epochs or not study.prunes(member.curve):
-        return None  # one that has trained to its end is judged like all others
-    return replace(member.trial, state="pruned", seconds=member.seconds, curve=member.curve)
-
-
-def _ended(member: _Member, objectives: Sequence[str], metrics: dict[str, float], seconds: float) -> Trial:
-    values = tuple(metrics[name] for name in objectives)
-    trial = replace(member.trial, metrics=metrics, seconds=member.seconds + seconds, curve=member.curve)
+def _ended(trial: Trial, end: MemberEnd, objectives: Sequence[str]) -> Trial:
+    if end.error:
+        return replace(trial, state="failed", seconds=end.seconds, error=end.error)
+    values = tuple(end.metrics[name] for name in objectives)
+    trial = replace(trial, metrics=end.metrics, seconds=end.seconds)
     bad = [f"val/{name} is {value}" for name, value in zip(objectives, values, strict=True) if not math.isfinite(value)]
     return replace(trial, state="failed", error=bad[0]) if bad else replace(trial, state="complete", values=values)

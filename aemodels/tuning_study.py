@@ -30,7 +30,8 @@ from aemodels.distributions import derived_seed
 from aemodels.environment import store_folder
 from aemodels.evaluation import direction
 from aemodels.experiment import Experiment
-from aemodels.tuning import Goals, SearchResult, Trial, TuningConfig, search_space, trial_experiment
+from aemodels.trials import Goals
+from aemodels.tuning import SearchResult, Trial, TuningConfig, search_space, trial_experiment
 
 RANDOM_TRIALS = 4  # before the sampler models the results, and complete ones before the pruner compares with them
 SECONDS_FOR_OTHERS = 60  # to finish their write to the same database

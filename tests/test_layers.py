@@ -11,13 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [  # from the bottom; a module imports from its own layer and those below
-    {"config", "environment", "progress"},
+    {"config", "environment", "progress", "workers", "parallel"},
     {"schedules", "objectives", "distributions", "nets", "priors"},
     {"models", "data", "modelfile"},
     {"features", "evidence", "metrics", "pictures", "figures"},
-    {"evaluation", "training", "population"},
+    {"evaluation", "training", "updates", "population"},
     {"experiment"},
-    {"checkpoint"},
+    {"checkpoint", "trials"},
     {"tuning", "tuning_study", "tuning_figures", "mlflow_views", "store", "tracking"}
     | {"promotion", "catalog", "registry", "serving", "served_model"},
     {"settings", "runfolder"},
@@ -68,6 +68,7 @@ def test_imports_run_one_way(path: Path) -> None:
     ("imported", "absent"),
     [
         ("flows.cli", {"torch", "mlflow", "prefect", "optuna", "pydantic_core"}),
+        ("aemodels.workers", {"torch", "numpy", "PIL"}),
         ("aemodels.training", {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
         ("aemodels.experiment", {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
         (

@@ -23,11 +23,11 @@ from aemodels.training import (
     TrainingConfig,
     TrainingDivergedError,
     TrainingState,
-    _update,
     best_model,
-    stops_early,
+    ends,
     train,
 )
+from aemodels.updates import apply
 
 SMALL = MLPConfig(widths=(16,))
 CONFIGS = [
@@ -125,9 +125,10 @@ def test_no_part_receives_anothers_gradient(digits: PreparedData) -> None:
 def test_early_stopping_waits_for_the_end_of_the_warm_up() -> None:
     config = TrainingConfig(patience=2)
     state = TrainingState(epoch=3, step=30, best=1.0, best_epoch=1, history=[], tensors={})
-    assert stops_early(state, config, warmup_epochs=0)
-    assert not stops_early(state, config, warmup_epochs=2)
-    assert not stops_early(state, TrainingConfig(), warmup_epochs=0)
+    assert ends(state, config, warmup_epochs=0)
+    assert not ends(state, config, warmup_epochs=2)
+    assert not ends(state, TrainingConfig(), warmup_epochs=0)
+    assert ends(state, TrainingConfig(epochs=3), warmup_epochs=0)
 
 
 def test_divergence_names_epoch_term_and_remedy(digits: PreparedData) -> None:
@@ -181,7 +182,7 @@ def test_the_update_is_right_for_gradients_of_any_strides(kind: type[torch.optim
         total = (fused.t() * slope).sum()
         (gradient,) = torch.autograd.grad(total, [fused], retain_graph=True)
         assert not gradient.is_contiguous()
-        _update({"all": total}, {"all": optimizer}, 0.1, None)
+        apply(optimizer, [gradient])
         plain.grad = slope.t().contiguous()
         reference.step()
     torch.testing.assert_close(fused, plain)

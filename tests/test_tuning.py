@@ -7,7 +7,7 @@ import math
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,12 @@ import numpy as np
 import pytest
 from optuna.storages import RDBStorage
 
-from aemodels import tuning
 from aemodels.config import Range, SettingsError, UserError
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.training import TrainingDivergedError
+from aemodels.trials import MemberEnd, MemberEpoch, Runner, Told
 from aemodels.tuning import (
     Event,
-    MemberEpoch,
-    Run,
     SearchResult,
     Trial,
     TrialEnded,
@@ -66,21 +63,29 @@ def miss(experiment: Experiment) -> float:
     return math.log(model.latent_dim / 12) ** 2 + math.log(model.beta / 0.7) ** 2
 
 
-def pretend(experiment: Experiment, watched: str | None) -> Run:
-    """A run that trains nothing."""
+def pretend(index: int, experiment: Experiment, watched: str | None) -> Told:
+    """A trial that trains nothing."""
     value = miss(experiment)
     for epoch in range(1, experiment.training.epochs + 1):
-        yield MemberEpoch(epoch, {"train/loss": value}, value + 1 / epoch if watched else None)
+        stop = yield MemberEpoch(index, epoch, {"train/loss": value}, value + 1 / epoch if watched else None, epoch)
+        if stop:
+            return
     model: Any = experiment.model
-    return {"frechet_samples": value, "mse": 1 / model.latent_dim}
+    yield MemberEnd(index, {"frechet_samples": value, "mse": 1 / model.latent_dim}, epoch)
+
+
+def replace_trials(monkeypatch: pytest.MonkeyPatch, trial: Callable[[int, Experiment, str | None], Told]) -> None:
+    def run(self: Runner, experiments: Sequence[Experiment]) -> Told:
+        for index, experiment in enumerate(experiments):
+            yield from trial(index, experiment, self.goals.watched)
+
+    monkeypatch.setattr(Runner, "run", run)
+    monkeypatch.setattr(Runner, "start", lambda *_: None)
 
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
-    def start_runs(experiments: Sequence[Experiment], *rest: Any) -> list[Run]:
-        return [pretend(experiment, rest[-1].watched) for experiment in experiments]
-
-    monkeypatch.setattr(tuning, "start_runs", start_runs)
+    replace_trials(monkeypatch, pretend)
 
 
 def run(
@@ -320,16 +325,18 @@ def test_bad_trials_are_pruned(digits: PreparedData) -> None:
 
 def test_a_pruned_trial_is_stopped(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped: list[int] = []
-
-    def watched_run(index: int, experiment: Experiment) -> Iterator[MemberEpoch]:
-        try:
-            return (yield from pretend(experiment, "frechet_samples"))
-        except GeneratorExit:
-            stopped.append(index)
-            raise
-
     numbers = count()
-    monkeypatch.setattr(tuning, "start_runs", lambda es, *_: [watched_run(next(numbers), e) for e in es])
+
+    def watched(index: int, experiment: Experiment, metric: str | None) -> Told:
+        number, steps, stop = next(numbers), pretend(index, experiment, metric), None
+        while True:
+            try:
+                stop = yield steps.send(stop)
+            except StopIteration:
+                stopped.extend([number] if stop else [])
+                return
+
+    replace_trials(monkeypatch, watched)
     _, result = run(digits, TuningConfig(trials=12, epochs=5, prune_after=0.25))
     assert sorted(stopped) == [trial.index for trial in result.trials if trial.state == "pruned"]
 
@@ -420,14 +427,15 @@ def test_objective_that_the_model_does_not_have(digits: PreparedData) -> None:
         run(digits, TuningConfig(pareto=("mse", "rate")), EXPERIMENT.override({"model": "ae"}))
 
 
-def failing(experiment: Experiment, watched: str | None) -> Run:
+def failing(index: int, experiment: Experiment, watched: str | None) -> Told:
     if miss(experiment) > 1:
-        raise TrainingDivergedError("epoch 1: train/loss is nan")
-    return (yield from pretend(experiment, watched))
+        yield MemberEnd(index, {}, 0.0, "epoch 1: train/loss is nan")
+    else:
+        yield from pretend(index, experiment, watched)
 
 
 def test_diverging_trials_do_not_end_a_search(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "start_runs", lambda es, *rest: [failing(e, rest[-1].watched) for e in es])
+    replace_trials(monkeypatch, failing)
     name = next(NAMES)
     _, result = run(digits, name=name)
     bad = [trial for trial in result.trials if trial.state == "failed"]
@@ -440,14 +448,13 @@ def test_diverging_trials_do_not_end_a_search(digits: PreparedData, monkeypatch:
 
 
 def test_value_that_is_not_finite(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
-    def start_runs(experiments: Sequence[Experiment], *_: object) -> list[Run]:
-        return [broken(experiment) for experiment in experiments]
+    def broken(index: int, experiment: Experiment, watched: str | None) -> Told:
+        for told in pretend(index, experiment, watched):
+            if isinstance(told, MemberEnd) and miss(experiment) > 1:
+                told = MemberEnd(index, told.metrics | {"frechet_samples": math.nan}, told.seconds)
+            yield told
 
-    def broken(experiment: Experiment) -> Run:
-        metrics = yield from pretend(experiment, "frechet_samples")
-        return metrics | ({"frechet_samples": math.nan} if miss(experiment) > 1 else {})
-
-    monkeypatch.setattr(tuning, "start_runs", start_runs)
+    replace_trials(monkeypatch, broken)
     _, result = run(digits)
     assert {trial.error for trial in result.trials if trial.state == "failed"} == {"val/frechet_samples is nan"}
     assert math.isfinite(result.best.values[0])

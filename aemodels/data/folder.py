@@ -29,11 +29,6 @@ from aemodels.data.source import (
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 FORMATS = ("PNG", "JPEG")  # what a file may be, whatever its suffix says: Pillow would start Ghostscript for some
-# Measured with 2 cores: threads halve the speed of 32 x 32 images (they fight for the interpreter's lock), are even
-# at 64 x 64 and bring 1.4 to 1.8 times from 96 x 96. Processes bring 1.4 times on small ones too, but may neither be
-# forked beside Prefect's threads nor spawned from a script without a main guard.
-WORTH_THREADS = 64 * 64  # pixels
-MOST_THREADS = 8
 
 
 def _paths(value: Any) -> Any:
@@ -68,7 +63,7 @@ class FolderConfig(WithoutTestConfig):
     def fetch(self) -> Source:
         files = _find(self.path)
         origin = tuple(str(path) for path in self.path)
-        stamps = [FileStamp(f"{file.folder}/{file.name}", file.bytes, file.mtime_ns) for file in files]
+        stamps = [FileStamp(file.path, file.bytes, file.mtime_ns) for file in files]
         return Source(origin, fingerprint(stamps), partial(_read, self, files))
 
 
@@ -79,8 +74,8 @@ class _File(NamedTuple):
     mtime_ns: int
 
     @property
-    def path(self) -> Path:
-        return self.folder / self.name
+    def path(self) -> str:
+        return f"{self.folder}/{self.name}"
 
     @property
     def label(self) -> str:
@@ -137,24 +132,16 @@ def _walk(folder: Path, inner: Path, prefix: str, above: frozenset[Path]) -> Ite
 
 def _read(config: FolderConfig, files: list[_File]) -> Images:
     labels, classes = _labels(files)
-    first, pixels, area = _first_readable(config, files)
-    _, height, width = pixels.shape
+    paths = [file.path for file in files]
+    first, shape = _first_readable(config, paths)
+    _, height, width = shape
     if min(height, width) < SMALLEST_SIDE:
         raise UserError(
-            f"data.image_size=null: {first.path} is {width}x{height} pixels, {SMALLEST_SIDE}x{SMALLEST_SIDE} is "
+            f"data.image_size=null: {first} is {width}x{height} pixels, {SMALLEST_SIDE}x{SMALLEST_SIDE} is "
             "the least; set data.image_size to enlarge the images, for example to 32"
         )
-
-    def load(row: int) -> Pixels:
-        image = _decode(config, files[row])[0]
-        if image.shape != pixels.shape:
-            raise _unlike(first, pixels, files[row], image)
-        return image
-
-    threads = min(os.cpu_count() or 1, MOST_THREADS) if area >= WORTH_THREADS else 1
-    shape = (len(pixels), height, width)
-    skip = config.on_error == "skip"
-    return Images(len(files), shape, load, labels, classes, skip_unreadable=skip, threads=threads)
+    decode_alike = partial(_decode_alike, config, first, shape)
+    return Images(len(files), shape, decode_alike, labels, classes, 0, config.on_error == "skip", paths)
 
 
 def _labels(files: list[_File]) -> tuple[Rows | None, tuple[str, ...]]:
@@ -173,63 +160,77 @@ def _labels(files: list[_File]) -> tuple[Rows | None, tuple[str, ...]]:
     return np.array([number[file.label] for file in files], dtype=np.int64), classes
 
 
-def _first_readable(config: FolderConfig, files: list[_File]) -> tuple[_File, Pixels, int]:
-    """The image that tells what the others have to be like: its file, its pixels, its area before it was resized."""
+def _first_readable(config: FolderConfig, paths: list[str]) -> tuple[str, tuple[int, int, int]]:
+    """The file and the shape of the image that tells what the others have to be like."""
     reason: UnreadableError | None = None
-    for file in files:
+    for path in paths:
         try:
-            return file, *_decode(config, file)
+            channels, height, width = _decode(config, path).shape
+            return path, (channels, height, width)
         except UnreadableError as error:
             if config.on_error == "raise":
                 raise
             reason = reason or error
-    raise UserError(f"data.path: none of the {len(files)} images can be read; the first: {reason}")
+    raise UserError(f"data.path: none of the {len(paths)} images can be read; the first: {reason}")
 
 
-def _unlike(first: _File, pixels: Pixels, other: _File, image: Pixels) -> UserError:
-    if len(pixels) != len(image):
+def _decode_alike(config: FolderConfig, first: str, shape: tuple[int, int, int], path: str) -> Pixels:
+    """The pixels of a file, which have to be of that shape, as the first image's are."""
+    pixels = _decode(config, path)
+    if pixels.shape != shape:
+        raise _unlike(first, shape, path, pixels.shape)
+    return pixels
+
+
+def _unlike(first: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...]) -> UserError:
+    if shape[0] != other_shape[0]:
         kind = {1: "grey", 3: "colour"}
         return UserError(
-            f"data.path: {first.path} is {kind[len(pixels)]} and {other.path} is {kind[len(image)]}; "
+            f"data.path: {first} is {kind[shape[0]]} and {other} is {kind[other_shape[0]]}; "
             "convert the images to one kind, or give a folder that has one kind only"
         )
-    sizes = [f"{x.shape[2]}x{x.shape[1]}" for x in (pixels, image)]
+    sizes = [f"{width}x{height}" for _, height, width in (shape, other_shape)]
     return UserError(
-        f"data.image_size=null: {first.path} is {sizes[0]} pixels and {other.path} {sizes[1]}; "
+        f"data.image_size=null: {first} is {sizes[0]} pixels and {other} {sizes[1]}; "
         "set data.image_size to bring them to one size, for example data.image_size=64"
     )
 
 
-def _decode(config: FolderConfig, file: _File) -> tuple[Pixels, int]:
-    """The pixels (C, H, W) of one file, and its area before it was resized."""
+def _decode(config: FolderConfig, path: str) -> Pixels:
     remedy = "mend or remove it, or set data.on_error=skip to leave such images out"
-    return decode(file.path, config.image_size, config.fit == "crop", remedy)
+    return decode(path, config.image_size, config.fit == "crop", remedy)[0]
 
 
-def decode(path: Path, size: int | None, crop: bool, remedy: str = "mend or remove it") -> tuple[Pixels, int]:
+def decode(path: Path | str, size: int | None, crop: bool, remedy: str = "mend or remove it") -> tuple[Pixels, int]:
     """The pixels (C, H, W) of a file, size x size if a size is given, and its area before it was resized.
 
     Raises:
         UnreadableError: it is damaged, or no PNG or JPEG.
     """
     try:
-        with Image.open(path, formats=FORMATS) as opened:
-            area = opened.width * opened.height
+        with open(path, "rb") as file:  # by ourselves: Pillow takes longer to open and to close a file
+            image: Image.Image = Image.open(file, formats=FORMATS)
+            area = image.width * image.height
             if size is not None:
-                opened.draft(None, (2 * size, 2 * size))  # a JPEG is decoded at a fraction of its size: 4 times faster
-            turned = opened.getexif().get(ExifTags.Base.Orientation, 1) != 1
-            image = _grey_or_colour(ImageOps.exif_transpose(opened) if turned else opened)
+                image.draft(None, (2 * size, 2 * size))  # a JPEG is decoded at a fraction of its size: 4 times faster
+            image.load()
+            # After loading: a PNG may say how it is turned behind its pixels.
+            if image.info and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+                image = ImageOps.exif_transpose(image)
+            image = _grey_or_colour(image)
             if size is not None and image.size != (size, size):
                 image = square(image, size, crop=crop)
-            pixels = np.asarray(image)
+        pixels = np.frombuffer(image.tobytes(), dtype=np.uint8)
     except Exception as error:  # Pillow's readers raise anything on damaged files: OSError, SyntaxError, IndexError ...
         reason = "no PNG or JPEG" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UnreadableError(str(path), reason, remedy) from None
-    return (pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)), area
+    return pixels.reshape(image.height, image.width, -1).transpose(2, 0, 1), area
 
 
 def _grey_or_colour(image: Image.Image) -> Image.Image:
     """Mode L or RGB with 8 bits; what is transparent becomes white, as it is on paper."""
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        return image
     if image.mode.startswith("I"):  # 16-bit grey
         return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
     mode = "L" if image.mode in ("1", "L", "LA") or _grey_palette(image) else "RGB"

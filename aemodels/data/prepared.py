@@ -7,28 +7,24 @@ the same for val and test, and `manifest.json`. It gets its name when it is whol
 from __future__ import annotations
 
 import json
-import math
 import shutil
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 
 from aemodels.config import Config, UserError
-from aemodels.data.arrays import ArrayRecord, ArrayWriter, damaged, open_array
+from aemodels.data.arrays import ArrayRecord, ArrayWriter, StoredArray, damaged, stored_array
+from aemodels.data.decoding import Decoder
 from aemodels.data.source import (
     Images,
     Pixels,
     Rows,
     Source,
     SourceConfig,
-    UnreadableError,
     digest_of,
     split_rows,
     too_few,
@@ -38,13 +34,19 @@ from aemodels.progress import Progress, Steps
 
 FORMAT = 1  # of the folder; goes up when older ones cannot be read any more
 SPLITS = ("train", "val", "test")
-DECODED_BLOCK = 2**20  # bytes of decoded images that one task returns
 
 
 class Split(NamedTuple):
     """One split's images and labels."""
 
     images: Pixels  # (N, C, H, W), memory-mapped, read-only
+    labels: Rows | None  # (N,), in memory; None without labels
+
+
+class StoredSplit(NamedTuple):
+    """One split's images, on disk, and labels."""
+
+    images: StoredArray  # (N, C, H, W)
     labels: Rows | None  # (N,), in memory; None without labels
 
 
@@ -76,10 +78,19 @@ class PreparedData(Config):
         Raises:
             UserError: they are damaged.
         """
+        images, labels = self.stored(name)
+        return Split(images.mapped(), labels)
+
+    def stored(self, name: str) -> StoredSplit:
+        """The same, for whoever reads the images piece by piece.
+
+        Raises:
+            UserError: they are damaged.
+        """
         arrays = self.manifest()["arrays"]
-        images = _open_array(self.path, f"{name}_images.npy", arrays)
-        labels = np.array(_open_array(self.path, f"{name}_labels.npy", arrays)) if self.classes else None
-        return Split(images, labels)
+        images = _stored_array(self.path, f"{name}_images.npy", arrays)
+        labels = _stored_array(self.path, f"{name}_labels.npy", arrays).read() if self.classes else None
+        return StoredSplit(images, labels)
 
     def manifest(self) -> dict[str, Any]:
         """Where the data came from, images by split and class, what was skipped, who prepared them."""
@@ -100,7 +111,7 @@ def prepare(config: SourceConfig) -> Steps[PreparedData]:
         yield from _prepare_alone(config, source, folder, work)
     data = _open(folder, config)
     for split in SPLITS:
-        data.split(split)  # damage is found now, not after the training
+        data.stored(split)  # damage is found now, not after the training
     total = sum(data.sizes.values())
     skipped = data.manifest()["skipped"]
     note = f"{len(skipped)} unreadable images skipped: {_some(skipped)}" if skipped else ""
@@ -133,9 +144,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _open_array(folder: Path, name: str, arrays: dict[str, Any]) -> NDArray[Any]:
+def _stored_array(folder: Path, name: str, arrays: dict[str, Any]) -> StoredArray:
     record = arrays[name]
-    return open_array(folder / name, ArrayRecord(record["dtype"], tuple(record["shape"]), tuple(record["blocks"])))
+    return stored_array(folder / name, ArrayRecord(record["dtype"], tuple(record["shape"]), tuple(record["blocks"])))
 
 
 def _digest(manifest: dict[str, Any]) -> str:
@@ -193,8 +204,12 @@ def _sweep(root: Path) -> None:
 
 
 def _write(config: SourceConfig, source: Source, folder: Path, work: str) -> Steps[None]:
-    images = _read(config, source)
-    shares = config.held_out()
+    with closing(Decoder(_read(config, source))) as decoder:
+        yield from _write_decoded(config, source, decoder, folder, work)
+
+
+def _write_decoded(config: SourceConfig, source: Source, decoder: Decoder, folder: Path, work: str) -> Steps[None]:
+    images, shares = decoder.images, config.held_out()
     arrays: dict[str, ArrayRecord] = {}
     counts: dict[str, dict[str, int]] = {}
     skipped: list[str] = []
@@ -202,11 +217,11 @@ def _write(config: SourceConfig, source: Source, folder: Path, work: str) -> Ste
     for split, rows in split_rows(images, shares, config.split_seed).items():
         kept: list[int] = []
         with ArrayWriter(folder / f"{split}_images.npy", np.dtype(np.uint8), (len(rows), *images.shape)) as writer:
-            for block in _decoded(images, rows):
+            for block in decoder.blocks(rows):
                 writer.append(block.pixels)
                 kept += block.rows
                 skipped += block.skipped
-                done += len(block.rows) + len(block.skipped)
+                done += block.done
                 yield Progress(work, done, images.count, f"{len(skipped)} unreadable images skipped" if skipped else "")
             arrays[f"{split}_images.npy"] = writer.finish()
         if not kept:
@@ -255,47 +270,6 @@ def _finish(folder: Path, manifest: dict[str, Any]) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest | own, indent=1))
     for file in folder.iterdir():
         file.chmod(0o444)
-
-
-class _Block(NamedTuple):
-    pixels: Pixels  # (n, C, H, W)
-    rows: list[int]  # n
-    skipped: list[str]
-
-
-def _decoded(images: Images, rows: Rows) -> Iterator[_Block]:
-    """The images in the order of the rows. Few blocks are in memory at a time, however many images there are."""
-    size = max(1, DECODED_BLOCK // math.prod(images.shape))
-    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-    if images.threads == 1:
-        yield from (_load_block(images, part) for part in parts)
-        return
-    pending: deque[Future[_Block]] = deque()
-    pool = ThreadPoolExecutor(images.threads)
-    try:
-        for part in parts:
-            pending.append(pool.submit(_load_block, images, part))
-            if len(pending) > 2 * images.threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _load_block(images: Images, rows: Rows) -> _Block:
-    pixels = np.empty((len(rows), *images.shape), dtype=np.uint8)
-    kept: list[int] = []
-    skipped: list[str] = []
-    for row in rows.tolist():
-        try:
-            pixels[len(kept)] = images.load(row)
-            kept.append(row)
-        except UnreadableError as error:
-            if not images.skip_unreadable:
-                raise
-            skipped.append(error.file)
-    return _Block(pixels[: len(kept)], kept, skipped)
 
 
 def _some(names: list[str]) -> str:

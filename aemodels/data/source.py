@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -88,17 +88,25 @@ class UnreadableError(UserError):
 class Images:
     """The images of a source in its own order.
 
-    `load` decodes one image, row -> (C, H, W). It runs in `threads` threads at once, and may raise `UnreadableError`.
+    `decode` makes an image (C, H, W) of a row or, where the source has `files`, of the row's file: that other processes
+    do too, so it can be pickled. It may raise `UnreadableError`.
     """
 
     count: int
     shape: tuple[int, int, int]
-    load: Callable[[int], Pixels]
+    decode: Callable[[Any], Pixels]
     labels: Rows | None = None  # (N,), numbers of classes
     classes: tuple[str, ...] = ()
     own_test: int = 0  # the last so many images are the source's own test split
     skip_unreadable: bool = False
-    threads: int = 1
+    files: Sequence[str] | None = None  # N
+
+    def item(self, row: int) -> Any:
+        """What `decode` takes."""
+        return row if self.files is None else self.files[row]
+
+    def load(self, row: int) -> Pixels:
+        return self.decode(self.item(row))
 
 
 class Source(NamedTuple):
@@ -133,14 +141,14 @@ def array_images(
     count, channels, height, width = pixels.shape
     side = size if size is not None and (height, width) != (size, size) else None
 
-    def load(row: int) -> Pixels:
+    def decode(row: int) -> Pixels:
         image: Pixels = pixels[row]
         if side is None:
             return image
         return np.stack([np.asarray(square(Image.fromarray(plane), side)) for plane in image])
 
     shape = (channels, side or height, side or width)
-    return Images(count, shape, load, labels, classes, own_test)
+    return Images(count, shape, decode, labels, classes, own_test)
 
 
 def square(image: Image.Image, side: int, crop: bool = False) -> Image.Image:

@@ -35,6 +35,9 @@ class Loss(NamedTuple):
 class ModelConfig(Config):
     """Base of the models' settings."""
 
+    stacked: ClassVar[tuple[str, ...]] = ("latent_dim",)
+    """What may differ between the members of a population: settings that only size or fill tensors."""
+
     def build(self, image_shape: ImageShape, num_classes: int) -> GenerativeModel:
         """A new model for images of that shape; `num_classes` is 0 for data without labels.
 

@@ -29,6 +29,8 @@ class VAEConfig(ModelConfig):
         torch.Size([3, 1, 28, 28])
     """
 
+    stacked: ClassVar[tuple[str, ...]] = ("latent_dim", "beta")
+
     name: Literal["vae"] = "vae"
     """The model."""
     latent_dim: int = Field(20, ge=1)

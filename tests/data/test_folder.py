@@ -13,9 +13,12 @@ import pytest
 from PIL import Image
 
 from aemodels.config import UserError
-from aemodels.data import prepare
+from aemodels.data import PreparedData, decoding, prepare
+from aemodels.data.digits import DigitsConfig
 from aemodels.data.folder import FolderConfig
-from aemodels.progress import Progress, finish
+from aemodels.data.source import UnreadableError
+from aemodels.progress import Progress, Steps, finish
+from aemodels.workers import Worker, WorkerDiedError, ready
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -69,12 +72,115 @@ def test_links_in_circles_end(animals: Path) -> None:
     assert sum(finish(prepare(FolderConfig(path=animals))).sizes.values()) == 40
 
 
-def test_large_images_in_threads_keep_their_order(tmp_path: Path, make_images: Callable[..., Path]) -> None:
-    folder = make_images(tmp_path / "large", 30, (300, 300))
-    data = finish(prepare(FolderConfig(path=folder)))
-    assert data.image_shape == (1, 300, 300)
-    files = {np.asarray(Image.open(file)).tobytes() for file in folder.iterdir()}
-    assert {image.tobytes() for split in data.sizes for image in data.split(split).images} == files
+# ---- several processes
+
+
+@pytest.fixture
+def hire(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Worker]]:
+    """() -> the workers that the next preparation starts, three, with blocks of one image, and waits for."""
+    workers: list[Worker] = []
+
+    def new_worker() -> Worker:
+        workers.append(Worker())
+        return workers[-1]
+
+    def wait_for(some: list[Worker], _seconds: float) -> list[Worker]:
+        return ready(some) if some else []
+
+    def hire() -> list[Worker]:
+        for name, value in {"_cores": lambda: 3, "WORTH_A_WORKER": 1e-9, "BLOCK_SECONDS": 1e-9}.items():
+            monkeypatch.setattr(decoding, name, value)
+        monkeypatch.setattr(decoding, "Worker", new_worker)
+        monkeypatch.setattr(decoding, "ready", wait_for)
+        return workers
+
+    return hire
+
+
+def are_gone(workers: list[Worker]) -> bool:
+    return len(workers) == 3 and all(worker.process.poll() is not None for worker in workers)
+
+
+def contents(data: PreparedData) -> dict[str, Any]:
+    return {name: data.split(name) for name in data.sizes} | {"manifest": data.manifest()}
+
+
+@pytest.mark.parametrize("settings", [{}, {"image_size": 9}, {"on_error": "skip"}])
+def test_workers_change_nothing(
+    animals: Path,
+    tmp_path: Path,
+    hire: Callable[[], list[Worker]],
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+) -> None:
+    if settings.get("on_error") == "skip":
+        for name in ("000", "003", "007", "012"):
+            damage(animals / "dog" / f"{name}.png")
+    alone = contents(finish(prepare(FolderConfig(path=animals, **settings))))
+    shutil.rmtree(tmp_path / "cache")
+    workers, decode, here = hire(), decoding.decode_block, []
+
+    def decode_here(*args: Any) -> decoding.Block:
+        here.append(decode(*args))
+        return here[-1]
+
+    monkeypatch.setattr(decoding, "decode_block", decode_here)
+    np.testing.assert_equal(contents(finish(prepare(FolderConfig(path=animals, **settings)))), alone)
+    assert are_gone(workers)
+    assert sum(block.done for block in here) < 10  # of 40; until the workers were there
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_workers_raise_the_same_error(animals: Path, hire: Callable[[], list[Worker]], seed: int) -> None:
+    for file in np.random.default_rng(seed).permutation(sorted(animals.rglob("*.png")))[:6]:
+        if file.name != "000.png":  # the first, which is read before the others
+            damage(file)
+    config = FolderConfig(path=animals, split_seed=seed)
+    with pytest.raises(UnreadableError) as alone:
+        finish(prepare(config))
+    workers = hire()
+    with pytest.raises(UnreadableError) as together:
+        finish(prepare(config))
+    assert (str(together.value), together.value.file) == (str(alone.value), alone.value.file)
+    assert are_gone(workers)
+
+
+def until(done: int, running: Steps[PreparedData]) -> None:
+    while next(running).done < done:
+        pass
+
+
+def test_interrupt_ends_the_workers(
+    animals: Path, hire: Callable[[], list[Worker]], prepared_folders: Callable[[], list[Path]]
+) -> None:
+    workers, running = hire(), prepare(FolderConfig(path=animals))
+    until(10, running)
+    assert [worker.process.poll() for worker in workers] == [None] * 3
+    running.close()
+    assert are_gone(workers)
+    assert prepared_folders() == []
+
+
+def test_killed_worker(
+    animals: Path, hire: Callable[[], list[Worker]], prepared_folders: Callable[[], list[Path]]
+) -> None:
+    workers, running = hire(), prepare(FolderConfig(path=animals))
+    until(10, running)
+    workers[1].process.kill()
+    with pytest.raises(WorkerDiedError, match="ended by signal 9"):
+        finish(running)
+    assert are_gone(workers)
+    assert prepared_folders() == []
+
+
+def test_no_process_where_none_is_worth_it(
+    animals: Path, hire: Callable[[], list[Worker]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = hire()
+    finish(prepare(DigitsConfig()))  # in memory
+    monkeypatch.setattr(decoding, "WORTH_A_WORKER", 10)
+    finish(prepare(FolderConfig(path=animals)))
+    assert not workers
 
 
 # ---- pixels

@@ -1,0 +1,136 @@
+"""Images of a source -> blocks of pixels in the order that is asked for, by several processes where that is faster.
+
+(C, H, W): C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from aemodels.data.source import Images, Pixels, Rows, UnreadableError
+from aemodels.workers import Worker, ready
+
+BLOCK_BYTES = 2**20  # of decoded images, at most
+BLOCK_SECONDS = 0.1  # that a block takes, about: progress is seen to move, and handing it over costs little beside
+# Seconds of work for which a process is worth its start, which takes 0.3. Threads would fight for the interpreter's
+# lock: two of them decode 32 x 32 images at half the speed of one.
+WORTH_A_WORKER = 0.6
+
+Item = tuple[int, Any]  # a row, and what it is decoded from
+
+
+class Block(NamedTuple):
+    """Images that were decoded together."""
+
+    pixels: Pixels  # (n, C, H, W)
+    rows: list[int]  # n
+    skipped: list[str]  # files that cannot be read
+    seconds: float
+
+    @property
+    def done(self) -> int:
+        return len(self.rows) + len(self.skipped)
+
+
+class Decoder:
+    """Decodes the images of a source. What comes out does not depend on how many processes do it."""
+
+    def __init__(self, images: Images) -> None:
+        self.images, self.left = images, images.count
+        self.most = max(1, BLOCK_BYTES // math.prod(images.shape))  # images in a block
+        self.pace = 0.0  # seconds an image, lately
+        self.workers: list[Worker] = []
+        self.starting: list[Worker] = []  # of these
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.close()
+
+    def blocks(self, rows: Rows) -> Iterator[Block]:
+        """The images in the order of the rows. Few blocks are in memory at a time, however many images there are.
+
+        Raises:
+            UnreadableError: an image cannot be read, the first such in this order; where the source does not skip it.
+        """
+        items = ((row, self.images.item(row)) for row in rows.tolist())
+        while not self._started():  # meanwhile this process decodes
+            block = decode_block(self.images, islice(items, self.most), self.most, BLOCK_SECONDS)
+            if not block.done:
+                return
+            yield self._noted(block)
+        yield from self._by_workers(items)
+
+    def _noted(self, block: Block) -> Block:
+        self.left -= block.done
+        self.pace = block.seconds / block.done
+        return block
+
+    def _started(self) -> bool:
+        """Starts as many workers as the images that are left are worth; true when all are there."""
+        if not self.workers and self.images.files is not None:
+            count = min(_cores(), int(self.left * self.pace / WORTH_A_WORKER))
+            self.starting = self.workers = [Worker() for _ in range(count)] if count > 1 else []
+            for worker in self.workers:
+                worker.start(decode_orders, replace(self.images, files=None, labels=None))
+        for worker in ready(self.starting, 0):
+            worker.receive()
+            self.starting = [other for other in self.starting if other is not worker]
+        return bool(self.workers) and not self.starting
+
+    def _by_workers(self, items: Iterator[Item]) -> Iterator[Block]:
+        """Each worker has one block to do; they come in the order in which they were given."""
+        busy: deque[Worker] = deque()
+        for worker in self.workers:
+            self._give(worker, items, busy)
+        while busy:
+            worker = busy.popleft()
+            block: Block = worker.receive().value
+            self._give(worker, items, busy)
+            yield self._noted(block)
+
+    def _give(self, worker: Worker, items: Iterator[Item], busy: deque[Worker]) -> None:
+        count = min(self.most, max(1, round(BLOCK_SECONDS / self.pace)))
+        if order := list(islice(items, count)):
+            worker.answer(order)
+            busy.append(worker)
+
+
+def decode_orders(images: Images) -> Generator[Block | None, list[Item], None]:
+    """What a worker does: each answer is what to decode next."""
+    block: Block | None = None
+    while True:
+        order = yield block
+        block = decode_block(images, order, len(order))
+
+
+def decode_block(images: Images, items: Iterable[Item], most: int, seconds: float = math.inf) -> Block:
+    """At most so many images, and no more of them than can be begun in so many seconds."""
+    start = time.perf_counter()
+    pixels = np.empty((most, *images.shape), dtype=np.uint8)
+    kept: list[int] = []
+    skipped: list[str] = []
+    for row, item in items:
+        try:
+            pixels[len(kept)] = images.decode(item)
+            kept.append(row)
+        except UnreadableError as error:
+            if not images.skip_unreadable:
+                raise
+            skipped.append(error.file)
+        if time.perf_counter() - start > seconds:
+            break
+    return Block(pixels[: len(kept)], kept, skipped, time.perf_counter() - start)
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

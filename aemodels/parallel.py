@@ -1,0 +1,102 @@
+"""Several processes that train one model, started by `torchrun`: each has its share of every batch.
+
+All of them draw the noise of the whole batch and keep their own rows of it, so the loss is that of one process with the
+same batches. Without torchrun there is one process, and everything here does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, distributed
+
+from aemodels.config import UserError
+
+
+class Share(NamedTuple):
+    """Which rows of a batch are this process's."""
+
+    rows: slice
+    total: int  # images of the whole batch
+
+
+_current: ContextVar[Share | None] = ContextVar("share", default=None)
+
+
+def started() -> bool:
+    """Whether this process is one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def rank() -> int:
+    """The number of this process; 0 is the one that writes."""
+    return int(os.environ.get("RANK", "0")) if started() else 0
+
+
+def refuse(work: str) -> None:
+    """For work that one process does.
+
+    Raises:
+        UserError: this is one of several processes.
+    """
+    if started():
+        raise UserError(f"torchrun: {work} runs in one process; only `aemodels train` is shared between several")
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """Joins the other processes for the block; each of them has to come here."""
+    if not started() or distributed.is_initialized():
+        yield
+        return
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def share_of(total: int) -> Share | None:
+    """Which rows of a batch of `total` images are this process's; None where there is one process."""
+    if not distributed.is_initialized():
+        return None
+    world, number = distributed.get_world_size(), distributed.get_rank()
+    start, stop = (total * i // world for i in (number, number + 1))
+    return Share(slice(start, stop), total)
+
+
+def current() -> Share | None:
+    """What `sharing` was given; None where this process has the whole batch."""
+    return _current.get()
+
+
+@contextmanager
+def sharing(share: Share | None) -> Iterator[None]:
+    """Inside the block noise and batch means are those of the whole batch."""
+    token = _current.set(share)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def batch_mean(x: Tensor) -> Tensor:
+    """The mean over the first axis, (B, ...) -> (...), of the whole batch; no gradient passes between processes."""
+    share = _current.get()
+    if share is None:
+        return x.mean(0)
+    total = x.detach().sum(0)
+    distributed.all_reduce(total)
+    return total / share.total
+
+
+def add_up(x: Tensor) -> Tensor:
+    """The sum over all processes, in place."""
+    if distributed.is_initialized():
+        distributed.all_reduce(x)
+    return x

@@ -1,0 +1,303 @@
+"""The trials of a search on this machine: stacked as populations on a GPU, one process a core on a CPU.
+
+On a CPU a stack is no faster than its members one by one (0.75 to 1.0 times, measured); two processes of one thread are
+1.5 times faster than one of two threads. A GPU is bound by launches, which a stack shares.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from aemodels.config import SettingsError, UserError
+from aemodels.data.batches import free_memory
+from aemodels.data.prepared import PreparedData
+from aemodels.environment import cores
+from aemodels.evaluation import evaluate
+from aemodels.evidence import Evidence
+from aemodels.experiment import Experiment
+from aemodels.features import Features
+from aemodels.metrics import METRICS
+from aemodels.models.base import Batch
+from aemodels.population import stackable, train_population
+from aemodels.training import Epoch, TrainingDivergedError, best_device, best_model, fit_prior, train
+from aemodels.workers import Returned, Worker, ready
+
+# Metrics of a trial, beside the objectives, of those that its model and the data have; quick ones.
+COMPARED = ("distortion", "rate", "negative_elbo", "mse", "active_units", "frechet_samples")
+WORTH_PROCESSES = 200_000  # images that all trials see together: fewer are seen before the processes have started
+STACK_SHARE = 0.7  # of the device's free memory
+
+
+class Goals(NamedTuple):
+    """What is measured of a trial."""
+
+    objectives: tuple[str, ...]  # of the trained model
+    watched: str | None  # after every epoch, on the weights of that epoch
+
+
+@dataclass(frozen=True)
+class MemberEpoch:
+    """A trial passed over its images once. Whoever is told may answer True: the trial stops."""
+
+    index: int  # of the trial among those that run together
+    epoch: int  # from 1
+    metrics: dict[str, float]  # as training has them: train/*, val/*
+    value: float | None  # what is watched
+    seconds: float  # that the trial has taken
+
+
+@dataclass(frozen=True)
+class MemberEnd:
+    """A trial trained to its end, or failed; nothing is told of one that was stopped."""
+
+    index: int
+    metrics: dict[str, float]  # of the trained model, on all validation images
+    seconds: float
+    error: str = ""
+
+
+Told = Generator[MemberEpoch | MemberEnd, bool | None, None]
+
+
+class Runner:
+    """Runs trials; its processes stay from one generation to the next, until it is closed."""
+
+    def __init__(self, data: PreparedData, features: Features | None, goals: Goals) -> None:
+        self.data, self.features, self.goals = data, features, goals
+        self.workers: list[Worker] = []
+        self.importing: list[Worker] = []  # of these
+
+    def start(self, experiments: Sequence[Experiment], total: int) -> None:
+        """Starts the processes for trials like these, `total` in all, where they are worth it; does not wait."""
+        seen = total * sum(map(self._images_seen, experiments)) / len(experiments)
+        count = min(cores(), len(experiments))
+        if best_device().type == "cpu" and count > 1 and seen >= WORTH_PROCESSES and not self.workers:
+            self.workers = [Worker(threads=max(1, cores() // count)) for _ in range(count)]
+            for worker in self.workers:
+                worker.start(_imported)
+            self.importing = list(self.workers)
+
+    def _images_seen(self, experiment: Experiment) -> int:
+        images = self.data.sizes["train"]
+        return experiment.training.epochs * min(images, experiment.training.images or images)
+
+    def run(self, experiments: Sequence[Experiment]) -> Told:
+        """Runs the trials of a generation and tells what happens to them, in any order of the trials."""
+        if best_device().type != "cpu":
+            yield from self._stacked(experiments)
+        elif self.workers:
+            yield from self._in_processes(experiments)
+        else:
+            for index, experiment in enumerate(experiments):
+                yield from run_trial(index, experiment, self.data, self.features, self.goals)
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for worker in self.workers:
+            worker.close()
+
+    # ---------------------------------------------------------------- processes
+
+    def _in_processes(self, experiments: Sequence[Experiment]) -> Told:
+        """Whoever is free takes the next trial."""
+        while self.importing:
+            self.importing.pop().receive()
+        waiting = iter(enumerate(experiments))
+        busy = [worker for worker in self.workers if self._take(worker, waiting)]
+        try:
+            while busy:
+                for worker in ready(busy):
+                    message = worker.receive()
+                    if not isinstance(message, Returned):
+                        worker.answer((yield message.value))
+                    elif not self._take(worker, waiting):
+                        busy.remove(worker)
+        finally:
+            if busy:  # the caller ended: what they are at is of no use
+                self.close()
+
+    def _take(self, worker: Worker, waiting: Iterator[tuple[int, Experiment]]) -> bool:
+        """Whether there was a trial left."""
+        for index, experiment in waiting:
+            worker.start(_trial_in_worker, index, experiment, self.data, self.features, self.goals)
+            return True
+        return False
+
+    # ---------------------------------------------------------------- stacks
+
+    def _stacked(self, experiments: Sequence[Experiment]) -> Told:
+        """One population after the other, each as large as the device holds."""
+        left = list(range(len(experiments)))
+        while left:
+            alike = [i for i in left if _alike(experiments[left[0]], experiments[i])]
+            largest = max(stack_bytes(experiments[i], self.data) for i in alike)
+            size = max(1, int(STACK_SHARE * free_memory(best_device()) / largest))
+            stack = _Stack({i: experiments[i] for i in alike[:size]}, self.data, self.features, self.goals)
+            yield from stack.run()
+            left = [i for i in left if i not in alike[:size]]
+
+
+def _alike(a: Experiment, b: Experiment) -> bool:
+    """Whether two trials can be members of one population."""
+    return stackable(a.model, b.model) and a.model_copy(update={"model": b.model, "seed": b.seed}) == b
+
+
+def stack_bytes(experiment: Experiment, data: PreparedData) -> int:
+    """Memory of a member of a population, bytes: what a forward pass keeps, found by one on the meta device, with its
+    gradients; weights with their gradients, moments and copies.
+    """
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[id(tensor)] = tensor
+        return tensor
+
+    with torch.device("meta"):
+        model = experiment.model.build(data.image_shape, data.num_classes)
+        size = experiment.training.batch_size
+        y = torch.zeros(size, dtype=torch.int64) if data.num_classes else None
+        batch, step = Batch(torch.zeros(size, *data.image_shape), y), torch.zeros(())
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            losses = model.losses(batch, step)
+    weights: int = sum(tensor.nbytes for tensor in model.state_dict().values())
+    activations: int = sum(tensor.nbytes for tensor in kept.values()) + sum(
+        loss.total.nbytes for loss in losses.values()
+    )
+    return 7 * weights + 2 * activations
+
+
+class _Stack:
+    """Trials as one population; out of memory, as two of half the size."""
+
+    def __init__(
+        self, members: dict[int, Experiment], data: PreparedData, features: Features | None, goals: Goals
+    ) -> None:
+        self.members, self.data, self.features, self.goals = members, data, features, goals
+        self.told = dict.fromkeys(members, 0)  # the last epoch that was told of each
+        self.seconds = dict.fromkeys(members, 0.0)
+
+    def run(self) -> Told:
+        try:
+            yield from self._train(list(self.members))
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            left = list(self.members)  # those that ended are gone
+            if len(left) == 1:
+                raise UserError(
+                    f"the device's memory does not hold the model ({str(error).partition('.')[0]}); use a smaller "
+                    "training.batch_size or model, or AEMODELS_DEVICE=cpu"
+                ) from None
+            for half in (left[: len(left) // 2], left[len(left) // 2 :]):
+                smaller = _Stack({i: self.members[i] for i in half}, self.data, self.features, self.goals)
+                smaller.told = {i: self.told[i] for i in half}  # what was told is not told again
+                yield from smaller.run()
+
+    def _train(self, numbers: list[int]) -> Told:
+        first = self.members[numbers[0]]
+        configs, seeds = zip(*((self.members[i].model, self.members[i].seed) for i in numbers), strict=True)
+        training = train_population(configs, self.data, first.training, seeds)
+        leaving: set[int] = set()
+        with closing(training):
+            while True:
+                started = time.perf_counter()
+                try:
+                    happened = training.send(leaving or None)
+                except StopIteration:
+                    return
+                share, leaving = (time.perf_counter() - started) / len(happened), set()
+                for m, one in happened.items():
+                    if (yield from self._tell(numbers[m], one, share)):
+                        leaving.add(m)
+
+    def _tell(
+        self, i: int, one: Epoch | TrainingDivergedError, share: float
+    ) -> Generator[MemberEpoch | MemberEnd, bool | None, bool]:
+        """Whether the member is to leave."""
+        started = time.perf_counter()
+        self.seconds[i] += share
+        if isinstance(one, TrainingDivergedError):
+            yield MemberEnd(i, {}, self.seconds[i], str(one))
+        else:
+            experiment = self.members[i]
+            if one.index > self.told[i]:
+                value = watch(one, experiment, self.data, self.features, self.goals)
+                self.told[i] = one.index
+                self.seconds[i] += time.perf_counter() - started
+                if (yield MemberEpoch(i, one.index, one.metrics, value, self.seconds[i])):
+                    del self.members[i]
+                    return True
+            if not one.last:
+                return False
+            started = time.perf_counter()
+            metrics = judge(one, experiment, self.data, self.features, self.goals)
+            yield MemberEnd(i, metrics, self.seconds[i] + time.perf_counter() - started)
+        del self.members[i]
+        return False
+
+
+# ---------------------------------------------------------------- one trial
+
+
+def run_trial(index: int, experiment: Experiment, data: PreparedData, features: Features | None, goals: Goals) -> Told:
+    """Trains a model and judges its best weights on all validation images."""
+    started, waited = time.perf_counter(), 0.0
+    try:
+        for epoch in train(experiment.model, data, experiment.training, experiment.seed):
+            value = watch(epoch, experiment, data, features, goals)
+            told = time.perf_counter()
+            stop = yield MemberEpoch(index, epoch.index, epoch.metrics, value, told - started - waited)
+            if stop:
+                return
+            waited += time.perf_counter() - told
+        metrics = judge(epoch, experiment, data, features, goals)
+    except (TrainingDivergedError, SettingsError) as error:
+        yield MemberEnd(index, {}, time.perf_counter() - started - waited, str(error))
+    else:
+        yield MemberEnd(index, metrics, time.perf_counter() - started - waited)
+
+
+def watch(
+    epoch: Epoch, experiment: Experiment, data: PreparedData, features: Features | None, goals: Goals
+) -> float | None:
+    """What is watched, on the weights of the epoch."""
+    if goals.watched is None:
+        return None
+    fit_prior(epoch.model, data, experiment.seed, experiment.training.images)
+    rules = experiment.evaluation
+    return evaluate(epoch.model, data, features, rules, "val", only=(goals.watched,)).metrics[goals.watched]
+
+
+def judge(
+    epoch: Epoch, experiment: Experiment, data: PreparedData, features: Features | None, goals: Goals
+) -> dict[str, float]:
+    """The metrics of the best weights of a training, after its last epoch."""
+    rules = experiment.evaluation
+    model = best_model(experiment.model, data, experiment.training, experiment.seed, epoch.state)
+    has = Evidence(model, data, features, "val", rules.samples, rules.seed).has
+    compared = [metric for metric in COMPARED if all(map(has, METRICS[metric].needs))]
+    wanted = dict.fromkeys((*goals.objectives, rules.primary, *compared))
+    return evaluate(model, data, features, rules, "val", only=wanted.keys()).metrics
+
+
+# ---------------------------------------------------------------- in a worker's process
+
+_features: dict[str, Features] = {}  # by hash; with the features of the real images, which all trials share
+
+
+def _imported() -> Generator[None, None, None]:
+    """Where a worker imports this module, it imports all that a trial needs."""
+    yield from ()
+
+
+def _trial_in_worker(
+    index: int, experiment: Experiment, data: PreparedData, features: Features | None, goals: Goals
+) -> Told:
+    shared = None if features is None else _features.setdefault(features.hash, features)
+    return (yield from run_trial(index, experiment, data, shared, goals))

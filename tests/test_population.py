@@ -1,0 +1,233 @@
+"""A population is the models trained alone: losses, weights, moments, best weights; members leave."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aemodels.data.batches import Batches
+from aemodels.data.prepared import PreparedData
+from aemodels.distributions import GaussianConfig
+from aemodels.models import AEConfig, VAEConfig
+from aemodels.models.base import Batch, GenerativeModel, Loss, ModelConfig
+from aemodels.nets import ConvConfig, ImageShape, MLPConfig, ResidualConfig
+from aemodels.population import stackable, train_population
+from aemodels.training import (
+    Epoch,
+    TrainingConfig,
+    TrainingDivergedError,
+    TrainingState,
+    best_model,
+    train,
+)
+
+LARGEST = 7
+MLP, CONV = MLPConfig(widths=(16,)), ConvConfig(channels=(4, 6), hidden=12)
+RESIDUAL = ResidualConfig(
+    channels=(12,), hidden=6
+)  # groups of several channels: a bias before one alone has no gradient
+
+
+class AdversarialConfig(ModelConfig):
+    """A small model of two parts: a generator from noise, and a critic."""
+
+    latent_dim: int = 2
+
+    def build(self, image_shape: ImageShape, num_classes: int) -> GenerativeModel:
+        return Adversarial(image_shape, num_classes, self.latent_dim)
+
+
+class Adversarial(GenerativeModel):
+    selection = None
+
+    def __init__(self, image_shape: ImageShape, num_classes: int, latent_dim: int) -> None:
+        super().__init__(image_shape, num_classes, latent_dim)
+        self.generator, self.critic = nn.Linear(latent_dim, 784), nn.Linear(784, 1)
+        self.register_buffer("unit_mask", torch.ones(latent_dim))
+        self.unit_mask: Tensor
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        return {"generator": ("generator",), "critic": ("critic",)}
+
+    def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
+        from aemodels import distributions
+
+        z = distributions.noise_like(self.unit_mask.expand(len(batch.x), -1)) * self.unit_mask
+        fake = self.critic(self.generator(z).sigmoid())[:, 0]
+        real = self.critic(batch.x.flatten(1))[:, 0]
+        return {"generator": Loss(-fake, {"fooled": -fake}), "critic": Loss(fake - real, {"gap": fake - real})}
+
+    def bound(self, batch: Batch) -> dict[str, Tensor]:
+        return {"realism": self.critic(batch.x.flatten(1))[:, 0]}
+
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        return self.generator(torch.randn(n, self.latent_dim)).sigmoid().view(n, *self.image_shape)
+
+
+def vaes(**settings: object) -> list[ModelConfig]:
+    varied = [(2, 0.5), (LARGEST, 1.0), (5, 4.0)]
+    return [VAEConfig.model_validate({"latent_dim": d, "beta": beta, **settings}) for d, beta in varied]
+
+
+POPULATIONS = {
+    "mlp": vaes(trunk=MLP),
+    "conv": vaes(trunk=CONV),
+    "residual": vaes(trunk=RESIDUAL),
+    "free_bits": vaes(trunk=MLP, free_bits=0.1, beta_warmup_steps=20),
+    "learned_sigma": vaes(trunk=MLP, likelihood=GaussianConfig(sigma="learned")),
+    "optimal_sigma": vaes(trunk=MLP, likelihood=GaussianConfig(sigma="optimal")),
+    "ae": [AEConfig(latent_dim=d, trunk=MLP) for d in (3, LARGEST)],
+    "two_parts": [AdversarialConfig(latent_dim=d) for d in (2, LARGEST, 4)],
+}
+TRAINING = {
+    "adam": TrainingConfig(epochs=4, images=260, batch_size=10, weight_decay=0.01, schedule="cosine", warmup_steps=5),
+    "clipped": TrainingConfig(epochs=4, images=260, batch_size=9, optimizer="adamw", gradient_clip=0.5),
+}
+
+
+@pytest.fixture
+def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model's noise is a function of the latent unit, alone or in a stack."""
+    tape = torch.linspace(-1.5, 1.5, LARGEST, dtype=torch.float64)
+    monkeypatch.setattr("aemodels.distributions.noise_like", lambda z: tape[: z.shape[-1]].to(z.dtype).expand_as(z))
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Everything in float64."""
+    batch = Batches._batch
+
+    def in_double(self: Batches, *args: Any) -> Batch:
+        x, y = batch(self, *args)
+        return Batch(x.double(), y)
+
+    monkeypatch.setattr(Batches, "_batch", in_double)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+class Result(NamedTuple):
+    state: TrainingState
+    metrics: dict[str, float]
+
+
+def alone(model: ModelConfig, data: PreparedData, config: TrainingConfig) -> Result:
+    *_, last = train(model, data, config, seed=0)
+    return Result(last.state, last.metrics)
+
+
+def together(
+    models: Sequence[ModelConfig],
+    data: PreparedData,
+    config: TrainingConfig,
+    leaving: Mapping[int, Collection[int]] | None = None,
+) -> dict[int, Result]:
+    """The last that was told of each member; `leaving`: epoch -> who leaves after it."""
+    results: dict[int, Result] = {}
+    training, answer = train_population(models, data, config, [0] * len(models)), None
+    with suppress(StopIteration):
+        while True:
+            for number, epoch in training.send(answer).items():
+                assert isinstance(epoch, Epoch)
+                results[number] = Result(copied(epoch.state), epoch.metrics)
+                answer = (leaving or {}).get(epoch.index)
+    return results
+
+
+def copied(state: TrainingState) -> TrainingState:
+    return replace(state, tensors={key: tensor.clone() for key, tensor in state.tensors.items()})
+
+
+def assert_same(a: Result, b: Result, tolerance: float) -> None:
+    assert a.state.tensors.keys() == b.state.tensors.keys()
+    assert (a.state.epoch, a.state.step, a.state.best_epoch) == (b.state.epoch, b.state.step, b.state.best_epoch)
+    for key, tensor in a.state.tensors.items():
+        torch.testing.assert_close(tensor, b.state.tensors[key], atol=tolerance, rtol=0, msg=key)
+    own = {name for name in a.metrics if "second" not in name}
+    assert own == {name for name in b.metrics if "second" not in name}
+    assert {name: a.metrics[name] for name in own} == pytest.approx({name: b.metrics[name] for name in own}, rel=1e-9)
+
+
+@pytest.mark.parametrize("training", TRAINING.values(), ids=TRAINING.keys())
+@pytest.mark.parametrize("models", POPULATIONS.values(), ids=POPULATIONS.keys())
+@pytest.mark.usefixtures("same_noise", "double")
+def test_a_member_is_the_model_trained_alone(models, training, digits: PreparedData) -> None:
+    """104 steps in float64: weights, best weights, moments, metrics."""
+    results = together(models, digits, training)
+    assert results.keys() == set(range(len(models)))
+    for number, model in enumerate(models):
+        assert results[number].state.step >= 100
+        assert_same(results[number], alone(model, digits, training), tolerance=1e-10)
+
+
+@pytest.mark.parametrize("models", POPULATIONS.values(), ids=POPULATIONS.keys())
+@pytest.mark.usefixtures("same_noise")
+def test_losses_agree_in_float32(models, digits: PreparedData) -> None:
+    results = together(models, digits, TRAINING["adam"])
+    for number, model in enumerate(models):
+        expected = {k: v for k, v in alone(model, digits, TRAINING["adam"]).metrics.items() if "second" not in k}
+        assert {k: results[number].metrics[k] for k in expected} == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.usefixtures("same_noise", "double")
+def test_who_leaves_changes_nothing_for_the_others(digits: PreparedData) -> None:
+    models, training = POPULATIONS["mlp"], TRAINING["clipped"]
+    results = together(models, digits, training, leaving={1: [1], 3: [0]})
+    assert [results[number].state.epoch for number in range(3)] == [3, 1, 4]
+    assert_same(results[2], alone(models[2], digits, training), tolerance=1e-10)
+    early = training.override({"epochs": 3})
+    assert_same(results[0], alone(models[0], digits, early), tolerance=1e-10)
+
+
+@pytest.mark.usefixtures("same_noise", "double")
+def test_a_member_goes_on_alone_from_its_state(digits: PreparedData) -> None:
+    """What a member leaves is a checkpoint like any other."""
+    model, training = POPULATIONS["mlp"][0], TRAINING["adam"]
+    states: dict[int, TrainingState] = {}
+    for told in train_population(POPULATIONS["mlp"], digits, training, [0, 0, 0]):
+        epoch = told[0]
+        assert isinstance(epoch, Epoch)
+        states[epoch.index] = copied(replace(epoch.state, history=list(epoch.state.history)))
+    *_, last = train(model, digits, training, seed=0, resume=states[2])
+    assert_same(Result(last.state, last.metrics), Result(states[4], states[4].history[-1]), tolerance=1e-10)
+    best = best_model(model, digits, training, 0, states[4])
+    expected = best_model(model, digits, training, 0, alone(model, digits, training).state)
+    x = torch.rand(5, 1, 28, 28)
+    torch.testing.assert_close(best(x), expected(x), atol=1e-9, rtol=0)
+
+
+def test_members_have_weights_by_their_seed_and_noise_of_their_own(digits: PreparedData) -> None:
+    model, config = VAEConfig(latent_dim=3, trunk=MLP), TrainingConfig(epochs=1, images=300)
+    told = next(train_population([model] * 3, digits, config, [0, 0, 7]))
+    first, same, other = (told[i].state.section("model")["encoder.1.weight"] for i in range(3))  # type: ignore[union-attr]
+    assert 0 < (first - same).abs().mean() < 0.1 * (first - other).abs().mean()
+
+
+def test_who_diverges_leaves_and_the_others_stay(digits: PreparedData) -> None:
+    models = [VAEConfig(latent_dim=3, beta=beta, trunk=MLP) for beta in (1.0, 1e38, 2.0)]
+    told = list(train_population(models, digits, TrainingConfig(epochs=2, images=300, learning_rate=0.5), [0] * 3))
+    assert isinstance(told[0][1], TrainingDivergedError)
+    assert [sorted(one) for one in told] == [[0, 1, 2], [0, 2]]
+
+
+@pytest.mark.usefixtures("same_noise", "double")
+def test_early_stopping_is_each_members_own(digits: PreparedData) -> None:
+    config = TrainingConfig(epochs=12, images=200, batch_size=20, patience=1, learning_rate=0.02)
+    results = together(POPULATIONS["mlp"], digits, config)
+    epochs = [results[number].state.epoch for number in range(3)]
+    assert len(set(epochs)) > 1
+    assert epochs == [alone(model, digits, config).state.epoch for model in POPULATIONS["mlp"]]
+
+
+def test_what_cannot_be_stacked() -> None:
+    vae = VAEConfig()
+    assert stackable(vae, VAEConfig(latent_dim=3, beta=0.1))
+    for other in (AEConfig(), VAEConfig(trunk=ConvConfig()), VAEConfig(free_bits=1.0), VAEConfig(beta_warmup_steps=9)):
+        assert not stackable(vae, other)

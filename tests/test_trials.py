@@ -1,0 +1,177 @@
+"""The same trials however they share the machine: in this process, in others, stacked; memory that runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from aemodels import trials
+from aemodels.config import UserError
+from aemodels.data.prepared import PreparedData
+from aemodels.experiment import Experiment
+from aemodels.trials import Goals, MemberEnd, MemberEpoch, Runner, stack_bytes
+
+GOALS = Goals(objectives=("mse",), watched="mse")
+SMALL = Experiment().override(
+    {
+        "model.trunk.widths": [16],
+        "training": {"epochs": 3, "images": 300, "batch_size": 30, "learning_rate": 0.01},
+        "evaluation.primary": "mse",
+    }
+)
+VARIED = [SMALL.override({"model.latent_dim": d, "model.beta": beta}) for d, beta in ((2, 0.5), (6, 1.0), (4, 2.0))]
+OTHER = SMALL.override({"training.learning_rate": 0.02})
+
+
+def told(runner: Runner, experiments: Sequence[Experiment], stopped: int | None = None) -> list[Any]:
+    """All that is told; the trial `stopped` is stopped after its first epoch."""
+    steps, events, answer = runner.run(experiments), [], None
+    while True:
+        try:
+            event = steps.send(answer)
+        except StopIteration:
+            return events
+        events.append(event)
+        answer = isinstance(event, MemberEpoch) and event.index == stopped
+
+
+def values(events: Sequence[Any]) -> dict[Any, float]:
+    """Trial and epoch (0: of the trained model) -> its squared error."""
+    return {
+        (e.index, 0 if isinstance(e, MemberEnd) else e.epoch): e.metrics["mse"] if isinstance(e, MemberEnd) else e.value
+        for e in events
+    }
+
+
+@pytest.fixture
+def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    tape = torch.linspace(-1.5, 1.5, 20)
+    monkeypatch.setattr("aemodels.distributions.noise_like", lambda z: tape[: z.shape[-1]].expand_as(z))
+
+
+@pytest.fixture
+def alone(digits: PreparedData) -> dict[Any, float]:
+    return values(told(Runner(digits, None, GOALS), [*VARIED, OTHER]))
+
+
+@pytest.fixture
+def alone_with_noise(same_noise: None, digits: PreparedData) -> dict[Any, float]:  # noqa: ARG001
+    return values(told(Runner(digits, None, GOALS), [*VARIED, OTHER]))
+
+
+class Stacked(Runner):
+    """As on a GPU."""
+
+    run = Runner._stacked
+
+
+def test_stacked_trials_are_those_alone(digits: PreparedData, alone_with_noise: dict[Any, float]) -> None:
+    events = told(Stacked(digits, None, GOALS), [*VARIED, OTHER])
+    assert values(events) == pytest.approx(alone_with_noise, rel=1e-4)
+    assert all(event.seconds > 0 for event in events)
+
+
+@pytest.mark.parametrize("room", [0, 2.5])
+def test_a_stack_is_as_large_as_the_memory(
+    digits: PreparedData, alone_with_noise: dict[Any, float], room: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    largest = max(stack_bytes(experiment, digits) for experiment in VARIED)
+    monkeypatch.setattr(trials, "free_memory", lambda _: room * largest / trials.STACK_SHARE)
+    sizes: list[int] = []
+    real = trials.train_population
+
+    def watched(configs: Sequence[Any], *rest: Any) -> Any:
+        sizes.append(len(configs))
+        return real(configs, *rest)
+
+    monkeypatch.setattr(trials, "train_population", watched)
+    assert values(told(Stacked(digits, None, GOALS), [*VARIED, OTHER])) == pytest.approx(alone_with_noise, rel=1e-4)
+    assert sizes == ([1, 1, 1, 1] if room == 0 else [2, 1, 1])
+
+
+@pytest.mark.parametrize("when", [1, 2])
+def test_out_of_memory_halves_the_stack_and_goes_on(
+    digits: PreparedData, alone_with_noise: dict[Any, float], when: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is told twice, and nothing is missing."""
+    real = trials.train_population
+
+    def small_device(configs: Sequence[Any], *rest: Any) -> Any:
+        training = real(configs, *rest)
+        for epoch in range(1, 100):
+            if len(configs) > 1 and epoch == when:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+            try:
+                yield next(training)
+            except StopIteration:
+                return
+
+    monkeypatch.setattr(trials, "train_population", small_device)
+    events = told(Stacked(digits, None, GOALS), [*VARIED, OTHER])
+    assert len(events) == len(values(events))
+    assert values(events) == pytest.approx(alone_with_noise, rel=1e-4)
+
+
+def test_a_model_that_the_memory_does_not_hold(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_device(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        yield
+
+    monkeypatch.setattr(trials, "train_population", no_device)
+    with pytest.raises(UserError, match=r"memory does not hold the model .*training\.batch_size"):
+        told(Stacked(digits, None, GOALS), VARIED)
+
+
+def test_the_estimate_grows_with_what_takes_memory(digits: PreparedData) -> None:
+    base = stack_bytes(SMALL, digits)
+    weights = sum(t.numel() for t in SMALL.model.build(digits.image_shape, 10).parameters()) * 4
+    assert 5 * weights < base < 30 * weights
+    for changes in ({"training.batch_size": 300}, {"model.trunk.widths": [160]}, {"model.trunk": "conv"}):
+        assert stack_bytes(SMALL.override(changes), digits) > 1.5 * base
+
+
+@pytest.mark.parametrize("kind", [Runner, Stacked])
+def test_a_stopped_trial_ends_and_the_others_go_on(digits: PreparedData, kind: type[Runner]) -> None:
+    events = told(kind(digits, None, GOALS), VARIED, stopped=1)
+    epochs = [[e.epoch for e in events if isinstance(e, MemberEpoch) and e.index == i] for i in range(3)]
+    assert epochs == [[1, 2, 3], [1], [1, 2, 3]]
+    assert sorted(e.index for e in events if isinstance(e, MemberEnd)) == [0, 2]
+
+
+@pytest.mark.parametrize("kind", [Runner, Stacked])
+def test_a_diverging_trial_fails_alone(digits: PreparedData, kind: type[Runner]) -> None:
+    wild = [VARIED[0], VARIED[1].override({"model.beta": 1e38})]
+    ends = {e.index: e for e in told(kind(digits, None, GOALS), wild) if isinstance(e, MemberEnd)}
+    assert "epoch 1" in ends[1].error
+    assert not ends[0].error
+
+
+def test_processes_give_the_same_trials(
+    digits: PreparedData, alone: dict[Any, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real processes, kept from one generation to the next; a stopped trial makes room; closed, they are gone."""
+    monkeypatch.setattr(trials, "WORTH_PROCESSES", 1)
+    monkeypatch.setattr(trials, "cores", lambda: 2)
+    runner = Runner(digits, None, GOALS)
+    try:
+        runner.start([SMALL] * 4, 4)
+        assert len(runner.workers) == 2
+        assert values(told(runner, [*VARIED, OTHER])) == pytest.approx(alone, rel=1e-5)
+        events = told(runner, VARIED, stopped=0)
+        assert [e.epoch for e in events if isinstance(e, MemberEpoch) and e.index == 0] == [1]
+        assert sorted(e.index for e in events if isinstance(e, MemberEnd)) == [1, 2]
+        running = runner.run(VARIED)
+        next(running)
+        running.close()
+        assert all(worker.process.poll() is not None for worker in runner.workers)
+    finally:
+        runner.close()
+
+
+def test_few_images_are_not_worth_processes(digits: PreparedData) -> None:
+    runner = Runner(digits, None, GOALS)
+    runner.start(VARIED, 3)
+    assert runner.workers == []

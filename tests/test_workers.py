@@ -1,0 +1,379 @@
+"""Real processes that run the generator functions below; they find them as the module `test_workers`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from aemodels.config import UserError
+from aemodels.data.source import UnreadableError
+from aemodels.workers import Returned, Worker, WorkerDiedError, Yielded, ready
+
+Steps = Generator[Any, Any, Any]
+FOLDER = str(Path(__file__).parent)
+ROOT = Path(__file__).parents[1]
+
+
+def double(values: list[int]) -> Steps:
+    answers = []
+    for value in values:
+        answer = yield 2 * value
+        answers += [answer]
+    return answers
+
+
+def fail(kind: str) -> Steps:
+    yield "before"
+    if kind == "own":
+        raise UnreadableError("cat.png", "no PNG", "remove it")
+    if kind == "text is made by the constructor":
+        raise ShortError("cat")
+    if kind == "system":
+        Path("/no/such/file").read_text()
+    if kind == "unicode":
+        b"\xff".decode()
+    if kind == "cannot be pickled":
+        error = ValueError("bad value")
+        error.lock = threading.Lock()  # type: ignore[attr-defined]
+        raise error
+    if kind == "value":
+        yield lambda: None
+    return lambda: None
+
+
+class ShortError(Exception):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no such animal: {name}")
+        self.name = name
+
+
+def clean_up(file: Path, seconds: float = 0, error: str = "") -> Steps:
+    try:
+        yield "started"
+        time.sleep(seconds)
+        yield "slept"
+        yield "more"
+    finally:
+        file.write_text("cleaned up")
+        if error:
+            raise ValueError(error)
+
+
+def facts() -> Steps:
+    print("to stdout")
+    os.system("echo and from the system")
+    yield os.getpid(), sys.path, {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    return {"torch", "torchvision", "mlflow", "prefect", "optuna"} & set(sys.modules)
+
+
+def compute(how: str) -> Steps:
+    yield os.getpid()
+    while how == "busily":
+        pass
+    while how == "asleep":
+        time.sleep(100)
+    if how == "in one call":
+        10 ** (10**9)  # holds the interpreter's lock for minutes
+    yield "end"
+
+
+def wait_for(file: Path) -> Steps:
+    while not file.exists():
+        time.sleep(0.01)
+    yield file.name
+
+
+# ---------------------------------------------------------------- values, errors, ends
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[ModuleType]:
+    """The module itself, under the name by which the workers find it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        yield import_module("test_workers")
+
+
+@pytest.fixture(scope="module")
+def worker(here: ModuleType) -> Iterator[Worker]:  # noqa: ARG001
+    with closing(Worker()) as worker:
+        yield worker
+
+
+def drain(worker: Worker) -> list[Any]:
+    """All that it yields, answered with its number, then what it returns."""
+    values: list[Any] = []
+    while isinstance(message := worker.receive(), Yielded):
+        worker.answer(len(values))
+        values.append(message.value)
+    assert isinstance(message, Returned)
+    return [*values, message.value]
+
+
+def test_values_both_ways(worker: Worker, here: ModuleType) -> None:
+    worker.start(here.double, [1, 2, 3])
+    assert drain(worker) == [2, 4, 6, [0, 1, 2]]
+    worker.start(here.double, [])
+    assert worker.receive() == Returned([])
+    large = [10**100_000] * 100  # more than a socket holds
+    worker.start(here.double, large)
+    assert drain(worker)[:-1] == [2 * value for value in large]
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "text"),
+    [
+        ("own", UnreadableError, "data: image cat.png cannot be read (no PNG); remove it"),
+        ("text is made by the constructor", None, "no such animal: cat"),
+        ("system", FileNotFoundError, "[Errno 2] No such file or directory: '/no/such/file'"),
+        ("unicode", UnicodeDecodeError, "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
+        ("cannot be pickled", RuntimeError, "ValueError: bad value"),
+    ],
+)
+def test_errors_arrive_as_themselves(
+    worker: Worker, here: ModuleType, kind: str, error: type[Exception] | None, text: str
+) -> None:
+    worker.start(here.fail, kind)
+    assert worker.receive() == Yielded("before")
+    worker.answer()
+    with pytest.raises(error or here.ShortError) as raised:
+        worker.receive()
+    assert type(raised.value) is (error or here.ShortError)
+    assert str(raised.value) == text
+    assert "in fail\n" in raised.value.__notes__[0]  # the worker's traceback
+    if kind == "own":
+        assert raised.value.__dict__["file"] == "cat.png"
+    worker.start(here.double, [1])
+    assert drain(worker) == [2, [0]]
+
+
+@pytest.mark.parametrize("kind", ["value", "result"])
+def test_what_cannot_be_sent(worker: Worker, here: ModuleType, kind: str) -> None:
+    with pytest.raises(Exception, match="pickle"):
+        worker.start(here.double, lambda: None)
+    worker.start(here.fail, kind)
+    worker.receive()
+    worker.answer()
+    with pytest.raises(Exception, match="pickle"):
+        worker.receive()
+    worker.start(here.double, [1])
+    assert drain(worker) == [2, [0]]
+
+
+def test_function_that_the_worker_does_not_find(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(double, "__module__", "__main__")
+    with pytest.raises(ValueError, match="double is in the main script; move it to a module"):
+        worker.start(double, [])
+
+
+@pytest.mark.parametrize("when", ["never received", "yielded", "computing", "returned"])
+def test_stop_and_reuse(worker: Worker, here: ModuleType, tmp_path: Path, when: str) -> None:
+    file = tmp_path / "file"
+    worker.start(here.clean_up, file, 0.1)
+    with pytest.raises(RuntimeError, match="runs a generator already"):
+        worker.start(here.double, [1])
+    if when in ("yielded", "computing"):
+        assert worker.receive() == Yielded("started")
+    if when == "computing":
+        worker.answer()
+    if when == "returned":
+        drain(worker)
+    worker.stop()
+    worker.stop()
+    assert file.read_text() == "cleaned up"
+    worker.start(here.double, [1])
+    assert drain(worker) == [2, [0]]
+
+
+def test_stop_raises_what_cleaning_up_raises(worker: Worker, here: ModuleType, tmp_path: Path) -> None:
+    worker.start(here.clean_up, tmp_path / "file", 0, "could not clean up")
+    worker.receive()
+    with pytest.raises(ValueError, match="could not clean up"):
+        worker.stop()
+    worker.start(here.double, [1])
+    assert drain(worker) == [2, [0]]
+
+
+def test_ready_names_those_that_have_something(worker: Worker, here: ModuleType, tmp_path: Path) -> None:
+    with closing(Worker()) as other:
+        worker.start(here.wait_for, tmp_path / "first")
+        other.start(here.wait_for, tmp_path / "second")
+        for name, expected in (("second", other), ("first", worker)):
+            (tmp_path / name).touch()
+            assert ready([worker, other]) == [expected]
+            assert expected.receive() == Yielded(name)
+        worker.stop()
+        os.kill(other.process.pid, signal.SIGKILL)
+        assert ready([worker, other]) == [other]
+
+
+def test_a_process_apart(worker: Worker, here: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+    with closing(Worker(threads=3)) as other:
+        other.start(here.facts)
+        process, path, threads = other.receive().value
+        other.answer()
+        assert other.receive() == Returned(set())  # it imports nothing that is not asked for
+    assert process == other.process.pid != os.getpid()
+    assert path == sys.path
+    assert set(threads.values()) == {"3"}
+    assert worker.process.pid != process
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "to stdout\nand from the system\n")
+
+
+def test_from_a_thread(here: ModuleType) -> None:
+    found: list[Any] = []
+
+    def use() -> None:
+        with closing(Worker()) as worker:
+            worker.start(here.double, [1, 2])
+            found.extend(drain(worker))
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert found == [2, 4, [0, 1]]
+
+
+def test_killed_worker(here: ModuleType) -> None:
+    worker = Worker()
+    worker.start(here.compute, "asleep")
+    process = worker.receive().value
+    worker.answer()
+    os.kill(process, signal.SIGKILL)
+    with pytest.raises(WorkerDiedError, match=r"ended by signal 9 \(Killed\); if memory ran out, .*run this") as raised:
+        worker.receive()
+    assert isinstance(raised.value, UserError)
+    assert raised.value.status == -9
+    worker.stop()  # nothing runs there any more
+    for use in (worker.answer, worker.receive, lambda: worker.start(here.double, [1])):
+        with pytest.raises(WorkerDiedError):
+            use()
+    worker.close()
+
+
+def test_close_ends_it_whatever_it_does(here: ModuleType) -> None:
+    worker = Worker()
+    worker.start(here.compute, "in one call")
+    worker.receive()
+    worker.answer()
+    worker.close()
+    worker.close()
+    assert worker.process.returncode == -9
+    forgotten = Worker()
+    process = forgotten.process
+    del forgotten
+    assert process.returncode == -9
+
+
+# ---------------------------------------------------------------- its parent: a script without a main guard
+
+SCRIPT = """
+import os, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+import test_workers
+from aemodels.workers import Worker
+
+workers = [Worker(), Worker()]
+for worker in workers:
+    worker.start(test_workers.compute, sys.argv[2])
+processes = [worker.receive().value for worker in workers]
+for worker in workers:
+    worker.answer()
+try:
+    print(*processes, flush=True)
+    time.sleep(float(sys.argv[3]))
+except KeyboardInterrupt:
+    print(*(worker.receive().value for worker in workers), flush=True)
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """(how the workers compute, seconds) -> a process that has two of them, in a group of its own."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    started: list[subprocess.Popen[str]] = []
+
+    def start(how: str, seconds: float) -> subprocess.Popen[str]:
+        command = [sys.executable, str(tmp_path / "script.py"), FOLDER, how, str(seconds)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, process_group=0
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def read_workers(process: subprocess.Popen[str]) -> list[int]:
+    assert process.stdout is not None
+    return [int(number) for number in process.stdout.readline().split()]
+
+
+def wait_until_gone(processes: list[int], seconds: float = 2) -> None:
+    end = time.monotonic() + seconds
+    while left := [process for process in processes if is_alive(process)]:
+        assert time.monotonic() < end, f"{left} are left"
+        time.sleep(0.02)
+
+
+def is_alive(process: int) -> bool:
+    """A zombie that nobody in this container reaps is dead."""
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True).stdout.strip()
+    return bool(found) and not found.startswith("Z")
+
+
+@pytest.mark.parametrize("how", ["busily", "asleep"])
+def test_killed_parent(script: Callable[..., subprocess.Popen[str]], how: str) -> None:
+    process = script(how, 60)
+    workers = read_workers(process)
+    assert len(workers) == 2
+    assert all(map(is_alive, workers))
+    process.kill()
+    wait_until_gone(workers)
+    assert process.communicate() == ("", "")
+
+
+def test_parent_that_ends_and_forgets_them(script: Callable[..., subprocess.Popen[str]]) -> None:
+    process = script("busily", 0)
+    workers = read_workers(process)
+    assert process.communicate(timeout=5) == ("", "")
+    assert process.returncode == 0
+    assert not any(map(is_alive, workers))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_to_the_whole_group_are_the_parents(
+    script: Callable[..., subprocess.Popen[str]], number: signal.Signals
+) -> None:
+    process = script("to the end", 60)
+    workers = read_workers(process)
+    os.killpg(process.pid, number)
+    said, errors = process.communicate(timeout=5)
+    assert errors == ""
+    assert said == ("end end\n" if number == signal.SIGINT else "")  # a signal that it does not handle ends the parent
+    wait_until_gone(workers)
+
+
+def test_signal_while_it_starts() -> None:
+    with closing(Worker()) as worker:
+        for _ in range(20):
+            os.kill(worker.process.pid, signal.SIGINT)
+            time.sleep(0.01)
+        assert worker.process.poll() is None
