@@ -10,12 +10,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 from aemodels.config import UserError
+
+T = TypeVar("T")
 
 
 class Share(NamedTuple):
@@ -29,13 +31,18 @@ _current: ContextVar[Share | None] = ContextVar("share", default=None)
 
 
 def started() -> bool:
-    """Whether this process is one of several."""
+    """Whether torchrun started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def rank() -> int:
-    """The number of this process; 0 is the one that writes."""
-    return int(os.environ.get("RANK", "0")) if started() else 0
+def leads() -> bool:
+    """Whether this process is the one that writes."""
+    return not started() or os.environ.get("RANK") == "0"
+
+
+def active() -> bool:
+    """Whether the processes have joined each other."""
+    return distributed.is_available() and distributed.is_initialized()
 
 
 def refuse(work: str) -> None:
@@ -51,9 +58,11 @@ def refuse(work: str) -> None:
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
     """Joins the other processes for the block; each of them has to come here."""
-    if not started() or distributed.is_initialized():
+    if not started() or active():
         yield
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
@@ -63,7 +72,7 @@ def joined(device: torch.device) -> Iterator[None]:
 
 def share_of(total: int) -> Share | None:
     """Which rows of a batch of `total` images are this process's; None where there is one process."""
-    if not distributed.is_initialized():
+    if not active():
         return None
     world, number = distributed.get_world_size(), distributed.get_rank()
     start, stop = (total * i // world for i in (number, number + 1))
@@ -97,6 +106,15 @@ def batch_mean(x: Tensor) -> Tensor:
 
 def add_up(x: Tensor) -> Tensor:
     """The sum over all processes, in place."""
-    if distributed.is_initialized():
+    if active():
         distributed.all_reduce(x)
     return x
+
+
+def agreed(value: T) -> T:
+    """What the process that leads has, for all of them."""
+    if not active():
+        return value
+    box: list[Any] = [value]
+    distributed.broadcast_object_list(box)
+    return box[0]  # type: ignore[no-any-return]

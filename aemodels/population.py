@@ -8,7 +8,6 @@ same noise. What may differ between members is a buffer (the mask of the latent 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -30,6 +29,7 @@ from aemodels.training import (
     TrainingState,
     ends,
     new_model,
+    new_state,
     refuse_non_finite,
     state_tensors,
 )
@@ -202,7 +202,7 @@ class _Training:
         self.loop, self.config = Loop(self.population, data, config, seeds[0]), config
         self.best = {name: tensor.clone() for name, tensor in self.population.state_dict().items()}  # (M, ...)
         self.numbers = list(range(len(configs)))  # of the present members
-        self.states = [TrainingState(0, 0, math.inf, 0, [], {}) for _ in configs]
+        self.states = [new_state() for _ in configs]
 
     def epoch(self, index: int) -> Told:
         """Trains an epoch, and keeps the weights of those that were never better."""

@@ -78,6 +78,11 @@ class TrainingState:
         return {key.removeprefix(f"{name}."): t for key, t in self.tensors.items() if key.startswith(f"{name}.")}
 
 
+def new_state() -> TrainingState:
+    """Before the first epoch."""
+    return TrainingState(epoch=0, step=0, best=math.inf, best_epoch=0, history=[], tensors={})
+
+
 @dataclass(frozen=True)
 class Epoch:
     """What training yields; of many models at once each is taken from the stack when it is asked for."""
@@ -117,7 +122,9 @@ def train(
     """
     model = new_model(model_config, data, seed)
     loop = Loop(model, data, config, seed)
-    state = resume or TrainingState(epoch=0, step=0, best=math.inf, best_epoch=0, history=[], tensors={})
+    state = parallel.agreed(resume) or TrainingState(
+        epoch=0, step=0, best=math.inf, best_epoch=0, history=[], tensors={}
+    )
     best = state.section("best")
     if state.tensors:
         model.load_state_dict(state.section("model"))

@@ -127,7 +127,7 @@ class Updates:
             total = losses[part].total  # (B,) or (M, B): the sum over members has each member's own gradient
             owned = optimizer.param_groups[0]["params"]
             result[part] = list(torch.autograd.grad(total.sum() / size, owned, retain_graph=part != last))
-            if parallel.started():
+            if parallel.active():
                 result[part] = _added_up(result[part])
             if self.config.gradient_clip is not None:
                 clip(result[part], self.config.gradient_clip, members=total.dim() == 2)
@@ -150,8 +150,9 @@ class Updates:
 
     def _captured(self) -> Graph | None:
         """The update as a graph, where the device can replay one; captured before the first epoch."""
-        possible = self.rate.device.type == "cuda" and self.batches.resident is not None and not parallel.started()
-        if self._graph is None and possible and len(self.batches) >= self.config.batch_size and not self.names:
+        possible = self.rate.device.type == "cuda" and self.batches.resident is not None and not parallel.active()
+        first = not self.names and len(self.batches) >= self.config.batch_size
+        if possible and first:
             with seeded(0):
                 self._graph = captured(self)
         return self._graph

@@ -109,10 +109,16 @@ def train(
     """Train a model, judge it and register it."""
     with answering(v):
         settings = _settings(changes, preset, config)
-        from aemodels.steps.train import check
+        from aemodels import parallel
+        from aemodels.steps.train import assist, check
         from flows import display, reports
 
         check(settings)
+        if not parallel.leads():
+            from aemodels.steps.prepare import prepare as prepare_step
+
+            assist(settings, display.follow(prepare_step(settings)))
+            return
 
         with display.bars():
             if under_prefect():

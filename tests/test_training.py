@@ -13,21 +13,23 @@ from torch import Tensor, nn
 
 from aemodels.checkpoint import load_model, load_state, save_card, save_state, save_weights
 from aemodels.config import UserError
+from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.distributions import GaussianConfig
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, VAEConfig
 from aemodels.models.base import Autoencoder, Batch, GenerativeModel, Loss, ModelConfig
-from aemodels.nets import ImageShape, MLPConfig
+from aemodels.nets import ConvConfig, ImageShape, MLPConfig
 from aemodels.training import (
     TrainingConfig,
     TrainingDivergedError,
     TrainingState,
     best_model,
     ends,
+    new_model,
     train,
 )
-from aemodels.updates import apply
+from aemodels.updates import Graph, Updates, apply
 
 SMALL = MLPConfig(widths=(16,))
 CONFIGS = [
@@ -42,7 +44,11 @@ def run(model: ModelConfig, data: PreparedData, config: TrainingConfig) -> Train
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=["adam", "adamw"])
-@pytest.mark.parametrize("model", [AEConfig(trunk=SMALL), VAEConfig(trunk=SMALL, beta_warmup_steps=7)])
+@pytest.mark.parametrize(
+    "model",
+    [AEConfig(trunk=SMALL), VAEConfig(trunk=SMALL, beta_warmup_steps=7), VAEConfig(trunk=ConvConfig(channels=(8, 8)))],
+    ids=["ae", "vae", "conv"],
+)
 @pytest.mark.parametrize("binarize", ["none", "dynamic"])
 def test_resumed_equals_uninterrupted(model, config, binarize, digits: PreparedData, tmp_path: Path) -> None:
     data = digits.override({"binarize": binarize})
@@ -288,3 +294,19 @@ def test_optimal_sigma_is_remembered_for_held_out_images(digits: PreparedData) -
         assert error > 0.2  # far from where sigma started
         assert trained.state_dict()["likelihood.log_sigma"].exp().item() == pytest.approx(error, rel=0.02)
         torch.testing.assert_close(p_x.log_prob(x).mean(), expected.mean(), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("model", [VAEConfig(trunk=SMALL, beta_warmup_steps=7), TwoPartsConfig()], ids=["vae", "parts"])
+def test_what_a_graph_replays_is_the_update(model: ModelConfig, digits: PreparedData) -> None:
+    """Updates whose order, rates and step lie in tensors, as on a GPU, are those of the plain loop; here uncaptured."""
+    config = TrainingConfig(epochs=2, images=300, batch_size=64, schedule="cosine", warmup_steps=3, gradient_clip=1.0)
+    data, cpu = digits.override({"binarize": "dynamic"}), torch.device("cpu")
+    images = Batches(data, "train", cpu, 300)
+    plain, replayed = (Updates(new_model(model, data, 0), images, config, seed=0) for _ in range(2))
+    for index in (1, 2):
+        terms = plain.epoch(index, (index - 1) * plain.steps)
+        replayed._graph = Graph(replayed)
+        assert replayed.epoch(index, (index - 1) * plain.steps) == terms
+    expected = plain.model.state_dict() | plain.moments()
+    actual = replayed.model.state_dict() | replayed.moments()
+    assert all(torch.equal(tensor, actual[key]) for key, tensor in expected.items())

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aemodels.data.source import Images, Pixels, Rows, UnreadableError
+from aemodels.environment import cores
 from aemodels.workers import Worker, ready
 
 BLOCK_BYTES = 2**20  # of decoded images, at most
@@ -77,7 +77,7 @@ class Decoder:
     def _started(self) -> bool:
         """Starts as many workers as the images that are left are worth; true when all are there."""
         if not self.workers and self.images.files is not None:
-            count = min(_cores(), int(self.left * self.pace / WORTH_A_WORKER))
+            count = min(cores(), int(self.left * self.pace / WORTH_A_WORKER))
             self.starting = self.workers = [Worker() for _ in range(count)] if count > 1 else []
             for worker in self.workers:
                 worker.start(decode_orders, replace(self.images, files=None, labels=None))
@@ -129,8 +129,3 @@ def decode_block(images: Images, items: Iterable[Item], most: int, seconds: floa
         if time.perf_counter() - start > seconds:
             break
     return Block(pixels[: len(kept)], kept, skipped, time.perf_counter() - start)
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from aemodels import parallel
 from aemodels.checkpoint import load_state, save_card, save_state, save_weights
 from aemodels.data import PreparedData
 from aemodels.evaluation import check_primary, evaluate
@@ -71,6 +72,19 @@ def train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]:
         SettingsError: the model does not fit the images, or has no name.
         TrainingDivergedError: a term of the loss is not finite.
     """
+    with parallel.joined(best_device()):
+        return (yield from _train(settings, data, group))
+
+
+def assist(settings: Settings, data: PreparedData) -> None:
+    """What the processes beside the one that writes do under torchrun: their share of every batch."""
+    experiment = settings.experiment
+    with parallel.joined(best_device()):
+        for _ in train_epochs(experiment.model, data, experiment.training, experiment.seed):
+            pass
+
+
+def _train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]:
     experiment, name = settings.experiment, settings.registered_name
     store = open_store()
     features = yield from feature_network(data, best_device())
@@ -128,7 +142,7 @@ def _epochs(
     config = experiment.training
     state = load_state(folder.path)
     if state is None:
-        _cards(untrained.to(best_device()), 0, data, run, experiment)  # where MLflow's slider stands at first
+        _cards(untrained, 0, data, run, experiment)  # where MLflow's slider stands at first
     else:
         for index in range(folder.notes().get("tracked", 0) + 1, state.epoch + 1):
             run.metrics(state.history[index - 1], index)

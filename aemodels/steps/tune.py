@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from aemodels import parallel
 from aemodels.config import Config
 from aemodels.data import PreparedData
 from aemodels.features import feature_network
@@ -71,8 +72,9 @@ def check(settings: Settings) -> None:
 
     Raises:
         SettingsError: the model has no name, or the search space does not fit the experiment.
-        UserError: the device does not work, or the MLflow server does not answer.
+        UserError: the device does not work, the MLflow server does not answer, or torchrun started this.
     """
+    parallel.refuse("a search")
     search_space(settings.experiment, settings.tuning)
     check_training(settings)
 

@@ -88,7 +88,7 @@ def hire(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Worker]]:
         return ready(some) if some else []
 
     def hire() -> list[Worker]:
-        for name, value in {"_cores": lambda: 3, "WORTH_A_WORKER": 1e-9, "BLOCK_SECONDS": 1e-9}.items():
+        for name, value in {"cores": lambda: 3, "WORTH_A_WORKER": 1e-9, "BLOCK_SECONDS": 1e-9}.items():
             monkeypatch.setattr(decoding, name, value)
         monkeypatch.setattr(decoding, "Worker", new_worker)
         monkeypatch.setattr(decoding, "ready", wait_for)

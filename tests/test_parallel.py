@@ -1,0 +1,103 @@
+"""Two processes that share every batch are one process with the same batches."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aemodels import parallel
+from aemodels.data.prepared import PreparedData
+from aemodels.distributions import GaussianConfig
+from aemodels.models import VAEConfig
+from aemodels.nets import MLPConfig
+from aemodels.training import TrainingConfig, train
+
+SMALL = MLPConfig(widths=(16,))
+MODELS = {
+    "dynamic bits": VAEConfig(trunk=SMALL, free_bits=0.2, beta_warmup_steps=5),
+    "optimal sigma": VAEConfig(trunk=SMALL, likelihood=GaussianConfig(sigma="optimal")),
+}
+# 301 images in batches of 30: shares of 15, and at the end one image, which one of the processes has alone
+TRAINING = TrainingConfig(epochs=3, images=301, batch_size=30, gradient_clip=50.0, schedule="cosine")
+SHARED = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import test_parallel as t
+from aemodels import parallel
+from aemodels.training import best_device
+with parallel.joined(best_device()):
+    print(json.dumps([parallel.leads(), t.curves(t.PreparedData.model_validate_json(sys.argv[2]))]) + "\\n", end="")
+"""
+
+
+def curves(data: PreparedData) -> dict[str, Any]:
+    """The metrics of every epoch, of each model."""
+    data = data.override({"binarize": "dynamic"})
+    return {
+        name: [
+            {key: value for key, value in epoch.metrics.items() if "second" not in key}
+            for epoch in train(model, data, TRAINING, seed=0)
+        ]
+        for name, model in MODELS.items()
+    }
+
+
+def torchrun(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [*launcher, *command],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"AEMODELS_DEVICE": "cpu", **environment},
+        timeout=300,
+    )
+
+
+def test_the_loss_curves_are_those_of_one_process(digits: PreparedData, tmp_path: Path) -> None:
+    script = tmp_path / "shared.py"
+    script.write_text(SHARED)
+    done = torchrun(str(script), str(Path(__file__).parent), digits.model_dump_json())
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(leads for leads, _ in answers) == [False, True]
+    torch.set_num_threads(1)
+    alone = curves(digits)
+    for _, shared in answers:
+        for name, epochs in alone.items():
+            for expected, actual in zip(epochs, shared[name], strict=True):
+                assert actual == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_process_has_the_whole_batch() -> None:
+    assert parallel.leads()
+    assert parallel.share_of(10) is None
+    with parallel.joined(torch.device("cpu")):
+        assert not parallel.active()
+    assert parallel.batch_mean(torch.tensor([1.0, 3.0])) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("store")
+def test_one_of_the_processes_writes(tmp_path: Path) -> None:
+    """`torchrun ... aemodels train`: one run, one version, one answer; a search is refused."""
+    command = ["-m", "flows.cli", "train", "data.name=digits", "training.epochs=2", "training.images=200", "--json"]
+    done = torchrun(*command)
+    assert done.returncode == 0, done.stderr
+    trained = json.loads(done.stdout)
+    runs = [folder for folder in (tmp_path / "store" / "runs").iterdir() if (folder / "run.json").exists()]
+    assert [str(run) for run in runs] == [trained["folder"]]
+    assert (runs[0] / "weights.safetensors").exists()
+    again = json.loads(torchrun(*command).stdout)
+    tested = {key: value for key, value in trained.items() if key.startswith("test/")}
+    assert tested
+    assert tested.items() <= again.items()
+    assert (trained["version"], again["version"]) == (1, 2)
+    refused = torchrun("-m", "flows.cli", "tune", "data.name=digits")
+    assert "a search runs in one process" in refused.stderr
