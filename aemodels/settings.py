@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -43,25 +44,33 @@ class Settings(Experiment):
 
 
 def presets() -> dict[str, Path]:
-    """Name -> file of the experiments that come with the project."""
+    """Name -> file of the experiments that come with the project; `fast` has a training section only."""
     folder = Path(str(files("aemodels") / "presets"))
     return {path.stem: path for path in sorted(folder.glob("*.json"))}
 
 
-def load_settings(changes: dict[str, Any], preset: str | None = None, config: Path | None = None) -> Settings:
-    """The defaults, then a preset or a file, then single changes.
+def load_settings(
+    changes: Mapping[str, Any], preset: str | Sequence[str] | None = None, config: Path | None = None
+) -> Settings:
+    """The defaults, then presets (one after the other), then a file, then single changes.
 
     Raises:
         SettingsError: something of it does not exist or does not fit.
     """
-    if preset is not None:
-        known = presets()
-        if preset not in known:
-            close = difflib.get_close_matches(preset, known, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise SettingsError(f"--preset {preset}: unknown; {hint}choose one of {', '.join(known)}")
-        config = known[preset]
-    return Settings().override(_read(config) if config else {}).override(changes)
+    names = [preset] if isinstance(preset, str) else preset or ()
+    settings = Settings()
+    for path in [*map(_preset, names), *([config] if config else [])]:
+        settings = settings.override(_read(path))
+    return settings.override(changes)
+
+
+def _preset(name: str) -> Path:
+    known = presets()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise SettingsError(f"--preset {name}: unknown; {hint}choose one of {', '.join(known)}")
+    return known[name]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,17 +5,12 @@ A single command calls the library's steps; the pipeline, and everything when PR
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from aemodels.settings import Settings
+from flows.answering import answering, model_first, read_evaluation_settings, read_settings, under_prefect
 
 ABOUT = "Train, tune, compare, promote and use autoencoders on images. `aemodels settings` lists what can be set."
 app = typer.Typer(
@@ -24,15 +19,15 @@ app = typer.Typer(
 
 SETTINGS_HELP = "Settings that differ from the defaults, such as data.name=mnist model.latent_dim=20."
 Changes = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=SETTINGS_HELP)]
-Preset = Annotated[str | None, typer.Option(help="Start from an experiment that comes along, such as article-vae.")]
+Preset = Annotated[
+    list[str] | None, typer.Option(help="Start from what comes along, such as article-vae; once more adds to it: fast.")
+]
 ConfigFile = Annotated[Path | None, typer.Option(help="Start from a JSON file of settings.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Prefect, MLflow and Optuna.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="NAME@ALIAS, NAME/VERSION or a run's folder.")]
 ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Of a registered model.")]
-
-INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
 
 
 # ---------------------------------------------------------------- the workflow
@@ -44,7 +39,7 @@ def pipeline(
 ) -> None:
     """Prepare, tune, train, judge, register and promote."""
     with answering(v):
-        settings = _settings(changes, preset, config)
+        settings = read_settings(changes, preset, config)
         from aemodels.steps.tune import check
         from flows import display, reports
 
@@ -62,7 +57,7 @@ def prepare(
 ) -> None:
     """Decode the images once, for all later runs."""
     with answering(v):
-        settings = _settings(changes, preset, config)
+        settings = read_settings(changes, preset, config)
         from flows import display, reports
 
         with display.bars():
@@ -83,7 +78,7 @@ def tune(
 ) -> None:
     """Search the settings: latent size, KL weight."""
     with answering(v):
-        settings = _settings(changes, preset, config)
+        settings = read_settings(changes, preset, config)
         from aemodels.steps.tune import check
         from flows import display, reports
 
@@ -108,7 +103,7 @@ def train(
 ) -> None:
     """Train a model, judge it and register it."""
     with answering(v):
-        settings = _settings(changes, preset, config)
+        settings = read_settings(changes, preset, config)
         from aemodels import parallel
         from aemodels.steps.train import assist, check
         from flows import display, reports
@@ -146,10 +141,10 @@ def evaluate(
 ) -> None:
     """Judge a trained model again, or on other images."""
     with answering(v):
-        model, changes = _model_first(arguments or [])
+        model, changes = model_first(arguments or [])
         if not model:
-            model = f"{_settings(changes, preset, config).registered_name}@champion"
-        settings = _evaluation_settings(changes, preset, config)
+            model = f"{read_settings(changes, preset, config).registered_name}@champion"
+        settings = read_evaluation_settings(changes, preset, config)
         from flows import display, reports
 
         with display.bars():
@@ -282,81 +277,6 @@ def ui(port: Annotated[int, typer.Option(help="On this machine.")] = 5000) -> No
 
         typer.echo(f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)")
         raise typer.Exit(serve_ui(port))
-
-
-# ---------------------------------------------------------------- what all commands share
-
-
-@contextmanager
-def answering(verbose: bool) -> Iterator[None]:
-    """Quiet libraries, errors in words, exit codes: 2 for what a person can mend, 130 for an interruption, else 1."""
-    _set_environment(verbose)
-    signal.signal(signal.SIGTERM, _interrupt)
-    from aemodels.config import UserError
-
-    try:
-        yield
-    except UserError as error:
-        _fail(f"error: {error}", 2)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where it was", INTERRUPTED)
-    except Exception as error:
-        if verbose:
-            raise
-        _fail(f"failed: {type(error).__name__}: {error}\n(-v shows where)", 1)
-
-
-def under_prefect() -> bool:
-    """Whether there is a Prefect server that is to see everything."""
-    return bool(os.environ.get("PREFECT_API_URL"))
-
-
-def _settings(changes: list[str] | None, preset: str | None, config: Path | None) -> Settings:
-    from aemodels.config import read_text
-    from aemodels.settings import load_settings
-
-    return load_settings(read_text(changes or []), preset, config)
-
-
-def _model_first(arguments: list[str]) -> tuple[str, list[str]]:
-    """The model's reference, "" if there is none, and the settings."""
-    given = bool(arguments) and "=" not in arguments[0]
-    return (arguments[0], arguments[1:]) if given else ("", arguments)
-
-
-def _evaluation_settings(changes: list[str] | None, preset: str | None, config: Path | None) -> dict[str, Any]:
-    """Of a preset or file only how and on what to judge; the model is there already."""
-    from aemodels.config import read_text
-
-    settings: dict[str, Any] = {}
-    if preset or config:
-        start = _settings(None, preset, config)
-        settings = {"data": start.data.model_dump(mode="json"), "evaluation": start.evaluation.model_dump(mode="json")}
-    return settings | read_text(changes or [])
-
-
-def _set_environment(verbose: bool) -> None:
-    """What libraries read when they are imported; what the person has set stays."""
-    defaults = {
-        "OMP_WAIT_POLICY": "passive",  # threads that spin at barriers starve each other on a busy machine
-        "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    level = "INFO" if verbose else "CRITICAL"
-    defaults |= {"PREFECT_LOGGING_LEVEL": level, "MLFLOW_LOGGING_LEVEL": level}
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-
-
-def _interrupt(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(code)
 
 
 def main() -> None:

@@ -1,0 +1,112 @@
+"""What all commands share: how they read settings, how they say what went wrong, and under which environment.
+
+Nothing heavy is imported before it is needed, so that help answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from aemodels.settings import Settings
+
+INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
+BUSY = 0.5  # cores that others use, from which on threads should not spin
+
+
+@contextmanager
+def answering(verbose: bool) -> Iterator[None]:
+    """Quiet libraries, errors in words, exit codes: 2 for what a person can mend, 130 for an interruption, else 1."""
+    _set_environment(verbose)
+    signal.signal(signal.SIGTERM, _interrupt)
+    from aemodels.config import UserError
+
+    try:
+        yield
+    except UserError as error:
+        _fail(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on where it was", INTERRUPTED)
+    except Exception as error:
+        if verbose:
+            raise
+        _fail(f"failed: {type(error).__name__}: {error}\n(-v shows where)", 1)
+
+
+def under_prefect() -> bool:
+    """Whether there is a Prefect server that is to see everything."""
+    return bool(os.environ.get("PREFECT_API_URL"))
+
+
+def read_settings(changes: list[str] | None, preset: list[str] | None, config: Path | None) -> Settings:
+    """Defaults, presets, a file and single changes, in this order; what reads settings is going to compute."""
+    _set_waiting()
+    from aemodels.config import read_text
+    from aemodels.settings import load_settings
+
+    return load_settings(read_text(changes or []), preset, config)
+
+
+def model_first(arguments: list[str]) -> tuple[str, list[str]]:
+    """The model's reference, "" if there is none, and the settings."""
+    given = bool(arguments) and "=" not in arguments[0]
+    return (arguments[0], arguments[1:]) if given else ("", arguments)
+
+
+def read_evaluation_settings(
+    changes: list[str] | None, preset: list[str] | None, config: Path | None
+) -> dict[str, Any]:
+    """Of a preset or file only how and on what to judge; the model is there already."""
+    from aemodels.config import read_text
+
+    settings: dict[str, Any] = {}
+    if preset or config:
+        start = read_settings(None, preset, config)
+        settings = {"data": start.data.model_dump(mode="json"), "evaluation": start.evaluation.model_dump(mode="json")}
+    return settings | read_text(changes or [])
+
+
+def _set_environment(verbose: bool) -> None:
+    """What libraries read when they are imported; what the person has set stays."""
+    defaults = {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    level = "INFO" if verbose else "CRITICAL"
+    defaults |= {"PREFECT_LOGGING_LEVEL": level, "MLFLOW_LOGGING_LEVEL": level}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def _set_waiting() -> None:
+    """How torch's threads wait for each other; read when it is imported.
+
+    Where cores are free they spin for some microseconds: training is twice as fast as with threads that sleep. Where
+    others compute, threads that spin starve each other: three times slower than with threads that sleep, and ten times
+    with libgomp's own spinning (article VAE, 2 cores).
+    """
+    if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        return
+    import psutil
+
+    used = psutil.cpu_percent(interval=0.1) / 100 * (psutil.cpu_count() or 1)  # cores
+    name, value = ("GOMP_SPINCOUNT", "10000") if used < BUSY else ("OMP_WAIT_POLICY", "passive")
+    os.environ[name] = value
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
