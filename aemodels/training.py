@@ -149,6 +149,8 @@ class Loop:
     def __init__(self, model: Trainee, data: PreparedData, config: TrainingConfig, seed: int) -> None:
         self.model, self.seed = model, seed
         device = best_device()
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32
         self.training = Batches(data, "train", device, config.images, shared=True)
         self.validation = Batches(data, "val", device, shared=True)
         self.updates = Updates(model, self.training, config, seed)

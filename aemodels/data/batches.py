@@ -6,8 +6,10 @@ N images of a split, B of a batch, (C, H, W) an image. Both ways give the same b
 from __future__ import annotations
 
 import itertools
+import resource
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from aemodels.distributions import uniform_like
 from aemodels.models.base import Batch
 from aemodels.parallel import Share, share_of, sharing
 
+CGROUP = Path("/sys/fs/cgroup")  # where a container finds its own limits
 RESIDENT_SHARE = 0.4  # of the memory that is free: the rest is for weights, activations and other processes
 
 
@@ -119,12 +122,26 @@ def fits(size: int, device: torch.device) -> bool:
 
 
 def free_memory(device: torch.device) -> int:
-    """Of the device, bytes."""
+    """Of the device, bytes; of the main memory no more than this process may have."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     import psutil  # a bare GPU machine has none
 
-    return int(psutil.virtual_memory().available)
+    return max(0, min([int(psutil.virtual_memory().available), *_allowances()]))
+
+
+def _allowances() -> Iterator[int]:
+    """What the limits of this process (`ulimit -v`) and of its container leave, bytes."""
+    import psutil
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        yield limit - int(psutil.Process().memory_info().vms)
+    try:
+        limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):  # no such file, or "max": no limit
+        return
+    yield limit - used
 
 
 def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

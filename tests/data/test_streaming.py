@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -15,12 +16,13 @@ from io import FileIO
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from aemodels.config import UserError
-from aemodels.data import arrays, streaming
+from aemodels.data import arrays, batches, streaming
 from aemodels.data.arrays import ArrayWriter, StoredArray, stored_array
 from aemodels.data.prepared import FORMAT, _digest
 from aemodels.data.streaming import Plan, in_order, read_ahead, shuffled
@@ -284,3 +286,16 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     small, large = map(int, run.stdout.split())
     assert large <= small + 6  # MiB; labels take 8 bytes an image, 1 MiB here
+
+
+def test_limits_of_the_process_and_of_its_container_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlimited = batches.free_memory(CPU)
+    for name, value in {"max": 3 * 2**30, "current": 2 * 2**30}.items():
+        (tmp_path / f"memory.{name}").write_text(f"{value}\n")
+    monkeypatch.setattr(batches, "CGROUP", tmp_path)
+    assert batches.free_memory(CPU) == min(2**30, unlimited)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert batches.free_memory(CPU) > 2**30
+    limit = psutil.Process().memory_info().vms + 2**28
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    assert batches.free_memory(CPU) <= 2**28
