@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint ui
+.PHONY: demo test test-slow lint ui bench
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## the main job on handwritten digits
@@ -21,6 +21,14 @@ lint: .venv/ready
 
 ui: .venv/ready  ## MLflow on localhost
 	$(BIN)/aemodels ui
+
+bench: .venv/ready-bench  ## speed, side by side with others; OPTIONS="--quick", for example
+	$(BIN)/python -m benchmarks $(OPTIONS)
+
+.venv/ready-bench: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m pip uninstall --quiet --yes dataclasses  # pythae asks for a copy of Python 3.6's, which breaks Prefect
+	touch $@
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'

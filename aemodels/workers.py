@@ -16,6 +16,8 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -23,8 +25,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from queue import SimpleQueue
 from typing import Any, NamedTuple, NoReturn
 
@@ -68,7 +69,7 @@ class Worker:
 
     def __init__(self, threads: int = 1) -> None:
         """Starts the process and does not wait for it; `threads` is for the libraries that compute in several."""
-        ours, theirs = Pipe()
+        ours, theirs = socket.socketpair()
         command = [sys.executable, "-P", "-c", BOOT, str(theirs.fileno()), *map(str, sys.path)]
         environment = os.environ | dict.fromkeys(THREADS, str(threads))
         before = signal.pthread_sigmask(signal.SIG_BLOCK, UNHEEDED)  # inherited, until it can ignore them itself
@@ -83,7 +84,7 @@ class Worker:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
-        self.connection = ours
+        self.socket = ours
         self._end = weakref.finalize(self, _end, self.process, ours)  # when it is forgotten, or this process exits
         self._runs = False
 
@@ -109,7 +110,7 @@ class Worker:
         return message  # type: ignore[no-any-return]
 
     def answer(self, value: object = None) -> None:
-        """After a `Yielded`: the generator goes on, with this as the value of its `yield`; does not wait."""
+        """The generator goes on, with this as the value of its `yield`; does not wait, and may come ahead of it."""
         self._send(_Answer(value))
 
     def stop(self) -> None:
@@ -131,18 +132,18 @@ class Worker:
         self._end()
 
     def _send(self, message: object) -> None:
-        content = pickle.dumps(message)  # not Connection.send: it would share the memory of a tensor
+        parts = _dumps(message)
         try:
-            self.connection.send_bytes(content)
+            _send(self.socket, parts)
         except ConnectionError:
             self._died()
 
     def _receive(self) -> Any:
         try:
-            content = self.connection.recv_bytes()
+            parts = _receive(self.socket)
         except (EOFError, ConnectionError):
             self._died()
-        return pickle.loads(content)
+        return _loads(parts)
 
     def _died(self) -> NoReturn:
         self._runs = False
@@ -156,11 +157,11 @@ class Worker:
 
 def ready(workers: Sequence[Worker], seconds: float | None = None) -> list[Worker]:
     """Waits until one at least has something to receive (or is dead), but no longer than so many seconds; all such."""
-    found = wait([worker.connection for worker in workers], seconds)
-    return [worker for worker in workers if worker.connection in found]
+    found = wait([worker.socket for worker in workers], seconds)
+    return [worker for worker in workers if worker.socket in found]
 
 
-def _end(process: subprocess.Popen[bytes], connection: Connection) -> None:
+def _end(process: subprocess.Popen[bytes], connection: socket.socket) -> None:
     process.kill()
     connection.close()
     process.wait()
@@ -176,6 +177,41 @@ def _obituary(status: int) -> str:
 
 
 # ---------------------------------------------------------------- messages
+
+
+Parts = Sequence[bytes | bytearray | memoryview]  # a pickled object, then the arrays in it as they lie in memory
+
+
+def _dumps(message: object) -> Parts:
+    buffers: list[pickle.PickleBuffer] = []
+    content = pickle.dumps(message, 5, buffer_callback=buffers.append)
+    return [content, *(buffer.raw() for buffer in buffers)]
+
+
+def _loads(parts: Parts) -> Any:
+    return pickle.loads(parts[0], buffers=parts[1:])
+
+
+def _send(to: socket.socket, parts: Parts) -> None:
+    to.sendall(struct.pack(f"!Q{len(parts)}Q", len(parts), *map(len, parts)))
+    for part in parts:
+        to.sendall(part)
+
+
+def _receive(source: socket.socket) -> Parts:
+    (count,) = struct.unpack("!Q", _exactly(source, 8))
+    return [_exactly(source, size) for size in struct.unpack(f"!{count}Q", _exactly(source, 8 * count))]
+
+
+def _exactly(source: socket.socket, size: int) -> bytearray:
+    content = bytearray(size)
+    left = memoryview(content)
+    while left:
+        count = source.recv_into(left)
+        if not count:
+            raise EOFError
+        left = left[count:]
+    return content
 
 
 class _Start(NamedTuple):
@@ -247,37 +283,37 @@ def serve(descriptor: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     os.set_inheritable(descriptor, False)
     sys.stdout = sys.stderr
-    connection, inbox = Connection(descriptor), SimpleQueue[bytes]()
-    threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
+    parent, inbox = socket.socket(fileno=descriptor), SimpleQueue[Parts]()
+    threading.Thread(target=_listen, args=(parent, inbox), daemon=True).start()
 
-    def send(content: bytes) -> None:
+    def send(parts: Parts) -> None:
         try:
-            connection.send_bytes(content)
+            _send(parent, parts)
         except ConnectionError:
             os._exit(0)  # as in _listen, which had no time yet
 
     def ask(message: Yielded) -> Any:
-        send(pickle.dumps(message))
-        return pickle.loads(inbox.get())
+        send(_dumps(message))
+        return _loads(inbox.get())
 
     while True:
         send(_outcome(inbox.get(), ask))
 
 
-def _listen(connection: Connection, inbox: SimpleQueue[bytes]) -> None:
+def _listen(parent: socket.socket, inbox: SimpleQueue[Parts]) -> None:
     """Ends the process when the parent is gone, killed even, and while the main thread computes."""
     try:
         while True:
-            inbox.put(connection.recv_bytes())
+            inbox.put(_receive(parent))
     finally:
         os._exit(0)
 
 
-def _outcome(order: bytes, ask: Callable[[Yielded], Any]) -> bytes:
+def _outcome(order: Parts, ask: Callable[[Yielded], Any]) -> Parts:
     try:
-        return pickle.dumps(_run(pickle.loads(order), ask))
+        return _dumps(_run(_loads(order), ask))
     except BaseException as error:
-        return pickle.dumps(_raised(error))
+        return _dumps(_raised(error))
 
 
 def _run(order: Any, ask: Callable[[Yielded], Any]) -> Returned | _Stopped:

@@ -87,9 +87,9 @@ class Decoder:
         return bool(self.workers) and not self.starting
 
     def _by_workers(self, items: Iterator[Item]) -> Iterator[Block]:
-        """Each worker has one block to do; they come in the order in which they were given."""
+        """Each worker has two blocks to do, so that it never waits; they come in the order in which they were given."""
         busy: deque[Worker] = deque()
-        for worker in self.workers:
+        for worker in self.workers * 2:
             self._give(worker, items, busy)
         while busy:
             worker = busy.popleft()

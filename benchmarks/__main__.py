@@ -1,0 +1,154 @@
+"""The command: measures the rows in turn, shows each number as it comes, keeps all of them in a JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import results, table
+from benchmarks.jobs import FailedError, Job, run_job
+from benchmarks.rows import Row, Scale, all_rows
+from benchmarks.rows.row import Repeat, lacks
+
+NO_DATA = (
+    "The rows need MNIST. Set AEMODELS_DATA to the folder that has MNIST/raw in it with the four idx files, gzipped or "
+    "not; with torchvision and a connection it is downloaded."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0; 1 where a contender failed; 2 where nothing can be measured."""
+    options = _options(arguments)
+    if options.table:
+        print(table.markdown(results.read(options.table)))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        rows = all_rows(Scale(options.device, options.quick, Path(folder)))
+        if unknown := set(options.rows or ()) - {row.name for row in rows}:
+            print(f"--rows {' '.join(unknown)}: unknown; choose from {' '.join(r.name for r in rows)}", file=sys.stderr)
+            return 2
+        wanted = [row for row in rows if not options.rows or row.name in options.rows]
+        try:
+            about = _machine(options)
+        except FailedError as error:
+            print(error, file=sys.stderr)
+            return 2
+        return _measure(wanted, options, about)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks", description="Speed, side by side.")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="these only; a wrong name lists them")
+    parser.add_argument("--contenders", nargs="+", metavar="NAME", help="these peers only, beside the project itself")
+    parser.add_argument("--repeats", type=int, metavar="N", help="turns of every row, instead of its own number")
+    parser.add_argument("--threads", type=int, default=_cores(), metavar="N", help="of every process; all cores")
+    parser.add_argument("--quick", action="store_true", help="small sizes, once: whether it runs; kept only with --out")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="instead of benchmarks/results/<hardware>-<date>.json")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of an earlier run, and that is all")
+    return parser.parse_args(arguments)
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _machine(options: argparse.Namespace) -> dict[str, Any]:
+    """What the numbers depend on, and the prepared data.
+
+    Raises:
+        FailedError: nothing can be measured here.
+    """
+    job = Job("machine", "hardware", options.device, options.threads, 0, {}, {})
+    about = run_job(job)
+    _say("preparing MNIST ...")
+    try:
+        data = run_job(job._replace(contender="data"))["data"]
+    except FailedError as error:
+        raise FailedError(f"{table.gist(str(error))}\n{NO_DATA}") from None
+    return {
+        "device": options.device,
+        "threads": options.threads,
+        "quick": options.quick,
+        "hardware": about["hardware"],
+        "versions": about["versions"],
+        "data": data,
+    }
+
+
+def _measure(rows: Sequence[Row], options: argparse.Namespace, about: dict[str, Any]) -> int:
+    result = results.new(about)
+    file = options.out or (None if options.quick else results.free_file(result))
+    for row in rows:
+        result["rows"][row.name] = _row(row, options, about["data"])
+        results.add_shares(result)
+        if file is not None:
+            results.write(file, result)
+    print(table.markdown(result))
+    if file is not None:
+        _say(f"all numbers: {file}")
+    return int(any(row["failed"] for row in result["rows"].values()))
+
+
+def _row(row: Row, options: argparse.Namespace, data: dict[str, Any]) -> dict[str, Any]:
+    """All turns of a row: A B C A B C ..."""
+    skipped = _skipped(row, options)
+    failed: dict[str, str] = {}
+    for reason in dict.fromkeys(skipped.values()):
+        names = [name for name, why in skipped.items() if why == reason]
+        _say(f"{row.name}: {', '.join(names)} left out, {reason}")
+    turns = options.repeats or row.repeats
+    repeats: list[Repeat] = []
+    for turn in range(1, turns + 1):
+        job = Job(row.work, "", options.device, options.threads, turn, data, row.settings)
+        repeats.append(row.settle(_turn(row, job, turns, skipped, failed)))
+    return results.row_result(row, repeats, skipped, failed)
+
+
+def _turn(row: Row, job: Job, turns: int, skipped: dict[str, str], failed: dict[str, str]) -> Repeat:
+    """Every contender once; one that fails is not asked again, and without the project's own number no peer's tells
+    anything.
+    """
+    measured: Repeat = {}
+    ours, *_ = row.contenders
+    for name in row.contenders:
+        if {name, ours if row.compared else name} & (skipped.keys() | failed.keys()):
+            continue
+        _say(f"{row.name} {name} {job.seed}/{turns} ...", end=" ")
+        try:
+            measured[name] = (row.measure or run_job)(job._replace(contender=name))
+        except FailedError as error:
+            failed[name] = str(error)
+            _say(f"failed: {table.gist(str(error))}")
+        else:
+            _say(table.short(measured[name]))
+    return measured
+
+
+def _skipped(row: Row, options: argparse.Namespace) -> dict[str, str]:
+    """Contender -> why it is left out."""
+    if reason := row.refusal():
+        return dict.fromkeys(row.contenders, reason)
+    ours, *_ = row.contenders
+    reasons: dict[str, str] = {}
+    for name, needs in row.contenders.items():
+        if missing := lacks(needs):
+            reasons[name] = f"{missing} not installed"
+        elif options.contenders and name != ours and name not in options.contenders:
+            reasons[name] = "not asked for"
+    return reasons
+
+
+def _say(text: str, end: str = "\n") -> None:
+    """Progress, for whoever waits."""
+    print(text, end=end, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The one judge: what a trained network makes of held-out images, whoever trained it; and the one clock.
+
+N images, B batch, D latent units.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from aemodels.data import PreparedData
+from benchmarks.contenders.networks import Plain, PlainVAE
+
+BATCH = 1_000
+
+
+class Trained(NamedTuple):
+    """A trained network, from images to images."""
+
+    encode: Callable[[Tensor], tuple[Tensor, Tensor | None]]  # (B, 1, 28, 28) in [0, 1] -> mean, std of z; no std: AE
+    decode: Callable[[Tensor], Tensor]  # (B, D) -> mean pixels (B, 1, 28, 28) in [0, 1]
+
+
+class Epoch(NamedTuple):
+    """What every trainer yields after each pass over the training images."""
+
+    seconds: float  # of the updates alone
+    wall: float  # with whatever the trainer does after them: validation, keeping the best weights
+    trained: Trained
+
+
+class Clock:
+    """A stopwatch that waits for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: list[float] = []
+        self.start()
+
+    def start(self) -> None:
+        self._wait()
+        self.started = time.perf_counter()
+
+    def stop(self) -> float:
+        """Notes the seconds since the start."""
+        self._wait()
+        self.seconds.append(time.perf_counter() - self.started)
+        return self.seconds[-1]
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def plain_trained(model: Plain) -> Trained:
+    """A plain module; an autoencoder's networks see pixels in [-1, 1]."""
+    if isinstance(model, PlainVAE):
+        vae = model
+
+        def encode(x: Tensor) -> tuple[Tensor, Tensor | None]:
+            mean, log_variance = vae.encode(x)
+            return mean, (0.5 * log_variance).exp()
+
+        return Trained(encode, model.decoder)
+    return Trained(lambda x: (model.encoder(2 * x - 1), None), lambda z: (model.decoder(z) + 1) / 2)
+
+
+@torch.no_grad()
+def quality(trained: Trained, data: PreparedData, device: torch.device) -> dict[str, float]:
+    """On the test images: the bound -log p(x|z) + KL in nats per image, with the same noise for all; for an
+    autoencoder the squared error of a pixel in [0, 1].
+    """
+    noise = torch.Generator().manual_seed(0)
+    total, count, is_vae = 0.0, 0, False
+    for x in _batches(data, "test", device):
+        mean, std = trained.encode(x)
+        is_vae = std is not None
+        if std is None:
+            total += (trained.decode(mean) - x).square().mean((1, 2, 3)).double().sum().item()
+        else:
+            z = mean + std * torch.randn(mean.shape, generator=noise).to(device)
+            rate = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum()
+            total += (F.binary_cross_entropy(trained.decode(z), x, reduction="sum") + rate).double().item()
+        count += len(x)
+    return {"test_bound" if is_vae else "test_squared_error": total / count}
+
+
+@torch.no_grad()
+def validation_error(trained: Trained, data: PreparedData, device: torch.device) -> float:
+    """Mean squared error of a pixel on the validation images, reconstructed from the mean of their codes."""
+    errors = [
+        (trained.decode(trained.encode(x)[0]) - x).square().flatten(1).mean(1) for x in _batches(data, "val", device)
+    ]
+    return torch.cat(errors).mean().item()
+
+
+def images_of(data: PreparedData, split: str, limit: int | None = None) -> Tensor:
+    """The first images of a split, (N, 1, 28, 28), uint8, in memory."""
+    return torch.tensor(data.split(split).images[:limit])
+
+
+def labels_of(data: PreparedData, split: str, limit: int | None = None) -> Tensor:
+    """Their labels, (N,)."""
+    labels = data.split(split).labels
+    assert labels is not None  # MNIST has them
+    return torch.as_tensor(labels[:limit])
+
+
+def _batches(data: PreparedData, split: str, device: torch.device) -> list[Tensor]:
+    return [x.to(device).float() / 255 for x in images_of(data, split).split(BATCH)]

@@ -1,0 +1,101 @@
+"""Searches: the seconds until the last trial is trained and judged, and the values of the objective.
+
+The objective is the squared error of a pixel on all validation images, of the article's VAE of several latent sizes
+and betas.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from itertools import product
+from typing import Any, NamedTuple
+
+from aemodels.data import PreparedData
+from aemodels.experiment import Experiment
+from benchmarks.contenders.task import ALIKE, preset
+from benchmarks.jobs import Job, Measured
+
+
+class Configuration(NamedTuple):
+    """What varies."""
+
+    latent_dim: int
+    beta: float
+
+
+def measure(job: Job) -> Measured:
+    """Settings: epochs, images; latent_dims, betas and peer_trials (a peer trains the first so many) for a search of
+    fixed configurations, or trials and granted (epochs that every trial gets) for one that prunes.
+    """
+    ours, fixed = job.contender == "aemodels", "betas" in job.settings
+    if ours:
+        return _fixed(job) if fixed else _pruned(job)
+    from benchmarks.contenders import peer_search
+
+    return peer_search.fixed(job, configurations(job.settings)) if fixed else peer_search.pruned(job)
+
+
+def configurations(settings: Mapping[str, Any]) -> list[Configuration]:
+    """All combinations."""
+    return [Configuration(*values) for values in product(settings["latent_dims"], settings["betas"])]
+
+
+def answer(job: Job, seconds: float, values: list[float]) -> Measured:
+    """With the images that all trials together were trained on."""
+    count = min(job.settings["images"], job.data["sizes"]["train"]) * job.settings["epochs"] * len(values)
+    return {"seconds": seconds, "images_per_second": count / seconds, "values": values}
+
+
+def _experiment(job: Job) -> Experiment:
+    training = ALIKE | {"epochs": job.settings["epochs"], "images": job.settings["images"]}
+    sections = {"model": preset("article-vae")["model"], "training": training, "evaluation": {"primary": "mse"}}
+    return Experiment().override(sections | {"seed": job.seed})
+
+
+def _fixed(job: Job) -> Measured:
+    from aemodels.trials import Goals, MemberEnd, Runner
+
+    data, base = PreparedData.model_validate(job.data), _experiment(job)
+    experiments = [
+        base.override({"model.latent_dim": latent_dim, "model.beta": beta})
+        for latent_dim, beta in configurations(job.settings)
+    ]
+    values: dict[int, float] = {}
+    started = time.perf_counter()  # processes that it starts, and what they import, are part of it
+    with closing(Runner(data, None, Goals(objectives=("mse",), watched=None))) as runner:
+        runner.start(experiments, len(experiments))
+        for told in runner.run(experiments):
+            if isinstance(told, MemberEnd):
+                if told.error:
+                    raise RuntimeError(f"trial {told.index}: {told.error}")
+                values[told.index] = told.metrics["mse"]
+    seconds = time.perf_counter() - started
+    return answer(job, seconds, [values[index] for index in range(len(experiments))])
+
+
+def _pruned(job: Job) -> Measured:
+    from aemodels.tuning import TuningConfig, search
+    from aemodels.tuning_study import open_study
+
+    data, experiment = PreparedData.model_validate(job.data), _experiment(job)
+    share = job.settings["granted"] / job.settings["epochs"]
+    limits = {name: job.settings[name] for name in ("trials", "epochs", "images")}
+    config = TuningConfig(**limits, prune=True, prune_after=share)
+    no_features: Any = None  # the objective needs none
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["AEMODELS_STORE"] = folder
+        started = time.perf_counter()  # making the database is part of it
+        events = search(experiment, data, no_features, config, open_study("benchmark", experiment, config))
+        while True:
+            try:
+                next(events)
+            except StopIteration as end:
+                result = end.value
+                break
+        seconds = time.perf_counter() - started
+    states = [trial.state for trial in result.trials]
+    return {"seconds": seconds, "best": result.best.values[0], "pruned": states.count("pruned"), "trials": len(states)}

@@ -1,0 +1,70 @@
+"""Trainings: images per second after the first epoch, and what the trained network is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from aemodels.data import PreparedData, batches
+from benchmarks.contenders.judge import Epoch, quality
+from benchmarks.contenders.task import Task, alike
+from benchmarks.jobs import Job, Measured
+
+
+def measure(job: Job) -> Measured:
+    """Settings: preset, epochs, images. With `to_quality` the first epoch counts too, and every epoch is judged."""
+    task = Task(
+        preset=job.settings["preset"],
+        data=PreparedData.model_validate(job.data),
+        images=job.settings["images"],
+        epochs=job.settings["epochs"],
+        seed=job.seed,
+        device=torch.device(job.device),
+    )
+    to_quality = job.settings.get("to_quality", False)
+    seconds: list[float] = []
+    walls: list[float] = []
+    judged: list[dict[str, float]] = []
+    for epoch in _epochs(job.contender, task, to_quality):
+        seconds.append(epoch.seconds)
+        walls.append(epoch.wall)
+        if to_quality or len(seconds) == task.epochs:
+            judged.append(quality(epoch.trained, task.data, task.device))
+    if to_quality:
+        return {"epoch_walls": walls, "curve": [next(iter(values.values())) for values in judged]}
+    count = min(task.images or task.data.sizes["train"], task.data.sizes["train"])
+    timed = len(seconds) - 1
+    return {
+        "images_per_second": count * timed / sum(seconds[1:]),
+        "wall_images_per_second": count * timed / sum(walls[1:]),  # with what is done between the epochs
+        "epoch_seconds": seconds,
+        "training_images": count,
+        **judged[-1],
+    }
+
+
+def _epochs(contender: str, task: Task, to_quality: bool) -> Iterator[Epoch]:
+    match contender:
+        case "aemodels" | "resident":
+            from benchmarks.contenders import with_aemodels as ours
+
+            return ours.epochs(ours.fast(task) if to_quality else alike(task), task.data, task)
+        case "streamed":
+            from benchmarks.contenders import with_aemodels as ours
+
+            batches.fits = lambda *_: False  # as if the images were larger than the memory
+            return ours.epochs(alike(task), task.data, task)
+        case "example":
+            from benchmarks.contenders import with_example
+
+            return with_example.epochs(task)
+        case "pythae":
+            from benchmarks.contenders import with_pythae
+
+            return with_pythae.epochs(task)
+        case "lightning":
+            from benchmarks.contenders import with_lightning
+
+            return with_lightning.epochs(task)
+    raise ValueError(f"contender={contender}: cannot train")

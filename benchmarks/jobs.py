@@ -1,0 +1,52 @@
+"""A measurement is a process of its own: what it is asked, and what it answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+LONGEST = 3600  # seconds after which a process counts as hung
+TAIL = 20  # lines of its messages that are kept of a failed one
+
+Measured = dict[str, Any]  # a process's answer: numbers, and lists of them
+
+
+class Job(NamedTuple):
+    """What a process is asked."""
+
+    work: str  # what is measured; one module of contenders/ each
+    contender: str
+    device: str  # cpu or cuda
+    threads: int
+    seed: int
+    data: dict[str, Any]  # PreparedData of MNIST, as JSON has it
+    settings: dict[str, Any]  # of the work: sizes, mostly
+
+
+class FailedError(Exception):
+    """A process ended without an answer."""
+
+
+def run_job(job: Job) -> Measured:
+    """The answer of a new process, with the seconds that the whole process took.
+
+    Raises:
+        FailedError: it ended without one.
+    """
+    command = [sys.executable, "-m", "benchmarks.contender", json.dumps(job._asdict())]
+    environment = {**os.environ, "AEMODELS_DEVICE": job.device}  # and nothing else: alike for all
+    load, started = os.getloadavg()[0], time.perf_counter()
+    try:
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        raise FailedError(f"no answer after {LONGEST} s") from None
+    if done.returncode:
+        raise FailedError("\n".join(done.stderr.strip().splitlines()[-TAIL:]) or f"exit code {done.returncode}")
+    answer: Measured = json.loads(done.stdout)
+    return answer | {"process_seconds": time.perf_counter() - started, "load_before": load}

@@ -1,0 +1,108 @@
+"""The file of a run: the machine, the versions, every measurement, and what follows from them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from benchmarks.jobs import ROOT
+from benchmarks.rows.row import Repeat, Row, ratios, summary
+
+FOLDER = ROOT / "benchmarks" / "results"
+# Variables that change such timings.
+VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "MKL_NUM_THREADS", "KMP_BLOCKTIME")
+
+Result = dict[str, Any]
+
+
+def new(about: Result) -> Result:
+    """A run that has no rows yet."""
+    return {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": ["python", "-m", "benchmarks", *sys.argv[1:]],
+        "commit": _commit(),
+        **about,
+        "data": {name: about["data"][name] for name in ("name", "digest", "sizes")},
+        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "rows": {},
+    }
+
+
+def row_result(row: Row, repeats: Sequence[Repeat], skipped: dict[str, str], failed: dict[str, str]) -> Result:
+    """What a row came to."""
+    runs = [
+        {"turn": turn, "contender": name, **measured}
+        for turn, repeat in enumerate(repeats, start=1)
+        for name, measured in repeat.items()
+    ]
+    whole = [repeat for repeat in repeats if repeat]
+    return {
+        "title": row.title,
+        "work": row.work,
+        "unit": row.unit,
+        "settings": {name: value for name, value in row.settings.items() if name != "folder"},
+        "contenders": list(row.contenders),
+        "summary": summary(row, whole),
+        "ratios": ratios(row, whole),
+        "findings": row.findings(whole) if whole else {},
+        "skipped": skipped,
+        "failed": failed,
+        "runs": runs,
+    }
+
+
+def add_shares(result: Result) -> None:
+    """How much of the machine's own matrix product a training reaches."""
+    machine = result["rows"].get("matmul", {})
+    if not machine.get("runs"):
+        return
+    peak = machine["summary"]["matmul"]["max"]  # of the turns: what the machine can do when it is left alone
+    for preset, flops in machine["runs"][0]["flops_per_image"].items():
+        row = result["rows"].get(preset)
+        if row is not None:
+            rates = {name: numbers["median"] * flops for name, numbers in row["summary"].items()}
+            row["findings"] |= {
+                "flops_per_second": rates,
+                "share_of_float32_peak": {name: rate / peak for name, rate in rates.items()},
+            }
+
+
+def free_file(result: Result) -> Path:
+    """benchmarks/results/<hardware>-<date>.json; another run of the same day gets a number."""
+    hardware = result["hardware"]
+    name = hardware.get("gpu") or f"{hardware['cpu']} {hardware['cores']} cores"
+    slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\([^)]*\)", "", name).lower()).strip("-")
+    stem = f"{slug}-{result['started'][:10]}"
+    numbered = (FOLDER / (f"{stem}.json" if i == 1 else f"{stem}-{i}.json") for i in count(1))
+    return next(path for path in numbered if not path.exists())
+
+
+def write(file: Path, result: Result) -> None:
+    """After every row, so that an interrupted run keeps what it has."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    partial.replace(file)
+
+
+def read(file: Path) -> Result:
+    """An earlier run."""
+    result: Result = json.loads(file.read_text())
+    return result
+
+
+def _commit() -> str:
+    """The checkout's; "" without git."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -1,0 +1,112 @@
+"""Trainings: images per second, the time to a given quality, images that are streamed, the machine's own peak."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Any
+
+from benchmarks.jobs import ROOT
+from benchmarks.rows.row import Repeat, Row, Scale, spread
+
+EXAMPLE = ("torchvision", "PIL")
+TRAINERS = {"aemodels": (), "example": EXAMPLE, "pythae": ("pythae",), "lightning": ("lightning", *EXAMPLE)}
+FAST = ROOT / "aemodels" / "presets" / "fast.json"
+# (preset, title, epochs after the first, training images; fewer where an epoch of all 54,000 takes half a minute)
+MODELS = (
+    ("article-vae", "training: article VAE", 2, None),
+    ("article-mlp", "training: MLP autoencoder", 1, None),
+    ("article-conv", "training: convolutional autoencoder", 1, None),
+    ("conv-vae", "training: convolutional VAE", 1, 18_000),
+)
+PRESETS = [preset for preset, *_ in MODELS]
+
+
+def training_rows(scale: Scale) -> list[Row]:
+    """The peak first: nothing is warm or throttled yet."""
+    return [
+        Row("matmul", "matrix product", "machine", "FLOP/s", {"matmul": ()}, 3, {"presets": PRESETS}),
+        *(_training(scale, *model) for model in MODELS),
+        _streaming(scale),
+        _fast(scale),
+    ]
+
+
+def _training(scale: Scale, preset: str, title: str, timed: int, images: int | None) -> Row:
+    if scale.quick:
+        images = 6_000
+    elif scale.device == "cuda":
+        images = None
+    settings = {"preset": preset, "epochs": 1 + scale(timed, 1, cuda=2), "images": images}
+    return Row(preset, title, "training", "images/s", TRAINERS, scale(3, 1), settings, findings=judged)
+
+
+def judged(repeats: list[Repeat]) -> dict[str, Any]:
+    """Contender -> what its networks are worth."""
+    found: dict[str, Any] = {}
+    for key in ("test_bound", "test_squared_error"):
+        by_contender = {
+            name: spread([repeat[name][key] for repeat in repeats if key in repeat.get(name, {})])
+            for name in repeats[0]
+            if key in repeats[0][name]
+        }
+        found |= {key: by_contender} if by_contender else {}
+    return found
+
+
+def _streaming(scale: Scale) -> Row:
+    settings = {"preset": "article-vae", "epochs": 1 + scale(1, 1, cuda=2), "images": 6_000 if scale.quick else None}
+    title = "images streamed from disk, against in memory"
+    contenders = {"streamed": (), "resident": ()}
+    return Row("streaming", title, "training", "images/s", contenders, scale(3, 1), settings, findings=judged)
+
+
+# ---------------------------------------------------------------- time to quality
+
+
+def _fast(scale: Scale) -> Row:
+    settings = {
+        "preset": "article-vae",
+        "epochs": scale(10, 2),
+        "images": 6_000 if scale.quick else None,
+        "to_quality": True,
+    }
+    return Row(
+        "fast",
+        "preset `fast`: article VAE to the bound of the example's 10 epochs",
+        "training",
+        "s",
+        {name: TRAINERS[name] for name in ("aemodels", "example")},
+        scale(2, 1),
+        settings,
+        settle=to_quality,
+        findings=reached,
+        refusal=lambda: "" if FAST.exists() else f"there is no {FAST.relative_to(ROOT)}",
+    )
+
+
+def to_quality(repeat: Repeat) -> Repeat:
+    """Adds the seconds until the bound that the example loop ends with; None where it is not reached."""
+    if not {"aemodels", "example"} <= repeat.keys():
+        return repeat
+    target = repeat["example"]["curve"][-1]
+    settled: Repeat = {}
+    for name, measured in repeat.items():
+        times = list(accumulate(measured["epoch_walls"]))
+        reached_at = [time for time, bound in zip(times, measured["curve"], strict=True) if bound <= target]
+        final = {"final_bound": measured["curve"][-1], "total_seconds": times[-1]}
+        settled[name] = measured | final | {"seconds": reached_at[0] if reached_at else None}
+    settled["example"]["seconds"] = settled["example"]["total_seconds"]
+    return settled
+
+
+def reached(repeats: list[Repeat]) -> dict[str, Any]:
+    """Final bounds and whole times, and in how many turns the example's bound was reached."""
+    whole = [repeat for repeat in repeats if all("final_bound" in measured for measured in repeat.values())]
+    if not whole:
+        return {}
+    found: dict[str, Any] = {
+        key: {name: spread([repeat[name][key] for repeat in whole]) for name in whole[0]}
+        for key in ("final_bound", "total_seconds")
+    }
+    turns = sum(repeat["aemodels"]["seconds"] is not None for repeat in whole)
+    return found | {"turns_reached": turns, "turns": len(whole)}

@@ -1,0 +1,122 @@
+"""A run as a markdown table: a line per row, this project's number, each peer's with the ratio, what makes the work
+the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+NAMES = {
+    "example": "example loop",
+    "loop": "example loop",
+    "lightning": "Lightning",
+    "optuna": "Optuna loop",
+    "imagefolder": "torchvision ImageFolder",
+    "resident": "in memory",
+}
+HEAD = "| measured | aemodels | others, and how many times faster aemodels is | what both came to |\n|---|---|---|---|"
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table, with a line on the machine below it."""
+    rows = {name: row for name, row in result["rows"].items() if row["summary"] and name != "matmul"}
+    lines = [line for name, row in rows.items() for line in (_start_up(row) if name == "start-up" else [_line(row)])]
+    return "\n".join([HEAD, *lines, "", _foot(result)])
+
+
+def short(measured: dict[str, Any]) -> str:
+    """A measurement on a line, for whoever waits."""
+    parts = [f"{measured['images_per_second']:,.0f} images/s"] if "images_per_second" in measured else []
+    parts += [f"{measured['seconds']:.2f} s"] if measured.get("seconds") else []
+    parts += [f"{measured['flops_per_second'] / 1e9:,.0f} GFLOP/s"] if "flops_per_second" in measured else []
+    parts += [f"{sum(measured['epoch_walls']):.1f} s to {measured['curve'][-1]:.2f}"] if "curve" in measured else []
+    known = {"test_bound": "bound {:.2f}", "test_squared_error": "squared error {:.4f}", "best": "best {:.5f}"}
+    parts += [text.format(measured[key]) for key, text in known.items() if key in measured]
+    return ", ".join(parts)
+
+
+def gist(message: str) -> str:
+    """The line of a traceback that says what happened."""
+    lines = [line for line in message.splitlines() if line and not line.startswith(" ")]
+    return lines[-1] if lines else message
+
+
+def _line(row: dict[str, Any]) -> str:
+    """One row of the table."""
+    if "share" in row["findings"]:
+        return _share_line(row)
+    ours, *_ = row["contenders"]
+    peers = [name for name in row["summary"] if name != ours]
+    others = [f"{NAMES.get(p, p)} {_number(row, p)}{_ratio(row, p)}" for p in peers]
+    return f"| {row['title']} | {_number(row, ours)} | {', '.join(others)} | {_note(row['findings'])} |"
+
+
+def _number(row: dict[str, Any], name: str) -> str:
+    if name not in row["summary"]:
+        return "–"
+    value = row["summary"][name]["median"]
+    return f"{value:,.0f} images/s" if row["unit"] == "images/s" else f"{value:.3g} s"
+
+
+def _ratio(row: dict[str, Any], peer: str) -> str:
+    found = row["ratios"].get(peer)
+    return f" ({found['median']:.2f}x)" if found else ""
+
+
+def _note(findings: dict[str, Any]) -> str:
+    """What shows that the work was the same."""
+    parts = []
+    for key, text in {
+        "test_bound": "test bound {} nats",
+        "test_squared_error": "test squared error {}",
+        "final_bound": "final bound {} nats",
+        "best": "best objective {}",
+    }.items():
+        if key in findings:
+            digits = 2 if "bound" in key else 5
+            parts.append(text.format(" / ".join(f"{v['median']:.{digits}f}" for v in findings[key].values())))
+    if "turns" in findings and findings["turns_reached"] < findings["turns"]:
+        parts.append(f"reached in {findings['turns_reached']} of {findings['turns']} turns")
+    if "difference" in findings:
+        ours, noise = findings["difference"], findings["seed_difference"]
+        parts.append(
+            f"objectives {ours['signed_mean']:+.1%} on average, {ours['mean']:.1%} apart, at most {ours['largest']:.1%}"
+            f"; two seeds of the other {noise['mean']:.1%} apart, at most {noise['largest']:.1%}"
+        )
+    if "pruned" in findings:
+        counts = [f"{found['median']:.0f}" for found in findings["pruned"].values()]
+        parts.append(f"pruned {' / '.join(counts)}")
+    if "share_of_float32_peak" in findings:
+        parts.append(f"{next(iter(findings['share_of_float32_peak'].values())):.0%} of the matrix product's peak")
+    return "; ".join(parts)
+
+
+def _share_line(row: dict[str, Any]) -> str:
+    share, waiting = row["findings"]["share"], row["findings"]["waiting_share"]
+    others = f"the same training untracked: {_number(row, 'bare')}"
+    note = f"the epochs waited {waiting['median']:.1%} of the training for it"
+    return f"| {row['title']} | {share['median']:.1%} of {_number(row, 'bare')} | {others} | {note} |"
+
+
+def _start_up(row: dict[str, Any]) -> list[str]:
+    """A line per command; the imports of the libraries beside it."""
+    own = [name for name in row["summary"] if not name.startswith("import")]
+    imports = ", ".join(f"`{name}` {_number(row, name)}" for name in row["summary"] if name not in own)
+    return [
+        f"| start-up: `{name}` | {_number(row, name)} | {imports if i == 0 else ''} | |" for i, name in enumerate(own)
+    ]
+
+
+def _foot(result: dict[str, Any]) -> str:
+    """Machine, versions, how far the numbers of a row lie apart."""
+    hardware, versions = result["hardware"], result["versions"]
+    parts = [hardware["gpu"]] if "gpu" in hardware else []
+    parts += [f"{hardware['cpu']}, {result['threads']} threads"]
+    parts += [f"{name} {found}" for name, found in versions.items() if found != "not installed"]
+    runs = [n for row in result["rows"].values() for n in row["summary"].values()]
+    apart = max(((n["max"] - n["min"]) / n["median"] for n in runs), default=0.0)
+    quick = "**Small sizes (--quick): these numbers mean little.** " if result["quick"] else ""
+    peak = result["rows"].get("matmul", {}).get("summary", {}).get("matmul")
+    product = f" Matrix product of 2048: {peak['max'] / 1e9:,.0f} GFLOP/s in float32." if peak else ""
+    when = result["started"][:10]
+    return f"{quick}{when}: {', '.join(parts)}. Medians; repeats lie at most {apart:.0%} apart.{product}"
