@@ -183,32 +183,48 @@ class BernoulliPixels(Unchecked):
 
 
 class GaussianPixels(Unchecked):
-    """p(x|z) = N(loc, sigma²) on pixels in [0, 1]; sigma in the same unit, one number for all pixels."""
+    """p(x|z) = N(mean, sigma²) on pixels in [0, 1]; sigma in the same unit, one number for all pixels.
 
-    def __init__(self, loc: Tensor, log_sigma: Tensor) -> None:
-        self.loc, self.log_sigma = loc, log_sigma
-        super().__init__(loc.shape[:-3], loc.shape[-3:], validate_args=False)
+    `output` is the networks' own, in [0, 1], or in [-1, 1] if it is signed: errors are found there, in fewer passes.
+    """
+
+    def __init__(self, output: Tensor, log_sigma: Tensor, signed: bool = False) -> None:
+        self.output, self.log_sigma, self.signed = output, log_sigma, signed
+        super().__init__(output.shape[:-3], output.shape[-3:], validate_args=False)
 
     @property
     def mean(self) -> Tensor:
-        return self.loc
+        return (self.output + 1) / 2 if self.signed else self.output
+
+    def squares(self, value: Tensor) -> Tensor:
+        """Squared error of each image, summed over pixels."""
+        target = to_signed(value) if self.signed else value
+        errors = F.mse_loss(self.output, target.expand_as(self.output), reduction="none").flatten(-3).sum(-1)
+        return errors / 4 if self.signed else errors
 
     def log_prob(self, value: Tensor) -> Tensor:
-        squares = (value - self.loc).square().flatten(-3).sum(-1)
-        return -0.5 * (
-            squares * (-2 * self.log_sigma).exp() + self.event_shape.numel() * (2 * self.log_sigma + LOG_2PI)
-        )
+        return self._density(self.squares(value), self.log_sigma)
+
+    def _density(self, squares: Tensor, log_sigma: Tensor) -> Tensor:
+        pixels = self.event_shape.numel()
+        return -0.5 * (squares * (-2 * log_sigma).exp() + pixels * (2 * log_sigma + LOG_2PI))
 
 
 class BatchOptimalGaussianPixels(GaussianPixels):
     """Gaussian pixels in training: sigma² is the batch's mean squared error, its maximum-likelihood value."""
 
     def log_prob(self, value: Tensor) -> Tensor:
+        squares = self.squares(value)  # (..., B)
         # No gradient through sigma: it is at the optimum, where its own vanishes.
-        errors = (value - self.loc).detach().square().flatten(1).mean(1)  # (B,)
+        errors = squares.detach().reshape(-1, squares.shape[-1]).mean(0) / self.event_shape.numel()  # (B,)
         log_sigma = 0.5 * parallel.batch_mean(errors).clamp(min=1e-6).log()
         self.log_sigma.mul_(0.9).add_(0.1 * log_sigma)  # what held-out images are judged by, as in batch normalisation
-        return GaussianPixels(self.loc, log_sigma).log_prob(value)
+        return self._density(squares, log_sigma)
+
+
+def to_signed(x: Tensor) -> Tensor:
+    """Pixels in [0, 1] -> [-1, 1]."""
+    return (2 * x).sub_(1)
 
 
 class LikelihoodHead(nn.Module):
@@ -237,13 +253,13 @@ class GaussianHead(LikelihoodHead):
         self.signed = signed
 
     def scale(self, x: Tensor) -> Tensor:
-        return 2 * x - 1 if self.signed else x
+        return to_signed(x) if self.signed else x
 
-    def loc(self, h: Tensor) -> Tensor:
-        return (2 * _full(h) if self.signed else _full(h)).sigmoid()  # (tanh(h) + 1) / 2 = sigmoid(2 h)
+    def output(self, h: Tensor) -> Tensor:
+        return _full(h).tanh() if self.signed else _full(h).sigmoid()
 
     def forward(self, h: Tensor) -> GaussianPixels:
-        return GaussianPixels(self.loc(h), self.log_sigma)
+        return GaussianPixels(self.output(h), self.log_sigma, self.signed)
 
 
 class LearnedGaussianHead(GaussianHead):
@@ -255,7 +271,7 @@ class LearnedGaussianHead(GaussianHead):
         self.log_sigma = nn.Parameter(log_sigma)
 
     def forward(self, h: Tensor) -> GaussianPixels:
-        return GaussianPixels(self.loc(h), soft_bound(self.log_sigma, -6.0, 3.0))
+        return GaussianPixels(self.output(h), soft_bound(self.log_sigma, -6.0, 3.0), self.signed)
 
 
 class OptimalGaussianHead(GaussianHead):
@@ -263,7 +279,7 @@ class OptimalGaussianHead(GaussianHead):
 
     def forward(self, h: Tensor) -> GaussianPixels:
         pixels = BatchOptimalGaussianPixels if self.training else GaussianPixels
-        return pixels(self.loc(h), self.log_sigma)
+        return pixels(self.output(h), self.log_sigma, self.signed)
 
 
 class BernoulliConfig(Config):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
+from torch.optim.adam import adam
 
 from aemodels import parallel
 from aemodels.data.batches import Batches
@@ -238,9 +239,37 @@ def _touched(updates: Updates) -> dict[str, Tensor]:
 
 def apply(optimizer: Optimizer, gradients: list[Tensor]) -> None:
     """A step of the optimiser."""
-    for parameter, gradient in zip(optimizer.param_groups[0]["params"], gradients, strict=True):
-        parameter.grad = laid_out_as(gradient, parameter)
+    parameters = optimizer.param_groups[0]["params"]
+    laid = [laid_out_as(gradient, parameter) for parameter, gradient in zip(parameters, gradients, strict=True)]
+    if optimizer.state and isinstance(optimizer, Adam):
+        _adam_step(optimizer, parameters, laid)
+        return
+    for parameter, gradient in zip(parameters, laid, strict=True):
+        parameter.grad = gradient
     optimizer.step()
+
+
+def _adam_step(optimizer: Adam, parameters: list[Tensor], gradients: list[Tensor]) -> None:
+    """What `optimizer.step()` does, without its hooks and checks, which take as long as the step of a small model."""
+    group, states = optimizer.param_groups[0], [optimizer.state[parameter] for parameter in parameters]
+    with torch.no_grad():
+        adam(
+            parameters,
+            gradients,
+            *([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")),
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            capturable=group["capturable"],
+            decoupled_weight_decay=group["decoupled_weight_decay"],
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
 
 
 def laid_out_as(tensor: Tensor, parameter: Tensor) -> Tensor:

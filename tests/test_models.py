@@ -117,7 +117,7 @@ def test_random_bits_cost_ln_2_nats_each() -> None:
 class LinearGaussianHead(GaussianHead):
     """Pixels around the decoder's output itself."""
 
-    def loc(self, h: Tensor) -> Tensor:
+    def output(self, h: Tensor) -> Tensor:
         return h
 
 
