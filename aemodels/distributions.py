@@ -190,6 +190,7 @@ class GaussianPixels(Unchecked):
 
     def __init__(self, output: Tensor, log_sigma: Tensor, signed: bool = False) -> None:
         self.output, self.log_sigma, self.signed = output, log_sigma, signed
+        self.unit = 0.5 if signed else 1.0  # pixels in a step of 1 of the output
         super().__init__(output.shape[:-3], output.shape[-3:], validate_args=False)
 
     @property
@@ -197,17 +198,16 @@ class GaussianPixels(Unchecked):
         return (self.output + 1) / 2 if self.signed else self.output
 
     def squares(self, value: Tensor) -> Tensor:
-        """Squared error of each image, summed over pixels."""
+        """Squared error of the output for each image, summed over pixels."""
         target = to_signed(value) if self.signed else value
-        errors = F.mse_loss(self.output, target.expand_as(self.output), reduction="none").flatten(-3).sum(-1)
-        return errors / 4 if self.signed else errors
+        return F.mse_loss(self.output, target.expand_as(self.output), reduction="none").flatten(-3).sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self._density(self.squares(value), self.log_sigma)
 
     def _density(self, squares: Tensor, log_sigma: Tensor) -> Tensor:
-        pixels = self.event_shape.numel()
-        return -0.5 * (squares * (-2 * log_sigma).exp() + pixels * (2 * log_sigma + LOG_2PI))
+        slope = -0.5 * self.unit**2 * (-2 * log_sigma).exp()
+        return slope * squares - self.event_shape.numel() * (log_sigma + LOG_2PI / 2)
 
 
 class BatchOptimalGaussianPixels(GaussianPixels):
@@ -216,7 +216,8 @@ class BatchOptimalGaussianPixels(GaussianPixels):
     def log_prob(self, value: Tensor) -> Tensor:
         squares = self.squares(value)  # (..., B)
         # No gradient through sigma: it is at the optimum, where its own vanishes.
-        errors = squares.detach().reshape(-1, squares.shape[-1]).mean(0) / self.event_shape.numel()  # (B,)
+        samples = squares.detach().flatten(0, -2) if squares.dim() > 1 else squares.detach()[None]  # (K, B)
+        errors = samples.mean(0) * self.unit**2 / self.event_shape.numel()  # (B,), of a pixel
         log_sigma = 0.5 * parallel.batch_mean(errors).clamp(min=1e-6).log()
         self.log_sigma.mul_(0.9).add_(0.1 * log_sigma)  # what held-out images are judged by, as in batch normalisation
         return self._density(squares, log_sigma)

@@ -28,6 +28,7 @@ from aemodels.updates import Trainee, Updates
 
 EVALUATION_BATCH = 500  # images; large enough for speed, small enough for any trunk
 DEVICES = ("cpu", "cuda", "mps")
+LEAST_VALIDATED = 1_000  # images, after each epoch
 PRIOR_IMAGES = 10_000  # enough codes for any mixture
 
 
@@ -55,7 +56,7 @@ class TrainingConfig(Config):
     patience: int | None = Field(None, ge=1)
     """Epochs without a better validation bound after which training stops; null trains all epochs."""
     images: int | None = Field(None, ge=1)
-    """Train on so many images only; null takes all."""
+    """Train on so many images only, and validate each epoch on a fifth as many, at least 1,000; null takes all."""
 
 
 class TrainingDivergedError(UserError, RuntimeError):
@@ -85,7 +86,7 @@ def new_state() -> TrainingState:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What training yields; of many models at once each is taken from the stack when it is asked for."""
+    """What training yields. Model and state are those of this moment: ask for them before the next epoch."""
 
     index: int  # from 1
     metrics: dict[str, float]  # train/*, val/*; nats per image where no unit is in the name
@@ -122,9 +123,7 @@ def train(
     """
     model = new_model(model_config, data, seed)
     loop = Loop(model, data, config, seed)
-    state = parallel.agreed(resume) or TrainingState(
-        epoch=0, step=0, best=math.inf, best_epoch=0, history=[], tensors={}
-    )
+    state = parallel.agreed(resume) or new_state()
     best = state.section("best")
     if state.tensors:
         model.load_state_dict(state.section("model"))
@@ -152,7 +151,9 @@ class Loop:
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32
         self.training = Batches(data, "train", device, config.images, shared=True)
-        self.validation = Batches(data, "val", device, shared=True)
+        # of a training on some images only, as a search has them, the validation must not take longer than the training
+        few = None if config.images is None else max(LEAST_VALIDATED, config.images // 5)
+        self.validation = Batches(data, "val", device, few, shared=True)
         self.updates = Updates(model, self.training, config, seed)
         self.warmup_epochs = math.ceil(model.warmup_steps / self.updates.steps)
 
@@ -173,6 +174,7 @@ class Loop:
 
     def go_on_with(self, model: Trainee, moments: dict[str, Tensor]) -> None:
         """Another model on the same images, with the optimisers' state that belongs to it."""
+        self.updates.close()
         self.model, self.updates = model, Updates(model, self.training, self.updates.config, self.seed)
         self.updates.load_moments(moments)
 
@@ -234,8 +236,10 @@ def held_out_bound(model: Trainee, batches: Batches, seed: int) -> dict[str, lis
             left -= EVALUATION_BATCH
             for name, term in terms.items():
                 totals[name] = totals.get(name, 0) + term.sum(-1)
-    means = {name: (parallel.add_up(total) / len(batches)).tolist() for name, total in totals.items()}
-    return {f"val/{name}": mean if isinstance(mean, list) else [mean] for name, mean in means.items()}
+    if not totals:
+        return {}
+    means = (parallel.add_up(torch.stack(list(totals.values()))) / len(batches)).tolist()  # one synchronisation
+    return {f"val/{name}": m if isinstance(m, list) else [m] for name, m in zip(totals, means, strict=True)}
 
 
 def best_device() -> torch.device:
@@ -249,6 +253,12 @@ def best_device() -> torch.device:
             device = torch.empty(0, device=name).device
         except (RuntimeError, AssertionError):
             device = torch.device("meta")
+        if device.type == "cuda":
+            if parallel.started() and ":" in name:
+                raise UserError(
+                    f"AEMODELS_DEVICE={name}: torchrun gives each process its own; set AEMODELS_DEVICE=cuda"
+                )
+            torch.cuda.set_device(device)  # streams, graphs and noise are those of the current device
         if device.type not in DEVICES:
             raise UserError(
                 f"AEMODELS_DEVICE={name}: does not work here; give one of {', '.join(DEVICES)}, or unset it"

@@ -6,6 +6,7 @@ On a CPU a stack is no faster than its members one by one (0.75 to 1.0 times, me
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aemodels.config import SettingsError, UserError
+from aemodels.config import SettingsError
 from aemodels.data.batches import free_memory
 from aemodels.data.prepared import PreparedData
 from aemodels.environment import cores
@@ -133,15 +134,30 @@ class Runner:
     # ---------------------------------------------------------------- stacks
 
     def _stacked(self, experiments: Sequence[Experiment]) -> Told:
-        """One population after the other, each as large as the device holds."""
-        left = list(range(len(experiments)))
+        """One population after the other, each as large as the device holds; who has no like is trained alone."""
+        left, sizes = [], {}
+        for i, experiment in enumerate(experiments):
+            try:
+                sizes[i] = stack_bytes(experiment, self.data)
+                left.append(i)
+            except SettingsError as error:  # a combination of settings that does not fit
+                yield MemberEnd(i, {}, 0.0, str(error))
         while left:
             alike = [i for i in left if _alike(experiments[left[0]], experiments[i])]
-            largest = max(stack_bytes(experiments[i], self.data) for i in alike)
-            size = max(1, int(STACK_SHARE * free_memory(best_device()) / largest))
-            stack = _Stack({i: experiments[i] for i in alike[:size]}, self.data, self.features, self.goals)
-            yield from stack.run()
-            left = [i for i in left if i not in alike[:size]]
+            release_memory()
+            room = int(STACK_SHARE * free_memory(best_device()) / max(sizes[i] for i in alike))
+            members = alike[: max(1, room)]
+            if len(members) == 1:
+                yield from run_trial(members[0], experiments[members[0]], self.data, self.features, self.goals)
+            else:
+                yield from _Stack({i: experiments[i] for i in members}, self.data, self.features, self.goals).run()
+            left = [i for i in left if i not in members]
+
+
+def release_memory() -> None:
+    """What nobody holds any more goes back to the device; graphs and their models hold each other."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _alike(a: Experiment, b: Experiment) -> bool:
@@ -184,20 +200,22 @@ class _Stack:
         self.seconds = dict.fromkeys(members, 0.0)
 
     def run(self) -> Told:
+        started = len(self.members)
         try:
             yield from self._train(list(self.members))
+            return
         except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            left = list(self.members)  # those that ended are gone
-            if len(left) == 1:
-                raise UserError(
-                    f"the device's memory does not hold the model ({str(error).partition('.')[0]}); use a smaller "
-                    "training.batch_size or model, or AEMODELS_DEVICE=cpu"
-                ) from None
-            for half in (left[: len(left) // 2], left[len(left) // 2 :]):
-                smaller = _Stack({i: self.members[i] for i in half}, self.data, self.features, self.goals)
-                smaller.told = {i: self.told[i] for i in half}  # what was told is not told again
-                yield from smaller.run()
+            reason = _out_of_memory(error)
+        # Outside of the handler: the error's traceback holds all that the stack had.
+        release_memory()
+        left = list(self.members)  # those that ended are gone
+        if started == 1:
+            yield MemberEnd(left[0], {}, self.seconds[left[0]], reason)
+            return
+        for half in filter(None, (left[: len(left) // 2], left[len(left) // 2 :])):
+            smaller = _Stack({i: self.members[i] for i in half}, self.data, self.features, self.goals)
+            smaller.told = {i: self.told[i] for i in half}  # what was told is not told again
+            yield from smaller.run()
 
     def _train(self, numbers: list[int]) -> Told:
         first = self.members[numbers[0]]
@@ -259,8 +277,17 @@ def run_trial(index: int, experiment: Experiment, data: PreparedData, features: 
         metrics = judge(epoch, experiment, data, features, goals)
     except (TrainingDivergedError, SettingsError) as error:
         yield MemberEnd(index, {}, time.perf_counter() - started - waited, str(error))
+    except torch.OutOfMemoryError as error:
+        yield MemberEnd(index, {}, time.perf_counter() - started - waited, _out_of_memory(error))
     else:
         yield MemberEnd(index, metrics, time.perf_counter() - started - waited)
+
+
+def _out_of_memory(error: Exception) -> str:
+    return (
+        f"the device's memory does not hold the model ({str(error).partition('.')[0]}); use a smaller "
+        "training.batch_size or model, or AEMODELS_DEVICE=cpu"
+    )
 
 
 def watch(

@@ -3,7 +3,8 @@
 A search is a function of the experiment, its TuningConfig and the data alone. The parameters of a generation are drawn
 from the results of the generations before it, and a trial is pruned by comparison with those: so a search that was
 killed, at whatever moment, goes on to the same trials as one that was not, and the trials of a generation may run in
-any order and any place.
+any order and any place. (On a GPU, where trials are stacked, the noise of a trial depends on who is in its stack, so
+there values are the same to within what another seed changes.)
 """
 
 from __future__ import annotations

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch.optim import Adam, Optimizer
 from torch.optim.adam import adam
 
 from aemodels import parallel
@@ -52,37 +51,30 @@ class Updates:
         self.model, self.batches, self.config, self.seed = model, batches, config, seed
         self.steps = math.ceil(len(batches) / config.batch_size)  # of an epoch
         self.rate = torch.zeros((), device=batches.device)  # the learning rate; a tensor, so that a graph reads it
-        owned = {part: list(model.part_parameters(part)) for part in model.parts()}
-        self.optimizers = {part: self._optimizer(parameters) for part, parameters in owned.items()}
+        self.optimizers = {
+            part: FusedAdam(list(model.part_parameters(part)), self.rate, config) for part in model.parts()
+        }
         self.names: list[str] = []  # of the terms
         self.sums = torch.zeros(0)  # (T,) or (T, M), of an epoch
         self.autocast = torch.autocast(batches.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
         self._graph: Graph | None = None
 
-    def _optimizer(self, parameters: list[Tensor]) -> Optimizer:
-        kind = torch.optim.AdamW if self.config.optimizer == "adamw" else torch.optim.Adam
-        capturable = self.rate.device.type == "cuda"
-        decay = self.config.weight_decay
-        return kind(parameters, lr=self.rate, weight_decay=decay, fused=True, capturable=capturable)
-
     def moments(self) -> dict[str, Tensor]:
-        """The optimisers' state, live: "optimizer.<part>.<number of the parameter>.<name>"; empty before an update."""
+        """The optimisers' state, live: "optimizer.<part>.<number of the parameter>.<name>"."""
         return {
-            f"optimizer.{part}.{i}.{name}": tensor
+            f"optimizer.{part}.{key}": tensor
             for part, optimizer in self.optimizers.items()
-            for i, parameter in enumerate(optimizer.param_groups[0]["params"])
-            for name, tensor in optimizer.state.get(parameter, {}).items()
+            for key, tensor in optimizer.state().items()
         }
 
-    def load_moments(self, tensors: dict[str, Tensor]) -> None:
-        """Goes on from `moments`."""
-        for part, optimizer in self.optimizers.items():
-            for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
-                prefix = f"optimizer.{part}.{i}."
-                own = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-                optimizer.state[parameter] = {
-                    name: laid_out_as(t, parameter) if t.shape == parameter.shape else t for name, t in own.items()
-                }
+    def load_moments(self, tensors: Mapping[str, Tensor]) -> None:
+        """Goes on from `moments`, wherever they lie."""
+        for key, own in self.moments().items():
+            own.copy_(tensors[key])
+
+    def close(self) -> None:
+        """Lets go of the graph, which holds memory of the device and this object."""
+        self._graph = None
 
     def rates(self, first_step: int) -> list[float]:
         """The learning rates of an epoch's updates."""
@@ -113,7 +105,8 @@ class Updates:
             self.update(batch, torch.full((), first_step + i, device=self.rate.device), min(batch_size, left))
             left -= batch_size
             if (first_step + i) % FORGETTING == 0 and self.rate.device.type == "cpu":
-                forget(self.moments())
+                for optimizer in self.optimizers.values():
+                    optimizer.forget()
 
     def update(self, batch: Batch, step: Tensor, size: int) -> None:
         """One update; `size` counts the batch's images, of which another process may have some."""
@@ -121,7 +114,7 @@ class Updates:
             losses = self.model.losses(batch, step)
         gradients = self._gradients(losses, size)
         for part, optimizer in self.optimizers.items():
-            apply(optimizer, gradients[part])
+            optimizer.step(gradients[part])
         self._add(losses)
 
     def _gradients(self, losses: dict[str, Loss], size: int) -> dict[str, list[Tensor]]:
@@ -130,8 +123,8 @@ class Updates:
         result: dict[str, list[Tensor]] = {}
         for part, optimizer in self.optimizers.items():
             total = losses[part].total  # (B,) or (M, B): the sum over members has each member's own gradient
-            owned = optimizer.param_groups[0]["params"]
-            result[part] = list(torch.autograd.grad(total.sum() / size, owned, retain_graph=part != last))
+            gradients = torch.autograd.grad(total.sum() / size, optimizer.parameters, retain_graph=part != last)
+            result[part] = list(gradients)
             if parallel.active():
                 result[part] = _added_up(result[part])
             if self.config.gradient_clip is not None:
@@ -155,11 +148,17 @@ class Updates:
 
     def _captured(self) -> Graph | None:
         """The update as a graph, where the device can replay one; captured before the first epoch."""
-        possible = self.rate.device.type == "cuda" and self.batches.resident is not None and not parallel.active()
         first = not self.names and len(self.batches) >= self.config.batch_size
-        if possible and first:
-            with seeded(0):
-                self._graph = captured(self)
+        if self.rate.device.type != "cuda" or not first:
+            return self._graph
+        if self.batches.resident is None or parallel.active():
+            why = (
+                "several processes share it" if parallel.active() else "the images do not fit into the device's memory"
+            )
+            warnings.warn(f"no CUDA graph of the update ({why}); each of its kernels is launched alone", stacklevel=2)
+            return None
+        with seeded(0):
+            self._graph = captured(self)
         return self._graph
 
 
@@ -214,8 +213,10 @@ def captured(updates: Updates) -> Graph | None:
                 graph.done.zero_()
                 graph.advance()
         torch.cuda.current_stream().wait_stream(aside)
+        graph.done.zero_()
         cuda_graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(cuda_graph):
+        # thread_local: what other threads (MLflow's, Prefect's) do on the device meanwhile is no error
+        with torch.cuda.graph(cuda_graph, capture_error_mode="thread_local"):
             graph.advance()
         graph.replay = cuda_graph.replay
     except torch.OutOfMemoryError:
@@ -225,64 +226,64 @@ def captured(updates: Updates) -> Graph | None:
         warnings.warn(f"no CUDA graph of the update ({reason}); training goes on without it, slower", stacklevel=2)
         return None
     finally:
+        torch.cuda.current_stream().wait_stream(aside)
         for name, tensor in _touched(updates).items():
-            if name in kept:
-                tensor.copy_(kept[name])
-            else:
-                tensor.zero_()  # a moment that the warm-up made
+            tensor.copy_(kept[name])
     return graph
 
 
 def _touched(updates: Updates) -> dict[str, Tensor]:
-    """All tensors that an update changes; the optimisers' moments exist after the first one."""
+    """All tensors that an update changes."""
     return {f"model.{name}": tensor for name, tensor in updates.model.state_dict().items()} | updates.moments()
 
 
-# ---------------------------------------------------------------- gradients
+# ---------------------------------------------------------------- steps and gradients
 
 
-def apply(optimizer: Optimizer, gradients: list[Tensor]) -> None:
-    """A step of the optimiser."""
-    parameters = optimizer.param_groups[0]["params"]
-    laid = [laid_out_as(gradient, parameter) for parameter, gradient in zip(parameters, gradients, strict=True)]
-    if optimizer.state and isinstance(optimizer, Adam):
-        _adam_step(optimizer, parameters, laid)
-        return
-    for parameter, gradient in zip(parameters, laid, strict=True):
-        parameter.grad = gradient
-    optimizer.step()
+class FusedAdam:
+    """Adam, or AdamW, on tensors of any layout (Kingma and Ba, 2015, arXiv:1412.6980; Loshchilov and Hutter, 2019).
 
+    torch's functional form: the checks and hooks of its classes take as long as the step of a small model.
+    """
 
-def _adam_step(optimizer: Adam, parameters: list[Tensor], gradients: list[Tensor]) -> None:
-    """What `optimizer.step()` does, without its hooks and checks, which take as long as the step of a small model."""
-    group, states = optimizer.param_groups[0], [optimizer.state[parameter] for parameter in parameters]
-    with torch.no_grad():
+    def __init__(self, parameters: list[Tensor], rate: Tensor, config: TrainingConfig) -> None:
+        """`rate` is the learning rate, a tensor of the caller's, so that a captured step reads it."""
+        self.parameters, self.rate, self.config = parameters, rate, config
+        self.first = [torch.zeros_like(parameter) for parameter in parameters]
+        self.second = [torch.zeros_like(parameter) for parameter in parameters]
+        self.steps = [torch.zeros((), dtype=torch.float32, device=rate.device) for _ in parameters]
+
+    @torch.no_grad()
+    def step(self, gradients: list[Tensor]) -> None:
         adam(
-            parameters,
-            gradients,
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
+            self.parameters,
+            [laid_out_as(g, parameter) for g, parameter in zip(gradients, self.parameters, strict=True)],
+            self.first,
+            self.second,
             [],
-            [state["step"] for state in states],
+            self.steps,
             fused=True,
-            capturable=group["capturable"],
-            decoupled_weight_decay=group["decoupled_weight_decay"],
+            capturable=self.rate.device.type == "cuda",
+            decoupled_weight_decay=self.config.optimizer == "adamw",
             amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.rate,
+            weight_decay=self.config.weight_decay,
+            eps=1e-8,
             maximize=False,
         )
 
+    def state(self) -> dict[str, Tensor]:
+        """Number of the parameter and name -> tensor, as torch names them."""
+        names = {"exp_avg": self.first, "exp_avg_sq": self.second, "step": self.steps}
+        return {f"{i}.{name}": tensor for name, tensors in names.items() for i, tensor in enumerate(tensors)}
 
-def forget(moments: dict[str, Tensor]) -> None:
-    """Sets to zero what has become too small to move a weight: of a pixel that is black in most images the moments
-    shrink until they are subnormal numbers, with which a CPU takes ten times as long.
-    """
-    for name, moment in moments.items():
-        if not name.endswith(".step"):
+    def forget(self) -> None:
+        """Sets to zero what has become too small to move a weight: of a pixel that is black in most images the moments
+        shrink until they are subnormal numbers, with which a CPU takes ten times as long.
+        """
+        for moment in (*self.first, *self.second):
             moment.mul_(moment.abs() > TINY)
 
 

@@ -22,9 +22,11 @@ BUSY = 0.5  # cores that others use, from which on threads should not spin
 
 
 @contextmanager
-def answering(verbose: bool) -> Iterator[None]:
+def answering(verbose: bool, computes: bool = False) -> Iterator[None]:
     """Quiet libraries, errors in words, exit codes: 2 for what a person can mend, 130 for an interruption, else 1."""
     _set_environment(verbose)
+    if computes:
+        _set_waiting()
     signal.signal(signal.SIGTERM, _interrupt)
     from aemodels.config import UserError
 
@@ -46,8 +48,7 @@ def under_prefect() -> bool:
 
 
 def read_settings(changes: list[str] | None, preset: list[str] | None, config: Path | None) -> Settings:
-    """Defaults, presets, a file and single changes, in this order; what reads settings is going to compute."""
-    _set_waiting()
+    """Defaults, presets, a file and single changes, in this order."""
     from aemodels.config import read_text
     from aemodels.settings import load_settings
 

@@ -38,7 +38,7 @@ def pipeline(
     changes: Changes = None, preset: Preset = None, config: ConfigFile = None, json: Json = False, v: Verbose = False
 ) -> None:
     """Prepare, tune, train, judge, register and promote."""
-    with answering(v):
+    with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
         from aemodels.steps.tune import check
         from flows import display, reports
@@ -56,7 +56,7 @@ def prepare(
     changes: Changes = None, preset: Preset = None, config: ConfigFile = None, json: Json = False, v: Verbose = False
 ) -> None:
     """Decode the images once, for all later runs."""
-    with answering(v):
+    with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
         from flows import display, reports
 
@@ -77,7 +77,7 @@ def tune(
     changes: Changes = None, preset: Preset = None, config: ConfigFile = None, json: Json = False, v: Verbose = False
 ) -> None:
     """Search the settings: latent size, KL weight."""
-    with answering(v):
+    with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
         from aemodels.steps.tune import check
         from flows import display, reports
@@ -102,7 +102,7 @@ def train(
     changes: Changes = None, preset: Preset = None, config: ConfigFile = None, json: Json = False, v: Verbose = False
 ) -> None:
     """Train a model, judge it and register it."""
-    with answering(v):
+    with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
         from aemodels import parallel
         from aemodels.steps.train import assist, check
@@ -140,7 +140,7 @@ def evaluate(
     v: Verbose = False,
 ) -> None:
     """Judge a trained model again, or on other images."""
-    with answering(v):
+    with answering(v, computes=True):
         model, changes = model_first(arguments or [])
         if not model:
             model = f"{read_settings(changes, preset, config).registered_name}@champion"
@@ -226,7 +226,7 @@ def generate(
     json: Json = False,
 ) -> None:
     """Draw new images into one picture."""
-    with answering(verbose=False):
+    with answering(verbose=False, computes=True):
         from flows import reports, use
 
         reports.used(use.generate(model, n, seed, out), json)
@@ -240,7 +240,7 @@ def reconstruct(
     json: Json = False,
 ) -> None:
     """Draw what the model makes of images, above them."""
-    with answering(verbose=False):
+    with answering(verbose=False, computes=True):
         from flows import reports, use
 
         reports.used(use.reconstruct(model, images, out), json)
@@ -254,7 +254,7 @@ def embed(
     json: Json = False,
 ) -> None:
     """Write the images' codes to a file."""
-    with answering(verbose=False):
+    with answering(verbose=False, computes=True):
         from flows import reports, use
 
         reports.used(use.embed(model, images, out), json)
@@ -263,7 +263,7 @@ def embed(
 @app.command()
 def score(model: Model, images: ImageFiles, json: Json = False) -> None:
     """List images, the worst reconstructed first."""
-    with answering(verbose=False):
+    with answering(verbose=False, computes=True):
         from flows import reports, use
 
         reports.scores(use.score(model, images), json)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,7 +31,7 @@ from aemodels.training import (
     new_model,
     train,
 )
-from aemodels.updates import Graph, Updates, apply
+from aemodels.updates import FusedAdam, Graph, Updates, captured
 
 SMALL = MLPConfig(widths=(16,))
 CONFIGS = [
@@ -179,19 +181,39 @@ def test_killed_at_any_moment_and_run_again_equals_uninterrupted(digits: Prepare
     assert all(torch.equal(t, whole.tensors[k]) for k, t in killed.tensors.items())
 
 
-@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
-def test_the_update_is_right_for_gradients_of_any_strides(kind: type[torch.optim.Optimizer]) -> None:
-    """The fused optimisers misread gradients that are not contiguous on the CPU."""
-    fused, plain = nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(2, 3))
-    optimizer, reference = kind([fused], lr=0.1, fused=True), kind([plain], lr=0.1, fused=False)
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_the_step_is_torchs_for_gradients_of_any_strides(kind: str) -> None:
+    """The fused kernels misread gradients that are not contiguous on the CPU."""
+    config = TrainingConfig.model_validate({"optimizer": kind, "weight_decay": 0.1})
+    mine, plain = torch.ones(2, 3), nn.Parameter(torch.ones(2, 3))
+    optimizer = FusedAdam([mine], torch.tensor(0.1), config)
+    classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    reference = classes[kind]([plain], lr=0.1, weight_decay=0.1, fused=False)
     for slope in (torch.tensor([[1.0, -2], [3, -4], [5, -6]]), torch.tensor([[3.0, 1], [-1, 2], [0, 7]])):
-        total = (fused.t() * slope).sum()
-        (gradient,) = torch.autograd.grad(total, [fused], retain_graph=True)
-        assert not gradient.is_contiguous()
-        apply(optimizer, [gradient])
+        assert not slope.t().is_contiguous()
+        optimizer.step([slope.t()])
         plain.grad = slope.t().contiguous()
         reference.step()
-    torch.testing.assert_close(fused, plain)
+    torch.testing.assert_close(mine, plain.detach())
+    state = reference.state[plain]
+    torch.testing.assert_close(
+        optimizer.state(), {f"0.{name}": state[name] for name in ("exp_avg", "exp_avg_sq", "step")}
+    )
+
+
+def test_moments_that_are_too_small_to_matter_are_forgotten() -> None:
+    """Subnormal numbers make a CPU slow; what is left out moves no weight by a bit."""
+    weights = [torch.ones(4) for _ in range(2)]
+    optimizers = [FusedAdam([weight], torch.tensor(1e-3), TrainingConfig()) for weight in weights]
+    for step in range(1500):
+        for optimizer in optimizers:
+            optimizer.step([torch.tensor([1.0, 1e-12, 1e-22, 0.0]) if step == 0 else torch.zeros(4)])
+        if step % 256 == 0:
+            optimizers[0].forget()
+    assert torch.equal(*weights)
+    tiny = torch.finfo(torch.float32).tiny
+    assert not any(((m != 0) & (m.abs() < tiny)).any() for m in (*optimizers[0].first, *optimizers[0].second))
+    assert any(((m != 0) & (m.abs() < tiny)).any() for m in (*optimizers[1].first, *optimizers[1].second))
 
 
 class DriftConfig(ModelConfig):
@@ -310,3 +332,31 @@ def test_what_a_graph_replays_is_the_update(model: ModelConfig, digits: Prepared
     expected = plain.model.state_dict() | plain.moments()
     actual = replayed.model.state_dict() | replayed.moments()
     assert all(torch.equal(tensor, actual[key]) for key, tensor in expected.items())
+
+
+@pytest.mark.parametrize("works", [True, False])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_capture_leaves_no_trace(works: bool, resumed: bool, digits: PreparedData, monkeypatch) -> None:
+    """Its warm-up is undone; where it fails, it says so. CUDA itself is replaced: there is none on a CPU machine."""
+
+    def capture(*_: object, **__: object) -> nullcontext[None]:
+        if not works:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return nullcontext()
+
+    stream = SimpleNamespace(wait_stream=lambda _: None)
+    replayed = SimpleNamespace(replay=lambda: None)
+    stand_ins = {"Stream": lambda: stream, "current_stream": lambda: stream, "stream": nullcontext, "graph": capture}
+    for name, stand_in in (stand_ins | {"CUDAGraph": lambda: replayed}).items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    config = TrainingConfig(epochs=2, images=300, batch_size=64)
+    model = VAEConfig(trunk=SMALL, likelihood=GaussianConfig(sigma="optimal"))
+    updates = Updates(new_model(model, digits, 0), Batches(digits, "train", torch.device("cpu"), 300), config, seed=0)
+    if resumed:
+        updates.epoch(1, 0)
+    before = {k: t.clone() for k, t in (updates.model.state_dict() | updates.moments()).items()}
+    with nullcontext() if works else pytest.warns(UserWarning, match="no CUDA graph .*not permitted"):
+        graph = captured(updates)
+    assert (graph is not None) == works
+    after = updates.model.state_dict() | updates.moments()
+    assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())

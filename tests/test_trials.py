@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,6 @@ import pytest
 import torch
 
 from aemodels import trials
-from aemodels.config import UserError
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.trials import Goals, MemberEnd, MemberEpoch, Runner, stack_bytes
@@ -89,7 +89,7 @@ def test_a_stack_is_as_large_as_the_memory(
 
     monkeypatch.setattr(trials, "train_population", watched)
     assert values(told(Stacked(digits, None, GOALS), [*VARIED, OTHER])) == pytest.approx(alone_with_noise, rel=1e-4)
-    assert sizes == ([1, 1, 1, 1] if room == 0 else [2, 1, 1])
+    assert sizes == ([] if room == 0 else [2])
 
 
 @pytest.mark.parametrize("when", [1, 2])
@@ -121,8 +121,9 @@ def test_a_model_that_the_memory_does_not_hold(digits: PreparedData, monkeypatch
         yield
 
     monkeypatch.setattr(trials, "train_population", no_device)
-    with pytest.raises(UserError, match=r"memory does not hold the model .*training\.batch_size"):
-        told(Stacked(digits, None, GOALS), VARIED)
+    ends = told(Stacked(digits, None, GOALS), VARIED)
+    assert [end.index for end in ends] == [0, 1, 2]
+    assert all("memory does not hold the model" in e.error and "training.batch_size" in e.error for e in ends)
 
 
 def test_the_estimate_grows_with_what_takes_memory(digits: PreparedData) -> None:
@@ -139,6 +140,38 @@ def test_a_stopped_trial_ends_and_the_others_go_on(digits: PreparedData, kind: t
     epochs = [[e.epoch for e in events if isinstance(e, MemberEpoch) and e.index == i] for i in range(3)]
     assert epochs == [[1, 2, 3], [1], [1, 2, 3]]
     assert sorted(e.index for e in events if isinstance(e, MemberEnd)) == [0, 2]
+
+
+def test_a_stack_that_failed_is_gone_when_its_halves_run(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, alive = trials.train_population, []
+
+    def small_device(configs: Sequence[Any], *rest: Any) -> Any:
+        assert not any(reference() is not None for reference in alive)
+        big = torch.zeros(1000)
+        alive.append(weakref.ref(big))
+        training = real(configs, *rest)
+        if len(configs) > 1:
+            next(training)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        del big
+        return (yield from training)
+
+    monkeypatch.setattr(trials, "train_population", small_device)
+    events = told(Stacked(digits, None, GOALS), VARIED)
+    assert sorted(e.index for e in events if isinstance(e, MemberEnd)) == [0, 1, 2]
+    assert len(alive) == 4
+
+
+@pytest.mark.parametrize("kind", [Runner, Stacked])
+def test_settings_that_do_not_fit_fail_alone(digits: PreparedData, kind: type[Runner]) -> None:
+    article = {"model": {"name": "ae", "latent_dim": 5, "trunk": {"name": "article_conv"}}}
+    ends = {
+        e.index: e
+        for e in told(kind(digits, None, GOALS), [SMALL.override(article), *VARIED])
+        if isinstance(e, MemberEnd)
+    }
+    assert "article_conv" in ends[0].error
+    assert not any(ends[i].error for i in (1, 2, 3))
 
 
 @pytest.mark.parametrize("kind", [Runner, Stacked])

@@ -119,15 +119,6 @@ class StoredArray:
         return array
 
 
-def open_array(file: Path, record: ArrayRecord) -> NDArray[Any]:
-    """The memory map of `stored_array`.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    return stored_array(file, record).mapped()
-
-
 def stored_array(file: Path, record: ArrayRecord) -> StoredArray:
     """An array that was written before, checked once per process and again when the file was changed.
 

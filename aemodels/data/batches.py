@@ -124,7 +124,8 @@ def fits(size: int, device: torch.device) -> bool:
 def free_memory(device: torch.device) -> int:
     """Of the device, bytes; of the main memory no more than this process may have."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for its next need
+        return torch.cuda.mem_get_info(device)[0] + cached
     import psutil  # a bare GPU machine has none
 
     return max(0, min([int(psutil.virtual_memory().available), *_allowances()]))

@@ -260,14 +260,14 @@ def test_arrays_of_several_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             writer.append(array[start : start + 333])
         record = writer.finish()
     assert len(record.blocks) == 5
-    np.testing.assert_array_equal(arrays.open_array(file, record), array)
+    np.testing.assert_array_equal(arrays.stored_array(file, record).mapped(), array)
     content = file.read_bytes()
     file.write_bytes(content[:-1900] + bytes([content[-1900] ^ 1]) + content[-1899:])  # in the third block
     with pytest.raises(UserError, match=r"a\.npy is damaged \(its content was changed\)"):
-        arrays.open_array(file, record)
+        arrays.stored_array(file, record)
     monkeypatch.setattr(arrays, "CHECKED", 2500)  # of a large file every second block
     with pytest.raises(UserError, match="content was changed"):
-        arrays.open_array(file, record)
+        arrays.stored_array(file, record)
 
 
 # ---- a new source
