@@ -159,7 +159,7 @@ def test_a_stack_that_failed_is_gone_when_its_halves_run(digits: PreparedData, m
     monkeypatch.setattr(trials, "train_population", small_device)
     events = told(Stacked(digits, None, GOALS), VARIED)
     assert sorted(e.index for e in events if isinstance(e, MemberEnd)) == [0, 1, 2]
-    assert len(alive) == 4
+    assert len(alive) == 5  # of 3, then 1 and 2, then 1 and 1
 
 
 @pytest.mark.parametrize("kind", [Runner, Stacked])
