@@ -243,7 +243,7 @@ def held_out_bound(model: Trainee, batches: Batches, seed: int) -> dict[str, lis
 
 
 def best_device() -> torch.device:
-    """AEMODELS_DEVICE, or CUDA, MPS, CPU, whichever is first.
+    """AEMODELS_DEVICE, or CUDA, MPS, CPU, whichever is first; a CUDA device that is named becomes torch's current one.
 
     Raises:
         UserError: AEMODELS_DEVICE names none that works here.
