@@ -48,7 +48,10 @@ def seeded(seed: int) -> Iterator[None]:
     """Makes torch's global noise inside the block a function of the seed, and leaves it outside as it was."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        if torch.accelerator.is_available():
+            torch.manual_seed(seed)
+        else:  # without a device it would keep a stack trace of every call for one that may yet come
+            torch.default_generator.manual_seed(seed)
         yield
 
 

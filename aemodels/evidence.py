@@ -145,14 +145,16 @@ class Evidence:
     def reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images as the model sees them, and their reconstructions, (B, C, H, W) each; kept if they fit into memory."""
         size = 4 * self.batches.images.size
+        codes = self.codes.z.split(BATCH)
         if self._kept is None and fits(size, self.model.device):
-            self._kept = [self._reconstruct(batch) for batch in self.batches.in_order(BATCH)]
+            self._kept = [self._decode(z, batch) for z, batch in zip(codes, self.batches.in_order(BATCH), strict=True)]
         for i, batch in enumerate(self.batches.in_order(BATCH)):
-            yield batch.x, self._reconstruct(batch) if self._kept is None else self._kept[i]
+            yield batch.x, self._decode(codes[i], batch) if self._kept is None else self._kept[i]
 
-    def _reconstruct(self, batch: Batch) -> Tensor:
+    def _decode(self, z: Tensor, batch: Batch) -> Tensor:
+        """As the autoencoder's own reconstruction, of codes that are at hand."""
         with self._undisturbed("reconstructions"):
-            reconstruction: Tensor = self.autoencoder(*batch)
+            reconstruction: Tensor = self.autoencoder.decode(z.to(batch.x.device), batch.y).mean
             return reconstruction
 
     # ---------------------------------------------------------------- codes

@@ -132,8 +132,8 @@ class Population:
         }
         result: dict[str, Tensor] = {}
         for key, tensor in moments.items():
-            _, part, i, _ = key.split(".")
-            result[key] = _cut(tensor[member], shapes[part, i]) if tensor.dim() else tensor
+            part, i = key.split(".")[1:3]
+            result[key] = _cut(tensor[member], shapes[part, i]) if tensor.dim() else tensor  # the count is everyone's
         return result
 
     def member(self, member: int) -> GenerativeModel:

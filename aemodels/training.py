@@ -52,7 +52,8 @@ class TrainingConfig(Config):
     gradient_clip: float | None = Field(None, gt=0)
     """Largest norm of a part's gradient; null clips nothing."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the layers' arithmetic; densities are always computed in float32."""
+    """Of the layers' arithmetic (on a CPU without convolutions, of the factors of its products); densities and weights
+    are always float32."""
     patience: int | None = Field(None, ge=1)
     """Epochs without a better validation bound after which training stops; null trains all epochs."""
     images: int | None = Field(None, ge=1)
@@ -72,7 +73,7 @@ class TrainingState:
     best: float
     best_epoch: int
     history: list[dict[str, float]]  # an entry per epoch
-    tensors: dict[str, Tensor]  # "model.*", "best.*", "optimizer.<part>.<i>.*"
+    tensors: dict[str, Tensor]  # "model.*", "best.*", "optimizer.<part>.*"
 
     def section(self, name: str) -> dict[str, Tensor]:
         """The tensors of `model` or `best` by their names there."""

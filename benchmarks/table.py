@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 NAMES = {
+    "aemodels-float32": "aemodels in float32",
     "example": "example loop",
     "loop": "example loop",
     "lightning": "Lightning",

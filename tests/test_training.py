@@ -196,9 +196,8 @@ def test_the_step_is_torchs_for_gradients_of_any_strides(kind: str) -> None:
         reference.step()
     torch.testing.assert_close(mine, plain.detach())
     state = reference.state[plain]
-    torch.testing.assert_close(
-        optimizer.state(), {f"0.{name}": state[name] for name in ("exp_avg", "exp_avg_sq", "step")}
-    )
+    moments = {f"0.{name}": state[name] for name in ("exp_avg", "exp_avg_sq")}
+    torch.testing.assert_close(optimizer.state(), {"step": state["step"], **moments})
 
 
 def test_moments_that_are_too_small_to_matter_are_forgotten() -> None:

@@ -19,6 +19,8 @@ from aemodels.experiment import Experiment
 from benchmarks.contenders.task import ALIKE, preset
 from benchmarks.jobs import Job, Measured
 
+PRECISIONS = {"aemodels": "bfloat16", "aemodels-float32": "float32"}  # of the project's own searches
+
 
 class Configuration(NamedTuple):
     """What varies."""
@@ -31,7 +33,7 @@ def measure(job: Job) -> Measured:
     """Settings: epochs, images; latent_dims, betas and peer_trials (a peer trains the first so many) for a search of
     fixed configurations, or trials and granted (epochs that every trial gets) for one that prunes.
     """
-    ours, fixed = job.contender == "aemodels", "betas" in job.settings
+    ours, fixed = job.contender in PRECISIONS, "betas" in job.settings
     if ours:
         return _fixed(job) if fixed else _pruned(job)
     from benchmarks.contenders import peer_search
@@ -51,7 +53,11 @@ def answer(job: Job, seconds: float, values: list[float]) -> Measured:
 
 
 def _experiment(job: Job) -> Experiment:
-    training = ALIKE | {"epochs": job.settings["epochs"], "images": job.settings["images"]}
+    training = ALIKE | {
+        "precision": PRECISIONS[job.contender],
+        "epochs": job.settings["epochs"],
+        "images": job.settings["images"],
+    }
     sections = {"model": preset("article-vae")["model"], "training": training, "evaluation": {"primary": "mse"}}
     return Experiment().override(sections | {"seed": job.seed})
 
