@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as StoredVersion
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+REIGN = "reign."  # what tags of a version begin with that tell when it became champion
 METRIC, DIGEST = "test/", "data.digest"  # tags of a version: metrics begin with the first, the data is the second
 
 
@@ -39,6 +41,17 @@ class Registered(NamedTuple):
     created: datetime
     tags: dict[str, str]
     source: str  # models:/ID, where its files are
+
+
+class Reign(NamedTuple):
+    """When a version became champion, and why."""
+
+    version: int
+    since: datetime
+    by: str  # a person, or "the gate"
+    reason: str
+    replaced: int | None  # the version that was champion before
+    numbers: dict[str, float]  # what the gate compared; empty where a person decided
 
 
 def list_models(store: Store) -> list[Registered]:
@@ -79,6 +92,36 @@ def champion(store: Store, name: str) -> Registered | None:
     if name not in _all_models(store) or CHAMPION not in aliases_of(store, name):
         return None
     return get(store, name, CHAMPION)
+
+
+def history(store: Store, name: str) -> list[Reign]:
+    """The line of champions, the present one last.
+
+    A promotion that was killed before its alias moved is noted, yet did not happen: each champion replaced the one
+    before it, which tells them apart.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    line: list[Reign] = []
+    wanted = aliases_of(store, name).get(CHAMPION)
+    stored = store.client.search_model_versions(f"name = '{name}'", max_results=1000)
+    for reign in sorted(_reigns(stored), key=lambda reign: reign.since, reverse=True):
+        if reign.version == wanted:
+            line.insert(0, reign)
+            wanted = reign.replaced
+    return line
+
+
+def _reigns(stored: Iterable[StoredVersion]) -> Iterator[Reign]:
+    """All that are noted, in no order."""
+    told = {"since", "by", "reason", "replaced", "decision"}
+    for one in stored:
+        for noted in (json.loads(text) for key, text in one.tags.items() if key.startswith(REIGN)):
+            replaced = int(noted["replaced"]) if "replaced" in noted else None
+            numbers = {key: float(value) for key, value in noted.items() if key not in told}
+            since = datetime.fromisoformat(noted["since"])
+            yield Reign(int(one.version), since, noted["by"], noted["reason"], replaced, numbers)
 
 
 def find(reference: str, store: Store | None = None) -> Path:

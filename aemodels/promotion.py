@@ -42,6 +42,24 @@ class Decision(NamedTuple):
     numbers: dict[str, float]
 
 
+class Review(Config):
+    """What a person says of a promotion that the gate would allow."""
+
+    approve: bool
+    """Whether the challenger becomes the champion."""
+    name: str = Field(min_length=1, max_length=100)
+    """Who decides."""
+    reason: str = Field(min_length=1, max_length=1_000)
+    """Why; it is kept with the version."""
+
+
+def reviewed(decision: Decision, review: Review) -> Decision:
+    """A person can decline what the gate allows, not allow what it declines."""
+    verdict = "approved" if review.approve else "declined"
+    reason = f"{decision.reason}; {verdict} by {review.name}: {review.reason}"
+    return Decision(decision.promote and review.approve, reason, decision.numbers)
+
+
 def decide(
     challenger: Mapping[str, float],
     champion: Mapping[str, float] | None,

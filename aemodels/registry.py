@@ -6,6 +6,7 @@ nothing that counts. MLflow's registry page shows no metrics, so the key ones ar
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -22,12 +23,15 @@ from aemodels.catalog import (
     DIGEST,
     METRIC,
     PREVIOUS,
+    REIGN,
     ModelVersion,
     Registered,
+    Reign,
     aliases_of,
     champion,
     find,
     get,
+    history,
     list_models,
 )
 from aemodels.config import UserError
@@ -37,12 +41,17 @@ from aemodels.store import NAME, Store
 from aemodels.tracking import LONGEST_TAG, Run, user_name
 
 __all__ = [
+    "BY_GATE",
+    "CHAMPION",
+    "GATE",
     "ModelVersion",
     "Registered",
+    "Reign",
     "champion",
     "conclude",
     "find",
     "get",
+    "history",
     "list_models",
     "promote",
     "register",
@@ -50,6 +59,7 @@ __all__ = [
 ]
 
 GATE = "gate."  # what tags of a decision begin with
+BY_GATE = "the gate"  # who decided, alone or with a person
 REPLACED = GATE + "replaced"  # the version that was champion before
 
 
@@ -161,13 +171,13 @@ def _withdraw(run: Run, name: str, model_id: str | None, new_name: bool) -> None
 # ---- promoting
 
 
-def conclude(store: Store, version: ModelVersion, decision: Decision) -> None:
-    """Writes what the gate decided on the version, and makes it the champion if that was the decision."""
+def conclude(store: Store, version: ModelVersion, decision: Decision, by: str = BY_GATE) -> None:
+    """Writes what was decided on the version, and makes it the champion if that was the decision."""
     numbers = {key: f"{value:.8g}" for key, value in decision.numbers.items()}
     if decision.promote:
-        _crown(store, version, decision.reason, "the gate", numbers)
+        _crown(store, version, decision.reason, by, numbers)
     else:
-        _write(store, version, {"decision": "not promoted", "reason": decision.reason, "by": "the gate"} | numbers)
+        _write(store, version, {"decision": "not promoted", "reason": decision.reason, "by": by} | numbers)
 
 
 def promote(store: Store, name: str, version: int) -> Registered:
@@ -210,11 +220,20 @@ def _crown(store: Store, version: ModelVersion, reason: str, by: str, numbers: M
     if old is not None and old != number:
         verdict[REPLACED.removeprefix(GATE)] = str(old)
     _write(store, version, verdict)
+    if old != number:
+        _note_reign(store, version, verdict)
     if old is not None and old != number:
         client.set_registered_model_alias(name, PREVIOUS, str(old))
     client.set_registered_model_alias(name, CHAMPION, str(number))
     if aliases.get(CHALLENGER) == number:
         client.delete_registered_model_alias(name, CHALLENGER)
+
+
+def _note_reign(store: Store, version: ModelVersion, verdict: Mapping[str, str]) -> None:
+    """A tag for `history`, which the next decision on the version does not overwrite."""
+    since = datetime.now(UTC)
+    key, text = f"{REIGN}{since:%Y%m%dT%H%M%S.%f}", json.dumps({**verdict, "since": since.isoformat()})
+    store.client.set_model_version_tag(version.name, str(version.version), key, text)
 
 
 def _write(store: Store, version: ModelVersion, verdict: Mapping[str, str]) -> None:

@@ -200,7 +200,13 @@ def promote(
         from aemodels.store import open_store
         from flows import reports
 
-        reports.champion(registry.promote(open_store(), name, version), json)
+        if under_prefect():
+            from flows.promote import choose
+
+            choose(name, version)
+        else:
+            registry.promote(open_store(), name, version)
+        reports.champion(registry.get(open_store(), name, version), json)
 
 
 @app.command()
@@ -211,7 +217,24 @@ def rollback(name: Name, json: Json = False) -> None:
         from aemodels.store import open_store
         from flows import reports
 
-        reports.champion(registry.rollback(open_store(), name), json)
+        if under_prefect():
+            from flows.promote import rollback as flow
+
+            flow(name)
+        else:
+            registry.rollback(open_store(), name)
+        reports.champion(registry.get(open_store(), name, registry.CHAMPION), json)
+
+
+@app.command()
+def history(name: Name, json: Json = False) -> None:
+    """List the champions so far: since when, by whom, why."""
+    with answering(verbose=False):
+        from aemodels import registry
+        from aemodels.store import open_store
+        from flows import reports
+
+        reports.history(name, registry.history(open_store(), name), json)
 
 
 # ---------------------------------------------------------------- using a model

@@ -1,29 +1,100 @@
-"""Let the gate decide whether a challenger becomes the champion."""
+"""Let the gate, and a person if wanted, decide whether a challenger becomes the champion; go back to the one before."""
 
 from __future__ import annotations
 
-from prefect import flow, task
+from prefect import flow, pause_flow_run, suspend_flow_run, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.events import emit_event
+from prefect.input import RunInput
+from prefect.runtime import deployment
 
+from aemodels import registry
 from aemodels.data import PreparedData
+from aemodels.promotion import Review
 from aemodels.registry import ModelVersion, get
 from aemodels.settings import Settings
 from aemodels.steps import promote as step
-from aemodels.steps.promote import Promotion
+from aemodels.steps.promote import Comparison, Promotion
 from aemodels.store import open_store
+from flows import display
 from flows.prepare import prepare_data
-from flows.running import device_slot, follow, publish_metrics, worth_retrying
+from flows.running import device_slot, follow, picture_as_text, publish_metrics, worth_retrying
+
+PROMOTED, ROLLED_BACK = "aemodels.promoted", "aemodels.rolled-back"  # events; a deployment can be triggered by them
+PATIENCE = 7 * 24 * 3600  # seconds that a person has
+
+
+class Approval(RunInput):
+    """The form on Prefect's page of a run that waits."""
+
+    approve: bool
+    name: str
+    reason: str
 
 
 @task(name="promote", retries=2, retry_delay_seconds=10, retry_condition_fn=worth_retrying, persist_result=True)
-def pass_gate(settings: Settings, data: PreparedData, version: ModelVersion) -> Promotion:
+def pass_gate(settings: Settings, data: PreparedData, version: ModelVersion, review: Review | None = None) -> Promotion:
     with device_slot():  # a champion that other images judged is measured again
-        promotion = follow(step.promote(settings, data, version))
+        promotion = follow(step.promote(settings, data, version, review))
     publish_metrics("gate", promotion.numbers, promotion.url)
+    if promotion.promoted:
+        _tell(PROMOTED, promotion.name, promotion.version, promotion.reason)
     return promotion
 
 
-@flow(name="promote")
-def promote(settings: Settings, version: int | None = None) -> Promotion:
-    """Compares a version (the challenger, if none is given) with the champion on the same test images."""
+@task(name="compare", retries=2, retry_delay_seconds=10, retry_condition_fn=worth_retrying, persist_result=True)
+def show_comparison(settings: Settings, data: PreparedData, version: ModelVersion) -> Comparison:
+    with device_slot():
+        comparison = follow(step.compare(settings, data, version))
+    create_markdown_artifact(_side_by_side(comparison), key="comparison", description="Challenger and champion")
+    return comparison
+
+
+@flow(name="promote", persist_result=True)
+def promote(settings: Settings, version: int | None = None, approval: bool = False) -> Promotion:
+    """Compares a version (the challenger, if none is given) with the champion on the same test images.
+
+    Args:
+        approval: what the gate allows waits for a person, who resumes the run on its page with a form; the artifact
+            `comparison` shows both models. A person cannot allow what the gate declines.
+    """
     asked = get(open_store(), settings.registered_name, version or "challenger").version
-    return pass_gate(settings, prepare_data(settings), asked)
+    data = prepare_data(settings)
+    if not approval or not show_comparison(settings, data, asked).promote:
+        return pass_gate(settings, data, asked)
+    wait = suspend_flow_run if deployment.id else pause_flow_run  # only a worker can start a suspended run again
+    told = wait(wait_for_input=Approval, timeout=PATIENCE, key=f"approval-{asked.version}")
+    return pass_gate(settings, data, asked, Review(approve=told.approve, name=told.name, reason=told.reason))
+
+
+@flow(name="choose")
+def choose(name: str, version: int) -> int:
+    """Makes a version of a registered model the champion, whatever the gate says; its version."""
+    chosen = registry.promote(open_store(), name, version)
+    _tell(PROMOTED, name, version, chosen.tags[f"{registry.GATE}reason"])
+    return version
+
+
+@flow(name="rollback")
+def rollback(name: str) -> int:
+    """Makes the previous champion of a registered model the champion again; its version."""
+    back = registry.rollback(open_store(), name)
+    _tell(ROLLED_BACK, name, back.version.version, back.tags[f"{registry.GATE}reason"])
+    return back.version.version
+
+
+def _tell(event: str, name: str, version: int, reason: str) -> None:
+    resource = {"prefect.resource.id": f"aemodels.model.{name}", "prefect.resource.name": name}
+    emit_event(event, resource, payload={"model": f"{name}@champion", "version": version, "reason": reason})
+
+
+def _side_by_side(comparison: Comparison) -> str:
+    """A table of all metrics, and samples of both models drawn from the same noise."""
+    roles = list(comparison.versions)
+    heads = [f"{role} ({comparison.name}/{comparison.versions[role]})" for role in roles]
+    names = dict.fromkeys(name for role in roles for name in comparison.metrics[role])
+    rows = [[f"`{name}`", *(display.text(comparison.metrics[role].get(name, "")) for role in roles)] for name in names]
+    rows.append(["samples", *(f"![{role}]({picture_as_text(comparison.pictures[role])})" for role in roles)])
+    lines = [["metric, on the test images", *heads], ["---"] * (1 + len(roles)), *rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"The gate says: {comparison.reason}\n\n{table}\n\n[In MLflow]({comparison.url})\n"

@@ -10,7 +10,7 @@ from flows.display import as_json, facts, table, wide
 if TYPE_CHECKING:
     from aemodels.config import Setting
     from aemodels.data import PreparedData
-    from aemodels.registry import Registered
+    from aemodels.registry import Registered, Reign
     from aemodels.steps.evaluate import Evaluated
     from aemodels.steps.train import Trained
     from aemodels.steps.tune import Tuned
@@ -133,6 +133,20 @@ def champion(row: Registered, json: bool) -> None:
     if json:
         return as_json(_registered(row))
     print(f"{row.version.name} version {row.version.version} is the champion now")
+    return None
+
+
+def history(name: str, line: Sequence[Reign], json: bool) -> None:
+    if json:
+        return as_json([{**reign._asdict(), "since": reign.since.isoformat()} for reign in line])
+    if not line:
+        print(f"{name} has had no champion yet; `aemodels promote {name} VERSION` chooses one")
+        return None
+    shown = [
+        (f"{name}/{reign.version}", f"{reign.since:%Y-%m-%d %H:%M:%S}", reign.by, reign.replaced or "", reign.reason)
+        for reign in line
+    ]
+    table("Champions, the present one last", ("model", "since (UTC)", "by", "replaced", "why"), shown)
     return None
 
 

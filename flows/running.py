@@ -91,5 +91,9 @@ def publish_metrics(key: str, metrics: Mapping[str, float], url: str) -> None:
 
 def publish_picture(key: str, picture: Path) -> None:
     """A picture, carried by the artifact itself: no other server has to be reachable."""
-    content = base64.b64encode(picture.read_bytes()).decode()
-    create_image_artifact(f"data:image/png;base64,{content}", key=f"{key}-{picture.stem}")
+    create_image_artifact(picture_as_text(picture), key=f"{key}-{picture.stem}")
+
+
+def picture_as_text(picture: Path) -> str:
+    """An address that is the picture itself."""
+    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"

@@ -135,7 +135,8 @@ print("loaded:", *sorted({{"torch", "mlflow", "prefect", "optuna", "numpy", "ric
 
 
 def test_every_command_says_what_it_is_for() -> None:
-    names = "pipeline prepare tune train evaluate settings models promote rollback generate reconstruct embed score ui"
+    names = "pipeline prepare tune train evaluate settings models promote rollback history"
+    names += " generate reconstruct embed score ui"
     listed = call("--help").out
     for name in names.split():
         assert name in listed
@@ -263,6 +264,8 @@ def test_promote_and_rollback() -> None:
     assert call("rollback", "digits", "--json").json["version"] == 1
     assert _champion() == 1
     assert "version 2 is the champion now" in call("rollback", "digits").out
+    assert [row["version"] for row in call("history", "digits", "--json").json] == [1, 2, 1, 2]
+    assert "rollback from version 1" in call("history", "digits").out
     refused = call("promote", "digits", 7)
     assert (refused.code, _champion()) == (2, 2)
     assert "digits/7: not registered; there is digits/1, digits/2" in refused.err
@@ -538,6 +541,7 @@ def test_a_damaged_prepared_array_is_named(tmp_path: Path, monkeypatch: pytest.M
         ["models"],
         ["promote", "digits", "1"],
         ["rollback", "digits"],
+        ["history", "digits"],
     ],
     ids=lambda command: command[0],
 )

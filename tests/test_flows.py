@@ -5,11 +5,25 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
+from prefect import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -89,6 +103,85 @@ def test_what_a_person_must_mend_is_not_retried() -> None:
         runs = client.read_task_runs(task_run_filter=TaskRunFilter(name=TaskRunFilterName(like_="prepare")))
     failed = [run for run in runs if run.state is not None and run.state.is_failed()]
     assert [run.run_count for run in failed] == [1]
+
+
+# ---------------------------------------------------------------- promotion
+
+
+@pytest.mark.usefixtures("own_store")
+def test_a_promotion_waits_for_a_person_and_is_told_as_events() -> None:
+    from aemodels.registry import history
+    from aemodels.settings import Settings
+    from aemodels.store import open_store
+    from flows.promote import PROMOTED, ROLLED_BACK, promote, rollback
+    from flows.train import train
+
+    first = Settings().override({**TINY, "registry.name": "watched", "evaluation.primary": "mse"})
+    better = first.override({"training.epochs": 8})
+    train(first)
+    assert promote(first).promoted
+    train(better)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(copy_context().run, promote, better, approval=True)
+        run = _paused("promote")
+        (shown,) = _artifacts(run.id)
+        assert "challenger (watched/2) | champion (watched/1)" in shown
+        assert shown.count("data:image/png;base64,") == 2
+        assert champion_version("watched") == 1
+        with get_client(sync_client=True) as client:
+            client.resume_flow_run(run.id, run_input={"approve": True, "name": "anna", "reason": "sharper"})
+        promotion = waiting.result(timeout=60)
+    assert (promotion.promoted, promotion.champion) == (True, 2)
+    assert promotion.reason.endswith("approved by anna: sharper")
+    assert rollback("watched") == 1
+    line = history(open_store(), "watched")
+    assert [(reign.version, reign.by) for reign in line[:2]] == [(1, "the gate"), (2, "the gate and anna")]
+    assert line[2].reason == "rollback from version 2"
+    assert _told("aemodels.model.watched", 3) == [(PROMOTED, 1), (PROMOTED, 2), (ROLLED_BACK, 1)]
+
+
+def champion_version(name: str) -> int:
+    from aemodels.registry import get
+    from aemodels.store import open_store
+
+    return get(open_store(), name, "champion").version.version
+
+
+def _within(seconds: float, found: Callable[[], Any]) -> Any:
+    """What is found, as soon as it is."""
+    end = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.3)
+    return result
+
+
+def _paused(flow: str) -> Any:
+    states = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED]))
+    with get_client(sync_client=True) as client:
+        (run,) = _within(60, lambda: client.read_flow_runs(flow_run_filter=FlowRunFilter(state=states)))
+        assert client.read_flow(run.flow_id).name == flow
+    return run
+
+
+def _artifacts(run: UUID) -> list[str]:
+    """The comparisons of a run."""
+    asked = ArtifactFilter(key=ArtifactFilterKey(any_=["comparison"]), flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
+    with get_client(sync_client=True) as client:
+        return [str(artifact.data) for artifact in client.read_artifacts(artifact_filter=asked)]
+
+
+def _told(resource: str, count: int) -> list[tuple[str, int]]:
+    """Events about a resource and the versions that they name, oldest first, once so many have come."""
+
+    def events() -> list[dict[str, Any]]:
+        asked = {"filter": {"resource": {"id": [resource]}}}
+        with get_client(sync_client=True) as client:
+            found: list[dict[str, Any]] = client.request("POST", "/events/filter", json=asked).json()["events"]
+        return found if len(found) >= count else []
+
+    told = sorted(_within(30, events), key=lambda event: event["occurred"])
+    return [(event["event"], event["payload"]["version"]) for event in told]
 
 
 # ---------------------------------------------------------------- the pipeline again, and on the command line

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from aemodels.config import SettingsError, UserError
-from aemodels.promotion import Decision, RegistryConfig, decide
+from aemodels.promotion import Decision, RegistryConfig, Review, decide, reviewed
 from aemodels.registry import (
     ModelVersion,
     champion,
     conclude,
     find,
     get,
+    history,
     list_models,
     promote,
     register,
@@ -73,6 +74,17 @@ def test_better_means_by_more_than_the_margin() -> None:
 def test_the_direction_is_the_metrics_own() -> None:
     assert gate({"knn_accuracy": 0.95}, {"knn_accuracy": 0.9}, "knn_accuracy")
     assert not gate({"knn_accuracy": 0.85}, {"knn_accuracy": 0.9}, "knn_accuracy")
+
+
+def test_a_person_may_decline_what_the_gate_allows_and_nothing_else() -> None:
+    anna = {"name": "anna", "reason": "the sevens look odd"}
+    declined = reviewed(YES, Review(approve=False, **anna))
+    assert (declined.promote, declined.numbers) == (False, YES.numbers)
+    assert declined.reason == "better; declined by anna: the sevens look odd"
+    assert reviewed(YES, Review(approve=True, **anna)).promote
+    assert not reviewed(NO, Review(approve=True, **anna)).promote
+    with pytest.raises(SettingsError, match="reason"):
+        Review.parse({"approve": True, "name": "anna", "reason": ""})
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -220,6 +232,25 @@ def test_a_person_may_promote_and_go_back(store: Store, model_folder: Path) -> N
         promote(store, "tiny", 9)
 
 
+def test_the_line_of_champions_is_kept(store: Store, model_folder: Path) -> None:
+    versions = [registered(store, model_folder) for _ in range(3)]
+    assert history(store, "tiny") == []
+    conclude(store, versions[0], YES)
+    conclude(store, versions[1], NO)
+    conclude(store, versions[2], YES)
+    promote(store, "tiny", 2)
+    promote(store, "tiny", 2)  # it is already
+    rollback(store, "tiny")
+    line = history(store, "tiny")
+    assert [(reign.version, reign.replaced) for reign in line] == [(1, None), (3, 1), (2, 3), (3, 2)]
+    assert [reign.reason for reign in line] == ["better", "better", "asked for", "rollback from version 2"]
+    assert [reign.by for reign in line[:2]] == ["the gate", "the gate"]
+    assert [reign.numbers for reign in line[1:3]] == [{"mse": 0.01}, {}]
+    assert line == sorted(line, key=lambda reign: reign.since)
+    with pytest.raises(UserError, match="small: no such registered model"):
+        history(store, "small")
+
+
 @pytest.mark.parametrize("killed_at", [1, 2])
 @pytest.mark.parametrize("then", ["again", "rollback"])
 def test_a_promotion_may_be_killed_at_any_alias(
@@ -234,9 +265,11 @@ def test_a_promotion_may_be_killed_at_any_alias(
     if then == "again":
         promote(store, "tiny", 3)
         assert aliases(store) == {"champion": 3, "previous": 2}
+        assert [reign.version for reign in history(store, "tiny")] == [1, 2, 3]  # the killed one does not count
     else:
         rollback(store, "tiny")  # the promotion did not happen: back to the one before
         assert aliases(store) == {"champion": 1, "previous": 2, "challenger": 3}
+        assert [reign.version for reign in history(store, "tiny")] == [1, 2, 1]
 
 
 @pytest.mark.parametrize("killed_at", [1, 2])

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aemodels import parallel
 from aemodels.checkpoint import load_model
 from aemodels.config import SettingsError
 from aemodels.data import prepare
@@ -42,7 +43,9 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
 
     Raises:
         SettingsError: other settings, or images of another shape.
+        UserError: there is no such model, or torchrun started this.
     """
+    parallel.refuse("an evaluation")
     for key in changes:
         if not key.startswith(("data", "evaluation")):
             raise SettingsError(f"{key}: a trained model is judged as it is; only data.* and evaluation.* can change")

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import NamedTuple
+
 from filelock import FileLock
+from PIL import Image
 
 from aemodels.checkpoint import load_model
 from aemodels.data import PreparedData
 from aemodels.environment import store_folder
 from aemodels.evaluation import evaluate
 from aemodels.features import Features, feature_network
+from aemodels.figures import sample_grid
 from aemodels.metrics import METRICS
 from aemodels.progress import Progress, Steps
-from aemodels.promotion import Decision, decide
-from aemodels.registry import ModelVersion, Registered, champion, conclude, find, get
+from aemodels.promotion import Decision, Review, decide, reviewed
+from aemodels.registry import BY_GATE, ModelVersion, Registered, champion, conclude, find, get
 from aemodels.settings import Settings
 from aemodels.steps.recording import Result, yardstick
 from aemodels.store import Store, open_store
 from aemodels.training import best_device
+
+IS_CHAMPION = "it is the champion already"
 
 
 class Promotion(Result):
@@ -32,14 +39,69 @@ class Promotion(Result):
     url: str
 
 
-def promote(settings: Settings, data: PreparedData, version: ModelVersion) -> Steps[Promotion]:
-    """Makes the version the champion if it is better on the primary metric, finite and within the limits."""
+class Comparison(Result):
+    """Challenger and champion side by side, before anything is decided for good."""
+
+    name: str
+    versions: dict[str, int]
+    """Of `challenger` and `champion`; the first champion has no rival."""
+    metrics: dict[str, dict[str, float]]
+    """Of each, on the same test images."""
+    promote: bool
+    """What the gate would decide."""
+    reason: str
+    pictures: dict[str, Path]
+    """Samples of each, of the same noise."""
+    url: str
+
+
+class _Judged(NamedTuple):
+    decision: Decision
+    challenger: dict[str, float]
+    champion: dict[str, float]
+    old: int | None  # the champion's version
+
+
+def compare(settings: Settings, data: PreparedData, version: ModelVersion) -> Steps[Comparison]:
+    """What a person wants to see who approves a promotion; changes nothing."""
+    store = open_store()
+    yield Progress(f"comparison of {version.name}", 0, 1)
+    features = yield from feature_network(data, best_device())
+    judged = _judge(settings, data, features, version, store)
+    versions = {"challenger": version.version} | ({"champion": judged.old} if judged.old is not None else {})
+    metrics = {"challenger": judged.challenger, "champion": judged.champion}
+    folder = store_folder() / "comparisons" / f"{version.name}-{version.version}"
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = {role: folder / f"{role}.png" for role in versions}
+    for role, number in versions.items():
+        model = load_model(find(f"{version.name}/{number}", store), str(best_device())).model
+        Image.fromarray(sample_grid(model, settings.evaluation.seed)).save(pictures[role])
+    yield Progress(f"comparison of {version.name}", 1, 1)
+    return Comparison(
+        name=version.name,
+        versions=versions,
+        metrics={role: metrics[role] for role in versions},
+        promote=judged.decision.promote,
+        reason=judged.decision.reason,
+        pictures=pictures,
+        url=store.registry_url(version.name, version.version),
+    )
+
+
+def promote(
+    settings: Settings, data: PreparedData, version: ModelVersion, review: Review | None = None
+) -> Steps[Promotion]:
+    """Makes the version the champion if it is better on the primary metric, finite and within the limits.
+
+    Args:
+        review: what a person says, who can decline it.
+    """
     store = open_store()
     work = f"gate of {version.name}"
     yield Progress(work, 0, 1)
     features = yield from feature_network(data, best_device())
     with FileLock(store_folder() / f"gate-{version.name}.lock", thread_local=False):  # one after the other
-        decision = _decide(settings, data, features, version, store)
+        decision = _decide(settings, data, features, version, store, review)
     now = champion(store, version.name)
     yield Progress(work, 1, 1, decision.reason)
     return Promotion(
@@ -54,24 +116,41 @@ def promote(settings: Settings, data: PreparedData, version: ModelVersion) -> St
 
 
 def _decide(
-    settings: Settings, data: PreparedData, features: Features, version: ModelVersion, store: Store
+    settings: Settings,
+    data: PreparedData,
+    features: Features,
+    version: ModelVersion,
+    store: Store,
+    review: Review | None,
 ) -> Decision:
     """Decides and carries it out; asked again about the champion, it tells what was decided."""
-    challenger, old = get(store, version.name, version.version), champion(store, version.name)
+    old = champion(store, version.name)
     if old is not None and old.version.version == version.version:
-        by_gate = old.tags.get("gate.decision") == "promoted" and old.tags.get("gate.by") == "the gate"
-        return Decision(by_gate, old.tags["gate.reason"] if by_gate else "it is the champion already", {})
+        by_gate = old.tags.get("gate.decision") == "promoted" and old.tags.get("gate.by", "").startswith(BY_GATE)
+        return Decision(by_gate, old.tags["gate.reason"] if by_gate else IS_CHAMPION, {})
+    decision = _judge(settings, data, features, version, store).decision
+    if review is not None:
+        decision = reviewed(decision, review)
+    conclude(store, version, decision, BY_GATE if review is None else f"{BY_GATE} and {review.name}")
+    return decision
+
+
+def _judge(settings: Settings, data: PreparedData, features: Features, version: ModelVersion, store: Store) -> _Judged:
+    """What the gate says of two models."""
+    challenger, old = get(store, version.name, version.version), champion(store, version.name)
     smaller = {name: metric.direction == "minimize" for name, metric in METRICS.items() if metric.direction}
     new = _metrics_on(settings, data, features, challenger, store) or {}
     if old is None:
-        decision = decide(new, None, settings.evaluation.primary, smaller, settings.registry)
-    elif (known := _metrics_on(settings, data, features, old, store)) is not None:
+        return _Judged(decide(new, None, settings.evaluation.primary, smaller, settings.registry), new, {}, None)
+    number = old.version.version
+    if number == version.version:
+        return _Judged(Decision(False, IS_CHAMPION, {}), new, new, number)
+    known = _metrics_on(settings, data, features, old, store)
+    if known is not None:
         decision = decide(new, known, settings.evaluation.primary, smaller, settings.registry)
-    else:
-        remedy = f"`aemodels promote {version.name} {version.version}` if that is meant, or another registry.name"
-        decision = Decision(False, f"the champion takes images of another shape; {remedy}", {})
-    conclude(store, version, decision)
-    return decision
+        return _Judged(decision, new, known, number)
+    remedy = f"`aemodels promote {version.name} {version.version}` if that is meant, or another registry.name"
+    return _Judged(Decision(False, f"the champion takes images of another shape; {remedy}", {}), new, {}, number)
 
 
 def _metrics_on(
