@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint ui bench
+.PHONY: demo test test-slow test-live test-stack test-browser lint ui bench
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## the main job on handwritten digits
@@ -13,6 +13,15 @@ test: .venv/ready
 
 test-slow: .venv/ready  ## servers, kill -9, longer trainings
 	$(BIN)/python -m pytest -m slow
+
+test-live: .venv/ready  ## real servers on PostgreSQL, a worker, a schedule
+	$(BIN)/python -m pytest -m live
+
+test-stack: .venv/ready  ## Docker: the image, the compose file
+	$(BIN)/python -m pytest -m stack
+
+test-browser: .venv/ready  ## the pages, in Chromium
+	$(BIN)/python -m pytest -m browser
 
 lint: .venv/ready
 	$(BIN)/ruff check .
