@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-live test-stack test-browser lint ui bench
+.PHONY: demo test test-slow test-live test-stack test-browser lint ui deploy worker bench
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## the main job on handwritten digits
@@ -30,6 +30,16 @@ lint: .venv/ready
 
 ui: .venv/ready  ## MLflow on localhost
 	$(BIN)/aemodels ui
+
+deploy: .venv/ready  ## brings the Prefect server at PREFECT_API_URL to the state of prefect.yaml
+	$(BIN)/python -m flows.deploy
+
+# Prefect's smallest interval; threads that spin would starve those of another run on this machine.
+worker: export PREFECT_FLOWS_HEARTBEAT_FREQUENCY ?= 30
+worker: export OMP_WAIT_POLICY ?= passive
+worker: export DO_NOT_TRACK ?= 1
+worker: .venv/ready  ## runs what is due on this machine, until Ctrl-C
+	$(BIN)/prefect worker start --pool aemodels
 
 bench: .venv/ready-bench  ## speed, side by side with others; OPTIONS="--quick", for example
 	$(BIN)/python -m benchmarks $(OPTIONS)

@@ -74,12 +74,17 @@ class _Published:
 
 @contextmanager
 def device_slot() -> Iterator[None]:
-    """One of this machine's GPU slots, where such a limit is set up: `prefect gcl create gpu-HOST --limit 1`."""
+    """One of this machine's GPU slots, where `make deploy` has set up such a limit."""
     if best_device().type == "cpu":
         yield
         return
-    with concurrency(f"gpu-{platform.node()}", occupy=1, strict=False):
+    with concurrency(gpu_limit(), occupy=1, strict=False):
         yield
+
+
+def gpu_limit() -> str:
+    """Of this machine alone: one name for all would let a fleet run one after the other."""
+    return f"gpu-{platform.node()}"
 
 
 def publish_metrics(key: str, metrics: Mapping[str, float], url: str) -> None:

@@ -1,0 +1,136 @@
+"""Brings a Prefect server to the state of prefect.yaml: `make deploy`. Run again, it changes what has changed.
+
+What prefect.yaml cannot hold is here: the work pool, the limit of this machine's GPUs, and the automations that mark a
+run crashed whose worker has died, and start it again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import ObjectNotFound
+from prefect.workers.process import ProcessWorker
+
+from aemodels.config import UserError
+from flows.answering import answering
+from flows.running import gpu_limit
+
+POOL, TAG = "aemodels", "aemodels"  # the tag is on every deployment of prefect.yaml, and so on its runs
+SILENCE = timedelta(seconds=90)  # three heartbeats: Prefect sends them every 30 seconds at the most often
+RESTARTS = 3  # of a crashed run: what kills its worker each time must not go on for ever
+ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Suspended")  # states without heartbeats
+FILE = Path(__file__).resolve().parents[1] / "prefect.yaml"
+
+
+def main(file: Annotated[Path, typer.Option(help="The deployments.")] = FILE) -> None:
+    """Make the server at PREFECT_API_URL hold the work pool, limits, automations and deployments."""
+    with answering(verbose=False):
+        address = os.environ.get("PREFECT_API_URL")
+        if not address:
+            raise UserError("PREFECT_API_URL: not set; give the server's address, such as http://127.0.0.1:4200/api")
+        with get_client(sync_client=True) as client:
+            make_pool(client)
+            limit_gpus(client)
+            for automation in (silent_runs_have_crashed(), crashed_runs_start_again()):
+                replace(automation, client)
+        deploy(file)
+        typer.echo(f"deployed: {address.removesuffix('/').removesuffix('/api')}/deployments")
+
+
+def make_pool(client: SyncPrefectClient) -> None:
+    """The work pool, of processes; one that is there stays as it is, whatever it runs."""
+    try:
+        client.read_work_pool(POOL)
+    except ObjectNotFound:
+        template = ProcessWorker.get_default_base_job_template()
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+
+
+def limit_gpus(client: SyncPrefectClient) -> None:
+    """One run on each of this machine's GPUs at a time."""
+    if count := torch.cuda.device_count():
+        client.upsert_global_concurrency_limit_by_name(gpu_limit(), count)
+
+
+def silent_runs_have_crashed() -> AutomationCore:
+    """A run whose heartbeats end without an end of the run: its process or its machine has died."""
+    trigger = EventTrigger(
+        posture=Posture.Proactive,
+        after={"prefect.flow-run.heartbeat"},
+        expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ENDS)},
+        match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+        match_related=_ours(),
+        for_each={"prefect.resource.id"},
+        threshold=1,
+        within=SILENCE,
+    )
+    message = f"No heartbeat for {SILENCE.seconds} seconds: the worker has died"
+    crash = ChangeFlowRunState(state=StateType.CRASHED, message=message)
+    return AutomationCore(name="aemodels: silent runs have crashed", trigger=trigger, actions=[crash])
+
+
+def crashed_runs_start_again() -> AutomationCore:
+    """A training resumes from its checkpoint, a search with its next trial."""
+    runs = [str(count) for count in range(1, RESTARTS + 1)]
+    trigger = EventTrigger(
+        posture=Posture.Reactive,
+        expect={"prefect.flow-run.Crashed"},
+        match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*", "prefect.run-count": runs}),
+        match_related=_ours(),
+        for_each={"prefect.resource.id"},
+        threshold=1,
+        within=timedelta(0),
+    )
+    again = ChangeFlowRunState(state=StateType.SCHEDULED, message="Started again after a crash")
+    return AutomationCore(
+        name="aemodels: crashed runs start again",
+        description=f"{RESTARTS} times at most.",
+        trigger=trigger,
+        actions=[again],
+    )
+
+
+def _ours() -> ResourceSpecification:
+    """Runs of our deployments."""
+    return ResourceSpecification({"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"})
+
+
+def replace(automation: AutomationCore, client: SyncPrefectClient) -> None:
+    """Puts it in the place of the one of its name; one that a person has switched off stays off."""
+    known = client.read_automations_by_name(automation.name)
+    enabled = all(old.enabled for old in known)
+    client.create_automation(automation.model_copy(update={"enabled": enabled}))
+    for old in known:
+        client.delete_automation(old.id)
+
+
+def deploy(file: Path) -> None:
+    """What prefect.yaml says, by Prefect's own command.
+
+    Raises:
+        UserError: it was refused.
+    """
+    if not file.exists():
+        raise UserError(f"--file {file}: there is no such file; `make deploy` in a checkout finds it")
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"{file}: not deployed\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
