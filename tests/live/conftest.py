@@ -1,0 +1,234 @@
+"""Real servers on free ports of this machine: PostgreSQL, MLflow and Prefect on it, and a worker."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import pytest
+
+T = TypeVar("T")
+MNIST = Path(__file__).parents[3] / "shared" / "data"  # where it is there; else scikit-learn's digits
+
+
+def within(seconds: float, found: Callable[[], T | None], what: str) -> T:
+    """What is found, as soon as it is; false and None are nothing."""
+    end = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < end, f"{what}: not within {seconds:g} seconds"
+        time.sleep(0.5)
+    return result
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Service:
+    """A program that is started, stopped, killed, and started again."""
+
+    command: list[str]
+    log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    port: int | None = None  # that it listens on
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, stdout=log, stderr=log, env={**os.environ, **self.environment}, start_new_session=True
+            )
+        if self.port is not None:
+            within(120, self.listens, f"{self.command} on {self.port}, see {self.log}")
+
+    def listens(self) -> bool:
+        """Whether the port is this program's, and no other's that was faster."""
+        assert self.process is not None
+        assert self.process.poll() is None, f"ended at its start:\n{self.log.read_text()[-3000:]}"
+        return any(
+            connection.laddr.port == self.port and connection.status == psutil.CONN_LISTEN
+            for process in self.processes()
+            for connection in process.net_connections("tcp")
+        )
+
+    def processes(self) -> list[psutil.Process]:
+        assert self.process is not None
+        try:
+            top = psutil.Process(self.process.pid)
+            return [top, *top.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def kill(self) -> None:
+        """With all that it started, at once, as a power cut does."""
+        for process in self.processes():
+            process.kill()
+        assert self.process is not None
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is None:
+            return
+        running = self.processes()
+        for process in running[:1]:
+            process.send_signal(signal.SIGTERM)
+        _, alive = psutil.wait_procs(running, timeout=30)
+        for process in alive:
+            process.kill()
+        self.process.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+# ---------------------------------------------------------------- PostgreSQL
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a cluster of the tests' own, with databases mlflow, prefect and optuna."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    if not found:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    programs, folder, port = found[-1].parent, tmp_path_factory.mktemp("postgres"), free_port()
+    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # PostgreSQL refuses root
+    if as_user:
+        shutil.chown(folder, "postgres")
+        for parent in folder.parents[:2]:  # pytest's folders are its user's alone
+            parent.chmod(0o711)
+    run = [*as_user, str(programs / "initdb"), "-D", str(folder / "data"), "-U", "tests", "--auth=trust", "--no-sync"]
+    subprocess.run(run, check=True, capture_output=True)
+    options = ["-D", str(folder / "data"), "-p", str(port), "-h", "127.0.0.1", "-k", str(folder), "-F"]
+    server = Service([*as_user, str(programs / "postgres"), *options], folder.with_suffix(".log"), port=port)
+    server.start()
+    address = f"tests@127.0.0.1:{port}"
+    for name in ("mlflow", "prefect", "optuna"):
+        create = [
+            "psql",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(port),
+            "-U",
+            "tests",
+            "postgres",
+            "-c",
+            f"create database {name}",
+        ]
+        within(20, lambda create=create: not subprocess.run(create, capture_output=True, check=False).returncode, name)
+    yield address
+    server.stop()
+
+
+# ---------------------------------------------------------------- the servers
+
+
+@dataclass
+class Team:
+    """What a team runs: the two servers, a worker, and the folders of this machine."""
+
+    mlflow: Service
+    prefect: Service
+    folder: Path
+    environment: dict[str, str]  # of the worker, and of whoever uses the servers
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command of the project's, to its end."""
+        command = [sys.executable, "-m", *arguments]
+        environment = {**os.environ, **self.environment}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+    @contextmanager
+    def worker(self, name: str = "worker") -> Iterator[Service]:
+        """As `make worker` starts it."""
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "aemodels", "--name", name]
+        service = Service(command, self.folder / f"{name}.log", self.environment)
+        service.start()
+        try:
+            yield service
+        finally:
+            service.stop()
+
+
+@pytest.fixture(scope="session")
+def team(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    folder = tmp_path_factory.mktemp("team")
+    ports = {"mlflow": free_port(), "prefect": free_port()}
+    environment = {
+        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{ports['mlflow']}",
+        "PREFECT_API_URL": f"http://127.0.0.1:{ports['prefect']}/api",
+        "OPTUNA_STORAGE": f"postgresql+psycopg://{postgres}/optuna",
+        "AEMODELS_STORE": str(folder / "store"),
+        "AEMODELS_CACHE": str(folder / "cache"),
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "OMP_WAIT_POLICY": "passive",
+        "OMP_NUM_THREADS": "1",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    if (MNIST / "MNIST").exists():
+        environment["AEMODELS_DATA"] = str(MNIST)
+    mlflow = ["mlflow", "server", "--backend-store-uri", f"postgresql+psycopg://{postgres}/mlflow"]
+    mlflow += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--workers", "1"]
+    prefect = ["prefect", "server", "start", "--host", "127.0.0.1"]
+    database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{postgres}/prefect"}
+    services = [
+        Service(
+            [sys.executable, "-m", *command, "--port", str(ports[name])],
+            folder / f"{name}.log",
+            environment | database,
+            ports[name],
+        )
+        for name, command in (("mlflow", mlflow), ("prefect", prefect))
+    ]
+    for service in services:
+        service.start()
+    within(60, lambda: answers(f"{environment['MLFLOW_TRACKING_URI']}/health"), "MLflow")
+    within(60, lambda: answers(f"{environment['PREFECT_API_URL']}/health"), "Prefect")
+    yield Team(*services, folder, environment)
+    for service in services:
+        service.stop()
+
+
+@pytest.fixture
+def client(team: Team, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Prefect's client; the library sees the team's servers too."""
+    from prefect import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    for name, value in team.environment.items():
+        monkeypatch.setenv(name, value)
+    with (
+        temporary_settings({PREFECT_API_URL: team.environment["PREFECT_API_URL"]}),
+        get_client(sync_client=True) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(name="within")
+def _within() -> Callable[..., Any]:
+    return within

@@ -1,0 +1,156 @@
+"""What a team lives with: schedules, one run at a time, dead workers, a server that is away, cancelled runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psutil
+import pytest
+import yaml
+
+pytestmark = [pytest.mark.live, pytest.mark.flow]
+
+ROOT = Path(__file__).parents[2]
+
+
+def settings(team: Any, name: str, epochs: int, **changes: Any) -> dict[str, Any]:
+    """Of a short training on real digits."""
+    mnist = "AEMODELS_DATA" in team.environment
+    return {
+        "data": {"name": "mnist" if mnist else "digits"},
+        "model": {"name": "vae", "latent_dim": 8, "trunk": {"name": "mlp", "widths": [64]}},
+        "training": {"epochs": epochs, "images": 5000 if mnist else None},
+        "tuning": {"trials": 2, "generation": 2, "epochs": 1, "images": 500},
+        "registry": {"name": name},
+    } | changes
+
+
+def deploy(team: Any, **changes: dict[str, Any]) -> None:
+    """prefect.yaml, with some deployments changed."""
+    plan = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    for deployment in plan["deployments"]:
+        deployment.update(changes.get(deployment["name"], {}))
+    path = team.folder / "prefect.yaml"
+    path.write_text(yaml.safe_dump(plan))
+    done = team.command("flows.deploy", "--file", str(path))
+    assert done.returncode == 0, done.stderr
+
+
+def start(client: Any, name: str, parameters: dict[str, Any]) -> UUID:
+    deployment = client.read_deployment_by_name(name)
+    run: UUID = client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
+    return run
+
+
+def state(client: Any, run: UUID) -> str:
+    return str(client.read_flow_run(run).state.name)
+
+
+def states(client: Any, run: UUID) -> list[Any]:
+    return sorted(client.read_flow_run_states(run), key=lambda state: state.timestamp)
+
+
+def epochs_tracked(name: str) -> list[int]:
+    """Of the only training of that name, in the order of their steps."""
+    from aemodels.store import open_store
+
+    store = open_store()
+    found = store.client.get_experiment_by_name(name)
+    runs = store.client.search_runs([found.experiment_id], "tags.kind = 'training'") if found else []
+    if not runs:
+        return []
+    assert len(runs) == 1
+    return sorted(metric.step for metric in store.client.get_metric_history(runs[0].info.run_id, "train/loss"))
+
+
+def training_status(name: str) -> str:
+    from aemodels.store import open_store
+
+    store = open_store()
+    (run,) = store.client.search_runs([store.experiment(name)], "tags.kind = 'training'")
+    return str(run.info.status)
+
+
+def test_runs_come_by_schedule_one_at_a_time(team: Any, client: Any, within: Any) -> None:
+    from aemodels.registry import champion
+    from aemodels.store import open_store
+
+    every = {"interval": 15, "slug": "often", "active": True}
+    parameters = {"settings": settings(team, "scheduled", 3)}
+    deploy(team, pipeline={"parameters": parameters, "schedules": [every]})
+    deployment = client.read_deployment_by_name("pipeline/pipeline")
+
+    def runs() -> list[Any]:
+        from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+
+        asked = DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
+        return [run for run in client.read_flow_runs(deployment_filter=asked) if run.start_time is not None]
+
+    with team.worker():
+        ended = within(240, lambda: len(done := [r for r in runs() if r.end_time]) >= 2 and done, "two scheduled runs")
+        client.pause_deployment(deployment.id)
+        within(120, lambda: all(run.end_time for run in runs()), "the last run")
+    assert all(run.auto_scheduled for run in ended)
+    assert {run.state.name for run in runs()} == {"Completed"}
+    names = {state.name for run in runs() for state in states(client, run.id)}
+    assert "AwaitingConcurrencySlot" in names  # one waited while another ran
+    spans = sorted((run.start_time, run.end_time) for run in runs())
+    assert all(first[1] <= second[0] for first, second in zip(spans, spans[1:], strict=False))
+    now = champion(open_store(), "scheduled")
+    assert now is not None
+    assert now.tags["gate.decision"] == "promoted"
+
+
+def test_a_run_whose_worker_dies_comes_to_its_end(team: Any, client: Any, within: Any) -> None:
+    deploy(team)
+    with team.worker("doomed") as worker:
+        run = start(client, "train/train", {"settings": settings(team, "killed", 150)})
+        within(60, lambda: len(epochs_tracked("killed")) >= 3, "three epochs")
+        worker.kill()
+    killed = time.monotonic()
+    assert state(client, run) == "Running"
+    with team.worker("next"):
+        within(200, lambda: state(client, run) == "Completed", "the end")
+    print(f"the run ended {time.monotonic() - killed:.0f} s after its worker was killed", file=sys.stderr)
+    names = [state.name for state in states(client, run)]
+    assert names.count("Running") == 2
+    assert "Crashed" in names
+    assert epochs_tracked("killed") == list(range(1, 151))  # each once: the second went on where the first was
+    assert training_status("killed") == "FINISHED"
+
+
+def test_a_cancelled_run_stops_and_says_so(team: Any, client: Any, within: Any) -> None:
+    from prefect.states import Cancelling
+
+    deploy(team)
+    with team.worker():
+        run = start(client, "train/train", {"settings": settings(team, "cancelled", 5000)})
+        within(60, lambda: len(epochs_tracked("cancelled")) >= 2, "two epochs")
+        client.set_flow_run_state(run, Cancelling())
+        asked = time.monotonic()
+        within(30, lambda: state(client, run) == "Cancelled", "the end")
+        assert training_status("cancelled") == "KILLED"
+        print(f"cancelled within {time.monotonic() - asked:.0f} s", file=sys.stderr)
+        assert not [p for p in psutil.process_iter(["cmdline"]) if str(run) in " ".join(p.info["cmdline"] or ())]
+
+
+def test_nothing_is_lost_while_the_mlflow_server_is_away(team: Any, client: Any, within: Any) -> None:
+    from aemodels.registry import list_models
+    from aemodels.store import open_store
+
+    deploy(team)
+    with team.worker():
+        run = start(client, "train/train", {"settings": settings(team, "away", 100)})
+        within(60, lambda: len(epochs_tracked("away")) >= 2, "two epochs")
+        team.mlflow.stop()
+        time.sleep(20)
+        assert state(client, run) == "Running"
+        team.mlflow.start()
+        within(180, lambda: state(client, run) == "Completed", "the end")
+    assert epochs_tracked("away") == list(range(1, 101))
+    assert training_status("away") == "FINISHED"
+    assert [row.version.version for row in list_models(open_store()) if row.version.name == "away"] == [1]

@@ -1,0 +1,98 @@
+"""prefect.yaml: Prefect ignores what it does not know without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.cli.deploy._models import (
+    ConcurrencyLimitSpec,
+    DeploymentConfig,
+    PrefectYamlModel,
+    RawScheduleConfig,
+    WorkPoolConfig,
+)
+from prefect.flows import load_flow_from_entrypoint
+from pydantic import BaseModel
+
+from flows.deploy import FILE, POOL, TAG, crashed_runs_start_again, silent_runs_have_crashed
+
+PLAN: dict[str, Any] = yaml.safe_load(FILE.read_text())
+DEPLOYMENTS = {deployment["name"]: deployment for deployment in PLAN["deployments"]}
+PARTS = {"work_pool": WorkPoolConfig, "concurrency_limit": ConcurrencyLimitSpec, "schedules": RawScheduleConfig}
+
+
+def unknown(section: dict[str, Any], model: type[BaseModel], place: str) -> Iterator[str]:
+    """Keys that Prefect would ignore."""
+    known = set(model.model_fields) | {field.alias for field in model.model_fields.values() if field.alias}
+    yield from (f"{place}.{key}" for key in section.keys() - known)
+    for key, part in PARTS.items():
+        for inner in section.get(key, []) if key == "schedules" else filter(None, [section.get(key)]):
+            if isinstance(inner, dict) and model is DeploymentConfig:
+                yield from unknown(inner, part, f"{place}.{key}")
+
+
+def all_unknown(plan: dict[str, Any]) -> list[str]:
+    top = {key: value for key, value in plan.items() if key != "definitions"}  # anchors, as in Prefect's own templates
+    deployments = [
+        key for d in plan["deployments"] for key in unknown(d, DeploymentConfig, f"deployments.{d.get('name')}")
+    ]
+    return [*unknown(top, PrefectYamlModel, "prefect.yaml"), *deployments]
+
+
+def test_no_key_is_ignored() -> None:
+    assert all_unknown(PLAN) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("deployments.train.schdules", {"schdules": []}),
+        ("deployments.train.work_pool.queue", {"work_pool": {"name": POOL, "queue": "x"}}),
+        ("deployments.train.concurrency_limit.strategy", {"concurrency_limit": {"limit": 1, "strategy": "ENQUEUE"}}),
+        ("deployments.train.schedules.tz", {"schedules": [{"cron": "0 2 * * *", "tz": "UTC"}]}),
+    ],
+)
+def test_a_misspelt_key_is_found(name: str, wrong: dict[str, Any]) -> None:
+    plan = {**PLAN, "deployments": [{**DEPLOYMENTS["train"], **wrong}]}
+    assert all_unknown(plan) == [name]
+
+
+def test_what_a_team_needs_is_there() -> None:
+    assert set(DEPLOYMENTS) >= {"pipeline", "train", "evaluate", "promote", "rollback"}
+    pipeline = DEPLOYMENTS["pipeline"]
+    assert pipeline["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+    assert pipeline["schedules"][0]["timezone"]
+    for deployment in DEPLOYMENTS.values():
+        assert deployment["description"]
+        assert deployment["tags"] == [TAG]  # what the automations go by
+        assert deployment["work_pool"] == {"name": POOL}
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_the_flow_takes_the_parameters(name: str) -> None:
+    deployment = DEPLOYMENTS[name]
+    flow = load_flow_from_entrypoint(deployment["entrypoint"])
+    assert flow.name == name
+    flow.validate_parameters(flow.serialize_parameters({}) | deployment.get("parameters", {}))
+
+
+def test_restarts_have_an_end() -> None:
+    again = crashed_runs_start_again()
+    assert again.trigger.match["prefect.run-count"] == ["1", "2", "3"]
+    silent = silent_runs_have_crashed()
+    assert silent.trigger.after <= silent.trigger.expect
+
+
+def test_a_server_is_needed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    import typer
+
+    from flows.deploy import main
+
+    with pytest.raises(typer.Exit) as ended:
+        main(tmp_path / "prefect.yaml")
+    assert ended.value.exit_code == 2
+    assert "PREFECT_API_URL: not set" in capsys.readouterr().err
