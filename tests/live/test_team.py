@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -99,7 +100,7 @@ def test_runs_come_by_schedule_one_at_a_time(team: Any, client: Any, within: Any
     names = {state.name for run in runs() for state in states(client, run.id)}
     assert "AwaitingConcurrencySlot" in names  # one waited while another ran
     spans = sorted((run.start_time, run.end_time) for run in runs())
-    assert all(first[1] <= second[0] for first, second in zip(spans, spans[1:], strict=False))
+    assert all(first[1] <= second[0] for first, second in pairwise(spans))
     now = champion(open_store(), "scheduled")
     assert now is not None
     assert now.tags["gate.decision"] == "promoted"
