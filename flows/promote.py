@@ -55,15 +55,16 @@ def promote(settings: Settings, version: int | None = None, approval: bool = Fal
     """Compares a version (the challenger, if none is given) with the champion on the same test images.
 
     Args:
-        approval: what the gate allows waits for a person, who resumes the run on its page with a form; the artifact
-            `comparison` shows both models. A person cannot allow what the gate declines.
+        approval: what the gate allows waits for a person, who resumes the run on its page with a form that shows both
+            models, as the artifact `comparison` does. A person cannot allow what the gate declines.
     """
     asked = get(open_store(), settings.registered_name, version or "challenger").version
     data = prepare_data(settings)
-    if not approval or not show_comparison(settings, data, asked).promote:
+    if not approval or not (comparison := show_comparison(settings, data, asked)).promote:
         return pass_gate(settings, data, asked)
+    form = Approval.with_initial_data(description=_side_by_side(comparison))
     wait = suspend_flow_run if deployment.id else pause_flow_run  # only a worker can start a suspended run again
-    told = wait(wait_for_input=Approval, timeout=PATIENCE, key=f"approval-{asked.version}")
+    told = wait(wait_for_input=form, timeout=PATIENCE, key=f"approval-{asked.version}")
     return pass_gate(settings, data, asked, Review(approve=told.approve, name=told.name, reason=told.reason))
 
 
@@ -89,12 +90,14 @@ def _tell(event: str, name: str, version: int, reason: str) -> None:
 
 
 def _side_by_side(comparison: Comparison) -> str:
-    """A table of all metrics, and samples of both models drawn from the same noise."""
-    roles = list(comparison.versions)
-    heads = [f"{role} ({comparison.name}/{comparison.versions[role]})" for role in roles]
-    names = dict.fromkeys(name for role in roles for name in comparison.metrics[role])
-    rows = [[f"`{name}`", *(display.text(comparison.metrics[role].get(name, "")) for role in roles)] for name in names]
-    rows.append(["samples", *(f"![{role}]({picture_as_text(comparison.pictures[role])})" for role in roles)])
-    lines = [["metric, on the test images", *heads], ["---"] * (1 + len(roles)), *rows]
+    """Samples of both models, drawn from the same noise, and all metrics; narrow, as Prefect's form is."""
+    titles = {role: f"{role} {number}" for role, number in comparison.versions.items()}
+    samples = [
+        f"Samples, {titles[role]}:\n\n![{role}]({picture_as_text(comparison.pictures[role])})" for role in titles
+    ]
+    names = dict.fromkeys(name for role in titles for name in comparison.metrics[role])
+    rows = [[name, *(display.text(comparison.metrics[role].get(name, "")) for role in titles)] for name in names]
+    lines = [["test", *titles.values()], ["---"] * (1 + len(titles)), *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"The gate says: {comparison.reason}\n\n{table}\n\n[In MLflow]({comparison.url})\n"
+    head = f"**{comparison.name}**. The gate says: {comparison.reason}. [In MLflow]({comparison.url})"
+    return "\n\n".join([head, *samples, table])
