@@ -293,6 +293,30 @@ def score(model: Model, images: ImageFiles, json: Json = False) -> None:
 
 
 @app.command()
+def monitor(name: Name, images: ImageFiles, json: Json = False, v: Verbose = False) -> None:
+    """Compare new images with the champion's test images; exit code 3 if they differ."""
+    with answering(v, computes=True):
+        from aemodels.data.files import image_files
+        from aemodels.drift import MonitoringConfig
+        from flows import display, reports
+
+        paths = [path.absolute() for path in images]
+        image_files(paths)
+        with display.bars():
+            if under_prefect():
+                from flows.monitor import monitor as flow
+
+                result = flow(name, paths)
+                assert result is not None  # there are images
+            else:
+                from aemodels.steps.monitor import monitor as step
+
+                result = display.follow(step(name, paths, MonitoringConfig()))
+        reports.monitored(result, json)
+        raise typer.Exit(3 if result.drift else 0)
+
+
+@app.command()
 def ui(port: Annotated[int, typer.Option(help="On this machine.")] = 5000) -> None:
     """Serve MLflow's pages on this machine until Ctrl-C."""
     with answering(verbose=False):

@@ -18,7 +18,7 @@ from aemodels.steps.promote import Comparison, Promotion
 from aemodels.store import open_store
 from flows import display
 from flows.prepare import prepare_data
-from flows.running import device_slot, follow, picture_as_text, publish_metrics, worth_retrying
+from flows.running import device_slot, follow, model_resource, picture_as_text, publish_metrics, worth_retrying
 
 PROMOTED, ROLLED_BACK = "aemodels.promoted", "aemodels.rolled-back"  # events; a deployment can be triggered by them
 PATIENCE = 7 * 24 * 3600  # seconds that a person has
@@ -85,8 +85,7 @@ def rollback(name: str) -> int:
 
 
 def _tell(event: str, name: str, version: int, reason: str) -> None:
-    resource = {"prefect.resource.id": f"aemodels.model.{name}", "prefect.resource.name": name}
-    emit_event(event, resource, payload={"model": f"{name}@champion", "version": version, "reason": reason})
+    emit_event(event, model_resource(name), payload={"model": name, "version": version, "reason": reason})
 
 
 def _side_by_side(comparison: Comparison) -> str:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from aemodels.data import PreparedData
     from aemodels.registry import Registered, Reign
     from aemodels.steps.evaluate import Evaluated
+    from aemodels.steps.monitor import Monitored
     from aemodels.steps.train import Trained
     from aemodels.steps.tune import Tuned
     from flows.pipeline import Finished
@@ -147,6 +148,17 @@ def history(name: str, line: Sequence[Reign], json: bool) -> None:
         for reign in line
     ]
     table("Champions, the present one last", ("model", "since (UTC)", "by", "replaced", "why"), shown)
+    return None
+
+
+def monitored(result: Monitored, json: bool) -> None:
+    if json:
+        return as_json(result.model_dump(mode="json", exclude={"retraining"}))
+    rows = [("ALARM" if result.drift else "no alarm", reason) for reason in result.reasons or ("as the test images",)]
+    table(f"{result.images} images against {result.model}/{result.version}", ("", "why"), rows)
+    if result.unfit:
+        facts({f"{len(result.unfit)} files left out, such as": result.unfit[0]})
+    facts({"pictures": result.figures[0].parent if result.figures else None, "run": result.url})
     return None
 
 

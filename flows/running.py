@@ -99,6 +99,11 @@ def publish_picture(key: str, picture: Path) -> None:
     create_image_artifact(picture_as_text(picture), key=f"{key}-{picture.stem}")
 
 
+def model_resource(name: str) -> dict[str, str]:
+    """What events about a registered model are about."""
+    return {"prefect.resource.id": f"aemodels.model.{name}", "prefect.resource.name": name}
+
+
 def picture_as_text(picture: Path) -> str:
     """An address that is the picture itself."""
     return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"

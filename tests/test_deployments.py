@@ -15,6 +15,7 @@ from prefect.cli.deploy._models import (
     RawScheduleConfig,
     WorkPoolConfig,
 )
+from prefect.events import DeploymentEventTrigger
 from prefect.flows import load_flow_from_entrypoint
 from pydantic import BaseModel
 
@@ -62,7 +63,7 @@ def test_a_misspelt_key_is_found(name: str, wrong: dict[str, Any]) -> None:
 
 
 def test_what_a_team_needs_is_there() -> None:
-    assert set(DEPLOYMENTS) >= {"pipeline", "train", "evaluate", "promote", "rollback"}
+    assert set(DEPLOYMENTS) >= {"pipeline", "train", "evaluate", "promote", "rollback", "monitor"}
     pipeline = DEPLOYMENTS["pipeline"]
     assert pipeline["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
     assert pipeline["schedules"][0]["timezone"]
@@ -78,6 +79,19 @@ def test_the_flow_takes_the_parameters(name: str) -> None:
     flow = load_flow_from_entrypoint(deployment["entrypoint"])
     assert flow.name == name
     flow.validate_parameters(flow.serialize_parameters({}) | deployment.get("parameters", {}))
+
+
+@pytest.mark.parametrize("name", [name for name, deployment in DEPLOYMENTS.items() if "triggers" in deployment])
+def test_events_start_it(name: str) -> None:
+    from flows.monitor import RETRAIN
+    from flows.promote import PROMOTED, ROLLED_BACK
+
+    for trigger in DEPLOYMENTS[name]["triggers"]:
+        known = DeploymentEventTrigger.model_fields.keys()
+        assert set(trigger) <= known
+        read = DeploymentEventTrigger.model_validate(trigger)
+        assert read.expect <= {PROMOTED, ROLLED_BACK, RETRAIN}
+        assert read.parameters is None or set(read.parameters) <= set(DEPLOYMENTS[name]["parameters"])
 
 
 def test_restarts_have_an_end() -> None:

@@ -14,7 +14,7 @@ LAYERS = [  # from the bottom; a module imports from its own layer and those bel
     {"config", "environment", "progress", "workers", "parallel"},
     {"schedules", "objectives", "distributions", "nets", "priors"},
     {"models", "data", "modelfile"},
-    {"features", "evidence", "metrics", "pictures", "figures"},
+    {"features", "evidence", "metrics", "pictures", "figures", "drift", "drift_figures"},
     {"evaluation", "training", "updates", "population"},
     {"experiment"},
     {"checkpoint", "trials"},

@@ -9,11 +9,11 @@ from pydantic import Field
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.mnist import Cifar10Config, FashionMnistConfig, KmnistConfig, MnistConfig
-from aemodels.data.prepared import PreparedData, Split, prepare
+from aemodels.data.prepared import PreparedData, Split, prepare, prepared_before
 
 DataConfig = Annotated[
     DigitsConfig | MnistConfig | FashionMnistConfig | KmnistConfig | Cifar10Config | FolderConfig,
     Field(discriminator="name"),
 ]
 
-__all__ = ["DataConfig", "PreparedData", "Split", "prepare"]
+__all__ = ["DataConfig", "PreparedData", "Split", "prepare", "prepared_before"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,13 +24,22 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
         if not path.exists():
             raise UserError(f"{path}: there is no such file or folder; give image files, or folders of them")
         if path.is_dir():
-            inside = (file for file in path.rglob("*") if not file.name.startswith("."))
-            files += sorted(file for file in inside if file.suffix.lower() in SUFFIXES)
+            files += sorted(file for file in path.rglob("*") if _is_image(file.relative_to(path)))
         else:
             files.append(path)
     if not files:
         raise UserError(f"{', '.join(map(str, paths))}: no PNG or JPEG images in it; give image files or their folder")
     return files
+
+
+def has_images(path: Path) -> bool:
+    """Whether it is a file, or a folder with an image in it."""
+    return path.is_file() or (path.is_dir() and any(_is_image(file.relative_to(path)) for file in path.rglob("*")))
+
+
+def _is_image(path: Path) -> bool:
+    """By its name; nothing in a hidden folder is."""
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
 def read_images(files: Sequence[Path], image_shape: tuple[int, int, int], crop: bool) -> Pixels:
@@ -38,16 +48,34 @@ def read_images(files: Sequence[Path], image_shape: tuple[int, int, int], crop: 
     Raises:
         UserError: a file is damaged, of other channels, or of another size where the model's images are not square.
     """
-    channels, height, width = image_shape
-    size = height if height == width else None
-    images = []
+    return np.stack([_read_image(file, image_shape, crop) for file in files])
+
+
+class Fitting(NamedTuple):
+    """The images among some files, and why the other files are none."""
+
+    images: Pixels  # (N, C, H, W)
+    unfit: tuple[str, ...]
+
+
+def fitting_images(files: Sequence[Path], image_shape: tuple[int, int, int], crop: bool) -> Fitting:
+    """The files that `read_images` takes, and what it says of the others."""
+    images, unfit = [np.empty((0, *image_shape), np.uint8)], []
     for file in files:
-        pixels, _ = decode(file, size, crop)
-        if pixels.shape[1:] != (height, width):
-            actual = f"{pixels.shape[2]}x{pixels.shape[1]}"
-            raise UserError(f"{file}: {actual} pixels, this model takes {width}x{height}; resize it")
-        images.append(_with_channels(pixels, channels, file))
-    return np.stack(images)
+        try:
+            images.append(_read_image(file, image_shape, crop)[None])
+        except UserError as error:
+            unfit.append(str(error))
+    return Fitting(np.concatenate(images), tuple(unfit))
+
+
+def _read_image(file: Path, image_shape: tuple[int, int, int], crop: bool) -> Pixels:
+    channels, height, width = image_shape
+    pixels, _ = decode(file, height if height == width else None, crop)
+    if pixels.shape[1:] != (height, width):
+        actual = f"{pixels.shape[2]}x{pixels.shape[1]}"
+        raise UserError(f"{file}: {actual} pixels, this model takes {width}x{height}; resize it")
+    return _with_channels(pixels, channels, file)
 
 
 def _with_channels(pixels: Pixels, channels: int, file: Path) -> Pixels:

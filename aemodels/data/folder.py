@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -65,6 +65,21 @@ class FolderConfig(WithoutTestConfig):
         origin = tuple(str(path) for path in self.path)
         stamps = [FileStamp(file.path, file.bytes, file.mtime_ns) for file in files]
         return Source(origin, fingerprint(stamps), partial(_read, self, files))
+
+    def with_folders(self, folders: Sequence[Path]) -> FolderConfig:
+        """These images and those of other folders together; folders that are among these already change nothing.
+
+        Raises:
+            UserError: they do not fit together.
+        """
+        more = [folder for folder in folders if not self.holds(folder)]
+        joined = self.override({"path": [*map(str, self.path), *map(str, more)]})
+        _labels(_find(joined.path))
+        return joined
+
+    def holds(self, path: Path) -> bool:
+        """Whether a file or folder lies in one of these folders."""
+        return any(path.resolve().is_relative_to(folder.resolve()) for folder in self.path)
 
 
 class _File(NamedTuple):

@@ -119,6 +119,14 @@ def prepare(config: SourceConfig) -> Steps[PreparedData]:
     return data
 
 
+def prepared_before(config: SourceConfig, digest: str) -> PreparedData | None:
+    """What was prepared under that digest, also when the raw images have changed since."""
+    for folder in sorted((cache_folder() / "prepared").glob(f"{config.name}-*")):
+        if (folder / "manifest.json").exists() and (data := _open(folder, config)).digest == digest:
+            return data
+    return None
+
+
 def _key(config: SourceConfig, source: Source) -> str:
     settings = config.model_dump(mode="json", exclude={"binarize"})
     return f"{config.name}-{digest_of([FORMAT, settings, source.fingerprint])[:16]}"

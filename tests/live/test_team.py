@@ -155,3 +155,63 @@ def test_nothing_is_lost_while_the_mlflow_server_is_away(team: Any, client: Any,
     assert epochs_tracked("away") == list(range(1, 101))
     assert training_status("away") == "FINISHED"
     assert [row.version.version for row in list_models(open_store()) if row.version.name == "away"] == [1]
+
+
+def drawn(folder: Path, images: Any) -> None:
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:04}.png")
+
+
+def runs_of(client: Any, name: str, after: Any) -> list[Any]:
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+
+    asked = DeploymentFilter(id=DeploymentFilterId(any_=[client.read_deployment_by_name(name).id]))
+    found = client.read_flow_runs(deployment_filter=asked)
+    return [run for run in found if run.created > after and not run.auto_scheduled]
+
+
+def test_drift_starts_the_pipeline_and_a_new_champion_a_check(
+    team: Any, client: Any, within: Any, tmp_path: Path
+) -> None:
+    """Folders of real digits; the new ones are inverted."""
+    from datetime import UTC, datetime
+
+    from sklearn.datasets import load_digits
+
+    from aemodels.registry import champion, history
+    from aemodels.store import open_store
+
+    images = (load_digits().images * 15.9).astype("uint8").repeat(2, 1).repeat(2, 2)  # (N, 16, 16)
+    drawn(tmp_path / "old", images[:900])
+    drawn(tmp_path / "new", 255 - images[900:1200])
+    folder = {"name": "folder", "path": [str(tmp_path / "old")]}
+    plan = settings(team, "drifting", 0, data=folder, training={"epochs": 40}, evaluation={"primary": "mse"})
+    watch = {"name": "drifting", "folders": [str(tmp_path / "new")]}
+    promoted = {"match": {"prefect.resource.id": "aemodels.model.drifting"}, "expect": ["aemodels.promoted"]}
+    deploy(team, monitor={"parameters": watch, "triggers": [promoted]})
+    begun = datetime.now(UTC)
+    with team.worker():
+        first = start(client, "pipeline/pipeline", {"settings": plan})
+        within(120, lambda: state(client, first) == "Completed", "the first champion")
+        checks = within(60, lambda: runs_of(client, "monitor/monitor", begun), "a check by the first champion")
+        within(60, lambda: state(client, checks[0].id) == "Completed", "the check")
+        within(60, lambda: len(runs_of(client, "pipeline/pipeline", begun)) == 2, "retraining")
+        (again,) = [run.id for run in runs_of(client, "pipeline/pipeline", begun) if run.id != first]
+        within(120, lambda: state(client, again) == "Completed", "the second champion")
+        within(90, lambda: len(runs_of(client, "monitor/monitor", begun)) == 2, "a check by the second champion")
+        (last,) = [run for run in runs_of(client, "monitor/monitor", begun) if run.id != checks[0].id]
+        within(60, lambda: state(client, last.id) == "Completed", "the check")
+    paths = client.read_flow_run(again).parameters["settings"]["data"]["path"]
+    assert paths == [str(tmp_path / "old"), str(tmp_path / "new")]
+    assert [reign.version for reign in history(open_store(), "drifting")] == [1, 2]
+    now = champion(open_store(), "drifting")
+    assert now is not None
+    store = open_store()
+    kept = store.client.search_runs([store.experiment("drifting")], "tags.kind = 'monitoring'")
+    assert sorted((run.data.tags["model"], run.data.tags["drift"]) for run in kept) == [
+        ("drifting/1", "true"),
+        ("drifting/2", "false"),
+    ]

@@ -1,0 +1,125 @@
+"""Whether new images are still like those that a model was made for: two-sample tests on scores of them.
+
+n new images, m test images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from math import comb
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy import stats
+
+from aemodels.config import Config
+
+TESTS = 3  # they share the level: errors, distances, anomalies
+BINS = 10  # of the population stability index: deciles of the test images
+RIDGE = 1e-3  # of the codes' mean variance: units that are always the same have none of their own
+
+Numbers = NDArray[np.floating]
+
+
+class MonitoringConfig(Config):
+    """When new images count as different."""
+
+    false_alarms: float = Field(1e-4, gt=0, lt=0.5)
+    """Probability that a check of images like the test images raises an alarm."""
+    stability: float = Field(0.1, ge=0)
+    """Population stability index up to which a difference, however certain, is too small to matter."""
+    anomaly: float = Field(0.99, gt=0, lt=1)
+    """Quantile of the test images' errors over which an image is an anomaly."""
+    anomalies: float = Field(0.05, ge=0, lt=1)
+    """Share of anomalies, or of files that are no fitting images, up to which there is no alarm."""
+
+
+class Scores(NamedTuple):
+    """Of images, by one model."""
+
+    errors: Numbers  # (N,) mean squared error of the reconstruction, on pixels in [0, 1]
+    distances: Numbers  # (N,) from the training images, in code space
+
+
+class Verdict(NamedTuple):
+    """What a check found."""
+
+    reasons: tuple[str, ...]  # of the alarm; none without one
+    numbers: dict[str, float]
+
+
+class CodeSpace:
+    """Where the training images lie: Mahalanobis distances from their centre.
+
+    Fitted on other images than the ones that are compared: test images would lie nearer to their own centre than new
+    ones do, which raised alarms on 9 to 100 % of the checks of images of the same kind.
+    """
+
+    def __init__(self, codes: Numbers) -> None:
+        z = codes.astype(np.float64)  # (N, D)
+        covariance = np.cov(z, rowvar=False).reshape(z.shape[1], z.shape[1])
+        ridge = RIDGE * np.trace(covariance) / len(covariance) + np.finfo(np.float64).tiny
+        self.centre = z.mean(0)
+        self.inverse_root = np.linalg.inv(np.linalg.cholesky(covariance + ridge * np.eye(len(covariance))))
+
+    def distances(self, codes: Numbers) -> Numbers:
+        """Of codes (N, D) -> (N,)."""
+        distances: Numbers = np.linalg.norm((codes - self.centre) @ self.inverse_root.T, axis=1)
+        return distances
+
+
+def compare(test: Scores, new: Scores, config: MonitoringConfig) -> Verdict:
+    """Tests whether the new images' scores come from where the test images' do.
+
+    A difference raises an alarm if chance makes it less often than in `false_alarms` of all checks (Bonferroni over
+    the TESTS), and if it is large enough to matter.
+    """
+    level = config.false_alarms / TESTS
+    numbers: dict[str, float] = {"images": len(new.errors)}
+    reasons: list[str] = []
+    for name, known, found in zip(("error", "distance"), test, new, strict=True):
+        p = float(stats.ks_2samp(known, found).pvalue)
+        stability = population_stability(known, found)
+        numbers |= {f"{name}/mean": float(found.mean()), f"{name}/test_mean": float(known.mean())}
+        numbers |= {f"{name}/p": p, f"{name}/stability": stability}
+        if p < level and stability > config.stability:
+            reasons.append(
+                f"the {name} is distributed otherwise: mean {found.mean():.4g}, of the test images {known.mean():.4g} "
+                f"(p {p:.1g}, stability index {stability:.2g})"
+            )
+    share, p = anomalies(test.errors, new.errors, config.anomaly)
+    numbers |= {"anomalies": share, "anomalies/p": p}
+    if p < level and share > config.anomalies:
+        reasons.append(f"{share:.1%} of the images are anomalies, more than {config.anomalies:.1%} (p {p:.1g})")
+    return Verdict(tuple(reasons), numbers)
+
+
+def anomalies(test: Numbers, new: Numbers, quantile: float) -> tuple[float, float]:
+    """The share of new images with an error over the test images' quantile, and how often chance makes so many.
+
+    Exact: if all images are of one kind, the number of new ones above the r-th largest error of the test images is
+    negative hypergeometric.
+    """
+    m, n = len(test), len(new)
+    r = max(1, m - int(np.ceil(quantile * m)))  # the threshold is the r-th largest
+    over = int((new > np.sort(test)[m - r]).sum())
+    return over / n, float(stats.nhypergeom(m + n, n, r).sf(over - 1))
+
+
+def population_stability(test: Numbers, new: Numbers) -> float:
+    """Sum of (q - p) ln(q / p) over the deciles of the test images; under 0.1 is stable, over 0.25 another population.
+
+    Half an image is added to every bin, so that an empty one counts, but not without end.
+    """
+    edges = np.quantile(test, np.linspace(0, 1, BINS + 1)[1:-1])
+    p, q = ((np.bincount(np.searchsorted(edges, x), minlength=BINS) + 0.5) / (len(x) + BINS / 2) for x in (test, new))
+    return float(((q - p) * np.log(q / p)).sum())
+
+
+def fewest(m: int, config: MonitoringConfig) -> int:
+    """New images from which on the tests can tell anything: if all n lie above all m, p is 2 / C(n + m, n)."""
+    sizes: Iterator[int] = count(1)
+    return next(n for n in sizes if 2 / comb(n + m, n) < config.false_alarms / TESTS)

@@ -1,0 +1,207 @@
+"""Monitoring: whether new images are still like those that a model was made for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aemodels import parallel
+from aemodels.checkpoint import Loaded, load_model
+from aemodels.config import UserError
+from aemodels.data import PreparedData, prepare, prepared_before
+from aemodels.data.files import fitting_images, image_files
+from aemodels.data.folder import FolderConfig
+from aemodels.data.prepared import SPLITS
+from aemodels.drift import CodeSpace, MonitoringConfig, Scores, Verdict, compare, fewest
+from aemodels.drift_figures import histograms, worst
+from aemodels.environment import store_folder
+from aemodels.models.base import Autoencoder
+from aemodels.progress import Progress, Steps
+from aemodels.registry import CHAMPION, find, get
+from aemodels.serving import Question, answer
+from aemodels.settings import Settings
+from aemodels.steps.recording import Result, keep_figures
+from aemodels.store import Store, open_store
+from aemodels.tracking import Run, standard_tags, start_run
+from aemodels.training import best_device
+
+MOST = 10_000  # images of a split: enough for the tests, and soon scored
+
+
+class Monitored(Result):
+    """A finished check."""
+
+    model: str
+    version: int
+    images: int
+    """Those that the champion has seen in its own data are left out."""
+    unfit: tuple[str, ...]
+    """Files that are no images of the model's shape, with the reason."""
+    drift: bool
+    reasons: tuple[str, ...]
+    """Of the alarm; without one, why there was nothing to compare."""
+    numbers: dict[str, float]
+    repeated: bool
+    """The same files raised an alarm about the same version before."""
+    retraining: dict[str, object] | None
+    """Settings of a pipeline on the old and the new images; None where that is not possible."""
+    run_id: str
+    url: str
+    figures: tuple[Path, ...]
+
+
+class _Checked(NamedTuple):
+    test: Scores
+    new: Scores
+    verdict: Verdict
+
+
+def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig) -> Steps[Monitored]:
+    """Compares new images with the test images, as the champion sees them, in a run of its own.
+
+    Args:
+        name: of a registered model.
+        paths: image files, or folders of them.
+
+    Raises:
+        UserError: no champion, no encoder, no such folder, or the test images are not those of the champion.
+    """
+    parallel.refuse("a check")
+    files = image_files(paths)
+    store = open_store()
+    champion = get(store, name, CHAMPION)
+    reference = f"{name}/{champion.version.version}"
+    loaded = load_model(find(reference, store), str(best_device()))
+    if not isinstance(loaded.model, Autoencoder):
+        raise UserError(f"{reference}: has no encoder, so images cannot be compared; choose an autoencoder")
+    data = yield from _own_data(loaded, reference)
+    yield Progress("comparing", 0, 1)
+    source = loaded.card.experiment.data
+    read = fitting_images(files, data.image_shape, crop=isinstance(source, FolderConfig) and source.fit == "crop")
+    images = read.images
+    if isinstance(source, FolderConfig) and any(map(source.holds, paths)):
+        images = _unknown(images, data)
+    checked = _check(loaded.model, data, images, config)
+    reasons = (*(checked.verdict.reasons if checked else ()), *_unfit_reasons(read.unfit, len(files), config))
+    digest = _digest(files)
+    numbers = (checked.verdict.numbers if checked else {"images": len(images)}) | {"unfit": len(read.unfit)}
+    tags = {"kind": "monitoring", "model": reference, "images.digest": digest, "drift": str(bool(reasons)).lower()}
+    with start_run(store, name, f"check of {len(files)} images", tags | standard_tags(0, "")) as run:
+        repeated = bool(reasons) and _repeated(store, run, digest, reference)
+        run.params({"paths": [str(path) for path in paths], **config.flat()})
+        run.metrics({f"drift/{key}": value for key, value in numbers.items()})
+        run.text("reasons.md", "\n".join(f"* {line}" for line in (*reasons, *read.unfit)) or "No alarm.")
+        figures = _draw(loaded.model, images, checked, run) if checked else ()
+    yield Progress("comparing", 1, 1, "alarm" if reasons else "no alarm")
+    return Monitored(
+        model=name,
+        version=champion.version.version,
+        images=len(images),
+        unfit=read.unfit,
+        drift=bool(reasons),
+        reasons=reasons or (() if checked else (f"{len(images)} new images are too few to tell",)),
+        numbers=numbers,
+        repeated=repeated,
+        retraining=_retraining(loaded, name, paths) if reasons else None,
+        run_id=run.id,
+        url=run.url,
+        figures=figures,
+    )
+
+
+def _own_data(loaded: Loaded, reference: str) -> Steps[PreparedData]:
+    """The data that the model was trained on: its test images are the ones to compare with.
+
+    Their folder may hold more by now: what was prepared then is taken, where it is still there.
+    """
+    config, digest = loaded.card.experiment.data, loaded.card.digest
+    if (before := prepared_before(config, digest)) is not None:
+        return before
+    data = yield from prepare(config)
+    if data.digest != digest:
+        raise UserError(
+            f"{reference}: was trained on data {digest}, its source now gives {data.digest}; "
+            "restore the images, or train on the present ones and promote that model"
+        )
+    return data
+
+
+def _check(
+    model: Autoencoder, data: PreparedData, images: NDArray[np.uint8], config: MonitoringConfig
+) -> _Checked | None:
+    """None where there are too few images to tell."""
+    known = _some(data.split("test").images)
+    if len(images) < fewest(len(known), config):
+        return None
+    space = CodeSpace(answer(model, _some(data.split("train").images), Question("embed")))
+    test, new = _score(model, known, space), _score(model, images, space)
+    return _Checked(test, new, compare(test, new, config))
+
+
+def _unknown(images: NDArray[np.uint8], data: PreparedData) -> NDArray[np.uint8]:
+    """Those that are not among the model's own: after a retraining the new images' folder belongs to them."""
+    known = {_stamp(image) for split in SPLITS for image in data.split(split).images}
+    return images[[_stamp(image) not in known for image in images]]
+
+
+def _stamp(image: NDArray[np.uint8]) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def _some(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """At most MOST, evenly spread."""
+    return np.ascontiguousarray(images[:: -(-len(images) // MOST)])
+
+
+def _score(model: Autoencoder, images: NDArray[np.uint8], space: CodeSpace) -> Scores:
+    return Scores(answer(model, images, Question("score")), space.distances(answer(model, images, Question("embed"))))
+
+
+def _unfit_reasons(unfit: Sequence[str], total: int, config: MonitoringConfig) -> tuple[str, ...]:
+    if len(unfit) <= config.anomalies * total:
+        return ()
+    return (f"{len(unfit)} of {total} files are no images of the model's shape, such as {unfit[0]}",)
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """Of the files' names, sizes and times."""
+    stamps = [(str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
+
+
+def _repeated(store: Store, run: Run, digest: str, reference: str) -> bool:
+    """Whether an earlier check of the same files by the same version raised an alarm."""
+    asked = f"tags.`images.digest` = '{digest}' and tags.drift = 'true'"
+    found = store.client.search_runs([run.experiment_id], asked, max_results=1000)
+    return any(one.info.run_id != run.id and one.data.tags.get("model") == reference for one in found)
+
+
+def _retraining(loaded: Loaded, name: str, paths: Sequence[Path]) -> dict[str, object] | None:
+    """Of images in folders only: others' sources cannot take new ones."""
+    experiment = loaded.card.experiment
+    if not isinstance(experiment.data, FolderConfig) or not all(path.is_dir() for path in paths):
+        return None
+    try:
+        data = experiment.data.with_folders(paths)
+    except UserError:  # such as class folders on one side only
+        return None
+    settings = Settings(**{field: getattr(experiment, field) for field in type(experiment).model_fields})
+    changed = settings.override({"data": data.model_dump(mode="json"), "registry.name": name})
+    return changed.model_dump(mode="json")
+
+
+def _draw(model: Autoencoder, images: NDArray[np.uint8], checked: _Checked, run: Run) -> tuple[Path, ...]:
+    order = np.argsort(-checked.new.errors)[:64]
+    reconstructed = answer(model, images[order], Question("reconstruct"))
+    pictures = {
+        "distributions": histograms(checked.test, checked.new),
+        "worst": worst(images[order], reconstructed, checked.new.errors[order]),
+    }
+    folder = store_folder() / "checks" / run.id
+    folder.mkdir(parents=True)
+    return keep_figures(pictures, folder, run)

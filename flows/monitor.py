@@ -1,0 +1,53 @@
+"""Check new images against those that the champion was made for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.events import emit_event
+from prefect.logging import get_run_logger
+
+from aemodels.data.files import has_images
+from aemodels.drift import MonitoringConfig
+from aemodels.environment import data_root
+from aemodels.steps import monitor as step
+from aemodels.steps.monitor import Monitored
+from flows.running import device_slot, follow, model_resource, publish_metrics, publish_picture, worth_retrying
+
+DRIFT, RETRAIN = "aemodels.drift", "aemodels.retrain"  # events; the second starts the pipeline
+
+
+@task(name="monitor", retries=2, retry_delay_seconds=10, retry_condition_fn=worth_retrying, persist_result=True)
+def check_images(name: str, folders: list[Path], monitoring: MonitoringConfig) -> Monitored:
+    with device_slot():
+        monitored = follow(step.monitor(name, folders, monitoring))
+    if monitored.drift:
+        _alarm(monitored)  # first: after a retry the alarm would be a repeated one
+    publish_metrics("check", monitored.numbers, monitored.url)
+    for picture in monitored.figures:
+        publish_picture("check", picture)
+    return monitored
+
+
+@flow(name="monitor")
+def monitor(name: str, folders: list[Path], monitoring: MonitoringConfig | None = None) -> Monitored | None:
+    """Compares new images with the test images, as the champion sees them; an alarm is an event.
+
+    Args:
+        name: of a registered model.
+        folders: of the new images, below AEMODELS_DATA unless absolute; nothing is done while they are empty.
+    """
+    filled = [path for path in (data_root() / folder for folder in folders) if has_images(path)]
+    if not filled:
+        get_run_logger().warning("no images in %s", ", ".join(str(data_root() / folder) for folder in folders))
+        return None
+    return check_images(name, filled, monitoring or MonitoringConfig())
+
+
+def _alarm(monitored: Monitored) -> None:
+    """Once more at every check, but the same images start only one pipeline."""
+    about = monitored.model_dump(mode="json", include={"model", "version", "images", "reasons", "url"})
+    emit_event(DRIFT, model_resource(monitored.model), payload=about)
+    if monitored.retraining is not None and not monitored.repeated:
+        emit_event(RETRAIN, model_resource(monitored.model), payload=about | {"settings": monitored.retraining})
