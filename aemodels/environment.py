@@ -4,6 +4,7 @@ AEMODELS_DATA    where data sources lie or are downloaded to      default: data/
 AEMODELS_CACHE   prepared arrays and feature networks             default: ~/.cache/aemodels
 AEMODELS_STORE   the embedded store: MLflow, Optuna, run folders  default: mlruns/ of the checkout, else of this folder
 AEMODELS_DEVICE  cpu, cuda, cuda:1, mps                           default: the best there is
+AEMODELS_MLFLOW_UI  where browsers find MLflow's pages            default: MLFLOW_TRACKING_URI
 """
 
 from __future__ import annotations

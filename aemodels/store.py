@@ -81,6 +81,8 @@ class Store:
     @property
     def ui(self) -> str:
         """Where a browser finds it; the embedded one once `aemodels ui` runs."""
+        if address := os.environ.get("AEMODELS_MLFLOW_UI"):
+            return address.rstrip("/")
         return printable(self.uri).rstrip("/") if self.uri.startswith("http") else f"http://127.0.0.1:{UI_PORT}"
 
     def pictures_url(self, experiment_id: str) -> str:

@@ -1,0 +1,57 @@
+"""docker-compose.yml, read: what every service must have. tests/stack runs it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "docker-compose.yml").read_text()
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_is_kept_up_and_kept_in(name: str) -> None:
+    service = SERVICES[name]
+    assert service["init"] is True
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["logging"]["options"].keys() == {"max-size", "max-file"}
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    assert re.search(r":-[a-z-]+:[0-9.]+", service["image"]), "not pinned"
+    if name == "deploy":  # it ends
+        assert service["restart"] == "no"
+        return
+    assert service["restart"] == "unless-stopped"
+    assert service["healthcheck"]["start_period"]
+    assert name == "postgres" or all("condition" in needed for needed in service["depends_on"].values())
+
+
+def test_no_secret_has_a_value() -> None:
+    for key, value in re.findall(r"(\w*(?:PASSWORD|SECRET|AUTH_STRING)\w*): (.+)", TEXT):
+        assert re.fullmatch(r"\$\{\w+(:-|:\?[^}]+)\}", value), key
+    assert "POSTGRES_PASSWORD=\n" in (ROOT / ".env.example").read_text()
+
+
+def test_docker_compose_1_29_takes_it() -> None:
+    assert not set(yaml.safe_load(TEXT)) & {"name", "include", "version"}
+    for word in ("start_interval", "required:", "gpus:", "develop:", "content:"):
+        assert word not in TEXT
+    assert not re.search(r"\$\{\w+:-[^}]*\$\{", TEXT), "nested variables expand wrongly"
+
+
+def test_variables_are_in_the_example() -> None:
+    example = (ROOT / ".env.example").read_text()
+    images = {"SERVER_IMAGE", "WORKER_IMAGE"}  # named by the build
+    assert {name for name in re.findall(r"\$\{(\w+)", TEXT) if name not in images and name not in example} == set()
+
+
+def test_the_image_is_no_roots_and_for_the_classic_builder() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    for stage in ("AS server\n", "AS worker\n"):
+        assert "USER aemodels" in text.split(stage)[1]
+    assert "--mount" not in text
+    assert "<<" not in text
