@@ -22,6 +22,11 @@ FROM build AS server-packages
 RUN pip install --no-cache-dir --no-compile --constraint constraints.txt $PIP_OPTIONS \
     "mlflow[auth]" prefect fastapi sqlalchemy "psycopg[binary]" "boto3>=1.40,<2"
 
+FROM base AS server
+COPY --from=server-packages /opt/venv /opt/venv
+USER aemodels
+WORKDIR /home/aemodels
+
 FROM build AS worker-packages
 COPY pyproject.toml ./
 # The dependencies alone, so that a change of the code does not install them again.
@@ -34,11 +39,6 @@ COPY pyproject.toml /app/
 COPY aemodels /app/aemodels
 COPY flows /app/flows
 RUN pip install --no-cache-dir --no-compile --no-deps --no-build-isolation --editable /app
-
-FROM base AS server
-COPY --from=server-packages /opt/venv /opt/venv
-USER aemodels
-WORKDIR /home/aemodels
 
 FROM base AS worker
 COPY --from=worker-packages /opt/venv /opt/venv

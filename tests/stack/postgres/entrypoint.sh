@@ -1,7 +1,7 @@
 # First start: a cluster with POSTGRES_USER and POSTGRES_PASSWORD, then the scripts of docker-entrypoint-initdb.d.
 set -euo pipefail
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
-    initdb --username="$POSTGRES_USER" --pwfile=<(echo "$POSTGRES_PASSWORD") --auth-host=scram-sha-256 --auth-local=trust
+    initdb --encoding=UTF8 --username="$POSTGRES_USER" --pwfile=<(echo "$POSTGRES_PASSWORD") --auth-host=scram-sha-256 --auth-local=trust
     echo "host all all all scram-sha-256" >>"$PGDATA/pg_hba.conf"
     pg_ctl --wait --options="-c listen_addresses=''" start
     for script in /docker-entrypoint-initdb.d/*.sql; do

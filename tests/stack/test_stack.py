@@ -1,0 +1,244 @@
+"""docker-compose.yml, run: built, brought up, used from outside, killed, taken down, backed up and restored."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.stack
+
+ROOT = Path(__file__).parents[2]
+SECRET = "a-secret-that-no-image-and-no-log-may-hold"
+TRAINING = ["data.name=digits", "registry.name=stacked", 'model.trunk={"name": "mlp", "widths": [32]}']
+
+
+def run(command: Sequence[str], **environment: str) -> str:
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def within(seconds: float, found: Callable[[], Any], what: str) -> Any:
+    end = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < end, f"{what}: not within {seconds:g} seconds"
+        time.sleep(1)
+    return result
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Docker engine: the one that runs, or one of our own."""
+    if shutil.which("docker") is None:
+        pytest.skip("Docker is not installed: apt-get install docker.io docker-compose")
+    answers = lambda: not subprocess.run(["docker", "info"], capture_output=True, check=False).returncode  # noqa: E731
+    if answers():
+        yield
+        return
+    if os.geteuid() != 0 or shutil.which("dockerd") is None:
+        pytest.skip("no Docker engine answers, and none can be started here")
+    log = tmp_path_factory.mktemp("docker") / "dockerd.log"
+    engine = subprocess.Popen(["dockerd"], stdout=log.open("w"), stderr=subprocess.STDOUT)
+    try:
+        end = time.monotonic() + 60
+        while not answers():
+            if engine.poll() is not None or time.monotonic() > end:
+                pytest.skip(f"no Docker engine can run here: {log.read_text()[-500:]}")
+            time.sleep(1)
+        yield
+    finally:
+        engine.terminate()
+        engine.wait(60)
+
+
+@dataclass
+class Stack:
+    """A project of its own, with ports, volumes and images of its own."""
+
+    command: list[str]
+    environment: dict[str, str]
+
+    def __call__(self, *arguments: str) -> str:
+        return run([*self.command, *arguments], **self.environment)
+
+    def up(self) -> float:
+        """Until every service is healthy; seconds."""
+        started = time.monotonic()
+        self("up", "-d")
+        within(240, self.healthy, "health")
+        return time.monotonic() - started
+
+    def container(self, service: str) -> str:
+        return self("ps", "-q", service).strip()
+
+    def inspect(self, service: str, what: str) -> str:
+        return run(["docker", "inspect", "--format", what, self.container(service)]).strip()
+
+    def healthy(self) -> bool:
+        services = ("postgres", "mlflow", "prefect", "worker")
+        return all(self.inspect(name, "{{.State.Health.Status}}") == "healthy" for name in services)
+
+    @property
+    def clients(self) -> dict[str, str]:
+        """For those outside, through the published ports."""
+        ports = {name: self.environment[f"{name}_PORT"] for name in ("MLFLOW", "PREFECT")}
+        return {
+            "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{ports['MLFLOW']}",
+            "PREFECT_API_URL": f"http://127.0.0.1:{ports['PREFECT']}/api",
+        }
+
+
+@pytest.fixture(scope="module")
+def stack(docker: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:  # noqa: ARG001
+    plugin = not subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode
+    environment = {"POSTGRES_PASSWORD": SECRET}
+    for name in ("MLFLOW", "PREFECT"):
+        environment[f"{name}_PORT"] = str(free_port())
+        environment[f"{name}_URL"] = f"http://127.0.0.1:{environment[f'{name}_PORT']}"
+    pulled = ["docker", "pull", "--quiet", "python:3.11.14-slim-bookworm"]
+    if subprocess.run(
+        pulled, capture_output=True, check=False, timeout=120
+    ).returncode:  # no registry: made from Debian
+        run(["bash", "tests/stack/base_images.sh"])
+        environment |= {"BASE_IMAGE": "aemodels-test/python", "POSTGRES_IMAGE": "aemodels-test/postgres"}
+    empty = tmp_path_factory.mktemp("stack") / "env"
+    empty.touch()  # a person's own .env must not decide
+    command = [*(["docker", "compose"] if plugin else ["docker-compose"]), "-p", "aemodels-test"]
+    stack = Stack([*command, "--env-file", str(empty)], environment | {"COMPOSE_PROJECT_NAME": "aemodels-test"})
+    stack("build")
+    try:
+        print(f"healthy after {stack.up():.0f} s", file=sys.stderr)
+        yield stack
+    finally:
+        print(stack("logs", "--tail", "30"))
+        stack("down", "--volumes")
+
+
+def aemodels(stack: Stack, store: Path, *arguments: str) -> Any:
+    """A command of the project's on the host."""
+    places = {"AEMODELS_STORE": str(store), "PREFECT_HOME": str(store / "prefect")}
+    return json.loads(run([sys.executable, "-m", "flows.cli", *arguments, "--json"], **stack.clients, **places))
+
+
+def kept(stack: Stack) -> dict[str, Any]:
+    """All that must survive: runs, the bytes of their artifacts, models with aliases, deployments."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(stack.clients["MLFLOW_TRACKING_URI"])
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments)
+    artifacts = {
+        f"{one.info.run_id}/{file.path}": file.file_size
+        for one in runs
+        for file in client.list_artifacts(one.info.run_id)
+    }
+    models = {model.name: dict(model.aliases) for model in client.search_registered_models()}
+    asked = urllib.request.Request(
+        f"{stack.clients['PREFECT_API_URL']}/deployments/filter", b"{}", {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(asked) as answer:
+        deployments = sorted(deployment["name"] for deployment in json.load(answer))
+    return {
+        "runs": {one.info.run_id: (one.info.status, one.data.metrics) for one in runs},
+        "artifacts": artifacts,
+        "models": models,
+        "deployments": deployments,
+    }
+
+
+def use(stack: Stack, store: Path, model: str) -> None:
+    """The model's files are there and are a model."""
+    run(
+        [sys.executable, "-m", "flows.cli", "generate", model, "-n", "4", "-o", str(store / "out.png")],
+        **stack.clients,
+        AEMODELS_STORE=str(store),
+    )
+
+
+def test_the_stack(stack: Stack, tmp_path: Path) -> None:
+    # a training on this machine, and one by the worker
+    trained = aemodels(stack, tmp_path, "train", *TRAINING, "training.epochs=2")
+    settings = {"data": {"name": "digits"}, "registry": {"name": "worked"}, "training": {"epochs": 2}}
+    settings["tuning"] = {"trials": 2, "epochs": 1}
+    queue_and_wait(stack, "pipeline/pipeline", {"settings": settings})
+    before = kept(stack)
+    assert trained["run_id"] in before["runs"]
+    assert before["models"].keys() == {"stacked", "worked"}
+    assert before["models"]["worked"]["champion"] == "1"
+    assert len(before["artifacts"]) > 4
+    memory = run(["docker", "stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}"])
+    print(memory, file=sys.stderr)
+
+    # the Prefect server is killed, not stopped
+    os.kill(int(stack.inspect("prefect", "{{.State.Pid}}")), signal.SIGKILL)
+    within(120, stack.healthy, "Prefect again")
+    assert int(stack.inspect("prefect", "{{.RestartCount}}")) == 1
+
+    # down and up
+    stack("down")
+    print(f"up again after {stack.up():.0f} s", file=sys.stderr)
+    assert kept(stack) == before
+
+    # backup, all volumes gone, restore
+    compose = {"COMPOSE": " ".join(stack.command), **stack.environment}
+    folder = ROOT / run(["bash", "ops/backup.sh"], **compose).strip()
+    try:
+        stack("down", "--volumes")
+        run(["bash", "ops/restore.sh", str(folder)], **compose)
+        within(240, stack.healthy, "health after the restore")
+        assert kept(stack) == before
+        use(stack, tmp_path, "worked@champion")
+        queue_and_wait(stack, "evaluate/evaluate", {"model": "worked@champion"})
+    finally:
+        shutil.rmtree(folder)
+
+
+def queue_and_wait(stack: Stack, deployment: str, parameters: dict[str, Any]) -> None:
+    """A run by the worker in its container."""
+    from prefect import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with (
+        temporary_settings({PREFECT_API_URL: stack.clients["PREFECT_API_URL"]}),
+        get_client(sync_client=True) as client,
+    ):
+        known = client.read_deployment_by_name(deployment)
+        queued = client.create_flow_run_from_deployment(known.id, parameters=parameters).id
+        within(240, lambda: client.read_flow_run(queued).state.is_final(), deployment)
+        assert client.read_flow_run(queued).state.name == "Completed"
+
+
+def test_no_secret_is_in_an_image_or_a_log(stack: Stack) -> None:
+    for image in ("aemodels-server:0.1.0", "aemodels-worker:0.1.0"):
+        assert SECRET not in run(["docker", "inspect", image])
+        assert SECRET not in run(["docker", "history", "--no-trunc", image])
+        assert run(["docker", "inspect", "--format", "{{.Config.User}}", image]).strip() == "aemodels"
+    assert SECRET not in stack("logs")
+
+
+def test_the_ports_are_this_machines_alone(stack: Stack) -> None:
+    for service, port in (("mlflow", "5000"), ("prefect", "4200")):
+        assert stack("port", service, port).startswith("127.0.0.1:")
+    assert "0.0.0.0" not in run(["docker", "ps", "--format", "{{.Ports}}"])
