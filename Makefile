@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-live test-stack test-browser lint ui deploy worker bench
+.PHONY: demo test test-slow test-live test-stack test-browser lint ui deploy worker backup restore bench
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## the main job on handwritten digits
@@ -40,6 +40,12 @@ worker: export OMP_WAIT_POLICY ?= passive
 worker: export DO_NOT_TRACK ?= 1
 worker: .venv/ready  ## runs what is due on this machine, until Ctrl-C
 	$(BIN)/prefect worker start --pool aemodels
+
+backup:  ## databases and artifacts of the stack, below backups/
+	@ops/backup.sh
+
+restore:  ## FROM=backups/...
+	@ops/restore.sh "$(FROM)"
 
 bench: .venv/ready-bench  ## speed, side by side with others; OPTIONS="--quick", for example
 	$(BIN)/python -m benchmarks $(OPTIONS)
