@@ -136,7 +136,7 @@ print("loaded:", *sorted({{"torch", "mlflow", "prefect", "optuna", "numpy", "ric
 
 def test_every_command_says_what_it_is_for() -> None:
     names = "pipeline prepare tune train evaluate settings models promote rollback history"
-    names += " generate reconstruct embed score ui"
+    names += " generate reconstruct embed score serve ui"
     listed = call("--help").out
     for name in names.split():
         assert name in listed
