@@ -16,6 +16,7 @@ import json
 import math
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.metadata import version
 from itertools import chain
 from typing import Any, NamedTuple, NoReturn
@@ -69,7 +70,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "no such host"
+        reason = (getattr(error, "strerror", None) or "no such host").partition(" (")[0]
         raise UserError(f"--host {host} --port {port}: cannot be used ({reason}); give another one") from None
 
 
@@ -79,7 +80,7 @@ def is_local(listener: socket.socket) -> bool:
 
 
 def serve(model: GenerativeModel, listener: socket.socket) -> None:
-    """Answers until it is interrupted. What nobody expected is on stderr, with its trace."""
+    """Answers until it is interrupted, then ends what it began. What nobody expected is on stderr, with its trace."""
     config = uvicorn.Config(
         create_app(model),
         http="h11",  # discards the rest of a body that is too long; the limits were tried with it
@@ -90,7 +91,8 @@ def serve(model: GenerativeModel, listener: socket.socket) -> None:
         limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=5,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    with suppress(KeyboardInterrupt):  # the usual end, after which uvicorn sends itself the signal again
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def create_app(model: GenerativeModel) -> FastAPI:
