@@ -22,7 +22,7 @@ from torch import Tensor
 
 from aemodels.config import UserError
 from aemodels.distributions import seeded
-from aemodels.modelfile import CONFIG, WEIGHTS
+from aemodels.modelfile import CHECKSUMS, CONFIG, WEIGHTS
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.nets import ImageShape
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mlflow.models import Model
 
 REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors")
+FILES = {"config": CONFIG, "weights": WEIGHTS, "checksums": CHECKSUMS}  # of a packed model, by MLflow's names
 CHUNK = 500  # images at once: enough for speed, little enough for memory
 MOST_GENERATED = 10_000  # images in one answer: 30 MB of grey 28 x 28 ones
 _NOISE = threading.Lock()  # a process has one: two threads that draw at once would disturb each other's seed
@@ -173,7 +174,7 @@ def pack(folder: Path, target: Path, description: Model) -> None:
     """Packs a finished model as an MLflow model: source, config and safetensors, no pickle.
 
     Args:
-        folder: holds config.json and weights.safetensors.
+        folder: holds config.json, weights.safetensors and model.sha256.
         target: the folder to write.
         description: what MLflow is to know of it (its id and run).
     """
@@ -189,7 +190,7 @@ def pack(folder: Path, target: Path, description: Model) -> None:
             target,
             mlflow_model=description,
             python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={"config": str(folder / CONFIG), "weights": str(folder / WEIGHTS)},
+            artifacts={name: str(folder / file) for name, file in FILES.items()},
             code_paths=[str(Path(__file__).parent)],
             pip_requirements=requirements(),
             signature=ModelSignature(params=ParamSchema(params)),  # images and codes alike: inputs are checked here
