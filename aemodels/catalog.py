@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -134,11 +135,11 @@ def find(reference: str, store: Store | None = None) -> Path:
     from aemodels.modelfile import CONFIG, WEIGHTS  # with torch, which a list of models does not need
 
     reference = reference.removeprefix("models:/")  # as MLflow writes it
-    folder = Path(reference).expanduser()
-    if (folder / CONFIG).exists() and (folder / WEIGHTS).exists():
+    folder = Path(os.path.expanduser(reference))  # unlike Path's own, it and those below fail at no text
+    if os.path.isfile(folder / CONFIG) and os.path.isfile(folder / WEIGHTS):
         return folder
     match = re.fullmatch(r"([^@/]+)(?:@([^@/]+)|/(\d+))", reference)
-    if folder.is_dir() or (match is None and ("/" in reference or "\\" in reference)):
+    if os.path.isdir(folder) or (match is None and ("/" in reference or "\\" in reference)):
         raise UserError(
             f"{reference}: not a folder with {CONFIG} and {WEIGHTS}, which a finished run leaves; nor a "
             "registered model, such as digits@champion or digits/3"
