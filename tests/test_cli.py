@@ -538,6 +538,7 @@ def test_a_damaged_prepared_array_is_named(tmp_path: Path, monkeypatch: pytest.M
         ["pipeline", *TINY],
         ["evaluate", "digits@champion"],
         ["generate", "digits@champion"],
+        ["serve", "digits@champion", "--port", "0"],
         ["models"],
         ["promote", "digits", "1"],
         ["rollback", "digits"],
@@ -587,6 +588,7 @@ def test_unknown_models_are_refused(case: str, in_shop: Shop, tmp_path: Path) ->
         ["embed", reference, in_shop.images[0]],
         ["score", reference, in_shop.images[0]],
         ["evaluate", reference],
+        ["serve", reference, "--port", "0"],
     ):
         refused(call(*command), *pieces)
     assert not list(tmp_path.iterdir())

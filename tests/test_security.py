@@ -239,6 +239,16 @@ def test_secrets_are_in_no_file_and_no_output(tmp_path: Path, empty_database: Pa
     tells_nothing(tmp_path, trained)
 
 
+@pytest.mark.slow
+def test_secrets_are_nothing_that_prefect_keeps(tmp_path: Path) -> None:
+    """The pipeline runs as a flow on a server of its own, whose database is searched too."""
+    small = ["tuning.trials=2", "tuning.generation=2", "tuning.epochs=1", "tuning.images=200"]
+    done = aemodels("pipeline", "-v", *TINY, *small, folder=tmp_path, PREFECT_HOME=str(tmp_path / "prefect"))
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "prefect").glob("*.db"))
+    tells_nothing(tmp_path, done)
+
+
 @pytest.fixture
 def broken_server() -> Iterator[int]:
     """Says that it is healthy, and fails on everything else."""
@@ -272,6 +282,18 @@ def test_a_server_that_refuses_is_told_without_the_password(
     found = os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]
     assert found == ("me", "Xq7secret!")
     assert "Xq7secret" not in os.environ["MLFLOW_TRACKING_URI"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["-v"]])
+def test_a_command_that_fails_does_not_tell_the_password(
+    broken_server: int, tmp_path: Path, options: list[str]
+) -> None:
+    address = f"http://me:address-Xq7secret@127.0.0.1:{broken_server}"
+    failed = aemodels("train", *options, *TINY, folder=tmp_path, MLFLOW_TRACKING_URI=address)
+    assert failed.returncode == 2
+    assert b"cannot be used" in failed.stderr
+    assert RECOGNISED not in failed.stdout + failed.stderr
 
 
 @pytest.mark.slow
