@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aemodels.config import UserError
 from aemodels.environment import cache_folder
-from aemodels.store import NAME, Store, open_store
+from aemodels.store import NAME, Store, open_store, printable
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as StoredVersion
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 REIGN = "reign."  # what tags of a version begin with that tell when it became champion
+MODEL_ID = r"m-[0-9A-Za-z]+"  # MLflow's; part of a path in the cache
 METRIC, DIGEST = "test/", "data.digest"  # tags of a version: metrics begin with the first, the data is the second
 
 
@@ -133,11 +135,11 @@ def find(reference: str, store: Store | None = None) -> Path:
     from aemodels.modelfile import CONFIG, WEIGHTS  # with torch, which a list of models does not need
 
     reference = reference.removeprefix("models:/")  # as MLflow writes it
-    folder = Path(reference).expanduser()
-    if (folder / CONFIG).exists() and (folder / WEIGHTS).exists():
+    folder = Path(os.path.expanduser(reference))  # unlike Path's own, it and those below fail at no text
+    if os.path.isfile(folder / CONFIG) and os.path.isfile(folder / WEIGHTS):
         return folder
     match = re.fullmatch(r"([^@/]+)(?:@([^@/]+)|/(\d+))", reference)
-    if folder.is_dir() or (match is None and ("/" in reference or "\\" in reference)):
+    if os.path.isdir(folder) or (match is None and ("/" in reference or "\\" in reference)):
         raise UserError(
             f"{reference}: not a folder with {CONFIG} and {WEIGHTS}, which a finished run leaves; nor a "
             "registered model, such as digits@champion or digits/3"
@@ -147,7 +149,20 @@ def find(reference: str, store: Store | None = None) -> Path:
         aliases_of(store, reference)  # refuses a name that is not there
         raise UserError(f"{reference}: which version? {reference}@champion, or {reference}/1")
     name, alias, number = match.groups()
-    return _files(store, get(store, name, alias or int(number)))
+    model = get(store, name, alias or int(number))
+    folder = _files(store, model)
+    _check(folder, model)
+    return folder
+
+
+def _check(folder: Path, model: Registered) -> None:
+    """The version knows the checksum of its checksums: files that were exchanged in the store are found out."""
+    from aemodels.modelfile import CHECKSUMS, digest
+
+    known, file = model.tags.get(CHECKSUMS), folder / CHECKSUMS  # versions of earlier releases have none
+    if known is not None and not (file.exists() and digest(file.read_bytes()) == known):
+        name, version, _ = model.version
+        raise UserError(f"{name}/{version}: {file} is not the one that was registered; restore it, or train it again")
 
 
 def _files(store: Store, model: Registered) -> Path:
@@ -160,6 +175,8 @@ def _files(store: Store, model: Registered) -> Path:
     name, version, _ = model.version
     model_id = model.source.removeprefix("models:/")
     copy = cache_folder() / "models" / model_id
+    if not re.fullmatch(MODEL_ID, model_id):
+        raise UserError(f"{name}/{version}: another program registered it ({printable(model.source)}); train it again")
     if copy.exists():
         return copy
     try:
@@ -198,16 +215,18 @@ def aliases_of(store: Store, name: str) -> dict[str, int]:
     """
     from mlflow.exceptions import MlflowException
 
-    try:
-        model = store.client.get_registered_model(name)
+    try:  # what is no name of ours is not looked up: it would become part of a query
+        model = store.client.get_registered_model(name) if re.fullmatch(NAME, name) else None
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
+        model = None
+    if model is None:
         names = _all_models(store)
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         there = f"registered are {', '.join(names[:20])}" if names else "none is; `aemodels train` registers one"
-        raise UserError(f"{name}: no such registered model; {hint}{there}") from None
+        raise UserError(f"{name}: no such registered model; {hint}{there}")
     return {alias: int(version) for alias, version in model.aliases.items()}
 
 

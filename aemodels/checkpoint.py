@@ -2,6 +2,7 @@
 
 config.json          the experiment and what the model must know of its data
 weights.safetensors  the finished model
+model.sha256         the checksums of both
 state.safetensors    the state after the last epoch, while training is not finished
 """
 
@@ -20,7 +21,7 @@ from aemodels.config import Config, UserError
 from aemodels.data.prepared import PreparedData
 from aemodels.environment import write_whole
 from aemodels.experiment import Experiment
-from aemodels.modelfile import CONFIG, WEIGHTS, first_line, load_network
+from aemodels.modelfile import CONFIG, WEIGHTS, first_line, load_network, seal
 from aemodels.models.base import GenerativeModel
 from aemodels.nets import ImageShape
 from aemodels.training import TrainingState
@@ -52,9 +53,10 @@ def save_card(folder: Path, experiment: Experiment, data: PreparedData) -> None:
 
 
 def save_weights(folder: Path, model: GenerativeModel) -> None:
-    """Writes weights.safetensors: the model is finished."""
+    """Writes weights.safetensors and the checksums: the model is finished."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_whole(folder / WEIGHTS, lambda path: save_file(tensors, path))
+    seal(folder)
 
 
 def load_model(folder: Path, device: str = "cpu") -> Loaded:

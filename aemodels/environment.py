@@ -10,8 +10,12 @@ AEMODELS_MLFLOW_UI  where browsers find MLflow's pages            default: MLFLO
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+SECRETS = ("PASSWORD", "TOKEN", "SECRET", "AUTH_STRING", "ACCESS_KEY")  # what the names of such variables end in
+SHORTEST_SECRET = 4  # characters; shorter ones would be found in ordinary words
 
 
 def cache_folder() -> Path:
@@ -41,6 +45,22 @@ def device_name() -> str | None:
 
 def _folder(variable: str, default: Path) -> Path:
     return Path(os.environ.get(variable) or default).expanduser().resolve()
+
+
+def without_secrets(text: str) -> str:
+    """The text without users and passwords in addresses, and without what the environment keeps secret."""
+    text = re.sub(r"(\w://)[^\s/]*@", r"\1", text)
+    for secret in sorted(_secrets(), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _secrets() -> Iterator[str]:
+    for name, value in os.environ.items():
+        in_address = re.search(r"\w://[^\s/:]*:([^\s/]*)@", value)
+        secret = value if name.upper().endswith(SECRETS) else in_address[1] if in_address else ""
+        if len(secret) >= SHORTEST_SECRET:
+            yield secret
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -1,23 +1,27 @@
-"""The two files of a finished model, read with nothing but what a model needs to run.
+"""The files of a finished model, read with nothing but what a model needs to run.
 
 config.json          the experiment, and the shape of the images; only its `model` section matters here
 weights.safetensors  its weights
+model.sha256         the checksums of both, as `sha256sum -c` reads them; models of earlier releases have none
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from aemodels.config import UserError
+from aemodels.environment import write_whole
 from aemodels.models import AnyModelConfig
 from aemodels.models.base import GenerativeModel
 from aemodels.nets import ImageShape
 
-CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+CONFIG, WEIGHTS, CHECKSUMS = "config.json", "weights.safetensors", "model.sha256"
 
 
 class _Experiment(BaseModel):
@@ -39,15 +43,37 @@ def load_network(config: Path, weights: Path, device: str = "cpu") -> Generative
         UserError: a file is missing or damaged.
     """
     try:
-        card = _Card.model_validate_json(config.read_text())
+        content = {CONFIG: config.read_bytes(), WEIGHTS: weights.read_bytes()}
+        _check(config.with_name(CHECKSUMS), content)
+        card = _Card.model_validate_json(content[CONFIG])
         model = card.experiment.model.build(card.image_shape, len(card.classes))
-        model.load_state_dict(load_file(weights, device=device))
+        model.load_state_dict(load(content[WEIGHTS]))
     except FileNotFoundError as error:
         missing = Path(error.filename or weights)
         raise UserError(f"{missing}: not there; {missing.parent} holds no finished model") from None
     except (SafetensorError, RuntimeError, ValidationError, ValueError, OSError) as error:
         raise UserError(f"{config.parent}: damaged model ({first_line(error)}); train it again") from None
     return model.to(device).eval()
+
+
+def seal(folder: Path) -> None:
+    """Writes model.sha256: nothing of the model changes any more."""
+    lines = [f"{digest((folder / name).read_bytes())}  {name}\n" for name in (CONFIG, WEIGHTS)]
+    write_whole(folder / CHECKSUMS, lambda path: path.write_text("".join(lines)))
+
+
+def _check(checksums: Path, content: Mapping[str, bytes]) -> None:
+    if not checksums.exists():
+        return
+    expected = {name: known for known, name in (line.split() for line in checksums.read_text().splitlines())}
+    for name, read in content.items():
+        if digest(read) != expected.get(name):
+            raise ValueError(f"{name} is not the one that was saved: its SHA-256 is another one than in {CHECKSUMS}")
+
+
+def digest(content: bytes) -> str:
+    """SHA-256, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def first_line(error: Exception) -> str:

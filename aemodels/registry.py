@@ -35,6 +35,8 @@ from aemodels.catalog import (
     list_models,
 )
 from aemodels.config import UserError
+from aemodels.modelfile import CHECKSUMS
+from aemodels.modelfile import digest as digest_of
 from aemodels.promotion import Decision
 from aemodels.serving import pack
 from aemodels.store import NAME, Store
@@ -74,7 +76,7 @@ def register(
     """Registers the model of a run as a new version and challenger. A run has one version: a second call finds it.
 
     Args:
-        folder: holds config.json and weights.safetensors.
+        folder: holds config.json, weights.safetensors and model.sha256.
         metrics: the key ones on the test images, without prefix.
         digest: of the data that they were measured on.
 
@@ -91,6 +93,7 @@ def register(
         return ModelVersion(name, int(known[0].version), run.id)
     texts = {f"{METRIC}{key}": f"{value:.8g}" for key, value in metrics.items()} | {DIGEST: digest}
     texts |= {key: str(value)[:LONGEST_TAG] for key, value in (tags or {}).items()}
+    texts[CHECKSUMS] = digest_of((folder / CHECKSUMS).read_bytes())
     model_id: str | None = None
     new_name = False
     try:

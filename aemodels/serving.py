@@ -8,6 +8,7 @@ N images or codes, D latent units, (C, H, W) an image.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from aemodels.config import UserError
 from aemodels.distributions import seeded
-from aemodels.modelfile import CONFIG, WEIGHTS
+from aemodels.modelfile import CHECKSUMS, CONFIG, WEIGHTS
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.nets import ImageShape
 
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from mlflow.models import Model
 
 REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors")
+FILES = {"config": CONFIG, "weights": WEIGHTS, "checksums": CHECKSUMS}  # of a packed model, by MLflow's names
 CHUNK = 500  # images at once: enough for speed, little enough for memory
 MOST_GENERATED = 10_000  # images in one answer: 30 MB of grey 28 x 28 ones
+_NOISE = threading.Lock()  # a process has one: two threads that draw at once would disturb each other's seed
 
 
 class Question(NamedTuple):
@@ -99,7 +102,7 @@ def _generate(model: GenerativeModel, question: Question) -> NDArray[np.float32]
     if not 0 <= question.seed < 2**63:
         raise UserError(f"seed={question.seed}: must be a number from 0 to 2**63 - 1")
     sizes = [CHUNK] * (question.n // CHUNK) + [question.n % CHUNK] * (question.n % CHUNK > 0)
-    with torch.inference_mode(), seeded(question.seed):
+    with _NOISE, torch.inference_mode(), seeded(question.seed):
         return _plain(torch.cat([model.sample(size) for size in sizes]))
 
 
@@ -138,6 +141,8 @@ def read_codes(inputs: Any, latent_dim: int) -> Tensor:
     array = _numbers(inputs, "codes")
     if array.ndim != 2 or array.shape[1] != latent_dim or not len(array):
         raise UserError(f"codes of shape {array.shape}: this model takes (N, {latent_dim})")
+    if np.abs(array).max() > np.finfo(np.float32).max:
+        raise UserError("codes: a value is too large")
     return torch.from_numpy(array.astype(np.float32))
 
 
@@ -146,6 +151,8 @@ def _numbers(inputs: Any, what: str) -> NDArray[Any]:
         array = np.asarray(inputs)
     except ValueError:  # rows of different length
         raise UserError(f"{what}: not an array; all of them must have the same shape") from None
+    except OverflowError:  # an integer that no float holds
+        raise UserError(f"{what}: a value is too large") from None
     if array.dtype.kind not in "biuf":
         raise UserError(f"{what}: not an array of numbers (it is {type(inputs).__name__} of {array.dtype})")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -167,7 +174,7 @@ def pack(folder: Path, target: Path, description: Model) -> None:
     """Packs a finished model as an MLflow model: source, config and safetensors, no pickle.
 
     Args:
-        folder: holds config.json and weights.safetensors.
+        folder: holds config.json, weights.safetensors and model.sha256.
         target: the folder to write.
         description: what MLflow is to know of it (its id and run).
     """
@@ -183,7 +190,7 @@ def pack(folder: Path, target: Path, description: Model) -> None:
             target,
             mlflow_model=description,
             python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={"config": str(folder / CONFIG), "weights": str(folder / WEIGHTS)},
+            artifacts={name: str(folder / file) for name, file in FILES.items()},
             code_paths=[str(Path(__file__).parent)],
             pip_requirements=requirements(),
             signature=ModelSignature(params=ParamSchema(params)),  # images and codes alike: inputs are checked here

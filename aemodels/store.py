@@ -19,12 +19,12 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from filelock import FileLock
 
 from aemodels.config import UserError
-from aemodels.environment import store_folder
+from aemodels.environment import store_folder, without_secrets
 from aemodels.mlflow_views import PICTURES, TABLE, view_tags
 
 if TYPE_CHECKING:
@@ -122,12 +122,23 @@ def printable(uri: str) -> str:
     return f"{scheme}{separator}{place.rpartition('@')[2]}{slash}{path}"
 
 
+def _hide_password() -> None:
+    """A server's user and password go where MLflow looks for them too: an address ends up in messages and tags."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https") and parts.username is not None:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+        os.environ["MLFLOW_TRACKING_URI"] = printable(uri)
+
+
 def open_store() -> Store:
     """Opens the store; the embedded one is made first where there is none.
 
     Raises:
         UserError: a server does not answer, or the store cannot be used.
     """
+    _hide_password()
     uri = tracking_uri()
     _quiet()
     scheme = urlsplit(uri).scheme.partition("+")[0]
@@ -167,7 +178,7 @@ def _client(uri: str) -> MlflowClient:
 
 
 def _unusable(uri: str, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0]
+    reason = without_secrets(str(error).strip().splitlines()[0])
     remedy = "set MLFLOW_TRACKING_URI to the address of an MLflow server"
     if "out-of-date database schema" in reason:
         remedy = f"another release of MLflow wrote it: back it up and run `mlflow db upgrade {printable(uri)}`"
@@ -288,10 +299,11 @@ def serve_ui(port: int = UI_PORT) -> NoReturn:
     _quiet()
     if uri.startswith("sqlite:///"):
         _ensure_database(Path(uri.removeprefix("sqlite:///")).absolute(), store_folder() / "artifacts")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     command += ["--default-artifact-root", (store_folder() / "artifacts").as_uri(), "--no-serve-artifacts"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--uvicorn-opts", "--log-level warning"]
     environment = {"PYTHONWARNINGS": "ignore", **os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment["MLFLOW_BACKEND_STORE_URI"] = uri  # not as an argument, which every user of the machine sees
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, command, environment)

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aemodels.data.prepared import PreparedData
+from aemodels.environment import without_secrets
 from aemodels.store import Store
 
 LONGEST_PARAM = 500  # characters; more is unreadable in a table, and config.json has it whole
@@ -150,7 +151,7 @@ class Run:
 
         try:  # the error that ended the run is the one to see, also when MLflow cannot be told of it
             if isinstance(error, Exception):
-                self.tags({"error": f"{type(error).__name__}: {error}"})
+                self.tags({"error": without_secrets(f"{type(error).__name__}: {error}")})
             self.end("FAILED" if isinstance(error, Exception) else "KILLED")
         except MlflowException as problem:
             logging.getLogger(__name__).warning("the end of run %s was not recorded: %s", self.id, problem)

@@ -109,5 +109,7 @@ def _interrupt(_signal: int, _frame: object) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(message, err=True)
+    from aemodels.environment import without_secrets
+
+    typer.echo(without_secrets(message), err=True)
     raise typer.Exit(code)

@@ -317,6 +317,29 @@ def monitor(name: Name, images: ImageFiles, json: Json = False, v: Verbose = Fal
 
 
 @app.command()
+def serve(
+    model: Model,
+    host: Annotated[str, typer.Option(help="Who may ask: 127.0.0.1 is this machine alone.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 5001,
+) -> None:
+    """Answer over HTTP, as MLflow's server does, until Ctrl-C.
+
+    An alias such as @champion is looked up at the start: start the server again when there is a new champion.
+    """
+    with answering(verbose=False, computes=True):
+        from aemodels.server import is_local, listen
+        from aemodels.server import serve as run
+        from flows.use import open_to_serve
+
+        listener = listen(host, port)
+        network = open_to_serve(model)
+        if not is_local(listener):
+            typer.echo(f"warning: --host {host}: whoever reaches this machine may ask; no password is wanted", err=True)
+        typer.echo(f"{model}: http://{host}:{listener.getsockname()[1]}/invocations  (Ctrl-C ends it)")
+        run(network, listener)
+
+
+@app.command()
 def ui(port: Annotated[int, typer.Option(help="On this machine.")] = 5000) -> None:
     """Serve MLflow's pages on this machine until Ctrl-C."""
     with answering(verbose=False):

@@ -14,6 +14,8 @@ from aemodels.checkpoint import Loaded, load_model
 from aemodels.config import UserError
 from aemodels.data.files import image_files, read_images
 from aemodels.data.folder import FolderConfig
+from aemodels.environment import device_name
+from aemodels.models.base import GenerativeModel
 from aemodels.registry import find
 from aemodels.serving import Question, answer
 from aemodels.training import best_device
@@ -34,6 +36,11 @@ class Given(NamedTuple):
 def open_model(reference: str) -> Loaded:
     """A model by its reference, on the best device."""
     return load_model(find(reference), str(best_device()))
+
+
+def open_to_serve(reference: str) -> GenerativeModel:
+    """A model by its reference, where a registered one runs: on the CPU unless AEMODELS_DEVICE says otherwise."""
+    return load_model(find(reference), str(best_device()) if device_name() else "cpu").model
 
 
 def open_with_images(reference: str, paths: Sequence[Path]) -> Given:

@@ -136,7 +136,7 @@ print("loaded:", *sorted({{"torch", "mlflow", "prefect", "optuna", "numpy", "ric
 
 def test_every_command_says_what_it_is_for() -> None:
     names = "pipeline prepare tune train evaluate settings models promote rollback history"
-    names += " generate reconstruct embed score monitor ui"
+    names += " generate reconstruct embed score monitor serve ui"
     listed = call("--help").out
     for name in names.split():
         assert name in listed
@@ -538,6 +538,7 @@ def test_a_damaged_prepared_array_is_named(tmp_path: Path, monkeypatch: pytest.M
         ["pipeline", *TINY],
         ["evaluate", "digits@champion"],
         ["generate", "digits@champion"],
+        ["serve", "digits@champion", "--port", "0"],
         ["models"],
         ["promote", "digits", "1"],
         ["rollback", "digits"],
@@ -587,6 +588,7 @@ def test_unknown_models_are_refused(case: str, in_shop: Shop, tmp_path: Path) ->
         ["embed", reference, in_shop.images[0]],
         ["score", reference, in_shop.images[0]],
         ["evaluate", reference],
+        ["serve", reference, "--port", "0"],
     ):
         refused(call(*command), *pieces)
     assert not list(tmp_path.iterdir())

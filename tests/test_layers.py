@@ -19,7 +19,7 @@ LAYERS = [  # from the bottom; a module imports from its own layer and those bel
     {"experiment"},
     {"checkpoint", "trials"},
     {"tuning", "tuning_study", "tuning_figures", "mlflow_views", "store", "tracking"}
-    | {"promotion", "catalog", "registry", "serving", "served_model"},
+    | {"promotion", "catalog", "registry", "serving", "served_model", "server"},
     {"settings", "runfolder"},
     {"steps"},
 ]
@@ -27,6 +27,9 @@ ONLY_HERE = {
     "prefect": {"flows"},
     "mlflow": {"store", "tracking", "catalog", "registry", "serving", "served_model"},
     "optuna": {"tuning_study"},
+    "fastapi": {"server"},
+    "starlette": {"server"},
+    "uvicorn": {"server"},
     "typer": {"flows"},
     "rich": {"flows"},
 }

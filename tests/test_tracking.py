@@ -101,6 +101,8 @@ def test_a_server_that_does_not_answer_is_named_within_five_seconds(
         port = listener.getsockname()[1]
         if not hangs:
             listener.close()
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "")  # they are taken from the address
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{port}")
         started = time.perf_counter()
         with pytest.raises(UserError, match=rf"MLFLOW_TRACKING_URI=http://127.0.0.1:{port}: .* does not answer"):

@@ -1,0 +1,416 @@
+"""The served model: right questions are answered as the library answers, wrong ones in words, and it stays up."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import repeat
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from aemodels import server as module
+from aemodels.checkpoint import load_model
+from aemodels.config import UserError
+from aemodels.models.base import GenerativeModel
+from aemodels.server import MOST_AT_ONCE, Limits, create_app, is_local, limits_of, listen
+from aemodels.serving import Question, answer
+
+ROOT = Path(__file__).parents[1]
+PICTURES = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
+JSON = "application/json"
+LEAKS = re.compile(
+    r"Traceback|File \"|\.py\b|line \d+, in |aemodels|torch|numpy|uvicorn|starlette|/(?!invocations|json)"
+)
+ALLOWED_GROWTH = 400e6  # bytes: a question of 25 MB is read, and an answer of as much is written
+
+
+class Reply(NamedTuple):
+    """What came back."""
+
+    status: int
+    text: str
+
+
+class Server(NamedTuple):
+    """A running `aemodels serve`."""
+
+    process: subprocess.Popen[str]
+    port: int
+
+    def send(self, body: Any, kind: str = JSON, method: str = "POST", path: str = "/invocations", **more: Any) -> Reply:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+            connection.request(method, path, body, {"Content-Type": kind}, **more)
+            reply = connection.getresponse()
+            return Reply(reply.status, reply.read().decode())
+
+    def ask(self, **question: Any) -> np.ndarray:
+        status, text = self.send(json.dumps(question).encode())
+        assert status == 200, text
+        return np.array(json.loads(text)["predictions"], np.float32)
+
+    def memory(self) -> int:
+        """Bytes in RAM."""
+        return int(psutil.Process(self.process.pid).memory_info().rss)
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Path) -> GenerativeModel:
+    return load_model(model_folder).model
+
+
+@pytest.fixture(scope="module")
+def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """As a person starts it, on a free port, from a folder without the checkout."""
+    command = [sys.executable, "-m", "flows.cli", "serve", str(model_folder), "--port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    with (tmp_path_factory.mktemp("server") / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, env=environment, cwd=Path(log.name).parent, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        try:
+            assert process.stdout is not None
+            told = re.search(r"http://127\.0\.0\.1:(\d+)/invocations", process.stdout.readline())
+            assert told, Path(log.name).read_text()
+            yield Server(process, int(told[1]))
+        finally:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(20)
+    assert code == 0
+    assert Path(log.name).read_text() == ""  # nothing that nobody expected
+
+
+def refused(reply: Reply, *statuses: int) -> str:
+    """The message, which is short and tells nothing of the inside."""
+    assert 400 <= reply.status < 500, reply
+    assert not statuses or reply.status in statuses, reply
+    message = json.loads(reply.text)["error"]
+    assert 0 < len(message) <= 300
+    assert not LEAKS.search(message), message
+    return str(message)
+
+
+# ---------------------------------------------------------------- right questions
+
+
+def test_it_answers_like_the_library(server: Server, model: GenerativeModel) -> None:
+    for name, mode in zip(("inputs", "instances") * 2, ("reconstruct", "embed", "score", "reconstruct"), strict=True):
+        told = server.ask(**{name: PICTURES.tolist(), "params": {"mode": mode}})
+        np.testing.assert_allclose(told, answer(model, PICTURES, Question(mode)), atol=1e-6)
+    np.testing.assert_array_equal(server.ask(inputs=PICTURES[:, 0].tolist()), server.ask(inputs=PICTURES.tolist()))
+    codes = answer(model, PICTURES, Question("embed"))
+    frame = {"columns": ["a", "b", "c"], "index": list(range(5)), "data": codes.tolist()}
+    told = server.ask(dataframe_split=frame, params={"mode": "decode"})
+    np.testing.assert_allclose(told, answer(model, codes, Question("decode")), atol=1e-6)
+    for nothing in ({}, {"inputs": []}):
+        told = server.ask(**nothing, params={"mode": "generate", "n": 3, "seed": 7})
+        np.testing.assert_allclose(told, answer(model, None, Question("generate", 3, 7)), atol=1e-6)
+
+
+def test_it_says_that_it_is_there(server: Server) -> None:
+    for path in ("/ping", "/health"):
+        assert server.send(None, method="GET", path=path) == (200, "\n")
+    assert re.fullmatch(r"\d+\.\d+.*", server.send(None, method="GET", path="/version").text)
+
+
+def test_mlflow_asks_it_as_its_own_server(server: Server, model: GenerativeModel) -> None:
+    """What MLflow's clients send to a scoring server."""
+    from mlflow.pyfunc.scoring_server.client import ScoringServerClient
+
+    client = ScoringServerClient("127.0.0.1", server.port)  # type: ignore[no-untyped-call]
+    client.ping()
+    codes = answer(model, PICTURES, Question("embed"))
+    told = client.invoke(codes, {"mode": "decode"}).get_predictions(predictions_format="ndarray")
+    np.testing.assert_allclose(told, answer(model, codes, Question("decode")), atol=1e-6)
+
+
+def test_many_ask_at_once_and_seeds_hold(server: Server, model: GenerativeModel) -> None:
+    expected = [answer(model, None, Question("generate", 2, seed)) for seed in range(4)]
+
+    def draw(seed: int) -> None:
+        np.testing.assert_allclose(
+            server.ask(params={"mode": "generate", "n": 2, "seed": seed}), expected[seed], atol=1e-6
+        )
+
+    with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
+        list(pool.map(draw, list(range(4)) * 5))
+
+
+def test_ping_is_answered_while_the_model_works(server: Server) -> None:
+    question = json.dumps({"params": {"mode": "generate", "n": 1000}}).encode()
+    with ThreadPoolExecutor(6) as pool:
+        busy = [pool.submit(server.send, question) for _ in range(12)]
+        slowest = 0.0
+        while not all(one.done() for one in busy):
+            started = time.perf_counter()
+            assert server.send(None, method="GET", path="/ping").status == 200
+            slowest = max(slowest, time.perf_counter() - started)
+    assert {one.result().status for one in busy} == {200}
+    assert 0 < slowest < 2
+
+
+# ---------------------------------------------------------------- wrong questions
+
+HUGE = b"1" + b"0" * 400
+BY_HAND = {
+    "nothing": (b"", "not JSON"),
+    "truncated": (b'{"inputs": [[1, 2', "not JSON: Expecting ',' delimiter at line 1, column 18"),
+    "no object": (b"[1, 2]", "send a JSON object"),
+    "not UTF-8": (b'{"inputs": "\xff"}', "not UTF-8"),
+    "deep": (b'{"inputs": ' + b"[" * 200_000, "too many values; send at most 1000 images"),
+    "deep lists": (b'{"inputs": ' + b"[" * 10_000, "nested too deeply"),
+    "deeper than arrays": (b'{"inputs": ' + b"[" * 100 + b"]" * 100 + b"}", "not an array"),
+    "many digits": (b'{"inputs": [' + b"9" * 5000 + b"]}", "too many digits"),
+    "NaN": (b'{"inputs": [[NaN]]}', "NaN is no number"),
+    "infinite": (b'{"inputs": [[-Infinity]]}', "-Infinity is no number"),
+    "overflow": (b'{"inputs": [[1e999, 1, 2]], "params": {"mode": "decode"}}', "codes: 1 values are NaN or infinite"),
+    "huge integer": (b'{"inputs": [[' + HUGE + b', 0.5, 1]], "params": {"mode": "decode"}}', "codes: "),
+    "huge integers": (b'{"inputs": [[' + HUGE + b", 1, " + HUGE + b']], "params": {"mode": "decode"}}', "codes: "),
+    "huge float": (b'{"inputs": [[1e300, 0, 0]], "params": {"mode": "decode"}}', "codes: a value is too large"),
+    "text": (b'{"inputs": [["a", "b"]]}', "inputs: send lists of numbers"),
+    "texts of different length": (
+        b'{"inputs": ["' + b"x" * 10**6 + b'"' + b',"y"' * 1000 + b"]}",
+        "inputs: send lists",
+    ),
+    "text alone": (b'{"inputs": "cat"}', "inputs: send lists of numbers"),
+    "null": (b'{"inputs": [[null, 1]]}', "inputs: send lists of numbers"),
+    "objects": (b'{"instances": [{"a": 1}]}', "instances: send lists of numbers"),
+    "a number alone": (b'{"inputs": 3}', "inputs: send lists of numbers"),
+    "ragged": (b'{"inputs": [[[1], [1, 2]]]}', "not an array"),
+    "no images": (b'{"inputs": []}', "images of shape (0,)"),
+    "shape": (b'{"inputs": [[[1, 2], [3, 4]]]}', "images of shape (1, 2, 2): this model takes (N, 1, 8, 8)"),
+    "codes": (b'{"inputs": [[1, 2]], "params": {"mode": "decode"}}', "codes of shape (1, 2): this model takes (N, 3)"),
+    "pixels": (
+        json.dumps({"inputs": (PICTURES.astype(int) * 2).tolist()}).encode(),
+        "integer pixels run from 0 to 255",
+    ),
+    "mode": (b'{"inputs": [], "params": {"mode": "draw"}}', "mode=draw: unknown"),
+    "long mode": (b'{"inputs": [], "params": {"mode": "' + b"m" * 10**5 + b'"}}', "mode=mmm"),
+    "lone surrogate": (b'{"inputs": [], "params": {"mode": "\\ud800"}}', "unknown"),
+    "mode of another type": (b'{"inputs": [], "params": {"mode": 3}}', "params.mode: must be a text"),
+    "n of another type": (b'{"params": {"mode": "generate", "n": "3"}}', "params.n: must be a whole number"),
+    "true n": (b'{"params": {"mode": "generate", "n": true}}', "params.n: must be a whole number"),
+    "half n": (b'{"params": {"mode": "generate", "n": 0.5}}', "params.n: must be a whole number"),
+    "negative n": (b'{"params": {"mode": "generate", "n": -1}}', "n=-1: from 1 to 1000 images"),
+    "n": (b'{"params": {"mode": "generate", "n": 1000000000}}', "n=1000000000: from 1 to 1000 images"),
+    "huge n": (b'{"params": {"mode": "generate", "n": ' + HUGE + b"}}", "n=1000"),
+    "seed": (b'{"params": {"mode": "generate", "seed": -1}}', "seed=-1: must be"),
+    "huge seed": (b'{"params": {"mode": "generate", "seed": ' + HUGE + b"}}", "seed=1000"),
+    "param": (b'{"inputs": [], "params": {"modus": "embed"}}', "params.modus: unknown; there are mode, n, seed"),
+    "long param": (b'{"inputs": [], "params": {"' + b"p" * 10**5 + b'": 1}}', "params.ppp"),
+    "params": (b'{"inputs": [], "params": [1]}', "params: send an object"),
+    "no inputs": (b"{}", "send exactly one of inputs, instances, dataframe_split"),
+    "two inputs": (b'{"inputs": [], "instances": []}', "send exactly one of"),
+    "another key": (b'{"input": []}', "input: unknown; send one of inputs"),
+    "a frame without data": (b'{"dataframe_split": {"columns": []}}', "dataframe_split: send lists"),
+    "a frame of another type": (b'{"dataframe_split": [[1]]}', "dataframe_split: send lists"),
+}
+
+
+@pytest.mark.parametrize("case", BY_HAND)
+def test_a_wrong_question_is_explained(server: Server, case: str) -> None:
+    body, says = BY_HAND[case]
+    assert says in refused(server.send(body), 400, 413)
+
+
+def test_a_question_that_is_too_large_is_refused_before_it_takes_memory(server: Server) -> None:
+    before = server.memory()
+    nulls = bytes(100_000_000)
+    assert "the body is over" in refused(server.send(nulls), 413)
+    chunks = repeat(nulls[:1_000_000], 100)
+    assert "the body is over" in refused(server.send(chunks, encode_chunked=True), 413)
+    lists = b'{"inputs": [' + b"[]," * 300_000 + b"[]]}"
+    assert "too many values; send at most 1000 images" in refused(server.send(lists), 413)
+    many = json.dumps({"inputs": [[0, 0, 0]] * 1001, "params": {"mode": "decode"}}).encode()
+    assert "1001 inputs; send at most 1000" in refused(server.send(many), 413)
+    assert server.memory() - before < 50e6
+
+
+def test_another_address_method_or_type_is_refused(server: Server) -> None:
+    assert "no such address" in refused(server.send(None, method="GET", path="/docs"), 404)
+    assert "no such address" in refused(server.send(None, method="GET", path="/../../etc/passwd"), 404)
+    assert "another method" in refused(server.send(None, method="GET"), 405)
+    body = json.dumps({"inputs": PICTURES.tolist()}).encode()
+    for kind in ("text/csv", "text/plain", "application/vnd.apache.parquet", "", f"{JSON}; charset=latin-1", "a;b;c"):
+        assert "send JSON" in refused(server.send(body, kind), 415)
+    assert server.send(body, f"{JSON}; charset=UTF-8").status == 200
+
+
+def test_a_body_that_ends_early_does_no_harm(server: Server) -> None:
+    head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: 1000\r\n\r\n"
+    for _ in range(3 * MOST_AT_ONCE):
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(head.encode() + b'{"inputs"')
+    body, limit = json.dumps({"inputs": PICTURES.tolist()}).encode(), time.monotonic() + 5
+    while (reply := server.send(body)).status == 503 and time.monotonic() < limit:  # until it has seen them go
+        time.sleep(0.05)
+    assert reply.status == 200
+
+
+# ---------------------------------------------------------------- thousands of them
+
+SCALARS = ["0", "-1", "0.5", "256", "1e5", "1e999", "NaN", "-Infinity", "null", "true", '"cat"', '"' + "x" * 999 + '"']
+SCALARS += ["9" * 30, "9" * 400, "{}", "[]", '{"a": [1]}', '"\\ud800"', '"\\u0000"', "1e-320", "-0.0"]
+
+
+def wrong_question(dice: random.Random) -> tuple[bytes, str]:
+    """A body and its type, wrong by one of some rules."""
+    right = json.dumps({"inputs": PICTURES.tolist(), "params": {"mode": "embed"}})
+    mode = dice.choice(["reconstruct", "embed", "score"])
+    rules = {
+        "truncated": lambda: right[: dice.randrange(len(right))],
+        "rubbish": lambda: dice.randbytes(dice.randrange(2000)),
+        "deep": lambda: '{"inputs": ' + dice.choice("[{") * dice.randrange(2, 3000),
+        "deep and closed": lambda: _question(_nest("1", dice.choice([1, 2, 5, 6, 33, 65, 300])), mode),
+        "scalar": lambda: _question(_nest(dice.choice(SCALARS), dice.randrange(3)), mode),
+        "one bad pixel": lambda: _bad_pixel(dice, mode),
+        "shape": lambda: _question(json.dumps(np.zeros(_wrong_shape(dice), int).tolist()), mode),
+        "codes": lambda: _question(
+            json.dumps(np.zeros((dice.randrange(9), dice.choice([1, 2, 4]))).tolist()), "decode"
+        ),
+        "mode": lambda: _question("[]", "".join(dice.choices("abcdefgh ;'%", k=dice.randrange(300)))),
+        "n": lambda: _params(n=dice.choice([0, -1, -(10**9), 10**9, 10**30, 1.5, None, "3", [1], True])),
+        "seed": lambda: _params(seed=dice.choice([-1, 2**63, 10**30, 0.5, None, "a", {}])),
+        "param": lambda: _params(**{"".join(dice.choices("abcxyz_.", k=7)): 1}),
+        "key": lambda: json.dumps({"".join(dice.choices("abcxyz_.", k=7)): PICTURES.tolist()}),
+        "keys": lambda: json.dumps({"inputs": [], "instances": []}),
+        "params": lambda: right.replace('{"mode": "embed"}', dice.choice(["[]", "3", '"mode"', "true"])),
+    }
+    body = rules[dice.choice(sorted(rules))]()
+    return body.encode() if isinstance(body, str) else body, JSON
+
+
+def _nest(text: str, depth: int) -> str:
+    return "[" * depth + text + "]" * depth
+
+
+def _question(inputs: str, mode: str) -> str:
+    return f'{{"inputs": {inputs}, "params": {json.dumps({"mode": mode})}}}'
+
+
+def _params(**params: Any) -> str:
+    return json.dumps({"inputs": [], "params": {"mode": "generate"} | params})
+
+
+def _bad_pixel(dice: random.Random, mode: str) -> str:
+    pixels = json.dumps(PICTURES.tolist()).split(", ")
+    pixels[dice.randrange(1, len(pixels) - 1)] = dice.choice([text for text in SCALARS if text not in ("0", "true")])
+    return _question(", ".join(pixels), mode)
+
+
+def _wrong_shape(dice: random.Random) -> tuple[int, ...]:
+    shape = [dice.choice([0, 1, 2, 7, 9]) for _ in range(dice.randrange(1, 6))]
+    return tuple(shape)
+
+
+def besiege(server: Server, count: int, seed: int) -> dict[int, int]:
+    """Sends wrong questions from several threads; status -> how often."""
+    dice = random.Random(seed)
+    questions = [wrong_question(dice) for _ in range(count)]
+    counts: dict[int, int] = {}
+    with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
+        for question, reply in zip(questions, pool.map(lambda q: server.send(*q), questions), strict=True):
+            assert 400 <= reply.status < 500, (question, reply)
+            refused(reply)
+            counts[reply.status] = counts.get(reply.status, 0) + 1
+    return counts
+
+
+@pytest.mark.parametrize("count", [400, pytest.param(5000, marks=pytest.mark.slow)])
+def test_it_stays_up_whatever_is_sent(server: Server, model: GenerativeModel, count: int) -> None:
+    besiege(server, 100, seed=0)
+    before = server.memory()
+    besiege(server, count, seed=count)
+    assert server.memory() - before < 50e6
+    told = server.ask(inputs=PICTURES.tolist())
+    np.testing.assert_allclose(told, answer(model, PICTURES, Question()), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_it_stays_up_when_many_send_too_much(server: Server, model: GenerativeModel) -> None:
+    """More at once than it takes: some are told to come back, and memory stays in bounds."""
+    before = server.memory()
+    body = bytes(100_000_000)
+    many = json.dumps({"params": {"mode": "generate", "n": 1000}}).encode()
+    with ThreadPoolExecutor(4 * MOST_AT_ONCE) as pool:
+        large = [pool.submit(server.send, body) for _ in range(20)]
+        busy = [pool.submit(server.send, many) for _ in range(100)]
+    assert {one.result().status for one in large} <= {413, 503}
+    assert {one.result().status for one in busy} == {200, 503}
+    assert server.memory() - before < ALLOWED_GROWTH
+    told = server.ask(inputs=PICTURES.tolist())
+    np.testing.assert_allclose(told, answer(model, PICTURES, Question()), atol=1e-6)
+
+
+# ---------------------------------------------------------------- what a client cannot bring about
+
+
+def call(model: GenerativeModel, content: Any, raises: bool = False) -> Reply:
+    """A request to the app in this process."""
+
+    async def send() -> Reply:
+        transport = httpx.ASGITransport(create_app(model), raise_app_exceptions=raises)
+        async with httpx.AsyncClient(transport=transport, base_url="http://local") as client:
+            reply = await client.post("/invocations", content=content, headers={"Content-Type": JSON})
+            return Reply(reply.status_code, reply.text)
+
+    return asyncio.run(send())
+
+
+def test_what_nobody_expected_is_in_the_log_alone(model: GenerativeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error in /secret/place.py")
+
+    monkeypatch.setattr(module, "answer", fail)
+    question = json.dumps({"inputs": PICTURES.tolist()})
+    status, text = call(model, question)
+    assert (status, json.loads(text)) == (500, {"error": "the server failed on this request; its log says why"})
+    with pytest.raises(RuntimeError, match="CUDA error"):  # uvicorn logs what passes through
+        call(model, question, raises=True)
+
+
+def test_an_answer_that_is_no_number_is_refused(model: GenerativeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "answer", lambda *_: np.array([[np.nan]], np.float32))
+    assert "not finite" in refused(call(model, json.dumps({"inputs": PICTURES.tolist()})), 400)
+
+
+def test_a_slow_body_is_given_up(model: GenerativeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(2)
+        yield b"}"
+
+    monkeypatch.setattr(module, "BODY_SECONDS", 0.1)
+    assert "the body took over 0.1 seconds" in refused(call(model, slow()), 408)
+
+
+def test_limits_follow_the_size_of_the_images(model: GenerativeModel) -> None:
+    assert limits_of(model) == Limits(1000, 64_000, 64_000 * 24 + 2**16)
+
+
+def test_it_listens_to_this_machine_alone_unless_told_otherwise() -> None:
+    with listen("127.0.0.1", 0) as near, listen("0.0.0.0", 0) as far:
+        assert is_local(near)
+        assert not is_local(far)
+        with pytest.raises(UserError, match=r"cannot be used \(Address already in use\); give another one"):
+            listen("127.0.0.1", near.getsockname()[1])
+    with pytest.raises(UserError, match="--port 70000: a port is a number"):
+        listen("127.0.0.1", 70_000)
+    with pytest.raises(UserError, match=r"--host no\.such\.host\.invalid"):
+        listen("no.such.host.invalid", 0)
