@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -89,8 +89,8 @@ class Runner:
         images = self.data.sizes["train"]
         return experiment.training.epochs * min(images, experiment.training.images or images)
 
-    def run(self, experiments: Sequence[Experiment]) -> Told:
-        """Runs the trials of a generation and tells what happens to them, in any order of the trials."""
+    def run(self, experiments: Iterable[Experiment]) -> Told:
+        """Runs trials and tells what happens to them, in any order; takes each when there is room for it."""
         if best_device().type != "cpu":
             yield from self._stacked(experiments)
         elif self.workers:
@@ -106,7 +106,7 @@ class Runner:
 
     # ---------------------------------------------------------------- processes
 
-    def _in_processes(self, experiments: Sequence[Experiment]) -> Told:
+    def _in_processes(self, experiments: Iterable[Experiment]) -> Told:
         """Whoever is free takes the next trial."""
         while self.importing:
             self.importing.pop().receive()
@@ -133,15 +133,29 @@ class Runner:
 
     # ---------------------------------------------------------------- stacks
 
-    def _stacked(self, experiments: Sequence[Experiment]) -> Told:
+    def _stacked(self, experiments: Iterable[Experiment]) -> Told:
+        """Takes as many as the device holds, runs them, takes the next."""
+        waiting, more = iter(enumerate(experiments)), True
+        while more:
+            release_memory()
+            free, more = STACK_SHARE * free_memory(best_device()), False
+            taken: dict[int, Experiment] = {}
+            sizes: dict[int, int] = {}
+            for i, experiment in waiting:
+                try:
+                    sizes[i] = stack_bytes(experiment, self.data)
+                except SettingsError as error:  # a combination of settings that does not fit
+                    yield MemberEnd(i, {}, 0.0, str(error))
+                    continue
+                taken[i] = experiment
+                free -= sizes[i]
+                if more := free < sizes[i]:
+                    break
+            yield from self._in_stacks(taken, sizes)
+
+    def _in_stacks(self, experiments: dict[int, Experiment], sizes: dict[int, int]) -> Told:
         """One population after the other, each as large as the device holds; who has no like is trained alone."""
-        left, sizes = [], {}
-        for i, experiment in enumerate(experiments):
-            try:
-                sizes[i] = stack_bytes(experiment, self.data)
-                left.append(i)
-            except SettingsError as error:  # a combination of settings that does not fit
-                yield MemberEnd(i, {}, 0.0, str(error))
+        left = list(experiments)
         while left:
             alike = [i for i in left if _alike(experiments[left[0]], experiments[i])]
             release_memory()

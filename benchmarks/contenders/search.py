@@ -84,7 +84,8 @@ def _fixed(job: Job) -> Measured:
 
 
 def _pruned(job: Job) -> Measured:
-    from aemodels.tuning import TuningConfig, search
+    from aemodels.tuning import TuningConfig
+    from aemodels.tuning_search import search
     from aemodels.tuning_study import open_study
 
     data, experiment = PreparedData.model_validate(job.data), _experiment(job)
