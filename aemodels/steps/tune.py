@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -188,6 +190,7 @@ class _TrialRuns:
 
     def __init__(self, store: Store, study: Study, parent: Run, name: str, group: str) -> None:
         self.store, self.study, self.parent, self.name, self.group = store, study, parent, name, group
+        self.worker = f"{platform.node()}:{os.getpid()}"
         self.runs: dict[int, Run] = {}
         self.running: dict[int, Run] = {}
 
@@ -228,11 +231,12 @@ class _TrialRuns:
         run = resume_run(self.store, known) if known else None
         if run is None:
             title = f"trial {trial.index}"
-            tags = {"kind": "trial", "pipeline": self.group, "trial": trial.index}
+            tags = {"kind": "trial", "pipeline": self.group, "trial": trial.index, "worker": self.worker}
             run = start_run(self.store, self.name, title, tags, parent=self.parent.id)
             self.study.remember(key, run.id)
-        elif self.group:
-            run.tags({"pipeline": self.group})  # a pipeline that was started again
+        else:
+            # a pipeline that was started again, or a trial of another worker
+            run.tags({"worker": self.worker} | ({"pipeline": self.group} if self.group else {}))
         run.params(event.experiment.flat())
         self.runs[trial.index] = self.running[trial.index] = run
 
