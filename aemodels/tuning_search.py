@@ -75,7 +75,7 @@ def _generation(number: int, prepare: Prepare, runner: Runner, study: Study) -> 
                 yield TrialStarted(trial, prepare(trial.params), replayed=True)
                 yield TrialEnded(trial, replayed=True)
                 told.add(trial.index)
-        if len(told) == len(trials):
+        if all(trial.ended for trial in trials):
             return
         if any(trial.state == "waiting" for trial in trials):
             told |= yield from _run(number, prepare, runner, study)
@@ -118,15 +118,14 @@ def _run(number: int, prepare: Prepare, runner: Runner, study: Study) -> Generat
             for event in _events(mine[happened.index], happened, study):
                 yield event
                 stop = isinstance(happened, MemberEpoch) and not isinstance(event, TrialEpoch)
-                if isinstance(event, TrialEnded):
-                    study.end(event.trial)
+                if isinstance(event, TrialEnded) and study.end(event.trial):
                     ended.add(event.trial.index)
 
 
 def _events(running: _Running, happened: MemberEpoch | MemberEnd, study: Study) -> Iterator[Event]:
     """What follows from what happened to a trial; one that is pruned or lost is to stop."""
     trial, curve = running.trial, running.curve
-    if not study.keeps(trial):
+    if not study.keeps(trial.index):
         yield TrialLost(trial.index)
     elif isinstance(happened, MemberEnd):
         yield TrialEnded(_ended(replace(trial, curve=curve), happened, study.goals.objectives))

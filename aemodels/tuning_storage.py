@@ -112,8 +112,8 @@ def _shared(url: URL) -> RDBStorage:
     try:
         with engine.connect() as connection:  # two workers that create the tables at once would fail
             _lock(connection, "pg_advisory_xact_lock", LOCK, 0)
-            # braces would be a template to Optuna; rendered, those of a password are escaped
-            return RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=settings)
+            template = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+            return RDBStorage(template, engine_kwargs=settings)
     finally:
         engine.dispose()
 

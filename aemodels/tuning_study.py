@@ -63,7 +63,7 @@ def _open(
     space = search_space(experiment, config)
     storage = open_storage(url)
     studies = (Study(name, experiment, config, space, storage, claims) for name in names)
-    return next(study for study in studies if url is None or not study.finished)
+    return next(study for study in studies if not study.finished)
 
 
 class Study:
@@ -124,8 +124,11 @@ class Study:
 
     @property
     def finished(self) -> bool:
-        """All trials ended, and what follows from them is recorded: nobody joins it any more."""
-        return FINISHED in self.notes()
+        """All trials ended, and what follows from them is recorded: nobody joins it any more.
+
+        Of a study of this process alone its run folder knows that.
+        """
+        return self.shared and FINISHED in self.notes()
 
     def finish(self, run: str) -> None:
         """The run has all that is to be recorded of the search."""
@@ -213,25 +216,38 @@ class Study:
                 return trial
         return None
 
-    def keeps(self, trial: Trial) -> bool:
+    def keeps(self, index: int) -> bool:
         """Whether a claimed trial is still this process's: one that was silent for too long is another worker's."""
-        return self._claims.renew(self._mine[trial.index])
+        return self._claims.renew(self._mine[index])
+
+    def kept(self, indices: Iterable[int]) -> list[int]:
+        """Those that are this process's, as far as is known; where the database does not answer, others take them."""
+        with suppress(*DATABASE_ERRORS):
+            return [index for index in indices if self.keeps(index)]
+        return []
 
     def report(self, trial: Trial, epoch: int, value: float) -> None:
         """Records a running trial's objective after an epoch."""
         with suppress(UpdateFinishedTrialError):  # lost, at this moment
             self._storage.set_trial_intermediate_value(self._mine[trial.index], epoch, value)
 
-    def end(self, trial: Trial) -> None:
-        """Records how a trial ended. The last write is the one that counts: killed before it, the trial runs again."""
+    def end(self, trial: Trial) -> bool:
+        """Records how a trial ended. The last write is the one that counts: killed before it, the trial runs again.
+
+        Returns:
+            False where it was lost at this moment: what another worker records is what counts.
+        """
         row = self._mine[trial.index]
+        self._claims.rows.discard(row)
         facts = {"metrics": trial.metrics, "seconds": trial.seconds, "error": trial.error}
-        with suppress(UpdateFinishedTrialError):  # lost, at this moment: what another worker records is what counts
+        try:
             for key, value in facts.items():
                 if value:
                     self._storage.set_trial_user_attr(row, key, value)
             self._storage.set_trial_state_values(row, OPTUNA_STATES[trial.state], trial.values or None)
-        self._claims.rows.discard(row)
+        except UpdateFinishedTrialError:
+            return False
+        return True
 
     def prunes(self, curve: Mapping[int, float]) -> bool:
         """Whether a trial of the present generation does worse than half of the earlier ones did at its age."""

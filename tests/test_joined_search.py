@@ -94,10 +94,10 @@ def test_a_silent_workers_trial_is_run_by_another_one(monkeypatch: pytest.Monkey
         again = claimed(b)
         assert (again.index, again.params) == (lost.index, proposed[0].params)
         b.end(complete(again, 1.0))
-        assert not a.keeps(lost)
+        assert not a.keeps(lost.index)
         a.report(lost, 1, 5.0)
-        a.end(complete(lost, 5.0))
-        a.end(replace(lost, state="failed", error="out of memory"))
+        assert not a.end(complete(lost, 5.0))
+        assert not a.end(replace(lost, state="failed", error="out of memory"))
         for study in (a, b):
             first = study.generation(0)[0]
             assert (first.state, first.values, first.curve) == ("complete", (1.0,), {})
@@ -111,7 +111,7 @@ def test_a_living_workers_trial_is_not_taken() -> None:
         trial = claimed(a)
         time.sleep(2.5)  # a long epoch
         assert b.generation(0)[0].state == "running"
-        assert a.keeps(trial)
+        assert a.keeps(trial.index)
         assert rows(b) == [(0, "RUNNING"), (1, "WAITING"), (2, "WAITING")]
 
 
@@ -123,7 +123,7 @@ def test_a_worker_that_hangs_loses_its_trials(monkeypatch: pytest.MonkeyPatch) -
         trial = claimed(a)
         time.sleep(2.5)
         assert b.generation(0)[0].state == "waiting"
-        assert not a.keeps(trial)
+        assert not a.keeps(trial.index)
 
 
 def test_an_error_that_is_written_too_late_does_not_count() -> None:
@@ -176,11 +176,11 @@ def test_a_database_alone_is_not_waited_for() -> None:
 
 
 def test_a_worker_without_a_database_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aemodels.steps.tune import check_joining
+    from flows.tune import search_worker
 
     monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
     with pytest.raises(UserError, match=r"OPTUNA_STORAGE is not set.*set it to postgresql\+psycopg://.*aemodels tune"):
-        check_joining()
+        search_worker.fn(Settings())
 
 
 @pytest.mark.parametrize("url", ["sqlite:///secret.db", "redis://:secret@host", "secret", "mysql://a:secret@b/c"])
@@ -194,10 +194,8 @@ def test_a_database_that_cannot_be_shared(url: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_address_with_braces_and_signs() -> None:
-    url = tuning_storage.parse_url("postgres://me:p%40{x}%2F@127.0.0.1:1/x?options=-csearch_path%3Dmine")
-    assert url.render_as_string(hide_password=False).startswith("postgresql+psycopg://me:p%40%7Bx%7D%2F@")
-    with pytest.raises(UserError, match=r"refused.*check postgresql\+psycopg://me:\*\*\*@127.0.0.1:1/x$"):
-        open_storage(url.render_as_string(hide_password=False))
+    with pytest.raises(UserError, match=r"refused.*check postgres://me:\*\*\*@127\.0\.0\.1:1/\{x\}$"):
+        open_storage("postgres://me:p%40{x}%2F@127.0.0.1:1/{x}?options=-csearch_path%3Dmine")
 
 
 # ---------------------------------------------------------------- real workers on a real PostgreSQL
@@ -341,6 +339,25 @@ def test_two_workers_share_a_search(site: Site, alone: Any) -> None:
 
 
 @pytest.mark.live
+@pytest.mark.flow
+def test_a_flow_joins_a_command(site: Site, alone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.testing.utilities import prefect_test_harness
+
+    from aemodels.config import read_text
+    from flows.tune import search_worker
+
+    monkeypatch.setenv("OPTUNA_STORAGE", site.url)
+    monkeypatch.setenv("AEMODELS_STORE", str(site.store))
+    with prefect_test_harness(server_startup_timeout=120):
+        command = site.start(*SEARCH)
+        tuned = search_worker(Settings().override(read_text(SEARCH)))
+    told = site.answer(command)
+    assert told == json.loads(tuned.model_dump_json())
+    assert found(told) == alone
+    check_runs(site, told)
+
+
+@pytest.mark.live
 def test_a_finished_search_is_not_joined(site: Site) -> None:
     first, again = site.answer(site.start(*SMALL)), site.answer(site.start(*SMALL))
     assert found(again) == found(first)
@@ -402,6 +419,24 @@ def test_an_interrupted_worker_leaves_the_search_to_the_others(site: Site, alone
     assert staying.returncode == 130
     assert [run.info.status for run in site.runs("search")] == ["KILLED"]  # nobody is left
     assert "RUNNING" not in [state for _, state in site.rows()]
+    told = site.answer(site.start(*SEARCH))
+    assert found(told) == alone
+    check_runs(site, told)
+
+
+@pytest.mark.live
+def test_a_database_that_goes_away(server: postgres.Server, site: Site, alone: Any) -> None:
+    """The worker says so, without the password; the same command goes on when it is back."""
+    worker = site.start(*SEARCH)
+    site.wait(lambda: [state for _, state in site.rows()].count("COMPLETE") == 2)
+    server.stop()
+    try:
+        _, errors = worker.communicate(timeout=60)
+    finally:
+        assert server.start()
+    assert worker.returncode == 2
+    assert "does not answer any more" in errors
+    assert server.password not in errors
     told = site.answer(site.start(*SEARCH))
     assert found(told) == alone
     check_runs(site, told)

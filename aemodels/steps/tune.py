@@ -201,8 +201,8 @@ class _TrialRuns:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Trials end with an interrupted search: they must not look as if they went on."""
-        for run in self.running.values():
-            run.__exit__(kind, error, trace)
+        for index in self.study.kept(self.running):
+            self.running[index].__exit__(kind, error, trace)
 
     def record(self, event: Event) -> None:
         if isinstance(event, Waiting):
