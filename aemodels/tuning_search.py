@@ -21,7 +21,8 @@ from typing import Any
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.features import Features
-from aemodels.trials import MemberEnd, MemberEpoch, Runner
+from aemodels.members import MemberEnd, MemberEpoch, MemberStart
+from aemodels.trials import Runner
 from aemodels.tuning import (
     Event,
     SearchResult,
@@ -104,28 +105,27 @@ def _run(number: int, prepare: Prepare, runner: Runner, study: Study) -> Generat
             yield mine[-1].experiment
 
     ended: set[int] = set()
-    started, stop = 0, None
+    stop = None
     with closing(runner.run(claims())) as told:
         while True:
             try:
                 happened = told.send(stop)
             except StopIteration:
                 return ended
-            for running in mine[started:]:
-                yield TrialStarted(running.trial, running.experiment)
-            started = len(mine)
-            stop = None
-            for event in _events(mine[happened.index], happened, study):
+            running, stop = mine[happened.index], None
+            for event in _events(running, happened, study):
                 yield event
                 stop = isinstance(happened, MemberEpoch) and not isinstance(event, TrialEpoch)
                 if isinstance(event, TrialEnded) and study.end(event.trial):
                     ended.add(event.trial.index)
 
 
-def _events(running: _Running, happened: MemberEpoch | MemberEnd, study: Study) -> Iterator[Event]:
+def _events(running: _Running, happened: MemberStart | MemberEpoch | MemberEnd, study: Study) -> Iterator[Event]:
     """What follows from what happened to a trial; one that is pruned or lost is to stop."""
     trial, curve = running.trial, running.curve
-    if not study.keeps(trial.index):
+    if isinstance(happened, MemberStart):
+        yield TrialStarted(trial, running.experiment)
+    elif not study.keeps(trial.index):
         yield TrialLost(trial.index)
     elif isinstance(happened, MemberEnd):
         yield TrialEnded(_ended(replace(trial, curve=curve), happened, study.goals.objectives))

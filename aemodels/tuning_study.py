@@ -20,8 +20,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from aemodels.config import Space, UserError
 from aemodels.evaluation import direction
 from aemodels.experiment import Experiment
+from aemodels.members import Goals
 from aemodels.store import UnreachableError
-from aemodels.trials import Goals
 from aemodels.tuning import SearchResult, Trial, TuningConfig, search_space
 from aemodels.tuning_sampler import Sampler
 from aemodels.tuning_storage import DATABASE_ERRORS, INTERRUPTED, Claims, Leases, open_storage

@@ -253,6 +253,10 @@ class Site:
         except postgres.psycopg.errors.UndefinedTable:
             return []
 
+    def epochs(self) -> int:
+        with self.server.connect(self.name) as connection:
+            return len(connection.execute("SELECT step FROM trial_intermediate_values").fetchall())
+
     def studies(self) -> list[str]:
         with self.server.connect(self.name) as connection:
             return [name for (name,) in connection.execute("SELECT study_name FROM studies ORDER BY study_id")]
@@ -408,15 +412,15 @@ def test_a_suspended_worker_does_no_harm(site: Site, alone: Any) -> None:
 @pytest.mark.live
 def test_an_interrupted_worker_leaves_the_search_to_the_others(site: Site, alone: Any) -> None:
     leaving, staying = [site.start(*SEARCH), site.start(*SEARCH)]
-    site.wait(lambda: [state for _, state in site.rows()].count("RUNNING") == 2)
+    site.wait(lambda: [state for _, state in site.rows()].count("RUNNING") == 2 and site.epochs() >= 10)
     leaving.send_signal(signal.SIGINT)
-    leaving.communicate(timeout=60)
-    assert leaving.returncode == 130
+    _, errors = leaving.communicate(timeout=60)
+    assert leaving.returncode == 130, errors
     assert "FAIL" in [state for _, state in site.rows()]  # at once, not when a lease runs out
     assert [run.info.status for run in site.runs("search")] == ["RUNNING"]
     staying.send_signal(signal.SIGINT)
-    staying.communicate(timeout=60)
-    assert staying.returncode == 130
+    _, errors = staying.communicate(timeout=60)
+    assert staying.returncode == 130, errors
     assert [run.info.status for run in site.runs("search")] == ["KILLED"]  # nobody is left
     assert "RUNNING" not in [state for _, state in site.rows()]
     told = site.answer(site.start(*SEARCH))

@@ -17,7 +17,7 @@ LAYERS = [  # from the bottom; a module imports from its own layer and those bel
     {"features", "evidence", "metrics", "pictures", "figures"},
     {"evaluation", "training", "updates", "population"},
     {"experiment"},
-    {"checkpoint", "trials"},
+    {"checkpoint", "members", "trials"},
     {"tuning", "tuning_sampler", "tuning_storage", "tuning_study", "tuning_search", "tuning_figures"}
     | {"mlflow_views", "store", "tracking"}
     | {"promotion", "catalog", "registry", "serving", "served_model"},

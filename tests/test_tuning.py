@@ -19,7 +19,8 @@ from optuna.storages import RDBStorage
 from aemodels.config import Range, SettingsError, UserError
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.trials import MemberEnd, MemberEpoch, Runner, Told
+from aemodels.members import MemberEnd, MemberEpoch, MemberStart, Told
+from aemodels.trials import Runner
 from aemodels.tuning import (
     Event,
     SearchResult,
@@ -79,6 +80,7 @@ def pretend(index: int, experiment: Experiment, watched: str | None) -> Told:
 def replace_trials(monkeypatch: pytest.MonkeyPatch, trial: Callable[[int, Experiment, str | None], Told]) -> None:
     def run(self: Runner, experiments: Sequence[Experiment]) -> Told:
         for index, experiment in enumerate(experiments):
+            yield MemberStart(index)
             yield from trial(index, experiment, self.goals.watched)
 
     monkeypatch.setattr(Runner, "run", run)

@@ -63,7 +63,8 @@ def _experiment(job: Job) -> Experiment:
 
 
 def _fixed(job: Job) -> Measured:
-    from aemodels.trials import Goals, MemberEnd, Runner
+    from aemodels.members import Goals, MemberEnd
+    from aemodels.trials import Runner
 
     data, base = PreparedData.model_validate(job.data), _experiment(job)
     experiments = [
