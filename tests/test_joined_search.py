@@ -273,12 +273,12 @@ class Site:
         return sorted(found, key=lambda run: int(run.data.tags.get("trial", 0)))
 
     def wait(self, reached: Callable[[], bool]) -> None:
-        for _ in range(1200):
+        for _ in range(3600):
             if reached():
                 return
             assert any(worker.poll() is None for worker in self.started), self.started[-1].communicate()
             time.sleep(0.05)
-        raise AssertionError("nothing happened for a minute")
+        raise AssertionError("nothing happened for minutes")
 
 
 @pytest.fixture
