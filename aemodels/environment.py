@@ -4,7 +4,9 @@ AEMODELS_DATA    where data sources lie or are downloaded to      default: data/
 AEMODELS_CACHE   prepared arrays and feature networks             default: ~/.cache/aemodels
 AEMODELS_STORE   the embedded store: MLflow, Optuna, run folders  default: mlruns/ of the checkout, else of this folder
 AEMODELS_DEVICE  cpu, cuda, cuda:1, mps                           default: the best there is
-AEMODELS_MLFLOW_UI  where browsers find MLflow's pages            default: MLFLOW_TRACKING_URI
+AEMODELS_MLFLOW_UI  where browsers find MLflow's pages         default: MLFLOW_TRACKING_URI
+OPTUNA_STORAGE   a PostgreSQL database, in which any number of machines work on the same searches:
+                 postgresql+psycopg://USER:PASSWORD@HOST/DATABASE   default: optuna.db in the embedded store
 """
 
 from __future__ import annotations
@@ -41,6 +43,11 @@ def cores() -> int:
 
 def device_name() -> str | None:
     return os.environ.get("AEMODELS_DEVICE") or None
+
+
+def search_database() -> str | None:
+    """The URL of the database that searches share with other machines; it may hold a password."""
+    return os.environ.get("OPTUNA_STORAGE") or None
 
 
 def _folder(variable: str, default: Path) -> Path:

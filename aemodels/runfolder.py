@@ -2,6 +2,7 @@
 
     <store>/runs/<identity>      config.json, state.safetensors while training, weights.safetensors, figures/, run.json
     <store>/runs/<identity>-2    the same experiment, run again after the first was finished
+    <store>/runs/joined-<name>   what this machine draws of a search that several machines work on
 
 Unfinished and not locked, a folder is resumed by the same command; finished, the same command makes a new one.
 """
@@ -64,9 +65,24 @@ def claimed(identity: str) -> Iterator[RunFolder]:
         lock.release()
 
 
+def numbered(identity: str) -> Iterator[str]:
+    """Names of the first run of that identity, the second, and so on."""
+    return (identity if number == 1 else f"{identity}-{number}" for number in count(1))
+
+
+def joined(study: str) -> RunFolder:
+    """The folder of a search in a shared database; never locked, and there may be several workers on this machine."""
+    folder = RunFolder(_runs() / f"joined-{study}")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _runs() -> Path:
+    return store_folder() / "runs"
+
+
 def _candidates(identity: str) -> Iterator[Path]:
-    runs = store_folder() / "runs"
-    return (runs / (identity if number == 1 else f"{identity}-{number}") for number in count(1))
+    return (_runs() / name for name in numbered(identity))
 
 
 def _claim(path: Path) -> tuple[RunFolder, FileLock] | None:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from aemodels.evaluation import evaluate
 from aemodels.evidence import Evidence
 from aemodels.experiment import Experiment
 from aemodels.features import Features
+from aemodels.members import Goals, MemberEnd, MemberEpoch, MemberStart, Told
 from aemodels.metrics import METRICS
 from aemodels.models.base import Batch
 from aemodels.population import stackable, train_population
@@ -34,37 +34,6 @@ from aemodels.workers import Returned, Worker, ready
 COMPARED = ("distortion", "rate", "negative_elbo", "mse", "active_units", "frechet_samples")
 WORTH_PROCESSES = 200_000  # images that all trials see together: fewer are seen before the processes have started
 STACK_SHARE = 0.7  # of the device's free memory
-
-
-class Goals(NamedTuple):
-    """What is measured of a trial."""
-
-    objectives: tuple[str, ...]  # of the trained model
-    watched: str | None  # after every epoch, on the weights of that epoch
-
-
-@dataclass(frozen=True)
-class MemberEpoch:
-    """A trial passed over its images once. Whoever is told may answer True: the trial stops."""
-
-    index: int  # of the trial among those that run together
-    epoch: int  # from 1
-    metrics: dict[str, float]  # as training has them: train/*, val/*
-    value: float | None  # what is watched
-    seconds: float  # that the trial has taken
-
-
-@dataclass(frozen=True)
-class MemberEnd:
-    """A trial trained to its end, or failed; nothing is told of one that was stopped."""
-
-    index: int
-    metrics: dict[str, float]  # of the trained model, on all validation images
-    seconds: float
-    error: str = ""
-
-
-Told = Generator[MemberEpoch | MemberEnd, bool | None, None]
 
 
 class Runner:
@@ -89,14 +58,15 @@ class Runner:
         images = self.data.sizes["train"]
         return experiment.training.epochs * min(images, experiment.training.images or images)
 
-    def run(self, experiments: Sequence[Experiment]) -> Told:
-        """Runs the trials of a generation and tells what happens to them, in any order of the trials."""
+    def run(self, experiments: Iterable[Experiment]) -> Told:
+        """Runs trials and tells what happens to them, in any order; takes each when there is room for it."""
         if best_device().type != "cpu":
             yield from self._stacked(experiments)
         elif self.workers:
             yield from self._in_processes(experiments)
         else:
             for index, experiment in enumerate(experiments):
+                yield MemberStart(index)
                 yield from run_trial(index, experiment, self.data, self.features, self.goals)
 
     def close(self) -> None:
@@ -106,42 +76,60 @@ class Runner:
 
     # ---------------------------------------------------------------- processes
 
-    def _in_processes(self, experiments: Sequence[Experiment]) -> Told:
+    def _in_processes(self, experiments: Iterable[Experiment]) -> Told:
         """Whoever is free takes the next trial."""
         while self.importing:
             self.importing.pop().receive()
         waiting = iter(enumerate(experiments))
-        busy = [worker for worker in self.workers if self._take(worker, waiting)]
+        busy: list[Worker] = []
         try:
+            for worker in self.workers:
+                yield from self._take(worker, waiting, busy)
             while busy:
                 for worker in ready(busy):
                     message = worker.receive()
-                    if not isinstance(message, Returned):
-                        worker.answer((yield message.value))
-                    elif not self._take(worker, waiting):
+                    if isinstance(message, Returned):
                         busy.remove(worker)
+                        yield from self._take(worker, waiting, busy)
+                    else:
+                        worker.answer((yield message.value))
         finally:
             if busy:  # the caller ended: what they are at is of no use
                 self.close()
 
-    def _take(self, worker: Worker, waiting: Iterator[tuple[int, Experiment]]) -> bool:
-        """Whether there was a trial left."""
-        for index, experiment in waiting:
+    def _take(self, worker: Worker, waiting: Iterator[tuple[int, Experiment]], busy: list[Worker]) -> Told:
+        """Starts the next trial, if there is one."""
+        for index, experiment in islice(waiting, 1):
             worker.start(_trial_in_worker, index, experiment, self.data, self.features, self.goals)
-            return True
-        return False
+            busy.append(worker)
+            yield MemberStart(index)
 
     # ---------------------------------------------------------------- stacks
 
-    def _stacked(self, experiments: Sequence[Experiment]) -> Told:
+    def _stacked(self, experiments: Iterable[Experiment]) -> Told:
+        """Takes as many as the device holds, runs them, takes the next."""
+        waiting, more = iter(enumerate(experiments)), True
+        while more:
+            release_memory()
+            free, more = STACK_SHARE * free_memory(best_device()), False
+            taken: dict[int, Experiment] = {}
+            sizes: dict[int, int] = {}
+            for i, experiment in waiting:
+                yield MemberStart(i)
+                try:
+                    sizes[i] = stack_bytes(experiment, self.data)
+                except SettingsError as error:  # a combination of settings that does not fit
+                    yield MemberEnd(i, {}, 0.0, str(error))
+                    continue
+                taken[i] = experiment
+                free -= sizes[i]
+                if more := free < sizes[i]:
+                    break
+            yield from self._in_stacks(taken, sizes)
+
+    def _in_stacks(self, experiments: dict[int, Experiment], sizes: dict[int, int]) -> Told:
         """One population after the other, each as large as the device holds; who has no like is trained alone."""
-        left, sizes = [], {}
-        for i, experiment in enumerate(experiments):
-            try:
-                sizes[i] = stack_bytes(experiment, self.data)
-                left.append(i)
-            except SettingsError as error:  # a combination of settings that does not fit
-                yield MemberEnd(i, {}, 0.0, str(error))
+        left = list(experiments)
         while left:
             alike = [i for i in left if _alike(experiments[left[0]], experiments[i])]
             release_memory()

@@ -1,21 +1,12 @@
-"""Search: which settings make the best model. Trials in synchronous generations; a generator of events.
-
-A search is a function of the experiment, its TuningConfig and the data alone. The parameters of a generation are drawn
-from the results of the generations before it, and a trial is pruned by comparison with those: so a search that was
-killed, at whatever moment, goes on to the same trials as one that was not, and the trials of a generation may run in
-any order and any place. (On a GPU, where trials are stacked, the noise of a trial depends on who is in its stack, so
-there values are the same to within what another seed changes.)
-"""
+"""What a search varies and tells: its settings, trials, events and result; tuning_search.py runs it."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import chain, islice, product
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, ValidationError, field_validator
@@ -28,10 +19,6 @@ from aemodels.experiment import Experiment
 from aemodels.features import Features
 from aemodels.metrics import METRICS
 from aemodels.training import best_device, new_model
-from aemodels.trials import MemberEnd, Runner
-
-if TYPE_CHECKING:
-    from aemodels.tuning_study import Study
 
 CHECKED_COMBINATIONS = 1_000  # of the ends of all ranges, before a search starts
 
@@ -120,7 +107,7 @@ class TrialStarted(NamedTuple):
 
     trial: Trial
     experiment: Experiment
-    replayed: bool = False  # it ended in an earlier process
+    replayed: bool = False  # it ended in an earlier process, or in another worker
 
 
 @dataclass(frozen=True)
@@ -140,7 +127,20 @@ class TrialEnded(NamedTuple):
     replayed: bool = False
 
 
-Event = TrialStarted | TrialEpoch | TrialEnded
+@dataclass(frozen=True)
+class TrialLost:
+    """Another worker has taken a trial over, because this process was silent for too long; it counts there."""
+
+    index: int
+
+
+class Waiting(NamedTuple):
+    """Other workers run these trials; the next generation depends on them."""
+
+    indices: tuple[int, ...]
+
+
+Event = TrialStarted | TrialEpoch | TrialEnded | TrialLost | Waiting
 
 
 class SearchResult(NamedTuple):
@@ -226,78 +226,3 @@ def search_identity(experiment: Experiment, config: TuningConfig, digest: str) -
     """What names a search's study and folder: a hash of all settings and of the prepared data."""
     text = f"{experiment.model_dump_json()}{config.model_dump_json()}{digest}"
     return f"search-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-
-
-# ---------------------------------------------------------------- the search
-
-
-def search(
-    experiment: Experiment, data: PreparedData, features: Features, config: TuningConfig, study: Study
-) -> Generator[Event, None, SearchResult]:
-    """Runs a search, or goes on with it; one process at a time may work on a study.
-
-    What happens is told before it is recorded: after a kill the caller may hear of it twice, never not at all. Trials
-    that ended in an earlier process are told again too, marked as replayed.
-
-    Raises:
-        SettingsError: a model of the space does not fit the images or the objectives.
-        UserError: every trial failed.
-    """
-    runner = Runner(data, features, study.goals)
-    with closing(runner):
-        alike = [trial_experiment(experiment, config, {})] * min(config.generation, config.trials)
-        runner.start(alike, config.trials)  # they import meanwhile
-        check_models(experiment, data, features, config, study.space)
-        study.recover()
-        for number in range(math.ceil(config.trials / config.generation)):
-            trials = study.generation(number)
-            experiments = {trial.index: trial_experiment(experiment, config, trial.params) for trial in trials}
-            for trial in trials:
-                if trial.ended:
-                    yield TrialStarted(trial, experiments[trial.index], replayed=True)
-                    yield TrialEnded(trial, replayed=True)
-            waiting = [trial for trial in trials if not trial.ended]
-            yield from _run(waiting, [experiments[trial.index] for trial in waiting], runner, study)
-    return study.result()
-
-
-def _run(
-    trials: Sequence[Trial], experiments: Sequence[Experiment], runner: Runner, study: Study
-) -> Generator[Event, None, None]:
-    """Runs a generation's trials; one that is pruned stops."""
-    for trial, experiment in zip(trials, experiments, strict=True):
-        yield TrialStarted(trial, experiment)
-        study.start(trial)
-    curves: list[dict[int, float]] = [{} for _ in trials]
-    with closing(runner.run(experiments)) as told:
-        stop: bool | None = None
-        while True:
-            try:
-                happened = told.send(stop)
-            except StopIteration:
-                return
-            i, stop = happened.index, None
-            if isinstance(happened, MemberEnd):
-                ended = _ended(replace(trials[i], curve=curves[i]), happened, study.goals.objectives)
-            else:
-                yield TrialEpoch(trials[i].index, happened.epoch, happened.metrics, happened.value)
-                if happened.value is None:
-                    continue
-                curves[i][happened.epoch] = happened.value
-                study.report(trials[i], happened.epoch, happened.value)
-                # one that has trained to its end is judged like all others
-                stop = happened.epoch < experiments[i].training.epochs and study.prunes(curves[i])
-                if not stop:
-                    continue
-                ended = replace(trials[i], state="pruned", seconds=happened.seconds, curve=curves[i])
-            yield TrialEnded(ended)
-            study.end(ended)
-
-
-def _ended(trial: Trial, end: MemberEnd, objectives: Sequence[str]) -> Trial:
-    if end.error:
-        return replace(trial, state="failed", seconds=end.seconds, error=end.error)
-    values = tuple(end.metrics[name] for name in objectives)
-    trial = replace(trial, metrics=end.metrics, seconds=end.seconds)
-    bad = [f"val/{name} is {value}" for name, value in zip(objectives, values, strict=True) if not math.isfinite(value)]
-    return replace(trial, state="failed", error=bad[0]) if bad else replace(trial, state="complete", values=values)

@@ -1,41 +1,32 @@
-"""The record of a search in Optuna's storage, and Optuna's sampler and pruner on it: the only `import optuna`.
+"""The record of a search in Optuna's storage, written for people, for other workers and for the next process.
 
-The storage is written for people, for other machines and for the next process. Sampler and pruner see a copy in memory
-of the earlier generations' results and nothing else, so what they decide depends neither on what killed processes left
-nor on Optuna's numbers. A trial that was run again has several rows in the storage, with the same `index`.
+A trial that was run again has several rows in the storage, with the same `index`. The first that was not interrupted
+counts: so two workers that record a generation at the same moment agree, without a lock, on the rows that they run.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
+from types import TracebackType
+from typing import Any, Literal, Self
 
 import optuna
-from filelock import FileLock
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import OptunaError
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-from optuna.pruners import MedianPruner
-from optuna.samplers import TPESampler
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
-from aemodels.config import Choice, Range, Space, UserError
-from aemodels.distributions import derived_seed
-from aemodels.environment import store_folder
+from aemodels.config import Space, UserError
 from aemodels.evaluation import direction
 from aemodels.experiment import Experiment
-from aemodels.trials import Goals
-from aemodels.tuning import SearchResult, Trial, TuningConfig, search_space, trial_experiment
+from aemodels.members import Goals
+from aemodels.store import UnreachableError
+from aemodels.tuning import SearchResult, Trial, TuningConfig, search_space
+from aemodels.tuning_sampler import Sampler
+from aemodels.tuning_storage import DATABASE_ERRORS, INTERRUPTED, Claims, Leases, open_storage
 
-RANDOM_TRIALS = 4  # before the sampler models the results, and complete ones before the pruner compares with them
-SECONDS_FOR_OTHERS = 60  # to finish their write to the same database
-ATTEMPTS = 20  # to draw parameters that no trial has had
+FINISHED = "finished"  # a note
 STATES: dict[TrialState, Literal["waiting", "running", "complete", "pruned"]] = {
     TrialState.WAITING: "waiting",
     TrialState.RUNNING: "running",
@@ -45,68 +36,83 @@ STATES: dict[TrialState, Literal["waiting", "running", "complete", "pruned"]] = 
 OPTUNA_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
-def open_study(name: str, experiment: Experiment, config: TuningConfig, storage: str | None = None) -> Study:
-    """The study of that name, as it stands, or a new one.
-
-    Args:
-        storage: a database's URL; None is optuna.db in the store's folder.
+def open_study(name: str, experiment: Experiment, config: TuningConfig) -> Study:
+    """The study of that name in this store, as it stands, or a new one, for this process alone.
 
     Raises:
         SettingsError: the search space does not fit the experiment.
-        UserError: the database is damaged, of another version of Optuna, or does not answer.
+        UserError: the database is damaged, or of another version of Optuna.
     """
+    return _open([name], experiment, config, None, Claims)
+
+
+def join_study(names: Iterable[str], experiment: Experiment, config: TuningConfig, url: str) -> Study:
+    """The first of these studies in a shared database that is not finished, or a new one, beside other workers.
+
+    Raises:
+        SettingsError: the search space does not fit the experiment.
+        UserError: the database is of another version of Optuna, no PostgreSQL database, or does not answer.
+    """
+    return _open(names, experiment, config, url, Leases)
+
+
+def _open(
+    names: Iterable[str], experiment: Experiment, config: TuningConfig, url: str | None, claims: type[Claims]
+) -> Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = search_space(experiment, config)
-    try:
-        return Study(name, experiment, config, space, _embedded_storage() if storage is None else RDBStorage(storage))
-    except (SQLAlchemyError, OptunaError, RuntimeError, ImportError) as error:
-        remedy = f"move {_database()} away" if storage is None else f"check {make_url(storage).render_as_string()}"
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"the database of searches does not open ({reason}); {remedy}") from None
-
-
-def _database() -> Path:
-    return store_folder() / "optuna.db"
-
-
-def _embedded_storage() -> RDBStorage:
-    """Write-ahead logging makes a write 4 ms instead of 20, and survives kill -9."""
-    path = _database()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # two processes that create the tables at once would fail
-        storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": SECONDS_FOR_OTHERS}})
-        with storage.engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-    return storage
+    storage = open_storage(url)
+    studies = (Study(name, experiment, config, space, storage, claims) for name in names)
+    return next(study for study in studies if not study.finished)
 
 
 class Study:
-    """A search's trials, what to try next, and a few notes."""
+    """A search's trials, what to try next, and a few notes. As a context manager it gives back what still runs."""
 
     def __init__(
-        self, name: str, experiment: Experiment, config: TuningConfig, space: Space, storage: RDBStorage
+        self,
+        name: str,
+        experiment: Experiment,
+        config: TuningConfig,
+        space: Space,
+        storage: RDBStorage,
+        claims: type[Claims] = Claims,
     ) -> None:
-        self.name, self.space = name, space
+        self.name, self.space, self.shared = name, space, claims is not Claims
         self.primary = experiment.evaluation.primary
         self.objectives = config.pareto or (self.primary,)
         self.directions = tuple(direction(metric) for metric in self.objectives)
         self.goals = Goals(self.objectives, self.primary if config.prune and config.pareto is None else None)
-        self._config, self._seed, self._own = config, experiment.seed, _own(experiment, space)
-        self._distributions = {key: _distribution(values) for key, values in space.items()}
-        granted = math.ceil(config.prune_after * trial_experiment(experiment, config, {}).training.epochs)
-        self._pruner = MedianPruner(n_startup_trials=RANDOM_TRIALS, n_warmup_steps=granted)
+        self._config, self._sampler = config, Sampler(experiment, config, space, self.directions)
         self._storage, self._id = storage, self._find(storage)
+        self._claims = claims(storage, self._id)
         self._rows: dict[int, int] = {}  # index -> Optuna's id of the row that counts
-        self._earlier = self._in_memory((), 0)  # the results that the present generation is compared with
+        self._mine: dict[int, int] = {}  # index -> of the row that this process claimed
+        self._present = -1  # a generation
+        self._earlier = self._sampler.in_memory(())  # the results that it is compared with
 
     def _find(self, storage: RDBStorage) -> int:
-        try:
+        with suppress(KeyError):
             return storage.get_study_id_from_name(self.name)
-        except KeyError:
-            return storage.create_new_study(self._optuna_directions(), self.name)
+        with suppress(DuplicatedStudyError):  # another worker was faster
+            return storage.create_new_study(self._sampler.directions, self.name)
+        return storage.get_study_id_from_name(self.name)
 
-    def _optuna_directions(self) -> list[StudyDirection]:
-        return [StudyDirection[name.upper()] for name in self.directions]
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(*DATABASE_ERRORS):  # where it does not answer, the leases run out
+            self._claims.release()
+        if isinstance(error, DATABASE_ERRORS):
+            reason = str(error.__cause__ or error).partition("\n")[0]
+            raise UnreachableError(
+                f"the database of searches does not answer any more ({reason}); when it does, the same command goes on"
+            ) from error
+
+    # ---------------------------------------------------------------- notes, and the other workers
 
     def notes(self) -> dict[str, Any]:
         """What was remembered, by this process or another."""
@@ -116,98 +122,136 @@ class Study:
         """Keeps a fact with the study, such as the id of the run that its trials are logged under."""
         self._storage.set_study_user_attr(self._id, key, value)
 
+    @property
+    def finished(self) -> bool:
+        """All trials ended, and what follows from them is recorded: nobody joins it any more.
+
+        Of a study of this process alone its run folder knows that.
+        """
+        return self.shared and FINISHED in self.notes()
+
+    def finish(self, run: str) -> None:
+        """The run has all that is to be recorded of the search."""
+        self.remember(FINISHED, run)
+
+    def arrive(self) -> None:
+        """From now on this process works on the study."""
+        self._claims.arrive()
+
+    def alone(self) -> AbstractContextManager[None]:
+        """While the block runs, no other worker is in such a block."""
+        return self._claims.alone()
+
+    def leaving(self) -> AbstractContextManager[bool]:
+        """Whether nobody else works on the study, who would go on; nobody arrives while the block runs."""
+        return self._claims.leaving()
+
+    def close(self) -> None:
+        """Lets go of the database."""
+        self._claims.close()
+
     # ---------------------------------------------------------------- the record
 
     def trials(self) -> list[Trial]:
         """All recorded trials, by index."""
-        rows = sorted(self._storage.get_all_trials(self._id), key=lambda row: row.number)
-        latest = {row.user_attrs["index"]: row for row in rows}
-        self._rows = {index: row._trial_id for index, row in latest.items()}
-        return [_trial(latest[index]) for index in sorted(latest)]
-
-    def recover(self) -> None:
-        """What a killed process left running is interrupted, and will be run again."""
-        for row in self._storage.get_all_trials(self._id, states=(TrialState.RUNNING,)):
-            self._storage.set_trial_state_values(row._trial_id, TrialState.FAIL)
+        found: dict[int, Trial] = {}
+        for row in sorted(self._storage.get_all_trials(self._id), key=lambda row: row.number):
+            trial = _trial(row)
+            if trial.index not in found or found[trial.index].state == "interrupted":
+                found[trial.index] = trial
+                self._rows[trial.index] = row._trial_id
+        return [found[index] for index in sorted(found)]
 
     def generation(self, number: int) -> list[Trial]:
-        """The trials of a generation, recorded: ended, or waiting."""
+        """The trials of a generation, recorded: ended, running, or waiting."""
+        self._claims.recover()
+        trials = self._generation(number)
+        if number != self._present:
+            earlier = self.trials()[: self._indices(number).start]
+            self._present, self._earlier = number, self._sampler.in_memory(earlier, number)
+        if len(trials) < len(self._indices(number)) or any(trial.state == "interrupted" for trial in trials):
+            with self.alone():
+                self._complete(number)
+            trials = self._generation(number)
+        return trials
+
+    def _indices(self, number: int) -> range:
         first = number * self._config.generation
-        indices = range(first, min(first + self._config.generation, self._config.trials))
-        known = {trial.index: trial for trial in self.trials()}
-        earlier = [known[index] for index in range(first)]
-        self._earlier = self._in_memory(earlier, number)
-        proposals = self._propose(len(indices), [trial.params for trial in earlier])
-        for index, proposal in zip(indices, proposals, strict=True):
+        return range(first, min(first + self._config.generation, self._config.trials))
+
+    def _generation(self, number: int) -> list[Trial]:
+        return [trial for trial in self.trials() if trial.index in self._indices(number)]
+
+    def _complete(self, number: int) -> None:
+        """Records what is missing of a generation, and anew what was interrupted."""
+        indices, trials = self._indices(number), self.trials()
+        known = {trial.index: trial for trial in trials}
+        proposals = {}
+        if not known.keys() >= set(indices):
+            drawn = self._sampler.propose(len(indices), trials[: indices.start], number)
+            proposals = dict(zip(indices, drawn, strict=True))
+        for index in indices:
             if index not in known:
-                self._record(index, proposal)
+                self._record(index, proposals[index])
             elif known[index].state == "interrupted":
                 self._record(index, known[index].params)
-        return [trial for trial in self.trials() if trial.index in indices]
 
     def _record(self, index: int, params: dict[str, Any]) -> None:
         row = create_trial(
             state=TrialState.WAITING,
             params=params,
-            distributions=self._distributions,
+            distributions=self._sampler.distributions,
             user_attrs={"index": index, "generation": index // self._config.generation},
         )
         self._storage.create_new_trial(self._id, row)
 
-    def start(self, trial: Trial) -> None:
-        """Records that a waiting trial runs."""
-        self._storage.set_trial_state_values(self._rows[trial.index], TrialState.RUNNING)
+    # ---------------------------------------------------------------- running a trial
+
+    def claim(self, number: int) -> Trial | None:
+        """A waiting trial of the generation, which this process alone runs from now on; None where none waits."""
+        for trial in self._generation(number):
+            row = self._rows[trial.index]
+            if trial.state == "waiting" and self._claims.claim(row):
+                self._mine[trial.index] = row
+                return trial
+        return None
+
+    def keeps(self, index: int) -> bool:
+        """Whether a claimed trial is still this process's: one that was silent for too long is another worker's."""
+        return self._claims.renew(self._mine[index])
+
+    def kept(self, indices: Iterable[int]) -> list[int]:
+        """Those that are this process's, as far as is known; where the database does not answer, others take them."""
+        with suppress(*DATABASE_ERRORS):
+            return [index for index in indices if self.keeps(index)]
+        return []
 
     def report(self, trial: Trial, epoch: int, value: float) -> None:
         """Records a running trial's objective after an epoch."""
-        self._storage.set_trial_intermediate_value(self._rows[trial.index], epoch, value)
+        with suppress(UpdateFinishedTrialError):  # lost, at this moment
+            self._storage.set_trial_intermediate_value(self._mine[trial.index], epoch, value)
 
-    def end(self, trial: Trial) -> None:
-        """Records how a trial ended. The last write is the one that counts: killed before it, the trial runs again."""
-        row = self._rows[trial.index]
+    def end(self, trial: Trial) -> bool:
+        """Records how a trial ended. The last write is the one that counts: killed before it, the trial runs again.
+
+        Returns:
+            False where it was lost at this moment: what another worker records is what counts.
+        """
+        row = self._mine[trial.index]
+        self._claims.rows.discard(row)
         facts = {"metrics": trial.metrics, "seconds": trial.seconds, "error": trial.error}
-        for key, value in facts.items():
-            if value:
-                self._storage.set_trial_user_attr(row, key, value)
-        self._storage.set_trial_state_values(row, OPTUNA_STATES[trial.state], trial.values or None)
-
-    # ---------------------------------------------------------------- what to try, what to stop
+        try:
+            for key, value in facts.items():
+                if value:
+                    self._storage.set_trial_user_attr(row, key, value)
+            self._storage.set_trial_state_values(row, OPTUNA_STATES[trial.state], trial.values or None)
+        except UpdateFinishedTrialError:
+            return False
+        return True
 
     def prunes(self, curve: Mapping[int, float]) -> bool:
         """Whether a trial of the present generation does worse than half of the earlier ones did at its age."""
-        running = create_trial(state=TrialState.RUNNING, intermediate_values=dict(curve))
-        return self._pruner.prune(self._earlier, running)
-
-    def _propose(self, count: int, seen: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Parameters for the present generation, a function of the seed and the earlier generations' results."""
-        proposals = list(seen)
-        if not seen and self._own is not None:
-            self._earlier.enqueue_trial(self._own)
-        for _ in range(count):
-            for _ in range(ATTEMPTS):
-                trial = self._earlier.ask(self._distributions)
-                if trial.params not in proposals:
-                    break  # else it would train the same model again; asked for, it drives the next draws away
-            proposals.append(trial.params)
-        return proposals[len(seen) :]
-
-    def _in_memory(self, trials: Iterable[Trial], generation: int) -> optuna.Study:
-        """The trials as a study, numbered by index. A failed one counts as bad, so that its like does not come."""
-        seed = derived_seed(self._seed, "sampler", generation) % 2**32
-        sampler = TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed)
-        study = optuna.create_study(sampler=sampler, directions=self._optuna_directions())
-        for trial in trials:
-            complete = trial.state == "complete"
-            study.add_trial(
-                create_trial(
-                    state=TrialState.COMPLETE if complete else TrialState.PRUNED,
-                    values=trial.values if complete else None,
-                    params=trial.params,
-                    distributions=self._distributions,
-                    intermediate_values={} if trial.state == "failed" else trial.curve,
-                )
-            )
-        return study
+        return self._sampler.prunes(curve, self._earlier)
 
     # ---------------------------------------------------------------- what came out
 
@@ -221,23 +265,13 @@ class Study:
         if not any(trial.state == "complete" for trial in trials):
             errors = [trial.error for trial in trials if trial.error]
             raise UserError(f"search {self.name}: all {len(trials)} trials failed, the first of them with: {errors[0]}")
-        study = self._in_memory(trials, 0)
+        study = self._sampler.in_memory(trials)
         best = [study.best_trial] if len(self.objectives) == 1 else study.best_trials
         front = sorted((trials[row.number] for row in best), key=lambda trial: trial.values)
         sign = -1 if direction(self.primary) == "maximize" else 1
         chosen = min(front, key=lambda trial: _finite(sign * trial.metrics[self.primary]))
-        return SearchResult(
-            self.name, self.space, self.objectives, self.directions, trials, front, chosen, self._importances(study)
-        )
-
-    def _importances(self, study: optuna.Study) -> dict[str, float]:
-        """Share of each parameter in how far the first objective varies; empty where too few trials tell."""
-        complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
-        if len(complete) < RANDOM_TRIALS or len({trial.values[0] for trial in complete}) == 1:
-            return {}
-        evaluator = FanovaImportanceEvaluator(seed=self._seed % 2**32)
-        shares = get_param_importances(study, evaluator=evaluator, target=lambda trial: trial.values[0])
-        return {key: float(share) for key, share in shares.items()}
+        importances = self._sampler.importances(study)
+        return SearchResult(self.name, self.space, self.objectives, self.directions, trials, front, chosen, importances)
 
 
 def _finite(value: float) -> float:
@@ -245,30 +279,8 @@ def _finite(value: float) -> float:
     return value if math.isfinite(value) else math.inf
 
 
-def _distribution(values: Range | Choice) -> BaseDistribution:
-    if isinstance(values, Choice):
-        return CategoricalDistribution(values.choices)
-    if isinstance(values.low, int) and isinstance(values.high, int):
-        return IntDistribution(values.low, values.high, log=values.log)
-    return FloatDistribution(values.low, values.high, log=values.log)
-
-
-def _own(experiment: Experiment, space: Space) -> dict[str, Any] | None:
-    """The experiment's own settings as parameters; None where they lie outside the space."""
-    settings = experiment.flat()
-    own = {key: settings.get(key, settings.get(f"{key}.name")) for key in space}  # a section stands for its variant
-    return own if all(_holds(space[key], value) for key, value in own.items()) else None
-
-
-def _holds(values: Range | Choice, value: Any) -> bool:
-    if isinstance(values, Choice):
-        return value in values.choices
-    whole = isinstance(values.low, int) and isinstance(values.high, int)
-    return isinstance(value, int | float) and values.low <= value <= values.high and (value == int(value) or not whole)
-
-
 def _trial(row: FrozenTrial) -> Trial:
-    error = row.user_attrs.get("error", "")
+    error = "" if INTERRUPTED in row.user_attrs else row.user_attrs.get("error", "")
     return Trial(
         index=row.user_attrs["index"],
         params=row.params,

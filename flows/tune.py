@@ -28,3 +28,11 @@ def tune(settings: Settings) -> Tuned:
     """Trains trials of different settings, by default of latent size and KL weight, and ranks them."""
     step.check(settings)
     return tune_model(settings, prepare_data(settings), group="")
+
+
+@flow(name="search-worker")
+def search_worker(settings: Settings) -> Tuned:
+    """Joins the search of these settings, which any number of machines work on, or begins it."""
+    step.check_joining()
+    step.check(settings)
+    return tune_model(settings, prepare_data(settings), group="")

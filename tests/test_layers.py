@@ -17,8 +17,9 @@ LAYERS = [  # from the bottom; a module imports from its own layer and those bel
     {"features", "evidence", "metrics", "pictures", "figures", "drift", "drift_figures"},
     {"evaluation", "training", "updates", "population"},
     {"experiment"},
-    {"checkpoint", "trials"},
-    {"tuning", "tuning_study", "tuning_figures", "mlflow_views", "store", "tracking"}
+    {"checkpoint", "members", "trials"},
+    {"tuning", "tuning_sampler", "tuning_storage", "tuning_study", "tuning_search", "tuning_figures"}
+    | {"mlflow_views", "store", "tracking"}
     | {"promotion", "catalog", "registry", "serving", "served_model", "server"},
     {"settings", "runfolder"},
     {"steps"},
@@ -26,7 +27,7 @@ LAYERS = [  # from the bottom; a module imports from its own layer and those bel
 ONLY_HERE = {
     "prefect": {"flows"},
     "mlflow": {"store", "tracking", "catalog", "registry", "serving", "served_model"},
-    "optuna": {"tuning_study"},
+    "optuna": {"tuning_sampler", "tuning_storage", "tuning_study"},
     "fastapi": {"server"},
     "starlette": {"server"},
     "uvicorn": {"server"},

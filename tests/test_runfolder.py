@@ -371,20 +371,20 @@ def test_a_data_set_that_another_process_tracks_at_the_same_moment(
 def test_an_interrupted_search_leaves_no_trial_running(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from aemodels.tuning_study import Study
 
-    real, ended = Study.end, []
+    real, reported = Study.report, []
 
-    def interrupted(study: Study, trial: Any) -> None:
-        ended.append(trial.index)
-        if len(ended) == 2:
+    def interrupted(study: Study, trial: Any, epoch: int, value: float) -> None:
+        reported.append(trial.index)
+        if len(reported) == 2:
             raise KeyboardInterrupt
-        real(study, trial)
+        real(study, trial, epoch, value)
 
     search = ["tune", "--json", *TINY, "tuning.trials=3", "tuning.generation=3", "tuning.epochs=1"]
     with monkeypatch.context() as patch:
-        patch.setattr(Study, "end", interrupted)
+        patch.setattr(Study, "report", interrupted)
         assert call(*search).exit_code == 130
     assert [run.info.status for run in runs(folder, "search")] == ["KILLED"]
-    assert sorted(run.info.status for run in runs(folder, "trial")) == ["FINISHED", "FINISHED", "KILLED"]
+    assert sorted(run.info.status for run in runs(folder, "trial")) == ["FINISHED", "KILLED"]
     told = done(call(*search))
     assert len(told["trials"]) == 3
     assert [run.info.status for run in runs(folder, "search")] == ["FINISHED"]
@@ -406,13 +406,13 @@ def test_a_killed_search_ends_as_one_that_was_not(tmp_path: Path, empty_database
             return False
         with closing(sqlite3.connect(f"file:{store / 'optuna.db'}?mode=ro", uri=True, timeout=10)) as database:
             try:
-                return database.execute(query).fetchall() == [(2,)]
+                return database.execute(query).fetchall() == [(1,)]
             except sqlite3.OperationalError:  # no tables yet
                 return False
 
     undisturbed = start(left, *TUNE)
     stop(start(store, *TUNE), signal.SIGKILL, in_the_second_generation)
-    assert len(runs(store, "trial")) == 4
+    assert len(runs(store, "trial")) >= 2
     told, expected = answer(start(store, *TUNE)), answer(undisturbed)
 
     def found(answered: dict[str, Any]) -> list[tuple[Any, ...]]:

@@ -12,7 +12,8 @@ import torch
 from aemodels import trials
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.trials import Goals, MemberEnd, MemberEpoch, Runner, stack_bytes
+from aemodels.members import Goals, MemberEnd, MemberEpoch, MemberStart
+from aemodels.trials import Runner, stack_bytes
 
 GOALS = Goals(objectives=("mse",), watched="mse")
 SMALL = Experiment().override(
@@ -27,14 +28,14 @@ OTHER = SMALL.override({"training.learning_rate": 0.02})
 
 
 def told(runner: Runner, experiments: Sequence[Experiment], stopped: int | None = None) -> list[Any]:
-    """All that is told; the trial `stopped` is stopped after its first epoch."""
+    """All that is told after the starts; the trial `stopped` is stopped after its first epoch."""
     steps, events, answer = runner.run(experiments), [], None
     while True:
         try:
             event = steps.send(answer)
         except StopIteration:
             return events
-        events.append(event)
+        events += [] if isinstance(event, MemberStart) else [event]
         answer = isinstance(event, MemberEpoch) and event.index == stopped
 
 

@@ -19,7 +19,8 @@ from optuna.storages import RDBStorage
 from aemodels.config import Range, SettingsError, UserError
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.trials import MemberEnd, MemberEpoch, Runner, Told
+from aemodels.members import MemberEnd, MemberEpoch, MemberStart, Told
+from aemodels.trials import Runner
 from aemodels.tuning import (
     Event,
     SearchResult,
@@ -28,13 +29,15 @@ from aemodels.tuning import (
     TrialEpoch,
     TrialStarted,
     TuningConfig,
-    search,
     search_identity,
     search_space,
     trial_experiment,
 )
 from aemodels.tuning_figures import draw_search_figures
-from aemodels.tuning_study import RANDOM_TRIALS, open_study
+from aemodels.tuning_sampler import RANDOM_TRIALS
+from aemodels.tuning_search import search
+from aemodels.tuning_storage import open_storage
+from aemodels.tuning_study import open_study
 
 NAMES = (f"test-{number}" for number in count())
 WRITES = (
@@ -77,6 +80,7 @@ def pretend(index: int, experiment: Experiment, watched: str | None) -> Told:
 def replace_trials(monkeypatch: pytest.MonkeyPatch, trial: Callable[[int, Experiment, str | None], Told]) -> None:
     def run(self: Runner, experiments: Sequence[Experiment]) -> Told:
         for index, experiment in enumerate(experiments):
+            yield MemberStart(index)
             yield from trial(index, experiment, self.goals.watched)
 
     monkeypatch.setattr(Runner, "run", run)
@@ -148,7 +152,7 @@ def test_generation_is_recorded_before_it_runs(digits: PreparedData) -> None:
     features: Any = object()
     steps = search(EXPERIMENT, digits, features, CONFIG, study)
     assert isinstance(next(steps), TrialStarted)
-    assert [trial.state for trial in study.trials()] == ["waiting"] * 3
+    assert [trial.state for trial in study.trials()] == ["running", "waiting", "waiting"]
 
 
 def test_trial_is_smaller_than_the_experiment() -> None:
@@ -291,8 +295,9 @@ def test_damaged_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "optuna.db").write_bytes(b"no database" * 1000)
     with pytest.raises(UserError, match=r"not a database.*move .*optuna\.db away"):
         open_study("x", EXPERIMENT, CONFIG)
-    with pytest.raises(UserError, match=r"check postgresql://me:\*\*\*@nowhere"):
-        open_study("x", EXPERIMENT, CONFIG, "postgresql://me:secret@nowhere/x")
+    with pytest.raises(UserError, match=r"check postgresql://me:\*\*\*@nowhere\.invalid/x") as raised:
+        open_storage("postgresql://me:secret@nowhere.invalid/x?password=secret")
+    assert "secret" not in str(raised.value)
 
 
 def test_identity() -> None:

@@ -43,12 +43,9 @@ def open_run(store: Store, folder: RunFolder, experiment: str, title: str, seed:
 
 
 def keep_figures(pictures: Mapping[str, Picture], folder: Path, run: Run) -> tuple[Path, ...]:
-    """Into the folder, where a person finds them without a server, and into the run, whose page shows them small."""
-    paths = []
-    (folder / "figures").mkdir(exist_ok=True)
+    """Into the folder, and into the run, whose page shows them small."""
+    paths = save_figures(pictures, folder)
     for name, picture in pictures.items():
-        paths.append(folder / "figures" / f"{name}.png")
-        Image.fromarray(picture).save(paths[-1])
         run.figure(name, picture)
     pages = {
         "all models": run.store.pictures_url(run.experiment_id),
@@ -56,7 +53,16 @@ def keep_figures(pictures: Mapping[str, Picture], folder: Path, run: Run) -> tup
     }
     links = ", ".join(f"[{name}]({url[url.index('#') :]})" for name, url in pages.items())
     run.describe(_overview(list(pictures.values())), f"Large under Artifacts, figures. Beside others: {links}.")
-    return tuple(paths)
+    return paths
+
+
+def save_figures(pictures: Mapping[str, Picture], folder: Path) -> tuple[Path, ...]:
+    """Into the folder, where a person finds them without a server."""
+    (folder / "figures").mkdir(exist_ok=True)
+    paths = tuple(folder / "figures" / f"{name}.png" for name in pictures)
+    for path, picture in zip(paths, pictures.values(), strict=True):
+        Image.fromarray(picture).save(path)
+    return paths
 
 
 def _overview(pictures: Sequence[Picture]) -> Picture:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+import os
+import platform
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from aemodels import parallel
-from aemodels.config import Config
+from aemodels.config import Config, UserError
 from aemodels.data import PreparedData
+from aemodels.environment import search_database
+from aemodels.experiment import Experiment
 from aemodels.features import feature_network
 from aemodels.progress import Progress, Steps
-from aemodels.runfolder import RunFolder, claimed
+from aemodels.runfolder import RunFolder, claimed, joined, numbered
 from aemodels.settings import Settings
-from aemodels.steps.recording import Result, keep_figures, open_run
+from aemodels.steps.recording import Result, keep_figures, open_run, save_figures
 from aemodels.steps.train import check as check_training
 from aemodels.store import Store, open_store
 from aemodels.tracking import Run, Status, resume_run, start_run
@@ -26,16 +31,21 @@ from aemodels.tuning import (
     Trial,
     TrialEnded,
     TrialEpoch,
+    TrialLost,
     TrialStarted,
+    TuningConfig,
+    Waiting,
     check_models,
-    search,
     search_identity,
     search_space,
 )
 from aemodels.tuning_figures import draw_search_figures
-from aemodels.tuning_study import Study, open_study
+from aemodels.tuning_search import search
+from aemodels.tuning_storage import parse_url
+from aemodels.tuning_study import Study, join_study, open_study
 
 STATUS: dict[str, Status] = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+RUN = "run"  # a note of the study
 COMPARED = 6  # trials on the comparison page: as many as its legend shows
 
 
@@ -72,54 +82,107 @@ def check(settings: Settings) -> None:
 
     Raises:
         SettingsError: the model has no name, or the search space does not fit the experiment.
-        UserError: the device does not work, the MLflow server does not answer, or torchrun started this.
+        UserError: the device does not work, the MLflow server does not answer, OPTUNA_STORAGE is no database that
+            machines can share, or torchrun started this.
     """
     parallel.refuse("a search")
     search_space(settings.experiment, settings.tuning)
+    if url := search_database():
+        parse_url(url)
     check_training(settings)
 
 
+def check_joining() -> None:
+    """Whether there is a database through which a search can be joined.
+
+    Raises:
+        UserError: there is none.
+    """
+    if search_database() is None:
+        raise UserError(
+            "OPTUNA_STORAGE is not set: a search worker joins a search through a database that all machines reach; set "
+            "it to postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, or search on this machine alone: `aemodels tune`"
+        )
+
+
 def tune(settings: Settings, data: PreparedData, group: str) -> Steps[Tuned]:
-    """Searches the settings, or goes on where it was killed.
+    """Searches the settings, or goes on where it was killed; with OPTUNA_STORAGE, beside any number of other workers.
 
     Args:
         group: a tag that the runs of one pipeline share.
 
     Raises:
         SettingsError: a model of the search space does not fit the images.
-        UserError: every trial failed.
+        UserError: every trial failed, or the shared database does not answer.
     """
     experiment, config, name = settings.experiment, settings.tuning, settings.registered_name
     features = yield from feature_network(data, best_device())
     check_models(experiment, data, features, config, search_space(experiment, config))  # before anything is recorded
     # under another name it is another run
-    with claimed(search_identity(experiment, config, f"{name}{data.digest}")) as folder:
-        study = open_study(folder.path.name, experiment, config)
+    with _opened(search_identity(experiment, config, f"{name}{data.digest}"), experiment, config) as (study, folder):
         store = open_store()
-        tags = {"kind": "search", "pipeline": group, "study": study.name}
-        with open_run(store, folder, name, f"search {experiment.model.name}", experiment.seed, tags) as run:
+        with _run(store, study, folder, settings, group) as run, study:
             run.params({**experiment.flat(), **{f"tuning.{key}": value for key, value in config.flat().items()}})
             run.dataset(data)
             with _TrialRuns(store, study, run, name, group) as trials:
                 result = yield from _follow(search(experiment, data, features, config, study), config.trials, trials)
-            tuned = _summary(result, run, trials, folder)
-        folder.finish(tuned.model_dump(mode="json"))
+            tuned = _finish(result, study, run, trials, folder)
+        if not study.shared:
+            folder.finish(tuned.model_dump(mode="json"))
     return tuned
+
+
+@contextmanager
+def _opened(identity: str, experiment: Experiment, config: TuningConfig) -> Iterator[tuple[Study, RunFolder]]:
+    """The study that goes on, or a new one, and its folder on this machine."""
+    with ExitStack() as stack:
+        if url := search_database():
+            study = join_study(numbered(identity), experiment, config, url)
+            folder = joined(study.name)
+        else:
+            folder = stack.enter_context(claimed(identity))
+            study = open_study(folder.path.name, experiment, config)
+        stack.callback(study.close)
+        yield study, folder
+
+
+@contextmanager
+def _run(store: Store, study: Study, folder: RunFolder, settings: Settings, group: str) -> Iterator[Run]:
+    """The one run of the search, whoever founded it. It ends with the search, or with the last worker that leaves."""
+    name, experiment = settings.registered_name, settings.experiment
+    with study.alone():
+        study.arrive()
+        if study.finished:  # by another worker, at this moment
+            run = Run(store, study.notes()[RUN], store.experiment(name))
+        else:
+            if study.shared:
+                folder.note(run_id=study.notes().get(RUN))
+            tags = {"kind": "search", "pipeline": group, "study": study.name}
+            run = open_run(store, folder, name, f"search {experiment.model.name}", experiment.seed, tags)
+            study.remember(RUN, run.id)
+    try:
+        yield run
+    except BaseException as error:
+        with study.leaving() as last:
+            if last:
+                run.__exit__(type(error), error, error.__traceback__)
+        raise
 
 
 def _follow(events: Generator[Event, None, SearchResult], total: int, trials: _TrialRuns) -> Steps[SearchResult]:
     """Records what happens to trials as it happens."""
-    ended = 0
+    ended: set[int] = set()
     yield Progress("searching", 0, total)
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            result: SearchResult = end.value
-            return result
-        trials.record(event)
-        ended += isinstance(event, TrialEnded)
-        yield Progress("searching", ended, total, _note(event, trials))
+    with closing(events):
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as end:
+                result: SearchResult = end.value
+                return result
+            trials.record(event)
+            ended |= {event.trial.index} if isinstance(event, TrialEnded) else set()
+            yield Progress("searching", len(ended), total, _note(event, trials))
 
 
 class _TrialRuns:
@@ -127,6 +190,7 @@ class _TrialRuns:
 
     def __init__(self, store: Store, study: Study, parent: Run, name: str, group: str) -> None:
         self.store, self.study, self.parent, self.name, self.group = store, study, parent, name, group
+        self.worker = f"{platform.node()}:{os.getpid()}"
         self.runs: dict[int, Run] = {}
         self.running: dict[int, Run] = {}
 
@@ -137,11 +201,17 @@ class _TrialRuns:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Trials end with an interrupted search: they must not look as if they went on."""
-        for run in self.running.values():
-            run.__exit__(kind, error, trace)
+        for index in self.study.kept(self.running):
+            self.running[index].__exit__(kind, error, trace)
 
     def record(self, event: Event) -> None:
-        if isinstance(event, TrialStarted):
+        if isinstance(event, Waiting):
+            return
+        if isinstance(event, TrialLost):
+            del self.running[event.index]  # another worker's, with its run
+        elif not isinstance(event, TrialEpoch) and event.replayed and self.study.shared:
+            self._elsewhere(event)
+        elif isinstance(event, TrialStarted):
             self._start(event)
         elif isinstance(event, TrialEpoch):
             # first, because MLflow's comparison opens on the metric that was logged first
@@ -150,17 +220,23 @@ class _TrialRuns:
         else:
             self._end(event)
 
+    def _elsewhere(self, event: TrialStarted | TrialEnded) -> None:
+        """Its worker has recorded all of it."""
+        index = event.trial.index
+        self.runs[index] = Run(self.store, self.study.notes()[f"run.{index}"], self.parent.experiment_id)
+
     def _start(self, event: TrialStarted) -> None:
         trial, key = event.trial, f"run.{event.trial.index}"
         known = self.study.notes().get(key)
         run = resume_run(self.store, known) if known else None
         if run is None:
             title = f"trial {trial.index}"
-            tags = {"kind": "trial", "pipeline": self.group, "trial": trial.index}
+            tags = {"kind": "trial", "pipeline": self.group, "trial": trial.index, "worker": self.worker}
             run = start_run(self.store, self.name, title, tags, parent=self.parent.id)
             self.study.remember(key, run.id)
-        elif self.group:
-            run.tags({"pipeline": self.group})  # a pipeline that was started again
+        else:
+            # a pipeline that was started again, or a trial of another worker
+            run.tags({"worker": self.worker} | ({"pipeline": self.group} if self.group else {}))
         run.params(event.experiment.flat())
         self.runs[trial.index] = self.running[trial.index] = run
 
@@ -180,6 +256,10 @@ def _note(event: Event, trials: _TrialRuns) -> str:
     if isinstance(event, TrialStarted):
         values = ", ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in event.trial.params.items())
         return f"trial {event.trial.index}: {values}"
+    if isinstance(event, Waiting):
+        return f"other workers run trials {', '.join(map(str, event.indices))}"
+    if isinstance(event, TrialLost):
+        return f"trial {event.index}: another worker has taken it over"
     if isinstance(event, TrialEpoch):
         value = "" if event.value is None else f", {trials.study.primary} {event.value:.4g}"
         return f"trial {event.index}: epoch {event.epoch}{value}"
@@ -190,13 +270,17 @@ def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _summary(result: SearchResult, run: Run, trials: _TrialRuns, folder: RunFolder) -> Tuned:
-    """The parent's figures and metrics, and what the caller needs to go on."""
-    ranked = _best_first(result)
-    best = {f"best/{name}": value for name, value in result.best.metrics.items()}
-    run.metrics(best | {"objective": result.best.values[0]})
-    run.params({f"best.{key}": value for key, value in result.best.params.items()})
-    run.tags({"best_trial": result.best.index})
+def _finish(result: SearchResult, study: Study, run: Run, trials: _TrialRuns, folder: RunFolder) -> Tuned:
+    """What the caller needs to go on. One worker records it, and ends the run."""
+    ranked, pictures = _best_first(result), draw_search_figures(result)
+    with study.alone():
+        if study.finished:
+            figures = save_figures(pictures, folder.path)
+        else:
+            figures = keep_figures(pictures, folder.path, run)
+            _summarize(result, run)
+            run.end("FINISHED")
+            study.finish(run.id)
     compared = [trials.runs[trial.index].id for trial in ranked[:COMPARED]]
     return Tuned(
         run_id=run.id,
@@ -207,8 +291,15 @@ def _summary(result: SearchResult, run: Run, trials: _TrialRuns, folder: RunFold
         trials=tuple(_row(trial, result.objectives) for trial in ranked),
         front=tuple(trial.index for trial in result.front),
         folder=folder.path,
-        figures=keep_figures(draw_search_figures(result), folder.path, run),
+        figures=figures,
     )
+
+
+def _summarize(result: SearchResult, run: Run) -> None:
+    best = {f"best/{name}": value for name, value in result.best.metrics.items()}
+    run.metrics(best | {"objective": result.best.values[0]})
+    run.params({f"best.{key}": value for key, value in result.best.params.items()})
+    run.tags({"best_trial": result.best.index})
 
 
 def _best_first(result: SearchResult) -> list[Trial]:

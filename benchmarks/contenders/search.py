@@ -63,7 +63,8 @@ def _experiment(job: Job) -> Experiment:
 
 
 def _fixed(job: Job) -> Measured:
-    from aemodels.trials import Goals, MemberEnd, Runner
+    from aemodels.members import Goals, MemberEnd
+    from aemodels.trials import Runner
 
     data, base = PreparedData.model_validate(job.data), _experiment(job)
     experiments = [
@@ -84,7 +85,8 @@ def _fixed(job: Job) -> Measured:
 
 
 def _pruned(job: Job) -> Measured:
-    from aemodels.tuning import TuningConfig, search
+    from aemodels.tuning import TuningConfig
+    from aemodels.tuning_search import search
     from aemodels.tuning_study import open_study
 
     data, experiment = PreparedData.model_validate(job.data), _experiment(job)

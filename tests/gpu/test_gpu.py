@@ -13,11 +13,12 @@ import torch
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
+from aemodels.members import Goals, MemberEnd
 from aemodels.models import VAEConfig
 from aemodels.models.base import ModelConfig
 from aemodels.nets import ConvConfig, MLPConfig
 from aemodels.training import TrainingConfig, new_model, train
-from aemodels.trials import Goals, MemberEnd, Runner, stack_bytes
+from aemodels.trials import Runner, stack_bytes
 from aemodels.updates import Graph, Updates
 
 pytestmark = [

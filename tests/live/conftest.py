@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +16,7 @@ from typing import Any, TypeVar
 
 import psutil
 import pytest
+from postgres import Server, free_port, running
 
 T = TypeVar("T")
 MNIST = Path(__file__).parents[3] / "shared" / "data"  # where it is there; else scikit-learn's digits
@@ -30,13 +29,6 @@ def within(seconds: float, found: Callable[[], T | None], what: str) -> T:
         assert time.monotonic() < end, f"{what}: not within {seconds:g} seconds"
         time.sleep(0.5)
     return result
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass
@@ -102,43 +94,10 @@ def answers(url: str) -> bool:
         return False
 
 
-# ---------------------------------------------------------------- PostgreSQL
-
-
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a cluster of the tests' own, with databases mlflow, prefect and optuna."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-    if not found:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    programs, folder, port = found[-1].parent, tmp_path_factory.mktemp("postgres"), free_port()
-    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # PostgreSQL refuses root
-    if as_user:
-        shutil.chown(folder, "postgres")
-        for parent in folder.parents[:2]:  # pytest's folders are its user's alone
-            parent.chmod(0o711)
-    run = [*as_user, str(programs / "initdb"), "-D", str(folder / "data"), "-U", "tests", "--auth=trust", "--no-sync"]
-    subprocess.run(run, check=True, capture_output=True)
-    options = ["-D", str(folder / "data"), "-p", str(port), "-h", "127.0.0.1", "-k", str(folder), "-F"]
-    server = Service([*as_user, str(programs / "postgres"), *options], folder.with_suffix(".log"), port=port)
-    server.start()
-    address = f"tests@127.0.0.1:{port}"
-    for name in ("mlflow", "prefect", "optuna"):
-        create = [
-            "psql",
-            "-h",
-            "127.0.0.1",
-            "-p",
-            str(port),
-            "-U",
-            "tests",
-            "postgres",
-            "-c",
-            f"create database {name}",
-        ]
-        within(20, lambda create=create: not subprocess.run(create, capture_output=True, check=False).returncode, name)
-    yield address
-    server.stop()
+def postgres() -> Iterator[Server]:
+    with running() as server:
+        yield server
 
 
 # ---------------------------------------------------------------- the servers
@@ -172,13 +131,13 @@ class Team:
 
 
 @pytest.fixture(scope="session")
-def team(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+def team(postgres: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     folder = tmp_path_factory.mktemp("team")
     ports = {"mlflow": free_port(), "prefect": free_port()}
     environment = {
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{ports['mlflow']}",
         "PREFECT_API_URL": f"http://127.0.0.1:{ports['prefect']}/api",
-        "OPTUNA_STORAGE": f"postgresql+psycopg://{postgres}/optuna",
+        "OPTUNA_STORAGE": postgres.url("optuna"),
         "AEMODELS_STORE": str(folder / "store"),
         "AEMODELS_CACHE": str(folder / "cache"),
         "PREFECT_HOME": str(folder / "prefect"),
@@ -192,10 +151,10 @@ def team(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Te
     }
     if (MNIST / "MNIST").exists():
         environment["AEMODELS_DATA"] = str(MNIST)
-    mlflow = ["mlflow", "server", "--backend-store-uri", f"postgresql+psycopg://{postgres}/mlflow"]
+    mlflow = ["mlflow", "server", "--backend-store-uri", postgres.url("mlflow")]
     mlflow += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--workers", "1"]
     prefect = ["prefect", "server", "start", "--host", "127.0.0.1"]
-    database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{postgres}/prefect"}
+    database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": postgres.url("prefect", "postgresql+asyncpg")}
     services = [
         Service(
             [sys.executable, "-m", *command, "--port", str(ports[name])],

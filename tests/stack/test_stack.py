@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres import free_port
 
 pytestmark = pytest.mark.stack
 
@@ -39,13 +39,6 @@ def within(seconds: float, found: Callable[[], Any], what: str) -> Any:
         assert time.monotonic() < end, f"{what}: not within {seconds:g} seconds"
         time.sleep(1)
     return result
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

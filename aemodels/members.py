@@ -1,0 +1,45 @@
+"""What is measured of trials, and what is told of those that run together."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Goals(NamedTuple):
+    """What is measured of a trial."""
+
+    objectives: tuple[str, ...]  # of the trained model
+    watched: str | None  # after every epoch, on the weights of that epoch
+
+
+@dataclass(frozen=True)
+class MemberStart:
+    """A trial was taken."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class MemberEpoch:
+    """A trial passed over its images once. Whoever is told may answer True: the trial stops."""
+
+    index: int  # of the trial among those that run together
+    epoch: int  # from 1
+    metrics: dict[str, float]  # as training has them: train/*, val/*
+    value: float | None  # what is watched
+    seconds: float  # that the trial has taken
+
+
+@dataclass(frozen=True)
+class MemberEnd:
+    """A trial trained to its end, or failed; nothing is told of one that was stopped."""
+
+    index: int
+    metrics: dict[str, float]  # of the trained model, on all validation images
+    seconds: float
+    error: str = ""
+
+
+Told = Generator[MemberStart | MemberEpoch | MemberEnd, bool | None, None]

@@ -1,0 +1,67 @@
+"""Two workers of one thread each against one, on the same search in the same database: python -m benchmarks.joined.
+
+OPTUNA_STORAGE names the database; AEMODELS_DATA the folder with MNIST. Each worker is a whole `aemodels tune`, from the
+start of its process to its result, on a core of its own. One alone and two together take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+SEARCH = ["--preset", "article-vae", "tuning.trials=8", "evaluation.primary=mse", "registry.name=joined"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the seconds of every turn, the medians and their ratio as JSON."""
+    parser = argparse.ArgumentParser("python -m benchmarks.joined", description="Two workers against one.")
+    parser.add_argument("--turns", type=int, default=3, metavar="N")
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="settings of the search")
+    options = parser.parse_args(arguments)
+    cores = sorted(os.sched_getaffinity(0))
+    if not os.environ.get("OPTUNA_STORAGE") or len(cores) < 2:
+        print("set OPTUNA_STORAGE to a PostgreSQL database, and give two cores", file=sys.stderr)
+        return 2
+    seconds: dict[str, list[float]] = {"one": [], "two": []}
+    with tempfile.TemporaryDirectory() as folder:
+        _search(Path(folder), cores[:1], [*options.changes, "tuning.trials=1", "tuning.epochs=1"])  # prepares the data
+        for turn in range(options.turns):
+            for name, used in (("one", [cores[turn % 2]]), ("two", cores[:2])):
+                seconds[name].append(_search(Path(folder), used, options.changes))
+                print(f"{name}: {seconds[name][-1]:.1f} s", file=sys.stderr, flush=True)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    print(json.dumps({"seconds": seconds, "medians": medians, "ratio": medians["two"] / medians["one"]}))
+    return 0
+
+
+def _search(store: Path, cores: Sequence[int], changes: Sequence[str]) -> float:
+    """Seconds until the last of the workers has ended; the same settings make a new study when they are done."""
+    command = ["tune", *SEARCH, *changes, "--json"]
+    environment = os.environ | {"AEMODELS_STORE": str(store), "OMP_NUM_THREADS": "1"}
+    started = time.perf_counter()
+    workers = []
+    for core in cores:
+        code = f"import os, sys; os.sched_setaffinity(0, {{{core}}}); from flows.cli import main; main()"
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        workers.append(subprocess.Popen([sys.executable, "-c", code, *command], env=environment, **pipes))
+    answers = [worker.communicate() for worker in workers]
+    seconds = time.perf_counter() - started
+    for worker, (_, errors) in zip(workers, answers, strict=True):
+        if worker.returncode:
+            raise RuntimeError(errors)
+    bests = {json.dumps(json.loads(out)["best"]) for out, _ in answers}
+    assert len(bests) == 1, bests
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())
