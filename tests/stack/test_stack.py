@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,18 @@ pytestmark = pytest.mark.stack
 
 ROOT = Path(__file__).parents[2]
 SECRET = "a-secret-that-no-image-and-no-log-may-hold"
+PASSWORDS = {
+    "POSTGRES_PASSWORD": SECRET,
+    "PREFECT_SERVER_API_AUTH_STRING": f"admin:{SECRET}",
+    "PREFECT_API_AUTH_STRING": f"admin:{SECRET}",
+    "MLFLOW_OPTIONS": "--app-name basic-auth",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY": SECRET,
+    "MLFLOW_AUTH_ADMIN_USERNAME": "admin",
+    "MLFLOW_AUTH_ADMIN_PASSWORD": SECRET,
+    "MLFLOW_TRACKING_USERNAME": "admin",
+    "MLFLOW_TRACKING_PASSWORD": SECRET,
+}
+CLIENTS = ("PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 TRAINING = ["data.name=digits", "registry.name=stacked", 'model.trunk={"name": "mlp", "widths": [32]}']
 
 
@@ -100,13 +114,14 @@ class Stack:
         return {
             "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{ports['MLFLOW']}",
             "PREFECT_API_URL": f"http://127.0.0.1:{ports['PREFECT']}/api",
+            **{name: PASSWORDS[name] for name in CLIENTS},
         }
 
 
 @pytest.fixture(scope="module")
 def stack(docker: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:  # noqa: ARG001
     plugin = not subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode
-    environment = {"POSTGRES_PASSWORD": SECRET}
+    environment = dict(PASSWORDS)
     for name in ("MLFLOW", "PREFECT"):
         environment[f"{name}_PORT"] = str(free_port())
         environment[f"{name}_URL"] = f"http://127.0.0.1:{environment[f'{name}_PORT']}"
@@ -148,11 +163,8 @@ def kept(stack: Stack) -> dict[str, Any]:
         for file in client.list_artifacts(one.info.run_id)
     }
     models = {model.name: dict(model.aliases) for model in client.search_registered_models()}
-    asked = urllib.request.Request(
-        f"{stack.clients['PREFECT_API_URL']}/deployments/filter", b"{}", {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(asked) as answer:
-        deployments = sorted(deployment["name"] for deployment in json.load(answer))
+    with prefect(stack) as flows:
+        deployments = sorted(deployment.name for deployment in flows.read_deployments())
     return {
         "runs": {one.info.run_id: (one.info.status, one.data.metrics) for one in runs},
         "artifacts": artifacts,
@@ -170,7 +182,9 @@ def use(stack: Stack, store: Path, model: str) -> None:
     )
 
 
-def test_the_stack(stack: Stack, tmp_path: Path) -> None:
+def test_the_stack(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CLIENTS:
+        monkeypatch.setenv(name, PASSWORDS[name])
     # a training on this machine, and one by the worker
     trained = aemodels(stack, tmp_path, "train", *TRAINING, "training.epochs=2")
     settings = {"data": {"name": "digits"}, "registry": {"name": "worked"}, "training": {"epochs": 2}}
@@ -208,19 +222,44 @@ def test_the_stack(stack: Stack, tmp_path: Path) -> None:
         shutil.rmtree(folder)
 
 
+@contextmanager
+def prefect(stack: Stack) -> Iterator[Any]:
+    """Its client, from outside."""
+    from prefect import get_client
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    address = {
+        PREFECT_API_URL: stack.clients["PREFECT_API_URL"],
+        PREFECT_API_AUTH_STRING: PASSWORDS["PREFECT_API_AUTH_STRING"],
+    }
+    with temporary_settings(address), get_client(sync_client=True) as client:
+        yield client
+
+
 def queue_and_wait(stack: Stack, deployment: str, parameters: dict[str, Any]) -> None:
     """A run by the worker in its container."""
-    from prefect import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    with (
-        temporary_settings({PREFECT_API_URL: stack.clients["PREFECT_API_URL"]}),
-        get_client(sync_client=True) as client,
-    ):
+    with prefect(stack) as client:
         known = client.read_deployment_by_name(deployment)
         queued = client.create_flow_run_from_deployment(known.id, parameters=parameters).id
         within(240, lambda: client.read_flow_run(queued).state.is_final(), deployment)
         assert client.read_flow_run(queued).state.name == "Completed"
+
+
+def status(url: str) -> tuple[int, str]:
+    """Of a request without a password."""
+    try:
+        with urllib.request.urlopen(url) as answer:
+            return answer.status, answer.headers["Content-Type"]
+    except urllib.error.HTTPError as error:
+        return error.code, ""
+
+
+def test_pages_are_there_and_passwords_are_asked_for(stack: Stack) -> None:
+    mlflow, prefect = stack.environment["MLFLOW_URL"], stack.environment["PREFECT_URL"]
+    assert status(f"{prefect}/") == (200, "text/html; charset=utf-8")  # the page that asks for it
+    assert status(f"{prefect}/api/admin/version")[0] == 401
+    assert status(f"{mlflow}/")[0] == 401
+    assert status(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=1")[0] == 401
 
 
 def test_no_secret_is_in_an_image_or_a_log(stack: Stack) -> None:
