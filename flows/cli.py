@@ -11,23 +11,12 @@ from typing import Annotated
 import typer
 
 from flows.answering import answering, model_first, read_evaluation_settings, read_settings, under_prefect
+from flows.options import Changes, ConfigFile, ImageFiles, Json, Model, Name, Preset, Verbose
 
 ABOUT = "Train, tune, compare, promote and use autoencoders on images. `aemodels settings` lists what can be set."
 app = typer.Typer(
     help=ABOUT, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
-
-SETTINGS_HELP = "Settings that differ from the defaults, such as data.name=mnist model.latent_dim=20."
-Changes = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=SETTINGS_HELP)]
-Preset = Annotated[
-    list[str] | None, typer.Option(help="Start from what comes along, such as article-vae; once more adds to it: fast.")
-]
-ConfigFile = Annotated[Path | None, typer.Option(help="Start from a JSON file of settings.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Prefect, MLflow and Optuna.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="NAME@ALIAS, NAME/VERSION or a run's folder.")]
-ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Of a registered model.")]
 
 
 # ---------------------------------------------------------------- the workflow
@@ -294,7 +283,10 @@ def score(model: Model, images: ImageFiles, json: Json = False) -> None:
 
 @app.command()
 def monitor(name: Name, images: ImageFiles, json: Json = False, v: Verbose = False) -> None:
-    """Compare new images with the champion's test images; exit code 3 if they differ."""
+    """Compare new images with those of the champion.
+
+    It is measured how well it reconstructs them and where their codes lie. Exit code 3: they are of another kind.
+    """
     with answering(v, computes=True):
         from aemodels.data.files import image_files
         from aemodels.drift import MonitoringConfig

@@ -166,6 +166,23 @@ def test_files_that_are_no_such_images_are_named(watched: Callable[[Any], Any], 
         finish(monitor("nobody", [tmp_path / "new"], MonitoringConfig()))
 
 
+@pytest.mark.usefixtures("watched")
+def test_the_command_says_so_by_its_exit_code(held_out: Any, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from flows.cli import app
+
+    save(held_out[:50], tmp_path / "same")
+    save(255 - held_out[:50], tmp_path / "other")
+    codes = {name: CliRunner().invoke(app, ["monitor", "watched", str(tmp_path / name)]) for name in ("same", "other")}
+    assert [codes[name].exit_code for name in codes] == [0, 3]
+    assert "no alarm" in codes["same"].stdout
+    assert "ALARM" in codes["other"].stdout
+    missing = CliRunner().invoke(app, ["monitor", "watched", str(tmp_path / "nowhere")])
+    assert missing.exit_code == 2
+    assert "nowhere: there is no such file or folder" in missing.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (MNIST / "MNIST").exists(), reason="no MNIST here")
 def test_mnist_drifts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,20 @@
+"""Arguments and options that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SETTINGS_HELP = "Settings that differ from the defaults, such as data.name=mnist model.latent_dim=20."
+Changes = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=SETTINGS_HELP)]
+Preset = Annotated[
+    list[str] | None, typer.Option(help="Start from what comes along, such as article-vae; once more adds to it: fast.")
+]
+ConfigFile = Annotated[Path | None, typer.Option(help="Start from a JSON file of settings.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Prefect, MLflow and Optuna.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="NAME@ALIAS, NAME/VERSION or a run's folder.")]
+ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Of a registered model.")]
