@@ -305,7 +305,7 @@ def monitor(name: Name, images: ImageFiles, json: Json = False, v: Verbose = Fal
 
                 result = display.follow(step(name, paths, MonitoringConfig()))
         reports.monitored(result, json)
-        raise typer.Exit(3 if result.drift else 0)
+    raise typer.Exit(3 if result.drift else 0)
 
 
 @app.command()
