@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent))  # helpers, such as postgres.py
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is loaded: threads that spin starve each other
 
 
@@ -22,7 +20,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         for name, path in names.items():
             patch.setenv(name, str(path))
-        for name in ("AEMODELS_DATA", "MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
+        for name in ("AEMODELS_DATA", "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "OPTUNA_STORAGE", "AEMODELS_MLFLOW_UI"):
             patch.delenv(name, raising=False)
         yield root
 
