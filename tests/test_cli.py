@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -508,6 +509,7 @@ def test_a_damaged_image_is_named(tmp_path: Path, damage: str) -> None:
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_data_that_are_nowhere_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("AEMODELS_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it would remember the proxy in tests that follow
     for variable in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(variable, closed_port())
         monkeypatch.setenv(variable.upper(), closed_port())

@@ -110,6 +110,7 @@ def test_what_a_person_must_mend_is_not_retried() -> None:
 # ---------------------------------------------------------------- promotion
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_store")
 def test_a_promotion_waits_for_a_person_and_is_told_as_events() -> None:
     from aemodels.registry import history

@@ -231,6 +231,7 @@ def tells_nothing(folder: Path, *outputs: subprocess.CompletedProcess[bytes]) ->
     assert [path for path in files if RECOGNISED in path.read_bytes() or RECOGNISED in str(path).encode()] == []
 
 
+@pytest.mark.slow
 def test_secrets_are_in_no_file_and_no_output(tmp_path: Path, empty_database: Path) -> None:
     (tmp_path / "store").mkdir()
     shutil.copy(empty_database, tmp_path / "store" / "mlflow.db")

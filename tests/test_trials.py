@@ -75,6 +75,7 @@ def test_stacked_trials_are_those_alone(digits: PreparedData, alone_with_noise: 
     assert all(event.seconds > 0 for event in events)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [0, 2.5])
 def test_a_stack_is_as_large_as_the_memory(
     digits: PreparedData, alone_with_noise: dict[Any, float], room: float, monkeypatch: pytest.MonkeyPatch
@@ -93,6 +94,7 @@ def test_a_stack_is_as_large_as_the_memory(
     assert sizes == ([] if room == 0 else [2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", [1, 2])
 def test_out_of_memory_halves_the_stack_and_goes_on(
     digits: PreparedData, alone_with_noise: dict[Any, float], when: int, monkeypatch: pytest.MonkeyPatch
@@ -116,6 +118,7 @@ def test_out_of_memory_halves_the_stack_and_goes_on(
     assert values(events) == pytest.approx(alone_with_noise, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_model_that_the_memory_does_not_hold(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_device(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
