@@ -109,7 +109,7 @@ def test_runs_come_by_schedule_one_at_a_time(team: Any, client: Any, within: Any
 def test_a_run_whose_worker_dies_comes_to_its_end(team: Any, client: Any, within: Any) -> None:
     deploy(team)
     with team.worker("doomed") as worker:
-        run = start(client, "train/train", {"settings": settings(team, "killed", 150)})
+        run = start(client, "pipeline/pipeline", {"settings": settings(team, "killed", 150)})
         within(60, lambda: len(epochs_tracked("killed")) >= 3, "three epochs")
         worker.kill()
     killed = time.monotonic()
@@ -120,7 +120,9 @@ def test_a_run_whose_worker_dies_comes_to_its_end(team: Any, client: Any, within
     names = [state.name for state in states(client, run)]
     assert names.count("Running") == 2
     assert "Crashed" in names
-    assert epochs_tracked("killed") == list(range(1, 151))  # each once: the second went on where the first was
+    tracked = epochs_tracked("killed")
+    assert sorted(set(tracked)) == list(range(1, 151))
+    assert len(tracked) <= 151  # the second went on where the first was; the epoch of the kill may be told twice
     assert training_status("killed") == "FINISHED"
 
 
