@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,8 +122,9 @@ def prepare(config: SourceConfig) -> Steps[PreparedData]:
 def prepared_before(config: SourceConfig, digest: str) -> PreparedData | None:
     """What was prepared under that digest, also when the raw images have changed since."""
     for folder in sorted((cache_folder() / "prepared").glob(f"{config.name}-*")):
-        if (folder / "manifest.json").exists() and (data := _open(folder, config)).digest == digest:
-            return data
+        with suppress(UserError):  # a damaged one is not this call's concern
+            if (folder / "manifest.json").exists() and (data := _open(folder, config)).digest == digest:
+                return data
     return None
 
 

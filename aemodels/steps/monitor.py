@@ -30,7 +30,7 @@ from aemodels.store import Store, open_store
 from aemodels.tracking import Run, standard_tags, start_run
 from aemodels.training import best_device
 
-MOST = 10_000  # images of a split: enough for the tests, and soon scored
+MOST = 10_000  # images of a split, and new ones: enough for the tests, and soon scored
 
 
 class Monitored(Result):
@@ -66,13 +66,13 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig) -> Steps
 
     Args:
         name: of a registered model.
-        paths: image files, or folders of them.
+        paths: image files, or folders of them; the newest MOST are compared.
 
     Raises:
         UserError: no champion, no encoder, no such folder, or the test images are not those of the champion.
     """
     parallel.refuse("a check")
-    files = image_files(paths)
+    files = sorted(image_files(paths), key=lambda file: file.stat().st_mtime_ns)[-MOST:]
     store = open_store()
     champion = get(store, name, CHAMPION)
     reference = f"{name}/{champion.version.version}"
