@@ -244,8 +244,12 @@ def test_secrets_are_in_no_file_and_no_output(tmp_path: Path, empty_database: Pa
 def test_secrets_are_nothing_that_prefect_keeps(tmp_path: Path) -> None:
     """The pipeline runs as a flow on a server of its own, whose database is searched too."""
     small = ["tuning.trials=2", "tuning.generation=2", "tuning.epochs=1", "tuning.images=200"]
-    done = aemodels("pipeline", "-v", *TINY, *small, folder=tmp_path, PREFECT_HOME=str(tmp_path / "prefect"))
+    refused = aemodels("tune", "-v", *TINY, *small, folder=tmp_path)  # nobody answers at OPTUNA_STORAGE
+    assert refused.returncode == 2, refused.stderr
+    alone = {"PREFECT_HOME": str(tmp_path / "prefect"), "OPTUNA_STORAGE": ""}
+    done = aemodels("pipeline", "-v", *TINY, *small, folder=tmp_path, **alone)
     assert done.returncode == 0, done.stderr
+    tells_nothing(tmp_path, refused)
     assert list((tmp_path / "prefect").glob("*.db"))
     tells_nothing(tmp_path, done)
 

@@ -41,6 +41,18 @@ def deploy(team: Any, **changes: dict[str, Any]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_what_is_deployed_twice_is_there_once(team: Any, client: Any) -> None:
+    def deployed() -> tuple[list[str], ...]:
+        automations, deployments = client.read_automations(), client.read_deployments()
+        return sorted(one.name for one in automations), sorted(one.name for one in deployments)
+
+    deploy(team)
+    once = deployed()
+    deploy(team)
+    assert deployed() == once
+    assert len(set(once[0])) == len(once[0]) == 4  # two of ours, and a trigger each of the pipeline and of monitor
+
+
 def start(client: Any, name: str, parameters: dict[str, Any]) -> UUID:
     deployment = client.read_deployment_by_name(name)
     run: UUID = client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
