@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 REIGN = "reign."  # what tags of a version begin with that tell when it became champion
 MODEL_ID = r"m-[0-9A-Za-z]+"  # MLflow's; part of a path in the cache
+REPORT = "report.html"  # of a run: in its folder, and among its artifacts
 METRIC, DIGEST = "test/", "data.digest"  # tags of a version: metrics begin with the first, the data is the second
 
 
@@ -134,12 +135,60 @@ def find(reference: str, store: Store | None = None) -> Path:
     """
     from aemodels.modelfile import CONFIG, WEIGHTS  # with torch, which a list of models does not need
 
-    reference = reference.removeprefix("models:/")  # as MLflow writes it
-    folder = Path(os.path.expanduser(reference))  # unlike Path's own, it and those below fail at no text
+    folder = _folder(reference)
     if os.path.isfile(folder / CONFIG) and os.path.isfile(folder / WEIGHTS):
         return folder
+    store, model = _named(reference, store)
+    folder = _files(store, model)
+    _check(folder, model)
+    return folder
+
+
+def find_report(reference: str, store: Store | None = None) -> Path:
+    """The report.html of `digits@champion`, `digits/3` or a run's folder; a server's is copied into the cache.
+
+    Raises:
+        UserError: there is no such model, or it has no report.
+    """
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    remedy = f"`aemodels evaluate {reference}` makes one, or train it again"
+    folder = _folder(reference)
+    if os.path.isfile(folder / REPORT):
+        return folder / REPORT
+    if os.path.isdir(folder):
+        find(reference, store)  # refuses what is no run's folder
+        raise UserError(f"{reference}: has no {REPORT}; {remedy}")
+    store, model = _named(reference, store)
+    name, version, run_id = model.version
+    copy = cache_folder() / "reports" / f"{name}-{version}"
+    try:
+        address = f"{store.client.get_run(run_id).info.artifact_uri}/{REPORT}"
+        if store.artifacts is not None:
+            return Path(download_artifacts(address, tracking_uri=store.uri))  # a local file is not copied
+        copy.mkdir(parents=True, exist_ok=True)
+        return Path(download_artifacts(address, dst_path=str(copy), tracking_uri=store.uri))
+    except (MlflowException, OSError):
+        raise UserError(f"{name}/{version}: its run has no {REPORT}; {remedy}") from None
+
+
+def _folder(reference: str) -> Path:
+    """What the reference would be as a path; unlike Path's own, expanduser and os.path's functions fail at no text."""
+    return Path(os.path.expanduser(reference.removeprefix("models:/")))  # as MLflow writes it
+
+
+def _named(reference: str, store: Store | None) -> tuple[Store, Registered]:
+    """A registered model by NAME@ALIAS or NAME/VERSION.
+
+    Raises:
+        UserError: it is neither, or there is no such model.
+    """
+    reference, folder = reference.removeprefix("models:/"), _folder(reference)
     match = re.fullmatch(r"([^@/]+)(?:@([^@/]+)|/(\d+))", reference)
     if os.path.isdir(folder) or (match is None and ("/" in reference or "\\" in reference)):
+        from aemodels.modelfile import CONFIG, WEIGHTS
+
         raise UserError(
             f"{reference}: not a folder with {CONFIG} and {WEIGHTS}, which a finished run leaves; nor a "
             "registered model, such as digits@champion or digits/3"
@@ -149,10 +198,7 @@ def find(reference: str, store: Store | None = None) -> Path:
         aliases_of(store, reference)  # refuses a name that is not there
         raise UserError(f"{reference}: which version? {reference}@champion, or {reference}/1")
     name, alias, number = match.groups()
-    model = get(store, name, alias or int(number))
-    folder = _files(store, model)
-    _check(folder, model)
-    return folder
+    return store, get(store, name, alias or int(number))
 
 
 def _check(folder: Path, model: Registered) -> None:

@@ -2,7 +2,8 @@
 
 config.json          the experiment and what the model must know of its data
 weights.safetensors  the finished model
-model.sha256         the checksums of both
+codes.safetensors    codes of training images
+model.sha256         the checksums of all three
 state.safetensors    the state after the last epoch, while training is not finished
 """
 
@@ -21,7 +22,7 @@ from aemodels.config import Config, UserError
 from aemodels.data.prepared import PreparedData
 from aemodels.environment import write_whole
 from aemodels.experiment import Experiment
-from aemodels.modelfile import CONFIG, WEIGHTS, first_line, load_network, seal
+from aemodels.modelfile import CODES, CONFIG, WEIGHTS, first_line, load_network, seal
 from aemodels.models.base import GenerativeModel
 from aemodels.nets import ImageShape
 from aemodels.training import TrainingState
@@ -52,10 +53,12 @@ def save_card(folder: Path, experiment: Experiment, data: PreparedData) -> None:
     write_whole(folder / CONFIG, lambda path: path.write_text(card.model_dump_json(indent=2)))
 
 
-def save_weights(folder: Path, model: GenerativeModel) -> None:
-    """Writes weights.safetensors and the checksums: the model is finished."""
+def save_weights(folder: Path, model: GenerativeModel, codes: Tensor | None = None) -> None:
+    """Writes weights.safetensors, codes (N, D) if there are any, and the checksums: the model is finished."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_whole(folder / WEIGHTS, lambda path: save_file(tensors, path))
+    if codes is not None:
+        write_whole(folder / CODES, lambda path: save_file({"codes": codes.contiguous()}, path))
     seal(folder)
 
 

@@ -43,7 +43,7 @@ class Config(BaseModel):
         Raises:
             SettingsError: a setting does not exist or its value is out of range.
         """
-        return cls._validated(_nested(settings))
+        return cls._validated(nested(settings))
 
     def override(self, settings: Mapping[str, Any]) -> Self:
         """A copy with other settings, validated again. A section whose `name` changes starts from its defaults;
@@ -52,7 +52,7 @@ class Config(BaseModel):
         Raises:
             SettingsError: as `parse`.
         """
-        return type(self)._validated(self._merged(_nested(settings)))
+        return type(self)._validated(self._merged(nested(settings)))
 
     def _merged(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         merged: dict[str, Any] = {
@@ -156,7 +156,7 @@ def _read_value(key: str, text: str) -> Any:
         raise SettingsError(f"{key}={text}: not valid JSON ({error}); write a list as [400, 200]") from None
 
 
-def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """{"a.b": 1, "a": {"c": 2}} -> {"a": {"b": 1, "c": 2}}; a text for a whole section becomes its name."""
     result: dict[str, Any] = {}
     for key in sorted(settings, key=lambda k: k.count(".")):
@@ -166,7 +166,7 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
             inner = place.get(step)
             place[step] = place = {"name": inner} if isinstance(inner, str) else dict(inner or {})
         value = settings[key]
-        place[leaf] = _nested(value) if isinstance(value, Mapping) else value
+        place[leaf] = nested(value) if isinstance(value, Mapping) else value
     return result
 
 

@@ -43,6 +43,11 @@ def uniform_like(images: Tensor) -> Tensor:
     return torch.rand((share.total, *images.shape[1:]), dtype=images.dtype, device=images.device)[share.rows]
 
 
+def normal_like(images: Tensor) -> Tensor:
+    """Standard normal noise for the pixels of images (B, ...)."""
+    return noise_like(images.flatten(1)).view_as(images)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Makes torch's global noise inside the block a function of the seed, and leaves it outside as it was."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from aemodels.config import Config, SettingsError
 from aemodels.data.prepared import PreparedData
@@ -22,8 +22,15 @@ class EvaluationConfig(Config):
     """The metric that defines better: the search reads it on validation images, the promotion gate on test images."""
     samples: int = Field(10_000, ge=2)
     """Images on each side of a Frechet distance; fewer where the split or the training images are fewer."""
+    denoising: bool = False
+    """Measure how well noise is removed, beside plain filters; for models that are trained with a corruption."""
     seed: int = Field(0, ge=0)
     """Of the evaluation's noise; the same for all runs, so that they compare."""
+
+    nll_samples: int = Field(0, ge=0)
+    """Codes from q(z|x) for each image, of the negative log-likelihood; 0 leaves it out."""
+    nll_images: int = Field(1_000, ge=1)
+    """The first images of the split, of which the negative log-likelihood is measured."""
 
     @field_validator("primary")
     @classmethod
@@ -32,6 +39,34 @@ class EvaluationConfig(Config):
             known = ", ".join(name for name, metric in METRICS.items() if metric.direction)
             raise ValueError(f"not a metric that says which model is better; choose one of {known}")
         return primary
+
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        if self.primary == "nll" and self.nll_samples == 0:
+            raise ValueError("primary=nll needs nll_samples of at least 1; 100 and more make it a close bound")
+        return self
+
+    def evidence(
+        self,
+        model: GenerativeModel,
+        data: PreparedData,
+        features: Features | None,
+        split: str,
+        history: Sequence[Mapping[str, float]] = (),
+    ) -> Evidence:
+        """What a model is judged by, by these rules; nothing is computed yet."""
+        return Evidence(
+            model,
+            data,
+            features,
+            split,
+            self.samples,
+            self.seed,
+            history,
+            self.nll_samples,
+            self.nll_images,
+            self.denoising,
+        )
 
 
 class Evaluation(NamedTuple):
@@ -66,7 +101,7 @@ def evaluate(
             f"the model is for images of (channels, height, width) {model.image_shape}, those of {data.name} are "
             f"{data.image_shape}; choose other data, or train a model on these"
         )
-    evidence = Evidence(model, data, features, split, config.samples, config.seed, history)
+    evidence = config.evidence(model, data, features, split, history)
     if only is not None:
         _require(only, evidence)
     wanted = METRICS if only is None else only
@@ -79,9 +114,7 @@ def check_primary(model: GenerativeModel, data: PreparedData, features: Features
     Raises:
         SettingsError: `evaluation.primary` does not exist for this model and these data.
     """
-    _require(
-        (config.primary,), Evidence(model, data, features, "val", config.samples, config.seed), "evaluation.primary="
-    )
+    _require((config.primary,), config.evidence(model, data, features, "val"), "evaluation.primary=")
 
 
 def _require(metrics: Collection[str], evidence: Evidence, setting: str = "") -> None:
@@ -91,8 +124,8 @@ def _require(metrics: Collection[str], evidence: Evidence, setting: str = "") ->
         if not _has(evidence, name):
             possible = [other for other, metric in METRICS.items() if metric.direction and _has(evidence, other)]
             raise SettingsError(
-                f"{setting}{name}: needs {' and '.join(METRICS[name].needs)}, which this model or these data do not "
-                f"have; choose from {', '.join(possible)}"
+                f"{setting}{name}: needs {' and '.join(METRICS[name].needs)}, which this model, these data or these "
+                f"settings do not have; choose from {', '.join(possible)}"
             )
 
 

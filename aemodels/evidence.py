@@ -5,38 +5,63 @@ N images of a split, B of a batch, D latent units, F features, (C, H, W) an imag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aemodels.data.batches import Batches, fits
 from aemodels.data.prepared import PreparedData
-from aemodels.distributions import BernoulliPixels, GaussianPixels, derived_seed, seeded
+from aemodels.denoising import NOISES, Denoising
+from aemodels.distributions import BernoulliPixels, GaussianPixels, derived_seed, noise_like
 from aemodels.features import Features
 from aemodels.models.base import Autoencoder, Batch, GenerativeModel
+from aemodels.neighbours import Balls, balls
+from aemodels.objectives import log_mean_exp, log_weights
+from aemodels.requests import Requests
+from aemodels.undisturbed import undisturbed
 
 BATCH = 500  # images; large enough for speed, small enough for any trunk
 TRAINING_CODES = 10_000  # at most so many are used, by the probes and to show the spread of a code
+NOISY = 200  # images: the filters that denoisers are compared with are slow
 GREY_LEVELS = 255  # steps of the prepared pixels
 
-Need = Literal["autoencoder", "rate", "unit_rates", "likelihood", "labels", "features", "history"]
+FEWEST_NEIGHBOURS = 10  # codes, below which a layout by neighbours means nothing
+
+Need = Literal[
+    "autoencoder",
+    "rate",
+    "unit_rates",
+    "likelihood",
+    "denoising",
+    "conditional",
+    "nll_samples",
+    "fitted_prior",
+    "labels",
+    "features",
+    "history",
+    "two_dimensions",
+    "neighbours",  # more latent units than a plot has axes, and codes enough for a layout by neighbours
+]
 
 
-@contextmanager
-def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
-    """Evaluation mode, no gradients, noise that is a function of the seed; leaves modes and noise as they were."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad(), seeded(seed):
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+def log_likelihood(model: Autoencoder, batch: Batch, samples: int) -> Tensor:
+    """Log p(x) of each image (B,), nats, by importance sampling with so many codes from q(z|x).
+
+    No more than BATCH codes are decoded at once (as many as images where there are more), whatever the samples.
+    """
+    q, p_z = model.encode(batch.x, batch.y), model.prior(batch.y)
+    at_once = max(1, BATCH // len(batch.x))
+
+    def weights() -> Iterator[Tensor]:
+        for start in range(0, samples, at_once):
+            z = q.sample((min(at_once, samples - start),))  # (k, B, D)
+            yield log_weights(q, p_z, model.decode(z, batch.y), z, batch.x).double()
+
+    return log_mean_exp(weights())
 
 
 class Codes(NamedTuple):
@@ -58,9 +83,13 @@ class Evidence:
         samples: int,
         seed: int,
         history: Sequence[Mapping[str, float]] = (),
+        nll_samples: int = 0,
+        nll_images: int = 0,
+        denoises: bool = False,
     ) -> None:
         """`samples` is what a Frechet distance asks for; `history` has a training's metrics, an entry per epoch."""
         self.model, self.data, self.split, self.seed, self.history = model, data, split, seed, history
+        self.nll_samples, self.nll_images, self.denoises = nll_samples, nll_images, denoises
         self._features = features
         self.count = min(samples, data.sizes[split], data.sizes["train"])  # images on each side of a Frechet distance
         self._kept: list[Tensor] | None = None
@@ -76,12 +105,25 @@ class Evidence:
                 return self.has("autoencoder") and self._rate_per_unit(self.first(2)) is not None
             case "likelihood":
                 return self.has("autoencoder") and self.likelihood is not None
+            case "nll_samples":
+                return self.nll_samples > 0
+            case "fitted_prior":
+                return self.has("autoencoder") and hasattr(self.model, "fitted_prior")
+            case "denoising":
+                return self.has("autoencoder") and self.denoises
+            case "conditional":
+                return self.model.conditional
             case "labels":
                 return self.data.num_classes > 1
             case "features":
                 return self._features is not None
             case "history":
                 return len(self.history) > 0
+            case "two_dimensions":
+                return self.has("autoencoder") and self.model.latent_dim == 2
+            case "neighbours":
+                enough = self.data.sizes[self.split] >= FEWEST_NEIGHBOURS
+                return self.has("autoencoder") and self.model.latent_dim > 2 and enough
 
     @property
     def autoencoder(self) -> Autoencoder:
@@ -117,10 +159,10 @@ class Evidence:
 
     def _mean_bound(self, dequantized: bool) -> dict[str, float]:
         totals: dict[str, Tensor] = {}
-        for i, (x, y) in enumerate(self.batches.in_order(BATCH)):
+        for i, batch in enumerate(self.batches.in_order(BATCH)):
             with self._undisturbed("bound", i):
-                seen = x + (torch.rand_like(x) - 0.5) / GREY_LEVELS if dequantized else x
-                for name, term in self.model.bound(Batch(seen, y)).items():
+                x = batch.x + (torch.rand_like(batch.x) - 0.5) / GREY_LEVELS if dequantized else batch.x
+                for name, term in self.model.bound(Batch(x, batch.y)).items():
                     totals[name] = totals.get(name, 0) + term.double().sum()
         return {name: total.item() / len(self.batches) for name, total in totals.items()}
 
@@ -136,11 +178,22 @@ class Evidence:
         Coin flips are a likelihood of black and white images, a density one of grey levels.
         """
         with self._undisturbed("first"):
-            p_x = self.autoencoder.decode(self.autoencoder.encode(*self.first(2)).mean, self.first(2).y)
+            x, y, _ = self.first(2)
+            p_x = self.autoencoder.decode(self.autoencoder.encode(x, y).mean, y)
         binary = self.data.binarize != "none"
         if isinstance(p_x, BernoulliPixels) and binary:
             return "bernoulli"
         return "gaussian" if isinstance(p_x, GaussianPixels) and not binary else None
+
+    @cached_property
+    def log_likelihoods(self) -> Tensor:
+        """Log p(x) of the split's first images, (nll_images,), nats."""
+        images = Batches(self.data, self.split, self.model.device, self.nll_images)
+        found: list[Tensor] = []
+        for i, batch in enumerate(images.in_order(BATCH)):
+            with self._undisturbed("likelihood", i):
+                found.append(log_likelihood(self.autoencoder, batch, self.nll_samples))
+        return torch.cat(found).cpu()
 
     def reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images as the model sees them, and their reconstructions, (B, C, H, W) each; kept if they fit into memory."""
@@ -157,6 +210,11 @@ class Evidence:
             reconstruction: Tensor = self.autoencoder.decode(z.to(batch.x.device), batch.y).mean
             return reconstruction
 
+    @cached_property
+    def denoising(self) -> dict[float, Denoising]:
+        """The split's first images with noise of each strength, and without it again."""
+        return {sigma: Denoising(self.autoencoder, self.first(NOISY).x, sigma, self.seed) for sigma in NOISES}
+
     # ---------------------------------------------------------------- codes
 
     @cached_property
@@ -172,7 +230,7 @@ class Evidence:
     def _encode(self, batches: Batches) -> Codes:
         means: list[Tensor] = []
         labels: list[Tensor] = []
-        for x, y in batches.in_order(BATCH):
+        for x, y, _ in batches.in_order(BATCH):
             with self._undisturbed("codes"):
                 means.append(self.autoencoder.encode(x, y).mean.cpu())
             labels += [] if y is None else [y.cpu()]
@@ -190,7 +248,7 @@ class Evidence:
 
     def _rate_per_unit(self, batch: Batch) -> Tensor | None:
         with self._undisturbed("codes"):
-            return self.autoencoder.rate_per_unit(*batch)
+            return self.autoencoder.rate_per_unit(batch.x, batch.y)
 
     # ---------------------------------------------------------------- samples and features
 
@@ -199,11 +257,42 @@ class Evidence:
         with self._undisturbed("samples", part):
             return self.model.sample(n)
 
+    def _standard_normal(self, n: int, part: int) -> Tensor:
+        """The same of codes from N(0, I), whatever the prior."""
+        with self._undisturbed("samples", part):
+            z = noise_like(torch.zeros(n, self.model.latent_dim, device=self.model.device))
+            images: Tensor = self.autoencoder.decode(z).mean
+            return images
+
     @cached_property
     def sample_features(self) -> Tensor:
         """(count, F), of images drawn from the prior."""
+        return self._drawn_features(self.samples)
+
+    @cached_property
+    def standard_normal_features(self) -> Tensor:
+        """(count, F), of images from codes from N(0, I)."""
+        return self._drawn_features(self._standard_normal)
+
+    def _drawn_features(self, draw: Callable[[int, int], Tensor]) -> Tensor:
         sizes = [min(BATCH, self.count - start) for start in range(0, self.count, BATCH)]
-        return torch.cat([self.features.embed(self.samples(n, part)) for part, n in enumerate(sizes)])
+        return torch.cat([self.features.embed(draw(n, part)) for part, n in enumerate(sizes)])
+
+    @cached_property
+    def sample_probabilities(self) -> Tensor:
+        """(count, classes), of images drawn from the prior; where the data have labels."""
+        return self.classified(self.sample_features)
+
+    def classified(self, embedded: Tensor) -> Tensor:
+        """Features (N, F) -> (N, classes), by the feature network's classifier."""
+        probabilities = self.features.classify(embedded)
+        assert probabilities is not None
+        return probabilities
+
+    @cached_property
+    def balls(self) -> Balls | None:
+        """Around the real images, and how samples fall into them."""
+        return balls(self.real_features, self.sample_features)
 
     @cached_property
     def reconstruction_features(self) -> Tensor:
@@ -215,10 +304,22 @@ class Evidence:
                 break
         return torch.cat(batches)[: self.count]
 
+    @cached_property
+    def requests(self) -> Requests:
+        """What the model draws when it is asked for a class."""
+        training = Batches(self.data, "train", self.model.device, TRAINING_CODES)
+        return Requests(self.model, self.features, training, self.data.num_classes, self.seed)
+
     @property
     def real_features(self) -> Tensor:
         """(count, F), of the split's first images; never binarised, whatever the model sees."""
         return self.features.of_split(self.data, self.split, self.count, self.model.device)
+
+    @property
+    def training_pool(self) -> Tensor:
+        """Features of the first training images, (at most TRAINING_CODES, F)."""
+        count = min(TRAINING_CODES, self.data.sizes["train"])
+        return self.features.of_split(self.data, "train", count, self.model.device)
 
     @property
     def training_features(self) -> Tensor:

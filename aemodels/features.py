@@ -165,7 +165,7 @@ def _train_classifier(data: PreparedData, device: torch.device, work: str) -> St
     for step, batch in enumerate(itertools.chain.from_iterable(orders)):
         if len(batch.x) == 1 or batch.y is None:
             continue  # one image has no variance to normalise by
-        factor = learning_rate_factor(step, steps, steps // 10, cosine=True)
+        factor = learning_rate_factor(step, steps, steps // 10, "cosine")
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * factor
         optimizer.zero_grad()
         F.cross_entropy(model(_fast(batch.x)), batch.y).backward()

@@ -1,4 +1,5 @@
-"""Figures: one function each, and the table FIGURES below them; and the two plain grids of a training's image cards.
+"""Figures: one function each (those of codes in figures_codes.py), and the table FIGURES below them; and the two plain
+grids of a training's image cards.
 
 N images, D latent units, (C, h, w) an image with pixels in [0, 1].
 """
@@ -9,17 +10,19 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from aemodels import neighbours
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.distributions import derived_seed
-from aemodels.evidence import Evidence, Need, undisturbed
+from aemodels.evidence import Evidence, Need
+from aemodels.figures_codes import codes, codes_tsne, decode, manifold
+from aemodels.figures_requests import classes, denoising, like
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.pictures import FONT, GAP, WIDTH, Labels, Picture, drawn, plots, sheet, tile
+from aemodels.undisturbed import undisturbed
 
 ACROSS, SAMPLES = 8, 32  # images: MLflow's cards are wide
 CARD_HEIGHT = 360  # pixels, MLflow's
@@ -27,8 +30,6 @@ CARD_HEIGHT = 360  # pixels, MLflow's
 TRAVERSED = 8  # latent units
 POSITIONS = 13  # of a unit, from -3 to 3
 PAIRS, STEPS = 4, 9  # of interpolations; a step at either end included
-POINTS = 3_000  # codes in a scatter
-LEGEND_CLASSES, LEGEND_LETTERS = 20, 20
 SIDE_METRICS = {"seconds", "images_per_second", "learning_rate"}  # of an epoch, no terms of a loss
 
 
@@ -38,7 +39,7 @@ SIDE_METRICS = {"seconds", "images_per_second", "learning_rate"}  # of an epoch,
 def reconstruction_grid(model: GenerativeModel, data: PreparedData, split: str = "val") -> Picture:
     """The reconstructions of a split's first images, each above its original: the same images for every model."""
     assert isinstance(model, Autoencoder)
-    x, y = next(Batches(data, split, model.device, 2 * ACROSS).in_order(2 * ACROSS))
+    x, y, _ = next(Batches(data, split, model.device, 2 * ACROSS).in_order(2 * ACROSS))
     with undisturbed(model, 0):
         reconstructed = model(x, y)
     return _card(_above(reconstructed, x), min(ACROSS, len(x)))
@@ -78,6 +79,21 @@ def samples(evidence: Evidence) -> Picture:
     return sheet(evidence.samples(SAMPLES), ACROSS, Labels("New images, drawn from the prior"))
 
 
+def nearest(evidence: Evidence) -> Picture:
+    """Whether samples are copies: beneath each the training image that is most like it."""
+    new = evidence.samples(SAMPLES)[: 2 * ACROSS].cpu()  # the first of those that `samples` shows
+    pool = evidence.training_pool
+    found = neighbours.nearest(evidence.features.embed(new), pool)
+    pixels = evidence.data.split("train").images[found.numpy()]
+    images = _above(new, torch.from_numpy(pixels).float() / 255)
+    labels = Labels(
+        f"New images, each above the nearest of {len(pool):,} training images",
+        ["new image", "nearest\nin training"] * (len(images) // (2 * ACROSS)),
+        below="nearest in the features that the Frechet distance is taken in",
+    )
+    return sheet(images, ACROSS, labels)
+
+
 def traversals(evidence: Evidence) -> Picture:
     """One latent unit changes in each row, the others stay as an image has them."""
     z = evidence.codes.z
@@ -99,18 +115,18 @@ def traversals(evidence: Evidence) -> Picture:
         [f"{position:g}" if position == round(position) else "" for position in positions.tolist()],
         f"value of the unit, in standard deviations of {of}",
     )
-    return sheet(_decode(evidence, codes.flatten(0, 1)), POSITIONS, labels)
+    y = evidence.codes.y
+    images = decode(evidence, codes.flatten(0, 1), None if y is None else y[:1].expand(len(units) * POSITIONS))
+    return sheet(images, POSITIONS, labels)
 
 
 def interpolations(evidence: Evidence) -> Picture:
     """Straight lines between the codes of two images."""
-    x, y = evidence.first(64)
-    pairs = _pairs(None if y is None else y.tolist(), len(x))
-    share = torch.linspace(0, 1, STEPS)[:, None]
+    x, y, _ = evidence.first(64)
+    pairs = unlike_pairs(None if y is None else y.tolist(), len(x))
     rows: list[Tensor] = []
     for a, b in pairs:
-        codes = evidence.codes.z[a] * (1 - share) + evidence.codes.z[b] * share  # (STEPS, D)
-        rows += [x[a : a + 1].cpu(), _decode(evidence, codes), x[b : b + 1].cpu()]
+        rows += [x[a : a + 1].cpu(), between(evidence, a, b, STEPS), x[b : b + 1].cpu()]
     percent = [f"{100 * i // (STEPS - 1)} %" if i % 2 == 0 else "" for i in range(STEPS)]
     labels = Labels(
         f"Between the codes of two {evidence.split} images",
@@ -120,7 +136,15 @@ def interpolations(evidence: Evidence) -> Picture:
     return sheet(torch.cat(rows), STEPS + 2, labels)
 
 
-def _pairs(labels: list[int] | None, count: int) -> list[tuple[int, int]]:
+def between(evidence: Evidence, a: int, b: int, steps: int) -> Tensor:
+    """What lies on the line from the code of image a of the split to that of b: (steps, C, h, w), both included."""
+    z, y = evidence.codes
+    share = torch.linspace(0, 1, steps)[:, None]
+    classes = None if y is None else torch.where(share[:, 0] < 0.5, y[a], y[b])
+    return decode(evidence, z[a] * (1 - share) + z[b] * share, classes)
+
+
+def unlike_pairs(labels: list[int] | None, count: int) -> list[tuple[int, int]]:
     """Images of different classes where there are such, each used once."""
     free = list(range(count))
     pairs: list[tuple[int, int]] = []
@@ -132,50 +156,7 @@ def _pairs(labels: list[int] | None, count: int) -> list[tuple[int, int]]:
     return pairs
 
 
-def _decode(evidence: Evidence, z: Tensor) -> Tensor:
-    """Codes (N, D) -> images (N, C, h, w) on the CPU."""
-    with undisturbed(evidence.model, 0):
-        images: Tensor = evidence.autoencoder.decode(z.to(evidence.model.device)).mean
-    return images.cpu()
-
-
 # ---------------------------------------------------------------- plots
-
-
-def codes(evidence: Evidence) -> Picture:
-    """The codes in two dimensions, coloured by class."""
-    from matplotlib import colormaps
-
-    (z, y), classes = evidence.codes, evidence.data.classes
-    points, names = _two_dimensions(z[:POINTS])
-    figure, (axes,) = plots(1, 1, WIDTH, 560, f"Codes of {evidence.split} images")
-    axes.set_xlabel(names[0], fontsize=FONT)
-    axes.set_ylabel(names[1], fontsize=FONT)
-    colours = colormaps["tab10" if len(classes) <= 10 else "tab20" if len(classes) <= LEGEND_CLASSES else "turbo"]
-    size = 24 if len(points) < 1_000 else 10
-    for label in range(max(1, len(classes))):
-        own = points if y is None else points[y[:POINTS] == label]
-        colour = colours(label) if len(classes) <= LEGEND_CLASSES else colours(label / (len(classes) - 1))
-        name = classes[label][:LEGEND_LETTERS] if classes else None
-        axes.scatter(own[:, 0], own[:, 1], s=size, color=colour, linewidths=0, label=name)
-    if 1 < len(classes) <= LEGEND_CLASSES:
-        axes.legend(fontsize=FONT, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, markerscale=2)
-    return drawn(figure)
-
-
-def _two_dimensions(z: Tensor) -> tuple[NDArray[np.float64], tuple[str, str]]:
-    """Codes (N, D) -> points (N, 2), and what their axes are."""
-    z = z.double().nan_to_num(0, posinf=0, neginf=0)
-    if z.shape[1] == 1:
-        return torch.cat([z, torch.zeros_like(z)], dim=1).numpy(), ("latent unit 0", "")
-    if z.shape[1] == 2:
-        return z.numpy(), ("latent unit 0", "latent unit 1")
-    left, singular, _ = torch.linalg.svd(z - z.mean(0), full_matrices=False)
-    shares = singular.square() / singular.square().sum().clamp(min=1e-30)
-    names = [
-        f"principal component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares[:2].tolist())
-    ]
-    return (left * singular)[:, :2].numpy(), (names[0], names[1])
 
 
 def rate_per_unit(evidence: Evidence) -> Picture:
@@ -242,16 +223,100 @@ class FigureKind(NamedTuple):
 
     draw: Callable[[Evidence], Picture]
     needs: tuple[Need, ...]
+    heading: str
+    caption: str  # a sentence or two for who has not seen such a figure before
 
 
 FIGURES = {
-    "reconstructions": FigureKind(reconstructions, ("autoencoder",)),
-    "samples": FigureKind(samples, ()),
-    "traversals": FigureKind(traversals, ("autoencoder",)),
-    "interpolations": FigureKind(interpolations, ("autoencoder",)),
-    "codes": FigureKind(codes, ("autoencoder",)),
-    "rate_per_unit": FigureKind(rate_per_unit, ("unit_rates",)),
-    "training_curves": FigureKind(training_curves, ("history",)),
+    "reconstructions": FigureKind(
+        reconstructions,
+        ("autoencoder",),
+        "Reconstructions",
+        "Held-out images, and above each what the model makes of its code. What is missing there, the code does not "
+        "hold.",
+    ),
+    "samples": FigureKind(
+        samples,
+        (),
+        "Samples",
+        "New images from random codes: of the prior, or for a plain autoencoder of a mixture fitted to its training "
+        "codes.",
+    ),
+    "nearest": FigureKind(
+        nearest,
+        ("features",),
+        "Nearest training images",
+        "Samples, and beneath each the training image that is nearest in the data set's features. A model that only "
+        "repeats its training images would show the same twice.",
+    ),
+    "classes": FigureKind(
+        classes,
+        ("conditional", "features"),
+        "By class",
+        "The model was asked for each class, and draws a row of it.",
+    ),
+    "like": FigureKind(
+        like,
+        ("autoencoder", "labels", "features"),
+        "More like these",
+        "On the left training images of a class, on the right new ones, from a distribution fitted to the codes of 50 "
+        "such images.",
+    ),
+    "denoising": FigureKind(
+        denoising,
+        ("denoising",),
+        "Denoising",
+        "Held-out images, the same with noise, and what the model and two plain filters make of those. The filters "
+        "have the setting that suits these images best.",
+    ),
+    "traversals": FigureKind(
+        traversals,
+        ("autoencoder",),
+        "Traversals",
+        "Each row changes one latent unit, the most important one on top, and leaves the others as an image has them. "
+        "A row that does not change shows a unit that is not in use.",
+    ),
+    "interpolations": FigureKind(
+        interpolations,
+        ("autoencoder",),
+        "Interpolations",
+        "Each row walks on a straight line from the code of one held-out image to that of another. A smooth code space "
+        "shows plausible images on the way.",
+    ),
+    "manifold": FigureKind(
+        manifold,
+        ("two_dimensions",),
+        "Manifold",
+        "The whole code space decoded: one latent unit along each axis, at equal shares of the prior, or for a plain "
+        "autoencoder over the range of its codes.",
+    ),
+    "codes": FigureKind(
+        codes,
+        ("autoencoder",),
+        "Codes",
+        "Each dot is the code of a held-out image, in the two directions in which codes differ most. Where the dots of "
+        "one colour lie together, the code tells what class an image is of.",
+    ),
+    "codes_tsne": FigureKind(
+        codes_tsne,
+        ("neighbours",),
+        "Codes by t-SNE",
+        "Codes laid out so that neighbours stay neighbours, whatever the number of latent units. Sizes of clusters and "
+        "distances between them mean nothing.",
+    ),
+    "rate_per_unit": FigureKind(
+        rate_per_unit,
+        ("unit_rates",),
+        "Rate per unit",
+        "How much information each latent unit carries about an image, on average. Units near zero are not in use.",
+    ),
+    "training_curves": FigureKind(
+        training_curves,
+        ("history",),
+        "Training",
+        "The terms of the loss after each epoch, on training and on validation images. Validation curves that rise "
+        "again show overfitting.",
+    ),
 }
 
 

@@ -2,7 +2,8 @@
 
 config.json          the experiment, and the shape of the images; only its `model` section matters here
 weights.safetensors  its weights
-model.sha256         the checksums of both, as `sha256sum -c` reads them; models of earlier releases have none
+codes.safetensors    codes of training images, to fit other priors to; models without an encoder have none
+model.sha256         the checksums of all, as `sha256sum -c` reads them; models of earlier releases have none
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load
+from torch import Tensor
 
 from aemodels.config import UserError
 from aemodels.environment import write_whole
@@ -22,6 +24,7 @@ from aemodels.models.base import GenerativeModel
 from aemodels.nets import ImageShape
 
 CONFIG, WEIGHTS, CHECKSUMS = "config.json", "weights.safetensors", "model.sha256"
+CODES = "codes.safetensors"
 
 
 class _Experiment(BaseModel):
@@ -56,9 +59,26 @@ def load_network(config: Path, weights: Path, device: str = "cpu") -> Generative
     return model.to(device).eval()
 
 
+def load_codes(folder: Path) -> Tensor:
+    """Codes (N, D) of training images.
+
+    Raises:
+        UserError: the model has none, or the file is damaged.
+    """
+    try:
+        content = {CODES: (folder / CODES).read_bytes()}
+        _check(folder / CHECKSUMS, content)
+        return load(content[CODES])["codes"]
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no {CODES}, so no other prior can be fitted; train the model again") from None
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise UserError(f"{folder}: damaged codes ({first_line(error)}); train the model again") from None
+
+
 def seal(folder: Path) -> None:
     """Writes model.sha256: nothing of the model changes any more."""
-    lines = [f"{digest((folder / name).read_bytes())}  {name}\n" for name in (CONFIG, WEIGHTS)]
+    there = [name for name in (CONFIG, WEIGHTS, CODES) if (folder / name).exists()]
+    lines = [f"{digest((folder / name).read_bytes())}  {name}\n" for name in there]
     write_whole(folder / CHECKSUMS, lambda path: path.write_text("".join(lines)))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -28,6 +28,26 @@ class Encoder(nn.Sequential):
     def __init__(self, *layers: nn.Module, features: int) -> None:
         super().__init__(*layers)
         self.features = features
+
+
+class Judged(NamedTuple):
+    """What a discriminator makes of images."""
+
+    logits: Tensor  # (B,): over 0 it takes an image for real
+    features: Tensor  # (B, F): its last hidden layer
+
+
+class Discriminator(nn.Module):
+    """(B, C, H, W) in [0, 1] -> how real each image is."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.logit = nn.Linear(encoder.features, 1)
+
+    def forward(self, x: Tensor) -> Judged:
+        features = self.encoder(2 * x - 1)
+        return Judged(self.logit(features)[..., 0].float(), features.float())
 
 
 # ---------------------------------------------------------------- multi-layer perceptron

@@ -25,6 +25,7 @@ GAP = 2  # pixels between images
 PAPER = 255
 DPI = 100
 FONT, TITLE = 9, 11  # points
+LETTER = 7  # pixels of a letter of that font, about
 
 
 def tile(images: Tensor, across: int, factor: int) -> Picture:
@@ -53,9 +54,15 @@ class Labels(NamedTuple):
 def sheet(images: Tensor, across: int, labels: Labels) -> Picture:
     """A labelled grid; one pixel of the grid is one pixel of the picture."""
     factor = max(1, round(WIDTH / (across * (images.shape[-1] + GAP))))
-    grid = tile(images, across, factor)
+    columns = _centres(labels.columns, images.shape[-1] * factor)
+    return framed(tile(images, across, factor), labels, columns, _centres(labels.rows, images.shape[-2] * factor))
+
+
+def framed(grid: Picture, labels: Labels, columns: Sequence[float], rows: Sequence[float]) -> Picture:
+    """Labels around a grid; the centres of its columns and rows, in pixels of it."""
     height, width = grid.shape[:2]
-    left, right = (104 if labels.rows else 12), 12
+    longest = max((len(line) for row in labels.rows for line in row.splitlines()), default=0)
+    left, right = (max(104, LETTER * longest + 6) if labels.rows else 12), 12
     top, bottom = 36, 12 + (18 if labels.columns else 0) + (20 if labels.below else 0)
     figure = _figure(width + left + right, height + top + bottom)
     total = figure.get_size_inches() * DPI
@@ -63,8 +70,8 @@ def sheet(images: Tensor, across: int, labels: Labels) -> Picture:
     axes.imshow(grid, interpolation="none", aspect="auto")
     axes.tick_params(length=0, labelsize=FONT)
     axes.spines[:].set_visible(False)
-    axes.set_xticks(_centres(labels.columns, images.shape[-1] * factor), labels.columns)
-    axes.set_yticks(_centres(labels.rows, images.shape[-2] * factor), labels.rows)
+    axes.set_xticks(columns, labels.columns)
+    axes.set_yticks(rows, labels.rows)
     axes.set_xlabel(labels.below, fontsize=FONT)
     figure.text(0.5, 1 - 10 / total[1], labels.title, fontsize=TITLE, ha="center", va="top")
     return drawn(figure)

@@ -24,12 +24,14 @@ from aemodels.catalog import (
     METRIC,
     PREVIOUS,
     REIGN,
+    REPORT,
     ModelVersion,
     Registered,
     Reign,
     aliases_of,
     champion,
     find,
+    find_report,
     get,
     history,
     list_models,
@@ -46,12 +48,14 @@ __all__ = [
     "BY_GATE",
     "CHAMPION",
     "GATE",
+    "REPORT",
     "ModelVersion",
     "Registered",
     "Reign",
     "champion",
     "conclude",
     "find",
+    "find_report",
     "get",
     "history",
     "list_models",
@@ -193,11 +197,23 @@ def promote(store: Store, name: str, version: int) -> Registered:
     return get(store, name, version)
 
 
-def rollback(store: Store, name: str) -> Registered:
-    """Swaps champion and previous; done twice, nothing has changed.
+def rollback(store: Store, name: str, version: int | None = None) -> Registered:
+    """Makes the previous champion the champion, or the version that is given; one that is it already stays it.
 
     Raises:
         UserError: there is no model to go back to.
+    """
+    now, before = aliases_of(store, name).get(CHAMPION), version or predecessor(store, name)
+    if before != now:
+        _crown(store, get(store, name, before).version, f"rollback from version {now}", user_name())
+    return get(store, name, before)
+
+
+def predecessor(store: Store, name: str) -> int:
+    """The version that a rollback goes back to; after it, that is the one that it came from.
+
+    Raises:
+        UserError: there is none.
     """
     aliases = aliases_of(store, name)
     now, before = aliases.get(CHAMPION), aliases.get(PREVIOUS)
@@ -206,8 +222,7 @@ def rollback(store: Store, name: str) -> Registered:
         before = int(former) if former else None
     if before is None:
         raise UserError(f"{name}: no previous champion to go back to; choose one: aemodels promote {name} VERSION")
-    _crown(store, get(store, name, before).version, f"rollback from version {now}", user_name())
-    return get(store, name, before)
+    return before
 
 
 def _crown(store: Store, version: ModelVersion, reason: str, by: str, numbers: Mapping[str, str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """The folder of a run: what makes a killed training go on, and what a finished one leaves.
 
-    <store>/runs/<identity>      config.json, state.safetensors while training, weights.safetensors, figures/, run.json
+    <store>/runs/<identity>      config.json, state.safetensors while training, weights.safetensors, figures/,
+                                 report.html, run.json
     <store>/runs/<identity>-2    the same experiment, run again after the first was finished
     <store>/runs/joined-<name>   what this machine draws of a search that several machines work on
 

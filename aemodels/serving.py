@@ -22,15 +22,21 @@ from torch import Tensor
 
 from aemodels.config import UserError
 from aemodels.distributions import seeded
-from aemodels.modelfile import CHECKSUMS, CONFIG, WEIGHTS
+from aemodels.modelfile import CHECKSUMS, CODES, CONFIG, WEIGHTS
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.nets import ImageShape
+from aemodels.priors import FittedPrior
 
 if TYPE_CHECKING:
     from mlflow.models import Model
 
 REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors")
-FILES = {"config": CONFIG, "weights": WEIGHTS, "checksums": CHECKSUMS}  # of a packed model, by MLflow's names
+FILES = {
+    "config": CONFIG,
+    "weights": WEIGHTS,
+    "checksums": CHECKSUMS,
+    "codes": CODES,
+}  # of a packed model, by MLflow's names
 CHUNK = 500  # images at once: enough for speed, little enough for memory
 MOST_GENERATED = 10_000  # images in one answer: 30 MB of grey 28 x 28 ones
 _NOISE = threading.Lock()  # a process has one: two threads that draw at once would disturb each other's seed
@@ -42,6 +48,7 @@ class Question(NamedTuple):
     mode: str = "reconstruct"
     n: int = 16  # images to generate
     seed: int = 0  # of the noise of generated images
+    label: int = -1  # number of the class of generated and decoded images; -1: any
 
 
 def answer(model: GenerativeModel, inputs: Any, question: Question) -> NDArray[np.float32]:
@@ -67,28 +74,28 @@ def answer(model: GenerativeModel, inputs: Any, question: Question) -> NDArray[n
         raise UserError(f"mode={question.mode}: this model has no encoder; it knows mode=generate only")
     x = read_codes(inputs, model.latent_dim) if question.mode == "decode" else read_images(inputs, model.image_shape)
     with torch.inference_mode():
-        parts = [MODES[question.mode](model, part.to(model.device)) for part in x.split(CHUNK)]
+        parts = [MODES[question.mode](model, part.to(model.device), question) for part in x.split(CHUNK)]
         return _plain(torch.cat(parts))
 
 
-def _reconstruct(model: Autoencoder, x: Tensor) -> Tensor:
+def _reconstruct(model: Autoencoder, x: Tensor, _: Question) -> Tensor:
     y: Tensor = model(x)
     return y
 
 
-def _embed(model: Autoencoder, x: Tensor) -> Tensor:
+def _embed(model: Autoencoder, x: Tensor, _: Question) -> Tensor:
     return model.encode(x).mean
 
 
-def _decode(model: Autoencoder, z: Tensor) -> Tensor:
-    return model.decode(z).mean
+def _decode(model: Autoencoder, z: Tensor, question: Question) -> Tensor:
+    return model.decode(z, labels(model, question.label, len(z))).mean
 
 
-def _score(model: Autoencoder, x: Tensor) -> Tensor:
-    return (_reconstruct(model, x) - x).square().flatten(1).mean(1)
+def _score(model: Autoencoder, x: Tensor, question: Question) -> Tensor:
+    return (_reconstruct(model, x, question) - x).square().flatten(1).mean(1)
 
 
-MODES: dict[str, Callable[[Autoencoder, Tensor], Tensor]] = {
+MODES: dict[str, Callable[[Autoencoder, Tensor, Question], Tensor]] = {
     "reconstruct": _reconstruct,
     "embed": _embed,
     "decode": _decode,
@@ -103,7 +110,42 @@ def _generate(model: GenerativeModel, question: Question) -> NDArray[np.float32]
         raise UserError(f"seed={question.seed}: must be a number from 0 to 2**63 - 1")
     sizes = [CHUNK] * (question.n // CHUNK) + [question.n % CHUNK] * (question.n % CHUNK > 0)
     with _NOISE, torch.inference_mode(), seeded(question.seed):
-        return _plain(torch.cat([model.sample(size) for size in sizes]))
+        return _plain(torch.cat([model.sample(size, labels(model, question.label, size)) for size in sizes]))
+
+
+def answer_from(model: Autoencoder, prior: FittedPrior, question: Question) -> NDArray[np.float32]:
+    """Images (n, C, H, W) from codes that another prior draws."""
+    with _NOISE, torch.inference_mode(), seeded(question.seed):
+        z = prior().sample((question.n,)).to(model.device)
+        return _plain(torch.cat([model.decode(part).mean for part in z.split(CHUNK)]))
+
+
+def answer_like(model: GenerativeModel, inputs: Any, question: Question) -> NDArray[np.float32]:
+    """New images (n, C, H, W) of the kind of those that are given: from a distribution fitted to their codes.
+
+    Raises:
+        UserError: the model has no encoder, or the images are not of its shape.
+    """
+    if not isinstance(model, Autoencoder):
+        raise UserError("this model has no encoder, so it cannot look at images; use an autoencoder")
+    x = read_images(inputs, model.image_shape).to(model.device)
+    with _NOISE, torch.no_grad(), seeded(question.seed):
+        return _plain(model.sample_like(x, question.n, question.seed))
+
+
+def labels(model: GenerativeModel, label: int, n: int) -> Tensor | None:
+    """The class of n images as a model takes it; None for any.
+
+    Raises:
+        UserError: the model knows no classes, or not this one.
+    """
+    if label == -1:
+        return None
+    if not model.conditional:
+        raise UserError(f"label={label}: this model cannot be asked for a class; train model.name=cvae")
+    if not 0 <= label < model.num_classes:
+        raise UserError(f"label={label}: this model knows the classes 0 to {model.num_classes - 1}")
+    return torch.full((n,), label, device=model.device)
 
 
 def read_images(inputs: Any, image_shape: ImageShape) -> Tensor:
@@ -190,7 +232,7 @@ def pack(folder: Path, target: Path, description: Model) -> None:
             target,
             mlflow_model=description,
             python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={name: str(folder / file) for name, file in FILES.items()},
+            artifacts={name: str(folder / file) for name, file in FILES.items() if (folder / file).exists()},
             code_paths=[str(Path(__file__).parent)],
             pip_requirements=requirements(),
             signature=ModelSignature(params=ParamSchema(params)),  # images and codes alike: inputs are checked here

@@ -59,27 +59,43 @@ def load_settings(
     """
     names = [preset] if isinstance(preset, str) else preset or ()
     settings = Settings()
-    for path in [*map(_preset, names), *([config] if config else [])]:
-        settings = settings.override(_read(path))
+    for name in names:
+        settings = settings.override(read_file(known_file(name, presets(), f"--preset {name}"), f"--preset {name}"))
+    if config:
+        settings = settings.override(read_file(config, f"--config {config}"))
     return settings.override(changes)
 
 
-def _preset(name: str) -> Path:
-    known = presets()
+def known_file(name: str, known: Mapping[str, Path], asked: str) -> Path:
+    """The file of a name.
+
+    Args:
+        asked: what a person gave, for the error.
+    """
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise SettingsError(f"--preset {name}: unknown; {hint}choose one of {', '.join(known)}")
+        raise SettingsError(f"{asked}: unknown; {hint}choose one of {', '.join(known)}")
     return known[name]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_file(path: Path, asked: str) -> dict[str, Any]:
+    """The JSON object in a file; `asked` as in `known_file`."""
     try:
-        settings = json.loads(path.read_text())
+        settings = json.loads(path.read_text(), object_pairs_hook=_once)
     except FileNotFoundError:
-        raise SettingsError(f"--config {path}: there is no such file") from None
+        raise SettingsError(f"{asked}: there is no such file") from None
     except (OSError, ValueError) as error:
-        raise SettingsError(f"--config {path}: not readable as JSON ({error})") from None
+        raise SettingsError(f"{asked}: not readable as JSON ({error})") from None
     if not isinstance(settings, dict):
-        raise SettingsError(f"--config {path}: holds no settings; a JSON object of sections is expected")
+        raise SettingsError(f"{asked}: holds no settings; a JSON object of sections is expected")
     return settings
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON itself would keep the last of two entries of one name."""
+    result = dict(pairs)
+    for name in result:
+        if sum(name == other for other, _ in pairs) > 1:
+            raise ValueError(f"two entries are named {name!r}")
+    return result

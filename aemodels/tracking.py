@@ -164,7 +164,7 @@ def start_run(
 
     Args:
         experiment: all runs of a data set are in the one of its name; tags tell them apart.
-        parent: the id of the search that a trial belongs to.
+        parent: the id of the run that it is a part of: of a trial's search, of a comparison.
 
     Raises:
         UserError: the experiment was deleted in MLflow.

@@ -19,11 +19,13 @@ from torch import Tensor
 
 from aemodels import parallel
 from aemodels.config import Config, UserError
+from aemodels.corruption import CorruptionConfig, NoCorruption
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.distributions import derived_seed, seeded
 from aemodels.environment import device_name
-from aemodels.models.base import Batch, GenerativeModel, ModelConfig
+from aemodels.models.base import Autoencoder, Batch, GenerativeModel, ModelConfig
+from aemodels.schedules import Schedule
 from aemodels.updates import Trainee, Updates
 
 EVALUATION_BATCH = 500  # images; large enough for speed, small enough for any trunk
@@ -45,8 +47,9 @@ class TrainingConfig(Config):
     """Step size of the optimiser."""
     weight_decay: float = Field(0.0, ge=0)
     """L2 penalty."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate after its warm-up: constant, or half a cosine down to 0."""
+    schedule: Schedule = "constant"
+    """Learning rate after its warm-up: constant, half a cosine down to 0, or down to a tenth in 8 stages, each of them
+    three times as long as the one before."""
     warmup_steps: int = Field(0, ge=0)
     """Updates over which the learning rate rises from 0."""
     gradient_clip: float | None = Field(None, gt=0)
@@ -56,6 +59,7 @@ class TrainingConfig(Config):
     are always float32."""
     patience: int | None = Field(None, ge=1)
     """Epochs without a better validation bound after which training stops; null trains all epochs."""
+    corruption: CorruptionConfig = NoCorruption()
     images: int | None = Field(None, ge=1)
     """Train on so many images only, and validate each epoch on a fifth as many, at least 1,000; null takes all."""
 
@@ -164,7 +168,7 @@ class Loop:
         first_step = (index - 1) * self.updates.steps
         table = self.updates.epoch(index, first_step)
         seconds = time.perf_counter() - started
-        table |= held_out_bound(self.model, self.validation, self.seed)
+        table |= held_out_bound(self.model, self.validation, self.updates.config.corruption, self.seed)
         shared = {
             "train/learning_rate": self.updates.rates(first_step)[-1],
             "train/seconds": seconds,
@@ -223,9 +227,20 @@ def fit_prior(model: GenerativeModel, data: PreparedData, seed: int, images: int
 
 
 @torch.no_grad()
-def held_out_bound(model: Trainee, batches: Batches, seed: int) -> dict[str, list[float]]:
-    """Mean terms of the bound on held-out images, for each member, with the same noise at every call; leaves evaluation
-    mode on.
+def training_codes(model: GenerativeModel, data: PreparedData, config: TrainingConfig, seed: int) -> Tensor | None:
+    """Samples of the posterior (N, D) of images that it was trained on, on the CPU; None without an encoder."""
+    if not isinstance(model, Autoencoder):
+        return None
+    batches = Batches(data, "train", model.device, min(PRIOR_IMAGES, config.images or PRIOR_IMAGES))
+    with seeded(derived_seed(seed, "codes")):
+        codes = [model.encode(batch.x, batch.y).rsample().cpu() for batch in batches.in_order(EVALUATION_BATCH)]
+    return torch.cat(codes)
+
+
+@torch.no_grad()
+def held_out_bound(model: Trainee, batches: Batches, corruption: CorruptionConfig, seed: int) -> dict[str, list[float]]:
+    """Mean terms of the bound on held-out images, shown as in training, for each member, with the same noise at every
+    call; leaves evaluation mode on.
     """
     model.eval()
     totals: dict[str, Tensor] = {}
@@ -233,7 +248,7 @@ def held_out_bound(model: Trainee, batches: Batches, seed: int) -> dict[str, lis
     with seeded(derived_seed(seed, "validation")):
         for batch in batches.in_order(EVALUATION_BATCH):
             with parallel.sharing(batches.share(min(EVALUATION_BATCH, left))):
-                terms = model.bound(batch)  # (B,) or (M, B) each
+                terms = model.bound(batch._replace(corrupted=corruption.apply(batch.x)))  # (B,) or (M, B) each
             left -= EVALUATION_BATCH
             for name, term in terms.items():
                 totals[name] = totals.get(name, 0) + term.sum(-1)

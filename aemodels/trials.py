@@ -20,7 +20,6 @@ from aemodels.data.batches import free_memory
 from aemodels.data.prepared import PreparedData
 from aemodels.environment import cores
 from aemodels.evaluation import evaluate
-from aemodels.evidence import Evidence
 from aemodels.experiment import Experiment
 from aemodels.features import Features
 from aemodels.members import Goals, MemberEnd, MemberEpoch, MemberStart, Told
@@ -295,7 +294,7 @@ def judge(
     """The metrics of the best weights of a training, after its last epoch."""
     rules = experiment.evaluation
     model = best_model(experiment.model, data, experiment.training, experiment.seed, epoch.state)
-    has = Evidence(model, data, features, "val", rules.samples, rules.seed).has
+    has = rules.evidence(model, data, features, "val").has
     compared = [metric for metric in COMPARED if all(map(has, METRICS[metric].needs))]
     wanted = dict.fromkeys((*goals.objectives, rules.primary, *compared))
     return evaluate(model, data, features, rules, "val", only=wanted.keys()).metrics

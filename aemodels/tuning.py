@@ -14,7 +14,6 @@ from pydantic import Field, ValidationError, field_validator
 from aemodels.config import Choice, Config, Range, SettingsError, Space
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation import check_primary, direction
-from aemodels.evidence import Evidence
 from aemodels.experiment import Experiment
 from aemodels.features import Features
 from aemodels.metrics import METRICS
@@ -208,10 +207,12 @@ def check_models(
             raise SettingsError(f"tuning.space: {error}") from None
     model = new_model(experiment.model, data, experiment.seed).to(best_device())
     check_primary(model, data, features, experiment.evaluation)
-    evidence = Evidence(model, data, features, "val", experiment.evaluation.samples, experiment.evaluation.seed)
+    evidence = experiment.evaluation.evidence(model, data, features, "val")
     for metric in config.pareto or ():
         if missing := " and ".join(need for need in METRICS[metric].needs if not evidence.has(need)):
-            raise SettingsError(f"tuning.pareto: {metric} needs {missing}, which this model or these data do not have")
+            raise SettingsError(
+                f"tuning.pareto: {metric} needs {missing}, which this model, these data or these settings do not have"
+            )
 
 
 def trial_experiment(experiment: Experiment, config: TuningConfig, params: Mapping[str, Any]) -> Experiment:

@@ -83,8 +83,8 @@ class Updates:
     def rates(self, first_step: int) -> list[float]:
         """The learning rates of an epoch's updates."""
         config, total = self.config, self.steps * self.config.epochs
-        cosine = config.schedule == "cosine"
-        factors = (learning_rate_factor(first_step + i, total, config.warmup_steps, cosine) for i in range(self.steps))
+        steps = range(first_step, first_step + self.steps)
+        factors = (learning_rate_factor(step, total, config.warmup_steps, config.schedule) for step in steps)
         return [config.learning_rate * factor for factor in factors]
 
     def epoch(self, index: int, first_step: int) -> dict[str, list[float]]:
@@ -116,7 +116,7 @@ class Updates:
     def update(self, batch: Batch, step: Tensor, size: int) -> None:
         """One update; `size` counts the batch's images, of which another process may have some."""
         with parallel.sharing(self.batches.share(size)), self.autocast:
-            losses = self.model.losses(batch, step)
+            losses = self.model.losses(batch._replace(corrupted=self.config.corruption.apply(batch.x)), step)
         gradients = self._gradients(losses, size)
         for part, optimizer in self.optimizers.items():
             optimizer.step(gradients[part])

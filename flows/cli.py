@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 
 from flows.answering import answering, model_first, read_evaluation_settings, read_settings, under_prefect
+from flows.cli_compare import compare
+from flows.cli_pages import report, serve, ui
 from flows.options import Changes, ConfigFile, ImageFiles, Json, Model, Name, Preset, Verbose
 
 ABOUT = "Train, tune, compare, promote and use autoencoders on images. `aemodels settings` lists what can be set."
@@ -233,6 +235,9 @@ def history(name: Name, json: Json = False) -> None:
 def generate(
     model: Model,
     n: Annotated[int, typer.Option("-n", help="Images to draw.")] = 64,
+    label: Annotated[str | None, typer.Option(help="Of this class only; of a conditional model.")] = None,
+    like: Annotated[list[Path] | None, typer.Option(help="More like these images, or those of a folder.")] = None,
+    prior: Annotated[str | None, typer.Option(help="gaussian, mixture or flow, fitted to training codes.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed draws the same images.")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path("generated.png"),
     json: Json = False,
@@ -241,7 +246,7 @@ def generate(
     with answering(verbose=False, computes=True):
         from flows import reports, use
 
-        reports.used(use.generate(model, n, seed, out), json)
+        reports.used(use.generate(model, use.Wanted(n, seed, label, prior, like or ()), out), json)
 
 
 @app.command()
@@ -256,6 +261,23 @@ def reconstruct(
         from flows import reports, use
 
         reports.used(use.reconstruct(model, images, out), json)
+
+
+@app.command()
+def denoise(
+    model: Model,
+    images: ImageFiles,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to.")] = Path("denoised"),
+    json: Json = False,
+) -> None:
+    """Write what the model takes for the clean images.
+
+    Made for models that were trained with training.corruption.
+    """
+    with answering(verbose=False, computes=True):
+        from flows import reports, use
+
+        reports.used(use.denoise(model, images, out), json)
 
 
 @app.command()
@@ -308,37 +330,8 @@ def monitor(name: Name, images: ImageFiles, json: Json = False, v: Verbose = Fal
     raise typer.Exit(3 if result.drift else 0)
 
 
-@app.command()
-def serve(
-    model: Model,
-    host: Annotated[str, typer.Option(help="Who may ask: 127.0.0.1 is this machine alone.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 5001,
-) -> None:
-    """Answer over HTTP, as MLflow's server does, until Ctrl-C.
-
-    An alias such as @champion is looked up at the start: start the server again when there is a new champion.
-    """
-    with answering(verbose=False, computes=True):
-        from aemodels.server import is_local, listen
-        from aemodels.server import serve as run
-        from flows.use import open_to_serve
-
-        listener = listen(host, port)
-        network = open_to_serve(model)
-        if not is_local(listener):
-            typer.echo(f"warning: --host {host}: whoever reaches this machine may ask; no password is wanted", err=True)
-        typer.echo(f"{model}: http://{host}:{listener.getsockname()[1]}/invocations  (Ctrl-C ends it)")
-        run(network, listener)
-
-
-@app.command()
-def ui(port: Annotated[int, typer.Option(help="On this machine.")] = 5000) -> None:
-    """Serve MLflow's pages on this machine until Ctrl-C."""
-    with answering(verbose=False):
-        from aemodels.store import serve_ui
-
-        typer.echo(f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)")
-        raise typer.Exit(serve_ui(port))
+for _command in (compare, report, serve, ui):
+    app.command()(_command)
 
 
 def main() -> None:

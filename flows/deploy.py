@@ -1,4 +1,5 @@
-"""Brings a Prefect server to the state of prefect.yaml: `make deploy`. Run again, it changes what has changed.
+"""Makes a Prefect server hold what prefect.yaml says: `make deploy`. Run again, it changes what has changed. What is
+no longer in the file stays on the server: delete it there.
 
 What prefect.yaml cannot hold is here: the work pool, the limit of this machine's GPUs, and the automations that mark a
 run crashed whose worker has died, and start it again.
@@ -11,7 +12,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -32,7 +33,7 @@ from flows.running import gpu_limit
 POOL, TAG = "aemodels", "aemodels"  # the tag is on every deployment of prefect.yaml, and so on its runs
 SILENCE = timedelta(seconds=90)  # three heartbeats: Prefect sends them every 30 seconds at the most often
 RESTARTS = 3  # of a crashed run: what kills its worker each time must not go on for ever
-ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Suspended")  # states without heartbeats
+ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Suspended", "AwaitingConcurrencySlot")  # without heartbeats
 FILE = Path(__file__).resolve().parents[1] / "prefect.yaml"
 
 
@@ -68,10 +69,11 @@ def limit_gpus(client: SyncPrefectClient) -> None:
 
 def silent_runs_have_crashed() -> AutomationCore:
     """A run whose heartbeats end without an end of the run: its process or its machine has died."""
+    alive = {"prefect.flow-run.heartbeat", "prefect.flow-run.Pending"}  # and before its first heartbeat
     trigger = EventTrigger(
         posture=Posture.Proactive,
-        after={"prefect.flow-run.heartbeat"},
-        expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ENDS)},
+        after=alive,
+        expect={*alive, "prefect.flow-run.Running", *(f"prefect.flow-run.{end}" for end in ENDS)},
         match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
         match_related=_ours(),
         for_each={"prefect.resource.id"},
@@ -110,12 +112,27 @@ def _ours() -> ResourceSpecification:
 
 
 def replace(automation: AutomationCore, client: SyncPrefectClient) -> None:
-    """Puts it in the place of the one of its name; one that a person has switched off stays off."""
+    """Puts it in the place of the one of its name; one that a person has switched off stays off.
+
+    One that is the same stays: a new one would know nothing of the runs that are being watched.
+    """
     known = client.read_automations_by_name(automation.name)
-    enabled = all(old.enabled for old in known)
-    client.create_automation(automation.model_copy(update={"enabled": enabled}))
+    same = [old for old in known if _does(old) == _does(automation)][:1]
+    if not same:
+        enabled = all(old.enabled for old in known)
+        client.create_automation(automation.model_copy(update={"enabled": enabled}))
     for old in known:
-        client.delete_automation(old.id)
+        if old not in same:
+            client.delete_automation(old.id)
+
+
+def _does(automation: AutomationCore) -> dict[str, Any]:
+    """What an automation is, without what the server adds."""
+    own = automation.model_dump(mode="json", include={"description", "trigger", "actions"})
+    own["trigger"].pop("id", None)
+    for names in ("after", "expect"):
+        own["trigger"][names] = sorted(own["trigger"][names])
+    return own
 
 
 def deploy(file: Path) -> None:

@@ -23,7 +23,7 @@ def check_images(name: str, folders: list[Path], monitoring: MonitoringConfig) -
     with device_slot():
         monitored = follow(step.monitor(name, folders, monitoring))
     if monitored.drift:
-        _alarm(monitored)  # first: after a retry the alarm would be a repeated one
+        _alarm(monitored)
     publish_metrics("check", monitored.numbers, monitored.url)
     for picture in monitored.figures:
         publish_picture("check", picture)
@@ -46,8 +46,9 @@ def monitor(name: str, folders: list[Path], monitoring: MonitoringConfig | None 
 
 
 def _alarm(monitored: Monitored) -> None:
-    """Once more at every check, but the same images start only one pipeline."""
+    """At every check; but a champion starts one pipeline, and another one when there are twice as many images."""
     about = monitored.model_dump(mode="json", include={"model", "version", "images", "reasons", "url"})
     emit_event(DRIFT, model_resource(monitored.model), payload=about)
     if monitored.retraining is not None and not monitored.repeated:
         emit_event(RETRAIN, model_resource(monitored.model), payload=about | {"settings": monitored.retraining})
+        step.announced(monitored)

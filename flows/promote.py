@@ -11,14 +11,23 @@ from prefect.runtime import deployment
 from aemodels import registry
 from aemodels.data import PreparedData
 from aemodels.promotion import Review
-from aemodels.registry import ModelVersion, get
+from aemodels.registry import BY_GATE, ModelVersion, get
 from aemodels.settings import Settings
 from aemodels.steps import promote as step
 from aemodels.steps.promote import Comparison, Promotion
 from aemodels.store import open_store
 from flows import display
 from flows.prepare import prepare_data
-from flows.running import device_slot, follow, model_resource, picture_as_text, publish_metrics, worth_retrying
+from flows.running import (
+    alone,
+    device_slot,
+    follow,
+    model_resource,
+    picture_as_text,
+    publish_metrics,
+    remember,
+    worth_retrying,
+)
 
 PROMOTED, ROLLED_BACK = "aemodels.promoted", "aemodels.rolled-back"  # events; a deployment can be triggered by them
 PATIENCE = 7 * 24 * 3600  # seconds that a person has
@@ -34,7 +43,7 @@ class Approval(RunInput):
 
 @task(name="promote", retries=2, retry_delay_seconds=10, retry_condition_fn=worth_retrying, persist_result=True)
 def pass_gate(settings: Settings, data: PreparedData, version: ModelVersion, review: Review | None = None) -> Promotion:
-    with device_slot():  # a champion that other images judged is measured again
+    with alone(f"gate-{version.name}"), device_slot():  # a champion that other images judged is measured again
         promotion = follow(step.promote(settings, data, version, review))
     publish_metrics("gate", promotion.numbers, promotion.url)
     if promotion.promoted:
@@ -59,9 +68,13 @@ def promote(settings: Settings, version: int | None = None, approval: bool = Fal
             models, as the artifact `comparison` does. A person cannot allow what the gate declines.
     """
     asked = get(open_store(), settings.registered_name, version or "challenger").version
+    remember(version=asked.version)
     data = prepare_data(settings)
-    if not approval or not (comparison := show_comparison(settings, data, asked)).promote:
+    if not approval:
         return pass_gate(settings, data, asked)
+    comparison = show_comparison(settings, data, asked)
+    if not comparison.promote:  # whatever happens meanwhile, nothing is promoted that no person has seen
+        return pass_gate(settings, data, asked, Review(approve=False, name=BY_GATE, reason="no person was asked"))
     form = Approval.with_initial_data(description=_side_by_side(comparison))
     wait = suspend_flow_run if deployment.id else pause_flow_run  # only a worker can start a suspended run again
     told = wait(wait_for_input=form, timeout=PATIENCE, key=f"approval-{asked.version}")
@@ -77,9 +90,12 @@ def choose(name: str, version: int) -> int:
 
 
 @flow(name="rollback")
-def rollback(name: str) -> int:
-    """Makes the previous champion of a registered model the champion again; its version."""
-    back = registry.rollback(open_store(), name)
+def rollback(name: str, version: int | None = None) -> int:
+    """Makes the previous champion of a registered model (or the version that is given) the champion; its version."""
+    store = open_store()
+    target = version or registry.predecessor(store, name)
+    remember(version=target)
+    back = registry.rollback(store, name, target)
     _tell(ROLLED_BACK, name, back.version.version, back.tags[f"{registry.GATE}reason"])
     return back.version.version
 

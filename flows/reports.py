@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from aemodels.config import Setting
     from aemodels.data import PreparedData
     from aemodels.registry import Registered, Reign
+    from aemodels.steps.compare import Compared
     from aemodels.steps.evaluate import Evaluated
     from aemodels.steps.monitor import Monitored
     from aemodels.steps.train import Trained
@@ -96,7 +97,29 @@ def evaluated(result: Evaluated, json: bool) -> None:
     if json:
         return as_json({**result.model_dump(mode="json", exclude={"metrics"}), **result.metrics})
     _metrics(f"{result.model}, on the test images", result.metrics)
-    facts({"pictures": result.figures[0].parent if result.figures else None, "run": result.url})
+    pictures = result.figures[0].parent if result.figures else None
+    facts({"pictures": pictures, "report": result.report, "run": result.url})
+
+
+def compared(result: Compared, json: bool) -> None:
+    if json:
+        return as_json(result.model_dump(mode="json"))
+    key = [metric for metric in result.table.metrics if metric in KEY_METRICS or metric == result.table.metrics[0]]
+    shown = [
+        (row.system, *(row.scores[name].text if name in row.scores else "–" for name in key), row.seconds.text)
+        for row in result.table.rows
+    ]
+    table("On the test images", ("system", *key, "seconds"), shown)
+    facts(
+        {
+            "all metrics": result.folder / "table.md",
+            "picture": result.picture,
+            "report": result.report,
+            "systems side by side": result.compare_url,
+            "run": result.url,
+        }
+    )
+    _how_to_open(result.url)
 
 
 def settings(rows: Sequence[Setting], json: bool) -> None:
@@ -184,6 +207,7 @@ def _trained(result: Trained) -> dict[str, Any]:
         "images_per_second": result.images_per_second,
         "folder": result.folder,
         "figures": result.figures,
+        "report": result.report,
         "url": result.url,
         "pictures_url": result.pictures_url,
     }
@@ -225,7 +249,7 @@ def _metrics(title: str, metrics: dict[str, float]) -> None:
 
 
 def _pictures(result: Trained) -> dict[str, object]:
-    return {"pictures": "\n".join(["", *(f"  {path}" for path in result.figures)])}
+    return {"pictures": "\n".join(["", *(f"  {path}" for path in result.figures)]), "report": result.report}
 
 
 def _how_to_open(url: str) -> None:

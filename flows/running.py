@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
-from prefect import Task
+from prefect import Task, get_client
 from prefect.artifacts import (
     create_image_artifact,
     create_link_artifact,
@@ -22,6 +22,7 @@ from prefect.artifacts import (
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.sync import concurrency
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 
 from aemodels.config import UserError
 from aemodels.progress import Progress, Steps, finish
@@ -87,16 +88,43 @@ def gpu_limit() -> str:
     return f"gpu-{platform.node()}"
 
 
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """What is done under that name, on whatever machine, is done one after the other."""
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(name, 1)
+    with concurrency(name, occupy=1):
+        yield
+
+
+def remember(**parameters: Any) -> None:
+    """Writes into a run's parameters what it found out: started again, after a crash or approval, it does the same."""
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(UUID(flow_run.id))
+        client.update_flow_run(run.id, parameters=run.parameters | parameters)
+
+
+@contextmanager
+def _optional() -> Iterator[None]:
+    """What only adds to Prefect's pages must not make a finished training run again."""
+    try:
+        yield
+    except Exception:
+        get_run_logger().warning("not shown on Prefect's pages", exc_info=True)
+
+
 def publish_metrics(key: str, metrics: Mapping[str, float], url: str) -> None:
     """A table of metrics and a link to the run in MLflow."""
     rows = [{"metric": name, "value": display.text(value)} for name, value in metrics.items()]
-    create_table_artifact(rows, key=f"{key}-metrics")
-    create_link_artifact(url, key=f"{key}-mlflow", link_text="The run in MLflow")
+    with _optional():
+        create_table_artifact(rows, key=f"{key}-metrics")
+        create_link_artifact(url, key=f"{key}-mlflow", link_text="The run in MLflow")
 
 
 def publish_picture(key: str, picture: Path) -> None:
     """A picture, carried by the artifact itself: no other server has to be reachable."""
-    create_image_artifact(picture_as_text(picture), key=f"{key}-{picture.stem}")
+    with _optional():
+        create_image_artifact(picture_as_text(picture), key=f"{key}-{picture.stem}")
 
 
 def model_resource(name: str) -> dict[str, str]:

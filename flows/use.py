@@ -1,4 +1,4 @@
-"""What the command line does with a trained model: generate, reconstruct, embed, score."""
+"""What the command line does with a trained model: generate, reconstruct, denoise, embed, score."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from aemodels.config import UserError
 from aemodels.data.files import image_files, read_images
 from aemodels.data.folder import FolderConfig
 from aemodels.environment import device_name
-from aemodels.models.base import GenerativeModel
+from aemodels.modelfile import load_codes
+from aemodels.models.base import Autoencoder, GenerativeModel
+from aemodels.priors import PRIORS, fitted
 from aemodels.registry import find
-from aemodels.serving import Question, answer
+from aemodels.serving import Question, answer, answer_from, answer_like
 from aemodels.training import best_device
 
 ACROSS = 8  # images in a row of a grid
@@ -52,13 +54,74 @@ def open_with_images(reference: str, paths: Sequence[Path]) -> Given:
     return Given(loaded, files, read_images(files, loaded.card.image_shape, crop))
 
 
-def generate(reference: str, n: int, seed: int, out: Path) -> dict[str, object]:
-    """Draws images from the prior into one picture."""
+class Wanted(NamedTuple):
+    """What is to be generated."""
+
+    n: int
+    seed: int
+    label: str | None = None  # a class, by its name or number
+    prior: str | None = None  # one of PRIORS, fitted to the codes of training images
+    like: Sequence[Path] = ()  # images whose kind is wanted
+
+
+def generate(reference: str, wanted: Wanted, out: Path) -> dict[str, object]:
+    """Draws new images into one picture: from the model's own prior, from another one, of a class, or like others."""
     _check_output(out, ".png")
-    loaded = open_model(reference)
-    images = answer(loaded.model, None, Question("generate", n, seed))
+    if sum(map(bool, (wanted.label is not None, wanted.prior, wanted.like))) > 1:
+        raise UserError("--label, --prior, --like: give one of them; each says in its own way what is drawn")
+    n, seed = wanted.n, wanted.seed
+    told: dict[str, object] = {}
+    if wanted.like:
+        given = open_with_images(reference, wanted.like)
+        images = answer_like(given.loaded.model, given.images, Question("generate", n, seed))
+        told = {"like": len(given.images)}
+    elif wanted.prior:
+        images = _from_prior(reference, wanted.prior, Question("generate", n, seed))
+        told = {"prior": wanted.prior}
+    else:
+        loaded = open_model(reference)
+        label = -1 if wanted.label is None else _label(loaded, wanted.label)
+        images = answer(loaded.model, None, Question("generate", n, seed, label))
+        told = {} if wanted.label is None else {"label": loaded.card.classes[label]}
     _save_grid(images, min(n, ACROSS), out)
-    return {"model": reference, "images": n, "seed": seed, "out": str(out)}
+    return {"model": reference, "images": n, "seed": seed, **told, "out": str(out)}
+
+
+def _from_prior(reference: str, name: str, question: Question) -> NDArray[np.float32]:
+    if name not in PRIORS:
+        raise UserError(f"--prior {name}: unknown; choose one of {', '.join(PRIORS)}")
+    folder = find(reference)
+    model = load_model(folder, str(best_device())).model
+    if not isinstance(model, Autoencoder) or model.conditional:
+        kind = "has no encoder, so no codes" if not isinstance(model, Autoencoder) else "has a prior for each class"
+        raise UserError(f"--prior {name}: {reference} {kind}; leave --prior out")
+    return answer_from(model, fitted(name, load_codes(folder), question.seed), question)
+
+
+def _label(loaded: Loaded, text: str) -> int:
+    """The number of a class by its name, or by the number itself."""
+    classes = loaded.card.classes
+    if not loaded.model.conditional:
+        raise UserError(f"--label {text}: this model cannot be asked for a class; train model.name=cvae")
+    numbers = [str(number) for number in range(len(classes))]
+    for names in (classes, numbers):
+        if text in names:
+            return names.index(text)
+    raise UserError(f"--label {text}: unknown; choose one of {', '.join(classes)}")
+
+
+def denoise(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]:
+    """Writes a file for each image into a folder: what the model takes for the clean image."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"-o {out}: is a file; give a folder")
+    given = open_with_images(reference, paths)
+    clean = answer(given.loaded.model, given.images, Question("reconstruct"))
+    out.mkdir(parents=True, exist_ok=True)
+    names = [f"{i:05d}-{file.stem}.png" for i, file in enumerate(given.files)]  # folders may hold the same names
+    for name, image in zip(names, _pixels(clean), strict=True):
+        _save(image, out / name)
+    corruption = given.loaded.card.experiment.training.corruption
+    return {"model": reference, "images": len(clean), "trained on noise": corruption.name, "out": str(out)}
 
 
 def reconstruct(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]:
@@ -107,11 +170,21 @@ def _check_output(out: Path, suffix: str) -> None:
 def _save_grid(images: NDArray[np.floating], across: int, out: Path) -> None:
     """Images (N, C, H, W) in [0, 1] as one PNG, `across` in a row, with a thin white line between them."""
     scale = max(1, -(-LEAST_SIDE // images.shape[-1]))
-    pixels = np.rint(images * 255).astype(np.uint8).transpose(0, 2, 3, 1).repeat(scale, 1).repeat(scale, 2)
+    pixels = _pixels(images).repeat(scale, 1).repeat(scale, 2)
     missing = -len(pixels) % across
     pixels = np.concatenate([pixels, np.full((missing, *pixels.shape[1:]), 255, np.uint8)])
     pixels = np.pad(pixels, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
     rows, (_, height, width, channels) = len(pixels) // across, pixels.shape
     grid = pixels.reshape(rows, across, height, width, channels).transpose(0, 2, 1, 3, 4)
-    grid = grid.reshape(rows * height, across * width, channels)
-    Image.fromarray(grid[..., 0] if channels == 1 else grid).save(out)
+    _save(grid.reshape(rows * height, across * width, channels), out)
+
+
+def _pixels(images: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Images (N, C, H, W) in [0, 1] -> (N, H, W, C)."""
+    pixels: NDArray[np.uint8] = np.rint(images * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    return pixels
+
+
+def _save(pixels: NDArray[np.uint8], out: Path) -> None:
+    """An image (H, W, C)."""
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(out)

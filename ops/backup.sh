@@ -9,7 +9,7 @@ mkdir -p "$folder.partial"
 for database in mlflow prefect optuna; do
     $compose exec -T postgres pg_dump --username=aemodels --format=custom "$database" >"$folder.partial/$database.dump"
 done
-# After the databases: every file that they name is there.
-$compose exec -T mlflow tar -C /data -cf - . >"$folder.partial/mlflow.tar"
+# After the databases: every file that they name is there. 1 says that something was being written meanwhile.
+$compose exec -T mlflow tar -C /data -cf - . >"$folder.partial/mlflow.tar" || [ $? = 1 ]
 mv "$folder.partial" "$folder"
 echo "$folder"

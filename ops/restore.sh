@@ -9,7 +9,8 @@ for file in mlflow.dump prefect.dump optuna.dump mlflow.tar; do
 done
 $compose up -d postgres
 until $compose exec -T postgres pg_isready --username=aemodels --dbname=optuna --host=127.0.0.1 --quiet; do sleep 1; done
-$compose stop worker mlflow prefect
+gpu=$($compose --profile gpu ps -q worker-gpu)
+$compose --profile gpu stop worker worker-gpu mlflow prefect
 for database in mlflow prefect optuna; do
     $compose exec -T postgres psql --username=aemodels --dbname=postgres --quiet \
         --command="DROP DATABASE IF EXISTS $database WITH (FORCE)" --command="CREATE DATABASE $database"
@@ -17,3 +18,4 @@ for database in mlflow prefect optuna; do
 done
 $compose run --rm -T --no-deps mlflow sh -c 'rm -rf /data/* && tar -C /data -xf -' <"$folder/mlflow.tar"
 $compose up -d
+[ -z "$gpu" ] || $compose --profile gpu up -d worker-gpu

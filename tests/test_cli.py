@@ -137,7 +137,7 @@ print("loaded:", *sorted({{"torch", "mlflow", "prefect", "optuna", "numpy", "ric
 
 def test_every_command_says_what_it_is_for() -> None:
     names = "pipeline prepare tune train evaluate settings models promote rollback history"
-    names += " generate reconstruct embed score monitor serve ui"
+    names += " generate reconstruct embed score monitor compare report serve ui"
     listed = call("--help").out
     for name in names.split():
         assert name in listed
@@ -156,7 +156,7 @@ def test_train_answers_a_machine(shop: Shop) -> None:
     assert first["seconds"] > 0
     assert first["images_per_second"] > 0
     folder = Path(first["folder"])
-    assert {"config.json", "weights.safetensors", "figures"} <= {path.name for path in folder.iterdir()}
+    assert {"config.json", "weights.safetensors", "figures", "report.html"} <= {path.name for path in folder.iterdir()}
     assert not (folder / "state.safetensors").exists()
     assert all(Image.open(path).size[0] > 100 for path in first["figures"])
 
@@ -188,6 +188,22 @@ def test_settings_answers_a_machine() -> None:
     assert ("model.beta", "ae") not in rows
     assert all(row["description"] for row in rows.values() if row["key"] != "data.name")
     assert {row["key"].split(".")[0] for row in call("settings", "model", "--json").json} == {"model"}
+
+
+def test_compare_answers_people_and_machines(store, tmp_path: Path) -> None:
+    file = tmp_path / "gan.json"
+    file.write_text(json.dumps({"model": {"name": "gan", "trunk": {"name": "mlp", "widths": [16]}}}))
+    arguments = ["digits", file, "training.epochs=1", "training.images=200", "evaluation.samples=100"]
+    told = call("compare", "--json", *arguments).json
+    assert [row["system"] for row in told["table"]["rows"]] == ["digits", "gan"]
+    assert told["table"]["rows"][0]["scores"]["mse"]["spread"] is None
+    children = store.client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{told['run_id']}'")
+    assert {run.info.run_id for run in children} == set(json.loads(_query(told["compare_url"], "runs")))
+    shown = call("compare", *arguments, "--seeds", 2)
+    assert shown.code == 0
+    assert "frechet_samples" in shown.out
+    assert "±" in shown.out
+    assert "table.md" in shown.out
 
 
 def test_tune_answers_a_machine(store) -> None:
@@ -369,7 +385,31 @@ def test_evaluate_repeats_what_training_measured(shop: Shop) -> None:
         k: v for k, v in shop.trained[0].items() if k.startswith("test/")
     }
     assert told["run_id"] != shop.trained[0]["run_id"]
+    assert "judged again" in Path(told["report"]).read_text()
     assert call("evaluate", "digits/1", "evaluation.samples=100", "--json").json["test/frechet_images"] == 100
+
+
+def test_report_is_found_copied_and_opened(reference: str, in_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or len(opened) == 1)
+    content = Path(in_shop.trained[0]["report"]).read_text()
+    assert "<h1>digits/1</h1>" in content
+    file = Path(call("report", reference, "--json").json["report"])
+    assert file.read_text() == content
+    assert call("report", reference, "--out", "copy.html").code == 0
+    assert Path("copy.html").read_text() == content
+    assert opened == []
+    first, second = call("report", reference), call("report", reference)
+    assert opened == [file.as_uri()] * 2
+    assert str(file) in first.out
+    assert first.err == ""
+    assert (second.code, second.err) == (0, "no browser was found on this machine; open the file in one\n")
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_the_report_of_an_evaluation_is_opened_by_its_folder() -> None:
+    report = Path(call("evaluate", "digits/1", "--json").json["report"])
+    assert call("report", report.parent, "--json").json["report"] == str(report)
 
 
 # ---------------------------------------------------------------- what is refused
@@ -429,6 +469,27 @@ SETTINGS = {
 def test_wrong_settings_are_refused(case: str) -> None:
     arguments, pieces = SETTINGS[case]
     refused(call("train", "--json", *TINY[3:], *arguments), *pieces)
+
+
+COMPARISONS = {
+    "nothing": ([], ["at least two systems", "name more"]),
+    "one": (["digits"], ["at least two systems, here is digits"]),
+    "preset": (["article-vea", "digits"], ["article-vea: unknown", "did you mean article-vae?"]),
+    "preset of all": (["--preset", "artcle"], ["--preset artcle: unknown", "did you mean article"]),
+    "file": (["no.json", "digits"], ["no.json: there is no such file"]),
+    "setting": (["--preset", "article", "model.btea=2"], ["system mlp-ae: model.btea=2", "no such setting"]),
+    "twice": (["digits", "digits"], ["digits: two systems"]),
+    "data": (["digits", "conv-vae"], ["data: not the same", "data.name=... for all"]),
+    "budget": (["article-vae", "article-mlp"], ["training.epochs: not the same", "training.epochs=... for all"]),
+    "fit": (["--preset", "article", "data=digits", "data.image_size=32"], ["article_conv", "data.image_size=28"]),
+}
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("case", COMPARISONS)
+def test_what_cannot_be_compared_is_refused(case: str) -> None:
+    arguments, pieces = COMPARISONS[case]
+    refused(call("compare", "--json", *arguments), *pieces)
 
 
 @pytest.mark.usefixtures("untouched")
@@ -590,6 +651,7 @@ def test_unknown_models_are_refused(case: str, in_shop: Shop, tmp_path: Path) ->
         ["embed", reference, in_shop.images[0]],
         ["score", reference, in_shop.images[0]],
         ["evaluate", reference],
+        ["report", reference],
         ["serve", reference, "--port", "0"],
     ):
         refused(call(*command), *pieces)
@@ -603,6 +665,21 @@ def test_a_damaged_model_is_refused(in_shop: Shop, tmp_path: Path, file: str) ->
     (folder / file).write_bytes((folder / file).read_bytes()[:-20])
     refused(call("generate", folder), str(folder), "damaged", "train it again")
     refused(call("evaluate", folder), str(folder), "damaged", "train it again")
+
+
+def test_a_model_without_a_report_is_told(in_shop: Shop, tmp_path: Path) -> None:
+    folder, kept = tmp_path / "model", tmp_path / "kept.html"
+    shutil.copytree(in_shop.trained[0]["folder"], folder)
+    (folder / "report.html").unlink()
+    refused(call("report", folder), f"{folder}: has no report.html", f"aemodels evaluate {folder}", "train it again")
+    artifact = Path(call("report", "digits/1", "--json").json["report"])
+    artifact.rename(kept)
+    try:
+        refused(call("report", "digits/1"), "digits/1: its run has no report.html", "aemodels evaluate digits/1")
+    finally:
+        kept.rename(artifact)
+    refused(call("report", "digits/1", "-o", "report.txt"), "-o report.txt", ".html")
+    refused(call("report", "digits/1", "-o", "no/report.html"), "-o no/report.html", "no folder", "make it first")
 
 
 def test_wrong_images_and_outputs_are_refused(in_shop: Shop, tmp_path: Path) -> None:

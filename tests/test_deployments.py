@@ -63,7 +63,16 @@ def test_a_misspelt_key_is_found(name: str, wrong: dict[str, Any]) -> None:
 
 
 def test_what_a_team_needs_is_there() -> None:
-    assert set(DEPLOYMENTS) >= {"pipeline", "train", "search-worker", "evaluate", "promote", "rollback", "monitor"}
+    assert set(DEPLOYMENTS) >= {
+        "pipeline",
+        "train",
+        "search-worker",
+        "evaluate",
+        "compare",
+        "promote",
+        "rollback",
+        "monitor",
+    }
     pipeline = DEPLOYMENTS["pipeline"]
     assert pipeline["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
     assert pipeline["schedules"][0]["timezone"]

@@ -146,7 +146,7 @@ def test_each_drift_raises_an_alarm(watched: Callable[[Any], Any], held_out: Any
 
 def test_files_that_are_no_such_images_are_named(watched: Callable[[Any], Any], held_out: Any, tmp_path: Path) -> None:
     from aemodels.progress import finish
-    from aemodels.steps.monitor import monitor
+    from aemodels.steps.monitor import announced, monitor
 
     assert watched(held_out[:2]).reasons == ("2 new images are too few to tell",)
     save(held_out[:40], tmp_path / "new")
@@ -161,7 +161,13 @@ def test_files_that_are_no_such_images_are_named(watched: Callable[[Any], Any], 
     result = finish(monitor("watched", [tmp_path / "new"], MonitoringConfig()))
     assert result.drift
     assert "6 of 46 files are no images of the model's shape" in result.reasons[0]
+    assert result.retraining is None  # of files that no training could read
+    assert not finish(monitor("watched", [tmp_path / "new"], MonitoringConfig())).repeated  # nothing went out
+    announced(result)
     assert finish(monitor("watched", [tmp_path / "new"], MonitoringConfig())).repeated
+    for i in range(5, 51):
+        Image.new("RGB", (28, 28), "red").save(tmp_path / "new" / f"red{i}.png")
+    assert not finish(monitor("watched", [tmp_path / "new"], MonitoringConfig())).repeated  # twice as many
     with pytest.raises(UserError, match="nobody: no such registered model"):
         finish(monitor("nobody", [tmp_path / "new"], MonitoringConfig()))
 

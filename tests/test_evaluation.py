@@ -17,15 +17,18 @@ from aemodels.distributions import BernoulliConfig, GaussianConfig
 from aemodels.evaluation import EvaluationConfig, check_primary, direction, evaluate
 from aemodels.evidence import Codes, Evidence
 from aemodels.features import Features, feature_count, feature_network
-from aemodels.metrics import METRICS, frechet_distance, knn_accuracy, mse, probe_accuracy, psnr, structural_similarity
+from aemodels.metrics import METRICS
+from aemodels.metrics.held_out import knn_accuracy, mse, probe_accuracy, psnr, structural_similarity
+from aemodels.metrics.samples import frechet_distance
 from aemodels.models import AEConfig, VAEConfig
-from aemodels.models.base import Autoencoder, ModelConfig
+from aemodels.models.base import Autoencoder, Batch, ModelConfig
 from aemodels.nets import MLPConfig
 from aemodels.progress import finish
 
 CPU = torch.device("cpu")
 CONFIG = EvaluationConfig()
 SMALL = MLPConfig(widths=(32,))
+GREY = GaussianConfig(sigma="learned")
 
 
 @pytest.fixture(scope="module")
@@ -244,19 +247,82 @@ def test_the_same_number_of_images_on_both_sides(digits: PreparedData, features:
 @pytest.mark.parametrize("kind", ["labelled", "plain"])
 def test_every_metric_is_finite_on_colour_images(colour, config: ModelConfig, kind: str) -> None:
     data = colour[kind]
-    found = evaluate(build(config, data), data, finish(feature_network(data, CPU)), CONFIG).metrics
+    rules = CONFIG.override({"denoising": True})
+    found = evaluate(build(config, data), data, finish(feature_network(data, CPU)), rules).metrics
     assert all(map(math.isfinite, found.values()))
-    expected = set(METRICS) - {"bits_per_dimension"}
-    if config.name == "ae":
-        expected -= {"rate", "negative_elbo", "active_units"}
+    expected = set(METRICS) - {"bits_per_dimension", "nll", "nll_samples", "nll_images"}
+    expected -= {"rate", "negative_elbo", "active_units"} if config.name == "ae" else {"frechet_standard_normal"}
+    expected -= set() if config.name == "cvae" else {"label_accuracy", "label_diversity"}
     if kind == "plain":
-        expected -= {"probe_accuracy", "knn_accuracy"}
+        expected -= {"probe_accuracy", "knn_accuracy", "confident_samples", "confident_real", "class_balance"}
+        expected -= {"like_accuracy", "like_diversity"}
     assert set(found) == expected
 
 
 def test_metrics_without_a_feature_network(digits: PreparedData) -> None:
     found = evaluate(build(VAEConfig(trunk=SMALL), digits), digits, None, CONFIG).metrics
-    assert not [name for name in found if name.startswith("frechet")]
+    assert not [name for name in found if "features" in METRICS[name].needs]
+
+
+def test_real_images_as_samples_are_as_good_as_real(digits: PreparedData, features: Features) -> None:
+    """Training images in the place of a model's samples; all of one class show as such."""
+    evidence = evaluate(build(VAEConfig(trunk=SMALL), digits), digits, features, CONFIG, only=()).evidence
+    sevens = torch.tensor(digits.split("train").labels[: evidence.count] == 7)
+    names = ("density", "coverage", "confident_samples", "class_balance")
+    evidence.sample_features = evidence.training_features
+    real = [METRICS[name].measure(evidence) for name in names]
+    assert real == pytest.approx([1, 0.97, METRICS["confident_real"].measure(evidence), 0.99], abs=0.15)
+    for name in ("balls", "sample_probabilities"):
+        del vars(evidence)[name]
+    evidence.sample_features = evidence.training_features[sevens]
+    one = [METRICS[name].measure(evidence) for name in names]
+    assert one[1] == pytest.approx(0.1, abs=0.05)
+    assert one[3] < 0.2  # the classifier is not sure of all
+
+
+def test_an_autoencoder_is_judged_by_codes_from_the_standard_normal_too(
+    digits: PreparedData, features: Features
+) -> None:
+    model = build(AEConfig(trunk=SMALL), digits)
+    unfitted = evaluate(model, digits, features, CONFIG).metrics  # whose prior is N(0, I) itself
+    assert unfitted["frechet_standard_normal"] == pytest.approx(unfitted["frechet_samples"], rel=0.1)
+    model.fit_prior([Batch(torch.tensor(digits.split("train").images[:500]).float() / 255, None)], seed=0)
+    fitted = evaluate(model, digits, features, CONFIG).metrics
+    assert fitted["frechet_standard_normal"] == unfitted["frechet_standard_normal"]
+    assert fitted["frechet_samples"] != unfitted["frechet_samples"]
+    assert METRICS["frechet_standard_normal"].direction is None
+
+
+# ---------------------------------------------------------------- negative log-likelihood
+
+
+def test_nll_is_below_the_bound_and_falls_with_its_samples(digits: PreparedData) -> None:
+    data = digits.model_copy(update={"binarize": "static"})
+    model, names = build(VAEConfig(trunk=SMALL), data), ("nll", "nll_samples", "nll_images", "negative_elbo")
+    with torch.no_grad():
+        model.decoder.get_submodule("0").weight.mul_(5)  # codes matter, so that the posterior is wrong
+    found = [evaluate(model, data, None, EvaluationConfig(nll_samples=k), only=names).metrics for k in (1, 10, 100)]
+    assert [each["nll_samples"] for each in found] == [1, 10, 100]
+    assert found[0]["nll_images"] == data.sizes["test"]
+    assert found[0]["nll"] == pytest.approx(found[0]["negative_elbo"], rel=0.02)  # one sample is the bound
+    assert found[0]["nll"] > found[1]["nll"] + 0.1 > found[2]["nll"] + 0.2
+    few = EvaluationConfig(nll_samples=10, nll_images=20)
+    first, second = (evaluate(model, data, None, few, only=names).metrics for _ in range(2))
+    assert first == second
+    assert first["nll_images"] == 20
+
+
+def test_nll_only_where_it_is_asked_for_and_is_one(digits: PreparedData) -> None:
+    asked, data = EvaluationConfig(nll_samples=2, nll_images=5), digits.model_copy(update={"binarize": "static"})
+    coins, density = (VAEConfig(trunk=SMALL, likelihood=likelihood) for likelihood in (BernoulliConfig(), GREY))
+    assert "nll" not in evaluate(build(coins, data), data, None, CONFIG).metrics
+    assert "nll" in evaluate(build(coins, data), data, None, asked).metrics
+    assert "nll" not in evaluate(build(coins, digits), digits, None, asked).metrics
+    assert "nll" in evaluate(build(density, digits), digits, None, asked).metrics
+    ae = AEConfig(trunk=SMALL, likelihood=BernoulliConfig())
+    assert "nll" not in evaluate(build(ae, data), data, None, asked).metrics
+    with pytest.raises(SettingsError, match=r"primary=nll needs nll_samples"):
+        EvaluationConfig.parse({"primary": "nll"})
 
 
 def test_bits_per_dimension_only_where_there_is_a_likelihood(digits: PreparedData) -> None:
@@ -286,7 +352,8 @@ def test_a_model_that_is_not_finite_is_measured_as_such(digits: PreparedData, fe
         next(model.decoder.parameters()).fill_(math.nan)
         next(model.encoder.parameters()).fill_(math.nan)
     found = evaluate(model, digits, features, CONFIG).metrics
-    for name in ("negative_elbo", "mse", "psnr", "ssim", "probe_accuracy", "knn_accuracy", "frechet_samples"):
+    expected = {"negative_elbo", "mse", "psnr", "ssim", "probe_accuracy", "knn_accuracy", "frechet_samples"}
+    for name in expected | {"density", "coverage", "confident_samples", "class_balance"}:
         assert math.isnan(found[name])
 
 

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
+from aemodels import figures_codes
 from aemodels.data import PreparedData, prepare
 from aemodels.data.folder import FolderConfig
 from aemodels.evaluation import EvaluationConfig, evaluate
-from aemodels.evidence import Evidence
+from aemodels.evidence import Codes, Evidence
+from aemodels.features import feature_network
 from aemodels.figures import (
     FIGURES,
     _curves,
-    _pairs,
     draw_figures,
+    nearest,
     reconstruction_grid,
     reconstructions,
     sample_grid,
+    unlike_pairs,
 )
-from aemodels.models import AEConfig, VAEConfig
+from aemodels.models import AEConfig, CVAEConfig, VAEConfig
 from aemodels.models.base import Autoencoder, ModelConfig
 from aemodels.nets import MLPConfig
 from aemodels.pictures import GAP, Labels, Picture, sheet, tile
@@ -130,14 +135,22 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 40])
-@pytest.mark.parametrize("kind", [AEConfig, VAEConfig])
-@pytest.mark.parametrize("source", ["digits", "colour"])
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [*itertools.product(("digits", "colour"), (AEConfig, VAEConfig)), ("digits", CVAEConfig)],
+)
 def test_every_figure_of_every_model(source: str, kind: type[ModelConfig], latent_dim: int, request) -> None:
     data = request.getfixturevalue(source)
     model = build(kind.model_validate({"latent_dim": latent_dim, "trunk": SMALL}), data)
-    evidence = evaluate(model, data, None, EvaluationConfig(), only=(), history=HISTORY).evidence
+    features = finish(feature_network(data, torch.device("cpu")))
+    evidence = evaluate(model, data, features, EvaluationConfig(denoising=True), only=(), history=HISTORY).evidence
     pictures = draw_figures(evidence)
-    assert set(pictures) == set(FIGURES) - ({"rate_per_unit"} if kind is AEConfig else set())
+    absent = {"codes_tsne"} if latent_dim <= 2 or data.sizes["test"] < 10 else set()
+    absent |= {"manifold"} if latent_dim != 2 else set()
+    absent |= {"rate_per_unit"} if kind is AEConfig else set()
+    absent |= set() if data.num_classes > 1 else {"like"}
+    absent |= set() if kind is CVAEConfig else {"classes"}
+    assert set(pictures) == set(FIGURES) - absent
     for picture in pictures.values():
         assert picture.dtype == np.uint8
         assert picture.ndim == 3
@@ -145,6 +158,22 @@ def test_every_figure_of_every_model(source: str, kind: type[ModelConfig], laten
         assert 600 < picture.shape[1] < 1200
         assert paper_around(picture)
         assert picture.std() > 5
+
+
+def test_names_of_classes_are_no_formulas(digits: PreparedData) -> None:
+    named = digits.model_copy(update={"classes": ("$\\frac$", "$x", "_hidden", *digits.classes[3:])})
+    model = build(VAEConfig(trunk=SMALL, latent_dim=3), named)
+    evidence = evaluate(model, named, None, EvaluationConfig(), only=()).evidence
+    assert len(draw_figures(evidence, only=("codes", "codes_tsne"))) == 2
+
+
+def test_codes_that_are_all_the_same_are_drawn(digits: PreparedData) -> None:
+    model = build(AEConfig(trunk=SMALL, latent_dim=3), digits)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0)
+    evidence = evaluate(model, digits, None, EvaluationConfig(), only=()).evidence
+    assert "codes_tsne" in draw_figures(evidence)
 
 
 def test_figures_repeat_and_disturb_nothing(digits: PreparedData) -> None:
@@ -175,14 +204,62 @@ def test_a_model_that_is_not_finite_is_drawn(digits: PreparedData) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(torch.nan)
-    pictures = draw_figures(evaluate(model, digits, None, EvaluationConfig(), only=(), history=HISTORY).evidence)
-    assert set(pictures) == set(FIGURES)
+    features = finish(feature_network(digits, torch.device("cpu")))
+    pictures = draw_figures(evaluate(model, digits, features, EvaluationConfig(), only=(), history=HISTORY).evidence)
+    assert set(pictures) == set(FIGURES) - {"manifold", "classes", "denoising"}
+
+
+class Plane(Evidence):
+    """Two-dimensional codes."""
+
+    def __init__(self, z: Tensor, rates: Tensor | None, data: PreparedData) -> None:
+        self.codes, self.unit_rates, self.data = Codes(z, None), rates, data
+
+
+@pytest.mark.parametrize("rates", [torch.ones(2), None])
+def test_the_manifold_has_unit_0_to_the_right_and_unit_1_upwards(
+    rates: Tensor | None, digits: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+
+    def decoded(evidence: Evidence, z: Tensor, _: Tensor | None) -> Tensor:
+        del evidence
+        seen.append(z)
+        return torch.zeros(len(z), *digits.image_shape)
+
+    monkeypatch.setattr(figures_codes, "decode", decoded)
+    z = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([2.0, 20.0])
+    picture = figures_codes.manifold(Plane(z, rates, digits))
+    assert paper_around(picture)
+    grid = seen[0].reshape(16, 16, 2)  # (row, column, unit)
+    assert (grid[:, 1:, 0] > grid[:, :-1, 0]).all()
+    assert (grid[1:, :, 1] < grid[:-1, :, 1]).all()
+    assert (grid[:1, :, 1] == grid[0, 0, 1]).all()
+    if rates is None:  # over the codes
+        assert grid[0, -1].tolist() == pytest.approx([1.98, 19.8], rel=0.01)
+    else:  # each of the 16 has a sixteenth of N(0, 1)
+        shares = torch.special.ndtr(grid[0, :, 0])
+        assert shares.tolist() == pytest.approx([(i + 0.5) / 16 for i in range(16)], abs=1e-5)
+
+
+def test_nearest_training_images_of_copies_are_their_originals(digits: PreparedData) -> None:
+    """Samples that are training images stand above themselves."""
+    features = finish(feature_network(digits, torch.device("cpu")))
+    evidence = evaluate(build(VAEConfig(trunk=SMALL), digits), digits, features, EvaluationConfig(), only=()).evidence
+    copies = torch.tensor(digits.split("train").images[100:132]).float() / 255
+    evidence.samples = lambda n, part=0: copies[:n]
+    shown = nearest(evidence)[36:, 104:]
+    step = 28 * 3 + GAP
+    for row in (0, 2):
+        upper, lower = (shown[i * step : i * step + 84, : 8 * step - GAP] for i in (row, row + 1))
+        assert np.array_equal(upper, lower)
+        assert np.array_equal(upper, tile(copies[4 * row : 4 * row + 8], 8, 3))
 
 
 def test_interpolations_are_between_classes() -> None:
-    assert _pairs([0, 0, 1, 1, 2], 5) == [(0, 2), (1, 3)]
-    assert _pairs(None, 3) == [(0, 1)]
-    assert _pairs([5, 5], 2) == [(0, 1)]
+    assert unlike_pairs([0, 0, 1, 1, 2], 5) == [(0, 2), (1, 3)]
+    assert unlike_pairs(None, 3) == [(0, 1)]
+    assert unlike_pairs([5, 5], 2) == [(0, 1)]
 
 
 def test_curves_leave_out_what_repeats() -> None:

@@ -87,6 +87,22 @@ def test_the_pipeline_leaves_a_champion_and_its_runs_share_a_tag() -> None:
 
 
 @pytest.mark.usefixtures("own_store")
+def test_a_comparison_shows_its_table_and_picture_on_prefects_pages() -> None:
+    systems = json.dumps({"systems": {name: {"model.name": name} for name in ("ae", "gan")}})
+    file = Path(os.environ["AEMODELS_STORE"]) / "two.json"
+    file.write_text(systems)
+    settings = [f"{key}={value}" for key, value in TINY.items() if not key.startswith("tuning")]
+    told = done(call("compare", "--json", str(file), *settings, "evaluation.samples=100"))
+    assert [row["system"] for row in told["table"]["rows"]] == ["ae", "gan"]
+    with get_client(sync_client=True) as client:
+        keys = [ArtifactFilterKey(any_=[f"comparison-{what}"]) for what in ("table", "comparison", "mlflow")]
+        table, picture, link = (client.read_artifacts(artifact_filter=ArtifactFilter(key=key)) for key in keys)
+    assert "| gan |" in table[0].data
+    assert picture
+    assert told["run_id"] in link[0].data
+
+
+@pytest.mark.usefixtures("own_store")
 def test_what_a_person_must_mend_is_not_retried() -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterName
@@ -142,6 +158,15 @@ def test_a_promotion_waits_for_a_person_and_is_told_as_events() -> None:
     assert [(reign.version, reign.by) for reign in line[:2]] == [(1, "the gate"), (2, "the gate and anna")]
     assert line[2].reason == "rollback from version 2"
     assert _told("aemodels.model.watched", 3) == [(PROMOTED, 1), (PROMOTED, 2), (ROLLED_BACK, 1)]
+    # what a run has found out is what it does when it is started again
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(run.id).parameters["version"] == 2
+    assert rollback("watched", version=1) == champion_version("watched") == 1
+    # what the gate declines is declined for good, and nobody is asked
+    train(first)
+    promotion = promote(first, approval=True)
+    assert not promotion.promoted
+    assert promotion.reason.endswith("declined by the gate: no person was asked")
 
 
 def champion_version(name: str) -> int:

@@ -423,12 +423,14 @@ def test_a_suspended_worker_does_no_harm(site: Site, alone: Any) -> None:
 def test_an_interrupted_worker_leaves_the_search_to_the_others(site: Site, alone: Any) -> None:
     leaving, staying = [site.start(*SEARCH), site.start(*SEARCH)]
     site.wait(lambda: [state for _, state in site.rows()].count("RUNNING") == 2 and site.epochs() >= 10)
+    staying.send_signal(signal.SIGSTOP)  # it must not come to the end meanwhile
     leaving.send_signal(signal.SIGINT)
     _, errors = leaving.communicate(timeout=60)
     assert leaving.returncode == 130, errors
     assert "FAIL" in [state for _, state in site.rows()]  # at once, not when a lease runs out
     assert [run.info.status for run in site.runs("search")] == ["RUNNING"]
     staying.send_signal(signal.SIGINT)
+    staying.send_signal(signal.SIGCONT)
     _, errors = staying.communicate(timeout=60)
     assert staying.returncode == 130, errors
     assert [run.info.status for run in site.runs("search")] == ["KILLED"]  # nobody is left

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import pytest
@@ -19,14 +21,15 @@ from aemodels.distributions import (
     kl_per_unit,
     seeded,
 )
-from aemodels.models import AEConfig, VAEConfig
+from aemodels.evidence import log_likelihood
+from aemodels.models import AEConfig, CVAEConfig, GANConfig, IWAEConfig, VAEConfig, VAEGANConfig
 from aemodels.models.base import Autoencoder, Batch, ModelConfig, Networks
 from aemodels.models.vae import VAE
 from aemodels.nets import ArticleConvConfig, ConvConfig, Encoder, MLPConfig, ResidualConfig
-from aemodels.objectives import free_bits
+from aemodels.objectives import free_bits, log_mean_exp
 from aemodels.priors import GaussianMixturePrior
 
-MODELS = [AEConfig, VAEConfig]
+MODELS = [AEConfig, VAEConfig, CVAEConfig, IWAEConfig, VAEGANConfig]
 TRUNKS = [MLPConfig(widths=(32,)), ConvConfig(channels=(8, 16), hidden=32), ResidualConfig(channels=(8,), hidden=32)]
 LIKELIHOODS = [
     BernoulliConfig(),
@@ -35,16 +38,17 @@ LIKELIHOODS = [
     GaussianConfig(sigma="optimal"),
 ]
 STEP = torch.tensor(0)
+CLASSES = 3
 
 
 def images(shape: tuple[int, int, int], n: int = 6) -> Batch:
     with seeded(1):
-        return Batch(torch.rand(n, *shape), None)
+        return Batch(torch.rand(n, *shape), torch.arange(n) % CLASSES)
 
 
 def build(config: ModelConfig, shape: tuple[int, int, int]) -> Autoencoder:
     with seeded(0):
-        model = config.build(shape, num_classes=0)
+        model = config.build(shape, num_classes=CLASSES)
     assert isinstance(model, Autoencoder)
     return model
 
@@ -65,11 +69,21 @@ def test_any_image_shape(model: type[ModelConfig], trunk, shape) -> None:
     assert samples.max() <= 1
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=lambda c: f"{c.name}-{getattr(c, 'sigma', '')}")
-@pytest.mark.parametrize("trunk", TRUNKS, ids=lambda t: t.name)
-@pytest.mark.parametrize("model", MODELS)
-def test_each_part_trains_all_its_parameters_and_no_other(model: type[ModelConfig], trunk, likelihood) -> None:
-    built = build(model.model_validate({"trunk": trunk, "likelihood": likelihood}), (1, 12, 12))
+def variants() -> Iterator[ModelConfig]:
+    """Every model on every trunk with every likelihood that it can have."""
+    for trunk in TRUNKS:
+        for model, likelihood in itertools.product(MODELS, LIKELIHOODS):
+            if model is not VAEGANConfig or getattr(likelihood, "sigma", "") != "learned":
+                yield model.model_validate({"trunk": trunk, "likelihood": likelihood})
+        yield GANConfig(trunk=trunk)
+        yield CVAEConfig(trunk=trunk, conditional_prior=True)
+        yield IWAEConfig(trunk=trunk, samples=2, repeats=3, elbo_share=0.3)
+
+
+@pytest.mark.parametrize("config", list(variants()), ids=lambda c: f"{c.name}-{c.trunk.name}")
+def test_each_part_trains_all_its_parameters_and_no_other(config: ModelConfig) -> None:
+    with seeded(0):
+        built = config.build((1, 12, 12), num_classes=CLASSES)
     losses = built.losses(images((1, 12, 12)), STEP)
     assert losses.keys() == built.parts().keys()
     owned: list[Tensor] = []
@@ -82,7 +96,7 @@ def test_each_part_trains_all_its_parameters_and_no_other(model: type[ModelConfi
     assert {id(p) for p in owned} == {id(p) for p in built.parameters()}
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [AEConfig, VAEConfig, CVAEConfig, IWAEConfig])
 def test_overfits_a_batch(model: type[ModelConfig]) -> None:
     built = build(model.model_validate({"trunk": MLPConfig(widths=(64,)), "latent_dim": 16}), (1, 8, 8))
     batch = images((1, 8, 8))
@@ -140,23 +154,66 @@ def linear_gaussian(w: Tensor, loc: Tensor, sigma: float) -> VAE:
     return model
 
 
-def test_linear_gaussian_model_has_a_tight_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the exact posterior the bound is the closed-form log-likelihood (probabilistic PCA)."""
+def linear_gaussian_case() -> tuple[VAE, Tensor, Tensor]:
+    """A model, images (6, 1, 1, 4) and their log-likelihood in closed form (probabilistic PCA)."""
     sigma, loc = 0.5, torch.tensor([0.2, 0.4, 0.6, 0.8], dtype=torch.float64)
     w = torch.tensor([[0.3, 0.2], [-0.6, 0.1], [0.0, 0.9], [0.4, 0.0]], dtype=torch.float64)
     w[:, 1] -= w[:, 0] * (w[:, 0] @ w[:, 1]) / w[:, 0].square().sum()
+    with seeded(0):
+        x = torch.rand(6, 4, dtype=torch.float64)
+    cov = w @ w.T + sigma**2 * torch.eye(4, dtype=torch.float64)
+    exact = torch.distributions.MultivariateNormal(loc, cov).log_prob(x)
+    return linear_gaussian(w, loc, sigma), x.view(6, 1, 1, 4), exact
+
+
+def test_linear_gaussian_model_has_a_tight_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the exact posterior the bound is the closed-form log-likelihood."""
     # The distortion is quadratic in the noise, so its mean over all signs is its mean over all noise.
     signs = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
     monkeypatch.setattr("aemodels.distributions.noise_like", lambda z: signs.repeat(len(z) // 4, 1))
-    with seeded(0):
-        x = torch.rand(6, 4, dtype=torch.float64)
-    model = linear_gaussian(w, loc, sigma)
+    model, x, exact = linear_gaussian_case()
     with torch.no_grad():
-        terms = model.bound(Batch(x.repeat_interleave(4, 0).view(24, 1, 1, 4), None))
+        terms = model.bound(Batch(x.repeat_interleave(4, 0), None))
     bound = -terms["negative_elbo"].view(6, 4).mean(1)
-    cov = w @ w.T + sigma**2 * torch.eye(4, dtype=torch.float64)
-    exact = torch.distributions.MultivariateNormal(loc, cov).log_prob(x)
     torch.testing.assert_close(bound, exact, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_importance_sampling_from_the_exact_posterior_is_the_closed_form(samples: int) -> None:
+    """All weights are equal, so any number of samples is exact."""
+    model, x, exact = linear_gaussian_case()
+    with torch.no_grad():
+        torch.testing.assert_close(log_likelihood(model, Batch(x, None), samples), exact, atol=1e-4, rtol=0)
+
+
+def test_importance_sampling_from_a_wrong_posterior_tightens_with_samples() -> None:
+    model, x, exact = linear_gaussian_case()
+    with torch.no_grad(), seeded(0):
+        model.posterior.mean.bias.add_(0.4)
+        model.posterior.log_variance.bias.add_(0.7)
+        many = Batch(x.repeat(500, 1, 1, 1), None)  # the mean over 500 estimates of each image
+        gaps = [float(exact.mean() - log_likelihood(model, many, samples).mean()) for samples in (1, 5, 25)]
+        torch.testing.assert_close(log_likelihood(model, Batch(x, None), 200_000), exact, atol=1e-2, rtol=0)
+    assert gaps[0] > 2 * gaps[1] > 4 * gaps[2] > 0
+
+
+def test_a_streamed_mean_is_the_mean_at_once_and_does_not_overflow() -> None:
+    with seeded(0):
+        rows = torch.randn(1_000, 3, dtype=torch.float64) * 50 - torch.tensor([0.0, 3_000.0, -3_000.0])
+    whole = rows.logsumexp(0) - math.log(1_000)
+    for size in (1, 7, 1_000):
+        torch.testing.assert_close(log_mean_exp(rows.split(size)), whole, atol=1e-10, rtol=0)
+    assert log_mean_exp([torch.full((2, 1), -torch.inf), torch.zeros(2, 1)]).item() == pytest.approx(math.log(0.5))
+
+
+def test_importance_sampling_decodes_few_codes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, _ = linear_gaussian_case()
+    decoded: list[int] = []
+    model.decoder.register_forward_pre_hook(lambda _, inputs: decoded.append(len(inputs[0])))
+    monkeypatch.setattr("aemodels.evidence.BATCH", 20)
+    with torch.no_grad():
+        log_likelihood(model, Batch(x, None), 10)
+    assert decoded == [18, 18, 18, 6]  # three samples of each of six images
 
 
 @pytest.mark.parametrize("beta", [0.5, 4.0])
@@ -231,22 +288,30 @@ def padded(model: Autoencoder, config: ModelConfig) -> Autoencoder:
 @pytest.mark.parametrize("trunk", TRUNKS[:2], ids=lambda t: t.name)
 @pytest.mark.parametrize(
     ("model", "settings"),
-    [(AEConfig, {}), (VAEConfig, {"beta": 2.0}), (VAEConfig, {"free_bits": 0.05}), (VAEConfig, {"free_bits": 5.0})],
-    ids=["ae", "vae", "free_bits", "only_free_bits"],
+    [
+        (AEConfig, {}),
+        (VAEConfig, {"beta": 2.0}),
+        (VAEConfig, {"free_bits": 0.05}),
+        (VAEConfig, {"free_bits": 5.0}),
+        (CVAEConfig, {"conditional_prior": True}),
+        (IWAEConfig, {"samples": 3, "repeats": 2}),
+        (VAEGANConfig, {}),
+    ],
+    ids=["ae", "vae", "free_bits", "only_free_bits", "cvae", "iwae", "vae_gan"],
 )
 def test_a_padded_model_is_the_same_model(model: type[ModelConfig], settings, trunk, monkeypatch) -> None:
     with seeded(2):
         tape = torch.randn(6, 5)
-    monkeypatch.setattr("aemodels.distributions.noise_like", lambda z: tape[:, : z.shape[-1]])
+    monkeypatch.setattr("aemodels.distributions.noise_like", lambda z: tape[:, : z.shape[-1]].expand_as(z))
     alone = build(model.model_validate({"latent_dim": 3, "trunk": trunk} | settings), (1, 12, 12))
     wide = padded(alone, model.model_validate({"latent_dim": 5, "trunk": trunk} | settings))
     batch = images((1, 12, 12))
-    expected, loss = (m.losses(batch, STEP)["autoencoder"] for m in (alone, wide))
-    torch.testing.assert_close(loss, expected)
+    expected, losses = (m.losses(batch, STEP) for m in (alone, wide))
+    torch.testing.assert_close(losses, expected)
     torch.testing.assert_close(wide.bound(batch), alone.bound(batch))
-    torch.testing.assert_close(wide(batch.x), alone(batch.x))
-    expected.total.sum().backward()
-    loss.total.sum().backward()
+    torch.testing.assert_close(wide(batch.x, batch.y), alone(batch.x, batch.y))
+    sum(loss.total.sum() for loss in expected.values()).backward()
+    sum(loss.total.sum() for loss in losses.values()).backward()
     own = dict(alone.named_parameters())
     for name, parameter in wide.named_parameters():
         gradient = torch.zeros_like(parameter)
@@ -266,13 +331,17 @@ def test_masked_units_have_no_density() -> None:
 @pytest.mark.parametrize("trunk", [*TRUNKS, ArticleConvConfig()], ids=lambda t: t.name)
 @pytest.mark.parametrize("model", MODELS)
 def test_codes_may_have_leading_axes(model: type[ModelConfig], trunk, likelihood) -> None:
+    if isinstance(trunk, ArticleConvConfig) and model is CVAEConfig:
+        return  # refused
+    if model is VAEGANConfig and getattr(likelihood, "sigma", "") == "learned":
+        return  # refused
     shape = (1, 28, 28) if isinstance(trunk, ArticleConvConfig) else (3, 9, 9)
     config = model.model_validate({"trunk": trunk, "likelihood": likelihood, "latent_dim": 32})
-    built, x = build(config, shape).eval(), images(shape).x
+    built, (x, y, _) = build(config, shape).eval(), images(shape)
     with torch.no_grad(), seeded(0):
-        z = built.encode(x).rsample((5,))
-        p_x = built.decode(z)
-        one_by_one = [built.decode(codes) for codes in z]
+        z = built.encode(x, y).rsample((5,))
+        p_x = built.decode(z, y)
+        one_by_one = [built.decode(codes, y) for codes in z]
     assert p_x.mean.shape == (5, 6, *shape)
     assert p_x.log_prob(x).shape == (5, 6)
     torch.testing.assert_close(p_x.mean, torch.stack([p.mean for p in one_by_one]))

@@ -128,7 +128,7 @@ def test_nothing_of_a_model_is_a_pickle(store: Store, model_folder: Path) -> Non
     with start_run(store, "tiny", "one") as run:
         register(run, model_folder, "tiny", {"mse": 0.1}, "d" * 32)
     suffixes = {path.suffix for path in find("tiny/1", store).parent.rglob("*") if path.is_file()}
-    assert suffixes <= {".py", ".json", ".safetensors", ".sha256", ".yaml", ".yml", ".txt", ".typed", ""}
+    assert suffixes <= {".py", ".json", ".safetensors", ".sha256", ".yaml", ".yml", ".txt", ".typed", ".html", ""}
 
 
 # ---------------------------------------------------------------- names
@@ -347,6 +347,8 @@ def test_messages_lose_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
         "API request to http://me:p@ss@host:5000/api failed: storage-Xq7secret, tracking-Xq7secret; see http://host/a@b"
     )
     assert told == "API request to http://host:5000/api failed: ***, ***; see http://host/a@b"
+    monkeypatch.setenv("OPTUNA_STORAGE", "postgresql+psycopg://aemodels:a/b+c==@postgres/optuna")
+    assert "a/b+c" not in without_secrets(f"cannot reach {os.environ['OPTUNA_STORAGE']}")
     assert without_secrets("sqlite:////home/me@work/mlflow.db") == "sqlite:////home/me@work/mlflow.db"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, VAEConfig
 from aemodels.models.base import Autoencoder, Batch, GenerativeModel, Loss, ModelConfig
 from aemodels.nets import ConvConfig, ImageShape, MLPConfig
+from aemodels.schedules import learning_rate_factor
 from aemodels.training import (
     TrainingConfig,
     TrainingDivergedError,
@@ -359,3 +361,10 @@ def test_a_capture_leaves_no_trace(works: bool, resumed: bool, digits: PreparedD
     assert (graph is not None) == works
     after = updates.model.state_dict() | updates.moments()
     assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
+
+
+def test_the_stages_are_those_of_the_paper() -> None:
+    """Burda et al. (2016): 1e-3 * 10**(-i/7) for 3**i epochs, i from 0 to 7."""
+    factors = [learning_rate_factor(epoch, 3280, 0, "stages") for epoch in range(3280)]
+    stages = [(factor, len(list(group))) for factor, group in itertools.groupby(factors)]
+    assert stages == [(pytest.approx(10 ** (-i / 7)), 3**i) for i in range(8)]

@@ -160,7 +160,7 @@ def _binarized(x: Tensor, how: str, index: Tensor, drawn: bool) -> Tensor:
     """
     if how == "threshold":
         return torch.gt(x, 0.5, out=x)  # ten times faster than a comparison that is converted
-    uniform = uniform_like(x) if how == "dynamic" and drawn else _fixed_uniform(index, x[0].numel()).view_as(x)
+    uniform = uniform_like(x) if how == "dynamic" and drawn else _fixed_uniform(index, x.shape[1:].numel()).view_as(x)
     return torch.lt(uniform, x, out=uniform)
 
 

@@ -59,7 +59,7 @@ class AE(Autoencoder):
         super().__init__(image_shape, num_classes, latent_dim, networks)
         self.fitted_prior = GaussianMixturePrior(latent_dim)
 
-    def prior(self) -> Distribution:
+    def prior(self, y: Tensor | None = None) -> Distribution:
         p_z: Distribution = self.fitted_prior()
         return p_z
 
@@ -73,5 +73,5 @@ class AE(Autoencoder):
         return {"autoencoder": Loss(terms["distortion"], terms)}
 
     def bound(self, batch: Batch) -> dict[str, Tensor]:
-        z = self.encode(batch.x, batch.y).mean
+        z = self.encode(batch.seen, batch.y).mean
         return {"distortion": distortion(self.decode(z, batch.y), batch.x)}

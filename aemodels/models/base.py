@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from aemodels.config import Config, Space
-from aemodels.distributions import LikelihoodHead
+from aemodels.distributions import DiagonalNormal, DiagonalNormalHead, LikelihoodHead, kl_per_unit
 from aemodels.nets import ImageShape
+from aemodels.priors import fitted_to_few
+
+AT_ONCE = 500  # images: enough for speed, little enough for memory
 
 
 class Batch(NamedTuple):
@@ -23,6 +26,12 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, C, H, W), float32 in [0, 1]
     y: Tensor | None  # (B,), int64; None without labels
+    corrupted: Tensor | None = None  # (B, C, H, W): what a denoising model is shown of x
+
+    @property
+    def seen(self) -> Tensor:
+        """What an encoder gets; the target is always x."""
+        return self.x if self.corrupted is None else self.corrupted
 
 
 class Loss(NamedTuple):
@@ -56,6 +65,9 @@ class GenerativeModel(nn.Module, ABC):
 
     selection: ClassVar[str | None]
     """The key of `bound` that picks the best weights and stops a training early; None for adversarial models."""
+
+    conditional: ClassVar[bool] = False
+    """Whether one can ask it for images of a class."""
 
     warmup_steps: int = 0
     """Steps until the loss has its final weights: no early stop before."""
@@ -124,8 +136,8 @@ class Autoencoder(GenerativeModel):
         return p_x
 
     @abstractmethod
-    def prior(self) -> Distribution:
-        """p(z), event (D,)."""
+    def prior(self, y: Tensor | None = None) -> Distribution:
+        """p(z), event (D,); of a conditional model p(z|y), batch (B,)."""
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The deterministic reconstruction (B, C, H, W): the mean of p(x|z) at the posterior's mean."""
@@ -134,6 +146,44 @@ class Autoencoder(GenerativeModel):
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         return self.decode(self.prior().sample((n,)), y).mean
 
+    @torch.no_grad()
+    def sample_like(self, x: Tensor, n: int, seed: int) -> Tensor:
+        """New images (n, C, H, W) like the images x (B, C, H, W): from a distribution fitted to their codes, and
+        of their classes if the model is conditional.
+        """
+        y = self.classify(x)
+        codes = self.encode(x, y).rsample()
+        if not codes.isfinite().all():
+            return x.new_full((n, *x.shape[1:]), torch.nan)
+        z = fitted_to_few(codes, seed)().sample((n,)).to(x.device)
+        drawn = None if y is None else y[torch.randint(len(y), (n,), device=y.device)]
+        images: list[Tensor] = []
+        for start in range(0, n, AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            images.append(self.decode(z[part], None if drawn is None else drawn[part]).mean)
+        return torch.cat(images)
+
+    def classify(self, x: Tensor) -> Tensor | None:
+        """The classes (B,) that a conditional model sees in images (B, C, H, W); None for others."""
+        return None
+
     def rate_per_unit(self, x: Tensor, y: Tensor | None = None) -> Tensor | None:
         """KL(q(z|x) || p(z)) of each latent unit (B, D) in nats; None where it does not exist."""
         return None
+
+
+class Variational(Autoencoder):
+    """An autoencoder with a diagonal normal q(z|x), and N(0, I) as prior."""
+
+    posterior: DiagonalNormalHead
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> DiagonalNormal:
+        q = super().encode(x, y)
+        assert isinstance(q, DiagonalNormal)
+        return q
+
+    def prior(self, y: Tensor | None = None) -> DiagonalNormal:
+        return self.posterior.prior()
+
+    def rate_per_unit(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return kl_per_unit(self.encode(x, y), self.prior(y))

@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from aemodels.config import Range, Space
-from aemodels.distributions import BernoulliConfig, DiagonalNormal, DiagonalNormalHead, LikelihoodConfig, kl_per_unit
-from aemodels.models.base import Autoencoder, Batch, Loss, ModelConfig, Networks
+from aemodels.distributions import BernoulliConfig, DiagonalNormalHead, LikelihoodConfig, kl_per_unit
+from aemodels.models.base import Batch, Loss, ModelConfig, Networks, Variational
 from aemodels.nets import ImageShape, MLPConfig, TrunkConfig
 from aemodels.objectives import distortion, free_bits
 from aemodels.schedules import warm_up
@@ -59,25 +59,16 @@ class VAEConfig(ModelConfig):
         }
 
 
-class VAE(Autoencoder):
+class VAE(Variational):
     """Minimises distortion + beta * rate."""
 
     selection: ClassVar[str | None] = "objective"
-    posterior: DiagonalNormalHead
     beta: Tensor
 
     def __init__(self, config: VAEConfig, image_shape: ImageShape, num_classes: int, networks: Networks) -> None:
         super().__init__(image_shape, num_classes, config.latent_dim, networks)
         self.warmup_steps, self.free_bits = config.beta_warmup_steps, config.free_bits
         self.register_buffer("beta", torch.tensor(config.beta))  # a buffer: it may differ within a population
-
-    def encode(self, x: Tensor, y: Tensor | None = None) -> DiagonalNormal:
-        q = super().encode(x, y)
-        assert isinstance(q, DiagonalNormal)
-        return q
-
-    def prior(self) -> DiagonalNormal:
-        return self.posterior.prior()
 
     def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
         cost, rates = self._distortion_and_rates(batch)
@@ -99,9 +90,6 @@ class VAE(Autoencoder):
 
     def _distortion_and_rates(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One sample of -log p(x|z), (B,), and the rate of each unit, (B, D)."""
-        q = self.encode(batch.x, batch.y)
+        q = self.encode(batch.seen, batch.y)
         p_x = self.decode(q.rsample(), batch.y)
-        return distortion(p_x, batch.x), kl_per_unit(q, self.prior())
-
-    def rate_per_unit(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return kl_per_unit(self.encode(x, y), self.prior())
+        return distortion(p_x, batch.x), kl_per_unit(q, self.prior(batch.y))

@@ -17,7 +17,8 @@ from aemodels.features import feature_network
 from aemodels.figures import draw_figures
 from aemodels.progress import Progress, Steps
 from aemodels.registry import find
-from aemodels.steps.recording import Result, keep_figures
+from aemodels.report import Subject, write_report
+from aemodels.steps.recording import Result, keep_figures, keep_report
 from aemodels.store import open_store
 from aemodels.tracking import standard_tags, start_run
 from aemodels.training import best_device
@@ -32,6 +33,8 @@ class Evaluated(Result):
     metrics: dict[str, float]
     """Of the test images, by their tracked names."""
     figures: tuple[Path, ...]
+    report: Path
+    """One file for a browser: metrics, settings, figures."""
 
 
 def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[Evaluated]:
@@ -70,9 +73,12 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         run.metrics(metrics)
         folder = store_folder() / "evaluations" / run.id
         folder.mkdir(parents=True)
-        figures = keep_figures(draw_figures(evaluation.evidence), folder, run)
+        pictures = draw_figures(evaluation.evidence)
+        figures = keep_figures(pictures, folder, run)
+        subject = Subject(model, "judged again", run.id, experiment, data)
+        report = keep_report(write_report(subject, evaluation.metrics, pictures), folder, run)
     yield Progress("judging", 1, 1)
-    return Evaluated(run_id=run.id, url=run.url, model=model, metrics=metrics, figures=figures)
+    return Evaluated(run_id=run.id, url=run.url, model=model, metrics=metrics, figures=figures, report=report)
 
 
 def _name(reference: str) -> str:

@@ -30,6 +30,7 @@ from aemodels.store import Store, open_store
 from aemodels.tracking import Run, standard_tags, start_run
 from aemodels.training import best_device
 
+ANNOUNCED = "retraining.announced"  # a tag
 MOST = 10_000  # images of a split, and new ones: enough for the tests, and soon scored
 
 
@@ -47,7 +48,7 @@ class Monitored(Result):
     """Of the alarm; without one, why there was nothing to compare."""
     numbers: dict[str, float]
     repeated: bool
-    """The same files raised an alarm about the same version before."""
+    """An alarm about the same version asked for a retraining before, and the images have not doubled since."""
     retraining: dict[str, object] | None
     """Settings of a pipeline on the old and the new images; None where that is not possible."""
     run_id: str
@@ -88,11 +89,10 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig) -> Steps
         images = _unknown(images, data)
     checked = _check(loaded.model, data, images, config)
     reasons = (*(checked.verdict.reasons if checked else ()), *_unfit_reasons(read.unfit, len(files), config))
-    digest = _digest(files)
     numbers = (checked.verdict.numbers if checked else {"images": len(images)}) | {"unfit": len(read.unfit)}
-    tags = {"kind": "monitoring", "model": reference, "images.digest": digest, "drift": str(bool(reasons)).lower()}
+    tags = {"kind": "monitoring", "model": reference, "images": str(len(files)), "drift": str(bool(reasons)).lower()}
     with start_run(store, name, f"check of {len(files)} images", tags | standard_tags(0, "")) as run:
-        repeated = bool(reasons) and _repeated(store, run, digest, reference)
+        repeated = bool(reasons) and _repeated(store, run, reference, len(files))
         run.params({"paths": [str(path) for path in paths], **config.flat()})
         run.metrics({f"drift/{key}": value for key, value in numbers.items()})
         run.text("reasons.md", "\n".join(f"* {line}" for line in (*reasons, *read.unfit)) or "No alarm.")
@@ -107,7 +107,7 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig) -> Steps
         reasons=reasons or (() if checked else (f"{len(images)} new images are too few to tell",)),
         numbers=numbers,
         repeated=repeated,
-        retraining=_retraining(loaded, name, paths) if reasons else None,
+        retraining=_retraining(loaded, name, paths) if checked and checked.verdict.reasons else None,
         run_id=run.id,
         url=run.url,
         figures=figures,
@@ -168,17 +168,16 @@ def _unfit_reasons(unfit: Sequence[str], total: int, config: MonitoringConfig) -
     return (f"{len(unfit)} of {total} files are no images of the model's shape, such as {unfit[0]}",)
 
 
-def _digest(files: Sequence[Path]) -> str:
-    """Of the files' names, sizes and times."""
-    stamps = [(str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
-    return hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
+def announced(monitored: Monitored) -> None:
+    """Notes that a retraining was asked for: until then a check that is done again asks once more."""
+    open_store().client.set_tag(monitored.run_id, ANNOUNCED, "true")
 
 
-def _repeated(store: Store, run: Run, digest: str, reference: str) -> bool:
-    """Whether an earlier check of the same files by the same version raised an alarm."""
-    asked = f"tags.`images.digest` = '{digest}' and tags.drift = 'true'"
+def _repeated(store: Store, run: Run, reference: str, files: int) -> bool:
+    """Whether a retraining was asked for about the same version when there were more than half as many files."""
+    asked = f"tags.model = '{reference}' and tags.`{ANNOUNCED}` = 'true'"
     found = store.client.search_runs([run.experiment_id], asked, max_results=1000)
-    return any(one.info.run_id != run.id and one.data.tags.get("model") == reference for one in found)
+    return any(2 * int(one.data.tags["images"]) > files for one in found)
 
 
 def _retraining(loaded: Loaded, name: str, paths: Sequence[Path]) -> dict[str, object] | None:

@@ -131,7 +131,7 @@ def _decide(
     decision = _judge(settings, data, features, version, store).decision
     if review is not None:
         decision = reviewed(decision, review)
-    conclude(store, version, decision, BY_GATE if review is None else f"{BY_GATE} and {review.name}")
+    conclude(store, version, decision, BY_GATE if review is None else " and ".join({BY_GATE: 0, review.name: 0}))
     return decision
 
 

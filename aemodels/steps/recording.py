@@ -13,8 +13,10 @@ from pydantic import ConfigDict
 
 from aemodels.config import Config
 from aemodels.data import PreparedData
+from aemodels.environment import write_whole
 from aemodels.features import Features
 from aemodels.pictures import Picture
+from aemodels.registry import REPORT
 from aemodels.runfolder import RunFolder
 from aemodels.settings import Settings
 from aemodels.store import Store
@@ -30,14 +32,22 @@ class Result(Config):
     model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")
 
 
-def open_run(store: Store, folder: RunFolder, experiment: str, title: str, seed: int, tags: Mapping[str, Any]) -> Run:
-    """The run that the folder belongs to, going on, or a new one."""
+def open_run(
+    store: Store,
+    folder: RunFolder,
+    experiment: str,
+    title: str,
+    seed: int,
+    tags: Mapping[str, Any],
+    parent: str | None = None,
+) -> Run:
+    """The run that the folder belongs to, going on, or a new one; `parent` as in `start_run`."""
     given = {key: value for key, value in tags.items() if value != ""}
     if (run_id := folder.notes().get("run_id")) and (run := resume_run(store, run_id)):
         run.tags(given)  # a pipeline that was started again has another tag
         return run
     own = {"registry.name": experiment, "folder": str(folder.path), **given}
-    run = start_run(store, experiment, title, own | standard_tags(seed, str(best_device())))
+    run = start_run(store, experiment, title, own | standard_tags(seed, str(best_device())), parent)
     folder.note(run_id=run.id, tracked=0)  # it has no metrics yet, whatever an earlier one had
     return run
 
@@ -65,14 +75,22 @@ def save_figures(pictures: Mapping[str, Picture], folder: Path) -> tuple[Path, .
     return paths
 
 
+def keep_report(html: str, folder: Path, run: Run) -> Path:
+    """Into the folder and into the run, whose page shows it under Artifacts."""
+    write_whole(folder / REPORT, lambda path: path.write_text(html, encoding="utf-8"))
+    run.text(REPORT, html)
+    return folder / REPORT
+
+
 def _overview(pictures: Sequence[Picture]) -> Picture:
     """All of them small, in rows; no wider than the column of text on a run's page."""
-    width = OVERVIEW_WIDTH // SMALL_ACROSS
+    across = min(SMALL_ACROSS, len(pictures))
+    width = OVERVIEW_WIDTH // across
     small = [Image.fromarray(p) for p in pictures]
     small = [
         image.resize((width, round(width * image.height / image.width)), Image.Resampling.LANCZOS) for image in small
     ]
-    rows = [small[i : i + SMALL_ACROSS] for i in range(0, len(small), SMALL_ACROSS)]
+    rows = [small[i : i + across] for i in range(0, len(small), across)]
     heights = [max(image.height for image in row) for row in rows]
     page = Image.new("RGB", (OVERVIEW_WIDTH, sum(heights)), "white")
     for i, row in enumerate(rows):

@@ -5,25 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from aemodels import parallel
 from aemodels.checkpoint import load_state, save_card, save_state, save_weights
 from aemodels.data import PreparedData
-from aemodels.evaluation import check_primary, evaluate
+from aemodels.evaluation import Evaluation, check_primary, evaluate
 from aemodels.experiment import Experiment
-from aemodels.features import feature_network
+from aemodels.features import Features, feature_network
 from aemodels.figures import draw_figures, reconstruction_grid, sample_grid
 from aemodels.mlflow_views import FINAL
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.pictures import Picture
 from aemodels.progress import Progress, Steps
 from aemodels.registry import ModelVersion, register
+from aemodels.report import Subject, write_report
 from aemodels.runfolder import RunFolder, claimed
 from aemodels.settings import Settings
-from aemodels.steps.recording import Result, keep_figures, open_run, yardstick
+from aemodels.steps.recording import Result, keep_figures, keep_report, open_run, yardstick
 from aemodels.store import open_store
 from aemodels.tracking import Run
-from aemodels.training import Epoch, TrainingState, best_device, best_model, fit_prior, new_model
+from aemodels.training import Epoch, TrainingState, best_device, best_model, fit_prior, new_model, training_codes
 from aemodels.training import train as train_epochs
 from aemodels.tuning import search_space
 
@@ -46,6 +48,8 @@ class Trained(Result):
     folder: Path
     """config.json, weights.safetensors and the figures."""
     figures: tuple[Path, ...]
+    report: Path
+    """One file for a browser: metrics, settings, figures."""
 
 
 def check(settings: Settings) -> None:
@@ -95,36 +99,74 @@ def _train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]
         title = f"{experiment.model.name} {experiment.model.latent_dim}"
         tags = {"kind": "training", "pipeline": group}
         with open_run(store, folder, name, title, experiment.seed, tags) as run:
-            save_card(folder.path, experiment, data)
-            run.params(experiment.flat())
-            run.dataset(data)
-            run.tags({"features.hash": features.hash, "features.accuracy": features.accuracy})
-            with run.system_metrics():
-                state = yield from _epochs(experiment, data, folder, run, model)
-            yield Progress("judging", 0, 1)
-            model = best_model(experiment.model, data, experiment.training, experiment.seed, state)
-            save_weights(folder.path, model)
-            evaluation = evaluate(model, data, features, experiment.evaluation, history=state.history)
-            metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
-            run.metrics(metrics)
-            figures = _keep_pictures(draw_figures(evaluation.evidence), folder, run)
+            learned = yield from learn(experiment, data, features, folder, run, model)
+            evaluation = learned.evaluation
+            pictures = draw_figures(evaluation.evidence)
+            figures = _keep_pictures(pictures, folder, run)
             version = register(run, folder.path, name, evaluation.metrics, yardstick(settings, data, features))
-        seconds = sum(epoch["train/seconds"] for epoch in state.history)
-        images = sum(epoch["train/seconds"] * epoch["train/images_per_second"] for epoch in state.history)
+            subject = Subject(f"{name}/{version.version}", "trained", run.id, experiment, data)
+            report = keep_report(write_report(subject, evaluation.metrics, pictures), folder.path, run)
         result = Trained(
             run_id=run.id,
             url=run.url,
             pictures_url=store.pictures_url(run.experiment_id),
             version=version,
-            metrics=metrics,
-            seconds=seconds,
-            images_per_second=images / seconds,
+            metrics=learned.metrics,
+            seconds=learned.seconds,
+            images_per_second=learned.images / learned.seconds,
             folder=folder.path,
             figures=figures,
+            report=report,
         )
         folder.finish(result.model_dump(mode="json"))
     yield Progress("judging", 1, 1, f"{name} version {version.version}")
     return result
+
+
+class Learned(NamedTuple):
+    """A model that was trained and judged."""
+
+    evaluation: Evaluation
+    metrics: dict[str, float]  # of the test images, by their tracked names
+    seconds: float  # of training alone
+    images: float  # seen in them
+
+
+def learn(
+    experiment: Experiment,
+    data: PreparedData,
+    features: Features,
+    folder: RunFolder,
+    run: Run,
+    untrained: GenerativeModel,
+) -> Steps[Learned]:
+    """Trains and judges in a run that is open, or goes on where it was killed; leaves the model in the folder."""
+    save_card(folder.path, experiment, data)
+    run.params(experiment.flat())
+    run.dataset(data)
+    run.tags({"features.hash": features.hash, "features.accuracy": features.accuracy})
+    with run.system_metrics():
+        state = yield from _epochs(experiment, data, folder, run, untrained)
+    yield Progress("judging", 0, 1)
+    evaluation = _judge(experiment, data, features, state, folder)
+    metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
+    run.metrics(metrics)
+    return Learned(evaluation, metrics, *_effort(state))
+
+
+def _judge(
+    experiment: Experiment, data: PreparedData, features: Features, state: TrainingState, folder: RunFolder
+) -> Evaluation:
+    """Saves and measures the best weights of a training."""
+    model = best_model(experiment.model, data, experiment.training, experiment.seed, state)
+    save_weights(folder.path, model, training_codes(model, data, experiment.training, experiment.seed))
+    return evaluate(model, data, features, experiment.evaluation, history=state.history)
+
+
+def _effort(state: TrainingState) -> tuple[float, float]:
+    """Seconds of training, and images seen in them."""
+    seconds = sum(epoch["train/seconds"] for epoch in state.history)
+    return seconds, sum(epoch["train/seconds"] * epoch["train/images_per_second"] for epoch in state.history)
 
 
 def _keep_pictures(pictures: Mapping[str, Picture], folder: RunFolder, run: Run) -> tuple[Path, ...]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from aemodels.data import streaming
 from aemodels.data.arrays import ArrayWriter, stored_array
-from aemodels.data.batches import Batches, _fixed_uniform
+from aemodels.data.batches import Batches, _binarized, _fixed_uniform
 from aemodels.data.prepared import PreparedData, StoredSplit
 from aemodels.distributions import seeded
 from aemodels.models.base import Batch
@@ -128,6 +128,12 @@ def test_only_dynamic_binarisation_is_drawn_anew_in_training(batches: MakeBatche
     assert torch.equal(first, held_out) != anew
     with seeded(0):
         assert torch.equal(first, joined(some.shuffled(16, seed=3))[0])
+
+
+def test_a_share_of_a_batch_may_be_empty() -> None:
+    none = torch.zeros(0, 1, 4, 4)
+    for how in ("static", "dynamic", "threshold"):
+        assert _binarized(none.clone(), how, torch.zeros(0, dtype=torch.int64), drawn=False).shape == none.shape
 
 
 def test_binary_pixels_have_the_grey_value_as_their_mean(batches: MakeBatches) -> None:

@@ -23,10 +23,10 @@ MNIST = Path(__file__).parents[3] / "shared" / "data"  # where it is there; else
 
 
 def within(seconds: float, found: Callable[[], T | None], what: str) -> T:
-    """What is found, as soon as it is; false and None are nothing."""
-    end = time.monotonic() + seconds
+    """What is found, as soon as it is; false and None are nothing. The seconds are those of a quiet machine."""
+    end = time.monotonic() + 3 * seconds
     while not (result := found()):
-        assert time.monotonic() < end, f"{what}: not within {seconds:g} seconds"
+        assert time.monotonic() < end, f"{what}: not within {3 * seconds:g} seconds"
         time.sleep(0.5)
     return result
 

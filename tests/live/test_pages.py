@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import KEPT, started
 
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
 
-KEPT = Path(__file__).parents[2] / "build" / "screenshots"
 SMALL = ['model.trunk={"name": "mlp", "widths": [64]}', "data.name=digits", "registry.name=shown"]
 Open = Callable[[str], Any]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("Chromium is not installed: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    KEPT.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with started() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -89,6 +80,20 @@ def test_a_run_has_cards_of_its_images(results: dict[str, Any], open_page: Open)
     cards[0].scroll_into_view_if_needed()
     shoot(page, "mlflow-cards")
     assert cards[0].evaluate("image => image.naturalWidth") > 100
+
+
+def test_a_servers_report_is_fetched(results: dict[str, Any], open_page: Open, team: Any) -> None:
+    asked = team.command("flows.cli", "report", f"shown/{results['better']['version']}", "--json")
+    assert asked.returncode == 0, asked.stderr
+    file = Path(json.loads(asked.stdout)["report"])
+    assert file.is_relative_to(team.environment["AEMODELS_CACHE"])
+    page = open_page(file.as_uri())
+    page.get_by_role("heading", name="Reconstructions").wait_for()
+    page = open_page(results["better"]["url"])
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_text("report.html").first.click()
+    page.frame_locator("iframe").first.get_by_role("heading", name="Metrics").wait_for()
+    shoot(page, "mlflow-report")
 
 
 def test_the_link_of_a_search_compares_its_trials(results: dict[str, Any], open_page: Open) -> None:

@@ -23,6 +23,7 @@ from postgres import free_port
 pytestmark = pytest.mark.stack
 
 ROOT = Path(__file__).parents[2]
+HOST = "mlflow.example.org"
 SECRET = "a-secret-that-no-image-and-no-log-may-hold"
 PASSWORDS = {
     "POSTGRES_PASSWORD": SECRET,
@@ -124,7 +125,8 @@ def stack(docker: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
     environment = dict(PASSWORDS)
     for name in ("MLFLOW", "PREFECT"):
         environment[f"{name}_PORT"] = str(free_port())
-        environment[f"{name}_URL"] = f"http://127.0.0.1:{environment[f'{name}_PORT']}"
+    environment["PREFECT_URL"] = f"http://127.0.0.1:{environment['PREFECT_PORT']}"
+    environment |= {"MLFLOW_URL": f"https://{HOST}", "MLFLOW_HOST": HOST}  # as if behind a proxy
     pulled = ["docker", "pull", "--quiet", "python:3.11.14-slim-bookworm"]
     if subprocess.run(
         pulled, capture_output=True, check=False, timeout=120
@@ -245,21 +247,31 @@ def queue_and_wait(stack: Stack, deployment: str, parameters: dict[str, Any]) ->
         assert client.read_flow_run(queued).state.name == "Completed"
 
 
-def status(url: str) -> tuple[int, str]:
+def status(request: str | urllib.request.Request) -> tuple[int, str]:
     """Of a request without a password."""
     try:
-        with urllib.request.urlopen(url) as answer:
+        with urllib.request.urlopen(request) as answer:
             return answer.status, answer.headers["Content-Type"]
     except urllib.error.HTTPError as error:
         return error.code, ""
 
 
 def test_pages_are_there_and_passwords_are_asked_for(stack: Stack) -> None:
-    mlflow, prefect = stack.environment["MLFLOW_URL"], stack.environment["PREFECT_URL"]
+    mlflow, prefect = stack.clients["MLFLOW_TRACKING_URI"], stack.environment["PREFECT_URL"]
     assert status(f"{prefect}/") == (200, "text/html; charset=utf-8")  # the page that asks for it
     assert status(f"{prefect}/api/admin/version")[0] == 401
     assert status(f"{mlflow}/")[0] == 401
     assert status(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=1")[0] == 401
+
+
+def test_mlflows_own_pages_may_write_behind_a_proxy_and_others_may_not(stack: Stack) -> None:
+    for origin, expected in ((f"https://{HOST}", 401), ("https://elsewhere.example.org", 403)):
+        request = urllib.request.Request(
+            f"{stack.clients['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/runs/create",
+            data=b"{}",
+            headers={"Origin": origin, "Host": HOST, "Content-Type": "application/json"},
+        )
+        assert status(request)[0] == expected
 
 
 def test_no_secret_is_in_an_image_or_a_log(stack: Stack) -> None:

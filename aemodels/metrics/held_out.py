@@ -1,4 +1,4 @@
-"""Metrics: one function each, and the table METRICS below them.
+"""Metrics of held-out images: the bound, reconstructions, codes. Their table is below them.
 
 N images, M others, D latent units, F features, (C, H, W) an image with pixels in [0, 1].
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from aemodels.evidence import GREY_LEVELS, Evidence, Need
+from aemodels.evidence import GREY_LEVELS, Evidence
+from aemodels.metrics.table import Metric
 
 NEIGHBOURS = 5
 ACTIVE = 0.01  # variance of a unit's posterior mean above which it is in use (Burda et al., 2016)
@@ -49,6 +49,18 @@ def bits_per_dimension(evidence: Evidence) -> float:
     return evidence.dequantized_terms["negative_elbo"] / pixels / math.log(2) + math.log2(GREY_LEVELS)
 
 
+def nll(evidence: Evidence) -> float:
+    return -_mean(evidence.log_likelihoods)
+
+
+def nll_samples(evidence: Evidence) -> float:
+    return float(evidence.nll_samples)
+
+
+def nll_images(evidence: Evidence) -> float:
+    return float(len(evidence.log_likelihoods))
+
+
 # ---------------------------------------------------------------- reconstructions
 
 
@@ -57,7 +69,7 @@ def mse(evidence: Evidence) -> float:
 
 
 def psnr(evidence: Evidence) -> float:
-    return _mean(-10 * _squared_errors(evidence).clamp(min=NO_ERROR).log10())
+    return _mean(torch.cat([peak_signal_to_noise(x, r) for x, r in evidence.reconstructions()]))
 
 
 def ssim(evidence: Evidence) -> float:
@@ -67,6 +79,11 @@ def ssim(evidence: Evidence) -> float:
 def _squared_errors(evidence: Evidence) -> Tensor:
     """Mean squared error of each image, (N,)."""
     return torch.cat([(x - r).square().flatten(1).mean(1) for x, r in evidence.reconstructions()])
+
+
+def peak_signal_to_noise(a: Tensor, b: Tensor) -> Tensor:
+    """Of images (N, C, H, W) in [0, 1], (N,), dB; at most 100."""
+    return -10 * (a - b).square().flatten(1).mean(1).clamp(min=NO_ERROR).log10()
 
 
 def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
@@ -133,43 +150,6 @@ def _accuracy(classifier: Any, training: Tensor, codes: Tensor, evidence: Eviden
     return float(classifier.score(codes.numpy(), truth.numpy()))
 
 
-# ---------------------------------------------------------------- Frechet distances
-
-
-def frechet_samples(evidence: Evidence) -> float:
-    return frechet_distance(evidence.real_features, evidence.sample_features)
-
-
-def frechet_reconstructions(evidence: Evidence) -> float:
-    return frechet_distance(evidence.real_features, evidence.reconstruction_features)
-
-
-def frechet_floor(evidence: Evidence) -> float:
-    return frechet_distance(evidence.real_features, evidence.training_features)
-
-
-def frechet_images(evidence: Evidence) -> float:
-    return float(evidence.count)
-
-
-def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Frechet distance of the Gaussians fitted to two sets of features (N, F) and (M, F); NaN if one is not finite.
-
-    |mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2)) (Heusel et al., 2017, arXiv:1706.08500). The trace
-    of the root is taken from r cov_b r, r the root of cov_a: symmetric, so no complex roots, and exact for few images.
-    """
-    a, b = a.cpu().double(), b.cpu().double()
-    if not (a.isfinite().all() and b.isfinite().all()):
-        return math.nan
-    covariance_a, covariance_b = (torch.cov(x.T, correction=0).reshape(x.shape[1], -1) for x in (a, b))
-    values, vectors = torch.linalg.eigh(covariance_a)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    product = root @ covariance_b @ root
-    cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
-    distance = (a.mean(0) - b.mean(0)).square().sum() + covariance_a.trace() + covariance_b.trace() - 2 * cross
-    return max(0.0, float(distance))
-
-
 def _mean(values: Tensor) -> float:
     return float(values.double().mean())
 
@@ -177,20 +157,7 @@ def _mean(values: Tensor) -> float:
 # ---------------------------------------------------------------- the table
 
 
-Direction = Literal["minimize", "maximize"]
-
-
-class Metric(NamedTuple):
-    """One number about a model."""
-
-    measure: Callable[[Evidence], float]
-    needs: tuple[Need, ...]
-    unit: str
-    direction: Direction | None  # of better; None: it says something, but nothing about the model
-    how: str
-
-
-METRICS = {
+HELD_OUT = {
     "distortion": Metric(
         distortion,
         ("autoencoder",),
@@ -220,6 +187,21 @@ METRICS = {
         "minimize",
         "The negative ELBO over pixels and ln 2; of black and white pixels under coin flips, or of 256 grey levels "
         "under a density, with uniform noise of one grey level.",
+    ),
+    "nll": Metric(
+        nll,
+        ("rate", "likelihood", "nll_samples"),
+        "nats per image",
+        "minimize",
+        "Mean of -log p(x), p(x) the mean of p(x|z) p(z) / q(z|x) over nll_samples codes from q(z|x), noise by "
+        "evaluation.seed; too high in expectation, less so with more codes. Of the split's first nll_images, black and "
+        "white as data.binarize says (dynamic: one fixed draw), or grey with no noise added.",
+    ),
+    "nll_samples": Metric(
+        nll_samples, ("rate", "likelihood", "nll_samples"), "codes per image", None, "K of the importance sampling."
+    ),
+    "nll_images": Metric(
+        nll_images, ("rate", "likelihood", "nll_samples"), "images", None, "Images whose -log p(x) was measured."
     ),
     "mse": Metric(
         mse,
@@ -258,29 +240,5 @@ METRICS = {
         "share",
         "maximize",
         "Accuracy of the 5 nearest of at most 10,000 training codes (posterior means).",
-    ),
-    "frechet_samples": Metric(
-        frechet_samples,
-        ("features",),
-        "squared feature units",
-        "minimize",
-        "Frechet distance of as many images drawn from the prior to the split's images, in the data set's features.",
-    ),
-    "frechet_reconstructions": Metric(
-        frechet_reconstructions,
-        ("autoencoder", "features"),
-        "squared feature units",
-        "minimize",
-        "Frechet distance of the reconstructions to the images themselves.",
-    ),
-    "frechet_floor": Metric(
-        frechet_floor,
-        ("features",),
-        "squared feature units",
-        None,
-        "Frechet distance of as many training images to the split's images: what no model can be expected to beat.",
-    ),
-    "frechet_images": Metric(
-        frechet_images, ("features",), "images", None, "Images on each side of the Frechet distances."
     ),
 }

@@ -1,0 +1,164 @@
+"""The table of a comparison: systems by metrics, means and spreads over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean, stdev
+
+from pydantic import ConfigDict
+
+from aemodels.config import Config
+from aemodels.metrics import METRICS
+from aemodels.metrics.table import number
+
+ABSENT = "–"
+OF_LIKELIHOOD = {
+    "distortion",
+    "negative_elbo",
+    "nll",
+    "bits_per_dimension",
+}  # in units of its own
+ARROWS = {"minimize": " ↓", "maximize": " ↑", None: ""}
+
+
+class Score(Config):
+    """One metric of one system."""
+
+    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")
+
+    mean: float
+    spread: float | None
+    """Standard deviation of a sample over the seeds; null for one seed."""
+    values: tuple[float, ...]
+    """Of each seed."""
+    best: bool = False
+    """Whether no other system has a better mean."""
+
+    @property
+    def text(self) -> str:
+        """As a person reads it."""
+        return f"{number(self.mean)} {self.around}".rstrip()
+
+    @property
+    def around(self) -> str:
+        """The spread as a person reads it; nothing where all seeds agree."""
+        return f"± {self.spread:.2g}" if self.spread else ""
+
+
+class Row(Config):
+    """One system."""
+
+    system: str
+    scores: dict[str, Score]
+    """Of the test images, by the metrics' names, of those that the system has."""
+    seconds: Score
+    """Of training alone."""
+
+
+class Table(Config):
+    """All systems."""
+
+    metrics: tuple[str, ...]
+    """Those that at least one system has, the one that defines better first."""
+    rows: tuple[Row, ...]
+    seeds: int
+
+    def best(self, metric: str) -> tuple[str, ...]:
+        """The systems whose mean no other one beats."""
+        return tuple(row.system for row in self.rows if metric in row.scores and row.scores[metric].best)
+
+
+class Measured(Config):
+    """What was found of a system with one seed."""
+
+    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")
+
+    metrics: dict[str, float]
+    seconds: float
+    likelihood: str = ""
+    """How its pixels are distributed, by its name; "" where a system has none."""
+
+
+def make_table(found: Mapping[str, Sequence[Measured]], primary: str) -> Table:
+    """Means and spreads.
+
+    Args:
+        found: system -> an entry for each seed.
+        primary: the metric that defines better.
+    """
+    order = sorted(METRICS, key=lambda name: name != primary)
+    known = {name for runs in found.values() for run in runs for name in run.metrics}
+    rows = {
+        system: {name: _score([run.metrics[name] for run in runs]) for name in order if name in runs[0].metrics}
+        for system, runs in found.items()
+    }
+    for name in known:
+        having = {system: scores for system, scores in rows.items() if name in scores}
+        if name not in OF_LIKELIHOOD or len({found[system][0].likelihood for system in having}) == 1:
+            _mark_best(name, having)
+    return Table(
+        metrics=tuple(name for name in order if name in known),
+        rows=tuple(
+            Row(system=system, scores=scores, seconds=_score([run.seconds for run in found[system]]))
+            for system, scores in rows.items()
+        ),
+        seeds=max(map(len, found.values())),
+    )
+
+
+def _score(values: Sequence[float]) -> Score:
+    finite = all(map(math.isfinite, values))
+    spread = None if len(values) < 2 else stdev(values) if finite else math.nan
+    return Score(mean=fmean(values), spread=spread, values=tuple(values))
+
+
+def _mark_best(metric: str, rows: dict[str, dict[str, Score]]) -> None:
+    """Where there is a choice between systems, and a direction."""
+    direction = METRICS[metric].direction
+    means = [scores[metric].mean for scores in rows.values()]
+    finite = list(filter(math.isfinite, means))
+    if direction is None or len(means) < 2 or not finite:
+        return
+    best = min(finite) if direction == "minimize" else max(finite)
+    for scores in rows.values():
+        if scores[metric].mean == best:
+            scores[metric] = scores[metric].model_copy(update={"best": True})
+
+
+def as_markdown(table: Table, heading: str) -> str:
+    """For a README; the best of each column is bold."""
+    return "\n".join([f"# {heading}", "", *_lines(table), "", legend(table), ""])
+
+
+def legend(table: Table) -> str:
+    """How to read it."""
+    over = (
+        f"Means ± standard deviations over {table.seeds} seeds (none where they agree)"
+        if table.seeds > 1
+        else "One seed"
+    )
+    return (
+        f"{over}, on the test images. Lower is better where there is an arrow down, higher where it points up, and the "
+        f"best is bold, but of nats only where all have the same likelihood; {ABSENT} where a system does not have the "
+        "metric. Seconds are those of training alone."
+    )
+
+
+def _lines(table: Table) -> Iterator[str]:
+    columns = ["system", *(f"{name}{ARROWS[METRICS[name].direction]}" for name in table.metrics), "seconds"]
+    yield _line(columns)
+    yield _line(["---", *["---:"] * (len(columns) - 1)])
+    for row in table.rows:
+        scores = [row.scores.get(name) for name in table.metrics]
+        yield _line([row.system, *map(_cell, scores), row.seconds.text])
+
+
+def _cell(score: Score | None) -> str:
+    if score is None:
+        return ABSENT
+    return f"**{score.text}**" if score.best else score.text
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,121 @@
+"""Figures of the code space: codes as points, by class, and the images that a plane of codes decodes to.
+
+N images, D latent units, (C, h, w) an image with pixels in [0, 1].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aemodels.evidence import Evidence
+from aemodels.pictures import FONT, GAP, WIDTH, Labels, Picture, drawn, plots, sheet
+from aemodels.undisturbed import undisturbed
+
+POINTS = 3_000  # codes in a scatter
+LEGEND_CLASSES, LEGEND_LETTERS = 20, 20
+
+NEIGHBOURLY = 1_000  # codes that t-SNE lays out: 1.5 seconds on one core
+PERPLEXITY = 30  # neighbours that count, of t-SNE
+JITTER = 1e-4  # of the codes' spread: t-SNE crashes on codes that are all the same
+
+MOST_ACROSS, WIDEST = 16, 1_000  # codes along an axis of the manifold, pixels of all their images
+RANGE = 0.01, 0.99  # quantiles: a few codes far out would leave little of the plane to the others
+
+
+def decode(evidence: Evidence, z: Tensor, y: Tensor | None) -> Tensor:
+    """Codes (N, D), of images of the classes y (N,) -> images (N, C, h, w) on the CPU."""
+    device = evidence.model.device
+    with undisturbed(evidence.model, 0):
+        images: Tensor = evidence.autoencoder.decode(z.to(device), None if y is None else y.to(device)).mean
+    return images.cpu()
+
+
+def manifold(evidence: Evidence) -> Picture:
+    """What a grid of two-dimensional codes decodes to."""
+    _, height, width = evidence.data.image_shape
+    across = max(4, min(MOST_ACROSS, WIDEST // (max(height, width) + GAP)))
+    places, below = _places(evidence, across)  # (across, 2)
+    right, up = places[:, 0], places[:, 1].flip(0)  # as the axes of the scatter of codes
+    codes = torch.cartesian_prod(up, right).flip(1)  # (across * across, 2), row by row
+    labels = Labels(
+        "The plane of codes, decoded",
+        [_sparse(i, across, f"{value:.2g}") for i, value in enumerate(up.tolist())],
+        [_sparse(i, across, f"{value:.2g}") for i, value in enumerate(right.tolist())],
+        below,
+    )
+    y = evidence.codes.y  # of a conditional model: the plane of one class
+    return sheet(decode(evidence, codes, None if y is None else y[:1].expand(len(codes))), across, labels)
+
+
+def _places(evidence: Evidence, count: int) -> tuple[Tensor, str]:
+    """Values of both units (count, 2): at equal shares of N(0, 1) where that is the prior, else over the codes."""
+    if evidence.unit_rates is not None:
+        shares = (torch.arange(count) + 0.5) / count
+        return torch.special.ndtri(shares)[:, None].expand(-1, 2), "unit 0, and unit 1 upwards, at quantiles of N(0, 1)"
+    low, high = evidence.codes.z.nan_to_num(0, posinf=0, neginf=0).quantile(torch.tensor(RANGE), dim=0)  # (2,) each
+    share = torch.linspace(0, 1, count)[:, None]
+    return low + (high - low) * share, "unit 0, and unit 1 upwards, over the range of the codes"
+
+
+def _sparse(i: int, count: int, label: str) -> str:
+    """Every third, and the ends."""
+    return label if i % 3 == 0 or i == count - 1 else ""
+
+
+def codes(evidence: Evidence) -> Picture:
+    """The codes in two dimensions, coloured by class."""
+    points, names = _two_dimensions(evidence.codes.z[:POINTS])
+    return _scatter(evidence, points, names, f"Codes of {evidence.split} images")
+
+
+def codes_tsne(evidence: Evidence) -> Picture:
+    """The codes, laid out by their neighbours (van der Maaten and Hinton, 2008, JMLR 9)."""
+    from sklearn.manifold import TSNE
+
+    z = evidence.codes.z[:NEIGHBOURLY].double().nan_to_num(0, posinf=0, neginf=0).numpy()
+    noise = np.random.default_rng(evidence.seed).normal(size=z.shape)
+    z = (z - z.mean(0)) / (z.std() or 1) + JITTER * noise
+    layout = TSNE(2, perplexity=min(PERPLEXITY, (len(z) - 1) / 3), init="pca", random_state=0, max_iter=500)
+    title = f"Codes of {len(z):,} {evidence.split} images, by t-SNE"
+    return _scatter(evidence, layout.fit_transform(z), ("", ""), title)
+
+
+def _scatter(evidence: Evidence, points: NDArray[np.floating], names: tuple[str, str], title: str) -> Picture:
+    """The points (N, 2) of the first N codes."""
+    from matplotlib import colormaps
+
+    y, classes = evidence.codes.y, evidence.data.classes
+    figure, (axes,) = plots(1, 1, WIDTH, 560, title)
+    axes.set_xlabel(names[0], fontsize=FONT)
+    axes.set_ylabel(names[1], fontsize=FONT)
+    if not any(names):
+        axes.tick_params(labelbottom=False, labelleft=False, length=0)
+        axes.grid(visible=False)
+    colours = colormaps["tab10" if len(classes) <= 10 else "tab20" if len(classes) <= LEGEND_CLASSES else "turbo"]
+    size = 24 if len(points) < 1_000 else 10
+    for label in range(max(1, len(classes))):
+        own = points if y is None else points[y[: len(points)] == label]
+        colour = colours(label) if len(classes) <= LEGEND_CLASSES else colours(label / (len(classes) - 1))
+        name = classes[label][:LEGEND_LETTERS].replace("$", r"\$") if classes else None  # no formula
+        axes.scatter(own[:, 0], own[:, 1], s=size, color=colour, linewidths=0, label=name)
+    if 1 < len(classes) <= LEGEND_CLASSES:
+        axes.legend(fontsize=FONT, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, markerscale=2)
+    return drawn(figure)
+
+
+def _two_dimensions(z: Tensor) -> tuple[NDArray[np.float64], tuple[str, str]]:
+    """Codes (N, D) -> points (N, 2), and what their axes are."""
+    z = z.double().nan_to_num(0, posinf=0, neginf=0)
+    if z.shape[1] == 1:
+        return torch.cat([z, torch.zeros_like(z)], dim=1).numpy(), ("latent unit 0", "")
+    if z.shape[1] == 2:
+        return z.numpy(), ("latent unit 0", "latent unit 1")
+    left, singular, _ = torch.linalg.svd(z - z.mean(0), full_matrices=False)
+    shares = singular.square() / singular.square().sum().clamp(min=1e-30)
+    names = [
+        f"principal component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares[:2].tolist())
+    ]
+    return (left * singular)[:, :2].numpy(), (names[0], names[1])

@@ -1,0 +1,25 @@
+"""What a metric is, and how its values are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from aemodels.evidence import Evidence, Need
+
+Direction = Literal["minimize", "maximize"]
+
+
+class Metric(NamedTuple):
+    """One number about a model."""
+
+    measure: Callable[[Evidence], float]
+    needs: tuple[Need, ...]
+    unit: str
+    direction: Direction | None  # of better; None: it says something, but nothing about the model
+    how: str
+
+
+def number(value: float) -> str:
+    """Four digits."""
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"

@@ -1,0 +1,122 @@
+"""Conditional variational autoencoder (Sohn et al., 2015, NeurIPS; Kingma et al., 2014, arXiv:1406.5298).
+
+B batch, D latent units, K classes, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from aemodels.config import SettingsError, UserError
+from aemodels.distributions import DiagonalNormal, DiagonalNormalHead, kl_per_unit
+from aemodels.models.base import Autoencoder, Batch, Networks
+from aemodels.models.vae import VAE, VAEConfig
+from aemodels.nets import ImageShape
+from aemodels.objectives import distortion
+
+
+class CVAEConfig(VAEConfig):
+    """Conditional variational autoencoder: it is told the class, so that one can ask it for images of a class.
+
+    Example:
+        >>> model = CVAEConfig(latent_dim=2).build((1, 28, 28), num_classes=10)
+        >>> model.sample(3, torch.tensor([7, 7, 7])).shape
+        torch.Size([3, 1, 28, 28])
+    """
+
+    name: Literal["cvae"] = "cvae"  # type: ignore[assignment]
+    """The model."""
+    conditional_prior: bool = False
+    """Whether each class has a normal prior of its own, which is learned; else all have N(0, I)."""
+
+    def build(self, image_shape: ImageShape, num_classes: int) -> CVAE:
+        if num_classes < 2:
+            raise SettingsError(
+                f"model.name=cvae: needs images of several classes, these have {num_classes or 'no labels'}; "
+                "use model.name=vae, or data with a folder for each class"
+            )
+        if self.trunk.direct_code is not None:
+            raise SettingsError(
+                f"model.trunk.name={self.trunk.name}: its code has no room for a class; use model.trunk=conv"
+            )
+        decoder = self.trunk.decoder(image_shape, num_classes + self.latent_dim)
+        encoder = self.trunk.encoder(image_shape)
+        posterior = DiagonalNormalHead(encoder.features, self.latent_dim)
+        return CVAE(self, image_shape, num_classes, Networks(encoder, posterior, decoder, self.likelihood.build()))
+
+
+class CVAE(VAE):
+    """Minimises distortion + beta * rate of p(x|y). Where no label is given it takes the one of the best bound."""
+
+    conditional: ClassVar[bool] = True
+    posterior: DiagonalNormalHead
+    class_shares: Tensor
+
+    def __init__(self, config: CVAEConfig, image_shape: ImageShape, num_classes: int, networks: Networks) -> None:
+        super().__init__(config, image_shape, num_classes, networks)
+        features = self.posterior.mean.in_features
+        self.conditioning = nn.Sequential(nn.Linear(num_classes + features, features), nn.SiLU())
+        self.class_prior = DiagonalNormalHead(num_classes, config.latent_dim) if config.conditional_prior else None
+        self.register_buffer("class_shares", torch.full((num_classes,), 1 / num_classes))  # p(y)
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        learned = ("class_prior",) if self.class_prior is not None else ()
+        return {"autoencoder": (*super().parts()["autoencoder"], "conditioning", *learned)}
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> DiagonalNormal:
+        h = self.encoder(self.likelihood.scale(x))
+        return self._posterior(h, self.classify(x) if y is None else y)
+
+    def _posterior(self, h: Tensor, y: Tensor) -> DiagonalNormal:
+        q: DiagonalNormal = self.posterior(self.conditioning(torch.cat([self._one_hot(y), h], dim=-1)))
+        return q
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
+        if y is None:
+            raise UserError("label: this model makes images of a class from a code; give the class")
+        condition = self._one_hot(y).expand(*z.shape[:-1], -1)
+        return super().decode(torch.cat([condition, z], dim=-1))
+
+    def prior(self, y: Tensor | None = None) -> DiagonalNormal:
+        if self.class_prior is None or y is None:
+            return super().prior()
+        p: DiagonalNormal = self.class_prior(self._one_hot(y))
+        return DiagonalNormal(p.loc, p.scale, self.posterior.unit_mask)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        y = self.classify(x) if y is None else y
+        return Autoencoder.forward(self, x, y)
+
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        """Images of the classes y (n,), or of classes as frequent as in the training images."""
+        y = self.class_shares.multinomial(n, replacement=True) if y is None else y
+        p_z = self.prior(y)
+        z = p_z.sample() if p_z.batch_shape else p_z.sample((n,))
+        return self.decode(z, y).mean
+
+    @torch.no_grad()
+    def fit_prior(self, batches: Iterable[Batch], seed: int) -> None:
+        counts = sum(torch.bincount(batch.y, minlength=self.num_classes) for batch in batches if batch.y is not None)
+        assert isinstance(counts, Tensor)
+        self.class_shares.copy_(counts / counts.sum())
+
+    @torch.no_grad()
+    def classify(self, x: Tensor) -> Tensor:
+        """The class (B,) under which the bound at the posterior's mean is the best for images (B, C, H, W)."""
+        h = self.encoder(self.likelihood.scale(x))
+        bounds: list[Tensor] = []
+        for label in range(self.num_classes):
+            y = torch.full((len(x),), label, device=x.device)
+            q = self._posterior(h, y)
+            cost = distortion(self.decode(q.mean, y), x)
+            bounds.append(cost + kl_per_unit(q, self.prior(y)).sum(-1) - self.class_shares[label].log())
+        return torch.stack(bounds).argmin(0)
+
+    def _one_hot(self, y: Tensor) -> Tensor:
+        """Labels (B,) -> (B, K); torch's own looks at the values, which a captured update cannot do."""
+        return (y[:, None] == torch.arange(self.num_classes, device=y.device)).to(self.class_shares.dtype)

@@ -1,0 +1,81 @@
+"""Generative adversarial network (Goodfellow et al., 2014, arXiv:1406.2661), with the non-saturating loss.
+
+B batch, D latent units, (C, H, W) an image.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from aemodels import distributions
+from aemodels.config import Range, Space
+from aemodels.models.base import Batch, GenerativeModel, Loss, ModelConfig
+from aemodels.nets import Discriminator, ImageShape, MLPConfig, TrunkConfig
+from aemodels.objectives import is_drawn, is_real
+
+
+class GANConfig(ModelConfig):
+    """Generative adversarial network: the generator is an autoencoder's decoder, the discriminator its encoder with
+    one output.
+
+    Example:
+        >>> GANConfig(latent_dim=8).build((1, 28, 28), num_classes=0).sample(3).shape
+        torch.Size([3, 1, 28, 28])
+    """
+
+    name: Literal["gan"] = "gan"
+    """The model."""
+    latent_dim: int = Field(64, ge=1)
+    """Numbers that an image is made from."""
+    trunk: TrunkConfig = MLPConfig()
+    """The networks: the generator is its decoder."""
+
+    def build(self, image_shape: ImageShape, num_classes: int) -> GAN:
+        generator = self.trunk.decoder(image_shape, self.latent_dim)
+        return GAN(image_shape, num_classes, self.latent_dim, generator, Discriminator(self.trunk.encoder(image_shape)))
+
+    def search_space(self) -> Space:
+        return {"model.latent_dim": Range(low=8, high=128, log=True)}
+
+
+class GAN(GenerativeModel):
+    """Two parts that play against each other; there is no encoder, so nothing can be reconstructed or embedded."""
+
+    selection: ClassVar[str | None] = None
+    unit_mask: Tensor
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        num_classes: int,
+        latent_dim: int,
+        generator: nn.Module,
+        discriminator: Discriminator,
+    ) -> None:
+        super().__init__(image_shape, num_classes, latent_dim)
+        self.generator, self.discriminator = generator, discriminator
+        self.register_buffer("unit_mask", torch.ones(latent_dim))
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        return {"generator": ("generator",), "discriminator": ("discriminator",)}
+
+    def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
+        both = torch.cat([batch.x, self.sample(len(batch.x))])
+        real, drawn = self.discriminator(both).logits.chunk(2)
+        fooled, caught, known = is_real(drawn), is_drawn(drawn), is_real(real)
+        return {
+            "generator": Loss(fooled, {"drawn_as_real": fooled}),
+            "discriminator": Loss(known + caught, {"real_as_real": known, "drawn_as_drawn": caught}),
+        }
+
+    def bound(self, batch: Batch) -> dict[str, Tensor]:
+        return {"real_as_real": is_real(self.discriminator(batch.x).logits)}
+
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        z = distributions.noise_like(self.unit_mask.expand(n, -1)) * self.unit_mask
+        images: Tensor = self.generator(z).float().sigmoid()
+        return images

@@ -1,0 +1,84 @@
+"""Importance weighted autoencoder (Burda et al., 2016, arXiv:1509.00519).
+
+With several bounds averaged it is MIWAE, with a share of the evidence lower bound CIWAE (Rainforth et al., 2018,
+arXiv:1802.04537). K samples, M repeats, B batch, D latent units.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from aemodels.config import Range, Space
+from aemodels.distributions import BernoulliConfig, DiagonalNormal, DiagonalNormalHead, LikelihoodConfig, kl_per_unit
+from aemodels.models.base import Batch, Loss, ModelConfig, Networks, Variational
+from aemodels.nets import ImageShape, MLPConfig, TrunkConfig
+from aemodels.objectives import distortion, importance_bound
+
+
+class IWAEConfig(ModelConfig):
+    """Importance weighted autoencoder: a tighter bound than the VAE's, by several samples for each image.
+
+    Example:
+        >>> IWAEConfig(samples=50).build((1, 28, 28), num_classes=0).latent_dim
+        50
+    """
+
+    name: Literal["iwae"] = "iwae"
+    """The model."""
+    latent_dim: int = Field(50, ge=1)
+    """Latent units."""
+    samples: int = Field(5, ge=1)
+    """Samples in one bound (K); with 1 it is the VAE's."""
+    repeats: int = Field(1, ge=1)
+    """Bounds that are averaged (M): more than 1 is MIWAE."""
+    elbo_share: float = Field(0.0, ge=0, le=1)
+    """Share of the evidence lower bound in the loss: between 0 and 1 is CIWAE, 1 the VAE."""
+    trunk: TrunkConfig = MLPConfig(widths=(200, 200), activation="tanh")
+    """The networks between images and codes."""
+    likelihood: LikelihoodConfig = BernoulliConfig()
+    """How pixels are distributed around a reconstruction."""
+
+    def build(self, image_shape: ImageShape, num_classes: int) -> IWAE:
+        decoder = self.trunk.decoder(image_shape, self.latent_dim)
+        encoder = self.trunk.encoder(image_shape)
+        posterior = DiagonalNormalHead(encoder.features, self.latent_dim)
+        return IWAE(self, image_shape, num_classes, Networks(encoder, posterior, decoder, self.likelihood.build()))
+
+    def search_space(self) -> Space:
+        return {"model.latent_dim": Range(low=2, high=64, log=True)}
+
+
+class IWAE(Variational):
+    """Minimises a bound on -log p(x) that falls with the number of samples."""
+
+    selection: ClassVar[str | None] = "objective"
+
+    def __init__(self, config: IWAEConfig, image_shape: ImageShape, num_classes: int, networks: Networks) -> None:
+        super().__init__(image_shape, num_classes, config.latent_dim, networks)
+        self.samples, self.repeats, self.elbo_share = config.samples, config.repeats, config.elbo_share
+
+    def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
+        terms = self.bound(batch)
+        return {"autoencoder": Loss(terms.pop("objective"), terms)}
+
+    def bound(self, batch: Batch) -> dict[str, Tensor]:
+        q = self.encode(batch.seen, batch.y)
+        log_w, cost = self._log_weights(q, batch)
+        rate = kl_per_unit(q, self.prior()).sum(-1)
+        tight = -importance_bound(log_w)
+        return {
+            "distortion": cost,
+            "rate": rate,
+            "negative_elbo": cost + rate,
+            "negative_importance_bound": tight,
+            "objective": (1 - self.elbo_share) * tight + self.elbo_share * (cost + rate),
+        }
+
+    def _log_weights(self, q: DiagonalNormal, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log p(x|z) p(z) / q(z|x), (K, M, B), and the mean distortion, (B,)."""
+        z = q.rsample((self.samples, self.repeats))  # (K, M, B, D)
+        costs = distortion(self.decode(z, batch.y), batch.x)  # (K, M, B)
+        return self.prior().log_prob(z) - q.log_prob(z) - costs, costs.mean((0, 1))

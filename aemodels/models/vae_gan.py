@@ -1,0 +1,126 @@
+"""VAE-GAN: an autoencoder whose distortion is measured in the features of a discriminator (Larsen et al., 2016,
+arXiv:1512.09300).
+
+B batch, D latent units, F features, (C, H, W) an image. Each of the three parts has its own loss (algorithm 1).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from aemodels import distributions
+from aemodels.config import Range, SettingsError, Space
+from aemodels.distributions import BernoulliConfig, DiagonalNormalHead, LikelihoodConfig, kl_per_unit
+from aemodels.models.base import Batch, Loss, ModelConfig, Networks, Variational
+from aemodels.nets import Discriminator, ImageShape, MLPConfig, TrunkConfig
+from aemodels.objectives import distortion, is_drawn, is_real
+
+
+class VAEGANConfig(ModelConfig):
+    """VAE-GAN.
+
+    Example:
+        >>> sorted(VAEGANConfig(latent_dim=8).build((1, 28, 28), num_classes=0).parts())
+        ['decoder', 'discriminator', 'encoder']
+    """
+
+    stacked: ClassVar[tuple[str, ...]] = ("latent_dim", "beta", "gamma")
+
+    name: Literal["vae_gan"] = "vae_gan"
+    """The model."""
+    latent_dim: int = Field(20, ge=1)
+    """Latent units."""
+    beta: float = Field(1.0, ge=0)
+    """Weight of the rate in the encoder's loss, beside the distortion of the features."""
+    gamma: float = Field(0.1, ge=0)
+    """Weight of the distortion of the features in the decoder's loss, beside what fools the discriminator."""
+    trunk: TrunkConfig = MLPConfig()
+    """The networks; the discriminator is another encoder of the kind, and its features are those of the distortion."""
+    likelihood: LikelihoodConfig = BernoulliConfig()
+    """What turns the decoder's output into pixels; their distortion is reported, and trains nothing."""
+
+    def build(self, image_shape: ImageShape, num_classes: int) -> VAEGAN:
+        likelihood = self.likelihood.build()
+        if any(True for _ in likelihood.parameters()):
+            raise SettingsError(
+                "model.likelihood.sigma=learned: a VAE-GAN's loss has no likelihood of pixels that could teach it; use "
+                "model.likelihood.sigma=fixed or optimal"
+            )
+        decoder = self.trunk.decoder(image_shape, self.latent_dim)
+        encoder = self.trunk.encoder(image_shape)
+        posterior = DiagonalNormalHead(encoder.features, self.latent_dim)
+        networks = Networks(encoder, posterior, decoder, likelihood)
+        return VAEGAN(self, image_shape, num_classes, networks, Discriminator(self.trunk.encoder(image_shape)))
+
+    def search_space(self) -> Space:
+        return {
+            "model.latent_dim": Range(low=2, high=64, log=True),
+            "model.beta": Range(low=0.1, high=10.0, log=True),
+        }
+
+
+class VAEGAN(Variational):
+    """Encoder: beta * rate + distortion of features. Decoder: gamma * that, and to fool the discriminator with
+    reconstructions and samples. Discriminator: to tell them from images.
+    """
+
+    selection: ClassVar[str | None] = None
+    beta: Tensor
+    gamma: Tensor
+
+    def __init__(
+        self,
+        config: VAEGANConfig,
+        image_shape: ImageShape,
+        num_classes: int,
+        networks: Networks,
+        discriminator: Discriminator,
+    ) -> None:
+        super().__init__(image_shape, num_classes, config.latent_dim, networks)
+        self.discriminator = discriminator
+        self.register_buffer("beta", torch.tensor(config.beta))  # buffers: they may differ within a population
+        self.register_buffer("gamma", torch.tensor(config.gamma))
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        return {
+            "encoder": ("encoder", "posterior"),
+            "decoder": ("decoder", "likelihood"),
+            "discriminator": ("discriminator",),
+        }
+
+    def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
+        """From one forward pass; what belongs to no part's own parameters never reaches it, so nothing is detached."""
+        q = self.encode(batch.seen, batch.y)
+        z = q.rsample()
+        codes = torch.cat([z, distributions.noise_like(z) * q.unit_mask])
+        seen = self.discriminator(torch.cat([batch.x, self.decode(codes).mean]))
+        features, reconstructed, _ = seen.features.chunk(3)
+        real, again, drawn = seen.logits.chunk(3)
+        rate, cost = kl_per_unit(q, self.prior()).sum(-1), feature_distortion(features, reconstructed)
+        fooled, known, caught = is_real(again) + is_real(drawn), is_real(real), is_drawn(again) + is_drawn(drawn)
+        return {
+            "encoder": Loss(self.beta * rate + cost, {"rate": rate, "feature_distortion": cost}),
+            "decoder": Loss(self.gamma * cost + fooled, {"drawn_as_real": fooled}),
+            "discriminator": Loss(known + caught, {"real_as_real": known, "drawn_as_drawn": caught}),
+        }
+
+    def bound(self, batch: Batch) -> dict[str, Tensor]:
+        q = self.encode(batch.seen, batch.y)
+        p_x = self.decode(q.rsample(), batch.y)
+        features, reconstructed = self.discriminator(torch.cat([batch.x, p_x.mean])).features.chunk(2)
+        rate, cost = kl_per_unit(q, self.prior()).sum(-1), distortion(p_x, batch.x)
+        return {
+            "distortion": cost,
+            "rate": rate,
+            "negative_elbo": cost + rate,
+            "feature_distortion": feature_distortion(features, reconstructed),
+        }
+
+
+def feature_distortion(a: Tensor, b: Tensor) -> Tensor:
+    """-log N(b; a, I) of features (B, F) without its constant, (B,): eq. 7 and 8."""
+    return 0.5 * (a - b).square().sum(-1)

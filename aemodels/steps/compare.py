@@ -1,0 +1,202 @@
+"""The comparison: one parent run, a child run per system and seed, and what they came to side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from itertools import product
+from pathlib import Path
+from typing import TypeVar
+
+from aemodels import parallel
+from aemodels.checkpoint import load_model
+from aemodels.comparison import ComparisonConfig
+from aemodels.comparison_figures import side_by_side
+from aemodels.comparison_table import Measured, Table, as_markdown, make_table
+from aemodels.data import PreparedData
+from aemodels.environment import write_whole
+from aemodels.evaluation import check_primary
+from aemodels.evidence import Evidence
+from aemodels.experiment import Experiment
+from aemodels.features import Features, feature_network
+from aemodels.pictures import Picture
+from aemodels.progress import Progress, Steps
+from aemodels.report import Contest, write_comparison
+from aemodels.runfolder import RunFolder, claimed
+from aemodels.steps.recording import Result, keep_figures, keep_report, open_run
+from aemodels.steps.train import check as check_training
+from aemodels.steps.train import learn
+from aemodels.store import open_store
+from aemodels.tracking import Run
+from aemodels.training import best_device, new_model
+
+T = TypeVar("T")
+
+
+class Compared(Result):
+    """A finished comparison."""
+
+    run_id: str
+    url: str
+    compare_url: str
+    """The runs of the first seed, side by side."""
+    table: Table
+    runs: dict[str, tuple[str, ...]]
+    """System -> ids of its runs, one for each seed."""
+    folder: Path
+    """table.md, table.json and a folder of each trained model, by system and seed."""
+    picture: Path
+    """Systems by reconstructions, samples, interpolation."""
+    report: Path
+    """One file for a browser: the picture, the table, settings."""
+
+
+class _Child(Result):
+    """What is kept of a system that was trained and judged with one seed."""
+
+    run_id: str
+    measured: Measured
+
+
+def check(config: ComparisonConfig) -> None:
+    """What can be known before the images are looked at.
+
+    Raises:
+        SettingsError: the images have no name.
+        UserError: the device does not work, the MLflow server does not answer, or torchrun started this.
+    """
+    parallel.refuse("a comparison")
+    check_training(next(iter(config.settings.values())))
+
+
+def compare(config: ComparisonConfig, data: PreparedData) -> Steps[Compared]:
+    """Trains and judges every system with every seed, or goes on where it was killed; registers nothing.
+
+    Raises:
+        SettingsError: a model does not fit the images.
+        TrainingDivergedError: a term of a loss is not finite.
+    """
+    features = yield from feature_network(data, best_device())
+    experiments = {name: config.experiment(name, 0) for name in config.systems}
+    for experiment in experiments.values():  # before anything is recorded
+        check_primary(new_model(experiment.model, data, 0), data, features, experiment.evaluation)
+    name = next(iter(config.settings.values())).registered_name
+    with claimed(_identity(config, f"{name}{data.digest}")) as folder:
+        title, tags = f"comparison of {len(experiments)} systems", {"kind": "comparison"}
+        with open_run(open_store(), folder, name, title, 0, tags) as run:
+            run.params({"seeds": config.seeds, "systems": list(config.systems), **_shared(experiments)})
+            run.dataset(data)
+            found = yield from _children(config, data, features, folder, run)
+            compared = _finish(config, data, found, folder, run)
+        folder.finish(compared.model_dump(mode="json"))
+    return compared
+
+
+def _identity(config: ComparisonConfig, digest: str) -> str:
+    """What names the comparison's folder: the settings of all of its runs, their names and order."""
+    settings = [settings.experiment.model_dump_json() for settings in config.settings.values()]
+    first = next(iter(config.settings.values())).experiment
+    return first.identity(f"{list(config.systems)}{settings}{config.seeds}{digest}")
+
+
+def _shared(experiments: Mapping[str, Experiment]) -> dict[str, object]:
+    """The settings in which all agree."""
+    first, *others = (experiment.flat() for experiment in experiments.values())
+    return {key: value for key, value in first.items() if all(key in o and o[key] == value for o in others)}
+
+
+def _children(
+    config: ComparisonConfig, data: PreparedData, features: Features, folder: RunFolder, parent: Run
+) -> Steps[dict[str, list[_Child]]]:
+    """Every system with the first seed, then with the next one."""
+    found: dict[str, list[_Child]] = {name: [] for name in config.systems}
+    todo = [(seed, name) for seed, name in product(range(config.seeds), config.systems)]
+    for done, (seed, name) in enumerate(todo):
+        own = RunFolder(_place(folder.path, name, seed))
+        if not own.finished:
+            yield Progress("comparing", done, len(todo), name)
+            steps = _child(name, config.experiment(name, seed), data, features, own, parent)
+            child = yield from _entitled(steps, f"{name}, seed {seed}" if config.seeds > 1 else name)
+            own.finish(child.model_dump(mode="json"))
+        found[name].append(_Child.model_validate(own.notes()["result"]))
+    yield Progress("comparing", len(todo), len(todo))
+    return found
+
+
+def _place(folder: Path, system: str, seed: int) -> Path:
+    return folder / "systems" / f"{system}-{seed}"
+
+
+def _child(
+    system: str, experiment: Experiment, data: PreparedData, features: Features, folder: RunFolder, parent: Run
+) -> Steps[_Child]:
+    """One system with one seed, in a run of its own."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    model = new_model(experiment.model, data, experiment.seed)
+    name = parent.store.client.get_experiment(parent.experiment_id).name
+    tags = {"kind": "system", "system": system}
+    with open_run(parent.store, folder, name, f"{system} {experiment.seed}", experiment.seed, tags, parent.id) as run:
+        learned = yield from learn(experiment, data, features, folder, run, model)
+        run.metrics({"seconds": learned.seconds})
+    likelihood = getattr(experiment.model, "likelihood", None)
+    measured = Measured(
+        metrics=learned.evaluation.metrics,
+        seconds=learned.seconds,
+        likelihood="" if likelihood is None else likelihood.name,
+    )
+    return _Child(run_id=run.id, measured=measured)
+
+
+def _entitled(steps: Steps[T], title: str) -> Steps[T]:
+    """Says which system it is that is being trained or judged."""
+    with closing(steps):
+        while True:
+            try:
+                report = next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            yield report._replace(work=f"{report.work.partition(' ')[0]} {title}")
+
+
+def _finish(
+    config: ComparisonConfig, data: PreparedData, found: dict[str, list[_Child]], folder: RunFolder, run: Run
+) -> Compared:
+    """Table, picture and report, in the folder and in the parent run."""
+    experiments = {name: config.experiment(name, 0) for name in config.systems}
+    primary = next(iter(experiments.values())).evaluation.primary
+    table = make_table({name: [child.measured for child in children] for name, children in found.items()}, primary)
+    title = f"{len(experiments)} systems on {data.name}"
+    _keep("table.md", as_markdown(table, title), folder.path, run)
+    _keep("table.json", table.model_dump_json(indent=2), folder.path, run)
+    picture = _picture(experiments, data, folder.path)
+    (drawn,) = keep_figures({"comparison": picture}, folder.path, run)
+    contest = Contest(title, run.id, experiments, data)
+    report = keep_report(write_comparison(contest, table, picture), folder.path, run)
+    runs = {name: tuple(child.run_id for child in children) for name, children in found.items()}
+    return Compared(
+        run_id=run.id,
+        url=run.url,
+        compare_url=run.store.compare_url(run.experiment_id, [first for first, *_ in runs.values()]),
+        table=table,
+        runs=runs,
+        folder=folder.path,
+        picture=drawn,
+        report=report,
+    )
+
+
+def _keep(file: str, text: str, folder: Path, run: Run) -> None:
+    write_whole(folder / file, lambda path: path.write_text(text, encoding="utf-8"))
+    run.text(file, text)
+
+
+def _picture(experiments: Mapping[str, Experiment], data: PreparedData, folder: Path) -> Picture:
+    """Of the models of the first seed."""
+
+    def evidence(name: str, experiment: Experiment) -> Evidence:
+        model = load_model(_place(folder, name, 0), str(best_device())).model
+        return experiment.evaluation.evidence(model, data, None, "test")
+
+    title = f"{len(experiments)} systems on the test images of {data.name}"
+    return side_by_side({name: evidence(name, experiment) for name, experiment in experiments.items()}, title)

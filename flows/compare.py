@@ -1,0 +1,31 @@
+"""Compare systems on the same images, with the same seeds and budget."""
+
+from __future__ import annotations
+
+from prefect import flow, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+
+from aemodels.comparison import ComparisonConfig
+from aemodels.data import PreparedData
+from aemodels.steps import compare as step
+from aemodels.steps.compare import Compared
+from flows.prepare import prepare_data
+from flows.running import device_slot, follow, publish_picture, worth_retrying
+
+
+@task(name="compare", retries=2, retry_delay_seconds=10, retry_condition_fn=worth_retrying, persist_result=True)
+def compare_systems(comparison: ComparisonConfig, data: PreparedData) -> Compared:
+    """All systems are one task; a retry goes on with the system that was being trained."""
+    with device_slot():
+        compared = follow(step.compare(comparison, data))
+    create_markdown_artifact((compared.folder / "table.md").read_text(encoding="utf-8"), key="comparison-table")
+    create_link_artifact(compared.url, key="comparison-mlflow", link_text="The run in MLflow")
+    publish_picture("comparison", compared.picture)
+    return compared
+
+
+@flow(name="compare")
+def compare(comparison: ComparisonConfig) -> Compared:
+    """Trains and judges every system with every seed; one table and one picture."""
+    step.check(comparison)
+    return compare_systems(comparison, prepare_data(next(iter(comparison.settings.values()))))

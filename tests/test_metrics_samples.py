@@ -1,0 +1,108 @@
+"""Metrics of samples in a feature space: real images are near and varied, a collapsed model is not."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from aemodels import neighbours
+from aemodels.evidence import Evidence
+from aemodels.metrics import samples as metrics_samples
+from aemodels.metrics.samples import class_balance, confident_samples, coverage, density
+from aemodels.neighbours import balls, nearest
+
+KINDS, EACH, FEATURES = 10, 50, 8  # clusters of real images, far from each other
+
+
+def clusters(seed: int, kinds: int = KINDS) -> Tensor:
+    """Features (500, F) of as many images of each of the first kinds."""
+    rng = torch.Generator().manual_seed(seed)
+    centres = 100 * torch.randn(KINDS, FEATURES, generator=torch.Generator().manual_seed(0))
+    which = torch.arange(KINDS * EACH) % kinds
+    return centres[which] + torch.randn(len(which), FEATURES, generator=rng)
+
+
+class Stub(Evidence):
+    """Given features or probabilities."""
+
+    def __init__(self, **given: Any) -> None:
+        self.__dict__ |= given
+
+
+def judged(real: Tensor, samples: Tensor) -> tuple[float, float]:
+    evidence = Stub(balls=balls(real, samples))
+    return density(evidence), coverage(evidence)
+
+
+# ---------------------------------------------------------------- density and coverage
+
+
+def test_real_images_have_a_density_of_one_and_are_covered() -> None:
+    near, covered = judged(clusters(1), clusters(2))
+    assert near == pytest.approx(1, abs=0.1)
+    assert covered == pytest.approx(1 - 2**-5, abs=0.02)  # each of five neighbours is as likely nearer than any sample
+
+
+@pytest.mark.parametrize("kinds", [1, 3, 7])
+def test_a_collapsed_model_covers_its_share(kinds: int) -> None:
+    near, covered = judged(clusters(1), clusters(2, kinds))
+    assert covered == pytest.approx(kinds / KINDS, abs=0.04)
+    assert near > 0.8  # what it draws is good
+
+
+def test_samples_far_from_all_images_count_nothing_and_copies_of_one_are_dense() -> None:
+    real = clusters(1)
+    assert judged(real, real + 1_000) == (0, 0)
+    near, covered = judged(real, real[:1].expand(500, -1))
+    assert covered < 0.05
+    assert near > 0.2  # in its own ball at least
+
+
+def test_balls_equal_their_definition_in_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, samples = clusters(1)[:40], clusters(2)[:30]
+    distances = (real[:, None] - real[None]).norm(dim=-1).fill_diagonal_(math.inf)
+    radii = distances.sort(dim=1).values[:, 4]
+    inside = (real[:, None] - samples[None]).norm(dim=-1) <= radii[:, None]  # (40, 30)
+    for numbers in (1, 100, 10**6):
+        monkeypatch.setattr(neighbours, "BLOCK_NUMBERS", numbers)
+        found = balls(real, samples)
+        assert found is not None
+        assert torch.equal(found.held, inside.sum(0).float())
+        assert torch.equal(found.hit, inside.any(1))
+        assert nearest(real[[7, 3]] + 0.01, real).tolist() == [7, 3]
+
+
+def test_few_images_and_features_that_are_not_finite() -> None:
+    two = clusters(1)[:2]
+    found = balls(two, two)
+    assert found is not None
+    assert found.reached == 1
+    assert judged(two, two) == (2, 1)
+    for real, samples in ((two[:1], two), (two, two * math.nan), (two, two * math.inf)):
+        assert all(map(math.isnan, judged(real, samples)))
+    assert judged(clusters(1), clusters(2) * 1e30) == (0, 0)
+
+
+# ---------------------------------------------------------------- classes
+
+
+def one_hot(labels: list[int], classes: int = 4) -> Tensor:
+    return torch.nn.functional.one_hot(torch.tensor(labels), classes).float()
+
+
+def test_class_balance() -> None:
+    assert class_balance(Stub(sample_probabilities=one_hot([2, 2, 2]))) == 0
+    assert class_balance(Stub(sample_probabilities=one_hot([0, 1, 2, 3]))) == pytest.approx(1)
+    assert class_balance(Stub(sample_probabilities=one_hot([0, 1, 0, 1]))) == pytest.approx(0.5)
+    assert math.isnan(class_balance(Stub(sample_probabilities=one_hot([0, 1]) * math.nan)))
+
+
+def test_confident_samples() -> None:
+    probabilities = torch.tensor([[0.95, 0.05], [0.05, 0.95], [0.8, 0.2], [0.5, 0.5]])
+    assert confident_samples(Stub(sample_probabilities=probabilities)) == 0.5
+    assert math.isnan(confident_samples(Stub(sample_probabilities=probabilities * math.nan)))
+    assert metrics_samples.CONFIDENT == 0.9  # as the table says

@@ -1,0 +1,70 @@
+"""Priors that are fitted to codes: what they draw is what they were fitted to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from aemodels.config import UserError
+from aemodels.distributions import seeded
+from aemodels.priors import PRIORS, fitted, fitted_to_few
+
+
+@pytest.fixture(autouse=True)
+def _fewer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aemodels.priors.FLOW_STEPS", 300)
+
+
+def two_clusters(n: int) -> Tensor:
+    """Codes (n, 3) around (5, 50, 7) and (-5, -50, 7): units of other scales, and one that is dead."""
+    with seeded(0):
+        codes = torch.randn(n, 3) * torch.tensor([0.1, 1.0, 0.0]) + torch.tensor([5.0, 50.0, 0.0])
+        codes[::2] *= -1
+    codes[:, 2] = 7
+    return codes
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_samples_have_the_moments_of_the_codes_and_a_density(name: str) -> None:
+    codes = two_clusters(2_000)
+    with torch.no_grad(), seeded(1):
+        prior = fitted(name, codes, seed=3)
+        drawn = prior().sample((2_000,))
+        density = prior().log_prob(codes)
+    torch.testing.assert_close(
+        drawn.mean(0) / codes.std(0).clamp(min=1), codes.mean(0) / codes.std(0).clamp(min=1), atol=0.15, rtol=0
+    )
+    torch.testing.assert_close(drawn.std(0)[:2], codes.std(0)[:2], rtol=0.15, atol=0)
+    assert (drawn[:, 2] - 7).abs().max() < 0.1
+    assert density.shape == (2_000,)
+    assert density.isfinite().all()
+
+
+def test_more_flexible_priors_have_a_higher_density_of_held_out_codes() -> None:
+    """The clusters are no Gaussian."""
+    codes = two_clusters(4_000)[:, :2]
+    with torch.no_grad():
+        gaussian, mixture, flow = (fitted(name, codes[:3_000], 0)().log_prob(codes[3_000:]).mean() for name in PRIORS)
+    assert mixture > gaussian + 1
+    assert flow > gaussian + 1
+
+
+def test_the_same_seed_fits_the_same_prior() -> None:
+    codes = two_clusters(500)
+    for name in PRIORS:
+        a, b = (fitted(name, codes, seed=5).state_dict() for _ in range(2))
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_fewer_codes_than_units_give_a_shrunk_gaussian() -> None:
+    with seeded(0):
+        codes = torch.randn(5, 20)
+        drawn = fitted_to_few(codes, seed=0)().sample((100,))
+    assert drawn.isfinite().all()
+    assert drawn.std() < 2
+
+
+def test_an_unknown_prior() -> None:
+    with pytest.raises(UserError, match="--prior normal: unknown; choose one of gaussian, mixture, flow"):
+        fitted("normal", torch.zeros(3, 2), 0)

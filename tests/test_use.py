@@ -1,0 +1,161 @@
+"""Models in use from the command line: generation by class, by likeness, from other priors; denoising."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_cli import call, picture_folder
+
+from aemodels.checkpoint import save_card, save_weights
+from aemodels.corruption import GaussianCorruption
+from aemodels.data import PreparedData
+from aemodels.experiment import Experiment
+from aemodels.models import AEConfig, AnyModelConfig, CVAEConfig, GANConfig, VAEConfig, VAEGANConfig
+from aemodels.nets import MLPConfig
+from aemodels.training import TrainingConfig
+
+TRUNK = MLPConfig(widths=(16,))
+KINDS: dict[str, AnyModelConfig] = {
+    "ae": AEConfig(latent_dim=3, trunk=TRUNK),
+    "vae": VAEConfig(latent_dim=3, trunk=TRUNK),
+    "cvae": CVAEConfig(latent_dim=3, trunk=TRUNK),
+    "vae_gan": VAEGANConfig(latent_dim=3, trunk=TRUNK),
+    "gan": GANConfig(latent_dim=3, trunk=TRUNK),
+}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Callable[[str], Path]:
+    """Untrained models of grey 8 x 8 images, as finished runs leave them."""
+
+    def make(kind: str) -> Path:
+        folder = tmp_path / kind
+        folder.mkdir()
+        data = PreparedData(
+            name="tiny",
+            path=folder,
+            digest="d" * 32,
+            image_shape=(1, 8, 8),
+            classes=("cat", "dog", "7"),
+            sizes={"train": 1, "val": 1, "test": 1},
+            binarize="none",
+        )
+        torch.manual_seed(0)
+        training = TrainingConfig(corruption=GaussianCorruption())
+        save_card(folder, Experiment(model=KINDS[kind], training=training), data)
+        codes = None if kind == "gan" else torch.randn(300, 3)
+        save_weights(folder, KINDS[kind].build(data.image_shape, data.num_classes), codes)
+        return folder
+
+    return make
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def drawn(folder: Path, *options: object) -> np.ndarray:
+    out = folder / "out.png"
+    told = call("generate", folder, "-n", 8, "-o", out, "--json", *options).json
+    assert told["images"] == 8
+    return pixels(out)
+
+
+def test_a_conditional_model_draws_the_class_by_its_name_or_number(model: Callable[[str], Path]) -> None:
+    folder = model("cvae")
+    by_name = drawn(folder, "--label", "dog")
+    assert np.array_equal(by_name, drawn(folder, "--label", 1))
+    assert not np.array_equal(by_name, drawn(folder, "--label", "cat"))
+    assert np.array_equal(drawn(folder, "--label", "7"), drawn(folder, "--label", 2))
+
+
+@pytest.mark.parametrize("prior", ["gaussian", "mixture", "flow"])
+def test_other_priors_draw_other_images(model: Callable[[str], Path], prior: str, monkeypatch) -> None:
+    monkeypatch.setattr("aemodels.priors.FLOW_STEPS", 100)
+    folder = model("vae")
+    assert not np.array_equal(drawn(folder), drawn(folder, "--prior", prior))
+    assert np.array_equal(drawn(folder, "--prior", prior), drawn(folder, "--prior", prior))
+
+
+@pytest.mark.parametrize("kind", ["ae", "vae", "cvae", "vae_gan"])
+@pytest.mark.parametrize("count", [1, 40])
+def test_more_like_these(model: Callable[[str], Path], tmp_path: Path, kind: str, count: int) -> None:
+    folder, images = model(kind), picture_folder(tmp_path / "like", count, side=8)
+    assert drawn(folder, "--like", images).shape == drawn(folder).shape
+
+
+def test_denoise_writes_a_file_for_each_image(model: Callable[[str], Path], tmp_path: Path) -> None:
+    folder, images = model("vae"), picture_folder(tmp_path / "noisy", 3, side=8)
+    told = call("denoise", folder, images, "-o", tmp_path / "clean", "--json").json
+    assert told == {
+        "model": str(folder),
+        "images": 3,
+        "trained on noise": "gaussian",
+        "out": str(tmp_path / "clean"),
+    }
+    files = sorted((tmp_path / "clean").iterdir())
+    assert [file.name for file in files] == ["00000-000.png", "00001-001.png", "00002-002.png"]
+    assert pixels(files[0]).shape == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        (
+            "vae",
+            ["generate", "--label", "7"],
+            "--label 7: this model cannot be asked for a class; train model.name=cvae",
+        ),
+        ("cvae", ["generate", "--label", "bird"], "--label bird: unknown; choose one of cat, dog, 7"),
+        ("cvae", ["generate", "--prior", "mixture"], "has a prior for each class"),
+        ("vae", ["generate", "--prior", "normal"], "--prior normal: unknown; choose one of gaussian, mixture, flow"),
+        ("gan", ["generate", "--prior", "flow"], "has no encoder, so no codes; leave --prior out"),
+        ("gan", ["generate", "--like", "{images}"], "this model has no encoder, so it cannot look at images"),
+        ("vae", ["generate", "--like", "{empty}"], "no PNG or JPEG images in it"),
+        ("vae", ["generate", "--like", "{images}", "--prior", "flow"], "give one of them"),
+        ("gan", ["reconstruct", "{images}"], "this model has no encoder"),
+        ("gan", ["embed", "{images}"], "this model has no encoder"),
+        ("gan", ["denoise", "{images}"], "this model has no encoder"),
+        ("gan", ["score", "{images}"], "this model has no encoder"),
+        ("vae", ["denoise", "{images}", "-o", "{file}"], "is a file; give a folder"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_cannot_be_asked_for(
+    model: Callable[[str], Path], tmp_path: Path, kind: str, arguments: list[str], message: str
+) -> None:
+    images = picture_folder(tmp_path / "images", 2, side=8)
+    (tmp_path / "empty").mkdir()
+    places = {"images": images, "empty": tmp_path / "empty", "file": images / "000.png"}
+    command, *rest = (argument.format(**places) for argument in arguments)
+    answer = call(command, model(kind), *rest)
+    assert answer.code == 2
+    assert message in answer.err
+
+
+def test_a_model_without_codes_says_so(model: Callable[[str], Path]) -> None:
+    folder = model("vae")
+    (folder / "codes.safetensors").unlink()
+    answer = call("generate", folder, "--prior", "flow")
+    assert (answer.code, "train the model again" in answer.err) == (2, True)
+
+
+def test_codes_that_were_exchanged_are_found_out(model: Callable[[str], Path]) -> None:
+    folder = model("vae")
+    (folder / "codes.safetensors").write_bytes((model("ae") / "codes.safetensors").read_bytes() + b"x")
+    answer = call("generate", folder, "--prior", "gaussian")
+    assert (answer.code, "damaged codes" in answer.err) == (2, True)
+
+
+def test_a_conditional_model_needs_classes(tmp_path: Path, store: object) -> None:
+    del store
+    images = picture_folder(tmp_path / "images", 30, side=8)
+    settings = ["data.name=folder", f"data.path={images}", "registry.name=x", "model.name=cvae", "data.image_size=8"]
+    answer = call("train", *settings)
+    assert answer.code == 2
+    assert "model.name=cvae: needs images of several classes, these have no labels" in answer.err
