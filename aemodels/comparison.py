@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -49,6 +50,15 @@ class ComparisonConfig(Config):
     def experiment(self, system: str, seed: int) -> Experiment:
         """What a single run of the comparison depends on."""
         return self.settings[system].experiment.override({"seed": seed})
+
+    def swept(self) -> list[str]:
+        """The systems that differ from each other in model.beta alone, of the first kind that has three or more."""
+        kinds: dict[str, list[str]] = {}
+        for name, settings in self.settings.items():
+            flat = settings.experiment.flat()
+            if "model.beta" in flat:
+                kinds.setdefault(json.dumps({**flat, "model.beta": None}, default=str), []).append(name)
+        return next((names for names in kinds.values() if len(names) > 2), [])
 
     def _resolved(self, name: str) -> Settings:
         system = self.systems[name]

@@ -1,4 +1,5 @@
-"""The picture of a comparison: a row per system, what it reconstructs, draws and finds between two images.
+"""Pictures of a comparison: a row per system, what it reconstructs, draws and finds between two images; and where
+systems of other beta stand between rate and distortion, with what they draw.
 
 N images, (C, h, w) an image with pixels in [0, 1].
 """
@@ -14,11 +15,12 @@ from torch import Tensor
 
 from aemodels.evidence import Evidence
 from aemodels.figures import between, unlike_pairs
-from aemodels.pictures import GAP, PAPER, Labels, Picture, framed, tile
+from aemodels.pictures import FONT, GAP, PAPER, Labels, Picture, drawn, framed, plots, sheet, tile
 from aemodels.undisturbed import undisturbed
 
 PANELS = {"reconstructions": 6, "samples": 8, "between two of the images": 7}  # images in a row of each
 WIDE, MARGIN = 1200, 22  # pixels: of the picture, about, and between its panels
+DRAWN = 3  # images of each system along the rate
 
 
 def side_by_side(systems: Mapping[str, Evidence], title: str) -> Picture:
@@ -80,3 +82,29 @@ def _beside(panels: list[Picture]) -> Picture:
     margin = np.full((len(panels[0]), MARGIN, 3), PAPER, np.uint8)
     parts = [part for panel in panels for part in (panel, margin)]
     return np.concatenate(parts[:-1], axis=1)
+
+
+def rate_distortion(systems: Mapping[str, Evidence], points: Mapping[str, tuple[float, float]]) -> Picture:
+    """The curve that beta walks on, and samples along it, from the least rate to the largest.
+
+    Args:
+        points: system -> rate and distortion, nats per image.
+    """
+    names = sorted(systems, key=lambda name: points[name][0])
+    rates, costs = zip(*(points[name] for name in names), strict=True)
+    samples = torch.stack([systems[name].samples(DRAWN).cpu() for name in names], dim=1)  # (DRAWN, systems, C, h, w)
+    titled = Labels("Samples from the prior", columns=names, below="from the least rate to the largest")
+    grid = sheet(samples.flatten(0, 1), len(names), titled)
+
+    figure, (axes,) = plots(1, 1, grid.shape[1], 420, "Rate and distortion")
+    axes.plot(rates, costs, color="tab:blue", marker="o", markersize=5)
+    best = min(range(len(names)), key=lambda i: rates[i] + costs[i])
+    bound = f"rate + distortion = {rates[best] + costs[best]:.1f}, the least of these"
+    axes.axline((rates[best], costs[best]), slope=-1, color="0.6", linestyle="--", linewidth=1, label=bound)
+    for name, rate, cost in zip(names, rates, costs, strict=True):
+        axes.annotate(name, (rate, cost), xytext=(6, 6), textcoords="offset points", fontsize=FONT)
+    axes.margins(0.1)
+    axes.set_xlabel("rate, nats per image", fontsize=FONT)
+    axes.set_ylabel("distortion, nats per image", fontsize=FONT)
+    axes.legend(fontsize=FONT, frameon=False, loc="upper right")
+    return np.concatenate([drawn(figure), grid])

@@ -53,6 +53,7 @@ class EvaluationConfig(Config):
         features: Features | None,
         split: str,
         history: Sequence[Mapping[str, float]] = (),
+        seen: int = 0,
     ) -> Evidence:
         """What a model is judged by, by these rules; nothing is computed yet."""
         return Evidence(
@@ -66,6 +67,7 @@ class EvaluationConfig(Config):
             self.nll_samples,
             self.nll_images,
             self.denoising,
+            seen,
         )
 
 
@@ -84,6 +86,7 @@ def evaluate(
     split: str = "test",
     only: Collection[str] | None = None,
     history: Sequence[Mapping[str, float]] = (),
+    seen: int = 0,
 ) -> Evaluation:
     """Measures a model; the same weights give the same numbers, and nothing outside is disturbed.
 
@@ -91,6 +94,7 @@ def evaluate(
         features: None leaves out what needs them.
         only: these metrics, and no work for others.
         history: a training's metrics, an entry per epoch, for its curves.
+        seen: how many of the first training images the model was trained on; 0 for a model of other images.
 
     Raises:
         SettingsError: a metric that was asked for does not exist for this model and these data, or the model is for
@@ -101,7 +105,7 @@ def evaluate(
             f"the model is for images of (channels, height, width) {model.image_shape}, those of {data.name} are "
             f"{data.image_shape}; choose other data, or train a model on these"
         )
-    evidence = config.evidence(model, data, features, split, history)
+    evidence = config.evidence(model, data, features, split, history, seen)
     if only is not None:
         _require(only, evidence)
     wanted = METRICS if only is None else only

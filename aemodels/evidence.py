@@ -43,6 +43,7 @@ Need = Literal[
     "labels",
     "features",
     "history",
+    "seen",
     "two_dimensions",
     "neighbours",  # more latent units than a plot has axes, and codes enough for a layout by neighbours
 ]
@@ -86,10 +87,14 @@ class Evidence:
         nll_samples: int = 0,
         nll_images: int = 0,
         denoises: bool = False,
+        seen: int = 0,
     ) -> None:
-        """`samples` is what a Frechet distance asks for; `history` has a training's metrics, an entry per epoch."""
+        """`samples` is what a Frechet distance asks for; `history` has a training's metrics, an entry per epoch; `seen`
+        is how many of the first training images the model was trained on.
+        """
         self.model, self.data, self.split, self.seed, self.history = model, data, split, seed, history
         self.nll_samples, self.nll_images, self.denoises = nll_samples, nll_images, denoises
+        self.seen = min(seen, TRAINING_CODES)
         self._features = features
         self.count = min(samples, data.sizes[split], data.sizes["train"])  # images on each side of a Frechet distance
         self._kept: list[Tensor] | None = None
@@ -119,6 +124,8 @@ class Evidence:
                 return self._features is not None
             case "history":
                 return len(self.history) > 0
+            case "seen":
+                return self.seen > 0
             case "two_dimensions":
                 return self.has("autoencoder") and self.model.latent_dim == 2
             case "neighbours":
@@ -203,6 +210,13 @@ class Evidence:
             self._kept = [self._decode(z, batch) for z, batch in zip(codes, self.batches.in_order(BATCH), strict=True)]
         for i, batch in enumerate(self.batches.in_order(BATCH)):
             yield batch.x, self._decode(codes[i], batch) if self._kept is None else self._kept[i]
+
+    def seen_reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same of training images that the model was trained on."""
+        for batch in Batches(self.data, "train", self.model.device, self.seen).in_order(BATCH):
+            with self._undisturbed("codes"):
+                z = self.autoencoder.encode(batch.x, batch.y).mean
+            yield batch.x, self._decode(z, batch)
 
     def _decode(self, z: Tensor, batch: Batch) -> Tensor:
         """As the autoencoder's own reconstruction, of codes that are at hand."""

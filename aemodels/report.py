@@ -23,12 +23,22 @@ from aemodels.pictures import Picture
 
 SHORT = {"elbo", "knn", "mse", "psnr", "ssim"}  # words that stand for several
 BETTER = {"minimize": "lower is better", "maximize": "higher is better", None: "for comparison"}
-SIDE_BY_SIDE = (
-    "Side by side",
-    "A row for each system: what it makes of the held-out images on top, images that it draws from the same noise, and "
-    "what lies between the codes of two of those images. What a system cannot do is left empty: without an encoder "
-    "there are no codes. All are of the first seed.",
-)
+OF_COMPARISONS = {  # picture -> its name on the page, heading and caption
+    "comparison": (
+        "side-by-side",
+        "Side by side",
+        "A row for each system: what it makes of the held-out images on top, images that it draws from the same noise, "
+        "and what lies between the codes of two of those images. What a system cannot do is left empty: without an "
+        "encoder there are no codes. All are of the first seed.",
+    ),
+    "rate_distortion": (
+        "rate-distortion",
+        "Rate and distortion",
+        "Systems that differ in beta alone: how many nats the code of an image takes, and how much is missing in what "
+        "it is decoded to. Below, what each draws: on the left too little is told by the codes, on the right they have "
+        "left the prior from which samples come.",
+    ),
+}
 
 
 class Subject(NamedTuple):
@@ -102,8 +112,12 @@ def write_report(subject: Subject, metrics: Mapping[str, float], pictures: Mappi
     )
 
 
-def write_comparison(subject: Contest, table: Table, picture: Picture) -> str:
-    """The page of a comparison: a column for each system."""
+def write_comparison(subject: Contest, table: Table, pictures: Mapping[str, Picture]) -> str:
+    """The page of a comparison: a column for each system.
+
+    Args:
+        pictures: by their names in OF_COMPARISONS.
+    """
     changed = {
         name: [row for row in setting_rows(experiment) if row.changed or row.key == "model.name"]
         for name, experiment in subject.systems.items()
@@ -122,7 +136,7 @@ def write_comparison(subject: Contest, table: Table, picture: Picture) -> str:
         ],
         shared=[row for row in next(iter(changed.values())) if (row.key, row.value) in shared],
         own={name: [row for row in rows if (row.key, row.value) not in shared] for name, rows in changed.items()},
-        figures=[_figure_row("side-by-side", *SIDE_BY_SIDE, picture)],
+        figures=[_figure_row(*OF_COMPARISONS[name], picture) for name, picture in pictures.items()],
     )
 
 

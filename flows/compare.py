@@ -20,7 +20,8 @@ def compare_systems(comparison: ComparisonConfig, data: PreparedData) -> Compare
         compared = follow(step.compare(comparison, data))
     create_markdown_artifact((compared.folder / "table.md").read_text(encoding="utf-8"), key="comparison-table")
     create_link_artifact(compared.url, key="comparison-mlflow", link_text="The run in MLflow")
-    publish_picture("comparison", compared.picture)
+    for picture in filter(None, (compared.picture, compared.curve)):
+        publish_picture("comparison", picture)
     return compared
 
 

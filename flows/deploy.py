@@ -1,5 +1,5 @@
-"""Makes a Prefect server hold what prefect.yaml says: `make deploy`. Run again, it changes what has changed. What is
-no longer in the file stays on the server: delete it there.
+"""Makes a Prefect server hold what prefect.yaml says: `make deploy`. Run again, it changes what has changed. A
+deployment that is no longer in the file stays on the server: delete it there.
 
 What prefect.yaml cannot hold is here: the work pool, the limit of this machine's GPUs, and the automations that mark a
 run crashed whose worker has died, and start it again.
@@ -16,9 +16,11 @@ from typing import Annotated, Any
 
 import torch
 import typer
+import yaml
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
@@ -48,7 +50,8 @@ def main(file: Annotated[Path, typer.Option(help="The deployments.")] = FILE) ->
             limit_gpus(client)
             for automation in (silent_runs_have_crashed(), crashed_runs_start_again()):
                 replace(automation, client)
-        deploy(file)
+            deploy(file)
+            drop_schedules(file, client)
         typer.echo(f"deployed: {address.removesuffix('/').removesuffix('/api')}/deployments")
 
 
@@ -147,6 +150,17 @@ def deploy(file: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"{file}: not deployed\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def drop_schedules(file: Path, client: SyncPrefectClient) -> None:
+    """Ends those of an earlier prefect.yaml: Prefect keeps them. What a person made on the pages has no slug."""
+    for plan in yaml.safe_load(file.read_text())["deployments"]:
+        slugs = {schedule.get("slug") for schedule in plan.get("schedules", ())}
+        named = DeploymentFilter(name=DeploymentFilterName(any_=[plan["name"]]))
+        for deployment in client.read_deployments(deployment_filter=named):
+            for schedule in deployment.schedules:
+                if schedule.slug and schedule.slug not in slugs and TAG in deployment.tags:
+                    client.delete_deployment_schedule(deployment.id, schedule.id)
 
 
 if __name__ == "__main__":

@@ -114,6 +114,7 @@ def compared(result: Compared, json: bool) -> None:
         {
             "all metrics": result.folder / "table.md",
             "picture": result.picture,
+            **({"rate and distortion": result.curve} if result.curve else {}),
             "report": result.report,
             "systems side by side": result.compare_url,
             "run": result.url,

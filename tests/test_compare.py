@@ -229,6 +229,27 @@ def test_the_article_has_all_of_its_systems() -> None:
     assert again.settings == article.settings
 
 
+@pytest.mark.parametrize("name", comparisons())
+def test_every_comparison_can_be_made(name: str) -> None:
+    assert len(load_comparison([], {}, [name]).settings) > 1
+
+
+def test_systems_of_other_beta_make_a_curve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: PreparedData
+) -> None:
+    monkeypatch.setenv("AEMODELS_STORE", str(tmp_path))
+    betas = {f"beta-{beta}": {"model": {"name": "vae", "beta": beta}} for beta in (3, 0, 1)}
+    config = comparison(systems={**betas, "ae": {"model.name": "ae"}}, seeds=1)
+    assert config.swept() == list(betas)
+    assert comparison(systems={"ae": {"model.name": "ae"}, **dict(list(betas.items())[:2])}).swept() == []
+    compared = finish(compare(config, digits))
+    rates = {row.system: row.scores["rate"].mean for row in compared.table.rows if "rate" in row.scores}
+    assert sorted(rates, key=lambda name: rates[name]) == ["beta-3", "beta-1", "beta-0"]
+    assert compared.curve is not None
+    Image.open(compared.curve).verify()
+    assert "Rate and distortion" in compared.report.read_text()
+
+
 def test_presets_files_and_comparisons_together(tmp_path: Path) -> None:
     file = tmp_path / "wide.json"
     file.write_text(json.dumps({"model": {"name": "vae", "latent_dim": 40}}))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -65,7 +66,15 @@ def nll_images(evidence: Evidence) -> float:
 
 
 def mse(evidence: Evidence) -> float:
-    return _mean(_squared_errors(evidence))
+    return _mean_squared_error(evidence.reconstructions())
+
+
+def mse_training(evidence: Evidence) -> float:
+    return _mean_squared_error(evidence.seen_reconstructions())
+
+
+def generalization_gap(evidence: Evidence) -> float:
+    return mse(evidence) - mse_training(evidence)
 
 
 def psnr(evidence: Evidence) -> float:
@@ -76,9 +85,8 @@ def ssim(evidence: Evidence) -> float:
     return _mean(torch.cat([structural_similarity(x, r) for x, r in evidence.reconstructions()]))
 
 
-def _squared_errors(evidence: Evidence) -> Tensor:
-    """Mean squared error of each image, (N,)."""
-    return torch.cat([(x - r).square().flatten(1).mean(1) for x, r in evidence.reconstructions()])
+def _mean_squared_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    return _mean(torch.cat([(x - r).square().flatten(1).mean(1) for x, r in pairs]))
 
 
 def peak_signal_to_noise(a: Tensor, b: Tensor) -> Tensor:
@@ -209,6 +217,20 @@ HELD_OUT = {
         "squared pixels in [0, 1]",
         "minimize",
         "Mean over pixels and images of the squared error of the reconstruction from the posterior's mean.",
+    ),
+    "mse_training": Metric(
+        mse_training,
+        ("autoencoder", "seen"),
+        "squared pixels in [0, 1]",
+        None,
+        "The same of the first images, at most 10,000, that the model was trained on.",
+    ),
+    "generalization_gap": Metric(
+        generalization_gap,
+        ("autoencoder", "seen"),
+        "squared pixels in [0, 1]",
+        "minimize",
+        "What the error of these images is larger than that of the images that the model was trained on.",
     ),
     "psnr": Metric(
         psnr, ("autoencoder",), "dB", "maximize", "Mean over images of -10 log10 of the image's mean squared error."

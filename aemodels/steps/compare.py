@@ -11,7 +11,7 @@ from typing import TypeVar
 from aemodels import parallel
 from aemodels.checkpoint import load_model
 from aemodels.comparison import ComparisonConfig
-from aemodels.comparison_figures import side_by_side
+from aemodels.comparison_figures import rate_distortion, side_by_side
 from aemodels.comparison_table import Measured, Table, as_markdown, make_table
 from aemodels.data import PreparedData
 from aemodels.environment import write_whole
@@ -47,6 +47,8 @@ class Compared(Result):
     """table.md, table.json and a folder of each trained model, by system and seed."""
     picture: Path
     """Systems by reconstructions, samples, interpolation."""
+    curve: Path | None
+    """Rate and distortion, with samples, of systems that differ in beta alone; null where fewer than three do."""
     report: Path
     """One file for a browser: the picture, the table, settings."""
 
@@ -169,10 +171,10 @@ def _finish(
     title = f"{len(experiments)} systems on {data.name}"
     _keep("table.md", as_markdown(table, title), folder.path, run)
     _keep("table.json", table.model_dump_json(indent=2), folder.path, run)
-    picture = _picture(experiments, data, folder.path)
-    (drawn,) = keep_figures({"comparison": picture}, folder.path, run)
+    pictures = _pictures(config, table, data, folder.path)
+    picture, *curves = keep_figures(pictures, folder.path, run)
     contest = Contest(title, run.id, experiments, data)
-    report = keep_report(write_comparison(contest, table, picture), folder.path, run)
+    report = keep_report(write_comparison(contest, table, pictures), folder.path, run)
     runs = {name: tuple(child.run_id for child in children) for name, children in found.items()}
     return Compared(
         run_id=run.id,
@@ -181,7 +183,8 @@ def _finish(
         table=table,
         runs=runs,
         folder=folder.path,
-        picture=drawn,
+        picture=picture,
+        curve=next(iter(curves), None),
         report=report,
     )
 
@@ -191,12 +194,17 @@ def _keep(file: str, text: str, folder: Path, run: Run) -> None:
     run.text(file, text)
 
 
-def _picture(experiments: Mapping[str, Experiment], data: PreparedData, folder: Path) -> Picture:
+def _pictures(config: ComparisonConfig, table: Table, data: PreparedData, folder: Path) -> dict[str, Picture]:
     """Of the models of the first seed."""
 
-    def evidence(name: str, experiment: Experiment) -> Evidence:
+    def evidence(name: str) -> Evidence:
         model = load_model(_place(folder, name, 0), str(best_device())).model
-        return experiment.evaluation.evidence(model, data, None, "test")
+        return config.experiment(name, 0).evaluation.evidence(model, data, None, "test")
 
-    title = f"{len(experiments)} systems on the test images of {data.name}"
-    return side_by_side({name: evidence(name, experiment) for name, experiment in experiments.items()}, title)
+    systems = {name: evidence(name) for name in config.systems}
+    pictures = {"comparison": side_by_side(systems, f"{len(systems)} systems on the test images of {data.name}")}
+    scores = {row.system: row.scores for row in table.rows}
+    points = {name: (scores[name]["rate"].mean, scores[name]["distortion"].mean) for name in config.swept()}
+    if points:
+        pictures["rate_distortion"] = rate_distortion({name: systems[name] for name in points}, points)
+    return pictures

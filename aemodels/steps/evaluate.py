@@ -68,7 +68,9 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
     with start_run(store, _name(model) or experiment.data.name, f"evaluation of {model}", tags) as run:
         run.params(experiment.flat())
         run.dataset(data)
-        evaluation = judge(loaded.model, data, features, experiment.evaluation)
+        own = data.digest == loaded.card.digest
+        seen = experiment.training.images or data.sizes["train"] if own else 0
+        evaluation = judge(loaded.model, data, features, experiment.evaluation, seen=seen)
         metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
         run.metrics(metrics)
         folder = store_folder() / "evaluations" / run.id

@@ -55,6 +55,17 @@ def test_what_is_deployed_twice_is_there_once(team: Any, client: Any) -> None:
     assert len(set(once[0])) == len(once[0]) == 4  # two of ours, and a trigger each of the pipeline and of monitor
 
 
+def test_a_schedule_that_is_no_longer_in_the_file_ends(team: Any, client: Any) -> None:
+    def slugs() -> list[str]:
+        return sorted(one.slug for one in client.read_deployment_by_name("pipeline/pipeline").schedules)
+
+    yearly = {"cron": "0 0 1 1 *", "slug": "yearly", "active": True}
+    deploy(team, pipeline={"schedules": [yearly]})
+    assert slugs() == ["yearly"]
+    deploy(team)
+    assert slugs() == ["nightly"]
+
+
 def start(client: Any, name: str, parameters: dict[str, Any]) -> UUID:
     deployment = client.read_deployment_by_name(name)
     run: UUID = client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
@@ -107,14 +118,14 @@ def test_runs_come_by_schedule_one_at_a_time(team: Any, client: Any, within: Any
     with team.worker():
         ended = within(240, lambda: len(done := [r for r in runs() if r.end_time]) >= 2 and done, "two scheduled runs")
         client.pause_deployment(deployment.id)
-        for run in client.read_flow_runs(deployment_filter=only):
-            if run.start_time is None:  # they wait for their turn, and would take that of other tests
-                client.delete_flow_run(run.id)
+        waiting = [run for run in client.read_flow_runs(deployment_filter=only) if run.start_time is None]
+        # One waited while another ran. Those that still do would take the turn of other tests.
+        assert "AwaitingConcurrencySlot" in {state.name for run in waiting for state in states(client, run.id)}
+        for run in waiting:
+            client.delete_flow_run(run.id)
         within(120, lambda: all(run.end_time for run in runs()), "the last run")
     assert all(run.auto_scheduled for run in ended)
     assert {run.state.name for run in runs()} == {"Completed"}
-    names = {state.name for run in runs() for state in states(client, run.id)}
-    assert "AwaitingConcurrencySlot" in names  # one waited while another ran
     spans = sorted((run.start_time, run.end_time) for run in runs())
     assert all(first[1] <= second[0] for first, second in pairwise(spans))
     now = champion(open_store(), "scheduled")
