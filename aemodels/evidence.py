@@ -18,6 +18,7 @@ from aemodels.data.prepared import PreparedData
 from aemodels.denoising import NOISES, Denoising
 from aemodels.distributions import BernoulliPixels, GaussianPixels, derived_seed, noise_like
 from aemodels.features import Features
+from aemodels.information import known_shares
 from aemodels.models.base import Autoencoder, Batch, GenerativeModel
 from aemodels.neighbours import Balls, balls
 from aemodels.objectives import log_mean_exp, log_weights
@@ -41,6 +42,7 @@ Need = Literal[
     "nll_samples",
     "fitted_prior",
     "labels",
+    "factors",
     "features",
     "history",
     "seen",
@@ -120,6 +122,8 @@ class Evidence:
                 return self.model.conditional
             case "labels":
                 return self.data.num_classes > 1
+            case "factors":
+                return self.has("autoencoder") and len(self.data.factors) > 0
             case "features":
                 return self._features is not None
             case "history":
@@ -249,6 +253,13 @@ class Evidence:
                 means.append(self.autoencoder.encode(x, y).mean.cpu())
             labels += [] if y is None else [y.cpu()]
         return Codes(torch.cat(means), torch.cat(labels) if labels else None)
+
+    @cached_property
+    def known_shares(self) -> Tensor:
+        """The share of each known factor's entropy that each latent unit knows, (D, F); where there are factors."""
+        factors = self.data.stored(self.split).factors
+        assert factors is not None
+        return known_shares(self.codes.z, torch.from_numpy(factors))
 
     @cached_property
     def unit_rates(self) -> Tensor | None:

@@ -96,14 +96,11 @@ def nearest(evidence: Evidence) -> Picture:
 
 def traversals(evidence: Evidence) -> Picture:
     """One latent unit changes in each row, the others stay as an image has them."""
-    z = evidence.codes.z
-    rates = evidence.unit_rates
+    z, rates = evidence.codes.z, evidence.unit_rates
     if rates is None:
         importance, centre, spread, of = z.var(0), z.mean(0), z.std(0), "the codes"
-        names = [f"unit {i}" for i in range(z.shape[1])]
     else:
         importance, centre, spread, of = rates, torch.zeros(z.shape[1]), torch.ones(z.shape[1]), "the prior"
-        names = [f"unit {i}\n{rate:.2f} nats" for i, rate in enumerate(rates.tolist())]
     units = importance.nan_to_num(0).argsort(descending=True)[:TRAVERSED].tolist()
     positions = torch.linspace(-3, 3, POSITIONS)
     codes = z[0].repeat(len(units), POSITIONS, 1)
@@ -111,13 +108,24 @@ def traversals(evidence: Evidence) -> Picture:
         codes[row, :, unit] = centre[unit] + spread[unit] * positions
     labels = Labels(
         f"One latent unit at a time, from the code of a {evidence.split} image",
-        [names[unit] for unit in units],
+        [_unit_label(evidence, unit) for unit in units],
         [f"{position:g}" if position == round(position) else "" for position in positions.tolist()],
         f"value of the unit, in standard deviations of {of}",
     )
     y = evidence.codes.y
     images = decode(evidence, codes.flatten(0, 1), None if y is None else y[:1].expand(len(units) * POSITIONS))
     return sheet(images, POSITIONS, labels)
+
+
+def _unit_label(evidence: Evidence, unit: int) -> str:
+    """A latent unit's number, its rate, and the known factor that it says most about; what there is of them."""
+    lines = [f"unit {unit}"]
+    if evidence.unit_rates is not None:
+        lines.append(f"{float(evidence.unit_rates[unit]):.2f} nats")
+    if evidence.has("factors"):
+        share, factor = evidence.known_shares[unit].max(0)
+        lines.append(f"{evidence.data.factors[int(factor)]} {float(share):.2f}")
+    return "\n".join(lines)
 
 
 def interpolations(evidence: Evidence) -> Picture:
@@ -274,7 +282,8 @@ FIGURES = {
         ("autoencoder",),
         "Traversals",
         "Each row changes one latent unit, the most important one on top, and leaves the others as an image has them. "
-        "A row that does not change shows a unit that is not in use.",
+        "A row that does not change shows a unit that is not in use. Where the data have known factors, beside each "
+        "unit stands the one that it says most about, with the share of the factor's entropy that it knows.",
     ),
     "interpolations": FigureKind(
         interpolations,

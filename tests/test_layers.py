@@ -20,6 +20,7 @@ LAYERS = [  # from the bottom; a module imports from its own layer and those bel
         "denoising",
         "requests",
         "neighbours",
+        "information",
         "evidence",
         "metrics",
         "pictures",

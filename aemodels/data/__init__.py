@@ -10,9 +10,10 @@ from aemodels.data.digits import DigitsConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.mnist import Cifar10Config, FashionMnistConfig, KmnistConfig, MnistConfig
 from aemodels.data.prepared import PreparedData, Split, prepare, prepared_before
+from aemodels.data.sprites import SpritesConfig
 
 DataConfig = Annotated[
-    DigitsConfig | MnistConfig | FashionMnistConfig | KmnistConfig | Cifar10Config | FolderConfig,
+    DigitsConfig | MnistConfig | FashionMnistConfig | KmnistConfig | Cifar10Config | FolderConfig | SpritesConfig,
     Field(discriminator="name"),
 ]
 

@@ -33,9 +33,9 @@ class Batches:
         """`limit` keeps the first images only; they are in random order already. `shared`: of each batch, torchrun's
         processes have a share each.
         """
-        images, labels = data.stored(split)
-        self.images = images.first(limit)
-        self.labels = None if labels is None else torch.from_numpy(labels[:limit]).to(device)
+        stored = data.stored(split)
+        self.images = stored.images.first(limit)
+        self.labels = None if stored.labels is None else torch.from_numpy(stored.labels[:limit]).to(device)
         self.binarize, self.device, self.shared = data.binarize, device, shared
         self.resident = self._load() if fits(self.images.nbytes, device) else None
 

@@ -1,7 +1,8 @@
 """Raw images -> uint8 arrays on disk, decoded once, with a manifest and a digest of their content.
 
-N images of a split, each (C, H, W). A prepared folder holds `train_images.npy` (N, C, H, W), `train_labels.npy` (N,),
-the same for val and test, and `manifest.json`. It gets its name when it is whole, and is read-only from then on.
+N images of a split, each (C, H, W), F known factors. A prepared folder holds `train_images.npy` (N, C, H, W),
+`train_labels.npy` (N,) where there are labels, `train_factors.npy` (N, F) where the factors are known, the same for val
+and test, and `manifest.json`. It gets its name when it is whole, and is read-only from then on.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from aemodels.config import Config, UserError
 from aemodels.data.arrays import ArrayRecord, ArrayWriter, StoredArray, damaged, stored_array
 from aemodels.data.decoding import Decoder
 from aemodels.data.source import (
+    Factors,
     Images,
     Pixels,
     Rows,
@@ -44,10 +46,11 @@ class Split(NamedTuple):
 
 
 class StoredSplit(NamedTuple):
-    """One split's images, on disk, and labels."""
+    """One split's images, on disk, and what is known of them."""
 
     images: StoredArray  # (N, C, H, W)
     labels: Rows | None  # (N,), in memory; None without labels
+    factors: Factors | None = None  # (N, F), in memory; None where they are not known
 
 
 class PreparedData(Config):
@@ -57,12 +60,14 @@ class PreparedData(Config):
     path: Path
     """The folder of the arrays."""
     digest: str
-    """A hash of pixels, labels, splits, classes and settings, 32 hexadecimal digits: the same wherever the raw
-    images lay."""
+    """A hash of pixels, labels, factors, splits, classes and settings, 32 hexadecimal digits: the same wherever the
+    raw images lay."""
     image_shape: tuple[int, int, int]
     """(C, H, W)."""
     classes: tuple[str, ...]
     """Names by label; empty without labels."""
+    factors: tuple[str, ...] = ()
+    """Names of the known factors, by column; empty where they are not known."""
     sizes: dict[str, int]
     """Images by split: train, val, test."""
     binarize: str
@@ -78,8 +83,8 @@ class PreparedData(Config):
         Raises:
             UserError: they are damaged.
         """
-        images, labels = self.stored(name)
-        return Split(images.mapped(), labels)
+        stored = self.stored(name)
+        return Split(stored.images.mapped(), stored.labels)
 
     def stored(self, name: str) -> StoredSplit:
         """The same, for whoever reads the images piece by piece.
@@ -90,7 +95,8 @@ class PreparedData(Config):
         arrays = self.manifest()["arrays"]
         images = _stored_array(self.path, f"{name}_images.npy", arrays)
         labels = _stored_array(self.path, f"{name}_labels.npy", arrays).read() if self.classes else None
-        return StoredSplit(images, labels)
+        factors = _stored_array(self.path, f"{name}_factors.npy", arrays).read() if self.factors else None
+        return StoredSplit(images, labels, factors)
 
     def manifest(self) -> dict[str, Any]:
         """Where the data came from, images by split and class, what was skipped, who prepared them."""
@@ -136,6 +142,7 @@ def _key(config: SourceConfig, source: Source) -> str:
 def _open(folder: Path, config: SourceConfig) -> PreparedData:
     manifest = _read_manifest(folder)
     kept = {field: manifest[field] for field in ("name", "digest", "image_shape", "classes", "sizes")}
+    kept["factors"] = manifest.get("factors", ())
     return PreparedData.model_validate(kept | {"path": folder, "binarize": config.binarize})
 
 
@@ -159,7 +166,8 @@ def _stored_array(folder: Path, name: str, arrays: dict[str, Any]) -> StoredArra
 
 
 def _digest(manifest: dict[str, Any]) -> str:
-    content = ("format", "name", "settings", "image_shape", "classes", "sizes", "arrays")
+    content = ["format", "name", "settings", "image_shape", "classes", "sizes", "arrays"]
+    content += ["factors"] if "factors" in manifest else []  # only where they are known: as before there were any
     return digest_of({field: manifest[field] for field in content})
 
 
@@ -237,9 +245,11 @@ def _write_decoded(config: SourceConfig, source: Source, decoder: Decoder, folde
             raise too_few(images.count - len(skipped), shares)
         if images.labels is not None:
             labels = images.labels[kept]
-            arrays[f"{split}_labels.npy"] = _write_labels(folder / f"{split}_labels.npy", labels)
+            arrays[f"{split}_labels.npy"] = _write_array(folder / f"{split}_labels.npy", labels)
             numbers = np.bincount(labels, minlength=len(images.classes)).tolist()
             counts[split] = dict(zip(images.classes, numbers, strict=True))
+        if images.factors is not None:
+            arrays[f"{split}_factors.npy"] = _write_array(folder / f"{split}_factors.npy", images.factors[kept])
     about = {"source": source.origin, "images_by_class": counts, "skipped": sorted(skipped)}
     _finish(folder, _hashed_part(config, images, arrays) | about)
 
@@ -264,12 +274,12 @@ def _hashed_part(config: SourceConfig, images: Images, arrays: dict[str, ArrayRe
         "classes": images.classes,
         "sizes": {split: arrays[f"{split}_images.npy"].shape[0] for split in SPLITS},
         "arrays": {name: record._asdict() for name, record in arrays.items()},
-    }
+    } | ({"factors": images.factor_names} if images.factors is not None else {})
 
 
-def _write_labels(file: Path, labels: Rows) -> ArrayRecord:
-    with ArrayWriter(file, labels.dtype, labels.shape) as writer:
-        writer.append(labels)
+def _write_array(file: Path, array: Rows | Factors) -> ArrayRecord:
+    with ArrayWriter(file, array.dtype, array.shape) as writer:
+        writer.append(array)
         return writer.finish()
 
 

@@ -1,6 +1,6 @@
 """What a data source is: its settings, the fingerprint of its raw files, and its images, decoded one at a time.
 
-N images, each (C, H, W): C channels (1 grey, 3 colour), H x W pixels.
+N images, each (C, H, W): C channels (1 grey, 3 colour), H x W pixels. F known factors.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from aemodels.config import Config, UserError
 
 Pixels = NDArray[np.uint8]
 Rows = NDArray[np.int64]  # numbers of images in the source's own order
+Factors = NDArray[np.float64]  # (N, F): what each image was made from
 SMALLEST_SIDE = 8  # pixels; the trunks halve the side up to three times
 
 
@@ -100,6 +101,8 @@ class Images:
     own_test: int = 0  # the last so many images are the source's own test split
     skip_unreadable: bool = False
     files: Sequence[str] | None = None  # N
+    factors: Factors | None = None  # (N, F), where they are known
+    factor_names: tuple[str, ...] = ()  # F
 
     def item(self, row: int) -> Any:
         """What `decode` takes."""

@@ -24,6 +24,7 @@ from aemodels.data.digits import DigitsConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.mnist import Cifar10Config, MnistConfig
 from aemodels.data.source import Images, SourceConfig, split_rows
+from aemodels.data.sprites import SpritesConfig
 from aemodels.progress import finish
 
 
@@ -36,13 +37,13 @@ def contents(data: PreparedData) -> dict[str, Any]:
 
 def test_union_reads_every_source_by_name() -> None:
     adapter: TypeAdapter[Any] = TypeAdapter(DataConfig)
-    for name in ("digits", "mnist", "fashion_mnist", "kmnist", "cifar10"):
+    for name in ("digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "sprites"):
         assert adapter.validate_python({"name": name}).name == name
     assert adapter.validate_python({"name": "folder", "path": "x"}).path == (Path.cwd() / "x",)
 
 
 def test_settings_are_explained() -> None:
-    for config in (DigitsConfig, MnistConfig, Cifar10Config, FolderConfig):
+    for config in (DigitsConfig, MnistConfig, Cifar10Config, FolderConfig, SpritesConfig):
         assert all(f.description for name, f in config.model_fields.items() if name != "name")
 
 

@@ -1,0 +1,48 @@
+"""What latent units say about known factors: mutual information, estimated in bins.
+
+N images, D latent units, F factors.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BINS = 20  # of equal width, from the least to the largest value, as in disentanglement_lib (Locatello et al., 2019)
+
+
+def known_shares(codes: Tensor, factors: Tensor) -> Tensor:
+    """The share of each factor's entropy that each unit knows, I(unit; factor) / H(factor), (D, F), in 0 to 1.
+
+    It is the estimate by frequencies: on N images too large by about 19 * 19 / 2N nats, alike for all units.
+
+    Args:
+        codes: (N, D); NaN comes back where they are not finite.
+        factors: (N, F); up to 20 whole numbers in a row (0, 1, 2 of three shapes) keep a bin each.
+    """
+    if not codes.isfinite().all():
+        return codes.new_full((codes.shape[1], factors.shape[1]), torch.nan)
+    joint = _frequencies(_binned(codes), _binned(factors))
+    units, known = joint.sum(-1), joint.sum(-2)  # (D, F, BINS)
+    information = _entropy(units) + _entropy(known) - _entropy(joint.flatten(-2))
+    return information / _entropy(known).clamp(min=1e-9)  # of a factor that never changes: none
+
+
+def _binned(values: Tensor) -> Tensor:
+    """(N, any) -> numbers of bins, 0 to 19."""
+    low, high = values.double().aminmax(dim=0)
+    share = (values.double() - low) / (high - low).clamp(min=torch.finfo(torch.double).tiny)
+    return (share * BINS).long().clamp(max=BINS - 1)
+
+
+def _frequencies(units: Tensor, factors: Tensor) -> Tensor:
+    """Bins (N, D) and (N, F) -> how often they meet, (D, F, BINS, BINS), in shares of N."""
+    count, dims = units.shape
+    cells = (torch.arange(dims) * BINS + units) * BINS  # (N, D)
+    met = [torch.bincount((cells + factor[:, None]).flatten(), minlength=dims * BINS**2) for factor in factors.T]
+    return torch.stack(met).view(-1, dims, BINS, BINS).transpose(0, 1) / count
+
+
+def _entropy(frequencies: Tensor) -> Tensor:
+    """(..., bins) -> (...), nats."""
+    return -torch.xlogy(frequencies, frequencies).sum(-1)

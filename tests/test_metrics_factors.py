@@ -1,0 +1,140 @@
+"""What units know about factors, on codes for which it is known; and the mutual information gap."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import mutual_info_score
+from torch import Tensor
+
+from aemodels.data import PreparedData, prepare
+from aemodels.data.sprites import SpritesConfig, draw_factors
+from aemodels.evaluation import EvaluationConfig, check_primary, evaluate
+from aemodels.evidence import Evidence
+from aemodels.features import Features, feature_network
+from aemodels.figures import draw_figures, traversals
+from aemodels.information import BINS, known_shares
+from aemodels.metrics.factors import mutual_information_gap
+from aemodels.models import AEConfig, GANConfig, VAEConfig
+from aemodels.models.base import ModelConfig
+from aemodels.nets import MLPConfig
+from aemodels.progress import finish
+
+COUNT = 10_000
+FACTORS = torch.from_numpy(draw_factors(COUNT, seed=0))  # shape, scale, rotation, x, y
+NOISE = torch.randn(COUNT, 8, generator=torch.Generator().manual_seed(0))
+BIAS = (BINS - 1) ** 2 / (2 * COUNT)  # nats: what the estimate says of independent values, in expectation
+
+
+class Stub(Evidence):
+    """Given codes of the factors above."""
+
+    def __init__(self, codes: Tensor) -> None:
+        self.known_shares = known_shares(codes, FACTORS)
+
+
+def gap(*codes: Tensor) -> float:
+    return mutual_information_gap(Stub(torch.cat(codes, dim=1)))
+
+
+# ---- the gap
+
+
+def test_codes_that_are_the_factors() -> None:
+    scaled = (FACTORS * torch.tensor([-3.0, 100, 1e-3, 5, 1])).flip(1) + 7  # of any order, sign and scale
+    assert gap(scaled) == pytest.approx(1, abs=0.02)
+    assert gap(scaled, NOISE) == pytest.approx(1, abs=0.02)
+
+
+def test_factors_that_two_units_share() -> None:
+    assert gap(FACTORS, FACTORS) == 0
+    assert gap(FACTORS, -FACTORS, NOISE) == pytest.approx(0, abs=1e-6)
+
+
+def test_noise_and_a_single_unit() -> None:
+    assert gap(NOISE) == pytest.approx(0, abs=0.01)  # the bias is the same for all units
+    assert gap(FACTORS[:, 3:4]) == pytest.approx(1 / 5, abs=0.02)  # knows one of five factors
+    assert gap(torch.zeros(COUNT, 3)) == 0
+    assert math.isnan(gap(FACTORS * math.nan))
+
+
+def test_factors_that_units_mix() -> None:
+    """Two units that are x + y and x - y know equally much about both."""
+    x, y = FACTORS[:, 3:4], FACTORS[:, 4:5]
+    mixed = gap(FACTORS[:, :3], x + y, x - y)
+    assert mixed == pytest.approx(gap(FACTORS[:, :3]), abs=0.02)
+    assert gap(FACTORS[:, :3]) == pytest.approx(3 / 5, abs=0.02)
+
+
+# ---- the estimate
+
+
+def test_shares_are_mutual_informations_over_entropies() -> None:
+    """As scikit-learn counts them, in numpy's bins."""
+    codes = torch.cat([FACTORS[:, 1:3] + 0.1 * NOISE[:, :2], NOISE[:, 2:4]], dim=1)
+    shares = known_shares(codes, FACTORS)
+    assert shares.shape == (4, 5)
+
+    def binned(values: Tensor) -> np.ndarray:
+        return np.digitize(values.numpy(), np.histogram_bin_edges(values.numpy(), BINS)[1:-1])
+
+    for d in range(4):
+        for f in range(5):
+            z, v = binned(codes[:, d]), binned(FACTORS[:, f])
+            expected = mutual_info_score(z, v) / mutual_info_score(v, v)
+            assert shares[d, f].item() == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_estimate_of_independent_values_is_its_bias() -> None:
+    uniform = torch.rand(COUNT, 40, generator=torch.Generator().manual_seed(1))
+    found = known_shares(uniform, FACTORS[:, 3:4]).mean() * math.log(BINS)
+    assert found.item() == pytest.approx(BIAS, rel=0.1)
+
+
+def test_a_unit_of_a_known_share() -> None:
+    """Four steps of x tell log 4 of the log 20 nats of x; a factor that never changes is told by none."""
+    steps = ((FACTORS[:, 3:4] - 0.3) / 0.1).floor()
+    constant = torch.full((COUNT, 1), 5.0)
+    shares = known_shares(steps, torch.cat([FACTORS[:, 3:4], constant], dim=1))[0].tolist()
+    assert shares == pytest.approx([math.log(4) / math.log(20), 0], abs=0.02)
+
+
+# ---- of models
+
+
+@pytest.fixture(scope="module")
+def sprites(folders) -> PreparedData:  # noqa: ARG001  the cache is set there
+    return finish(prepare(SpritesConfig(count=400, image_size=8)))
+
+
+@pytest.fixture(scope="module")
+def features(sprites: PreparedData) -> Features:
+    return finish(feature_network(sprites, torch.device("cpu")))
+
+
+def judged(config: ModelConfig, data: PreparedData, features: Features) -> tuple[dict[str, float], Evidence]:
+    torch.manual_seed(0)
+    model = config.build(data.image_shape, data.num_classes)
+    found = evaluate(model, data, features, EvaluationConfig())
+    return found.metrics, found.evidence
+
+
+@pytest.mark.parametrize("kind", [AEConfig, VAEConfig])
+def test_autoencoders_of_sprites_are_judged_and_drawn(kind: type[ModelConfig], sprites, features) -> None:
+    metrics, evidence = judged(kind.model_validate({"trunk": MLPConfig(widths=(16,))}), sprites, features)
+    assert 0 <= metrics["mutual_information_gap"] <= 1
+    assert "probe_accuracy" in metrics
+    labelled = draw_figures(evidence, only=("traversals",))["traversals"]
+    evidence.data = sprites.model_copy(update={"factors": ()})
+    assert not np.array_equal(labelled, traversals(evidence))
+
+
+def test_who_has_no_codes_or_no_factors_has_no_gap(sprites, features, digits: PreparedData) -> None:
+    metrics, _ = judged(GANConfig(), sprites, features)
+    assert "mutual_information_gap" not in metrics
+    model = VAEConfig().build(digits.image_shape, 10)
+    with pytest.raises(ValueError, match="mutual_information_gap: needs factors"):
+        check_primary(model, digits, features, EvaluationConfig(primary="mutual_information_gap"))
