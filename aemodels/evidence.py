@@ -19,9 +19,10 @@ from aemodels.denoising import NOISES, Denoising
 from aemodels.distributions import BernoulliPixels, GaussianPixels, derived_seed, noise_like
 from aemodels.features import Features
 from aemodels.information import known_shares
+from aemodels.likelihoods import log_likelihood
 from aemodels.models.base import Autoencoder, Batch, GenerativeModel
 from aemodels.neighbours import Balls, balls
-from aemodels.objectives import log_mean_exp, log_weights
+from aemodels.out_of_domain import images_of_another_kind
 from aemodels.requests import Requests
 from aemodels.undisturbed import undisturbed
 
@@ -49,22 +50,6 @@ Need = Literal[
     "two_dimensions",
     "neighbours",  # more latent units than a plot has axes, and codes enough for a layout by neighbours
 ]
-
-
-def log_likelihood(model: Autoencoder, batch: Batch, samples: int) -> Tensor:
-    """Log p(x) of each image (B,), nats, by importance sampling with so many codes from q(z|x).
-
-    No more than BATCH codes are decoded at once (as many as images where there are more), whatever the samples.
-    """
-    q, p_z = model.encode(batch.x, batch.y), model.prior(batch.y)
-    at_once = max(1, BATCH // len(batch.x))
-
-    def weights() -> Iterator[Tensor]:
-        for start in range(0, samples, at_once):
-            z = q.sample((min(at_once, samples - start),))  # (k, B, D)
-            yield log_weights(q, p_z, model.decode(z, batch.y), z, batch.x).double()
-
-    return log_mean_exp(weights())
 
 
 class Codes(NamedTuple):
@@ -221,6 +206,14 @@ class Evidence:
             with self._undisturbed("codes"):
                 z = self.autoencoder.encode(batch.x, batch.y).mean
             yield batch.x, self._decode(z, batch)
+
+    def other_reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same of images that the model is not for."""
+        for part in images_of_another_kind(self.data).split(BATCH):
+            x = part.to(self.model.device)
+            with self._undisturbed("reconstructions"):
+                reconstruction: Tensor = self.autoencoder(x)
+            yield x, reconstruction
 
     def _decode(self, z: Tensor, batch: Batch) -> Tensor:
         """As the autoencoder's own reconstruction, of codes that are at hand."""

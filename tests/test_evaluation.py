@@ -18,11 +18,13 @@ from aemodels.evaluation import EvaluationConfig, check_primary, direction, eval
 from aemodels.evidence import Codes, Evidence
 from aemodels.features import Features, feature_count, feature_network
 from aemodels.metrics import METRICS
+from aemodels.metrics.compression import explained_variance
 from aemodels.metrics.held_out import knn_accuracy, mse, probe_accuracy, psnr, structural_similarity
 from aemodels.metrics.samples import frechet_distance
 from aemodels.models import AEConfig, VAEConfig
 from aemodels.models.base import Autoencoder, Batch, ModelConfig
 from aemodels.nets import MLPConfig
+from aemodels.out_of_domain import images_of_another_kind
 from aemodels.progress import finish
 
 CPU = torch.device("cpu")
@@ -113,6 +115,42 @@ def test_squared_error_and_psnr() -> None:
     assert mse(evidence) == pytest.approx((0.01 + 0.0001) / 2)
     assert psnr(evidence) == pytest.approx(30)
     assert psnr(Stub([(x, x)])) == pytest.approx(100)
+
+
+def test_explained_variance_is_that_of_the_images() -> None:
+    x = torch.rand(50, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    mean = x.mean(0, keepdim=True).expand_as(x)
+    assert explained_variance(Stub([(x, x)])) == 1
+    assert explained_variance(Stub([(x, mean)])) == pytest.approx(0, abs=1e-6)
+    halves = list(zip(x.split(30), (0.2 * mean + 0.8 * x).split(30), strict=True))
+    assert explained_variance(Stub(halves)) == pytest.approx(1 - 0.2**2)
+
+
+def test_what_a_model_is_not_for(digits: PreparedData, colour: dict[str, PreparedData]) -> None:
+    grey, small = images_of_another_kind(digits), images_of_another_kind(colour["plain"])
+    assert grey.shape == (1000, 1, 28, 28)
+    assert small.shape == (1000, 3, 12, 12)
+    assert len(images_of_another_kind(digits.model_copy(update={"binarize": "static"})).unique()) == 2
+    sprites = images_of_another_kind(digits.model_copy(update={"name": "sprites", "image_shape": (1, 20, 32)}))
+    assert sprites.shape == (1000, 1, 20, 32)
+    assert not torch.equal(sprites[:10, :, :12, :12], grey[:10, :, :12, :12])
+
+
+def test_the_gap_between_seen_and_unseen_images(digits: PreparedData) -> None:
+    """A decoder that knows no image but the mean of those that it saw."""
+    model = build(AEConfig(trunk=SMALL), digits)
+    seen = torch.tensor(digits.split("train").images[:30]).float() / 255
+    with torch.no_grad():
+        last = [module for module in model.decoder if isinstance(module, torch.nn.Linear)][-1]
+        last.weight.zero_()
+        last.bias.copy_(seen.mean(0).flatten().clamp(1e-6, 1 - 1e-6).logit())
+    found = evaluate(model, digits, None, CONFIG, seen=30).metrics
+    assert found["mse_training"] == pytest.approx(float((seen - seen.mean(0)).square().mean()), rel=1e-4)
+    assert found["generalization_gap"] == pytest.approx(found["mse"] - found["mse_training"])
+    assert found["generalization_gap"] > 0
+    assert found["compression_ratio"] == 784 / 80
+    assert found["out_of_domain_explained_variance"] < 0 < found["out_of_domain_mse"]
+    assert "generalization_gap" not in evaluate(model, digits, None, CONFIG).metrics
 
 
 @pytest.mark.parametrize("side", [8, 9, 10, 11, 28])
@@ -248,9 +286,9 @@ def test_the_same_number_of_images_on_both_sides(digits: PreparedData, features:
 def test_every_metric_is_finite_on_colour_images(colour, config: ModelConfig, kind: str) -> None:
     data = colour[kind]
     rules = CONFIG.override({"denoising": True})
-    found = evaluate(build(config, data), data, finish(feature_network(data, CPU)), rules).metrics
+    found = evaluate(build(config, data), data, finish(feature_network(data, CPU)), rules, seen=20).metrics
     assert all(map(math.isfinite, found.values()))
-    expected = set(METRICS) - {"bits_per_dimension", "nll", "nll_samples", "nll_images"}
+    expected = set(METRICS) - {"bits_per_dimension", "nll", "nll_samples", "nll_images", "mutual_information_gap"}
     expected -= {"rate", "negative_elbo", "active_units"} if config.name == "ae" else {"frechet_standard_normal"}
     expected -= set() if config.name == "cvae" else {"label_accuracy", "label_diversity"}
     if kind == "plain":

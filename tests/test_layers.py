@@ -20,6 +20,8 @@ LAYERS = [  # from the bottom; a module imports from its own layer and those bel
         "denoising",
         "requests",
         "neighbours",
+        "likelihoods",
+        "out_of_domain",
         "information",
         "evidence",
         "metrics",

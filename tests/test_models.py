@@ -21,7 +21,7 @@ from aemodels.distributions import (
     kl_per_unit,
     seeded,
 )
-from aemodels.evidence import log_likelihood
+from aemodels.likelihoods import log_likelihood
 from aemodels.models import AEConfig, CVAEConfig, GANConfig, IWAEConfig, VAEConfig, VAEGANConfig
 from aemodels.models.base import Autoencoder, Batch, ModelConfig, Networks
 from aemodels.models.vae import VAE
