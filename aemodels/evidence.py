@@ -249,10 +249,15 @@ class Evidence:
 
     @cached_property
     def known_shares(self) -> Tensor:
-        """The share of each known factor's entropy that each latent unit knows, (D, F); where there are factors."""
-        factors = self.data.stored(self.split).factors
-        assert factors is not None
-        return known_shares(self.codes.z, torch.from_numpy(factors))
+        """Of the entropy of each known factor, by codes drawn from the posteriors of the split's images, (D, F).
+
+        Means would count what the noise of a unit drowns: more than the unit's rate, which is a bound on it.
+        """
+        codes: list[Tensor] = []
+        for i, (x, y, _) in enumerate(self.batches.in_order(BATCH)):
+            with self._undisturbed("known", i):
+                codes.append(self.autoencoder.encode(x, y).sample().cpu())
+        return known_shares(torch.cat(codes), torch.from_numpy(self.data.stored(self.split).factors))
 
     @cached_property
     def unit_rates(self) -> Tensor | None:

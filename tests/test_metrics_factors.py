@@ -107,7 +107,7 @@ def test_a_unit_of_a_known_share() -> None:
 
 @pytest.fixture(scope="module")
 def sprites(folders) -> PreparedData:  # noqa: ARG001  the cache is set there
-    return finish(prepare(SpritesConfig(count=400, image_size=8)))
+    return finish(prepare(SpritesConfig(count=4000, image_size=8, test_fraction=0.5)))
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,16 @@ def test_autoencoders_of_sprites_are_judged_and_drawn(kind: type[ModelConfig], s
     labelled = draw_figures(evidence, only=("traversals",))["traversals"]
     evidence.data = sprites.model_copy(update={"factors": ()})
     assert not np.array_equal(labelled, traversals(evidence))
+
+
+def test_no_unit_knows_more_of_a_factor_than_its_rate(sprites: PreparedData, features: Features) -> None:
+    """Untrained, the noise of q(z|x) drowns what its means still show of y."""
+    _, evidence = judged(VAEConfig(latent_dim=10, trunk=MLPConfig(widths=(16,))), sprites, features)
+    factors = torch.from_numpy(sprites.stored("test").factors)
+    assert known_shares(evidence.codes.z, factors)[:, 4].max() > 0.2
+    assert evidence.unit_rates is not None
+    allowed = evidence.unit_rates.max() + 1.3 * (BINS - 1) ** 2 / (2 * len(factors))  # the estimate's bias
+    assert evidence.known_shares[:, 1:].max() * math.log(BINS) < allowed
 
 
 def test_who_has_no_codes_or_no_factors_has_no_gap(sprites, features, digits: PreparedData) -> None:

@@ -80,7 +80,7 @@ class Decoder:
             count = min(cores(), int(self.left * self.pace / WORTH_A_WORKER))
             self.starting = self.workers = [Worker() for _ in range(count)] if count > 1 else []
             for worker in self.workers:
-                worker.start(decode_orders, replace(self.images, files=None, labels=None))
+                worker.start(decode_orders, replace(self.images, files=None, labels=None, factors=None))
         for worker in ready(self.starting, 0):
             worker.receive()
             self.starting = [other for other in self.starting if other is not worker]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from aemodels.data.source import SMALLEST_SIDE, Images, Pixels, Source, WithoutTestConfig, digest_of
+from aemodels.data.source import SMALLEST_SIDE, Factors, Images, Pixels, Source, WithoutTestConfig, digest_of
 
 Points = NDArray[np.float32]
 Inside = NDArray[np.bool_]
@@ -94,15 +94,15 @@ class SpritesConfig(WithoutTestConfig):
         )
 
 
-def draw_factors(count: int, seed: int) -> NDArray[np.float64]:
+def draw_factors(count: int, seed: int) -> Factors:
     """Independent and uniform, (N, F)."""
     low, high = np.array([(0, len(SHAPES)), SCALES, (0, 1), PLACES, PLACES]).T
-    factors: NDArray[np.float64] = low + (high - low) * np.random.default_rng(seed).random((count, len(low)))
+    factors: Factors = low + (high - low) * np.random.default_rng(seed).random((count, len(low)))
     factors[:, 0] = np.floor(factors[:, 0])
     return factors
 
 
-def _decode(factors: NDArray[np.float64], side: int, row: int) -> Pixels:
+def _decode(factors: Factors, side: int, row: int) -> Pixels:
     return render(Sprite(*factors[row].tolist()), side)
 
 

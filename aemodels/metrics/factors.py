@@ -12,7 +12,10 @@ from aemodels.metrics.table import Metric
 
 
 def mutual_information_gap(evidence: Evidence) -> float:
-    """Chen et al. (2018), arXiv:1802.04942, section 4.1."""
+    """Chen et al. (2018), arXiv:1802.04942, section 4.1, with the noise of the posterior as there.
+
+    disentanglement_lib takes posterior means instead, and the same bins.
+    """
     shares = F.pad(
         evidence.known_shares, (0, 0, 0, 1)
     )  # (D + 1, F): beside an only unit there is one that knows nothing
@@ -27,7 +30,7 @@ FACTORS = {
         "share of entropy",
         "maximize",
         "Mean over the known factors of the gap between the two latent units with the most mutual information with it, "
-        "over the factor's entropy: 1 if a unit of its own knows each factor. Of posterior means, both in 20 bins of "
-        "equal width.",
+        "over the factor's entropy: 1 if a unit of its own knows each factor. Of one code from q(z|x) for each image; "
+        "codes and factors in 20 bins of equal width.",
     ),
 }
