@@ -8,8 +8,8 @@ BIN := .venv/bin
 demo: .venv/ready  ## the main job on handwritten digits
 	$(BIN)/aemodels pipeline --preset digits
 
-test: .venv/ready
-	$(BIN)/python -m pytest
+test: .venv/ready  ## a core each for two processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/ready  ## servers, kill -9, longer trainings
 	$(BIN)/python -m pytest -m slow

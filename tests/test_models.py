@@ -210,7 +210,7 @@ def test_importance_sampling_decodes_few_codes_at_once(monkeypatch: pytest.Monke
     model, x, _ = linear_gaussian_case()
     decoded: list[int] = []
     model.decoder.register_forward_pre_hook(lambda _, inputs: decoded.append(len(inputs[0])))
-    monkeypatch.setattr("aemodels.evidence.BATCH", 20)
+    monkeypatch.setattr("aemodels.likelihoods.AT_ONCE", 20)
     with torch.no_grad():
         log_likelihood(model, Batch(x, None), 10)
     assert decoded == [18, 18, 18, 6]  # three samples of each of six images
