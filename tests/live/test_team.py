@@ -48,22 +48,17 @@ def test_what_is_deployed_twice_is_there_once(team: Any, client: Any) -> None:
         kept = sorted(str(one.id) for one in automations if one.name.startswith("aemodels"))  # they watch what runs
         return sorted(one.name for one in automations), sorted(one.name for one in deployments), kept
 
+    def slugs() -> list[str]:
+        return sorted(one.slug for one in client.read_deployment_by_name("pipeline/pipeline").schedules)
+
+    deploy(team, pipeline={"schedules": [{"cron": "0 0 1 1 *", "slug": "yearly", "active": True}]})
+    assert slugs() == ["yearly"]
     deploy(team)
+    assert slugs() == ["nightly"]  # the other one is no longer in the file
     once = deployed()
     deploy(team)
     assert deployed() == once
     assert len(set(once[0])) == len(once[0]) == 4  # two of ours, and a trigger each of the pipeline and of monitor
-
-
-def test_a_schedule_that_is_no_longer_in_the_file_ends(team: Any, client: Any) -> None:
-    def slugs() -> list[str]:
-        return sorted(one.slug for one in client.read_deployment_by_name("pipeline/pipeline").schedules)
-
-    yearly = {"cron": "0 0 1 1 *", "slug": "yearly", "active": True}
-    deploy(team, pipeline={"schedules": [yearly]})
-    assert slugs() == ["yearly"]
-    deploy(team)
-    assert slugs() == ["nightly"]
 
 
 def start(client: Any, name: str, parameters: dict[str, Any]) -> UUID:
