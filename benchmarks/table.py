@@ -10,6 +10,7 @@ NAMES = {
     "aemodels-float32": "aemodels in float32",
     "example": "example loop",
     "loop": "example loop",
+    "plain": "plain loop",
     "lightning": "Lightning",
     "optuna": "Optuna loop",
     "imagefolder": "torchvision ImageFolder",
@@ -32,6 +33,7 @@ def short(measured: dict[str, Any]) -> str:
     parts += [f"{measured['flops_per_second'] / 1e9:,.0f} GFLOP/s"] if "flops_per_second" in measured else []
     parts += [f"{sum(measured['epoch_walls']):.1f} s to {measured['curve'][-1]:.2f}"] if "curve" in measured else []
     known = {"test_bound": "bound {:.2f}", "test_squared_error": "squared error {:.4f}", "best": "best {:.5f}"}
+    known |= {"sample_distance": "samples {:.3f}"}
     parts += [text.format(measured[key]) for key, text in known.items() if key in measured]
     return ", ".join(parts)
 
@@ -70,6 +72,7 @@ def _note(findings: dict[str, Any]) -> str:
     for key, text in {
         "test_bound": "test bound {} nats",
         "test_squared_error": "test squared error {}",
+        "sample_distance": "Frechet distance of the samples' 4 x 4 means {}",
         "final_bound": "final bound {} nats",
         "best": "best objective {}",
     }.items():

@@ -14,12 +14,15 @@ import torch
 
 from aemodels.data import PreparedData, batches, prepare
 from aemodels.data.mnist import IDX_FILES, MnistConfig
+from aemodels.models.base import Batch
+from aemodels.models.vae_gan import VAEGANConfig
 from aemodels.progress import finish
 from aemodels.training import new_model
 from benchmarks import __main__ as command
 from benchmarks.contender import measure
-from benchmarks.contenders import with_aemodels
-from benchmarks.contenders.judge import images_of, plain_trained
+from benchmarks.contenders import with_aemodels, with_plain_vae_gan
+from benchmarks.contenders.judge import images_of, plain_trained, quality
+from benchmarks.contenders.networks import PlainVAEGAN
 from benchmarks.contenders.task import Task, alike, plain_start
 from benchmarks.jobs import ROOT, FailedError, Job, run_job
 from benchmarks.rows import Row, Scale, all_rows
@@ -73,7 +76,7 @@ def test_two_rows_from_the_command_to_the_table(
     assert table.splitlines()[2].startswith("| training: article VAE |")
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [*PRESETS, "vae-gan"])
 def test_peers_start_as_the_same_function(preset: str, mnist: PreparedData) -> None:
     task = Task(preset, mnist, images=None, epochs=1, seed=0, device=torch.device("cpu"))
     x = images_of(mnist, "test", 5).float() / 255
@@ -84,6 +87,26 @@ def test_peers_start_as_the_same_function(preset: str, mnist: PreparedData) -> N
         torch.testing.assert_close(mean, plain_mean.flatten(1))
         torch.testing.assert_close(std, plain_std, rtol=1e-4, atol=1e-4)  # the project's is bounded softly
         torch.testing.assert_close(ours.decode(mean), plain.decode(plain_mean))
+    judged, plain_judged = (quality(trained, mnist, task.device) for trained in (ours, plain))
+    assert judged == pytest.approx(plain_judged, rel=1e-4)
+
+
+def test_the_plain_vae_gan_has_the_projects_gradients(mnist: PreparedData) -> None:
+    task = Task("vae-gan", mnist, images=None, epochs=1, seed=0, device=torch.device("cpu"))
+    config, plain = alike(task).model, plain_start(task)
+    assert isinstance(config, VAEGANConfig)
+    assert isinstance(plain, PlainVAEGAN)
+    model, x = new_model(config, mnist, task.seed), images_of(mnist, "train", 16).float() / 255
+    torch.manual_seed(1)
+    losses = model.losses(Batch(x, None), torch.zeros(()))
+    torch.manual_seed(1)
+    plain_losses = with_plain_vae_gan.part_losses(plain, x, config.beta, config.gamma)
+    parameters = with_plain_vae_gan.part_parameters(plain)
+    with_plain_vae_gan.step_backwards(plain_losses, parameters)
+    for part, loss in losses.items():
+        gradients = torch.autograd.grad(loss.total.mean(), list(model.part_parameters(part)), retain_graph=True)
+        for ours, theirs in zip(gradients, parameters[part], strict=True):
+            torch.testing.assert_close(ours, theirs.grad, rtol=1e-3, atol=1e-6)
 
 
 def test_ratios_are_taken_within_a_turn() -> None:

@@ -64,8 +64,8 @@ class GAN(GenerativeModel):
         return {"generator": ("generator",), "discriminator": ("discriminator",)}
 
     def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
-        both = torch.cat([batch.x, self.sample(len(batch.x))])
-        real, drawn = self.discriminator(both).logits.chunk(2)
+        # one after the other: the generator's gradient passes the drawn images alone
+        real, drawn = self.discriminator(batch.x).logits, self.discriminator(self.sample(len(batch.x))).logits
         fooled, caught, known = is_real(drawn), is_drawn(drawn), is_real(real)
         return {
             "generator": Loss(fooled, {"drawn_as_real": fooled}),
@@ -77,5 +77,5 @@ class GAN(GenerativeModel):
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         z = distributions.noise_like(self.unit_mask.expand(n, -1)) * self.unit_mask
-        images: Tensor = self.generator(z).float().sigmoid()
+        images: Tensor = self.generator(z).to(z.dtype).sigmoid()  # densities are float32, whatever the layers ran in
         return images

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aemodels.data import PreparedData
-from benchmarks.contenders.networks import Plain, PlainVAE
+from benchmarks.contenders.networks import Plain, PlainVAE, PlainVAEGAN
 
 BATCH = 1_000
 
@@ -24,6 +24,7 @@ class Trained(NamedTuple):
 
     encode: Callable[[Tensor], tuple[Tensor, Tensor | None]]  # (B, 1, 28, 28) in [0, 1] -> mean, std of z; no std: AE
     decode: Callable[[Tensor], Tensor]  # (B, D) -> mean pixels (B, 1, 28, 28) in [0, 1]
+    draws_from: int | None = None  # D, where samples are judged too
 
 
 class Epoch(NamedTuple):
@@ -58,7 +59,12 @@ class Clock:
 
 
 def plain_trained(model: Plain) -> Trained:
-    """A plain module; an autoencoder's networks see pixels in [-1, 1]."""
+    """A plain module; an autoencoder's networks see pixels in [-1, 1]. A VAE-GAN has no loss of pixels: it is judged by
+    what it makes of the codes' means, and by samples.
+    """
+    if isinstance(model, PlainVAEGAN):
+        vae_gan = model
+        return Trained(lambda x: (vae_gan.encode(x)[0], None), vae_gan.decoder, vae_gan.mean.out_features)
     if isinstance(model, PlainVAE):
         vae = model
 
@@ -72,8 +78,8 @@ def plain_trained(model: Plain) -> Trained:
 
 @torch.no_grad()
 def quality(trained: Trained, data: PreparedData, device: torch.device) -> dict[str, float]:
-    """On the test images: the bound -log p(x|z) + KL in nats per image, with the same noise for all; for an
-    autoencoder the squared error of a pixel in [0, 1].
+    """On the test images: the bound -log p(x|z) + KL in nats per image, with the same noise for all; where a code is
+    one point the squared error of a pixel in [0, 1], and `sample_distance` where samples are judged.
     """
     noise = torch.Generator().manual_seed(0)
     total, count, is_vae = 0.0, 0, False
@@ -87,7 +93,24 @@ def quality(trained: Trained, data: PreparedData, device: torch.device) -> dict[
             rate = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum()
             total += (F.binary_cross_entropy(trained.decode(z), x, reduction="sum") + rate).double().item()
         count += len(x)
-    return {"test_bound" if is_vae else "test_squared_error": total / count}
+    found = {"test_bound" if is_vae else "test_squared_error": total / count}
+    return found | ({"sample_distance": sample_distance(trained, data, device)} if trained.draws_from else {})
+
+
+def sample_distance(trained: Trained, data: PreparedData, device: torch.device) -> float:
+    """Frechet distance of as many samples as there are test images to these, both as 7 x 7 means of 4 x 4 pixels: no
+    network that would have to be trained for it.
+    """
+    from aemodels.metrics.samples import frechet_distance
+
+    assert trained.draws_from is not None
+    noise = torch.Generator().manual_seed(0)
+    real, drawn = [], []
+    for x in _batches(data, "test", device):
+        z = torch.randn(len(x), trained.draws_from, generator=noise).to(device)
+        real.append(F.avg_pool2d(x, 4).flatten(1))  # (B, 49)
+        drawn.append(F.avg_pool2d(trained.decode(z), 4).flatten(1))
+    return frechet_distance(torch.cat(real), torch.cat(drawn))
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """The models of the trainings as plain torch modules, layer by layer: what the peers train.
 
-B batch, D latent units. A VAE's networks see pixels in [0, 1], an autoencoder's in [-1, 1] (the article's tanh).
+B batch, D latent units, F features. A VAE's networks see pixels in [0, 1], an autoencoder's in [-1, 1] (the article's
+tanh).
 """
 
 from __future__ import annotations
@@ -30,6 +31,19 @@ class PlainVAE(nn.Module):
         return self.decoder(z), mean, log_variance
 
 
+class PlainVAEGAN(PlainVAE):
+    """With a discriminator, which is another encoder with one output (Larsen et al., 2016, arXiv:1512.09300)."""
+
+    def __init__(self, vae: PlainVAE, hidden: nn.Module) -> None:
+        super().__init__(vae.encoder, vae.mean.in_features, vae.mean.out_features, vae.decoder)
+        self.hidden, self.logit = hidden, nn.Linear(vae.mean.in_features, 1)
+
+    def discriminate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 1, 28, 28) -> logits (B,), over 0 for real, and the features that they are made from, (B, F)."""
+        h = self.hidden(2 * x - 1)
+        return self.logit(h)[:, 0], h
+
+
 class PlainAutoencoder(nn.Module):
     """One code per image, squared error."""
 
@@ -52,6 +66,8 @@ def plain_model(preset: str, latent_dim: int | None = None) -> Plain:
             return _article_vae(latent_dim or 20)
         case "conv-vae":
             return _conv_vae(latent_dim or 20)
+        case "vae-gan":
+            return PlainVAEGAN(_conv_vae(latent_dim or 20), _conv_encoder())
         case "article-mlp":
             return _article_mlp()
         case "article-conv":
@@ -76,12 +92,15 @@ def _article_vae(latent_dim: int) -> PlainVAE:
     return PlainVAE(encoder, 400, latent_dim, nn.Sequential(nn.Linear(latent_dim, 400), nn.ReLU(), *last))
 
 
-def _conv_vae(latent_dim: int) -> PlainVAE:
+def _conv_encoder() -> nn.Module:
     down = [nn.Conv2d(1, 32, 4, stride=2, padding=1), nn.SiLU(), nn.Conv2d(32, 64, 4, stride=2, padding=1), nn.SiLU()]
+    return nn.Sequential(*down, nn.Flatten(), nn.Linear(64 * 7 * 7, 256), nn.SiLU())
+
+
+def _conv_vae(latent_dim: int) -> PlainVAE:
     dense = [nn.Linear(latent_dim, 256), nn.SiLU(), nn.Linear(256, 64 * 7 * 7), nn.Unflatten(1, (64, 7, 7)), nn.SiLU()]
     up = [nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1), nn.SiLU(), nn.ConvTranspose2d(32, 1, 4, 2, 1)]
-    encoder = nn.Sequential(*down, nn.Flatten(), nn.Linear(64 * 7 * 7, 256), nn.SiLU())
-    return PlainVAE(encoder, 256, latent_dim, nn.Sequential(*dense, *up, nn.Sigmoid()))
+    return PlainVAE(_conv_encoder(), 256, latent_dim, nn.Sequential(*dense, *up, nn.Sigmoid()))
 
 
 def _article_mlp() -> PlainAutoencoder:

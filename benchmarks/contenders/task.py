@@ -14,6 +14,7 @@ from benchmarks.contenders.networks import Plain, plain_model
 from benchmarks.jobs import ROOT
 
 PRESETS = ROOT / "aemodels" / "presets"
+ARTICLE = PRESETS / "comparisons" / "article.json"
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3
 # All of it, whatever the project's own defaults are.
@@ -42,8 +43,10 @@ class Task(NamedTuple):
 
 
 def preset(name: str) -> dict[str, Any]:
-    """Its sections."""
-    sections: dict[str, Any] = json.loads((PRESETS / f"{name}.json").read_text())
+    """Its sections; or those of a system that only the article's comparison has."""
+    file = PRESETS / f"{name}.json"
+    found: dict[str, Any] = json.loads((file if file.exists() else ARTICLE).read_text())
+    sections: dict[str, Any] = found if file.exists() else found["systems"][name]
     return sections
 
 
@@ -62,7 +65,7 @@ def plain_start(task: Task) -> Plain:
     plain = plain_model(task.preset)
     given = new_model(alike(task).model, task.data, task.seed)
     with torch.no_grad():
-        for own, parameter in zip(plain.parameters(), given.parameters(), strict=True):  # encoder, code, decoder
+        for own, parameter in zip(plain.parameters(), given.parameters(), strict=True):  # encoder, code, decoder, ...
             if own.shape != parameter.shape:
                 raise ValueError(f"{task.preset}: a layer of {tuple(own.shape)}, the project's is {parameter.shape}")
             own.copy_(parameter)

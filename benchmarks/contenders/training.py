@@ -59,6 +59,10 @@ def _epochs(contender: str, task: Task, to_quality: bool) -> Iterator[Epoch]:
             from benchmarks.contenders import with_example
 
             return with_example.epochs(task)
+        case "plain":
+            from benchmarks.contenders import with_plain_vae_gan
+
+            return with_plain_vae_gan.epochs(task)
         case "pythae":
             from benchmarks.contenders import with_pythae
 

@@ -8,6 +8,8 @@ from typing import Any
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.models.base import Autoencoder
+from aemodels.models.vae import VAE
+from aemodels.models.vae_gan import VAEGAN
 from aemodels.training import train
 from benchmarks.contenders.judge import Clock, Epoch, Trained
 from benchmarks.contenders.task import Task, preset
@@ -32,10 +34,10 @@ def epochs(experiment: Experiment, data: PreparedData, task: Task) -> Iterator[E
 
 def trained(model: Autoencoder) -> Trained:
     """For the judge."""
-    is_vae = hasattr(model, "beta")
+    is_vae = isinstance(model, VAE)
 
     def encode(x: Any) -> Any:
         q = model.encode(x)
         return q.mean, q.stddev if is_vae else None
 
-    return Trained(encode, lambda z: model.decode(z).mean)
+    return Trained(encode, lambda z: model.decode(z).mean, model.latent_dim if isinstance(model, VAEGAN) else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -19,6 +20,7 @@ MODELS = (
     ("conv-vae", "training: convolutional VAE", 1, 18_000),
 )
 PRESETS = [preset for preset, *_ in MODELS]
+VAE_GAN = ("vae-gan", "training: convolutional VAE-GAN", 1, 18_000)  # pythae's has other losses and leaves out updates
 
 
 def training_rows(scale: Scale) -> list[Row]:
@@ -26,24 +28,32 @@ def training_rows(scale: Scale) -> list[Row]:
     return [
         Row("matmul", "matrix product", "machine", "FLOP/s", {"matmul": ()}, 3, {"presets": PRESETS}),
         *(_training(scale, *model) for model in MODELS),
+        _training(scale, *VAE_GAN, contenders={"aemodels": (), "plain": EXAMPLE}),
         _streaming(scale),
         _fast(scale),
     ]
 
 
-def _training(scale: Scale, preset: str, title: str, timed: int, images: int | None) -> Row:
+def _training(
+    scale: Scale,
+    preset: str,
+    title: str,
+    timed: int,
+    images: int | None,
+    contenders: Mapping[str, Sequence[str]] = TRAINERS,
+) -> Row:
     if scale.quick:
         images = 6_000
     elif scale.device == "cuda":
         images = None
     settings = {"preset": preset, "epochs": 1 + scale(timed, 1, cuda=2), "images": images}
-    return Row(preset, title, "training", "images/s", TRAINERS, scale(3, 1), settings, findings=judged)
+    return Row(preset, title, "training", "images/s", contenders, scale(3, 1), settings, findings=judged)
 
 
 def judged(repeats: list[Repeat]) -> dict[str, Any]:
     """Contender -> what its networks are worth."""
     found: dict[str, Any] = {}
-    for key in ("test_bound", "test_squared_error"):
+    for key in ("test_bound", "test_squared_error", "sample_distance"):
         by_contender = {
             name: spread([repeat[name][key] for repeat in repeats if key in repeat.get(name, {})])
             for name in repeats[0]
