@@ -26,6 +26,7 @@ from aemodels.distributions import derived_seed, seeded
 from aemodels.environment import device_name
 from aemodels.models.base import Autoencoder, Batch, GenerativeModel, ModelConfig
 from aemodels.schedules import Schedule
+from aemodels.undisturbed import undisturbed
 from aemodels.updates import Trainee, Updates
 
 EVALUATION_BATCH = 500  # images; large enough for speed, small enough for any trunk
@@ -223,7 +224,8 @@ def fit_prior(model: GenerativeModel, data: PreparedData, seed: int, images: int
     def batches() -> Iterator[Batch]:  # reads nothing for a model that fits nothing
         yield from Batches(data, "train", model.device, limit).in_order(EVALUATION_BATCH)
 
-    model.fit_prior(batches(), derived_seed(seed, "prior"))
+    with undisturbed(model, derived_seed(seed, "codes of the prior")):
+        model.fit_prior(batches(), derived_seed(seed, "prior"))
 
 
 @torch.no_grad()
