@@ -85,5 +85,5 @@ def check_layers(model: ModelConfig, epochs: int) -> None:
         here = f"{getattr(model, 'name', 'this model')} on {getattr(trunk, 'name', 'no trunk')}"
         raise SettingsError(
             f"training.pretraining_epochs={epochs}: pre-training is for autoencoders on the trunk mlp, this is {here}; "
-            "use training.pretraining_epochs=0, or model.name=ae with model.trunk=mlp"
+            "use training.pretraining_epochs=0, or a model with an encoder and model.trunk.name=mlp"
         )
