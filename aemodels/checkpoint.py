@@ -78,7 +78,8 @@ def load_model(folder: Path, device: str = "cpu") -> Loaded:
 
 def save_state(folder: Path, state: TrainingState) -> None:
     """Writes the state after an epoch, in one file, so that it is never half of one epoch and half of another."""
-    meta = {k: json.dumps(getattr(state, k)) for k in ("epoch", "step", "best", "best_epoch", "history")}
+    kept = ("epoch", "step", "best", "best_epoch", "history", "pretraining")
+    meta = {name: json.dumps(getattr(state, name)) for name in kept}
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
     write_whole(folder / STATE, lambda path: save_file(tensors, path, metadata=meta))
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from aemodels.config import Config
 from aemodels.data import DataConfig
 from aemodels.data.digits import DigitsConfig
 from aemodels.evaluation import EvaluationConfig
 from aemodels.models import AnyModelConfig, VAEConfig
+from aemodels.pretraining import check_layers
 from aemodels.training import TrainingConfig
 
 
@@ -23,6 +25,11 @@ class Experiment(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     seed: int = Field(0, ge=0)
     """Of the weights, the order of the images and all noise. The splits have their own, `data.split_seed`."""
+
+    @model_validator(mode="after")
+    def _can_be_pretrained(self) -> Self:
+        check_layers(self.model, self.training.pretraining_epochs)
+        return self
 
     def identity(self, digest: str) -> str:
         """What names a run's folder: a hash of all settings and of the prepared data."""

@@ -1,8 +1,8 @@
 """Trunks: the networks between images and features, for any (C, H, W).
 
 B batch, F features, D latent units. A trunk's encoder maps (B, C, H, W) -> (B, F), its decoder (B, D) -> (B, C, H, W)
-without a last function: that is the likelihood's business. No batch normalisation: it couples the images of a batch
-and the members of a population.
+without a last function: that is the likelihood's business. Batch normalisation couples the images of a batch: it is off
+unless it is asked for, and refused where each image has to stand for itself (`BatchNorm`, `Discriminator`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aemodels import parallel
 from aemodels.config import Config, SettingsError
 
 ImageShape = tuple[int, int, int]
@@ -38,10 +39,20 @@ class Judged(NamedTuple):
 
 
 class Discriminator(nn.Module):
-    """(B, C, H, W) in [0, 1] -> how real each image is."""
+    """(B, C, H, W) in [0, 1] -> how real each image is.
+
+    Raises:
+        SettingsError: the encoder has batch normalisation. It would judge the batch, real and drawn images together,
+            and not each image (Gulrajani et al., 2017, arXiv:1704.00028, section 4).
+    """
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
+        if any(isinstance(layer, BatchNorm) for layer in encoder):
+            raise SettingsError(
+                "model.trunk.normalization=batch: a discriminator would judge real and drawn images together, not each "
+                "by itself; use model.trunk.normalization=none, or model.name=vae"
+            )
         self.encoder = encoder
         self.logit = nn.Linear(encoder.features, 1)
 
@@ -53,6 +64,30 @@ class Discriminator(nn.Module):
 # ---------------------------------------------------------------- multi-layer perceptron
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """Features (B, F) with mean 0 and variance 1 in a batch, then scaled and shifted by what is learned; held-out
+    images by running means of both (Ioffe and Szegedy, 2015, arXiv:1502.03167).
+
+    Members of a population have running means of their own, so they stack.
+
+    Raises:
+        SettingsError: torchrun shares the batches between processes, each of which sees a part.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        if parallel.started():
+            raise SettingsError(
+                "model.trunk.normalization=batch: under torchrun each process would normalise by its own part of a "
+                "batch; use model.trunk.normalization=none, or train in one process"
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and len(x) == 1:  # the rest of an epoch: an image alone has no variance
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
 class MLPConfig(Config):
     """Fully connected layers; the decoder mirrors the encoder."""
 
@@ -62,6 +97,8 @@ class MLPConfig(Config):
     """Units of the encoder's hidden layers, from the image to the code."""
     activation: Literal["relu", "tanh"] = "relu"
     """The function between layers."""
+    normalization: Literal["none", "batch"] = "none"
+    """Between a hidden layer and its function: none, or batch normalisation (mean 0, variance 1 in a batch)."""
 
     direct_code: ClassVar[int | None] = None
 
@@ -76,7 +113,9 @@ class MLPConfig(Config):
 
     def _layers(self, widths: tuple[int, ...]) -> Iterator[nn.Module]:
         for inputs, outputs in pairwise(widths):
-            yield nn.Linear(inputs, outputs)
+            yield nn.Linear(inputs, outputs, bias=self.normalization == "none")  # the normalisation has its own
+            if self.normalization == "batch":
+                yield BatchNorm(outputs)
             yield nn.ReLU() if self.activation == "relu" else nn.Tanh()
 
 

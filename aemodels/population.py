@@ -175,8 +175,14 @@ def train_population(
         seeds: of the weights of each member; the first is that of the order of the images and of all noise too.
 
     Raises:
-        SettingsError: the models differ in more than what may differ, or do not fit the images.
+        SettingsError: the models differ in more than what may differ, do not fit the images, or are to be pre-trained:
+            that takes them one by one, and any of them may diverge before the others have begun.
     """
+    if config.pretraining_epochs:
+        raise SettingsError(
+            f"training.pretraining_epochs={config.pretraining_epochs}: a population is not pre-trained; train its "
+            "models one by one, or use training.pretraining_epochs=0"
+        )
     for other in configs:
         if not stackable(configs[0], other):
             raise SettingsError(f"{configs[0]} and {other} cannot be one population; train them one by one")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -25,7 +25,10 @@ from aemodels.data.prepared import PreparedData
 from aemodels.distributions import derived_seed, seeded
 from aemodels.environment import device_name
 from aemodels.models.base import Autoencoder, Batch, GenerativeModel, ModelConfig
+from aemodels.pretraining import check_layers, hidden_layers
+from aemodels.progress import Progress, Steps, finish
 from aemodels.schedules import Schedule
+from aemodels.undisturbed import undisturbed
 from aemodels.updates import Trainee, Updates
 
 EVALUATION_BATCH = 500  # images; large enough for speed, small enough for any trunk
@@ -39,6 +42,9 @@ class TrainingConfig(Config):
 
     epochs: int = Field(20, ge=1)
     """Passes over the training images."""
+    pretraining_epochs: int = Field(0, ge=0)
+    """Passes over them for each hidden layer of an MLP trunk, one layer after the other, before `epochs` of all layers
+    together; 0 starts with those."""
     batch_size: int = Field(128, ge=1)
     """Images per update."""
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -78,6 +84,7 @@ class TrainingState:
     best_epoch: int
     history: list[dict[str, float]]  # an entry per epoch
     tensors: dict[str, Tensor]  # "model.*", "best.*", "optimizer.<part>.*"
+    pretraining: list[dict[str, float]] = field(default_factory=list)  # an entry per epoch of each hidden layer
 
     def section(self, name: str) -> dict[str, Tensor]:
         """The tensors of `model` or `best` by their names there."""
@@ -126,12 +133,13 @@ def train(
         SettingsError: the model does not fit the images.
         TrainingDivergedError: a term of the loss became NaN or infinite.
     """
+    state = finish(first_state(model_config, data, config, seed, resume))
     model = new_model(model_config, data, seed)
     loop = Loop(model, data, config, seed)
-    state = parallel.agreed(resume) or new_state()
     best = state.section("best")
     if state.tensors:
         model.load_state_dict(state.section("model"))
+    if state.epoch:
         loop.updates.load_moments(state.tensors)
     while not ends(state, config, loop.warmup_epochs):
         index = state.epoch + 1
@@ -145,6 +153,38 @@ def train(
         state.tensors = state_tensors(model.state_dict(), best, loop.updates.moments())
         last = ends(state, config, loop.warmup_epochs)
         yield Epoch(index, metrics, last, lambda: model, lambda: state)
+
+
+def first_state(
+    model_config: ModelConfig, data: PreparedData, config: TrainingConfig, seed: int, saved: TrainingState | None = None
+) -> Steps[TrainingState]:
+    """Where a training goes on: at what was saved of it, or before its first epoch, with its hidden layers pre-trained.
+
+    Raises:
+        SettingsError: the model does not fit the images, or its layers cannot be pre-trained.
+        TrainingDivergedError: the error of a layer became NaN or infinite.
+    """
+    if state := parallel.agreed(saved):
+        return state
+    state = new_state()
+    check_layers(model_config, config.pretraining_epochs)
+    if config.pretraining_epochs:
+        model = new_model(model_config, data, seed)
+        assert isinstance(model, Autoencoder)  # checked
+        work, layers = "pre-training", hidden_layers(model)
+        own = config.override({"epochs": config.pretraining_epochs})
+        yield Progress(work, 0, len(layers) * own.epochs)
+        for number, layer in enumerate(layers, 1):
+            loop = Loop(layer, data, own, derived_seed(seed, "layer", number))
+            for index in range(1, own.epochs + 1):
+                (metrics,) = loop.epoch(index)
+                refuse_non_finite(metrics, index, own, f"pre-training layer {number}, ")
+                state.pretraining.append({"layer": number, **metrics})
+                note = f"layer {number} of {len(layers)}, squared error {metrics['val/squared_error']:.3g}"
+                yield Progress(work, len(state.pretraining), len(layers) * own.epochs, note)
+            loop.updates.close()
+        state.tensors = state_tensors(model.state_dict(), {}, {})
+    return state
 
 
 class Loop:
@@ -223,7 +263,8 @@ def fit_prior(model: GenerativeModel, data: PreparedData, seed: int, images: int
     def batches() -> Iterator[Batch]:  # reads nothing for a model that fits nothing
         yield from Batches(data, "train", model.device, limit).in_order(EVALUATION_BATCH)
 
-    model.fit_prior(batches(), derived_seed(seed, "prior"))
+    with undisturbed(model, derived_seed(seed, "codes of the prior")):
+        model.fit_prior(batches(), derived_seed(seed, "prior"))
 
 
 @torch.no_grad()
@@ -285,15 +326,15 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def refuse_non_finite(metrics: dict[str, float], epoch: int, config: TrainingConfig) -> None:
+def refuse_non_finite(metrics: dict[str, float], epoch: int, config: TrainingConfig, stage: str = "") -> None:
     """Raises TrainingDivergedError if a metric is NaN or infinite."""
     bad = {name: value for name, value in metrics.items() if not math.isfinite(value)}
     if bad:
         name, value = next(iter(bad.items()))
         other = " or training.precision=float32" if config.precision != "float32" else ""
         raise TrainingDivergedError(
-            f"epoch {epoch}: {name} is {value}; try a smaller training.learning_rate (it is {config.learning_rate:g}), "
-            f"training.gradient_clip=1{other}"
+            f"{stage}epoch {epoch}: {name} is {value}; try a smaller training.learning_rate (it is "
+            f"{config.learning_rate:g}), training.gradient_clip=1{other}"
         )
 
 

@@ -148,7 +148,9 @@ def release_memory() -> None:
 
 
 def _alike(a: Experiment, b: Experiment) -> bool:
-    """Whether two trials can be members of one population."""
+    """Whether two trials can be members of one population; who is pre-trained is alone."""
+    if a.training.pretraining_epochs:
+        return a is b
     return stackable(a.model, b.model) and a.model_copy(update={"model": b.model, "seed": b.seed}) == b
 
 

@@ -250,6 +250,16 @@ def test_systems_of_other_beta_make_a_curve(
     assert "Rate and distortion" in compared.report.read_text()
 
 
+def test_depth_differs_in_what_is_compared_alone() -> None:
+    """One deep network, plain and with what mends it; the epochs of all layers together are as many."""
+    systems = load_comparison([], {}, ["depth"]).settings
+    deep, pretrained, normalized = (systems[name].flat() for name in ("deep", "deep-pre-trained", "deep-batch-norm"))
+    assert {key for key in deep if deep[key] != pretrained[key]} == {"training.pretraining_epochs"}
+    assert {key for key in deep if deep[key] != normalized[key]} == {"model.trunk.normalization"}
+    assert {settings.training.epochs for settings in systems.values()} == {5}
+    assert {settings.model.latent_dim for settings in systems.values()} == {16}
+
+
 def test_presets_files_and_comparisons_together(tmp_path: Path) -> None:
     file = tmp_path / "wide.json"
     file.write_text(json.dumps({"model": {"name": "vae", "latent_dim": 40}}))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from aemodels.config import SettingsError
 from aemodels.distributions import (
     BernoulliConfig,
     DiagonalNormal,
@@ -25,12 +26,13 @@ from aemodels.likelihoods import log_likelihood
 from aemodels.models import AEConfig, CVAEConfig, GANConfig, IWAEConfig, VAEConfig, VAEGANConfig
 from aemodels.models.base import Autoencoder, Batch, ModelConfig, Networks
 from aemodels.models.vae import VAE
-from aemodels.nets import ArticleConvConfig, ConvConfig, Encoder, MLPConfig, ResidualConfig
+from aemodels.nets import ArticleConvConfig, BatchNorm, ConvConfig, Encoder, MLPConfig, ResidualConfig
 from aemodels.objectives import free_bits, log_mean_exp
 from aemodels.priors import GaussianMixturePrior
 
 MODELS = [AEConfig, VAEConfig, CVAEConfig, IWAEConfig, VAEGANConfig]
 TRUNKS = [MLPConfig(widths=(32,)), ConvConfig(channels=(8, 16), hidden=32), ResidualConfig(channels=(8,), hidden=32)]
+BATCH_NORM = MLPConfig(widths=(32, 16), normalization="batch")
 LIKELIHOODS = [
     BernoulliConfig(),
     GaussianConfig(sigma="fixed", output="tanh"),
@@ -78,6 +80,8 @@ def variants() -> Iterator[ModelConfig]:
         yield GANConfig(trunk=trunk)
         yield CVAEConfig(trunk=trunk, conditional_prior=True)
         yield IWAEConfig(trunk=trunk, samples=2, repeats=3, elbo_share=0.3)
+    for model in (AEConfig, VAEConfig, CVAEConfig, IWAEConfig):
+        yield model.model_validate({"trunk": BATCH_NORM})
 
 
 @pytest.mark.parametrize("config", list(variants()), ids=lambda c: f"{c.name}-{c.trunk.name}")
@@ -96,9 +100,11 @@ def test_each_part_trains_all_its_parameters_and_no_other(config: ModelConfig) -
     assert {id(p) for p in owned} == {id(p) for p in built.parameters()}
 
 
+@pytest.mark.parametrize("normalization", ["none", "batch"])
 @pytest.mark.parametrize("model", [AEConfig, VAEConfig, CVAEConfig, IWAEConfig])
-def test_overfits_a_batch(model: type[ModelConfig]) -> None:
-    built = build(model.model_validate({"trunk": MLPConfig(widths=(64,)), "latent_dim": 16}), (1, 8, 8))
+def test_overfits_a_batch(model: type[ModelConfig], normalization: Literal["none", "batch"]) -> None:
+    trunk = MLPConfig(widths=(64,), normalization=normalization)
+    built = build(model.model_validate({"trunk": trunk, "latent_dim": 16}), (1, 8, 8))
     batch = images((1, 8, 8))
     optimizer = torch.optim.Adam(built.parameters(), lr=3e-3)
     start = ((built(batch.x) - batch.x) ** 2).mean().item()
@@ -367,6 +373,35 @@ def test_the_article_networks_have_the_articles_sizes() -> None:
         build(AEConfig(latent_dim=32, trunk=ArticleConvConfig()), (3, 32, 32))
     with pytest.raises(ValueError, match=r"model\.latent_dim=20"):
         build(AEConfig(latent_dim=20, trunk=ArticleConvConfig()), (1, 28, 28))
+
+
+def test_a_batch_is_normalised_and_held_out_images_by_its_running_means() -> None:
+    """Mean 0 and variance 1 in training, whatever the batch; each image by itself in evaluation; one image too."""
+    with seeded(0):
+        norm, x = BatchNorm(3), 5 + 2 * torch.randn(400, 3)
+    trained = norm(x)
+    torch.testing.assert_close(trained.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(trained.var(0, unbiased=False), torch.ones(3), atol=1e-4, rtol=0)
+    for _ in range(200):
+        norm(x)
+    before = copy.deepcopy(norm.state_dict())
+    alone = norm(x[:1])  # the rest of an epoch
+    assert all(torch.equal(tensor, before[name]) for name, tensor in norm.state_dict().items())
+    norm.eval()
+    torch.testing.assert_close(norm(x), trained, atol=1e-2, rtol=0)
+    torch.testing.assert_close(norm(x)[:1], alone)
+
+
+@pytest.mark.parametrize("model", [GANConfig, VAEGANConfig])
+def test_a_discriminator_judges_each_image_by_itself(model: type[ModelConfig]) -> None:
+    with pytest.raises(SettingsError, match=r"model\.trunk\.normalization=batch: .*model\.trunk\.normalization=none"):
+        model.model_validate({"trunk": BATCH_NORM}).build((1, 8, 8), 0)
+
+
+def test_batch_norm_is_not_shared_between_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SettingsError, match=r"model\.trunk\.normalization=batch: under torchrun .*one process"):
+        build(AEConfig(trunk=BATCH_NORM), (1, 8, 8))
 
 
 def test_too_many_layers_for_a_small_image() -> None:

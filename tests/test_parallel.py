@@ -15,17 +15,19 @@ import torch
 from aemodels import parallel
 from aemodels.data.prepared import PreparedData
 from aemodels.distributions import GaussianConfig
-from aemodels.models import VAEConfig
+from aemodels.models import AEConfig, VAEConfig
 from aemodels.nets import MLPConfig
 from aemodels.training import TrainingConfig, train
 
 SMALL = MLPConfig(widths=(16,))
-MODELS = {
-    "dynamic bits": VAEConfig(trunk=SMALL, free_bits=0.2, beta_warmup_steps=5),
-    "optimal sigma": VAEConfig(trunk=SMALL, likelihood=GaussianConfig(sigma="optimal")),
-}
 # 301 images in batches of 30: shares of 15, and at the end one image, which one of the processes has alone
 TRAINING = TrainingConfig(epochs=3, images=301, batch_size=30, gradient_clip=50.0, schedule="cosine")
+LAYERS_FIRST = TRAINING.override({"epochs": 1, "pretraining_epochs": 1, "corruption": "masking"})
+TRAININGS = {
+    "dynamic bits": (VAEConfig(trunk=SMALL, free_bits=0.2, beta_warmup_steps=5), TRAINING),
+    "optimal sigma": (VAEConfig(trunk=SMALL, likelihood=GaussianConfig(sigma="optimal")), TRAINING),
+    "pre-trained": (AEConfig(trunk=MLPConfig(widths=(16, 8))), LAYERS_FIRST),
+}
 SHARED = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
@@ -43,9 +45,9 @@ def curves(data: PreparedData) -> dict[str, Any]:
     return {
         name: [
             {key: value for key, value in epoch.metrics.items() if "second" not in key}
-            for epoch in train(model, data, TRAINING, seed=0)
+            for epoch in train(model, data, training, seed=0)
         ]
-        for name, model in MODELS.items()
+        for name, (model, training) in TRAININGS.items()
     }
 
 

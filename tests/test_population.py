@@ -78,6 +78,7 @@ def vaes(**settings: object) -> list[ModelConfig]:
 
 POPULATIONS = {
     "mlp": vaes(trunk=MLP),
+    "batch_norm": vaes(trunk=MLPConfig(widths=(16, 9), activation="tanh", normalization="batch")),
     "conv": vaes(trunk=CONV),
     "residual": vaes(trunk=RESIDUAL),
     "free_bits": vaes(trunk=MLP, free_bits=0.1, beta_warmup_steps=20),

@@ -36,6 +36,7 @@ from aemodels.training import (
 from aemodels.updates import FusedAdam, Graph, Updates, captured
 
 SMALL = MLPConfig(widths=(16,))
+BATCH_NORM = MLPConfig(widths=(16,), normalization="batch")
 CONFIGS = [
     TrainingConfig(epochs=4, images=300, batch_size=64, schedule="cosine", warmup_steps=3, gradient_clip=1.0),
     TrainingConfig(epochs=4, images=300, batch_size=64, optimizer="adamw", weight_decay=0.1, precision="bfloat16"),
@@ -50,8 +51,13 @@ def run(model: ModelConfig, data: PreparedData, config: TrainingConfig) -> Train
 @pytest.mark.parametrize("config", CONFIGS, ids=["adam", "adamw"])
 @pytest.mark.parametrize(
     "model",
-    [AEConfig(trunk=SMALL), VAEConfig(trunk=SMALL, beta_warmup_steps=7), VAEConfig(trunk=ConvConfig(channels=(8, 8)))],
-    ids=["ae", "vae", "conv"],
+    [
+        AEConfig(trunk=SMALL),
+        VAEConfig(trunk=SMALL, beta_warmup_steps=7),
+        VAEConfig(trunk=ConvConfig(channels=(8, 8))),
+        VAEConfig(trunk=BATCH_NORM),
+    ],
+    ids=["ae", "vae", "conv", "batch_norm"],
 )
 @pytest.mark.parametrize("binarize", ["none", "dynamic"])
 def test_resumed_equals_uninterrupted(model, config, binarize, digits: PreparedData, tmp_path: Path) -> None:
@@ -351,7 +357,7 @@ def test_a_capture_leaves_no_trace(works: bool, resumed: bool, digits: PreparedD
     for name, stand_in in (stand_ins | {"CUDAGraph": lambda: replayed}).items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
     config = TrainingConfig(epochs=2, images=300, batch_size=64)
-    model = VAEConfig(trunk=SMALL, likelihood=GaussianConfig(sigma="optimal"))
+    model = VAEConfig(trunk=BATCH_NORM, likelihood=GaussianConfig(sigma="optimal"))
     updates = Updates(new_model(model, digits, 0), Batches(digits, "train", torch.device("cpu"), 300), config, seed=0)
     if resumed:
         updates.epoch(1, 0)

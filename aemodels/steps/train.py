@@ -17,7 +17,7 @@ from aemodels.figures import draw_figures, reconstruction_grid, sample_grid
 from aemodels.mlflow_views import FINAL
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.pictures import Picture
-from aemodels.progress import Progress, Steps
+from aemodels.progress import Progress, Steps, finish
 from aemodels.registry import ModelVersion, register
 from aemodels.report import Subject, write_report
 from aemodels.runfolder import RunFolder, claimed
@@ -25,7 +25,16 @@ from aemodels.settings import Settings
 from aemodels.steps.recording import Result, keep_figures, keep_report, open_run, yardstick
 from aemodels.store import open_store
 from aemodels.tracking import Run
-from aemodels.training import Epoch, TrainingState, best_device, best_model, fit_prior, new_model, training_codes
+from aemodels.training import (
+    Epoch,
+    TrainingState,
+    best_device,
+    best_model,
+    first_state,
+    fit_prior,
+    new_model,
+    training_codes,
+)
 from aemodels.training import train as train_epochs
 from aemodels.tuning import search_space
 
@@ -84,6 +93,7 @@ def assist(settings: Settings, data: PreparedData) -> None:
     """What the processes beside the one that writes do under torchrun: their share of every batch."""
     experiment = settings.experiment
     with parallel.joined(best_device()):
+        finish(first_state(experiment.model, data, experiment.training, experiment.seed))
         for _ in train_epochs(experiment.model, data, experiment.training, experiment.seed):
             pass
 
@@ -165,9 +175,10 @@ def _judge(
 
 
 def _effort(state: TrainingState) -> tuple[float, float]:
-    """Seconds of training, and images seen in them."""
-    seconds = sum(epoch["train/seconds"] for epoch in state.history)
-    return seconds, sum(epoch["train/seconds"] * epoch["train/images_per_second"] for epoch in state.history)
+    """Seconds of training, and images seen in them; of pre-training too."""
+    epochs = [*state.pretraining, *state.history]
+    seconds = sum(epoch["train/seconds"] for epoch in epochs)
+    return seconds, sum(epoch["train/seconds"] * epoch["train/images_per_second"] for epoch in epochs)
 
 
 def _keep_pictures(pictures: Mapping[str, Picture], folder: RunFolder, run: Run) -> tuple[Path, ...]:
@@ -183,15 +194,19 @@ def _epochs(
 ) -> Steps[TrainingState]:
     """The epochs that are left; each is on disk before it is tracked, and tracked before the next one."""
     config = experiment.training
-    state = load_state(folder.path)
-    if state is None:
+    saved = load_state(folder.path)
+    if saved is None:
         _cards(untrained, 0, data, run, experiment)  # where MLflow's slider stands at first
-    else:
-        for index in range(folder.notes().get("tracked", 0) + 1, state.epoch + 1):
-            run.metrics(state.history[index - 1], index)
+    state = yield from first_state(experiment.model, data, config, experiment.seed, saved)
+    if saved is None and state.pretraining:
+        for step, metrics in enumerate(state.pretraining, 1):
+            run.metrics({f"pretraining/{key}": value for key, value in metrics.items()}, step)
+        save_state(folder.path, state)
+    for index in range(folder.notes().get("tracked", 0) + 1, state.epoch + 1):
+        run.metrics(state.history[index - 1], index)
     work, every = f"training {experiment.model.name}", math.ceil(config.epochs / CARDS)
-    going_on = f"going on after epoch {state.epoch} in {folder.path}" if state else ""
-    yield Progress(work, state.epoch if state else 0, config.epochs, going_on)
+    going_on = f"going on after epoch {state.epoch} in {folder.path}" if saved else ""
+    yield Progress(work, state.epoch, config.epochs, going_on)
     for epoch in train_epochs(experiment.model, data, config, experiment.seed, resume=state):
         state = epoch.state
         save_state(folder.path, state)
@@ -200,7 +215,6 @@ def _epochs(
             _cards(epoch.model, epoch.index, data, run, experiment)
         folder.note(tracked=epoch.index)
         yield Progress(work, epoch.index, config.epochs, _note(epoch))
-    assert state is not None  # a training has at least one epoch
     yield Progress(work, config.epochs, config.epochs, f"best epoch {state.best_epoch} of {state.epoch}")
     return state
 
