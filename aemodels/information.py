@@ -14,7 +14,8 @@ BINS = 20  # of equal width, from the least to the largest value, as in disentan
 def known_shares(codes: Tensor, factors: Tensor) -> Tensor:
     """The share of each factor's entropy that each unit knows, I(unit; factor) / H(factor), (D, F), in 0 to 1.
 
-    It is the estimate by frequencies: on N images too large by about 19 * 19 / 2N nats, alike for all units.
+    Counted in bins, N images seem to tell about 19 * 19 / 2N nats of what is independent of them; that is taken off
+    (Miller, 1955: each entropy gains what its bins in use lack on average).
 
     Args:
         codes: (N, D); NaN comes back where they are not finite.
@@ -22,10 +23,10 @@ def known_shares(codes: Tensor, factors: Tensor) -> Tensor:
     """
     if not codes.isfinite().all():
         return codes.new_full((codes.shape[1], factors.shape[1]), torch.nan)
-    joint = _frequencies(_binned(codes), _binned(factors))
-    units, known = joint.sum(-1), joint.sum(-2)  # (D, F, BINS)
-    information = _entropy(units) + _entropy(known) - _entropy(joint.flatten(-2))
-    return information / _entropy(known).clamp(min=1e-9)  # of a factor that never changes: none
+    joint = _counts(_binned(codes), _binned(factors))
+    of_factors = _entropy(joint.sum(-2))
+    information = _entropy(joint.sum(-1)) + of_factors - _entropy(joint.flatten(-2))
+    return (information / of_factors.clamp(min=1e-9)).clamp(0, 1)  # of a factor that never changes: none
 
 
 def _binned(values: Tensor) -> Tensor:
@@ -35,14 +36,16 @@ def _binned(values: Tensor) -> Tensor:
     return (share * BINS).long().clamp(max=BINS - 1)
 
 
-def _frequencies(units: Tensor, factors: Tensor) -> Tensor:
-    """Bins (N, D) and (N, F) -> how often they meet, (D, F, BINS, BINS), in shares of N."""
-    count, dims = units.shape
+def _counts(units: Tensor, factors: Tensor) -> Tensor:
+    """Bins (N, D) and (N, F) -> how often they meet, (D, F, BINS, BINS)."""
+    dims = units.shape[1]
     cells = (torch.arange(dims) * BINS + units) * BINS  # (N, D)
     met = [torch.bincount((cells + factor[:, None]).flatten(), minlength=dims * BINS**2) for factor in factors.T]
-    return torch.stack(met).view(-1, dims, BINS, BINS).transpose(0, 1) / count
+    return torch.stack(met).view(-1, dims, BINS, BINS).transpose(0, 1)
 
 
-def _entropy(frequencies: Tensor) -> Tensor:
-    """(..., bins) -> (...), nats."""
-    return -torch.xlogy(frequencies, frequencies).sum(-1)
+def _entropy(counts: Tensor) -> Tensor:
+    """(..., bins) -> (...), nats: of the frequencies, and what those of so many bins in use lack on average."""
+    total = counts.sum(-1)
+    frequencies = counts / total[..., None].double()
+    return -torch.xlogy(frequencies, frequencies).sum(-1) + ((counts > 0).sum(-1) - 1) / (2 * total)

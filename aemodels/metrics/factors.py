@@ -14,7 +14,7 @@ from aemodels.metrics.table import Metric
 def mutual_information_gap(evidence: Evidence) -> float:
     """Chen et al. (2018), arXiv:1802.04942, section 4.1, with the noise of the posterior as there.
 
-    disentanglement_lib takes posterior means instead, and the same bins.
+    disentanglement_lib takes posterior means instead, the same bins, and does not correct the estimate.
     """
     shares = F.pad(
         evidence.known_shares, (0, 0, 0, 1)
@@ -31,6 +31,6 @@ FACTORS = {
         "maximize",
         "Mean over the known factors of the gap between the two latent units with the most mutual information with it, "
         "over the factor's entropy: 1 if a unit of its own knows each factor. Of one code from q(z|x) for each image; "
-        "codes and factors in 20 bins of equal width.",
+        "codes and factors in 20 bins of equal width, the estimate corrected for their number.",
     ),
 }
