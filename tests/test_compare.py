@@ -220,7 +220,7 @@ def test_the_article_has_all_of_its_systems() -> None:
     article = load_comparison([], {}, ["article"])
     names = "mlp-ae conv-ae vae vae-conv cvae gan vae-gan denoising-ae"
     assert list(article.settings) == names.split()
-    assert {settings.training.epochs for settings in article.settings.values()} == {5}
+    assert {settings.training.epochs for settings in article.settings.values()} == {10}
     assert {settings.data.name for settings in article.settings.values()} == {"mnist"}
     assert article.settings["conv-ae"].training.weight_decay > 0  # of its preset
     assert article.settings["denoising-ae"].training.corruption.name == "gaussian"
