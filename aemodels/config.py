@@ -25,6 +25,16 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _short_sections(cls, values: Any) -> Any:
+        """A text for a whole section is short for its name."""
+        if not isinstance(values, Mapping):
+            return values
+        named = {name for name, field in cls.model_fields.items() if isinstance(values.get(name), str)}
+        short = {name for name in named if section_kinds(cls.model_fields[name])}
+        return {key: {"name": value} if key in short else value for key, value in values.items()}
+
     def flat(self) -> dict[str, Any]:
         """Dotted key -> plain value, as JSON has it; `parse` reads it back."""
         result: dict[str, Any] = {}

@@ -57,3 +57,10 @@ def test_an_unknown_preset_or_file_is_named(tmp_path) -> None:
         load_settings({}, "artcle-vae")
     with pytest.raises(SettingsError, match="no such file"):
         load_settings({}, config=tmp_path / "none.json")
+
+
+def test_a_name_is_short_for_a_section_at_any_depth() -> None:
+    settings = load_settings(read_text(["model=ae", "model.trunk=conv", "model.likelihood=bernoulli"]))
+    assert settings.flat() | {"model.trunk.name": "conv", "model.likelihood.name": "bernoulli"} == settings.flat()
+    nested = {"model": {"name": "cvae", "trunk": "residual"}, "training": {"corruption": "masking"}}
+    assert load_settings(nested).training.corruption.name == "masking"
