@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -141,18 +142,19 @@ def train(
         model.load_state_dict(state.section("model"))
     if state.epoch:
         loop.updates.load_moments(state.tensors)
-    while not ends(state, config, loop.warmup_epochs):
-        index = state.epoch + 1
-        (metrics,) = loop.epoch(index)
-        refuse_non_finite(metrics, index, config)
-        if (value := loop.selected(metrics, index)) < state.best:
-            state.best, state.best_epoch = value, index
-            best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        state.epoch, state.step = index, index * loop.updates.steps
-        state.history.append(metrics)
-        state.tensors = state_tensors(model.state_dict(), best, loop.updates.moments())
-        last = ends(state, config, loop.warmup_epochs)
-        yield Epoch(index, metrics, last, lambda: model, lambda: state)
+    with closing(loop):
+        while not ends(state, config, loop.warmup_epochs):
+            index = state.epoch + 1
+            (metrics,) = loop.epoch(index)
+            refuse_non_finite(metrics, index, config)
+            if (value := loop.selected(metrics, index)) < state.best:
+                state.best, state.best_epoch = value, index
+                best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+            state.epoch, state.step = index, index * loop.updates.steps
+            state.history.append(metrics)
+            state.tensors = state_tensors(model.state_dict(), best, loop.updates.moments())
+            last = ends(state, config, loop.warmup_epochs)
+            yield Epoch(index, metrics, last, lambda: model, lambda: state)
 
 
 def first_state(
@@ -175,14 +177,13 @@ def first_state(
         own = config.override({"epochs": config.pretraining_epochs})
         yield Progress(work, 0, len(layers) * own.epochs)
         for number, layer in enumerate(layers, 1):
-            loop = Loop(layer, data, own, derived_seed(seed, "layer", number))
-            for index in range(1, own.epochs + 1):
-                (metrics,) = loop.epoch(index)
-                refuse_non_finite(metrics, index, own, f"pre-training layer {number}, ")
-                state.pretraining.append({"layer": number, **metrics})
-                note = f"layer {number} of {len(layers)}, squared error {metrics['val/squared_error']:.3g}"
-                yield Progress(work, len(state.pretraining), len(layers) * own.epochs, note)
-            loop.updates.close()
+            with closing(Loop(layer, data, own, derived_seed(seed, "layer", number))) as loop:
+                for index in range(1, own.epochs + 1):
+                    (metrics,) = loop.epoch(index)
+                    refuse_non_finite(metrics, index, own, f"pre-training layer {number}, ")
+                    state.pretraining.append({"layer": number, **metrics})
+                    note = f"layer {number} of {len(layers)}, squared error {metrics['val/squared_error']:.3g}"
+                    yield Progress(work, len(state.pretraining), len(layers) * own.epochs, note)
         state.tensors = state_tensors(model.state_dict(), {}, {})
     return state
 
@@ -222,6 +223,12 @@ class Loop:
         self.updates.close()
         self.model, self.updates = model, Updates(model, self.training, self.updates.config, self.seed)
         self.updates.load_moments(moments)
+
+    def close(self) -> None:
+        """Lets go of the updates' graph: it and the updates hold each other, so their memory would wait for the garbage
+        collector, while an evaluation needs it.
+        """
+        self.updates.close()
 
     def selected(self, metrics: dict[str, float], index: int) -> float:
         """What picks the best weights, smaller is better; of adversarial models the last ones are kept."""
@@ -300,12 +307,16 @@ def held_out_bound(model: Trainee, batches: Batches, corruption: CorruptionConfi
 
 
 def best_device() -> torch.device:
-    """AEMODELS_DEVICE, or CUDA, MPS, CPU, whichever is first; a CUDA device that is named becomes torch's current one.
+    """AEMODELS_DEVICE, or CUDA, MPS, CPU, whichever is first; a CUDA device that is named, or that is this process's
+    under torchrun, becomes torch's current one.
 
     Raises:
-        UserError: AEMODELS_DEVICE names none that works here.
+        UserError: AEMODELS_DEVICE names none that works here, or torchrun started more processes than there are GPUs.
     """
-    if name := device_name():
+    name = device_name()
+    if parallel.started() and name in (None, "cuda") and torch.cuda.is_available():
+        parallel.take_gpu()  # before anything is put on the first one
+    if name:
         try:
             device = torch.empty(0, device=name).device
         except (RuntimeError, AssertionError):
