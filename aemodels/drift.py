@@ -25,8 +25,10 @@ Numbers = NDArray[np.floating]
 
 
 class MonitoringConfig(Config):
-    """When new images count as different."""
+    """Which new images are looked at, and when they count as different."""
 
+    newest: int = Field(500, ge=1)
+    """New images that a check compares, by the time of their files: older ones would hide what has come since."""
     false_alarms: float = Field(1e-4, gt=0, lt=0.5)
     """Probability that a check of images like the test images raises an alarm."""
     stability: float = Field(0.1, ge=0)

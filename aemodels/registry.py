@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from aemodels.catalog import (
     CHALLENGER,
     CHAMPION,
@@ -37,6 +39,7 @@ from aemodels.catalog import (
     list_models,
 )
 from aemodels.config import UserError
+from aemodels.environment import store_folder
 from aemodels.modelfile import CHECKSUMS
 from aemodels.modelfile import digest as digest_of
 from aemodels.promotion import Decision
@@ -54,6 +57,7 @@ __all__ = [
     "Reign",
     "champion",
     "conclude",
+    "deciding",
     "find",
     "find_report",
     "get",
@@ -178,6 +182,19 @@ def _withdraw(run: Run, name: str, model_id: str | None, new_name: bool) -> None
 # ---- promoting
 
 
+@contextmanager
+def deciding(store: Store, name: str) -> Iterator[None]:
+    """On this machine one process at a time decides which version is the champion; who decides looks at it first.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    aliases_of(store, name)  # a name that is none must not become a path
+    store_folder().mkdir(parents=True, exist_ok=True)
+    with FileLock(store_folder() / f"gate-{name}.lock", thread_local=False):
+        yield
+
+
 def conclude(store: Store, version: ModelVersion, decision: Decision, by: str = BY_GATE) -> None:
     """Writes what was decided on the version, and makes it the champion if that was the decision."""
     numbers = {key: f"{value:.8g}" for key, value in decision.numbers.items()}
@@ -193,7 +210,8 @@ def promote(store: Store, name: str, version: int) -> Registered:
     Raises:
         UserError: there is no such version.
     """
-    _crown(store, get(store, name, version).version, "asked for", user_name())
+    with deciding(store, name):
+        _crown(store, get(store, name, version).version, "asked for", user_name())
     return get(store, name, version)
 
 
@@ -203,9 +221,10 @@ def rollback(store: Store, name: str, version: int | None = None) -> Registered:
     Raises:
         UserError: there is no model to go back to.
     """
-    now, before = aliases_of(store, name).get(CHAMPION), version or predecessor(store, name)
-    if before != now:
-        _crown(store, get(store, name, before).version, f"rollback from version {now}", user_name())
+    with deciding(store, name):
+        now, before = aliases_of(store, name).get(CHAMPION), version or predecessor(store, name)
+        if before != now:
+            _crown(store, get(store, name, before).version, f"rollback from version {now}", user_name())
     return get(store, name, before)
 
 

@@ -40,6 +40,19 @@ class UnreachableError(UserError):
     """The server does not answer now; a scheduled run may try again later."""
 
 
+def is_outage(error: object) -> bool:
+    """Whether a server did not answer that may be back later: ours said so, or MLflow's client, after minutes."""
+    from urllib3.exceptions import HTTPError  # beneath what MLflow's client raises where there is no connection
+
+    if isinstance(error, UserError):
+        return isinstance(error, UnreachableError)
+    while isinstance(error, BaseException):
+        if isinstance(error, HTTPError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 @dataclass(frozen=True)
 class Store:
     """An open store. Nothing here depends on MLflow's global state (active run, tracking URI)."""

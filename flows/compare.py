@@ -10,10 +10,16 @@ from aemodels.data import PreparedData
 from aemodels.steps import compare as step
 from aemodels.steps.compare import Compared
 from flows.prepare import prepare_data
-from flows.running import device_slot, follow, publish_picture, worth_retrying
+from flows.running import DELAYS, RETRIES, device_slot, follow, passed, publish_picture, worth_retrying
 
 
-@task(name="compare", retries=2, retry_delay_seconds=10, retry_condition_fn=worth_retrying, persist_result=True)
+@task(
+    name="compare",
+    retries=RETRIES,
+    retry_delay_seconds=DELAYS,
+    retry_condition_fn=worth_retrying,
+    persist_result=True,
+)
 def compare_systems(comparison: ComparisonConfig, data: PreparedData) -> Compared:
     """All systems are one task; a retry goes on with the system that was being trained."""
     with device_slot():
@@ -28,5 +34,5 @@ def compare_systems(comparison: ComparisonConfig, data: PreparedData) -> Compare
 @flow(name="compare")
 def compare(comparison: ComparisonConfig) -> Compared:
     """Trains and judges every system with every seed; one table and one picture."""
-    step.check(comparison)
+    passed(step.check, comparison)
     return compare_systems(comparison, prepare_data(next(iter(comparison.settings.values()))))

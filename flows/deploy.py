@@ -1,7 +1,7 @@
 """Makes a Prefect server hold what prefect.yaml says: `make deploy`. Run again, it changes what has changed. A
 deployment that is no longer in the file stays on the server: delete it there.
 
-What prefect.yaml cannot hold is here: the work pool, the limit of this machine's GPUs, and the automations that mark a
+What prefect.yaml cannot hold is here: the work pool, the limits of this machine's GPUs, and the automations that mark a
 run crashed whose worker has died, and start it again.
 """
 
@@ -35,6 +35,7 @@ from flows.running import gpu_limit
 POOL, TAG = "aemodels", "aemodels"  # the tag is on every deployment of prefect.yaml, and so on its runs
 SILENCE = timedelta(seconds=90)  # three heartbeats: Prefect sends them every 30 seconds at the most often
 RESTARTS = 3  # of a crashed run: what kills its worker each time must not go on for ever
+REST = timedelta(hours=1)  # between two restarts of a run that has never run: nothing counts those
 ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Suspended", "AwaitingConcurrencySlot")  # without heartbeats
 FILE = Path(__file__).resolve().parents[1] / "prefect.yaml"
 
@@ -48,7 +49,7 @@ def main(file: Annotated[Path, typer.Option(help="The deployments.")] = FILE) ->
         with get_client(sync_client=True) as client:
             make_pool(client)
             limit_gpus(client)
-            for automation in (silent_runs_have_crashed(), crashed_runs_start_again()):
+            for automation in (silent_runs_have_crashed(), crashed_runs_start_again(), lost_runs_start_again()):
                 replace(automation, client)
             deploy(file)
             drop_schedules(file, client)
@@ -66,8 +67,8 @@ def make_pool(client: SyncPrefectClient) -> None:
 
 def limit_gpus(client: SyncPrefectClient) -> None:
     """One run on each of this machine's GPUs at a time."""
-    if count := torch.cuda.device_count():
-        client.upsert_global_concurrency_limit_by_name(gpu_limit(), count)
+    for index in range(torch.cuda.device_count()):
+        client.upsert_global_concurrency_limit_by_name(gpu_limit(index), 1)
 
 
 def silent_runs_have_crashed() -> AutomationCore:
@@ -91,6 +92,22 @@ def silent_runs_have_crashed() -> AutomationCore:
 def crashed_runs_start_again() -> AutomationCore:
     """A training resumes from its checkpoint, a search with its next trial."""
     runs = [str(count) for count in range(1, RESTARTS + 1)]
+    return _starting_again("crashed runs start again", f"{RESTARTS} times at most.", runs, timedelta(0))
+
+
+def lost_runs_start_again() -> AutomationCore:
+    """Those whose worker died before they ran."""
+    about = f"Not twice within {REST.seconds // 60} minutes."
+    return _starting_again("runs that crashed before they ran start again", about, ["0"], REST)
+
+
+def _starting_again(name: str, about: str, runs: list[str], rest: timedelta) -> AutomationCore:
+    """An automation for crashed runs.
+
+    Args:
+        runs: how often a run has been running by now.
+        rest: how long the same run is left alone afterwards.
+    """
     trigger = EventTrigger(
         posture=Posture.Reactive,
         expect={"prefect.flow-run.Crashed"},
@@ -98,15 +115,10 @@ def crashed_runs_start_again() -> AutomationCore:
         match_related=_ours(),
         for_each={"prefect.resource.id"},
         threshold=1,
-        within=timedelta(0),
+        within=rest,
     )
     again = ChangeFlowRunState(state=StateType.SCHEDULED, message="Started again after a crash")
-    return AutomationCore(
-        name="aemodels: crashed runs start again",
-        description=f"{RESTARTS} times at most.",
-        trigger=trigger,
-        actions=[again],
-    )
+    return AutomationCore(name=f"aemodels: {name}", description=about, trigger=trigger, actions=[again])
 
 
 def _ours() -> ResourceSpecification:

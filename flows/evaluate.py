@@ -8,10 +8,16 @@ from prefect import flow, task
 
 from aemodels.steps import evaluate as step
 from aemodels.steps.evaluate import Evaluated
-from flows.running import device_slot, follow, publish_metrics, worth_retrying
+from flows.running import DELAYS, RETRIES, device_slot, follow, publish_metrics, worth_retrying
 
 
-@task(name="evaluate", retries=2, retry_delay_seconds=10, retry_condition_fn=worth_retrying, persist_result=True)
+@task(
+    name="evaluate",
+    retries=RETRIES,
+    retry_delay_seconds=DELAYS,
+    retry_condition_fn=worth_retrying,
+    persist_result=True,
+)
 def evaluate_model(model: str, changes: dict[str, Any]) -> Evaluated:
     with device_slot():
         evaluated = follow(step.evaluate(model, changes))

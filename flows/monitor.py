@@ -13,12 +13,27 @@ from aemodels.drift import MonitoringConfig
 from aemodels.environment import data_root
 from aemodels.steps import monitor as step
 from aemodels.steps.monitor import Monitored
-from flows.running import device_slot, follow, model_resource, publish_metrics, publish_picture, worth_retrying
+from flows.running import (
+    DELAYS,
+    RETRIES,
+    device_slot,
+    follow,
+    model_resource,
+    publish_metrics,
+    publish_picture,
+    worth_retrying,
+)
 
 DRIFT, RETRAIN = "aemodels.drift", "aemodels.retrain"  # events; the second starts the pipeline
 
 
-@task(name="monitor", retries=2, retry_delay_seconds=10, retry_condition_fn=worth_retrying, persist_result=True)
+@task(
+    name="monitor",
+    retries=RETRIES,
+    retry_delay_seconds=DELAYS,
+    retry_condition_fn=worth_retrying,
+    persist_result=True,
+)
 def check_images(name: str, folders: list[Path], monitoring: MonitoringConfig) -> Monitored:
     with device_slot():
         monitored = follow(step.monitor(name, folders, monitoring))

@@ -17,6 +17,7 @@ from aemodels.steps.train import Trained
 from aemodels.steps.tune import Tuned, check
 from flows.prepare import prepare_data
 from flows.promote import pass_gate
+from flows.running import only_attempt, passed
 from flows.train import train_model
 from flows.tune import tune_model
 
@@ -35,9 +36,9 @@ class Finished(Result):
 @flow(name="pipeline")
 def pipeline(settings: Settings) -> Finished:
     """Prepares the images, searches the settings, trains the best, judges and registers it; the gate decides."""
-    check(settings)
+    passed(check, settings)
     data = prepare_data(settings)
-    with claimed(f"pipeline-{settings.identity(data.digest)}") as folder:
+    with only_attempt(), claimed(f"pipeline-{settings.identity(data.digest)}") as folder:
         group: str = folder.notes().get("group") or str(flow_run.id)
         folder.note(group=group)
         tuned = _once(folder, "tuned", Tuned, lambda: tune_model(settings, data, group))

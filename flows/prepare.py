@@ -7,10 +7,16 @@ from prefect import flow, task
 from aemodels.data import PreparedData
 from aemodels.settings import Settings
 from aemodels.steps import prepare as step
-from flows.running import device_slot, follow, worth_retrying
+from flows.running import DELAYS, RETRIES, device_slot, follow, worth_retrying
 
 
-@task(name="prepare", retries=2, retry_delay_seconds=10, retry_condition_fn=worth_retrying, persist_result=True)
+@task(
+    name="prepare",
+    retries=RETRIES,
+    retry_delay_seconds=DELAYS,
+    retry_condition_fn=worth_retrying,
+    persist_result=True,
+)
 def prepare_data(settings: Settings) -> PreparedData:
     with device_slot():
         return follow(step.prepare(settings))

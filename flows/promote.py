@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 from prefect import flow, pause_flow_run, suspend_flow_run, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 from prefect.input import RunInput
-from prefect.runtime import deployment
+from prefect.runtime import deployment, flow_run, task_run
 
 from aemodels import registry
 from aemodels.data import PreparedData
@@ -19,6 +21,8 @@ from aemodels.store import open_store
 from flows import display
 from flows.prepare import prepare_data
 from flows.running import (
+    DELAYS,
+    RETRIES,
     alone,
     device_slot,
     follow,
@@ -41,17 +45,30 @@ class Approval(RunInput):
     reason: str
 
 
-@task(name="promote", retries=2, retry_delay_seconds=10, retry_condition_fn=worth_retrying, persist_result=True)
+@task(
+    name="promote",
+    retries=RETRIES,
+    retry_delay_seconds=DELAYS,
+    retry_condition_fn=worth_retrying,
+    persist_result=True,
+)
 def pass_gate(settings: Settings, data: PreparedData, version: ModelVersion, review: Review | None = None) -> Promotion:
-    with alone(f"gate-{version.name}"), device_slot():  # a champion that other images judged is measured again
+    with _gate(version.name), device_slot():  # a champion that other images judged is measured again
         promotion = follow(step.promote(settings, data, version, review))
     publish_metrics("gate", promotion.numbers, promotion.url)
-    if promotion.promoted:
+    repeated = flow_run.run_count > 1 or task_run.run_count > 1  # what came before may have ended before it told
+    if promotion.promoted and (repeated or not promotion.already):
         _tell(PROMOTED, promotion.name, promotion.version, promotion.reason)
     return promotion
 
 
-@task(name="compare", retries=2, retry_delay_seconds=10, retry_condition_fn=worth_retrying, persist_result=True)
+@task(
+    name="compare",
+    retries=RETRIES,
+    retry_delay_seconds=DELAYS,
+    retry_condition_fn=worth_retrying,
+    persist_result=True,
+)
 def show_comparison(settings: Settings, data: PreparedData, version: ModelVersion) -> Comparison:
     with device_slot():
         comparison = follow(step.compare(settings, data, version))
@@ -84,7 +101,9 @@ def promote(settings: Settings, version: int | None = None, approval: bool = Fal
 @flow(name="choose")
 def choose(name: str, version: int) -> int:
     """Makes a version of a registered model the champion, whatever the gate says; its version."""
-    chosen = registry.promote(open_store(), name, version)
+    store = open_store()
+    with _gate(get(store, name, version).version.name):  # one that is not there has no gate
+        chosen = registry.promote(store, name, version)
     _tell(PROMOTED, name, version, chosen.tags[f"{registry.GATE}reason"])
     return version
 
@@ -95,9 +114,15 @@ def rollback(name: str, version: int | None = None) -> int:
     store = open_store()
     target = version or registry.predecessor(store, name)
     remember(version=target)
-    back = registry.rollback(store, name, target)
+    with _gate(get(store, name, target).version.name):
+        back = registry.rollback(store, name, target)
     _tell(ROLLED_BACK, name, back.version.version, back.tags[f"{registry.GATE}reason"])
     return back.version.version
+
+
+def _gate(name: str) -> AbstractContextManager[None]:
+    """Whoever decides which version of a model is the champion, on whatever machine, does so alone."""
+    return alone(f"gate-{name}")
 
 
 def _tell(event: str, name: str, version: int, reason: str) -> None:

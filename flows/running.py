@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import platform
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
-from prefect import Task, get_client
+from filelock import FileLock
+from prefect import Task, get_client, task
 from prefect.artifacts import (
     create_image_artifact,
     create_link_artifact,
@@ -19,25 +20,47 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.sync import concurrency
+from prefect.exceptions import Abort
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from aemodels.config import UserError
+from aemodels.environment import store_folder
 from aemodels.progress import Progress, Steps, finish
-from aemodels.store import UnreachableError
+from aemodels.store import is_outage
 from aemodels.training import TrainingDivergedError, best_device
 from flows import display
 
+S = TypeVar("S")
 T = TypeVar("T")
 PUBLISH_SECONDS = 5.0  # between two updates of a progress artifact
+DELAYS = [10.0, 60.0, 300.0] + 6 * [600.0]  # seconds before each retry: a server may be away for an hour
+RETRIES = len(DELAYS)
+RETRIES_OF_OTHERS = 2  # of what fails for another reason than a server that is away
+PATIENCE = 3600.0  # seconds that `alone` waits for others: what they do takes minutes
 
 
-def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+def worth_retrying(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """A server or disk may come back; what a person has to mend, and a training that diverged, will not."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, UnreachableError) or not isinstance(error, UserError | TrainingDivergedError)
+    if is_outage(error):
+        return True
+    return run.run_count <= RETRIES_OF_OTHERS and not isinstance(error, UserError | TrainingDivergedError)
+
+
+@task(
+    name="check",
+    retries=RETRIES,
+    retry_delay_seconds=DELAYS,
+    retry_condition_fn=worth_retrying,
+    cache_policy=NO_CACHE,
+)
+def passed(check: Callable[[S], None], settings: S) -> None:
+    """A step's check, as a task: a server that is away at the scheduled hour may be back soon."""
+    check(settings)
 
 
 def follow(steps: Steps[T]) -> T:
@@ -50,7 +73,36 @@ def follow(steps: Steps[T]) -> T:
         if drawn is not None:
             drawn.show(report)
 
-    return finish(steps, show)
+    with only_attempt():
+        return finish(steps, show)
+
+
+@contextmanager
+def only_attempt() -> Iterator[None]:
+    """Of a flow run's attempts one works at a time on this store.
+
+    Prefect's server, back after more than a minute, takes what it has not heard of for dead and starts it again. The
+    new attempt waits here until the first, which lives, has noticed, and goes on where it was.
+    """
+    place = store_folder() / "attempts"
+    place.mkdir(parents=True, exist_ok=True)
+    path = place / f"{flow_run.id}.lock"
+    with FileLock(path, thread_local=False, is_singleton=True) as lock:  # a flow may hold it around its steps
+        with _optional():
+            _stop_if_started_again()
+        try:
+            yield
+        finally:
+            if lock.lock_counter == 1:
+                path.unlink(missing_ok=True)
+
+
+def _stop_if_started_again() -> None:
+    """Ends this attempt where another one has begun; Prefect takes `Abort` as its own word and changes no state."""
+    with get_client(sync_client=True) as client:
+        begun = client.read_flow_run(UUID(flow_run.id)).run_count
+    if begun > flow_run.run_count:
+        raise Abort(f"attempt {flow_run.run_count} of this run ends: attempt {begun} has begun")
 
 
 class _Published:
@@ -67,33 +119,47 @@ class _Published:
             return
         self.last = now
         share = 100 * report.done / report.total
-        if report.work not in self.artifacts and not ended:
-            self.artifacts[report.work] = create_progress_artifact(share, description=report.work)  # type: ignore[assignment]
-        elif report.work in self.artifacts:
-            update_progress_artifact(self.artifacts[report.work], share)
+        with _optional():
+            _stop_if_started_again()
+            if report.work not in self.artifacts and not ended:
+                self.artifacts[report.work] = create_progress_artifact(share, description=report.work)  # type: ignore[assignment]
+            elif report.work in self.artifacts:
+                update_progress_artifact(self.artifacts[report.work], share)
 
 
 @contextmanager
 def device_slot() -> Iterator[None]:
-    """One of this machine's GPU slots, where `make deploy` has set up such a limit."""
-    if best_device().type == "cpu":
+    """The GPU of this process for itself, where `make deploy` has set up such a limit."""
+    device = best_device()
+    if device.type == "cpu":
         yield
         return
-    with concurrency(gpu_limit(), occupy=1, strict=False):
+    with concurrency(gpu_limit(device.index or 0), occupy=1, strict=False):
         yield
 
 
-def gpu_limit() -> str:
-    """Of this machine alone: one name for all would let a fleet run one after the other."""
-    return f"gpu-{platform.node()}"
+def gpu_limit(index: int) -> str:
+    """Of one GPU of this machine alone: one name for all would let a fleet run one after the other."""
+    return f"gpu-{platform.node()}-{index}"
 
 
 @contextmanager
 def alone(name: str) -> Iterator[None]:
-    """What is done under that name, on whatever machine, is done one after the other."""
+    """What is done under that name, on whatever machine, is done one after the other.
+
+    Raises:
+        UserError: the others did not come to an end.
+    """
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(name, 1)
-    with concurrency(name, occupy=1):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(concurrency(name, occupy=1, timeout_seconds=PATIENCE))
+        except TimeoutError:
+            raise UserError(
+                f"{name}: another run has held this limit for {PATIENCE / 60:g} minutes; if none is there, free it: "
+                f"prefect gcl update {name} --active-slots 0"
+            ) from None
         yield
 
 
@@ -106,11 +172,11 @@ def remember(**parameters: Any) -> None:
 
 @contextmanager
 def _optional() -> Iterator[None]:
-    """What only adds to Prefect's pages must not make a finished training run again."""
+    """Where Prefect's server is away: what only adds to its pages must not end a training, nor make it run again."""
     try:
         yield
     except Exception:
-        get_run_logger().warning("not shown on Prefect's pages", exc_info=True)
+        get_run_logger().warning("Prefect's server did not take this", exc_info=True)
 
 
 def publish_metrics(key: str, metrics: Mapping[str, float], url: str) -> None:

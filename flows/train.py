@@ -9,12 +9,18 @@ from aemodels.settings import Settings
 from aemodels.steps import train as step
 from aemodels.steps.train import Trained
 from flows.prepare import prepare_data
-from flows.running import device_slot, follow, publish_metrics, publish_picture, worth_retrying
+from flows.running import DELAYS, RETRIES, device_slot, follow, passed, publish_metrics, publish_picture, worth_retrying
 
 SHOWN = ("reconstructions", "samples")
 
 
-@task(name="train", retries=2, retry_delay_seconds=10, retry_condition_fn=worth_retrying, persist_result=True)
+@task(
+    name="train",
+    retries=RETRIES,
+    retry_delay_seconds=DELAYS,
+    retry_condition_fn=worth_retrying,
+    persist_result=True,
+)
 def train_model(settings: Settings, data: PreparedData, group: str) -> Trained:
     """Training and its evaluation are one task: one process, one GPU slot; a retry resumes from the checkpoint."""
     with device_slot():
@@ -29,5 +35,5 @@ def train_model(settings: Settings, data: PreparedData, group: str) -> Trained:
 @flow(name="train")
 def train(settings: Settings) -> Trained:
     """Trains the model, judges it on the test images and registers it."""
-    step.check(settings)
+    passed(step.check, settings)
     return train_model(settings, prepare_data(settings), group="")

@@ -9,10 +9,16 @@ from aemodels.settings import Settings
 from aemodels.steps import tune as step
 from aemodels.steps.tune import Tuned
 from flows.prepare import prepare_data
-from flows.running import device_slot, follow, publish_metrics, publish_picture, worth_retrying
+from flows.running import DELAYS, RETRIES, device_slot, follow, passed, publish_metrics, publish_picture, worth_retrying
 
 
-@task(name="tune", retries=2, retry_delay_seconds=10, retry_condition_fn=worth_retrying, persist_result=True)
+@task(
+    name="tune",
+    retries=RETRIES,
+    retry_delay_seconds=DELAYS,
+    retry_condition_fn=worth_retrying,
+    persist_result=True,
+)
 def tune_model(settings: Settings, data: PreparedData, group: str) -> Tuned:
     with device_slot():
         tuned = follow(step.tune(settings, data, group))
@@ -26,7 +32,7 @@ def tune_model(settings: Settings, data: PreparedData, group: str) -> Tuned:
 @flow(name="tune")
 def tune(settings: Settings) -> Tuned:
     """Trains trials of different settings, by default of latent size and KL weight, and ranks them."""
-    step.check(settings)
+    passed(step.check, settings)
     return tune_model(settings, prepare_data(settings), group="")
 
 
@@ -34,5 +40,5 @@ def tune(settings: Settings) -> Tuned:
 def search_worker(settings: Settings) -> Tuned:
     """Joins the search of these settings, which any number of machines work on, or begins it."""
     step.check_joining()
-    step.check(settings)
+    passed(step.check, settings)
     return tune_model(settings, prepare_data(settings), group="")

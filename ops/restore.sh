@@ -16,6 +16,9 @@ for database in mlflow prefect optuna; do
         --command="DROP DATABASE IF EXISTS $database WITH (FORCE)" --command="CREATE DATABASE $database"
     $compose exec -T postgres pg_restore --username=aemodels --dbname="$database" --exit-on-error <"$folder/$database.dump"
 done
+# Who held a limit when the backup was made holds it no more.
+$compose exec -T postgres psql --username=aemodels --dbname=prefect --quiet \
+    --command="UPDATE concurrency_limit_v2 SET active_slots = 0"
 $compose run --rm -T --no-deps mlflow sh -c 'rm -rf /data/* && tar -C /data -xf -' <"$folder/mlflow.tar"
 $compose up -d
 [ -z "$gpu" ] || $compose --profile gpu up -d worker-gpu

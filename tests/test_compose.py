@@ -38,6 +38,13 @@ def test_no_secret_has_a_value() -> None:
         assert value in ("", "...", "admin:..."), key
 
 
+def test_prefect_remembers_who_holds_a_limit() -> None:
+    """In memory, as is its default, a restart forgets it, and the limit stays taken."""
+    prefect = SERVICES["prefect"]
+    assert prefect["environment"]["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"].endswith(".filesystem")
+    assert f"prefect:{prefect['environment']['PREFECT_HOME']}" in prefect["volumes"]
+
+
 def test_docker_compose_1_29_takes_it() -> None:
     assert not set(yaml.safe_load(TEXT)) & {"name", "include", "version"}
     for word in ("start_interval", "required:", "gpus:", "develop:", "content:"):

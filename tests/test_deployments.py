@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from prefect.events import DeploymentEventTrigger
 from prefect.flows import load_flow_from_entrypoint
 from pydantic import BaseModel
 
-from flows.deploy import FILE, POOL, TAG, crashed_runs_start_again, silent_runs_have_crashed
+from flows.deploy import (
+    FILE,
+    POOL,
+    TAG,
+    crashed_runs_start_again,
+    lost_runs_start_again,
+    silent_runs_have_crashed,
+)
+from flows.running import gpu_limit
 
 PLAN: dict[str, Any] = yaml.safe_load(FILE.read_text())
 DEPLOYMENTS = {deployment["name"]: deployment for deployment in PLAN["deployments"]}
@@ -106,8 +115,16 @@ def test_events_start_it(name: str) -> None:
 def test_restarts_have_an_end() -> None:
     again = crashed_runs_start_again()
     assert again.trigger.match["prefect.run-count"] == ["1", "2", "3"]
+    lost = lost_runs_start_again()  # run-count stays 0, so the time between has to end it
+    assert lost.trigger.match["prefect.run-count"] == ["0"]
+    assert lost.trigger.within > 10 * silent_runs_have_crashed().trigger.within
     silent = silent_runs_have_crashed()
     assert silent.trigger.after <= silent.trigger.expect
+
+
+def test_every_gpu_of_every_machine_has_a_limit_of_its_own() -> None:
+    assert gpu_limit(0) != gpu_limit(1)
+    assert all(platform.node() in gpu_limit(index) for index in range(2))
 
 
 def test_a_server_is_needed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,27 @@ def test_images_of_the_same_kind_raise_no_alarm(watched: Callable[[Any], Any], h
     rng = np.random.default_rng(6)
     for _ in range(20):
         chosen = rng.choice(len(held_out), rng.integers(20, 200), replace=False)
-        assert watched(held_out[chosen]).reasons == ()
+        checked = watched(held_out[chosen])
+        assert checked.reasons == ()
+        assert checked.figures == ()  # MLflow has them: an hourly check leaves nothing on this disk
+
+
+def test_what_has_come_long_ago_does_not_hide_what_comes_now(
+    watched: Callable[[Any], Any], held_out: Any, tmp_path: Path
+) -> None:
+    """One image in 30 of the folder is another one, and one in 12 of the newest."""
+    from aemodels.progress import finish
+    from aemodels.steps.monitor import monitor
+
+    many = np.tile(held_out, (5, 1, 1))[:1200]
+    save(many, tmp_path / "new" / "old")
+    save(np.concatenate([held_out[:200], 255 - held_out[:40]]), tmp_path / "new" / "today")
+    for file in (tmp_path / "new" / "old").iterdir():
+        os.utime(file, (0, 0))
+    assert watched(many[:500]).reasons == ()
+    newest = finish(monitor("watched", [tmp_path / "new"], MonitoringConfig()))
+    assert (newest.images, newest.drift) == (500, True)
+    assert not finish(monitor("watched", [tmp_path / "new"], MonitoringConfig(newest=1440))).drift
 
 
 @pytest.mark.parametrize(

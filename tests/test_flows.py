@@ -293,6 +293,7 @@ def test_the_same_flow_run_again_repeats_only_what_failed(monkeypatch: pytest.Mo
     from prefect.states import Scheduled
 
     import aemodels.steps.promote as gate
+    import flows.promote
     import flows.train
     import flows.tune
     from aemodels.config import UserError
@@ -304,17 +305,24 @@ def test_the_same_flow_run_again_repeats_only_what_failed(monkeypatch: pytest.Mo
         _counted(monkeypatch, flows.tune.step, "tune"),
     )
     once(monkeypatch, gate, "decide", UserError("mend me"))
+    once(monkeypatch, flows.promote, "publish_metrics", UserError("mend me"))  # it is decided, and nobody was told
     settings = Settings().override({**TINY, "registry.name": "retried"})
     with get_client(sync_client=True) as client:
         flow_run = client.create_flow_run(pipeline, parameters={"settings": settings})
-        with pytest.raises(UserError, match="mend me"):
-            run_flow(pipeline, flow_run=flow_run, parameters={"settings": settings})
-        assert client.read_flow_run(flow_run.id).state.is_failed()
-        client.set_flow_run_state(flow_run.id, Scheduled(), force=True)
+        for _ in range(2):
+            with pytest.raises(UserError, match="mend me"):
+                run_flow(pipeline, flow_run=client.read_flow_run(flow_run.id), parameters={"settings": settings})
+            assert client.read_flow_run(flow_run.id).state.is_failed()
+            client.set_flow_run_state(flow_run.id, Scheduled(), force=True)
         finished = run_flow(pipeline, flow_run=client.read_flow_run(flow_run.id), parameters={"settings": settings})
     assert finished.promotion.promoted
     assert (len(searches), len(trainings)) == (1, 1)
     assert len(tracked("retried")) == 4
+    # another run that asks about the champion tells of no promotion
+    assert flows.promote.promote(settings, version=1).already
+    flows.promote.rollback("retried", version=1)
+    told = _told("aemodels.model.retried", 2)
+    assert told == [(flows.promote.PROMOTED, 1), (flows.promote.ROLLED_BACK, 1)]
 
 
 def _counted(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[str]:
@@ -346,6 +354,87 @@ def test_single_commands_run_as_flows_where_there_is_a_server() -> None:
     assert judged["test/mse"] == told["test/mse"]
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "data.path=/nowhere" in refused.stderr
+
+
+def test_a_run_that_was_started_again_ends_its_first_attempt(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an outage of Prefect's server, which then takes the run for dead."""
+    from filelock import FileLock
+    from prefect import flow
+    from prefect.exceptions import Abort
+    from prefect.runtime import flow_run
+    from prefect.states import Running
+
+    from aemodels.progress import Progress, Steps
+    from flows import running
+
+    monkeypatch.setattr(running, "PUBLISH_SECONDS", 0.0)
+    done: list[int] = []
+    ended, seen = [], []
+    begun, over = threading.Event(), threading.Event()
+
+    def live(path: Path) -> None:
+        """An earlier attempt."""
+        with FileLock(path):
+            begun.set()
+            time.sleep(1)
+            over.set()
+
+    def work() -> Steps[None]:
+        try:
+            for i in range(4):
+                done.append(i)
+                if i == 2:  # the server begins another attempt
+                    client.set_flow_run_state(seen[0], Running(), force=True)
+                yield Progress("work", i, 4)
+        finally:
+            ended.append(True)
+
+    @flow
+    def working() -> None:
+        seen.append(UUID(flow_run.id))
+        (own_store / "attempts").mkdir()
+        threading.Thread(target=live, args=[own_store / "attempts" / f"{flow_run.id}.lock"]).start()
+        assert begun.wait(10)
+        with running.only_attempt():
+            assert over.is_set()
+            running.follow(work())
+
+    with get_client(sync_client=True) as client:
+        with pytest.raises(Abort, match="attempt 1 of this run ends: attempt 2 has begun"):
+            working()
+        run = client.read_flow_run(seen[0])
+    assert (done, ended) == ([0, 1, 2], [True])
+    assert (run.state.name, run.run_count) == ("Running", 2)  # the other attempt's, untouched
+    assert not list((own_store / "attempts").iterdir())
+
+
+@pytest.mark.usefixtures("own_store")
+def test_a_server_that_is_away_at_the_beginning_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    import aemodels.steps.train as step
+    import flows.train
+    from aemodels.settings import Settings
+    from aemodels.store import UnreachableError
+
+    stumbled = once(monkeypatch, step, "open_store", UnreachableError("no answer"))
+    monkeypatch.setattr(flows.train, "passed", flows.train.passed.with_options(retry_delay_seconds=0))
+    assert flows.train.train(Settings().override({**TINY, "registry.name": "late"})).version.version == 1
+    assert len(stumbled) == 3  # the check, the check again, the training
+
+
+def test_an_outage_is_retried_for_an_hour_and_other_errors_twice() -> None:
+    from prefect.client.schemas.objects import TaskRun
+    from prefect.states import Failed
+
+    from aemodels.store import UnreachableError
+    from flows import running
+
+    def retries(error: Exception) -> int:
+        tries = (TaskRun(task_key="x", dynamic_key="0", run_count=count) for count in range(1, 1 + running.RETRIES))
+        worth: Any = running.worth_retrying
+        return sum(worth(None, run, Failed(data=error)) for run in tries)
+
+    assert retries(OSError("no space left")) == 2
+    assert sum(running.DELAYS[: retries(UnreachableError("no answer"))]) >= 3600
 
 
 @pytest.mark.usefixtures("own_store")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from aemodels.registry import (
     ModelVersion,
     champion,
     conclude,
+    deciding,
     find,
     get,
     history,
@@ -348,3 +350,18 @@ def test_lost_files_are_named(store: Store, model_folder: Path) -> None:
     shutil.rmtree(artifacts)
     with pytest.raises(UserError, match="tiny/1: its files cannot be read"):
         find("tiny/1", store)
+
+
+def test_a_person_waits_until_the_gate_has_decided(store: Store, model_folder: Path) -> None:
+    first, second = registered(store, model_folder), registered(store, model_folder)
+    promote(store, "tiny", first.version)
+    person = threading.Thread(target=lambda: promote(store, "tiny", second.version))
+    with deciding(store, "tiny"):
+        person.start()
+        person.join(0.5)
+        assert person.is_alive()
+        assert aliases(store)["champion"] == first.version
+    person.join()
+    assert aliases(store)["champion"] == second.version
+    with pytest.raises(UserError, match="no such registered model"), deciding(store, "../../elsewhere"):
+        pass

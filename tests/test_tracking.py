@@ -23,7 +23,7 @@ import pytest
 from aemodels.config import UserError
 from aemodels.data import PreparedData
 from aemodels.registry import find, register
-from aemodels.store import Store, open_store, printable, serve_ui
+from aemodels.store import Store, UnreachableError, is_outage, open_store, printable, serve_ui
 from aemodels.tracking import LONGEST_PARAM, Run, resume_run, standard_tags, start_run
 
 
@@ -108,6 +108,22 @@ def test_a_server_that_does_not_answer_is_named_within_five_seconds(
         with pytest.raises(UserError, match=rf"MLFLOW_TRACKING_URI=http://127.0.0.1:{port}: .* does not answer"):
             open_store()
     assert time.perf_counter() - started < 5
+
+
+def test_an_outage_is_told_from_what_waiting_does_not_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(MlflowException) as away:
+        MlflowClient(f"http://127.0.0.1:{port}").search_experiments()
+    assert is_outage(away.value)
+    assert is_outage(UnreachableError("no answer"))
+    told = UserError("mend me")
+    told.__context__ = away.value
+    assert not any(map(is_outage, (told, OSError("no space left"), MlflowException("no such run"), None)))
 
 
 def test_passwords_are_not_printed() -> None:

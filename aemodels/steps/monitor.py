@@ -25,13 +25,13 @@ from aemodels.progress import Progress, Steps
 from aemodels.registry import CHAMPION, find, get
 from aemodels.serving import Question, answer
 from aemodels.settings import Settings
-from aemodels.steps.recording import Result, keep_figures
+from aemodels.steps.recording import Result, save_figures, show_figures
 from aemodels.store import Store, open_store
 from aemodels.tracking import Run, standard_tags, start_run
 from aemodels.training import best_device
 
 ANNOUNCED = "retraining.announced"  # a tag
-MOST = 10_000  # images of a split, and new ones: enough for the tests, and soon scored
+MOST = 10_000  # images of a split: enough for the tests, and soon scored
 
 
 class Monitored(Result):
@@ -54,6 +54,7 @@ class Monitored(Result):
     run_id: str
     url: str
     figures: tuple[Path, ...]
+    """Of an alarm; the run has them of every check."""
 
 
 class _Checked(NamedTuple):
@@ -67,13 +68,14 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig) -> Steps
 
     Args:
         name: of a registered model.
-        paths: image files, or folders of them; the newest MOST are compared.
+        paths: image files, or folders of them; the newest ones are compared.
 
     Raises:
         UserError: no champion, no encoder, no such folder, or the test images are not those of the champion.
     """
     parallel.refuse("a check")
-    files = sorted(image_files(paths), key=lambda file: file.stat().st_mtime_ns)[-MOST:]
+    present = sorted(image_files(paths), key=lambda file: file.stat().st_mtime_ns)
+    files = present[-config.newest :]
     store = open_store()
     champion = get(store, name, CHAMPION)
     reference = f"{name}/{champion.version.version}"
@@ -90,13 +92,14 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig) -> Steps
     checked = _check(loaded.model, data, images, config)
     reasons = (*(checked.verdict.reasons if checked else ()), *_unfit_reasons(read.unfit, len(files), config))
     numbers = (checked.verdict.numbers if checked else {"images": len(images)}) | {"unfit": len(read.unfit)}
-    tags = {"kind": "monitoring", "model": reference, "images": str(len(files)), "drift": str(bool(reasons)).lower()}
+    tags = {"kind": "monitoring", "model": reference, "images": str(len(present)), "drift": str(bool(reasons)).lower()}
     with start_run(store, name, f"check of {len(files)} images", tags | standard_tags(0, "")) as run:
-        repeated = bool(reasons) and _repeated(store, run, reference, len(files))
+        repeated = bool(reasons) and _repeated(store, run, reference, len(present))
         run.params({"paths": [str(path) for path in paths], **config.flat()})
         run.metrics({f"drift/{key}": value for key, value in numbers.items()})
         run.text("reasons.md", "\n".join(f"* {line}" for line in (*reasons, *read.unfit)) or "No alarm.")
-        figures = _draw(loaded.model, images, checked, run) if checked else ()
+        place = store_folder() / "checks" / run.id if reasons else None  # a check an hour would fill this disk
+        figures = _draw(loaded.model, images, checked, run, place) if checked else ()
     yield Progress("comparing", 1, 1, "alarm" if reasons else "no alarm")
     return Monitored(
         model=name,
@@ -194,13 +197,18 @@ def _retraining(loaded: Loaded, name: str, paths: Sequence[Path]) -> dict[str, o
     return changed.model_dump(mode="json")
 
 
-def _draw(model: Autoencoder, images: NDArray[np.uint8], checked: _Checked, run: Run) -> tuple[Path, ...]:
+def _draw(
+    model: Autoencoder, images: NDArray[np.uint8], checked: _Checked, run: Run, place: Path | None
+) -> tuple[Path, ...]:
+    """The pictures of a check into its run, and into a folder where there is one."""
     order = np.argsort(-checked.new.errors)[:64]
     reconstructed = answer(model, images[order], Question("reconstruct"))
     pictures = {
         "distributions": histograms(checked.test, checked.new),
         "worst": worst(images[order], reconstructed, checked.new.errors[order]),
     }
-    folder = store_folder() / "checks" / run.id
-    folder.mkdir(parents=True)
-    return keep_figures(pictures, folder, run)
+    show_figures(pictures, run)
+    if place is None:
+        return ()
+    place.mkdir(parents=True)
+    return save_figures(pictures, place)

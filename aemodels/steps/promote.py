@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock
 from PIL import Image
 
 from aemodels.checkpoint import load_model
@@ -17,7 +16,7 @@ from aemodels.figures import sample_grid
 from aemodels.metrics import METRICS
 from aemodels.progress import Progress, Steps
 from aemodels.promotion import Decision, Review, decide, reviewed
-from aemodels.registry import BY_GATE, ModelVersion, Registered, champion, conclude, find, get
+from aemodels.registry import BY_GATE, ModelVersion, Registered, champion, conclude, deciding, find, get
 from aemodels.settings import Settings
 from aemodels.steps.recording import Result, yardstick
 from aemodels.store import Store, open_store
@@ -32,6 +31,8 @@ class Promotion(Result):
     name: str
     version: int
     promoted: bool
+    already: bool
+    """It was the champion before it was asked about: what is told of it was decided then."""
     reason: str
     numbers: dict[str, float]
     champion: int | None
@@ -100,7 +101,8 @@ def promote(
     work = f"gate of {version.name}"
     yield Progress(work, 0, 1)
     features = yield from feature_network(data, best_device())
-    with FileLock(store_folder() / f"gate-{version.name}.lock", thread_local=False):  # one after the other
+    with deciding(store, version.name):
+        before = champion(store, version.name)
         decision = _decide(settings, data, features, version, store, review)
     now = champion(store, version.name)
     yield Progress(work, 1, 1, decision.reason)
@@ -108,6 +110,7 @@ def promote(
         name=version.name,
         version=version.version,
         promoted=decision.promote,
+        already=before is not None and before.version.version == version.version,
         reason=decision.reason,
         numbers=decision.numbers,
         champion=now.version.version if now else None,

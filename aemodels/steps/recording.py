@@ -53,8 +53,13 @@ def open_run(
 
 
 def keep_figures(pictures: Mapping[str, Picture], folder: Path, run: Run) -> tuple[Path, ...]:
-    """Into the folder, and into the run, whose page shows them small."""
-    paths = save_figures(pictures, folder)
+    """Into the folder and into the run."""
+    show_figures(pictures, run)
+    return save_figures(pictures, folder)
+
+
+def show_figures(pictures: Mapping[str, Picture], run: Run) -> None:
+    """Into the run, whose page shows them small."""
     for name, picture in pictures.items():
         run.figure(name, picture)
     pages = {
@@ -63,7 +68,6 @@ def keep_figures(pictures: Mapping[str, Picture], folder: Path, run: Run) -> tup
     }
     links = ", ".join(f"[{name}]({url[url.index('#') :]})" for name, url in pages.items())
     run.describe(_overview(list(pictures.values())), f"Large under Artifacts, figures. Beside others: {links}.")
-    return paths
 
 
 def save_figures(pictures: Mapping[str, Picture], folder: Path) -> tuple[Path, ...]:
