@@ -5,7 +5,7 @@ N images of a split, B of a batch, D latent units, F features, (C, H, W) an imag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -202,17 +202,17 @@ class Evidence:
 
     def seen_reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The same of training images that the model was trained on."""
-        for batch in Batches(self.data, "train", self.model.device, self.seen).in_order(BATCH):
-            with self._undisturbed("codes"):
-                z = self.autoencoder.encode(batch.x, batch.y).mean
-            yield batch.x, self._decode(z, batch)
+        return self._reconstructed(Batches(self.data, "train", self.model.device, self.seen).in_order(BATCH))
 
     def other_reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The same of images that the model is not for."""
-        for part in images_of_another_kind(self.data).split(BATCH):
-            x = part.to(self.model.device)
+        parts = images_of_another_kind(self.data).split(BATCH)
+        return self._reconstructed(Batch(x.to(self.model.device), None) for x in parts)
+
+    def _reconstructed(self, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y, _ in batches:
             with self._undisturbed("reconstructions"):
-                reconstruction: Tensor = self.autoencoder(x)
+                reconstruction: Tensor = self.autoencoder(x, y)
             yield x, reconstruction
 
     def _decode(self, z: Tensor, batch: Batch) -> Tensor:

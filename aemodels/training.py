@@ -23,8 +23,8 @@ from aemodels.config import Config, UserError
 from aemodels.corruption import CorruptionConfig, NoCorruption
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
+from aemodels.devices import best_device
 from aemodels.distributions import derived_seed, seeded
-from aemodels.environment import device_name
 from aemodels.models.base import Autoencoder, Batch, GenerativeModel, ModelConfig
 from aemodels.pretraining import check_layers, hidden_layers
 from aemodels.progress import Progress, Steps, finish
@@ -33,7 +33,6 @@ from aemodels.undisturbed import undisturbed
 from aemodels.updates import Trainee, Updates
 
 EVALUATION_BATCH = 500  # images; large enough for speed, small enough for any trunk
-DEVICES = ("cpu", "cuda", "mps")
 LEAST_VALIDATED = 1_000  # images, after each epoch
 PRIOR_IMAGES = 10_000  # enough codes for any mixture
 
@@ -304,37 +303,6 @@ def held_out_bound(model: Trainee, batches: Batches, corruption: CorruptionConfi
         return {}
     means = (parallel.add_up(torch.stack(list(totals.values()))) / len(batches)).tolist()  # one synchronisation
     return {f"val/{name}": m if isinstance(m, list) else [m] for name, m in zip(totals, means, strict=True)}
-
-
-def best_device() -> torch.device:
-    """AEMODELS_DEVICE, or CUDA, MPS, CPU, whichever is first; a CUDA device that is named, or that is this process's
-    under torchrun, becomes torch's current one.
-
-    Raises:
-        UserError: AEMODELS_DEVICE names none that works here, or torchrun started more processes than there are GPUs.
-    """
-    name = device_name()
-    if parallel.started() and name in (None, "cuda") and torch.cuda.is_available():
-        parallel.take_gpu()  # before anything is put on the first one
-    if name:
-        try:
-            device = torch.empty(0, device=name).device
-        except (RuntimeError, AssertionError):
-            device = torch.device("meta")
-        if device.type == "cuda":
-            if parallel.started() and ":" in name:
-                raise UserError(
-                    f"AEMODELS_DEVICE={name}: torchrun gives each process its own; set AEMODELS_DEVICE=cuda"
-                )
-            torch.cuda.set_device(device)  # streams, graphs and noise are those of the current device
-        if device.type not in DEVICES:
-            raise UserError(
-                f"AEMODELS_DEVICE={name}: does not work here; give one of {', '.join(DEVICES)}, or unset it"
-            )
-        return device
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def refuse_non_finite(metrics: dict[str, float], epoch: int, config: TrainingConfig, stage: str = "") -> None:

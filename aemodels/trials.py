@@ -18,6 +18,7 @@ from torch import Tensor
 from aemodels.config import SettingsError
 from aemodels.data.batches import free_memory
 from aemodels.data.prepared import PreparedData
+from aemodels.devices import best_device
 from aemodels.environment import cores
 from aemodels.evaluation import evaluate
 from aemodels.experiment import Experiment
@@ -26,7 +27,7 @@ from aemodels.members import Goals, MemberEnd, MemberEpoch, MemberStart, Told
 from aemodels.metrics import METRICS
 from aemodels.models.base import Batch
 from aemodels.population import stackable, train_population
-from aemodels.training import Epoch, TrainingDivergedError, best_device, best_model, fit_prior, train
+from aemodels.training import Epoch, TrainingDivergedError, best_model, fit_prior, train
 from aemodels.workers import Returned, Worker, ready
 
 # Metrics of a trial, beside the objectives, of those that its model and the data have; quick ones.

@@ -14,11 +14,12 @@ from pydantic import Field, ValidationError, field_validator
 
 from aemodels.config import Choice, Config, Range, SettingsError, Space
 from aemodels.data.prepared import PreparedData
+from aemodels.devices import best_device
 from aemodels.evaluation import check_primary, direction
 from aemodels.experiment import Experiment
 from aemodels.features import Features
 from aemodels.metrics import METRICS
-from aemodels.training import best_device, new_model
+from aemodels.training import new_model
 
 CHECKED_COMBINATIONS = 1_000  # of the ends of all ranges, before a search starts
 SMALLEST_GENERATION, GENERATIONS = 4, 4  # where no size is given: rounds enough for the sampler to learn from

@@ -28,10 +28,11 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from aemodels.config import UserError
+from aemodels.devices import best_device
 from aemodels.environment import store_folder
 from aemodels.progress import Progress, Steps, finish
 from aemodels.store import is_outage
-from aemodels.training import TrainingDivergedError, best_device
+from aemodels.training import TrainingDivergedError
 from flows import display
 
 S = TypeVar("S")

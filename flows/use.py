@@ -14,13 +14,13 @@ from aemodels.checkpoint import Loaded, load_model
 from aemodels.config import UserError
 from aemodels.data.files import image_files, read_images
 from aemodels.data.folder import FolderConfig
+from aemodels.devices import best_device
 from aemodels.environment import device_name
 from aemodels.modelfile import load_codes
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.priors import PRIORS, fitted
 from aemodels.registry import find
 from aemodels.serving import Question, answer, answer_from, answer_like
-from aemodels.training import best_device
 
 ACROSS = 8  # images in a row of a grid
 MOST_DRAWN = 64  # reconstructions in one picture: more would be too tall to look at

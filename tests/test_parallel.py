@@ -15,10 +15,11 @@ import torch
 from aemodels import parallel
 from aemodels.config import UserError
 from aemodels.data.prepared import PreparedData
+from aemodels.devices import best_device
 from aemodels.distributions import GaussianConfig
 from aemodels.models import AEConfig, VAEConfig
 from aemodels.nets import MLPConfig
-from aemodels.training import TrainingConfig, best_device, train
+from aemodels.training import TrainingConfig, train
 
 SMALL = MLPConfig(widths=(16,))
 # 301 images in batches of 30: shares of 15, and at the end one image, which one of the processes has alone
@@ -34,7 +35,7 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 import test_parallel as t
 from aemodels import parallel
-from aemodels.training import best_device
+from aemodels.devices import best_device
 with parallel.joined(best_device()):
     print(json.dumps([parallel.leads(), t.curves(t.PreparedData.model_validate_json(sys.argv[2]))]) + "\\n", end="")
 """

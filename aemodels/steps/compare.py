@@ -14,6 +14,7 @@ from aemodels.comparison import ComparisonConfig
 from aemodels.comparison_figures import rate_distortion, side_by_side
 from aemodels.comparison_table import Measured, Table, as_markdown, make_table
 from aemodels.data import PreparedData
+from aemodels.devices import best_device
 from aemodels.environment import write_whole
 from aemodels.evaluation import check_primary
 from aemodels.evidence import Evidence
@@ -28,7 +29,7 @@ from aemodels.steps.train import check as check_training
 from aemodels.steps.train import learn
 from aemodels.store import open_store
 from aemodels.tracking import Run
-from aemodels.training import best_device, new_model
+from aemodels.training import new_model
 
 T = TypeVar("T")
 

@@ -11,6 +11,7 @@ from aemodels import parallel
 from aemodels.checkpoint import load_model
 from aemodels.config import SettingsError
 from aemodels.data import prepare
+from aemodels.devices import best_device
 from aemodels.environment import store_folder
 from aemodels.evaluation import evaluate as judge
 from aemodels.features import feature_network
@@ -21,7 +22,6 @@ from aemodels.report import Subject, write_report
 from aemodels.steps.recording import Result, keep_figures, keep_report
 from aemodels.store import open_store
 from aemodels.tracking import standard_tags, start_run
-from aemodels.training import best_device
 
 
 class Evaluated(Result):

@@ -17,6 +17,7 @@ from aemodels.data import PreparedData, prepare, prepared_before
 from aemodels.data.files import fitting_images, image_files
 from aemodels.data.folder import FolderConfig
 from aemodels.data.prepared import SPLITS
+from aemodels.devices import best_device
 from aemodels.drift import CodeSpace, MonitoringConfig, Scores, Verdict, compare, fewest
 from aemodels.drift_figures import histograms, worst
 from aemodels.environment import store_folder
@@ -28,7 +29,6 @@ from aemodels.settings import Settings
 from aemodels.steps.recording import Result, save_figures, show_figures
 from aemodels.store import Store, open_store
 from aemodels.tracking import Run, standard_tags, start_run
-from aemodels.training import best_device
 
 ANNOUNCED = "retraining.announced"  # a tag
 MOST = 10_000  # images of a split: enough for the tests, and soon scored

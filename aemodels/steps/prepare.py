@@ -6,10 +6,10 @@ import torch
 
 from aemodels.data import PreparedData
 from aemodels.data import prepare as prepare_data
+from aemodels.devices import best_device
 from aemodels.features import feature_network
 from aemodels.progress import Steps
 from aemodels.settings import Settings
-from aemodels.training import best_device
 
 
 def prepare(settings: Settings) -> Steps[PreparedData]:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from aemodels.checkpoint import load_model
 from aemodels.data import PreparedData
+from aemodels.devices import best_device
 from aemodels.environment import store_folder
 from aemodels.evaluation import evaluate
 from aemodels.features import Features, feature_network
@@ -20,7 +21,6 @@ from aemodels.registry import BY_GATE, ModelVersion, Registered, champion, concl
 from aemodels.settings import Settings
 from aemodels.steps.recording import Result, yardstick
 from aemodels.store import Store, open_store
-from aemodels.training import best_device
 
 IS_CHAMPION = "it is the champion already"
 

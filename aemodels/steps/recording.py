@@ -13,6 +13,7 @@ from pydantic import ConfigDict
 
 from aemodels.config import Config
 from aemodels.data import PreparedData
+from aemodels.devices import best_device
 from aemodels.environment import write_whole
 from aemodels.features import Features
 from aemodels.pictures import Picture
@@ -21,7 +22,6 @@ from aemodels.runfolder import RunFolder
 from aemodels.settings import Settings
 from aemodels.store import Store
 from aemodels.tracking import Run, resume_run, standard_tags, start_run
-from aemodels.training import best_device
 
 OVERVIEW_WIDTH, SMALL_ACROSS = 570, 3  # pixels, pictures
 

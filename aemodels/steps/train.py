@@ -10,6 +10,7 @@ from typing import NamedTuple
 from aemodels import parallel
 from aemodels.checkpoint import load_state, save_card, save_state, save_weights
 from aemodels.data import PreparedData
+from aemodels.devices import best_device
 from aemodels.evaluation import Evaluation, check_primary, evaluate
 from aemodels.experiment import Experiment
 from aemodels.features import Features, feature_network
@@ -28,7 +29,6 @@ from aemodels.tracking import Run
 from aemodels.training import (
     Epoch,
     TrainingState,
-    best_device,
     best_model,
     first_state,
     fit_prior,

@@ -14,6 +14,7 @@ from typing import Any, Self
 from aemodels import parallel
 from aemodels.config import Config, UserError
 from aemodels.data import PreparedData
+from aemodels.devices import best_device
 from aemodels.environment import search_database
 from aemodels.experiment import Experiment
 from aemodels.features import feature_network
@@ -24,7 +25,6 @@ from aemodels.steps.recording import Result, keep_figures, open_run, save_figure
 from aemodels.steps.train import check as check_training
 from aemodels.store import Store, open_store
 from aemodels.tracking import Run, Status, resume_run, start_run
-from aemodels.training import best_device
 from aemodels.tuning import (
     Event,
     SearchResult,

@@ -1,0 +1,42 @@
+"""Where models are trained and run."""
+
+from __future__ import annotations
+
+import torch
+
+from aemodels import parallel
+from aemodels.config import UserError
+from aemodels.environment import device_name
+
+DEVICES = ("cpu", "cuda", "mps")
+
+
+def best_device() -> torch.device:
+    """AEMODELS_DEVICE, or CUDA, MPS, CPU, whichever is first; a CUDA device that is named, or that is this process's
+    under torchrun, becomes torch's current one.
+
+    Raises:
+        UserError: AEMODELS_DEVICE names none that works here, or torchrun started more processes than there are GPUs.
+    """
+    name = device_name()
+    if parallel.started() and name in (None, "cuda") and torch.cuda.is_available():
+        parallel.take_gpu()  # before anything is put on the first one
+    if name:
+        try:
+            device = torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError):
+            device = torch.device("meta")
+        if device.type == "cuda":
+            if parallel.started() and ":" in name:
+                raise UserError(
+                    f"AEMODELS_DEVICE={name}: torchrun gives each process its own; set AEMODELS_DEVICE=cuda"
+                )
+            torch.cuda.set_device(device)  # streams, graphs and noise are those of the current device
+        if device.type not in DEVICES:
+            raise UserError(
+                f"AEMODELS_DEVICE={name}: does not work here; give one of {', '.join(DEVICES)}, or unset it"
+            )
+        return device
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
