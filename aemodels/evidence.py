@@ -339,12 +339,6 @@ class Evidence:
         return self.features.of_split(self.data, self.split, self.count, self.model.device)
 
     @property
-    def training_pool(self) -> Tensor:
-        """Features of the first training images, (at most TRAINING_CODES, F)."""
-        count = min(TRAINING_CODES, self.data.sizes["train"])
-        return self.features.of_split(self.data, "train", count, self.model.device)
-
-    @property
     def training_features(self) -> Tensor:
         """(count, F), of the first training images."""
         return self.features.of_split(self.data, "train", self.count, self.model.device)

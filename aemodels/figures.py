@@ -24,6 +24,7 @@ from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.pictures import FONT, GAP, WIDTH, Labels, Picture, drawn, plots, sheet, tile
 from aemodels.undisturbed import undisturbed
 
+POOL = 10_000  # training images, at most, among which the nearest is looked for
 ACROSS, SAMPLES = 8, 32  # images: MLflow's cards are wide
 CARD_HEIGHT = 360  # pixels, MLflow's
 
@@ -82,7 +83,7 @@ def samples(evidence: Evidence) -> Picture:
 def nearest(evidence: Evidence) -> Picture:
     """Whether samples are copies: beneath each the training image that is most like it."""
     new = evidence.samples(SAMPLES)[: 2 * ACROSS].cpu()  # the first of those that `samples` shows
-    pool = evidence.training_pool
+    pool = evidence.features.of_split(evidence.data, "train", POOL, evidence.model.device)
     found = neighbours.nearest(evidence.features.embed(new), pool)
     pixels = evidence.data.split("train").images[found.numpy()]
     images = _above(new, torch.from_numpy(pixels).float() / 255)
