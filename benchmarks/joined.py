@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the seconds of every turn, the medians and their ratio as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.joined", description="Two workers against one.")
     parser.add_argument("--turns", type=int, default=3, metavar="N")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="for the same")
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="settings of the search")
     options = parser.parse_args(arguments)
     cores = sorted(os.sched_getaffinity(0))
@@ -39,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 seconds[name].append(_search(Path(folder), used, options.changes))
                 print(f"{name}: {seconds[name][-1]:.1f} s", file=sys.stderr, flush=True)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    print(json.dumps({"seconds": seconds, "medians": medians, "ratio": medians["two"] / medians["one"]}))
+    found = json.dumps({"seconds": seconds, "medians": medians, "ratio": medians["two"] / medians["one"]}, indent=2)
+    print(found)
+    if options.out:
+        options.out.write_text(found + "\n")
     return 0
 
 

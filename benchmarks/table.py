@@ -96,10 +96,13 @@ def _note(findings: dict[str, Any]) -> str:
 
 
 def _share_line(row: dict[str, Any]) -> str:
-    share, waiting = row["findings"]["share"], row["findings"]["waiting_share"]
-    others = f"the same training untracked: {_number(row, 'bare')}"
-    note = f"the epochs waited {waiting['median']:.1%} of the training for it"
-    return f"| {row['title']} | {share['median']:.1%} of {_number(row, 'bare')} | {others} | {note} |"
+    share, waiting = (
+        {name: f"{found['median']:.1%}" for name, found in row["findings"][key].items()}
+        for key in ("share", "waiting_share")
+    )
+    others = f"as a flow, with servers of MLflow and Prefect beside it: {share['served']}" if "served" in share else ""
+    note = f"the epochs waited {' / '.join(waiting.values())} of the training for it"
+    return f"| {row['title']} | {share.get('tracked', '–')} of {_number(row, 'bare')} | {others} | {note} |"
 
 
 def _start_up(row: dict[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from benchmarks.jobs import Job, Measured
 if TYPE_CHECKING:
     import optuna
 
-RESEEDED = 4  # every so many configurations one is trained with another seed too
+RESEEDED = 3  # every so many configurations one is trained with another seed too; of each beta and size some
 RANDOM_TRIALS = 4  # before sampler and pruner look at results: as many as the project's own search has
 
 

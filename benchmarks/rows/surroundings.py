@@ -83,7 +83,7 @@ def _tracking(scale: Scale) -> Row:
         "tracking, as a share of a training",
         "tracking",
         "s",
-        {"tracked": needs, "bare": needs},
+        {"tracked": needs, "served": (*needs, "prefect"), "bare": needs},
         scale(2, 1),
         settings,
         findings=shares,
@@ -92,12 +92,13 @@ def _tracking(scale: Scale) -> Row:
 
 
 def shares(repeats: list[Repeat]) -> dict[str, Any]:
-    """(tracked - bare) / bare within a turn; and, in the tracked run alone, what the epochs waited for tracking."""
-    whole = [repeat for repeat in repeats if {"tracked", "bare"} <= repeat.keys()]
-    if not whole:
-        return {}
-    inside = [(r["tracked"]["seconds"], r["tracked"]["training_seconds"]) for r in whole]
-    return {
-        "share": spread([r["tracked"]["seconds"] / r["bare"]["seconds"] - 1 for r in whole]),
-        "waiting_share": spread([seconds / training - 1 for seconds, training in inside]),
-    }
+    """Of each way of tracking: (tracked - bare) / bare within a turn; and, in the tracked run alone, what the epochs
+    waited for it.
+    """
+    found: dict[str, dict[str, Any]] = {"share": {}, "waiting_share": {}}
+    for name in ("tracked", "served"):
+        turns = [(repeat[name], repeat["bare"]) for repeat in repeats if {name, "bare"} <= repeat.keys()]
+        if turns:
+            found["share"][name] = spread([own["seconds"] / bare["seconds"] - 1 for own, bare in turns])
+            found["waiting_share"][name] = spread([own["seconds"] / own["training_seconds"] - 1 for own, _ in turns])
+    return found if found["share"] else {}
