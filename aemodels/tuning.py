@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice, product
@@ -20,6 +21,7 @@ from aemodels.metrics import METRICS
 from aemodels.training import best_device, new_model
 
 CHECKED_COMBINATIONS = 1_000  # of the ends of all ranges, before a search starts
+SMALLEST_GENERATION, GENERATIONS = 4, 4  # where no size is given: rounds enough for the sampler to learn from
 
 
 class TuningConfig(Config):
@@ -27,8 +29,9 @@ class TuningConfig(Config):
 
     trials: int = Field(12, ge=1)
     """Models to train. The first has the experiment's own settings, if they lie in the space."""
-    generation: int = Field(4, ge=1)
-    """Trials that are chosen and trained together; what they are depends on the trials before them only."""
+    generation: int | None = Field(None, ge=1)
+    """Trials that are chosen and trained together, from the results of those before them: as many cores, stacked models
+    or machines find work at a time. null: a quarter of all, at least 4."""
     epochs: int | None = Field(10, ge=1)
     """Passes of a trial over its images, at most training.epochs; null takes training.epochs."""
     images: int | None = Field(10_000, ge=1)
@@ -42,6 +45,14 @@ class TuningConfig(Config):
     """Stop a trial that does worse than half of the earlier trials did at its age; never done for a Pareto front."""
     prune_after: float = Field(0.4, gt=0, le=1)
     """Share of its epochs that every trial gets: before, the order of the trials says little."""
+
+    @property
+    def generation_size(self) -> int:
+        """Trials of a full generation. The same on every machine: else a search that goes on elsewhere, or that
+        machines of other sizes join, would come to other trials.
+        """
+        chosen = self.generation or max(SMALLEST_GENERATION, math.ceil(self.trials / GENERATIONS))
+        return min(chosen, self.trials)
 
     @field_validator("pareto")
     @classmethod

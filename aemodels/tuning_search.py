@@ -57,10 +57,10 @@ def search(
     """
     runner = Runner(data, features, study.goals)
     with closing(runner):
-        alike = [trial_experiment(experiment, config, {})] * min(config.generation, config.trials)
+        alike = [trial_experiment(experiment, config, {})] * config.generation_size
         runner.start(alike, config.trials)  # they import meanwhile
         check_models(experiment, data, features, config, study.space)
-        for number in range(math.ceil(config.trials / config.generation)):
+        for number in range(math.ceil(config.trials / config.generation_size)):
             yield from _generation(number, partial(trial_experiment, experiment, config), runner, study)
     return study.result()
 

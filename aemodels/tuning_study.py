@@ -176,8 +176,8 @@ class Study:
         return trials
 
     def _indices(self, number: int) -> range:
-        first = number * self._config.generation
-        return range(first, min(first + self._config.generation, self._config.trials))
+        size = self._config.generation_size
+        return range(number * size, min((number + 1) * size, self._config.trials))
 
     def _generation(self, number: int) -> list[Trial]:
         return [trial for trial in self.trials() if trial.index in self._indices(number)]
@@ -201,7 +201,7 @@ class Study:
             state=TrialState.WAITING,
             params=params,
             distributions=self._sampler.distributions,
-            user_attrs={"index": index, "generation": index // self._config.generation},
+            user_attrs={"index": index, "generation": index // self._config.generation_size},
         )
         self._storage.create_new_trial(self._id, row)
 

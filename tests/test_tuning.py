@@ -155,6 +155,19 @@ def test_generation_is_recorded_before_it_runs(digits: PreparedData) -> None:
     assert [trial.state for trial in study.trials()] == ["running", "waiting", "waiting"]
 
 
+@pytest.mark.usefixtures("pretended")
+def test_a_generation_is_a_share_of_the_search(digits: PreparedData) -> None:
+    """Of its settings alone, whatever the machine; a large search finds work for many cores, or a large stack."""
+    assert [TuningConfig(trials=n).generation_size for n in (1, 12, 16, 17, 64)] == [1, 4, 4, 5, 16]
+    assert [TuningConfig(trials=n, generation=6).generation_size for n in (4, 64)] == [4, 6]
+    config = TuningConfig(trials=26)
+    study = open_study(next(NAMES), EXPERIMENT, config)
+    features: Any = object()
+    assert isinstance(next(search(EXPERIMENT, digits, features, config, study)), TrialStarted)
+    assert [trial.state for trial in study.trials()] == ["running"] + ["waiting"] * 6
+    assert [trial.index for trial in study.generation(3)] == [21, 22, 23, 24, 25]
+
+
 def test_trial_is_smaller_than_the_experiment() -> None:
     limits = trial_experiment(EXPERIMENT, TuningConfig(epochs=10, images=500), {"model.beta": 2.0})
     assert (limits.training.epochs, limits.training.images, limits.model.flat()["beta"]) == (10, 500, 2.0)
