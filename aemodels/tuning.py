@@ -139,7 +139,9 @@ class TrialEnded(NamedTuple):
 
 @dataclass(frozen=True)
 class TrialLost:
-    """Another worker has taken a trial over, because this process was silent for too long; it counts there."""
+    """Another worker has taken a trial over, because this process was silent for too long; it counts there. Where it
+    comes after the trial's end, that end does not count.
+    """
 
     index: int
 

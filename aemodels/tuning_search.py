@@ -49,6 +49,7 @@ def search(
     """Runs a search, or goes on with it, or works on it beside others.
 
     The end of a trial is told before it is recorded: after a kill the caller may hear of it twice, never not at all.
+    Where it was lost meanwhile, that is told next: the end does not count.
     Trials that ended elsewhere or earlier are told too, marked as replayed.
 
     Raises:
@@ -116,8 +117,11 @@ def _run(number: int, prepare: Prepare, runner: Runner, study: Study) -> Generat
             for event in _events(running, happened, study):
                 yield event
                 stop = isinstance(happened, MemberEpoch) and not isinstance(event, TrialEpoch)
-                if isinstance(event, TrialEnded) and study.end(event.trial):
-                    ended.add(event.trial.index)
+                if isinstance(event, TrialEnded):
+                    if study.end(event.trial):
+                        ended.add(event.trial.index)
+                    else:  # lost while the caller was told
+                        yield TrialLost(event.trial.index)
 
 
 def _events(running: _Running, happened: MemberStart | MemberEpoch | MemberEnd, study: Study) -> Iterator[Event]:

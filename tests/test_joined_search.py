@@ -18,12 +18,18 @@ from typing import Any
 
 import postgres
 import pytest
+from test_tuning import pretend, replace_trials
 
 from aemodels import tuning_storage
 from aemodels.config import UserError
+from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.settings import Settings
-from aemodels.tuning import Trial, TuningConfig, search_space
+from aemodels.steps.tune import _TrialRuns
+from aemodels.store import Store
+from aemodels.tracking import start_run
+from aemodels.tuning import Trial, TrialEnded, TrialLost, TrialStarted, TuningConfig, search_space
+from aemodels.tuning_search import search
 from aemodels.tuning_storage import Claims, Leases, open_storage
 from aemodels.tuning_study import Study
 
@@ -135,6 +141,49 @@ def test_an_error_that_is_written_too_late_does_not_count() -> None:
         b._storage.set_trial_user_attr(row, tuning_storage.INTERRUPTED, True)
         a.end(replace(trial, state="failed", error="out of memory"))
         assert b.generation(0)[0].state == "waiting"
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_an_end_that_does_not_count_is_undone(
+    meanwhile: bool, digits: PreparedData, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker is cut off while it tells MLflow how a trial ended; the other ends it meanwhile, or later."""
+    replace_trials(monkeypatch, pretend)
+    features: Any = object()
+    with workers() as (a, b), start_run(store, "digits", "search") as parent:
+        late, other = (_TrialRuns(store, study, parent, "digits", "") for study in (a, b))
+        events = search(EXPERIMENT, digits, features, CONFIG, a)
+        for event in events:
+            if isinstance(event, TrialEnded):
+                break
+            late.record(event)
+        assert isinstance(event, TrialEnded)
+        b._claims._fail(a._mine[0])  # the lease ran out
+        again = b.generation(0)[0]
+        assert again.state == "waiting"
+        failed = replace(claimed(b), state="failed", error="out of memory")
+
+        def end_there() -> None:
+            other.record(TrialStarted(again, EXPERIMENT))
+            other.record(TrialEnded(failed))
+            assert b.end(failed)
+
+        if meanwhile:
+            end_there()
+        late.record(event)
+        lost = next(events)
+        assert lost == TrialLost(0)
+        late.record(lost)
+        run = late.runs[0].id
+        assert store.client.get_run(run).info.status == "RUNNING"
+        if not meanwhile:
+            end_there()
+        for event in events:
+            late.record(event)
+        ended = store.client.get_run(run)
+        assert (ended.info.status, ended.data.tags["state"]) == ("FAILED", "failed")
+        assert ended.data.tags["error"] == "out of memory"
+        assert late.running == {}
 
 
 def test_two_workers_that_record_at_once_agree() -> None:

@@ -193,6 +193,7 @@ class _TrialRuns:
         self.worker = f"{platform.node()}:{os.getpid()}"
         self.runs: dict[int, Run] = {}
         self.running: dict[int, Run] = {}
+        self.undone: set[int] = set()  # trials whose end was recorded here, but does not count
 
     def __enter__(self) -> Self:
         return self
@@ -208,7 +209,7 @@ class _TrialRuns:
         if isinstance(event, Waiting):
             return
         if isinstance(event, TrialLost):
-            del self.running[event.index]  # another worker's, with its run
+            self._lose(event.index)
         elif not isinstance(event, TrialEpoch) and event.replayed and self.study.shared:
             self._elsewhere(event)
         elif isinstance(event, TrialStarted):
@@ -220,10 +221,18 @@ class _TrialRuns:
         else:
             self._end(event)
 
+    def _lose(self, index: int) -> None:
+        """It is another worker's, with its run; one that has been ended here goes on."""
+        if self.running.pop(index, None) is None:
+            resume_run(self.store, self.runs[index].id)
+            self.undone.add(index)
+
     def _elsewhere(self, event: TrialStarted | TrialEnded) -> None:
-        """Its worker has recorded all of it."""
+        """Its worker has recorded all of it; this one perhaps something else, later."""
         index = event.trial.index
         self.runs[index] = Run(self.store, self.study.notes()[f"run.{index}"], self.parent.experiment_id)
+        if index in self.undone and isinstance(event, TrialEnded):
+            self._end(event)
 
     def _start(self, event: TrialStarted) -> None:
         trial, key = event.trial, f"run.{event.trial.index}"
@@ -249,7 +258,7 @@ class _TrialRuns:
         run.metrics(metrics | {"seconds": trial.seconds}, max(trial.curve, default=0))
         run.tags({"state": trial.state, **({"error": trial.error} if trial.error else {})})
         run.end(STATUS[trial.state])
-        del self.running[trial.index]
+        self.running.pop(trial.index, None)
 
 
 def _note(event: Event, trials: _TrialRuns) -> str:
