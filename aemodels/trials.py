@@ -202,6 +202,7 @@ class _Stack:
         for half in filter(None, (left[: len(left) // 2], left[len(left) // 2 :])):
             smaller = _Stack({i: self.members[i] for i in half}, self.data, self.features, self.goals)
             smaller.told = {i: self.told[i] for i in half}  # what was told is not told again
+            smaller.seconds = {i: self.seconds[i] for i in half}  # and took its time
             yield from smaller.run()
 
     def _train(self, numbers: list[int]) -> Told:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -99,7 +100,7 @@ def test_a_stack_is_as_large_as_the_memory(
 def test_out_of_memory_halves_the_stack_and_goes_on(
     digits: PreparedData, alone_with_noise: dict[Any, float], when: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is told twice, and nothing is missing."""
+    """Nothing is told twice, and nothing is missing, the time that the stack took neither."""
     real = trials.train_population
 
     def small_device(configs: Sequence[Any], *rest: Any) -> Any:
@@ -107,6 +108,8 @@ def test_out_of_memory_halves_the_stack_and_goes_on(
         for epoch in range(1, 100):
             if len(configs) > 1 and epoch == when:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+            if len(configs) > 1:
+                time.sleep(1.5)  # which the later epochs' seconds hold too
             try:
                 yield next(training)
             except StopIteration:
@@ -115,6 +118,10 @@ def test_out_of_memory_halves_the_stack_and_goes_on(
     monkeypatch.setattr(trials, "train_population", small_device)
     events = told(Stacked(digits, None, GOALS), [*VARIED, OTHER])
     assert len(events) == len(values(events))
+    for trial in range(len(VARIED)):
+        seconds = [event.seconds for event in events if event.index == trial]
+        assert seconds == sorted(seconds)
+        assert seconds[-1] >= 0.5 * (when - 1)
     assert values(events) == pytest.approx(alone_with_noise, rel=1e-4)
 
 
