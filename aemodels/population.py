@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -181,14 +182,15 @@ def train_population(
         if not stackable(configs[0], other):
             raise SettingsError(f"{configs[0]} and {other} cannot be one population; train them one by one")
     training = _Training(configs, data, config, seeds)
-    for index in itertools.count(1):
-        told = training.epoch(index)
-        leaving = set((yield told) or ())
-        leaving |= {number for number, one in told.items() if isinstance(one, TrainingDivergedError) or one.last}
-        if leaving:
-            training.leave(leaving)
-        if not training.numbers:
-            return
+    with closing(training.loop):
+        for index in itertools.count(1):
+            told = training.epoch(index)
+            leaving = set((yield told) or ())
+            leaving |= {number for number, one in told.items() if isinstance(one, TrainingDivergedError) or one.last}
+            if leaving:
+                training.leave(leaving)
+            if not training.numbers:
+                return
 
 
 class _Training:

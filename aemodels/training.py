@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -133,18 +134,19 @@ def train(
     if state.tensors:
         model.load_state_dict(state.section("model"))
         loop.updates.load_moments(state.tensors)
-    while not ends(state, config, loop.warmup_epochs):
-        index = state.epoch + 1
-        (metrics,) = loop.epoch(index)
-        refuse_non_finite(metrics, index, config)
-        if (value := loop.selected(metrics, index)) < state.best:
-            state.best, state.best_epoch = value, index
-            best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        state.epoch, state.step = index, index * loop.updates.steps
-        state.history.append(metrics)
-        state.tensors = state_tensors(model.state_dict(), best, loop.updates.moments())
-        last = ends(state, config, loop.warmup_epochs)
-        yield Epoch(index, metrics, last, lambda: model, lambda: state)
+    with closing(loop):
+        while not ends(state, config, loop.warmup_epochs):
+            index = state.epoch + 1
+            (metrics,) = loop.epoch(index)
+            refuse_non_finite(metrics, index, config)
+            if (value := loop.selected(metrics, index)) < state.best:
+                state.best, state.best_epoch = value, index
+                best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+            state.epoch, state.step = index, index * loop.updates.steps
+            state.history.append(metrics)
+            state.tensors = state_tensors(model.state_dict(), best, loop.updates.moments())
+            last = ends(state, config, loop.warmup_epochs)
+            yield Epoch(index, metrics, last, lambda: model, lambda: state)
 
 
 class Loop:
@@ -182,6 +184,12 @@ class Loop:
         self.updates.close()
         self.model, self.updates = model, Updates(model, self.training, self.updates.config, self.seed)
         self.updates.load_moments(moments)
+
+    def close(self) -> None:
+        """Lets go of the updates' graph: it and the updates hold each other, so their memory would wait for the garbage
+        collector, while an evaluation needs it.
+        """
+        self.updates.close()
 
     def selected(self, metrics: dict[str, float], index: int) -> float:
         """What picks the best weights, smaller is better; of adversarial models the last ones are kept."""

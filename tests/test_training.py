@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import subprocess
 import sys
 import time
+import weakref
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -361,6 +364,32 @@ def test_a_capture_leaves_no_trace(works: bool, resumed: bool, digits: PreparedD
     assert (graph is not None) == works
     after = updates.model.state_dict() | updates.moments()
     assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_training_that_ended_keeps_no_graph(stopped: bool, digits: PreparedData, monkeypatch) -> None:
+    """An evaluation follows, which needs the memory; graph and updates hold each other."""
+    graphs: list[weakref.ref[Graph]] = []
+
+    def uncaptured(updates: Updates) -> Graph:
+        if updates._graph is None:
+            updates._graph = graph = Graph(updates)
+            graph.replay = partial(Graph.advance, weakref.proxy(graph))
+            graphs.append(weakref.ref(graph))
+        return updates._graph
+
+    monkeypatch.setattr(Updates, "_captured", uncaptured)
+    gc.disable()
+    try:
+        config = TrainingConfig(epochs=2, images=300, batch_size=64)
+        for epoch in train(VAEConfig(trunk=SMALL), digits, config, seed=0):
+            assert epoch.state.tensors
+            assert graphs[0]() is not None
+            if stopped:
+                break
+        assert [graph() for graph in graphs] == [None]
+    finally:
+        gc.enable()
 
 
 def test_the_stages_are_those_of_the_paper() -> None:
