@@ -56,14 +56,27 @@ def refuse(work: str) -> None:
         raise UserError(f"torchrun: {work} runs in one process; only `aemodels train` is shared between several")
 
 
+def take_gpu() -> None:
+    """Makes the GPU with this process's number on its machine torch's current one.
+
+    Raises:
+        UserError: there are fewer GPUs than processes.
+    """
+    number, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= gpus:
+        raise UserError(
+            f"torchrun: process {number} of this machine has no GPU, there are {gpus}; use --nproc-per-node {gpus}, or "
+            "AEMODELS_DEVICE=cpu"
+        )
+    torch.cuda.set_device(number)
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
     """Joins the other processes for the block; each of them has to come here."""
     if not started() or active():
         yield
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # Patient: the process that leads may have a feature network to train before it comes to the first exchange.
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
     try:

@@ -267,12 +267,16 @@ def held_out_bound(model: Trainee, batches: Batches, corruption: CorruptionConfi
 
 
 def best_device() -> torch.device:
-    """AEMODELS_DEVICE, or CUDA, MPS, CPU, whichever is first; a CUDA device that is named becomes torch's current one.
+    """AEMODELS_DEVICE, or CUDA, MPS, CPU, whichever is first; a CUDA device that is named, or that is this process's
+    under torchrun, becomes torch's current one.
 
     Raises:
-        UserError: AEMODELS_DEVICE names none that works here.
+        UserError: AEMODELS_DEVICE names none that works here, or torchrun started more processes than there are GPUs.
     """
-    if name := device_name():
+    name = device_name()
+    if parallel.started() and name in (None, "cuda") and torch.cuda.is_available():
+        parallel.take_gpu()  # before anything is put on the first one
+    if name:
         try:
             device = torch.empty(0, device=name).device
         except (RuntimeError, AssertionError):

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from aemodels import parallel
+from aemodels.config import UserError
 from aemodels.data.prepared import PreparedData
 from aemodels.distributions import GaussianConfig
 from aemodels.models import VAEConfig
 from aemodels.nets import MLPConfig
-from aemodels.training import TrainingConfig, train
+from aemodels.training import TrainingConfig, best_device, train
 
 SMALL = MLPConfig(widths=(16,))
 MODELS = {
@@ -81,6 +82,30 @@ def test_one_process_has_the_whole_batch() -> None:
     with parallel.joined(torch.device("cpu")):
         assert not parallel.active()
     assert parallel.batch_mean(torch.tensor([1.0, 3.0])) == 2
+
+
+def test_each_process_begins_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it asks for the device first. CUDA itself is replaced: there is none on a CPU machine."""
+    chosen: list[int] = []
+    for name, stand_in in {
+        "is_available": lambda: True,
+        "device_count": lambda: 2,
+        "set_device": chosen.append,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.delenv("AEMODELS_DEVICE", raising=False)
+    assert best_device().type == "cuda"
+    assert chosen == []  # no torchrun
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert best_device().type == "cuda"
+    assert chosen == [1]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match=r"process 2 .* has no GPU.*--nproc-per-node 2"):
+        best_device()
+    monkeypatch.setenv("AEMODELS_DEVICE", "cpu")
+    assert best_device().type == "cpu"
+    assert chosen == [1]
 
 
 @pytest.mark.slow
