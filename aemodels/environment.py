@@ -16,7 +16,8 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-SECRETS = ("PASSWORD", "TOKEN", "SECRET", "AUTH_STRING", "ACCESS_KEY")  # what the names of such variables end in
+# What the names of such variables end in.
+SECRETS = ("PASSWORD", "TOKEN", "SECRET", "AUTH_STRING", "ACCESS_KEY", "SECRET_KEY", "API_KEY")
 SHORTEST_SECRET = 4  # characters; shorter ones would be found in ordinary words
 
 

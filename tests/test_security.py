@@ -347,6 +347,9 @@ def test_messages_lose_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
         "API request to http://me:p@ss@host:5000/api failed: storage-Xq7secret, tracking-Xq7secret; see http://host/a@b"
     )
     assert told == "API request to http://host:5000/api failed: ***, ***; see http://host/a@b"
+    for name in ("PREFECT_API_KEY", "MLFLOW_FLASK_SERVER_SECRET_KEY"):
+        monkeypatch.setenv(name, f"{name}-Xq7secret")
+        assert "Xq7secret" not in without_secrets(f"refused {name}-Xq7secret")
     monkeypatch.setenv("OPTUNA_STORAGE", "postgresql+psycopg://aemodels:a/b+c==@postgres/optuna")
     assert "a/b+c" not in without_secrets(f"cannot reach {os.environ['OPTUNA_STORAGE']}")
     assert without_secrets("sqlite:////home/me@work/mlflow.db") == "sqlite:////home/me@work/mlflow.db"
