@@ -162,14 +162,14 @@ def test_a_run_that_is_taken_for_dead_goes_on_and_ends_once(team: Any, client: A
 
     deploy(team)
     with team.worker():
-        run = start(client, "train/train", {"settings": settings(team, "doubled", 300)})
+        run = start(client, "train/train", {"settings": settings(team, "doubled", 250)})
         within(60, lambda: len(epochs_tracked("doubled")) >= 3, "three epochs")
         client.set_flow_run_state(run, Crashed())
         within(120, lambda: state(client, run) == "Completed", "the end")
     assert client.read_flow_run(run).run_count == 2
     tracked = epochs_tracked("doubled")  # of the only training
-    assert sorted(set(tracked)) == list(range(1, 301))
-    assert len(tracked) <= 301
+    assert sorted(set(tracked)) == list(range(1, 251))
+    assert len(tracked) <= 251
     assert training_status("doubled") == "FINISHED"
     assert [row.version.version for row in list_models(open_store()) if row.version.name == "doubled"] == [1]
 
