@@ -408,6 +408,22 @@ def test_a_run_that_was_started_again_ends_its_first_attempt(own_store: Path, mo
     assert not list((own_store / "attempts").iterdir())
 
 
+def test_a_run_that_is_being_cancelled_cannot_crash() -> None:
+    """So a silent one is not started again; Prefect takes it for Cancelled after five minutes."""
+    from prefect.settings import get_current_settings
+    from prefect.states import Cancelling, Crashed, Running
+
+    from flows.pipeline import pipeline
+
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(pipeline)
+        for state in (Running(), Cancelling()):
+            client.set_flow_run_state(run.id, state, force=True)
+        client.set_flow_run_state(run.id, Crashed())  # as the automation does
+        assert client.read_flow_run(run.id).state.name == "Cancelling"
+    assert get_current_settings().server.services.cancellation_cleanup.cancelling_timeout_seconds == 300
+
+
 @pytest.mark.usefixtures("own_store")
 def test_a_server_that_is_away_at_the_beginning_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     import aemodels.steps.train as step

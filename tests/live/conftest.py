@@ -155,6 +155,7 @@ def team(postgres: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     mlflow += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--workers", "1"]
     prefect = ["prefect", "server", "start", "--host", "127.0.0.1"]
     database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": postgres.url("prefect", "postgresql+asyncpg")}
+    database["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] = "prefect.server.concurrency.lease_storage.filesystem"
     services = [
         Service(
             [sys.executable, "-m", *command, "--port", str(ports[name])],

@@ -58,7 +58,7 @@ def test_what_is_deployed_twice_is_there_once(team: Any, client: Any) -> None:
     once = deployed()
     deploy(team)
     assert deployed() == once
-    assert len(set(once[0])) == len(once[0]) == 4  # two of ours, and a trigger each of the pipeline and of monitor
+    assert len(set(once[0])) == len(once[0]) == 5  # three of ours, and a trigger each of the pipeline and of monitor
 
 
 def start(client: Any, name: str, parameters: dict[str, Any]) -> UUID:
@@ -146,6 +146,51 @@ def test_a_run_whose_worker_dies_comes_to_its_end(team: Any, client: Any, within
     assert sorted(set(tracked)) == list(range(1, 151))
     assert len(tracked) <= 151  # the second went on where the first was; the epoch of the kill may be told twice
     assert training_status("killed") == "FINISHED"
+
+
+def test_a_run_that_is_taken_for_dead_goes_on_and_ends_once(team: Any, client: Any, within: Any) -> None:
+    """As after an outage of Prefect's server: the process lives, and the server starts another one."""
+    from prefect.states import Crashed
+
+    from aemodels.registry import list_models
+    from aemodels.store import open_store
+
+    deploy(team)
+    with team.worker():
+        run = start(client, "train/train", {"settings": settings(team, "doubled", 250)})
+        within(60, lambda: len(epochs_tracked("doubled")) >= 3, "three epochs")
+        client.set_flow_run_state(run, Crashed())
+        within(120, lambda: state(client, run) == "Completed", "the end")
+    assert client.read_flow_run(run).run_count == 2
+    tracked = epochs_tracked("doubled")  # of the only training
+    assert sorted(set(tracked)) == list(range(1, 251))
+    assert len(tracked) <= 251
+    assert training_status("doubled") == "FINISHED"
+    assert [row.version.version for row in list_models(open_store()) if row.version.name == "doubled"] == [1]
+
+
+def test_a_run_that_crashed_before_it_ran_starts_again_once(team: Any, client: Any, within: Any) -> None:
+    from prefect.states import Crashed, Pending
+
+    deploy(team)
+    run = start(client, "train/train", {"settings": settings(team, "lost", 1)})  # there is no worker
+    client.set_flow_run_state(run, Pending(), force=True)
+    client.set_flow_run_state(run, Crashed(), force=True)
+    within(30, lambda: state(client, run) == "Scheduled", "another start")
+    client.set_flow_run_state(run, Crashed(), force=True)
+    time.sleep(5)
+    assert state(client, run) == "Crashed"
+
+
+def test_a_limit_is_free_again_when_the_server_was_restarted_meanwhile(team: Any, client: Any) -> None:
+    from flows.running import alone
+
+    with alone("restarted"):
+        team.prefect.stop()
+        team.prefect.start()
+    assert client.read_global_concurrency_limit_by_name("restarted").active_slots == 0
+    with alone("restarted"):
+        assert client.read_global_concurrency_limit_by_name("restarted").active_slots == 1
 
 
 def test_a_cancelled_run_stops_and_says_so(team: Any, client: Any, within: Any) -> None:
