@@ -19,7 +19,7 @@ from aemodels.devices import best_device
 from aemodels.distributions import GaussianConfig
 from aemodels.models import AEConfig, VAEConfig
 from aemodels.nets import MLPConfig
-from aemodels.training import TrainingConfig, best_device, train
+from aemodels.training import TrainingConfig, train
 
 SMALL = MLPConfig(widths=(16,))
 # 301 images in batches of 30: shares of 15, and at the end one image, which one of the processes has alone
