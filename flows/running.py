@@ -25,7 +25,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import Abort
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from aemodels.config import UserError
@@ -100,6 +100,8 @@ def only_attempt() -> Iterator[None]:
 
 def _stop_if_started_again() -> None:
     """Ends this attempt where another one has begun; Prefect takes `Abort` as its own word and changes no state."""
+    if deployment.id is None:  # Prefect starts no such run again; and one that was paused has a higher count
+        return
     with get_client(sync_client=True) as client:
         begun = client.read_flow_run(UUID(flow_run.id)).run_count
     if begun > flow_run.run_count:
