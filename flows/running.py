@@ -25,7 +25,8 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import Abort
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from aemodels.config import UserError
 from aemodels.devices import best_device
@@ -100,6 +101,8 @@ def only_attempt() -> Iterator[None]:
 
 def _stop_if_started_again() -> None:
     """Ends this attempt where another one has begun; Prefect takes `Abort` as its own word and changes no state."""
+    if deployment.id is None:  # Prefect starts no such run again; and one that was paused has a higher count
+        return
     with get_client(sync_client=True) as client:
         begun = client.read_flow_run(UUID(flow_run.id)).run_count
     if begun > flow_run.run_count:
@@ -120,7 +123,7 @@ class _Published:
             return
         self.last = now
         share = 100 * report.done / report.total
-        with _optional():
+        with _optional(), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # where it is away, on with the work
             _stop_if_started_again()
             if report.work not in self.artifacts and not ended:
                 self.artifacts[report.work] = create_progress_artifact(share, description=report.work)  # type: ignore[assignment]
@@ -176,8 +179,8 @@ def _optional() -> Iterator[None]:
     """Where Prefect's server is away: what only adds to its pages must not end a training, nor make it run again."""
     try:
         yield
-    except Exception:
-        get_run_logger().warning("Prefect's server did not take this", exc_info=True)
+    except Exception as error:
+        get_run_logger().warning("Prefect's server did not take what is shown on its pages: %r", error)
 
 
 def publish_metrics(key: str, metrics: Mapping[str, float], url: str) -> None:

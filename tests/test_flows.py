@@ -361,6 +361,7 @@ def test_a_run_that_was_started_again_ends_its_first_attempt(own_store: Path, mo
     from filelock import FileLock
     from prefect import flow
     from prefect.exceptions import Abort
+    from prefect.flow_engine import run_flow
     from prefect.runtime import flow_run
     from prefect.states import Running
 
@@ -400,8 +401,9 @@ def test_a_run_that_was_started_again_ends_its_first_attempt(own_store: Path, mo
             running.follow(work())
 
     with get_client(sync_client=True) as client:
+        deployed = client.create_deployment(client.create_flow(working), name="working")
         with pytest.raises(Abort, match="attempt 1 of this run ends: attempt 2 has begun"):
-            working()
+            run_flow(working, flow_run=client.create_flow_run_from_deployment(deployed))
         run = client.read_flow_run(seen[0])
     assert (done, ended) == ([0, 1, 2], [True])
     assert (run.state.name, run.run_count) == ("Running", 2)  # the other attempt's, untouched
