@@ -68,15 +68,3 @@ def test_fewer_codes_than_units_give_a_shrunk_gaussian() -> None:
 def test_an_unknown_prior() -> None:
     with pytest.raises(UserError, match="--prior normal: unknown; choose one of gaussian, mixture, flow"):
         fitted("normal", torch.zeros(3, 2), 0)
-
-
-def test_mixture_prior_fits_codes_with_dead_units() -> None:
-    with seeded(0):
-        codes = torch.cat([torch.randn(400, 3) * 0.1 + 50, torch.randn(400, 3) * 0.1 - 50])
-        codes[:, 2] = 7.0  # dead
-        prior = GaussianMixturePrior(3)
-        prior.fit(codes, seed=0)
-        drawn = prior().sample((1000,))
-    assert 0.4 < (drawn[:, 0] > 0).float().mean() < 0.6
-    assert (drawn[:, 0].abs() - 50).abs().max() < 5
-    assert (drawn[:, 2] - 7).abs().max() < 0.1
