@@ -12,8 +12,7 @@ from aemodels.data import DataConfig
 from aemodels.data.digits import DigitsConfig
 from aemodels.evaluation import EvaluationConfig
 from aemodels.models import AnyModelConfig, VAEConfig
-from aemodels.pretraining import check_layers
-from aemodels.training import TrainingConfig
+from aemodels.training import TrainingConfig, check_model
 
 
 class Experiment(Config):
@@ -27,8 +26,8 @@ class Experiment(Config):
     """Of the weights, the order of the images and all noise. The splits have their own, `data.split_seed`."""
 
     @model_validator(mode="after")
-    def _can_be_pretrained(self) -> Self:
-        check_layers(self.model, self.training.pretraining_epochs)
+    def _can_be_trained(self) -> Self:
+        check_model(self.model, self.training)
         return self
 
     def identity(self, digest: str) -> str:

@@ -28,6 +28,7 @@ from aemodels.training import (
     TrainingConfig,
     TrainingDivergedError,
     TrainingState,
+    check_model,
     ends,
     new_model,
     new_state,
@@ -176,14 +177,16 @@ def train_population(
         seeds: of the weights of each member; the first is that of the order of the images and of all noise too.
 
     Raises:
-        SettingsError: the models differ in more than what may differ, do not fit the images, or are to be pre-trained:
-            that takes them one by one, and any of them may diverge before the others have begun.
+        SettingsError: the models differ in more than what may differ, do not fit the images, cannot be trained in
+            this way, or are to be pre-trained: that takes them one by one, and any of them may diverge before the
+            others have begun.
     """
     if config.pretraining_epochs:
         raise SettingsError(
             f"training.pretraining_epochs={config.pretraining_epochs}: a population is not pre-trained; train its "
             "models one by one, or use training.pretraining_epochs=0"
         )
+    check_model(configs[0], config)
     for other in configs:
         if not stackable(configs[0], other):
             raise SettingsError(f"{configs[0]} and {other} cannot be one population; train them one by one")

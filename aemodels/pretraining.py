@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aemodels.config import SettingsError
-from aemodels.models import GANConfig
 from aemodels.models.base import Autoencoder, Batch, Loss, ModelConfig
 from aemodels.nets import MLPConfig
 
@@ -81,7 +80,7 @@ def check_layers(model: ModelConfig, epochs: int) -> None:
         SettingsError: it has no encoder, or its trunk is no MLP.
     """
     trunk = getattr(model, "trunk", None)
-    if epochs and (isinstance(model, GANConfig) or not isinstance(trunk, MLPConfig)):
+    if epochs and not (model.has_encoder and isinstance(trunk, MLPConfig)):
         here = f"{getattr(model, 'name', 'this model')} on {getattr(trunk, 'name', 'no trunk')}"
         raise SettingsError(
             f"training.pretraining_epochs={epochs}: pre-training is for autoencoders on the trunk mlp, this is {here}; "

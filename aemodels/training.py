@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from aemodels import parallel
-from aemodels.config import Config, UserError
+from aemodels.config import Config, SettingsError, UserError
 from aemodels.corruption import CorruptionConfig, NoCorruption
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
@@ -64,7 +64,8 @@ class TrainingConfig(Config):
     """Of the layers' arithmetic (on a CPU without convolutions, of the factors of its products); densities and weights
     are always float32."""
     patience: int | None = Field(None, ge=1)
-    """Epochs without a better validation bound after which training stops; null trains all epochs."""
+    """Epochs without a better validation bound after which training stops; null trains all epochs. No
+    bound says which epoch of an adversarial model (`gan`, `vae_gan`) is better: it always trains all."""
     corruption: CorruptionConfig = NoCorruption()
     images: int | None = Field(None, ge=1)
     """Train on so many images only, and validate each epoch on a fifth as many, at least 1,000; null takes all."""
@@ -156,19 +157,33 @@ def train(
             yield Epoch(index, metrics, last, lambda: model, lambda: state)
 
 
+def check_model(model: ModelConfig, config: TrainingConfig) -> None:
+    """Whether a model can be trained in this way.
+
+    Raises:
+        SettingsError: its layers cannot be pre-trained, or it has no encoder to show corrupted images to.
+    """
+    check_layers(model, config.pretraining_epochs)
+    if config.corruption.name != "none" and not model.has_encoder:
+        raise SettingsError(
+            f"training.corruption.name={config.corruption.name}: only an encoder is shown corrupted images, and "
+            f"{getattr(model, 'name', 'this model')} has none; use training.corruption=none, or a model with an encoder"
+        )
+
+
 def first_state(
     model_config: ModelConfig, data: PreparedData, config: TrainingConfig, seed: int, saved: TrainingState | None = None
 ) -> Steps[TrainingState]:
     """Where a training goes on: at what was saved of it, or before its first epoch, with its hidden layers pre-trained.
 
     Raises:
-        SettingsError: the model does not fit the images, or its layers cannot be pre-trained.
+        SettingsError: the model does not fit the images, or cannot be trained in this way.
         TrainingDivergedError: the error of a layer became NaN or infinite.
     """
     if state := parallel.agreed(saved):
         return state
     state = new_state()
-    check_layers(model_config, config.pretraining_epochs)
+    check_model(model_config, config)
     if config.pretraining_epochs:
         model = new_model(model_config, data, seed)
         assert isinstance(model, Autoencoder)  # checked

@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from aemodels.config import section_kinds
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.distributions import GaussianConfig
+from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, CVAEConfig, GANConfig, IWAEConfig, VAEConfig, VAEGANConfig
 from aemodels.models.base import Batch, GenerativeModel, Loss, ModelConfig
 from aemodels.nets import ConvConfig, ImageShape, MLPConfig, ResidualConfig
@@ -167,6 +169,11 @@ def assert_same(a: Result, b: Result, tolerance: float) -> None:
     own = {name for name in a.metrics if "second" not in name}
     assert own == {name for name in b.metrics if "second" not in name}
     assert {name: a.metrics[name] for name in own} == pytest.approx({name: b.metrics[name] for name in own}, rel=1e-9)
+
+
+def test_every_model_of_the_union_has_a_population() -> None:
+    union = set(section_kinds(Experiment.model_fields["model"]).values())
+    assert union <= {type(model) for models in POPULATIONS.values() for model in models}
 
 
 LONG = {"residual", "conv", "vae_gan"}  # convolutions take longer

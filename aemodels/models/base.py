@@ -47,6 +47,9 @@ class ModelConfig(Config):
     stacked: ClassVar[tuple[str, ...]] = ("latent_dim",)
     """What may differ between the members of a population: settings that only size or fill tensors."""
 
+    has_encoder: ClassVar[bool] = True
+    """Whether its model is an `Autoencoder`, which images can be shown to."""
+
     def build(self, image_shape: ImageShape, num_classes: int) -> GenerativeModel:
         """A new model for images of that shape; `num_classes` is 0 for data without labels.
 

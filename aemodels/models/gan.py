@@ -27,6 +27,8 @@ class GANConfig(ModelConfig):
         torch.Size([3, 1, 28, 28])
     """
 
+    has_encoder: ClassVar[bool] = False
+
     name: Literal["gan"] = "gan"
     """The model."""
     latent_dim: int = Field(64, ge=1)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from aemodels.config import Range, Space
 from aemodels.distributions import BernoulliConfig, DiagonalNormal, DiagonalNormalHead, LikelihoodConfig, kl_per_unit
-from aemodels.models.base import Batch, Loss, ModelConfig, Networks, Variational
+from aemodels.models.base import AT_ONCE, Batch, Loss, ModelConfig, Networks, Variational
 from aemodels.nets import ImageShape, MLPConfig, TrunkConfig
 from aemodels.objectives import distortion, importance_bound
 
@@ -61,12 +62,16 @@ class IWAE(Variational):
         self.samples, self.repeats, self.elbo_share = config.samples, config.repeats, config.elbo_share
 
     def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
-        terms = self.bound(batch)
+        terms = self._terms(batch, self.samples * self.repeats)
         return {"autoencoder": Loss(terms.pop("objective"), terms)}
 
     def bound(self, batch: Batch) -> dict[str, Tensor]:
+        """No more than AT_ONCE codes are decoded at once, as many as images where there are more."""
+        return self._terms(batch, max(1, AT_ONCE // len(batch.x)))
+
+    def _terms(self, batch: Batch, at_once: int) -> dict[str, Tensor]:
         q = self.encode(batch.seen, batch.y)
-        log_w, cost = self._log_weights(q, batch)
+        log_w, cost = self._log_weights(q, batch, at_once)
         rate = kl_per_unit(q, self.prior()).sum(-1)
         tight = -importance_bound(log_w)
         return {
@@ -77,8 +82,9 @@ class IWAE(Variational):
             "objective": (1 - self.elbo_share) * tight + self.elbo_share * (cost + rate),
         }
 
-    def _log_weights(self, q: DiagonalNormal, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Log p(x|z) p(z) / q(z|x), (K, M, B), and the mean distortion, (B,)."""
+    def _log_weights(self, q: DiagonalNormal, batch: Batch, at_once: int) -> tuple[Tensor, Tensor]:
+        """Log p(x|z) p(z) / q(z|x), (K, M, B), and the mean distortion, (B,); `at_once`: codes of each image."""
         z = q.rsample((self.samples, self.repeats))  # (K, M, B, D)
-        costs = distortion(self.decode(z, batch.y), batch.x)  # (K, M, B)
+        parts = z.flatten(0, 1).split(at_once)  # (at_once, B, D) each: pixels take far more memory than codes
+        costs = torch.cat([distortion(self.decode(part, batch.y), batch.x) for part in parts]).view(z.shape[:-1])
         return self.prior().log_prob(z) - q.log_prob(z) - costs, costs.mean((0, 1))

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from aemodels.config import Range, SettingsError, Space
-from aemodels.distributions import BernoulliConfig, DiagonalNormalHead, LikelihoodConfig, kl_per_unit
+from aemodels.distributions import BernoulliConfig, DiagonalNormalHead, GaussianConfig, LikelihoodConfig, kl_per_unit
 from aemodels.models.base import Batch, Loss, ModelConfig, Networks, Variational
 from aemodels.nets import Discriminator, ImageShape, MLPConfig, TrunkConfig
 from aemodels.objectives import distortion, is_drawn, is_real
@@ -43,16 +43,15 @@ class VAEGANConfig(ModelConfig):
     """What turns the decoder's output into pixels; their distortion is reported, and trains nothing."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> VAEGAN:
-        likelihood = self.likelihood.build()
-        if any(True for _ in likelihood.parameters()):
+        if isinstance(self.likelihood, GaussianConfig) and self.likelihood.sigma != "fixed":
             raise SettingsError(
-                "model.likelihood.sigma=learned: a VAE-GAN's loss has no likelihood of pixels that could teach it; use "
-                "model.likelihood.sigma=fixed or optimal"
+                f"model.likelihood.sigma={self.likelihood.sigma}: a VAE-GAN's losses have no likelihood of pixels to "
+                "find it by; use model.likelihood.sigma=fixed, or model.likelihood=bernoulli"
             )
         decoder = self.trunk.decoder(image_shape, self.latent_dim)
         encoder = self.trunk.encoder(image_shape)
         posterior = DiagonalNormalHead(encoder.features, self.latent_dim)
-        networks = Networks(encoder, posterior, decoder, likelihood)
+        networks = Networks(encoder, posterior, decoder, self.likelihood.build())
         return VAEGAN(self, image_shape, num_classes, networks, Discriminator(self.trunk.encoder(image_shape)))
 
     def search_space(self) -> Space:
