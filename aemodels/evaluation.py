@@ -23,7 +23,7 @@ class EvaluationConfig(Config):
     samples: int = Field(10_000, ge=2)
     """Images on each side of a Frechet distance; fewer where the split or the training images are fewer."""
     denoising: bool = False
-    """Measure how well noise is removed, beside plain filters; for models that are trained with a corruption."""
+    """Measure how well Gaussian noise is removed, beside plain filters; for models trained with any corruption."""
     seed: int = Field(0, ge=0)
     """Of the evaluation's noise; the same for all runs, so that they compare."""
 
@@ -61,13 +61,13 @@ class EvaluationConfig(Config):
             data,
             features,
             split,
-            self.samples,
-            self.seed,
-            history,
-            self.nll_samples,
-            self.nll_images,
-            self.denoising,
-            seen,
+            samples=self.samples,
+            seed=self.seed,
+            history=history,
+            nll_samples=self.nll_samples,
+            nll_images=self.nll_images,
+            denoises=self.denoising,
+            seen=seen,
         )
 
 
@@ -98,12 +98,17 @@ def evaluate(
 
     Raises:
         SettingsError: a metric that was asked for does not exist for this model and these data, or the model is for
-            other images.
+            other images or, if it is conditional, other classes.
     """
     if model.image_shape != data.image_shape:
         raise SettingsError(
             f"the model is for images of (channels, height, width) {model.image_shape}, those of {data.name} are "
             f"{data.image_shape}; choose other data, or train a model on these"
+        )
+    if model.conditional and model.num_classes != data.num_classes:
+        raise SettingsError(
+            f"the model is conditional on {model.num_classes} classes, {data.name} has "
+            f"{data.num_classes or 'no labels'}; choose data with those classes, or train a model on these"
         )
     evidence = config.evidence(model, data, features, split, history, seen)
     if only is not None:

@@ -19,7 +19,7 @@ from aemodels.denoising import NOISES, Denoising
 from aemodels.distributions import BernoulliPixels, GaussianPixels, derived_seed, noise_like
 from aemodels.features import Features
 from aemodels.information import known_shares
-from aemodels.likelihoods import log_likelihood
+from aemodels.likelihoods import log_likelihood, mean_bound
 from aemodels.models.base import Autoencoder, Batch, GenerativeModel
 from aemodels.neighbours import Balls, balls
 from aemodels.out_of_domain import images_of_another_kind
@@ -27,10 +27,8 @@ from aemodels.requests import Requests
 from aemodels.undisturbed import undisturbed
 
 BATCH = 500  # images; large enough for speed, small enough for any trunk
-TRAINING_CODES = 10_000  # at most so many are used, by the probes and to show the spread of a code
+TRAINING_CODES = 10_000  # at most so many, by the probes, to show the spread of a code, and as examples of a class
 NOISY = 200  # images: the filters that denoisers are compared with are slow
-GREY_LEVELS = 255  # steps of the prepared pixels
-
 FEWEST_NEIGHBOURS = 10  # codes, below which a layout by neighbours means nothing
 
 Need = Literal[
@@ -40,6 +38,7 @@ Need = Literal[
     "likelihood",
     "denoising",
     "conditional",
+    "unconditional",
     "nll_samples",
     "fitted_prior",
     "labels",
@@ -68,6 +67,7 @@ class Evidence:
         data: PreparedData,
         features: Features | None,
         split: str,
+        *,
         samples: int,
         seed: int,
         history: Sequence[Mapping[str, float]] = (),
@@ -105,6 +105,8 @@ class Evidence:
                 return self.has("autoencoder") and self.denoises
             case "conditional":
                 return self.model.conditional
+            case "unconditional":
+                return not self.model.conditional
             case "labels":
                 return self.data.num_classes > 1
             case "factors":
@@ -146,21 +148,12 @@ class Evidence:
     @cached_property
     def terms(self) -> dict[str, float]:
         """Mean terms of the model's bound, nats per image."""
-        return self._mean_bound(dequantized=False)
+        return mean_bound(self.model, self.batches, self.seed)
 
     @cached_property
     def dequantized_terms(self) -> dict[str, float]:
         """The same with noise of one grey level on the pixels: of a density it bounds the images' probability."""
-        return self._mean_bound(dequantized=True)
-
-    def _mean_bound(self, dequantized: bool) -> dict[str, float]:
-        totals: dict[str, Tensor] = {}
-        for i, batch in enumerate(self.batches.in_order(BATCH)):
-            with self._undisturbed("bound", i):
-                x = batch.x + (torch.rand_like(batch.x) - 0.5) / GREY_LEVELS if dequantized else batch.x
-                for name, term in self.model.bound(Batch(x, batch.y)).items():
-                    totals[name] = totals.get(name, 0) + term.double().sum()
-        return {name: total.item() / len(self.batches) for name, total in totals.items()}
+        return mean_bound(self.model, self.batches, self.seed, dequantized=True)
 
     @cached_property
     def _first_terms(self) -> dict[str, Tensor]:
@@ -202,7 +195,7 @@ class Evidence:
 
     def seen_reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The same of training images that the model was trained on."""
-        return self._reconstructed(Batches(self.data, "train", self.model.device, self.seen).in_order(BATCH))
+        return self._reconstructed(self._training.in_order(BATCH))
 
     def other_reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The same of images that the model is not for."""
@@ -236,7 +229,12 @@ class Evidence:
     @cached_property
     def training_codes(self) -> Codes:
         """Of training images."""
-        return self._encode(Batches(self.data, "train", self.model.device, TRAINING_CODES))
+        return self._encode(self._training)
+
+    @property
+    def _training(self) -> Batches:
+        """The first training images: none that the model has not seen, where it has seen some of these data."""
+        return Batches(self.data, "train", self.model.device, self.seen or TRAINING_CODES)
 
     def _encode(self, batches: Batches) -> Codes:
         means: list[Tensor] = []
@@ -265,9 +263,8 @@ class Evidence:
         if not self.has("unit_rates"):
             return None
         batches = [self._rate_per_unit(batch) for batch in self.batches.in_order(BATCH)]
-        return torch.stack([rates.double().sum(0) for rates in batches if rates is not None]).sum(0).cpu() / len(
-            self.batches
-        )
+        totals = torch.stack([rates.double().sum(0) for rates in batches if rates is not None])
+        return totals.sum(0).cpu() / len(self.batches)
 
     def _rate_per_unit(self, batch: Batch) -> Tensor | None:
         with self._undisturbed("codes"):
@@ -330,8 +327,7 @@ class Evidence:
     @cached_property
     def requests(self) -> Requests:
         """What the model draws when it is asked for a class."""
-        training = Batches(self.data, "train", self.model.device, TRAINING_CODES)
-        return Requests(self.model, self.features, training, self.data.num_classes, self.seed)
+        return Requests(self.model, self.features, self._training, self.seed)
 
     @property
     def real_features(self) -> Tensor:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from aemodels.config import Config
 from aemodels.data import DataConfig
 from aemodels.data.digits import DigitsConfig
+from aemodels.data.prepared import PreparedData
 from aemodels.evaluation import EvaluationConfig
 from aemodels.models import AnyModelConfig, VAEConfig
 from aemodels.training import TrainingConfig, check_model
@@ -29,6 +30,10 @@ class Experiment(Config):
     def _can_be_trained(self) -> Self:
         check_model(self.model, self.training)
         return self
+
+    def seen(self, data: PreparedData) -> int:
+        """How many of the first training images a training on these data sees."""
+        return self.training.images or data.sizes["train"]
 
     def identity(self, digest: str) -> str:
         """What names a run's folder: a hash of all settings and of the prepared data."""

@@ -35,8 +35,7 @@ def denoising(evidence: Evidence) -> Picture:
 
 def classes(evidence: Evidence) -> Picture:
     """A row for each class that was asked for."""
-    labels = evidence.requests.classes
-    y = torch.tensor(list(labels), device=evidence.model.device).repeat_interleave(ACROSS)
+    y = torch.tensor(evidence.requests.classes, device=evidence.model.device).repeat_interleave(ACROSS)
     with undisturbed(evidence.model, derived_seed(evidence.seed, "classes")):
         images = evidence.model.sample(len(y), y)
     return sheet(images, ACROSS, Labels("Images asked for by their class", _names(evidence)))
@@ -45,7 +44,7 @@ def classes(evidence: Evidence) -> Picture:
 def like(evidence: Evidence) -> Picture:
     """Images of a class, and beside them what was drawn to be like 50 of it."""
     rows: list[torch.Tensor] = []
-    for label, x in enumerate(evidence.requests.images):
+    for label, x in evidence.requests.images.items():
         with undisturbed(evidence.model, derived_seed(evidence.seed, "like", label)):
             drawn = evidence.autoencoder.sample_like(x, DRAWN, evidence.seed)
         paper = x.new_ones(1 + SHOWN - len(x[:SHOWN]), *x.shape[1:])

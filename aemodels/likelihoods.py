@@ -1,4 +1,4 @@
-"""How probable images are to a model, by importance sampling.
+"""How probable images are to a model: by its bound, and by importance sampling.
 
 B batch of images, k codes of each at once, D latent units.
 """
@@ -7,10 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
-from aemodels.models.base import AT_ONCE, Autoencoder, Batch
+from aemodels.data.batches import Batches
+from aemodels.distributions import derived_seed
+from aemodels.models.base import AT_ONCE, Autoencoder, Batch, GenerativeModel
 from aemodels.objectives import log_mean_exp, log_weights
+from aemodels.undisturbed import undisturbed
+
+GREY_LEVELS = 255  # steps of the prepared pixels
+
+
+def mean_bound(model: GenerativeModel, batches: Batches, seed: int, dequantized: bool = False) -> dict[str, float]:
+    """Mean terms of the model's bound, nats per image; `dequantized` puts noise of one grey level on the pixels."""
+    totals: dict[str, Tensor] = {}
+    for i, batch in enumerate(batches.in_order(AT_ONCE)):
+        with undisturbed(model, derived_seed(seed, "bound", i)):
+            x = batch.x + (torch.rand_like(batch.x) - 0.5) / GREY_LEVELS if dequantized else batch.x
+            for name, term in model.bound(Batch(x, batch.y)).items():
+                totals[name] = totals.get(name, 0) + term.double().sum()
+    return {name: total.item() / len(batches) for name, total in totals.items()}
 
 
 def log_likelihood(model: Autoencoder, batch: Batch, samples: int) -> Tensor:

@@ -174,7 +174,7 @@ def fitted(name: str, codes: Tensor, seed: int) -> FittedPrior:
         UserError: there is no such prior.
     """
     if name not in PRIORS:
-        raise UserError(f"--prior {name}: unknown; choose one of {', '.join(PRIORS)}")
+        raise UserError(f"prior={name}: unknown; choose one of {', '.join(PRIORS)}")
     with seeded(seed):
         prior = PRIORS[name](codes.shape[1])
     prior.fit(codes, seed)

@@ -25,7 +25,7 @@ from aemodels.distributions import seeded
 from aemodels.modelfile import CHECKSUMS, CODES, CONFIG, WEIGHTS
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.nets import ImageShape
-from aemodels.priors import FittedPrior
+from aemodels.priors import fitted
 
 if TYPE_CHECKING:
     from mlflow.models import Model
@@ -103,20 +103,31 @@ MODES: dict[str, Callable[[Autoencoder, Tensor, Question], Tensor]] = {
 }
 
 
-def _generate(model: GenerativeModel, question: Question) -> NDArray[np.float32]:
+def _check(question: Question) -> None:
+    """Of questions for new images."""
     if not 1 <= question.n <= MOST_GENERATED:
         raise UserError(f"n={question.n}: from 1 to {MOST_GENERATED} images in one call; ask more often for more")
     if not 0 <= question.seed < 2**63:
         raise UserError(f"seed={question.seed}: must be a number from 0 to 2**63 - 1")
+
+
+def _generate(model: GenerativeModel, question: Question) -> NDArray[np.float32]:
+    _check(question)
     sizes = [CHUNK] * (question.n // CHUNK) + [question.n % CHUNK] * (question.n % CHUNK > 0)
     with _NOISE, torch.inference_mode(), seeded(question.seed):
         return _plain(torch.cat([model.sample(size, labels(model, question.label, size)) for size in sizes]))
 
 
-def answer_from(model: Autoencoder, prior: FittedPrior, question: Question) -> NDArray[np.float32]:
-    """Images (n, C, H, W) from codes that another prior draws."""
+def answer_from(model: Autoencoder, prior: str, codes: Tensor, question: Question) -> NDArray[np.float32]:
+    """Images (n, C, H, W) from another prior, one of PRIORS, fitted to codes (N, D).
+
+    Raises:
+        UserError: a number is wrong, or there is no such prior.
+    """
+    _check(question)
+    p_z = fitted(prior, codes, question.seed)
     with _NOISE, torch.inference_mode(), seeded(question.seed):
-        z = prior().sample((question.n,)).to(model.device)
+        z = p_z().sample((question.n,)).to(model.device)
         return _plain(torch.cat([model.decode(part).mean for part in z.split(CHUNK)]))
 
 
@@ -124,8 +135,9 @@ def answer_like(model: GenerativeModel, inputs: Any, question: Question) -> NDAr
     """New images (n, C, H, W) of the kind of those that are given: from a distribution fitted to their codes.
 
     Raises:
-        UserError: the model has no encoder, or the images are not of its shape.
+        UserError: a number is wrong, the model has no encoder, or the images are not of its shape.
     """
+    _check(question)
     if not isinstance(model, Autoencoder):
         raise UserError("this model has no encoder, so it cannot look at images; use an autoencoder")
     x = read_images(inputs, model.image_shape).to(model.device)
@@ -141,11 +153,16 @@ def labels(model: GenerativeModel, label: int, n: int) -> Tensor | None:
     """
     if label == -1:
         return None
-    if not model.conditional:
-        raise UserError(f"label={label}: this model cannot be asked for a class; train model.name=cvae")
+    require_classes(model, label)
     if not 0 <= label < model.num_classes:
         raise UserError(f"label={label}: this model knows the classes 0 to {model.num_classes - 1}")
     return torch.full((n,), label, device=model.device)
+
+
+def require_classes(model: GenerativeModel, asked: object) -> None:
+    """Raises UserError if the model knows no classes that one could ask for."""
+    if not model.conditional:
+        raise UserError(f"label={asked}: this model cannot be asked for a class; train model.name=cvae")
 
 
 def read_images(inputs: Any, image_shape: ImageShape) -> Tensor:

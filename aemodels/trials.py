@@ -288,8 +288,8 @@ def watch(
     if goals.watched is None:
         return None
     fit_prior(epoch.model, data, experiment.seed, experiment.training.images)
-    rules = experiment.evaluation
-    return evaluate(epoch.model, data, features, rules, "val", only=(goals.watched,)).metrics[goals.watched]
+    rules, seen = experiment.evaluation, experiment.seen(data)
+    return evaluate(epoch.model, data, features, rules, "val", (goals.watched,), seen=seen).metrics[goals.watched]
 
 
 def judge(
@@ -301,7 +301,7 @@ def judge(
     has = rules.evidence(model, data, features, "val").has
     compared = [metric for metric in COMPARED if all(map(has, METRICS[metric].needs))]
     wanted = dict.fromkeys((*goals.objectives, rules.primary, *compared))
-    return evaluate(model, data, features, rules, "val", only=wanted.keys()).metrics
+    return evaluate(model, data, features, rules, "val", only=wanted.keys(), seen=experiment.seen(data)).metrics
 
 
 # ---------------------------------------------------------------- in a worker's process

@@ -18,9 +18,8 @@ from aemodels.devices import best_device
 from aemodels.environment import device_name
 from aemodels.modelfile import load_codes
 from aemodels.models.base import Autoencoder, GenerativeModel
-from aemodels.priors import PRIORS, fitted
 from aemodels.registry import find
-from aemodels.serving import Question, answer, answer_from, answer_like
+from aemodels.serving import Question, answer, answer_from, answer_like, require_classes
 
 ACROSS = 8  # images in a row of a grid
 MOST_DRAWN = 64  # reconstructions in one picture: more would be too tall to look at
@@ -67,7 +66,7 @@ class Wanted(NamedTuple):
 def generate(reference: str, wanted: Wanted, out: Path) -> dict[str, object]:
     """Draws new images into one picture: from the model's own prior, from another one, of a class, or like others."""
     _check_output(out, ".png")
-    if sum(map(bool, (wanted.label is not None, wanted.prior, wanted.like))) > 1:
+    if sum((wanted.label is not None, wanted.prior is not None, len(wanted.like) > 0)) > 1:
         raise UserError("--label, --prior, --like: give one of them; each says in its own way what is drawn")
     n, seed = wanted.n, wanted.seed
     told: dict[str, object] = {}
@@ -75,7 +74,7 @@ def generate(reference: str, wanted: Wanted, out: Path) -> dict[str, object]:
         given = open_with_images(reference, wanted.like)
         images = answer_like(given.loaded.model, given.images, Question("generate", n, seed))
         told = {"like": len(given.images)}
-    elif wanted.prior:
+    elif wanted.prior is not None:
         images = _from_prior(reference, wanted.prior, Question("generate", n, seed))
         told = {"prior": wanted.prior}
     else:
@@ -88,21 +87,19 @@ def generate(reference: str, wanted: Wanted, out: Path) -> dict[str, object]:
 
 
 def _from_prior(reference: str, name: str, question: Question) -> NDArray[np.float32]:
-    if name not in PRIORS:
-        raise UserError(f"--prior {name}: unknown; choose one of {', '.join(PRIORS)}")
     folder = find(reference)
     model = load_model(folder, str(best_device())).model
-    if not isinstance(model, Autoencoder) or model.conditional:
-        kind = "has no encoder, so no codes" if not isinstance(model, Autoencoder) else "has a prior for each class"
-        raise UserError(f"--prior {name}: {reference} {kind}; leave --prior out")
-    return answer_from(model, fitted(name, load_codes(folder), question.seed), question)
+    if not isinstance(model, Autoencoder):
+        raise UserError(f"--prior {name}: {reference} has no encoder, so no codes; leave --prior out")
+    if model.conditional:
+        raise UserError(f"--prior {name}: {reference} is conditional; use --label")
+    return answer_from(model, name, load_codes(folder), question)
 
 
 def _label(loaded: Loaded, text: str) -> int:
     """The number of a class by its name, or by the number itself."""
     classes = loaded.card.classes
-    if not loaded.model.conditional:
-        raise UserError(f"--label {text}: this model cannot be asked for a class; train model.name=cvae")
+    require_classes(loaded.model, text)
     numbers = [str(number) for number in range(len(classes))]
     for names in (classes, numbers):
         if text in names:

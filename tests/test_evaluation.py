@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -21,7 +22,7 @@ from aemodels.metrics import METRICS
 from aemodels.metrics.compression import explained_variance
 from aemodels.metrics.held_out import knn_accuracy, mse, probe_accuracy, psnr, structural_similarity
 from aemodels.metrics.samples import frechet_distance
-from aemodels.models import AEConfig, VAEConfig
+from aemodels.models import AEConfig, CVAEConfig, VAEConfig
 from aemodels.models.base import Autoencoder, Batch, ModelConfig
 from aemodels.nets import MLPConfig
 from aemodels.out_of_domain import images_of_another_kind
@@ -144,7 +145,8 @@ def test_the_gap_between_seen_and_unseen_images(digits: PreparedData) -> None:
         last = [module for module in model.decoder if isinstance(module, torch.nn.Linear)][-1]
         last.weight.zero_()
         last.bias.copy_(seen.mean(0).flatten().clamp(1e-6, 1 - 1e-6).logit())
-    found = evaluate(model, digits, None, CONFIG, seen=30).metrics
+    found, evidence = evaluate(model, digits, None, CONFIG, seen=30)
+    assert len(evidence.training_codes.z) == 30  # those of the probes too
     assert found["mse_training"] == pytest.approx(float((seen - seen.mean(0)).square().mean()), rel=1e-4)
     assert found["generalization_gap"] == pytest.approx(found["mse"] - found["mse_training"])
     assert found["generalization_gap"] > 0
@@ -281,8 +283,14 @@ def test_the_same_number_of_images_on_both_sides(digits: PreparedData, features:
     assert many["frechet_floor"] < 1  # of 32 features; it is larger with fewer images
 
 
-@pytest.mark.parametrize("config", [AEConfig(trunk=SMALL), VAEConfig(trunk=SMALL)], ids=lambda c: c.name)
-@pytest.mark.parametrize("kind", ["labelled", "plain"])
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        *itertools.product((AEConfig(trunk=SMALL), VAEConfig(trunk=SMALL)), ("labelled", "plain")),
+        (CVAEConfig(trunk=SMALL), "labelled"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
 def test_every_metric_is_finite_on_colour_images(colour, config: ModelConfig, kind: str) -> None:
     data = colour[kind]
     rules = CONFIG.override({"denoising": True})
@@ -290,10 +298,10 @@ def test_every_metric_is_finite_on_colour_images(colour, config: ModelConfig, ki
     assert all(map(math.isfinite, found.values()))
     expected = set(METRICS) - {"bits_per_dimension", "nll", "nll_samples", "nll_images", "mutual_information_gap"}
     expected -= {"rate", "negative_elbo", "active_units"} if config.name == "ae" else {"frechet_standard_normal"}
-    expected -= set() if config.name == "cvae" else {"label_accuracy", "label_diversity"}
+    expected -= {"probe_accuracy", "knn_accuracy"} if config.name == "cvae" else {"label_accuracy", "label_diversity"}
     if kind == "plain":
         expected -= {"probe_accuracy", "knn_accuracy", "confident_samples", "confident_real", "class_balance"}
-        expected -= {"like_accuracy", "like_diversity"}
+        expected -= {"like_accuracy", "like_diversity", "prior_accuracy", "prior_diversity"}
     assert set(found) == expected
 
 
@@ -423,3 +431,9 @@ def test_a_primary_that_the_model_does_not_have(digits: PreparedData, features: 
 def test_a_model_for_other_images(digits: PreparedData, colour) -> None:
     with pytest.raises(SettingsError, match=r"\(1, 28, 28\).*\(3, 12, 12\)"):
         evaluate(build(AEConfig(), digits), colour["plain"], None, CONFIG)
+    conditional = build(CVAEConfig(trunk=SMALL), colour["labelled"])
+    with pytest.raises(SettingsError, match="conditional on 2 classes, folder has no labels; choose data"):
+        evaluate(conditional, colour["plain"], None, CONFIG)
+    other = colour["labelled"].model_copy(update={"classes": ("a", "b", "c")})
+    with pytest.raises(SettingsError, match="conditional on 2 classes, folder has 3; choose data"):
+        evaluate(conditional, other, None, CONFIG)

@@ -66,5 +66,5 @@ def test_fewer_codes_than_units_give_a_shrunk_gaussian() -> None:
 
 
 def test_an_unknown_prior() -> None:
-    with pytest.raises(UserError, match="--prior normal: unknown; choose one of gaussian, mixture, flow"):
+    with pytest.raises(UserError, match="prior=normal: unknown; choose one of gaussian, mixture, flow"):
         fitted("normal", torch.zeros(3, 2), 0)

@@ -108,11 +108,17 @@ def test_denoise_writes_a_file_for_each_image(model: Callable[[str], Path], tmp_
         (
             "vae",
             ["generate", "--label", "7"],
-            "--label 7: this model cannot be asked for a class; train model.name=cvae",
+            "label=7: this model cannot be asked for a class; train model.name=cvae",
         ),
         ("cvae", ["generate", "--label", "bird"], "--label bird: unknown; choose one of cat, dog, 7"),
-        ("cvae", ["generate", "--prior", "mixture"], "has a prior for each class"),
-        ("vae", ["generate", "--prior", "normal"], "--prior normal: unknown; choose one of gaussian, mixture, flow"),
+        ("cvae", ["generate", "--prior", "mixture"], "is conditional; use --label"),
+        ("vae", ["generate", "--prior", "normal"], "prior=normal: unknown; choose one of gaussian, mixture, flow"),
+        ("vae", ["generate", "--prior", ""], "prior=: unknown; choose one of gaussian, mixture, flow"),
+        ("vae", ["generate", "--prior", "mixture", "-n", "-2"], "n=-2: from 1 to 10000 images"),
+        ("vae", ["generate", "--prior", "mixture", "--seed", "-1"], "seed=-1: must be a number from 0"),
+        ("vae", ["generate", "--like", "{images}", "-n", "0"], "n=0: from 1 to 10000 images"),
+        ("vae", ["generate", "--like", "{images}", "-n", "10001"], "n=10001: from 1 to 10000 images"),
+        ("vae", ["generate", "--like", "{images}", "--seed", f"{2**63}"], "seed=9223372036854775808: must be"),
         ("gan", ["generate", "--prior", "flow"], "has no encoder, so no codes; leave --prior out"),
         ("gan", ["generate", "--like", "{images}"], "this model has no encoder, so it cannot look at images"),
         ("vae", ["generate", "--like", "{empty}"], "no PNG or JPEG images in it"),
@@ -149,6 +155,13 @@ def test_codes_that_were_exchanged_are_found_out(model: Callable[[str], Path]) -
     (folder / "codes.safetensors").write_bytes((model("ae") / "codes.safetensors").read_bytes() + b"x")
     answer = call("generate", folder, "--prior", "gaussian")
     assert (answer.code, "damaged codes" in answer.err) == (2, True)
+
+
+def test_a_conditional_model_is_judged_on_its_own_classes_only(model: Callable[[str], Path], tmp_path: Path) -> None:
+    images = picture_folder(tmp_path / "images", 30, side=8)
+    answer = call("evaluate", model("cvae"), "data.name=folder", f"data.path={images}", "data.image_size=8")
+    assert answer.code == 2
+    assert "conditional on the classes cat, dog, 7; these images have no labels; choose" in answer.err
 
 
 def test_a_conditional_model_needs_classes(tmp_path: Path, store: object) -> None:

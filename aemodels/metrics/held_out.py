@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aemodels.evidence import GREY_LEVELS, Evidence
+from aemodels.evidence import Evidence
+from aemodels.likelihoods import GREY_LEVELS
 from aemodels.metrics.table import Metric
 
 NEIGHBOURS = 5
@@ -165,13 +166,20 @@ def _mean(values: Tensor) -> float:
 # ---------------------------------------------------------------- the table
 
 
+_GIVEN = "A conditional model is told the image's class."
+_OF_CLASS = "Of p(x|y) where the model is conditional: other nats than those of p(x)."
+_CODES = (
+    "the codes of at most 10,000 training images, none that the model did not see where it was trained on these data. "
+    "Not of a conditional model, whose codes are made with the class at hand."
+)
 HELD_OUT = {
     "distortion": Metric(
         distortion,
         ("autoencoder",),
         "nats per image",
         "minimize",
-        "Mean of -log p(x|z) over the images, summed over pixels, with one z from q(z|x) for each.",
+        f"Mean of -log p(x|z) over the images, summed over pixels, with one z from q(z|x) for each (iwae: the mean of "
+        f"its samples * repeats). {_GIVEN}",
     ),
     "rate": Metric(
         rate,
@@ -186,7 +194,7 @@ HELD_OUT = {
         "nats per image",
         "minimize",
         "Distortion + rate, whatever beta the model was trained with; a bound on -log p(x) only where the likelihood "
-        "fits the pixels (coin flips on grey pixels do not).",
+        f"fits the pixels (coin flips on grey pixels do not). {_OF_CLASS}",
     ),
     "bits_per_dimension": Metric(
         bits_per_dimension,
@@ -194,7 +202,7 @@ HELD_OUT = {
         "bits per pixel and channel",
         "minimize",
         "The negative ELBO over pixels and ln 2; of black and white pixels under coin flips, or of 256 grey levels "
-        "under a density, with uniform noise of one grey level.",
+        f"under a density, with uniform noise of one grey level. {_OF_CLASS}",
     ),
     "nll": Metric(
         nll,
@@ -203,7 +211,7 @@ HELD_OUT = {
         "minimize",
         "Mean of -log p(x), p(x) the mean of p(x|z) p(z) / q(z|x) over nll_samples codes from q(z|x), noise by "
         "evaluation.seed; too high in expectation, less so with more codes. Of the split's first nll_images, black and "
-        "white as data.binarize says (dynamic: one fixed draw), or grey with no noise added.",
+        f"white as data.binarize says (dynamic: one fixed draw), or grey with no noise added. {_OF_CLASS}",
     ),
     "nll_samples": Metric(
         nll_samples, ("rate", "likelihood", "nll_samples"), "codes per image", None, "K of the importance sampling."
@@ -216,7 +224,7 @@ HELD_OUT = {
         ("autoencoder",),
         "squared pixels in [0, 1]",
         "minimize",
-        "Mean over pixels and images of the squared error of the reconstruction from the posterior's mean.",
+        f"Mean over pixels and images of the squared error of the reconstruction from the posterior's mean. {_GIVEN}",
     ),
     "mse_training": Metric(
         mse_training,
@@ -233,14 +241,18 @@ HELD_OUT = {
         "What the error of these images is larger than that of the images that the model was trained on.",
     ),
     "psnr": Metric(
-        psnr, ("autoencoder",), "dB", "maximize", "Mean over images of -10 log10 of the image's mean squared error."
+        psnr,
+        ("autoencoder",),
+        "dB",
+        "maximize",
+        f"Mean over images of -10 log10 of the image's mean squared error. {_GIVEN}",
     ),
     "ssim": Metric(
         ssim,
         ("autoencoder",),
         "at most 1",
         "maximize",
-        "Mean structural similarity of image and reconstruction, in Gaussian windows of 11 pixels.",
+        f"Mean structural similarity of image and reconstruction, in Gaussian windows of 11 pixels. {_GIVEN}",
     ),
     "active_units": Metric(
         active_units,
@@ -251,16 +263,16 @@ HELD_OUT = {
     ),
     "probe_accuracy": Metric(
         probe_accuracy,
-        ("autoencoder", "labels"),
+        ("autoencoder", "unconditional", "labels"),
         "share",
         "maximize",
-        "Accuracy of a logistic regression from posterior mean to class, fitted to at most 10,000 training codes.",
+        f"Accuracy of a logistic regression from posterior mean to class, fitted to {_CODES}",
     ),
     "knn_accuracy": Metric(
         knn_accuracy,
-        ("autoencoder", "labels"),
+        ("autoencoder", "unconditional", "labels"),
         "share",
         "maximize",
-        "Accuracy of the 5 nearest of at most 10,000 training codes (posterior means).",
+        f"Accuracy of the 5 nearest (by posterior means) of {_CODES}",
     ),
 }

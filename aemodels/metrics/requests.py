@@ -1,4 +1,4 @@
-"""Metrics of images that were asked for: of a class, or like 50 images of a class.
+"""Metrics of images that were asked for: of a class, or like examples of a class; and of images that were not.
 
 N images, F features, K classes.
 """
@@ -6,12 +6,14 @@ N images, F features, K classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from aemodels.evidence import Evidence
 from aemodels.metrics.table import Metric
+from aemodels.requests import ASKED, EXAMPLES, MOST_CLASSES
 
 
 def label_accuracy(evidence: Evidence) -> float:
@@ -30,21 +32,27 @@ def like_diversity(evidence: Evidence) -> float:
     return _diversity(evidence.requests.like_examples, evidence)
 
 
-def _accuracy(drawn: list[Tensor], evidence: Evidence) -> float:
+def prior_accuracy(evidence: Evidence) -> float:
+    return _accuracy(evidence.requests.unasked, evidence)
+
+
+def prior_diversity(evidence: Evidence) -> float:
+    return _diversity(evidence.requests.unasked, evidence)
+
+
+def _accuracy(drawn: Mapping[int, Tensor], evidence: Evidence) -> float:
     """Share of the images, features (N, F) for each class, that the classifier puts into the class asked for."""
-    if not all(features.isfinite().all() for features in drawn):
+    if not all(features.isfinite().all() for features in drawn.values()):
         return math.nan
-    right: list[Tensor] = []
-    for label, features in enumerate(drawn):
-        probabilities = evidence.features.classify(features)
-        assert probabilities is not None
-        right.append(probabilities.argmax(-1) == label)
+    right = [evidence.classified(features).argmax(-1) == label for label, features in drawn.items()]
     return float(torch.cat(right).double().mean())
 
 
-def _diversity(drawn: list[Tensor], evidence: Evidence) -> float:
-    spreads = zip(map(_spread, drawn), map(_spread, evidence.requests.examples), strict=True)
-    return float(torch.stack([own / real for own, real in spreads]).mean())
+def _diversity(drawn: Mapping[int, Tensor], evidence: Evidence) -> float:
+    """Mean over the classes whose examples differ, as one example alone cannot; NaN where there is none."""
+    real = {label: _spread(features) for label, features in evidence.requests.examples.items()}
+    shares = [_spread(drawn[label]) / spread for label, spread in real.items() if spread > 0]
+    return float(torch.stack(shares).mean()) if shares else math.nan
 
 
 def _spread(features: Tensor) -> Tensor:
@@ -55,9 +63,10 @@ def _spread(features: Tensor) -> Tensor:
 # ---------------------------------------------------------------- the table
 
 
+_EACH = f"{ASKED} for each class (of the first {MOST_CLASSES} where there are more)"
 _DIVERSITY = (
-    "How far such images lie from their mean in the data set's features, over the same of training images of the class "
-    "(mean over the classes): 1 is as varied as they are, 0 always the same image."
+    "How far {} lie from their mean in the data set's features, over the same of training images of the class (mean "
+    "over the classes): 1 is as varied as they are, 0 always the same image."
 )
 REQUESTS = {
     "label_accuracy": Metric(
@@ -65,18 +74,44 @@ REQUESTS = {
         ("conditional", "features"),
         "share",
         "maximize",
-        "Images asked for by their class, 100 of each, that the feature network's classifier puts into that class.",
+        f"Images asked for by their class, {_EACH}, that the feature network's classifier puts into that class.",
     ),
-    "label_diversity": Metric(label_diversity, ("conditional", "features"), "1 as real images", None, _DIVERSITY),
+    "label_diversity": Metric(
+        label_diversity,
+        ("conditional", "features"),
+        "1 as real images",
+        None,
+        _DIVERSITY.format("images asked for by their class"),
+    ),
     "like_accuracy": Metric(
         like_accuracy,
         ("autoencoder", "labels", "features"),
         "share",
         "maximize",
-        "Images drawn to be like 50 training images of a class, 100 for each class, that the feature network's "
-        "classifier puts into that class.",
+        f"Images drawn to be like {EXAMPLES} training images of a class (like all, where there are fewer), {_EACH}, "
+        "that the feature network's classifier puts into that class.",
     ),
     "like_diversity": Metric(
-        like_diversity, ("autoencoder", "labels", "features"), "1 as real images", None, _DIVERSITY
+        like_diversity,
+        ("autoencoder", "labels", "features"),
+        "1 as real images",
+        None,
+        _DIVERSITY.format("images drawn to be like those of a class"),
+    ),
+    "prior_accuracy": Metric(
+        prior_accuracy,
+        ("labels", "features"),
+        "share",
+        None,
+        f"What like_accuracy and label_accuracy are compared with: {ASKED} images drawn from the prior, the same for "
+        "every class, that the feature network's classifier puts into the class; 1 / classes where all are asked for, "
+        "as each image is of one class.",
+    ),
+    "prior_diversity": Metric(
+        prior_diversity,
+        ("labels", "features"),
+        "1 as real images",
+        None,
+        _DIVERSITY.format("the same images, drawn from the prior,") + " Over 1, as they are of all classes.",
     ),
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -154,17 +155,18 @@ class Autoencoder(GenerativeModel):
         """New images (n, C, H, W) like the images x (B, C, H, W): from a distribution fitted to their codes, and
         of their classes if the model is conditional.
         """
-        y = self.classify(x)
-        codes = self.encode(x, y).rsample()
-        if not codes.isfinite().all():
+        codes: list[Tensor] = []
+        classes: list[Tensor] = []
+        for part in x.split(AT_ONCE):
+            y = self.classify(part)
+            codes.append(self.encode(part, y).rsample())
+            classes += [] if y is None else [y]
+        if not all(z.isfinite().all() for z in codes):
             return x.new_full((n, *x.shape[1:]), torch.nan)
-        z = fitted_to_few(codes, seed)().sample((n,)).to(x.device)
-        drawn = None if y is None else y[torch.randint(len(y), (n,), device=y.device)]
-        images: list[Tensor] = []
-        for start in range(0, n, AT_ONCE):
-            part = slice(start, start + AT_ONCE)
-            images.append(self.decode(z[part], None if drawn is None else drawn[part]).mean)
-        return torch.cat(images)
+        z = fitted_to_few(torch.cat(codes), seed)().sample((n,)).to(x.device)
+        index = torch.randint(len(x), (n,), device=x.device)
+        drawn = torch.cat(classes)[index].split(AT_ONCE) if classes else repeat(None)
+        return torch.cat([self.decode(part, y).mean for part, y in zip(z.split(AT_ONCE), drawn, strict=False)])
 
     def classify(self, x: Tensor) -> Tensor | None:
         """The classes (B,) that a conditional model sees in images (B, C, H, W); None for others."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aemodels import parallel
-from aemodels.checkpoint import load_model
+from aemodels.checkpoint import Loaded, load_model
 from aemodels.config import SettingsError
-from aemodels.data import prepare
+from aemodels.data import PreparedData, prepare
 from aemodels.devices import best_device
 from aemodels.environment import store_folder
 from aemodels.evaluation import evaluate as judge
@@ -22,6 +22,8 @@ from aemodels.report import Subject, write_report
 from aemodels.steps.recording import Result, keep_figures, keep_report
 from aemodels.store import open_store
 from aemodels.tracking import standard_tags, start_run
+
+MOST_LISTED = 10  # classes, in a message
 
 
 class Evaluated(Result):
@@ -45,7 +47,7 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         changes: settings of `data` and `evaluation` that differ from those that the model was trained with.
 
     Raises:
-        SettingsError: other settings, or images of another shape.
+        SettingsError: other settings, or images of another shape, or of other classes for a conditional model.
         UserError: there is no such model, or torchrun started this.
     """
     parallel.refuse("an evaluation")
@@ -56,12 +58,7 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
     loaded = load_model(find(model), str(best_device()))
     experiment = loaded.card.experiment.override(changes)
     data = yield from prepare(experiment.data)
-    if data.image_shape != loaded.card.image_shape:
-        channels, height, _ = loaded.card.image_shape
-        raise SettingsError(
-            f"{model}: made for images of shape {loaded.card.image_shape}, these have {data.image_shape}; "
-            f"set data.image_size={height}, or choose images of {channels} channels"
-        )
+    _check(model, loaded, data)
     features = yield from feature_network(data, best_device())
     yield Progress("judging", 0, 1)
     tags = {"kind": "evaluation", "model": model, "pipeline": group, **standard_tags(experiment.seed, "")}
@@ -69,7 +66,7 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         run.params(experiment.flat())
         run.dataset(data)
         own = data.digest == loaded.card.digest
-        seen = experiment.training.images or data.sizes["train"] if own else 0
+        seen = experiment.seen(data) if own else 0
         evaluation = judge(loaded.model, data, features, experiment.evaluation, seen=seen)
         metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
         run.metrics(metrics)
@@ -81,6 +78,28 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         report = keep_report(write_report(subject, evaluation.metrics, pictures), folder, run)
     yield Progress("judging", 1, 1)
     return Evaluated(run_id=run.id, url=run.url, model=model, metrics=metrics, figures=figures, report=report)
+
+
+def _check(reference: str, loaded: Loaded, data: PreparedData) -> None:
+    """Whether the model can be judged on the images."""
+    card = loaded.card
+    if data.image_shape != card.image_shape:
+        channels, height, _ = card.image_shape
+        raise SettingsError(
+            f"{reference}: made for images of shape {card.image_shape}, these have {data.image_shape}; "
+            f"set data.image_size={height}, or choose images of {channels} channels"
+        )
+    if loaded.model.conditional and data.classes != card.classes:
+        raise SettingsError(
+            f"{reference}: conditional on the classes {_listed(card.classes)}; these images have "
+            f"{_listed(data.classes)}; choose images of the same classes, or train a model on these"
+        )
+
+
+def _listed(classes: Sequence[str]) -> str:
+    """The first ones; there may be thousands."""
+    more = ", ..." if len(classes) > MOST_LISTED else ""
+    return f"{', '.join(classes[:MOST_LISTED])}{more}" or "no labels"
 
 
 def _name(reference: str) -> str:

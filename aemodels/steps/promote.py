@@ -153,17 +153,19 @@ def _judge(settings: Settings, data: PreparedData, features: Features, version: 
         decision = decide(new, known, settings.evaluation.primary, smaller, settings.registry)
         return _Judged(decision, new, known, number)
     remedy = f"`aemodels promote {version.name} {version.version}` if that is meant, or another registry.name"
-    return _Judged(Decision(False, f"the champion takes images of another shape; {remedy}", {}), new, {}, number)
+    reason = f"the champion takes images of another shape or of other classes; {remedy}"
+    return _Judged(Decision(False, reason, {}), new, {}, number)
 
 
 def _metrics_on(
-    settings: Settings, data: PreparedData, features: Features, model: Registered, store: Store
+    settings: Settings, data: PreparedData, features: Features, registered: Registered, store: Store
 ) -> dict[str, float] | None:
     """The model's metrics by this yardstick: as registered, or measured again; None if it cannot see these images."""
-    if model.digest == yardstick(settings, data, features):
-        return model.metrics
-    name, version, _ = model.version
-    loaded = load_model(find(f"{name}/{version}", store), str(best_device()))
-    if loaded.card.image_shape != data.image_shape:
+    if registered.digest == yardstick(settings, data, features):
+        return registered.metrics
+    name, version, _ = registered.version
+    model, card = load_model(find(f"{name}/{version}", store), str(best_device()))
+    if card.image_shape != data.image_shape or (model.conditional and card.classes != data.classes):
         return None
-    return evaluate(loaded.model, data, features, settings.evaluation).metrics
+    seen = card.experiment.seen(data) if card.digest == data.digest else 0
+    return evaluate(model, data, features, settings.evaluation, seen=seen).metrics

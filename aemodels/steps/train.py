@@ -170,7 +170,7 @@ def _judge(
     """Saves and measures the best weights of a training."""
     model = best_model(experiment.model, data, experiment.training, experiment.seed, state)
     save_weights(folder.path, model, training_codes(model, data, experiment.training, experiment.seed))
-    seen = experiment.training.images or data.sizes["train"]
+    seen = experiment.seen(data)
     return evaluate(model, data, features, experiment.evaluation, history=state.history, seen=seen)
 
 

@@ -1,0 +1,178 @@
+"""What is asked of a model, by class, by likeness or against noise, and how its answers are judged."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from aemodels.data import PreparedData
+from aemodels.denoising import Denoising
+from aemodels.distributions import BernoulliConfig
+from aemodels.evaluation import EvaluationConfig, evaluate
+from aemodels.evidence import Evidence
+from aemodels.features import Features, feature_network
+from aemodels.figures import draw_figures
+from aemodels.metrics import METRICS
+from aemodels.models import AEConfig, CVAEConfig
+from aemodels.models.ae import AE
+from aemodels.models.base import AT_ONCE, Batch, Networks
+from aemodels.models.cvae import CVAE
+from aemodels.nets import MLPConfig
+from aemodels.progress import finish
+
+CONFIG = EvaluationConfig()
+CLASSES = 10
+
+
+@pytest.fixture(scope="module")
+def features(digits: PreparedData) -> Features:
+    return finish(feature_network(digits, torch.device("cpu")))
+
+
+@pytest.fixture(scope="module")
+def images(digits: PreparedData, features: Features) -> Tensor:
+    """One of each class, that the classifier knows (10, 1, 28, 28)."""
+    split = digits.split("train")
+    x, y = torch.tensor(split.images[:200]).float() / 255, torch.tensor(split.labels[:200])
+    probabilities = features.probabilities(x)
+    assert probabilities is not None
+    known = probabilities.argmax(-1) == y
+    return torch.stack([x[known & (y == label)][0] for label in range(CLASSES)])
+
+
+def printer(images: Tensor) -> CVAE:
+    """A model that has one image for each class, whatever the code."""
+    trunk = MLPConfig(widths=(CLASSES,))
+    model = CVAEConfig(latent_dim=1, trunk=trunk, likelihood=BernoulliConfig()).build((1, 28, 28), CLASSES)
+    first, last = (module for module in model.decoder if isinstance(module, torch.nn.Linear))
+    with torch.no_grad():
+        first.weight.copy_(torch.eye(CLASSES, CLASSES + 1))
+        last.weight.copy_(images.flatten(1).clamp(1e-3, 1 - 1e-3).logit().T)
+        for layer in (first, last):
+            layer.bias.zero_()
+    return model.eval()
+
+
+def evidence_of(data: PreparedData, features: Features, seen: int = 0) -> Evidence:
+    torch.manual_seed(0)
+    model = CVAEConfig(latent_dim=2, trunk=MLPConfig(widths=(8,))).build(data.image_shape, data.num_classes)
+    return evaluate(model, data, features, CONFIG, only=(), seen=seen).evidence
+
+
+def measured(evidence: Evidence, kind: str) -> list[float]:
+    return [METRICS[f"{kind}_{what}"].measure(evidence) for what in ("accuracy", "diversity")]
+
+
+# ---------------------------------------------------------------- classes
+
+
+def test_who_prints_the_class_is_right_and_not_varied(digits: PreparedData, features: Features, images: Tensor) -> None:
+    right, wrong = printer(images), printer(images.roll(1, 0))
+    expected = {"label_accuracy": 1, "label_diversity": 0}
+    found = evaluate(right, digits, features, CONFIG, only=expected).metrics
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert evaluate(wrong, digits, features, CONFIG, only=expected).metrics["label_accuracy"] == 0
+    assert right.classify(images).tolist() == list(range(CLASSES))
+    alike = right.sample_like(images[[7]].expand(60, -1, -1, -1), 20, seed=0)
+    torch.testing.assert_close(alike, images[[7]].expand_as(alike), atol=2e-3, rtol=0)
+
+
+def test_real_images_as_answers_are_right_and_as_varied(digits: PreparedData, features: Features) -> None:
+    evidence = evidence_of(digits, features)
+    real = evidence.requests.examples
+    assert set(map(len, real.values())) == {50}
+    evidence.requests.like_examples = real
+    accuracy, diversity = measured(evidence, "like")
+    assert accuracy > 0.98
+    assert diversity == 1
+    evidence.requests.of_labels = {label: real[(label + 1) % CLASSES] for label in real}
+    assert measured(evidence, "label")[0] < 0.02
+
+
+def test_who_cannot_be_asked_is_right_by_chance(digits: PreparedData, features: Features) -> None:
+    """Every image is of one of the ten classes; real ones of all classes differ more than those of one."""
+    evidence = evidence_of(digits, features)
+    assert measured(evidence, "prior")[0] == pytest.approx(1 / CLASSES)
+    evidence.requests.unasked = dict.fromkeys(range(CLASSES), torch.cat(list(evidence.requests.examples.values())))
+    assert measured(evidence, "prior")[1] > 1.3
+
+
+def test_classes_without_images_are_left_out(digits: PreparedData, features: Features) -> None:
+    """Of few images not every class has one; and one alone has no diversity to compare with."""
+    labels = torch.tensor(digits.split("train").labels)
+    few = next(n for n in range(1, 100) if len(labels[:n].unique()) < n)  # a class has two, others one or none
+    evidence = evidence_of(digits, features, seen=few)
+    assert evidence.requests.classes == labels[:few].unique().tolist() != list(range(CLASSES))
+    for kind in ("label", "like", "prior"):
+        assert all(map(math.isfinite, measured(evidence, kind)))
+    assert set(draw_figures(evidence, only=("classes", "like"))) == {"classes", "like"}
+    single = evidence_of(digits, features, seen=1)
+    assert math.isnan(measured(single, "like")[1])
+
+
+# ---------------------------------------------------------------- likeness
+
+
+def brightness() -> AE:
+    """The code is an image's brightness, from -1 to 1, and 0.5 and more is drawn as white."""
+    model = AEConfig(latent_dim=1, trunk=MLPConfig(widths=(2,))).build((1, 2, 2), 0)
+    first, last = (module for module in model.decoder if isinstance(module, torch.nn.Linear))
+    dense = model.encoder[1]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        dense.weight[0] = 0.25
+        model.posterior.code.weight[0, 0], model.posterior.code.bias[0] = 2, -1
+        first.weight[:, 0] = torch.tensor([1.0, -1.0])
+        last.weight[:] = torch.tensor([20.0, -20.0])
+    return model.eval()
+
+
+def test_more_like_these_stays_with_these() -> None:
+    torch.manual_seed(0)
+    model = brightness()
+    dark, bright = (level + 0.1 * torch.rand(700, 1, 2, 2) for level in (0.1, 0.8))
+    model.fit_prior([Batch(torch.cat([dark, bright]), None)], seed=0)
+    assert 0.3 < model.sample(500).mean() < 0.7
+    seen_at_once: list[int] = []
+    model.encoder.register_forward_hook(lambda _, inputs, __: seen_at_once.append(len(inputs[0])))
+    for images, low, high in ((dark, 0, 0.01), (bright, 0.99, 1), (bright[:1], 0.99, 1), (bright[:5], 0.99, 1)):
+        drawn = model.sample_like(images, 600, seed=0)
+        assert drawn.shape == (600, 1, 2, 2)
+        assert low <= drawn.min()
+        assert drawn.max() <= high
+    assert max(seen_at_once) == AT_ONCE  # a folder of any size fits into memory
+
+
+# ---------------------------------------------------------------- noise
+
+
+class Unchanged(AE):
+    """Gives back what it is shown."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return x
+
+
+def unchanged() -> Unchanged:
+    model = AEConfig(latent_dim=1, trunk=MLPConfig(widths=(2,))).build((1, 28, 28), 0)
+    return Unchanged((1, 28, 28), 0, 1, Networks(model.encoder, model.posterior, model.decoder, model.likelihood))
+
+
+def test_who_changes_nothing_removes_no_noise(digits: PreparedData) -> None:
+    names = [f"{method}_{measure}_0.3" for measure in ("psnr", "ssim") for method in ("noisy", "denoised", "median")]
+    found = evaluate(unchanged(), digits, None, EvaluationConfig(denoising=True), only=names).metrics
+    for measure in ("psnr", "ssim"):
+        assert found[f"denoised_{measure}_0.3"] == found[f"noisy_{measure}_0.3"] < found[f"median_{measure}_0.3"]
+
+
+def test_the_noise_is_as_strong_as_said_and_filters_remove_it_from_plain_images() -> None:
+    grey = torch.full((5, 1, 28, 28), 0.5)
+    trial = Denoising(unchanged(), grey, 0.1, seed=0)
+    error = {name: float((getattr(trial, name) - grey).square().mean()) for name in ("noisy", "median")}
+    assert error["noisy"] == pytest.approx(0.01, rel=0.05)
+    assert error["median"] == pytest.approx(0.01 * math.pi / 2 / 25, rel=0.3)  # a median's variance, of 25 pixels
+    assert (trial.total_variation - grey).square().mean() < 0.01 / 10
