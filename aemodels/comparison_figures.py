@@ -18,13 +18,14 @@ from aemodels.figures import between, unlike_pairs
 from aemodels.pictures import FONT, GAP, PAPER, Labels, Picture, drawn, framed, plots, sheet, tile
 from aemodels.undisturbed import undisturbed
 
-PANELS = {"reconstructions": 6, "samples": 8, "between two of the images": 7}  # images in a row of each
-WIDE, MARGIN = 1200, 22  # pixels: of the picture, about, and between its panels
+NORMAL = "codes from N(0, I)"  # a panel of systems that draw from another prior, fitted to their codes
+PANELS = {"reconstructions": 6, "samples": 8, NORMAL: 4, "between two of the images": 7}  # images in a row of each
+WIDE, MARGIN = 1300, 22  # pixels: of the picture, about, and between its panels
 DRAWN = 3  # images of each system along the rate
 
 
 def side_by_side(systems: Mapping[str, Evidence], title: str) -> Picture:
-    """The originals on top; a system without an encoder has empty cells where it would need one.
+    """The originals on top; a system has empty cells where it cannot do what a panel shows.
 
     Args:
         systems: name -> a model of it; all judged on the same images, with the same seed.
@@ -33,10 +34,12 @@ def side_by_side(systems: Mapping[str, Evidence], title: str) -> Picture:
     shape = first.data.image_shape
     empty = {name: torch.ones(count, *shape) for name, count in PANELS.items()}  # white
     rows = [empty | cells for cells in (_originals(first), *map(_row, systems.values()))]
+    fitted = any(evidence.has("fitted_prior") for evidence in systems.values())
+    shown = {name: count for name, count in PANELS.items() if name != NORMAL or fitted}
     _, height, width = shape
-    factor = max(1, round(WIDE / (sum(PANELS.values()) * (width + GAP))))
-    panels = [tile(torch.cat([row[name] for row in rows]), count, factor) for name, count in PANELS.items()]
-    labels = Labels(title, ["original", *systems], list(PANELS))
+    factor = max(1, round(WIDE / (sum(shown.values()) * (width + GAP))))
+    panels = [tile(torch.cat([row[name] for row in rows]), count, factor) for name, count in shown.items()]
+    labels = Labels(title, ["original", *systems], list(shown))
     down = [i * (height * factor + GAP) + height * factor / 2 for i in range(len(rows))]
     ends = accumulate(panel.shape[1] + MARGIN for panel in panels)
     across = [end - MARGIN - panel.shape[1] / 2 for end, panel in zip(ends, panels, strict=True)]
@@ -45,7 +48,7 @@ def side_by_side(systems: Mapping[str, Evidence], title: str) -> Picture:
 
 def _originals(evidence: Evidence) -> dict[str, Tensor]:
     """The images, and the two that are walked between."""
-    reconstructed, _, walked = PANELS
+    reconstructed, *_, walked = PANELS
     x = evidence.first(PANELS[reconstructed]).x.cpu()
     cells = {reconstructed: _filled(x, PANELS[reconstructed])}
     for pair in _walk(evidence):
@@ -62,8 +65,10 @@ def _walk(evidence: Evidence) -> list[list[int]]:
 
 def _row(evidence: Evidence) -> dict[str, Tensor]:
     """What the system can do of the panels."""
-    reconstructed, drawn, walked = PANELS
+    reconstructed, drawn, _, walked = PANELS
     cells = {drawn: evidence.samples(PANELS[drawn]).cpu()}
+    if evidence.has("fitted_prior"):
+        cells[NORMAL] = evidence.standard_normal(PANELS[NORMAL]).cpu()
     if evidence.has("autoencoder"):
         x, y, _ = evidence.first(PANELS[reconstructed])
         with undisturbed(evidence.model, evidence.seed):

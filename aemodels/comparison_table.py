@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, stdev
+from typing import NamedTuple
 
 from pydantic import ConfigDict
 
@@ -20,6 +21,11 @@ OF_LIKELIHOOD = {
     "bits_per_dimension",
 }  # in units of its own
 ARROWS = {"minimize": " ↓", "maximize": " ↑", None: ""}
+VALIDATION, VALIDATION_UNIT = "validation loss", "nats per image"
+VALIDATION_HOW = (
+    "By which the best weights are chosen, of the validation images after the last epoch. Each system has its own; "
+    "it compares only those of the same loss and likelihood."
+)
 
 
 class Score(Config):
@@ -54,6 +60,17 @@ class Row(Config):
     """Of the test images, by the metrics' names, of those that the system has."""
     seconds: Score
     """Of training alone."""
+    validation: Score | None = None
+    """Validation loss after the last epoch, nats per image, each system's own; null of adversarial models."""
+
+
+class Line(NamedTuple):
+    """One number of all systems."""
+
+    name: str
+    unit: str
+    scores: list[Score | None]  # in the order of the systems
+    arrow: str = ""  # to where it is better
 
 
 class Table(Config):
@@ -68,6 +85,22 @@ class Table(Config):
         """The systems whose mean no other one beats."""
         return tuple(row.system for row in self.rows if metric in row.scores and row.scores[metric].best)
 
+    @property
+    def validations(self) -> list[Score | None]:
+        """Of each system; empty where none has one."""
+        found = [row.validation for row in self.rows]
+        return found if any(found) else []
+
+    def lines(self) -> Iterator[Line]:
+        """All that was measured: the metrics, then what is known of the trainings."""
+        for name in self.metrics:
+            metric = METRICS[name]
+            scores = [row.scores.get(name) for row in self.rows]
+            yield Line(name, metric.unit, scores, ARROWS[metric.direction])
+        if self.validations:
+            yield Line(VALIDATION, VALIDATION_UNIT, self.validations)
+        yield Line("training", "seconds", [row.seconds for row in self.rows])
+
 
 class Measured(Config):
     """What was found of a system with one seed."""
@@ -78,6 +111,8 @@ class Measured(Config):
     seconds: float
     likelihood: str = ""
     """How its pixels are distributed, by its name; "" where a system has none."""
+    validation: float | None = None
+    """Validation loss after the last epoch, nats per image; null of an adversarial model."""
 
 
 def make_table(found: Mapping[str, Sequence[Measured]], primary: str) -> Table:
@@ -100,7 +135,12 @@ def make_table(found: Mapping[str, Sequence[Measured]], primary: str) -> Table:
     return Table(
         metrics=tuple(name for name in order if name in known),
         rows=tuple(
-            Row(system=system, scores=scores, seconds=_score([run.seconds for run in found[system]]))
+            Row(
+                system=system,
+                scores=scores,
+                seconds=_score([run.seconds for run in found[system]]),
+                validation=_validation(found[system]),
+            )
             for system, scores in rows.items()
         ),
         seeds=max(map(len, found.values())),
@@ -111,6 +151,11 @@ def _score(values: Sequence[float]) -> Score:
     finite = all(map(math.isfinite, values))
     spread = None if len(values) < 2 else stdev(values) if finite else math.nan
     return Score(mean=fmean(values), spread=spread, values=tuple(values))
+
+
+def _validation(runs: Sequence[Measured]) -> Score | None:
+    losses = [run.validation for run in runs if run.validation is not None]
+    return _score(losses) if losses else None
 
 
 def _mark_best(metric: str, rows: dict[str, dict[str, Score]]) -> None:
@@ -127,8 +172,8 @@ def _mark_best(metric: str, rows: dict[str, dict[str, Score]]) -> None:
 
 
 def as_markdown(table: Table, heading: str) -> str:
-    """For a README; the best of each column is bold."""
-    return "\n".join([f"# {heading}", "", *_lines(table), "", legend(table), ""])
+    """For a README: a row for each metric, a column for each system; the best of a row is bold."""
+    return "\n".join([f"# {heading}", "", *_rows(table), "", legend(table), ""])
 
 
 def legend(table: Table) -> str:
@@ -141,17 +186,17 @@ def legend(table: Table) -> str:
     return (
         f"{over}, on the test images. Lower is better where there is an arrow down, higher where it points up, and the "
         f"best is bold, but of nats only where all have the same likelihood; {ABSENT} where a system does not have the "
-        "metric. Seconds are those of training alone."
+        f"metric. The {VALIDATION} is that after the last epoch, and each system's own: it compares only those of the "
+        "same loss and likelihood. Seconds are those of training alone."
     )
 
 
-def _lines(table: Table) -> Iterator[str]:
-    columns = ["system", *(f"{name}{ARROWS[METRICS[name].direction]}" for name in table.metrics), "seconds"]
-    yield _line(columns)
-    yield _line(["---", *["---:"] * (len(columns) - 1)])
-    for row in table.rows:
-        scores = [row.scores.get(name) for name in table.metrics]
-        yield _line([row.system, *map(_cell, scores), row.seconds.text])
+def _rows(table: Table) -> Iterator[str]:
+    systems = [row.system for row in table.rows]
+    yield _row(["metric", "unit", *systems])
+    yield _row(["---", "---", *["---:"] * len(systems)])
+    for name, unit, scores, arrow in table.lines():
+        yield _row([f"{name}{arrow}", unit, *map(_cell, scores)])
 
 
 def _cell(score: Score | None) -> str:
@@ -160,5 +205,5 @@ def _cell(score: Score | None) -> str:
     return f"**{score.text}**" if score.best else score.text
 
 
-def _line(cells: Sequence[str]) -> str:
+def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"

@@ -277,7 +277,7 @@ class Evidence:
         with self._undisturbed("samples", part):
             return self.model.sample(n)
 
-    def _standard_normal(self, n: int, part: int) -> Tensor:
+    def standard_normal(self, n: int, part: int = 0) -> Tensor:
         """The same of codes from N(0, I), whatever the prior."""
         with self._undisturbed("samples", part):
             z = noise_like(torch.zeros(n, self.model.latent_dim, device=self.model.device))
@@ -292,7 +292,7 @@ class Evidence:
     @cached_property
     def standard_normal_features(self) -> Tensor:
         """(count, F), of images from codes from N(0, I)."""
-        return self._drawn_features(self._standard_normal)
+        return self._drawn_features(self.standard_normal)
 
     def _drawn_features(self, draw: Callable[[int, int], Tensor]) -> Tensor:
         sizes = [min(BATCH, self.count - start) for start in range(0, self.count, BATCH)]

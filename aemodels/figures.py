@@ -18,7 +18,7 @@ from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.distributions import derived_seed
 from aemodels.evidence import Evidence, Need
-from aemodels.figures_codes import codes, codes_tsne, decode, manifold
+from aemodels.figures_codes import codes, codes_tsne, decode, manifold, traversals
 from aemodels.figures_requests import classes, denoising, like
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.pictures import FONT, GAP, WIDTH, Labels, Picture, drawn, plots, sheet, tile
@@ -28,8 +28,6 @@ POOL = 10_000  # training images, at most, among which the nearest is looked for
 ACROSS, SAMPLES = 8, 32  # images: MLflow's cards are wide
 CARD_HEIGHT = 360  # pixels, MLflow's
 
-TRAVERSED = 8  # latent units
-POSITIONS = 13  # of a unit, from -3 to 3
 PAIRS, STEPS = 4, 9  # of interpolations; a step at either end included
 SIDE_METRICS = {"seconds", "images_per_second", "learning_rate"}  # of an epoch, no terms of a loss
 
@@ -80,6 +78,11 @@ def samples(evidence: Evidence) -> Picture:
     return sheet(evidence.samples(SAMPLES), ACROSS, Labels("New images, drawn from the prior"))
 
 
+def samples_standard_normal(evidence: Evidence) -> Picture:
+    labels = Labels("Codes from N(0, I), decoded, whatever the prior")
+    return sheet(evidence.standard_normal(SAMPLES), ACROSS, labels)
+
+
 def nearest(evidence: Evidence) -> Picture:
     """Whether samples are copies: beneath each the training image that is most like it."""
     new = evidence.samples(SAMPLES)[: 2 * ACROSS].cpu()  # the first of those that `samples` shows
@@ -93,40 +96,6 @@ def nearest(evidence: Evidence) -> Picture:
         below="nearest in the features that the Frechet distance is taken in",
     )
     return sheet(images, ACROSS, labels)
-
-
-def traversals(evidence: Evidence) -> Picture:
-    """One latent unit changes in each row, the others stay as an image has them."""
-    z, rates = evidence.codes.z, evidence.unit_rates
-    if rates is None:
-        importance, centre, spread, of = z.var(0), z.mean(0), z.std(0), "the codes"
-    else:
-        importance, centre, spread, of = rates, torch.zeros(z.shape[1]), torch.ones(z.shape[1]), "the prior"
-    units = importance.nan_to_num(0).argsort(descending=True)[:TRAVERSED].tolist()
-    positions = torch.linspace(-3, 3, POSITIONS)
-    codes = z[0].repeat(len(units), POSITIONS, 1)
-    for row, unit in enumerate(units):
-        codes[row, :, unit] = centre[unit] + spread[unit] * positions
-    labels = Labels(
-        f"One latent unit at a time, from the code of a {evidence.split} image",
-        [_unit_label(evidence, unit) for unit in units],
-        [f"{position:g}" if position == round(position) else "" for position in positions.tolist()],
-        f"value of the unit, in standard deviations of {of}",
-    )
-    y = evidence.codes.y
-    images = decode(evidence, codes.flatten(0, 1), None if y is None else y[:1].expand(len(units) * POSITIONS))
-    return sheet(images, POSITIONS, labels)
-
-
-def _unit_label(evidence: Evidence, unit: int) -> str:
-    """A latent unit's number, its rate, and the known factor that it says most about; what there is of them."""
-    lines = [f"unit {unit}"]
-    if evidence.unit_rates is not None:
-        lines.append(f"{float(evidence.unit_rates[unit]):.2f} nats")
-    if evidence.has("factors"):
-        share, factor = evidence.known_shares[unit].max(0)
-        lines.append(f"{evidence.data.factors[int(factor)]} {float(share):.2f}")
-    return "\n".join(lines)
 
 
 def interpolations(evidence: Evidence) -> Picture:
@@ -250,6 +219,13 @@ FIGURES = {
         "Samples",
         "New images from random codes: of the prior, or for a plain autoencoder of a mixture fitted to its training "
         "codes.",
+    ),
+    "samples_standard_normal": FigureKind(
+        samples_standard_normal,
+        ("fitted_prior",),
+        "Samples from N(0, I)",
+        "What random codes with mean 0 and variance 1 in each unit give. Nothing in its training brings the codes of a "
+        "plain autoencoder there; the samples above are from where they lie.",
     ),
     "nearest": FigureKind(
         nearest,

@@ -1,4 +1,4 @@
-"""Figures of the code space: codes as points, by class, and the images that a plane of codes decodes to.
+"""Figures of the code space: codes as points, by class, and the images that a plane of codes or a changed unit gives.
 
 N images, D latent units, (C, h, w) an image with pixels in [0, 1].
 """
@@ -13,6 +13,9 @@ from torch import Tensor
 from aemodels.evidence import Evidence
 from aemodels.pictures import FONT, GAP, WIDTH, Labels, Picture, drawn, plots, sheet
 from aemodels.undisturbed import undisturbed
+
+TRAVERSED = 8  # latent units
+POSITIONS = 13  # of a unit, from -3 to 3
 
 POINTS = 3_000  # codes in a scatter
 LEGEND_CLASSES, LEGEND_LETTERS = 20, 20
@@ -33,6 +36,51 @@ def decode(evidence: Evidence, z: Tensor, y: Tensor | None) -> Tensor:
     return images.cpu()
 
 
+def prior_of_units(evidence: Evidence) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviation of each unit under the prior, (D,) both; None where units have no prior.
+
+    Of a conditional model it is that of the class of the split's first image, with which the figures decode.
+    """
+    if evidence.unit_rates is None:
+        return None
+    y = evidence.codes.y
+    with undisturbed(evidence.model, 0):
+        p_z = evidence.autoencoder.prior(None if y is None else y[:1].to(evidence.model.device))
+    return p_z.mean.flatten().cpu(), p_z.stddev.flatten().cpu()
+
+
+def traversals(evidence: Evidence) -> Picture:
+    """One latent unit changes in each row, the others stay as an image has them."""
+    z, rates, prior = evidence.codes.z, evidence.unit_rates, prior_of_units(evidence)
+    importance = z.var(0) if rates is None else rates
+    centre, spread = (z.mean(0), z.std(0)) if prior is None else prior
+    units = importance.nan_to_num(0).argsort(descending=True)[:TRAVERSED].tolist()
+    positions = torch.linspace(-3, 3, POSITIONS)
+    codes = z[0].repeat(len(units), POSITIONS, 1)
+    for row, unit in enumerate(units):
+        codes[row, :, unit] = centre[unit] + spread[unit] * positions
+    labels = Labels(
+        f"One latent unit at a time, from the code of a {evidence.split} image",
+        [_unit_label(evidence, unit) for unit in units],
+        [f"{position:g}" if position == round(position) else "" for position in positions.tolist()],
+        f"value of the unit, in standard deviations of the {'codes' if prior is None else 'prior'}",
+    )
+    y = evidence.codes.y
+    images = decode(evidence, codes.flatten(0, 1), None if y is None else y[:1].expand(len(units) * POSITIONS))
+    return sheet(images, POSITIONS, labels)
+
+
+def _unit_label(evidence: Evidence, unit: int) -> str:
+    """A latent unit's number, its rate, and the known factor that it says most about; what there is of them."""
+    lines = [f"unit {unit}"]
+    if evidence.unit_rates is not None:
+        lines.append(f"{float(evidence.unit_rates[unit]):.2f} nats")
+    if evidence.has("factors"):
+        share, factor = evidence.known_shares[unit].max(0)
+        lines.append(f"{evidence.data.factors[int(factor)]} {float(share):.2f}")
+    return "\n".join(lines)
+
+
 def manifold(evidence: Evidence) -> Picture:
     """What a grid of two-dimensional codes decodes to."""
     _, height, width = evidence.data.image_shape
@@ -51,10 +99,14 @@ def manifold(evidence: Evidence) -> Picture:
 
 
 def _places(evidence: Evidence, count: int) -> tuple[Tensor, str]:
-    """Values of both units (count, 2): at equal shares of N(0, 1) where that is the prior, else over the codes."""
-    if evidence.unit_rates is not None:
+    """Values of both units (count, 2): at equal shares of the prior where there is one, else over the codes."""
+    prior = prior_of_units(evidence)
+    if prior is not None:
         shares = (torch.arange(count) + 0.5) / count
-        return torch.special.ndtri(shares)[:, None].expand(-1, 2), "unit 0, and unit 1 upwards, at quantiles of N(0, 1)"
+        mean, spread = prior  # (2,) each, of a normal distribution
+        return mean + spread * torch.special.ndtri(shares)[
+            :, None
+        ], "unit 0, and unit 1 upwards, at quantiles of the prior"
     low, high = evidence.codes.z.nan_to_num(0, posinf=0, neginf=0).quantile(torch.tensor(RANGE), dim=0)  # (2,) each
     share = torch.linspace(0, 1, count)[:, None]
     return low + (high - low) * share, "unit 0, and unit 1 upwards, over the range of the codes"

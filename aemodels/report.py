@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from aemodels.comparison_table import Table
+from aemodels.comparison_table import VALIDATION, VALIDATION_HOW, VALIDATION_UNIT, Score, Table
 from aemodels.config import Config
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
@@ -28,8 +28,9 @@ OF_COMPARISONS = {  # picture -> its name on the page, heading and caption
         "side-by-side",
         "Side by side",
         "A row for each system: what it makes of the held-out images on top, images that it draws from the same noise, "
-        "and what lies between the codes of two of those images. What a system cannot do is left empty: without an "
-        "encoder there are no codes. All are of the first seed.",
+        "and what lies between the codes of two of those images. Where samples are from a prior fitted to codes, those "
+        "of codes from N(0, I) stand beside them. What a system cannot do is left empty: without an encoder there are "
+        "no codes. All are of the first seed.",
     ),
     "rate_distortion": (
         "rate-distortion",
@@ -130,14 +131,20 @@ def write_comparison(subject: Contest, table: Table, pictures: Mapping[str, Pict
         data=subject.data,
         table=table,
         number=number,
-        metrics=[
-            (_metric_row(name, "", i == 0), [row.scores.get(name) for row in table.rows])
-            for i, name in enumerate(table.metrics)
-        ],
+        metrics=list(_compared(table)),
         shared=[row for row in next(iter(changed.values())) if (row.key, row.value) in shared],
         own={name: [row for row in rows if (row.key, row.value) not in shared] for name, rows in changed.items()},
         figures=[_figure_row(*OF_COMPARISONS[name], picture) for name, picture in pictures.items()],
     )
+
+
+def _compared(table: Table) -> Iterator[tuple[MetricRow, list[Score | None]]]:
+    """What there is to read about each number, and those of the systems."""
+    for i, name in enumerate(table.metrics):
+        yield _metric_row(name, "", i == 0), [row.scores.get(name) for row in table.rows]
+    if table.validations:
+        loss = MetricRow(_words(VALIDATION), "", VALIDATION_UNIT, "each system's own", VALIDATION_HOW, primary=False)
+        yield loss, table.validations
 
 
 def _page(template: str, **content: Any) -> str:

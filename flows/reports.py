@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flows.pipeline import Finished
 
 KEY_METRICS = ("frechet_samples", "negative_elbo", "mse", "probe_accuracy")
+COMPARED = (*KEY_METRICS, "coverage", "confident_samples", "label_accuracy", "like_accuracy")
 SHOWN_TRIALS = 12
 
 
@@ -104,18 +105,20 @@ def evaluated(result: Evaluated, json: bool) -> None:
 def compared(result: Compared, json: bool) -> None:
     if json:
         return as_json(result.model_dump(mode="json"))
-    key = [metric for metric in result.table.metrics if metric in KEY_METRICS or metric == result.table.metrics[0]]
+    left_out = set(result.table.metrics[1:]) - set(COMPARED)  # the first one defines better
     shown = [
-        (row.system, *(row.scores[name].text if name in row.scores else "–" for name in key), row.seconds.text)
-        for row in result.table.rows
+        (f"{name}{arrow}", unit, *("–" if score is None else score.text for score in scores))
+        for name, unit, scores, arrow in result.table.lines()
+        if name not in left_out
     ]
-    table("On the test images", ("system", *key, "seconds"), shown)
+    table("On the test images", ("metric", "unit", *(row.system for row in result.table.rows)), shown)
     facts(
         {
             "all metrics": result.folder / "table.md",
             "picture": result.picture,
             **({"rate and distortion": result.curve} if result.curve else {}),
             "report": result.report,
+            "report of each system": result.folder / "systems",
             "systems side by side": result.compare_url,
             "run": result.url,
         }

@@ -137,7 +137,7 @@ print("loaded:", *sorted({{"torch", "mlflow", "prefect", "optuna", "numpy", "ric
 
 def test_every_command_says_what_it_is_for() -> None:
     names = "pipeline prepare tune train evaluate settings models promote rollback history"
-    names += " generate reconstruct embed score monitor compare report serve ui"
+    names += " generate reconstruct denoise embed score monitor compare report serve ui"
     listed = call("--help").out
     for name in names.split():
         assert name in listed

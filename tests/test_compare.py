@@ -14,11 +14,18 @@ import pytest
 from chromium import KEPT, started
 from PIL import Image
 
+from aemodels.catalog import find_report
 from aemodels.comparison import ComparisonConfig, comparisons, load_comparison, merged
-from aemodels.comparison_figures import MARGIN, PANELS
+from aemodels.comparison_figures import MARGIN, NORMAL, PANELS, side_by_side
 from aemodels.comparison_table import Measured, as_markdown, make_table
 from aemodels.config import SettingsError
 from aemodels.data import PreparedData
+from aemodels.evaluation import EvaluationConfig
+from aemodels.metrics import METRICS
+from aemodels.models import AEConfig, VAEConfig
+from aemodels.models.base import ModelConfig
+from aemodels.nets import MLPConfig
+from aemodels.pictures import Picture
 from aemodels.progress import Progress, finish
 from aemodels.settings import presets
 from aemodels.steps.compare import Compared, check, compare
@@ -96,17 +103,35 @@ def test_means_and_spreads_are_those_of_the_runs(done: Done) -> None:
 def test_tables_for_people_and_machines_say_the_same(done: Done) -> None:
     folder, table = done.compared.folder, done.compared.table
     assert json.loads((folder / "table.json").read_text()) == table.model_dump(mode="json")
-    header, _, *rows = [line for line in (folder / "table.md").read_text().splitlines() if line.startswith("|")]
-    columns = [cell.strip() for cell in header.strip("|").split("|")]
-    assert columns[0] == "system"
-    assert columns[-1] == "seconds"
-    assert columns[1] == "frechet_samples ↓"
-    gan = dict(zip(columns, (cell.strip() for cell in rows[2].strip("|").split("|")), strict=True))
-    assert gan["system"] == "gan"
-    assert gan["mse ↓"] == "–"
+    lines = [line for line in (folder / "table.md").read_text().splitlines() if line.startswith("|")]
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    assert header == ["metric", "unit", *SYSTEMS]
+    assert [row[0].split()[0] for row in rows] == [*table.metrics, "validation", "training"]
+    assert rows[0][:2] == ["frechet_samples ↓", METRICS["frechet_samples"].unit]
+    gan = {row[0]: row[-1] for row in rows}
+    assert (gan["mse ↓"], gan["validation loss"]) == ("–", "–")
     best = min(table.rows, key=lambda row: row.scores["frechet_samples"].mean).system
-    assert [row.split("|")[1].strip() for row in rows if row.split("|")[2].strip().startswith("**")] == [best]
+    assert [name for name, cell in zip(SYSTEMS, rows[0][2:], strict=True) if cell.startswith("**")] == [best]
     assert table.best("frechet_samples") == (best,)
+
+
+def test_the_validation_loss_is_that_of_the_last_epoch(done: Done) -> None:
+    for row, loss in zip(done.compared.table.rows, ("distortion", "objective", None), strict=True):
+        last = [run[f"val/{loss}"] for run in metrics_of(done, row.system)] if loss else []
+        assert (row.validation.values if row.validation else ()) == pytest.approx(tuple(last))
+
+
+def test_every_system_has_a_report_and_figures_of_its_own(done: Done) -> None:
+    for seed, name in TWO:
+        folder = done.compared.folder / "systems" / f"{name}-{seed}"
+        page = find_report(str(folder)).read_text()
+        assert f"<h1>{name}, seed {seed}</h1>" in page
+        assert ("Reconstructions of" in page) == (name != "gan")
+        assert "Samples of" in page
+        run_id = done.compared.runs[name][seed]
+        kept = {file.path for file in done.store.client.list_artifacts(run_id, "figures")}
+        assert kept == {f"figures/{path.name}" for path in (folder / "figures").iterdir()}
+        assert "report.html" in {file.path for file in done.store.client.list_artifacts(run_id)}
 
 
 def test_the_runs_are_children_of_one_parent(done: Done) -> None:
@@ -152,7 +177,19 @@ def test_the_picture_is_empty_where_a_system_has_no_encoder(done: Done) -> None:
         panels.append(picture[36 : 36 + rows * 58, left : left + images * 58])
         left += images * 58 - 2 + MARGIN
     filled = [[bool(panel[i * 58 + 4 : i * 58 + 52].min() < 250) for panel in panels] for i in range(rows)]
-    assert filled == [[True, False, True], [True] * 3, [True] * 3, [False, True, False]]
+    original, vae, gan = [True, False, False, True], [True, True, False, True], [False, True, False, False]
+    assert filled == [original, [True] * 4, vae, gan]
+
+
+def test_codes_from_another_prior_have_a_panel_where_a_system_has_such_a_prior(digits: PreparedData) -> None:
+    def picture(*configs: ModelConfig) -> Picture:
+        models = {config.name: config.build(digits.image_shape, digits.num_classes) for config in configs}
+        judged = {name: EvaluationConfig().evidence(model, digits, None, "test") for name, model in models.items()}
+        return side_by_side(judged, "title")
+
+    small = MLPConfig(widths=(16,))
+    without, with_it = picture(VAEConfig(trunk=small)), picture(AEConfig(trunk=small))
+    assert with_it.shape[1] - without.shape[1] == PANELS[NORMAL] * 58 - 2 + MARGIN
 
 
 def test_the_report_has_every_metric_and_system(done: Done) -> None:
@@ -188,8 +225,12 @@ def test_the_best_is_marked_by_the_metrics_direction_where_there_is_a_choice() -
     table = make_table(found, "ssim")
     assert table.metrics == ("ssim", "rate", "mse", "frechet_floor")
     assert [table.best(name) for name in table.metrics] == [("b", "c"), (), ("a",), ()]
-    assert "| a | 0.5 | 3 | **0.1** | 1 | 1 |" in as_markdown(table, "title")
-    assert "One seed" in as_markdown(table, "title")
+    told = as_markdown(table, "title")
+    assert "| metric | unit | a | b | c |" in told
+    assert "| ssim ↑ | at most 1 | 0.5 | **0.7** | **0.7** |" in told
+    assert "| training | seconds | 1 | 1 | 1 |" in told
+    assert "One seed" in told
+    assert "| validation loss |" not in told  # none has one
 
 
 def test_numbers_that_are_not_finite_are_kept_and_shown() -> None:
@@ -198,7 +239,7 @@ def test_numbers_that_are_not_finite_are_kept_and_shown() -> None:
     assert math.isnan(kept.metrics["mse"])
     table = make_table({"a": [kept, kept], "b": [kept, kept]}, "mse")
     assert table.best("mse") == ()
-    assert "| a | nan ± nan | inf ± nan | 1 |" in as_markdown(table, "title")
+    assert "| psnr ↑ | dB | inf ± nan | inf ± nan |" in as_markdown(table, "title")
 
 
 def test_nats_of_different_likelihoods_are_not_ranked() -> None:
@@ -308,6 +349,13 @@ def test_what_cannot_be_compared_is_refused(case: str) -> None:
     changes, message = WRONG[case]
     with pytest.raises(SettingsError, match=message):
         comparison(**changes)
+
+
+def test_a_system_that_does_not_fit_the_images_is_named(store: Store, digits: PreparedData) -> None:
+    config = comparison(shared=SHARED | {"evaluation.primary": "mse"})
+    with pytest.raises(SettingsError, match=r"system gan: evaluation.primary=mse: needs autoencoder"):
+        finish(compare(config, digits))
+    assert store.client.search_experiments(filter_string="name != 'Default'") == []
 
 
 def test_two_systems_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ from aemodels.figures import (
     unlike_pairs,
 )
 from aemodels.models import AEConfig, CVAEConfig, VAEConfig
+from aemodels.models.ae import AE
 from aemodels.models.base import Autoencoder, ModelConfig
+from aemodels.models.cvae import CVAE
 from aemodels.nets import MLPConfig
 from aemodels.pictures import GAP, Labels, Picture, sheet, tile
 from aemodels.progress import finish
@@ -147,7 +149,7 @@ def test_every_figure_of_every_model(source: str, kind: type[ModelConfig], laten
     pictures = draw_figures(evidence)
     absent = {"codes_tsne"} if latent_dim <= 2 or data.sizes["test"] < 10 else set()
     absent |= {"manifold"} if latent_dim != 2 else set()
-    absent |= {"rate_per_unit"} if kind is AEConfig else set()
+    absent |= {"rate_per_unit"} if kind is AEConfig else {"samples_standard_normal"}
     absent |= set() if data.num_classes > 1 else {"like"}
     absent |= set() if kind is CVAEConfig else {"classes"}
     assert set(pictures) == set(FIGURES) - absent
@@ -206,40 +208,74 @@ def test_a_model_that_is_not_finite_is_drawn(digits: PreparedData) -> None:
             parameter.fill_(torch.nan)
     features = finish(feature_network(digits, torch.device("cpu")))
     pictures = draw_figures(evaluate(model, digits, features, EvaluationConfig(), only=(), history=HISTORY).evidence)
-    assert set(pictures) == set(FIGURES) - {"manifold", "classes", "denoising"}
+    assert set(pictures) == set(FIGURES) - {"manifold", "classes", "denoising", "samples_standard_normal"}
 
 
 class Plane(Evidence):
-    """Two-dimensional codes."""
+    """Two-dimensional codes of images of class 3."""
 
-    def __init__(self, z: Tensor, rates: Tensor | None, data: PreparedData) -> None:
-        self.codes, self.unit_rates, self.data = Codes(z, None), rates, data
+    def __init__(self, z: Tensor, model: Autoencoder, data: PreparedData) -> None:
+        self.codes, self.model, self.data, self.split = Codes(z, torch.full((len(z),), 3)), model, data, "test"
+        self.unit_rates = None if isinstance(model, AE) else torch.ones(2)
 
 
-@pytest.mark.parametrize("rates", [torch.ones(2), None])
-def test_the_manifold_has_unit_0_to_the_right_and_unit_1_upwards(
-    rates: Tensor | None, digits: PreparedData, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def decoded(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The codes that figures decode."""
     seen: list[Tensor] = []
 
-    def decoded(evidence: Evidence, z: Tensor, _: Tensor | None) -> Tensor:
+    def decode(evidence: Evidence, z: Tensor, _: Tensor | None) -> Tensor:
         del evidence
         seen.append(z)
         return torch.zeros(len(z), *digits.image_shape)
 
-    monkeypatch.setattr(figures_codes, "decode", decoded)
-    z = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([2.0, 20.0])
-    picture = figures_codes.manifold(Plane(z, rates, digits))
+    monkeypatch.setattr(figures_codes, "decode", decode)
+    return seen
+
+
+PLANE = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([2.0, 20.0])
+
+
+@pytest.mark.parametrize("kind", [VAEConfig, AEConfig])
+def test_the_manifold_has_unit_0_to_the_right_and_unit_1_upwards(
+    kind: type[ModelConfig], digits: PreparedData, decoded: list[Tensor]
+) -> None:
+    model = build(kind.model_validate({"latent_dim": 2, "trunk": SMALL}), digits)
+    picture = figures_codes.manifold(Plane(PLANE, model, digits))
     assert paper_around(picture)
-    grid = seen[0].reshape(16, 16, 2)  # (row, column, unit)
+    grid = decoded[0].reshape(16, 16, 2)  # (row, column, unit)
     assert (grid[:, 1:, 0] > grid[:, :-1, 0]).all()
     assert (grid[1:, :, 1] < grid[:-1, :, 1]).all()
     assert (grid[:1, :, 1] == grid[0, 0, 1]).all()
-    if rates is None:  # over the codes
+    if kind is AEConfig:  # over the codes
         assert grid[0, -1].tolist() == pytest.approx([1.98, 19.8], rel=0.01)
     else:  # each of the 16 has a sixteenth of N(0, 1)
         shares = torch.special.ndtr(grid[0, :, 0])
         assert shares.tolist() == pytest.approx([(i + 0.5) / 16 for i in range(16)], abs=1e-5)
+
+
+def test_traversals_and_manifold_lie_where_the_class_has_its_prior(digits: PreparedData, decoded: list[Tensor]) -> None:
+    model = build(CVAEConfig(latent_dim=2, trunk=SMALL, conditional_prior=True), digits)
+    assert isinstance(model, CVAE)
+    assert model.class_prior is not None
+    with torch.no_grad():
+        model.class_prior.mean.weight[:, 3] = torch.tensor([5.0, -7.0])
+        model.class_prior.log_variance.weight[:, 3] = torch.tensor([-3.0, 2.0])
+        p_z = model.prior(torch.tensor([3]))
+    mean, spread = p_z.mean[0], p_z.stddev[0]
+    evidence = Plane(PLANE, model, digits)
+
+    figures_codes.manifold(evidence)
+    grid = decoded[0].reshape(16, 16, 2)
+    shares = torch.special.ndtr((torch.stack([grid[0, :, 0], grid[:, 0, 1].flip(0)], 1) - mean) / spread)
+    assert shares.T.tolist() == [pytest.approx([(i + 0.5) / 16 for i in range(16)], abs=1e-5)] * 2
+
+    figures_codes.traversals(evidence)
+    rows = decoded[1].reshape(2, 13, 2)
+    for unit in (0, 1):
+        expected = mean[unit] + spread[unit] * torch.linspace(-3, 3, 13)
+        assert rows[unit, :, unit].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+        assert (rows[unit, :, 1 - unit] == PLANE[0, 1 - unit]).all()
 
 
 def test_nearest_training_images_of_copies_are_their_originals(digits: PreparedData) -> None:

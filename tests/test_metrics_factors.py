@@ -15,7 +15,8 @@ from aemodels.data.sprites import SpritesConfig, draw_factors
 from aemodels.evaluation import EvaluationConfig, check_primary, evaluate
 from aemodels.evidence import Evidence
 from aemodels.features import Features, feature_network
-from aemodels.figures import draw_figures, traversals
+from aemodels.figures import draw_figures
+from aemodels.figures_codes import traversals
 from aemodels.information import BINS, known_shares
 from aemodels.metrics.factors import mutual_information_gap
 from aemodels.models import AEConfig, GANConfig, VAEConfig

@@ -136,18 +136,35 @@ def test_settings_that_differ_from_the_defaults() -> None:
 UNBROKEN = "n" * 60  # no place to break the line
 
 
-@pytest.fixture
-def trained(store, digits: PreparedData) -> Path:  # noqa: ARG001  where it trains, and on what
+KINDS = {  # settings, and figures that others lack
+    "vae": (["model.name=vae"], ["Rate per unit", "Manifold"]),
+    "cvae": (
+        [
+            "model.name=cvae",
+            "model.conditional_prior=true",
+            "training.corruption=gaussian",
+            "evaluation.denoising=true",
+        ],
+        ["By class", "More like these", "Denoising"],
+    ),
+}
+
+
+@pytest.fixture(params=KINDS)
+def trained(request, store, digits: PreparedData) -> tuple[str, Path]:  # noqa: ARG001  where it trains, and on what
     from flows.cli import app
 
-    settings = ["model.latent_dim=2", "model.trunk.widths=[64]", "training.epochs=5", f"registry.name={UNBROKEN}"]
+    kind: str = request.param
+    small = ["model.latent_dim=2", "model.trunk=mlp", "model.trunk.widths=[64]"]
+    settings = [*KINDS[kind][0], *small, "training.epochs=5", f"registry.name={UNBROKEN}"]
     answer = CliRunner().invoke(app, ["train", "--json", *settings])
     assert answer.exit_code == 0, answer.stderr
-    return Path(json.loads(answer.stdout)["report"])
+    return kind, Path(json.loads(answer.stdout)["report"])
 
 
 @pytest.mark.browser
-def test_it_is_read_at_a_desk_and_on_a_phone(trained: Path) -> None:
+def test_it_is_read_at_a_desk_and_on_a_phone(trained: tuple[str, Path]) -> None:
+    kind, report = trained
     with started() as browser:
         for width in (1280, 375):
             for scheme in ("light", "dark"):
@@ -157,11 +174,12 @@ def test_it_is_read_at_a_desk_and_on_a_phone(trained: Path) -> None:
                 problems: list[str] = []
                 shown.on("request", lambda request, asked=asked: asked.append(request.url.partition(":")[0]))
                 shown.on("console", lambda message, problems=problems: problems.append(message.text))
-                shown.goto(trained.as_uri())
+                shown.goto(report.as_uri())
                 widths = "Array.from(document.images, image => image.naturalWidth)"
                 assert all(natural > 300 for natural in shown.evaluate(widths))
                 assert _fits(shown)
-                shown.screenshot(path=KEPT / f"report-{width}-{scheme}.png", full_page=True)
+                assert all(shown.get_by_alt_text(figure).is_visible() for figure in KINDS[kind][1])
+                shown.screenshot(path=KEPT / f"report-{kind}-{width}-{scheme}.png", full_page=True)
                 shown.locator("summary").click()
                 assert shown.locator("details table").is_visible()
                 assert _fits(shown)

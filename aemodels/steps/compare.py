@@ -13,6 +13,7 @@ from aemodels.checkpoint import load_model
 from aemodels.comparison import ComparisonConfig
 from aemodels.comparison_figures import rate_distortion, side_by_side
 from aemodels.comparison_table import Measured, Table, as_markdown, make_table
+from aemodels.config import SettingsError
 from aemodels.data import PreparedData
 from aemodels.devices import best_device
 from aemodels.environment import write_whole
@@ -20,11 +21,12 @@ from aemodels.evaluation import check_primary
 from aemodels.evidence import Evidence
 from aemodels.experiment import Experiment
 from aemodels.features import Features, feature_network
+from aemodels.figures import draw_figures
 from aemodels.pictures import Picture
 from aemodels.progress import Progress, Steps
-from aemodels.report import Contest, write_comparison
+from aemodels.report import Contest, Subject, write_comparison, write_report
 from aemodels.runfolder import RunFolder, claimed
-from aemodels.steps.recording import Result, keep_figures, keep_report, open_run
+from aemodels.steps.recording import Result, keep_figures, keep_model_figures, keep_report, open_run
 from aemodels.steps.train import check as check_training
 from aemodels.steps.train import learn
 from aemodels.store import open_store
@@ -45,7 +47,7 @@ class Compared(Result):
     runs: dict[str, tuple[str, ...]]
     """System -> ids of its runs, one for each seed."""
     folder: Path
-    """table.md, table.json and a folder of each trained model, by system and seed."""
+    """table.md, table.json, and under systems/ a folder of each trained model with its report, by system and seed."""
     picture: Path
     """Systems by reconstructions, samples, interpolation."""
     curve: Path | None
@@ -81,8 +83,8 @@ def compare(config: ComparisonConfig, data: PreparedData) -> Steps[Compared]:
     """
     features = yield from feature_network(data, best_device())
     experiments = {name: config.experiment(name, 0) for name in config.systems}
-    for experiment in experiments.values():  # before anything is recorded
-        check_primary(new_model(experiment.model, data, 0), data, features, experiment.evaluation)
+    for system, experiment in experiments.items():  # before anything is recorded
+        _check_fits(system, experiment, data, features)
     name = next(iter(config.settings.values())).registered_name
     with claimed(_identity(config, f"{name}{data.digest}")) as folder:
         title, tags = f"comparison of {len(experiments)} systems", {"kind": "comparison"}
@@ -93,6 +95,13 @@ def compare(config: ComparisonConfig, data: PreparedData) -> Steps[Compared]:
             compared = _finish(config, data, found, folder, run)
         folder.finish(compared.model_dump(mode="json"))
     return compared
+
+
+def _check_fits(system: str, experiment: Experiment, data: PreparedData, features: Features) -> None:
+    try:
+        check_primary(new_model(experiment.model, data, 0), data, features, experiment.evaluation)
+    except SettingsError as error:
+        raise SettingsError(f"system {system}: {error}") from None
 
 
 def _identity(config: ComparisonConfig, digest: str) -> str:
@@ -133,7 +142,7 @@ def _place(folder: Path, system: str, seed: int) -> Path:
 def _child(
     system: str, experiment: Experiment, data: PreparedData, features: Features, folder: RunFolder, parent: Run
 ) -> Steps[_Child]:
-    """One system with one seed, in a run of its own."""
+    """One system with one seed, in a run of its own, with its own figures and report."""
     folder.path.mkdir(parents=True, exist_ok=True)
     model = new_model(experiment.model, data, experiment.seed)
     name = parent.store.client.get_experiment(parent.experiment_id).name
@@ -141,13 +150,24 @@ def _child(
     with open_run(parent.store, folder, name, f"{system} {experiment.seed}", experiment.seed, tags, parent.id) as run:
         learned = yield from learn(experiment, data, features, folder, run, model)
         run.metrics({"seconds": learned.seconds})
+        pictures = draw_figures(learned.evaluation.evidence)
+        keep_model_figures(pictures, folder.path, run)
+        subject = Subject(f"{system}, seed {experiment.seed}", "trained", run.id, experiment, data)
+        keep_report(write_report(subject, learned.evaluation.metrics, pictures), folder.path, run)
     likelihood = getattr(experiment.model, "likelihood", None)
     measured = Measured(
         metrics=learned.evaluation.metrics,
         seconds=learned.seconds,
         likelihood="" if likelihood is None else likelihood.name,
+        validation=_validation(learned.evaluation.evidence),
     )
     return _Child(run_id=run.id, measured=measured)
+
+
+def _validation(evidence: Evidence) -> float | None:
+    """The loss that picks the best weights, after the last epoch."""
+    selection = evidence.model.selection
+    return evidence.history[-1][f"val/{selection}"] if selection else None
 
 
 def _entitled(steps: Steps[T], title: str) -> Steps[T]:

@@ -16,6 +16,7 @@ from aemodels.data import PreparedData
 from aemodels.devices import best_device
 from aemodels.environment import write_whole
 from aemodels.features import Features
+from aemodels.mlflow_views import FINAL
 from aemodels.pictures import Picture
 from aemodels.registry import REPORT
 from aemodels.runfolder import RunFolder
@@ -56,6 +57,14 @@ def keep_figures(pictures: Mapping[str, Picture], folder: Path, run: Run) -> tup
     """Into the folder and into the run."""
     show_figures(pictures, run)
     return save_figures(pictures, folder)
+
+
+def keep_model_figures(pictures: Mapping[str, Picture], folder: Path, run: Run) -> tuple[Path, ...]:
+    """As figures, and those of the prepared view as image cards too: at step 0, where every card stands at first."""
+    for key in FINAL:
+        if (picture := pictures.get(key.removeprefix("test "))) is not None:
+            run.image(key, picture)
+    return keep_figures(pictures, folder, run)
 
 
 def show_figures(pictures: Mapping[str, Picture], run: Run) -> None:

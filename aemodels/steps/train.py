@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,15 +14,13 @@ from aemodels.evaluation import Evaluation, check_primary, evaluate
 from aemodels.experiment import Experiment
 from aemodels.features import Features, feature_network
 from aemodels.figures import draw_figures, reconstruction_grid, sample_grid
-from aemodels.mlflow_views import FINAL
 from aemodels.models.base import Autoencoder, GenerativeModel
-from aemodels.pictures import Picture
 from aemodels.progress import Progress, Steps, finish
 from aemodels.registry import ModelVersion, register
 from aemodels.report import Subject, write_report
 from aemodels.runfolder import RunFolder, claimed
 from aemodels.settings import Settings
-from aemodels.steps.recording import Result, keep_figures, keep_report, open_run, yardstick
+from aemodels.steps.recording import Result, keep_model_figures, keep_report, open_run, yardstick
 from aemodels.store import open_store
 from aemodels.tracking import Run
 from aemodels.training import (
@@ -112,7 +109,7 @@ def _train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]
             learned = yield from learn(experiment, data, features, folder, run, model)
             evaluation = learned.evaluation
             pictures = draw_figures(evaluation.evidence)
-            figures = _keep_pictures(pictures, folder, run)
+            figures = keep_model_figures(pictures, folder.path, run)
             version = register(run, folder.path, name, evaluation.metrics, yardstick(settings, data, features))
             subject = Subject(f"{name}/{version.version}", "trained", run.id, experiment, data)
             report = keep_report(write_report(subject, evaluation.metrics, pictures), folder.path, run)
@@ -179,14 +176,6 @@ def _effort(state: TrainingState) -> tuple[float, float]:
     epochs = [*state.pretraining, *state.history]
     seconds = sum(epoch["train/seconds"] for epoch in epochs)
     return seconds, sum(epoch["train/seconds"] * epoch["train/images_per_second"] for epoch in epochs)
-
-
-def _keep_pictures(pictures: Mapping[str, Picture], folder: RunFolder, run: Run) -> tuple[Path, ...]:
-    """As figures, and those of the prepared view as image cards too: at step 0, where every card stands at first."""
-    for key in FINAL:
-        if (picture := pictures.get(key.removeprefix("test "))) is not None:
-            run.image(key, picture)
-    return keep_figures(pictures, folder.path, run)
 
 
 def _epochs(
