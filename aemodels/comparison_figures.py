@@ -103,13 +103,16 @@ def rate_distortion(systems: Mapping[str, Evidence], points: Mapping[str, tuple[
 
     figure, (axes,) = plots(1, 1, grid.shape[1], 420, "Rate and distortion")
     axes.plot(rates, costs, color="tab:blue", marker="o", markersize=5)
-    best = min(range(len(names)), key=lambda i: rates[i] + costs[i])
-    bound = f"rate + distortion = {rates[best] + costs[best]:.1f}, the least of these"
-    axes.axline((rates[best], costs[best]), slope=-1, color="0.6", linestyle="--", linewidth=1, label=bound)
+    least = min(rate + cost for rate, cost in zip(rates, costs, strict=True))
+    line = np.geomspace(min(rates), max(rates), 200)
+    line = line[least - line > min(costs) - 0.1 * (max(costs) - min(costs))]  # no more of it than the curve needs
+    bound = f"rate + distortion = {least:.1f}, the least of these"
+    axes.plot(line, least - line, color="0.6", linestyle="--", linewidth=1, label=bound)
     for name, rate, cost in zip(names, rates, costs, strict=True):
         axes.annotate(name, (rate, cost), xytext=(6, 6), textcoords="offset points", fontsize=FONT)
     axes.margins(0.1)
-    axes.set_xlabel("rate, nats per image", fontsize=FONT)
+    axes.set_xscale("log")
+    axes.set_xlabel("rate, nats per image, on a logarithmic scale", fontsize=FONT)
     axes.set_ylabel("distortion, nats per image", fontsize=FONT)
     axes.legend(fontsize=FONT, frameon=False, loc="upper right")
     return np.concatenate([drawn(figure), grid])

@@ -158,7 +158,7 @@ def _child(
     measured = Measured(
         metrics=learned.evaluation.metrics,
         seconds=learned.seconds,
-        likelihood="" if likelihood is None else likelihood.name,
+        likelihood="" if likelihood is None else f"{likelihood.name}{', given the class' * model.conditional}",
         validation=_validation(learned.evaluation.evidence),
     )
     return _Child(run_id=run.id, measured=measured)
