@@ -108,8 +108,8 @@ def rate_distortion(systems: Mapping[str, Evidence], points: Mapping[str, tuple[
     line = line[least - line > min(costs) - 0.1 * (max(costs) - min(costs))]  # no more of it than the curve needs
     bound = f"rate + distortion = {least:.1f}, the least of these"
     axes.plot(line, least - line, color="0.6", linestyle="--", linewidth=1, label=bound)
-    for name, rate, cost in zip(names, rates, costs, strict=True):
-        axes.annotate(name, (rate, cost), xytext=(6, 6), textcoords="offset points", fontsize=FONT)
+    for i, point in enumerate(zip(rates, costs, strict=True)):  # neighbours' names do not run into each other
+        axes.annotate(names[i], point, xytext=(6, -12 if i % 2 else 6), textcoords="offset points", fontsize=FONT)
     axes.margins(0.1)
     axes.set_xscale("log")
     axes.set_xlabel("rate, nats per image, on a logarithmic scale", fontsize=FONT)

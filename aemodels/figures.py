@@ -244,8 +244,8 @@ FIGURES = {
         like,
         ("autoencoder", "labels", "features"),
         "More like these",
-        "On the left training images of a class, on the right new ones, from a distribution fitted to the codes of up to "
-        "50 such images.",
+        "On the left training images of a class, on the right new ones, from a distribution fitted to the codes of up "
+        "to 50 such images.",
     ),
     "denoising": FigureKind(
         denoising,
