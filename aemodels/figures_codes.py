@@ -104,9 +104,8 @@ def _places(evidence: Evidence, count: int) -> tuple[Tensor, str]:
     if prior is not None:
         shares = (torch.arange(count) + 0.5) / count
         mean, spread = prior  # (2,) each, of a normal distribution
-        return mean + spread * torch.special.ndtri(shares)[
-            :, None
-        ], "unit 0, and unit 1 upwards, at quantiles of the prior"
+        places = mean + spread * torch.special.ndtri(shares)[:, None]
+        return places, "unit 0, and unit 1 upwards, at quantiles of the prior"
     low, high = evidence.codes.z.nan_to_num(0, posinf=0, neginf=0).quantile(torch.tensor(RANGE), dim=0)  # (2,) each
     share = torch.linspace(0, 1, count)[:, None]
     return low + (high - low) * share, "unit 0, and unit 1 upwards, over the range of the codes"
