@@ -27,13 +27,19 @@ class Config(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _short_sections(cls, values: Any) -> Any:
-        """A text for a whole section is short for its name."""
+    def _complete_sections(cls, values: Any) -> Any:
+        """A text for a whole section is short for its name; a section without a name is of the default's kind."""
         if not isinstance(values, Mapping):
             return values
-        named = {name for name, field in cls.model_fields.items() if isinstance(values.get(name), str)}
-        short = {name for name in named if section_kinds(cls.model_fields[name])}
-        return {key: {"name": value} if key in short else value for key, value in values.items()}
+        result = dict(values)
+        for name, field in cls.model_fields.items():
+            value = values.get(name)
+            if isinstance(value, str) and section_kinds(field):
+                result[name] = {"name": value}
+            elif isinstance(value, Mapping) and "name" not in value and isinstance(field.default, Config):
+                kind = _name(field.default)
+                result[name] = {"name": kind, **value} if kind else value
+        return result
 
     def flat(self) -> dict[str, Any]:
         """Dotted key -> plain value, as JSON has it; `parse` reads it back."""
@@ -246,6 +252,9 @@ def _type_name(field: FieldInfo) -> str:
     """A person's word for the type, with the range: `int, 1 <= x`."""
     text = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
     text = text.replace("typing.", "").replace("pathlib._local.", "").replace("pathlib.", "")
+    if get_origin(field.annotation) is tuple:
+        first = get_args(field.annotation)[0]
+        return f"list of {(get_args(first) or (first,))[0].__name__}"
     if text.startswith("Literal["):
         return " | ".join(str(choice) for choice in get_args(field.annotation))
     bounds = {"ge": ">= {}", "gt": "> {}", "le": "<= {}", "lt": "< {}"}

@@ -105,6 +105,8 @@ def evaluated(result: Evaluated, json: bool) -> None:
 def compared(result: Compared, json: bool) -> None:
     if json:
         return as_json(result.model_dump(mode="json"))
+    from aemodels.comparison_table import legend
+
     left_out = set(result.table.metrics[1:]) - set(COMPARED)  # the first one defines better
     shown = [
         (f"{name}{arrow}", unit, *("–" if score is None else score.text for score in scores))
@@ -112,6 +114,7 @@ def compared(result: Compared, json: bool) -> None:
         if name not in left_out
     ]
     table("On the test images", ("metric", "unit", *(row.system for row in result.table.rows)), shown)
+    print(legend(result.table))
     facts(
         {
             "all metrics": result.folder / "table.md",

@@ -64,3 +64,10 @@ def test_a_name_is_short_for_a_section_at_any_depth() -> None:
     assert settings.flat() | {"model.trunk.name": "conv", "model.likelihood.name": "bernoulli"} == settings.flat()
     nested = {"model": {"name": "cvae", "trunk": "residual"}, "training": {"corruption": "masking"}}
     assert load_settings(nested).training.corruption.name == "masking"
+
+
+def test_a_section_without_a_name_is_of_the_models_own_default() -> None:
+    settings = load_settings(read_text(["model=ae", "model.trunk.widths=[64]"]))
+    assert settings.model.trunk.model_dump()["widths"] == (64,)
+    deep = load_settings(read_text(["model=iwae", "model.trunk.normalization=batch"]))
+    assert deep.model.trunk.name == "mlp"
