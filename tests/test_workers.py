@@ -353,7 +353,7 @@ def test_killed_parent(script: Callable[..., subprocess.Popen[str]], how: str) -
 def test_parent_that_ends_and_forgets_them(script: Callable[..., subprocess.Popen[str]]) -> None:
     process = script("busily", 0)
     workers = read_workers(process)
-    assert process.communicate(timeout=5) == ("", "")
+    assert process.communicate(timeout=30) == ("", "")
     assert process.returncode == 0
     assert not any(map(is_alive, workers))
 
@@ -365,7 +365,7 @@ def test_signals_to_the_whole_group_are_the_parents(
     process = script("to the end", 60)
     workers = read_workers(process)
     os.killpg(process.pid, number)
-    said, errors = process.communicate(timeout=5)
+    said, errors = process.communicate(timeout=30)
     assert errors == ""
     assert said == ("end end\n" if number == signal.SIGINT else "")  # a signal that it does not handle ends the parent
     wait_until_gone(workers)
