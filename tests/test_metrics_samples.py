@@ -98,6 +98,8 @@ def test_class_balance() -> None:
     assert class_balance(Stub(sample_probabilities=one_hot([2, 2, 2]))) == 0
     assert class_balance(Stub(sample_probabilities=one_hot([0, 1, 2, 3]))) == pytest.approx(1)
     assert class_balance(Stub(sample_probabilities=one_hot([0, 1, 0, 1]))) == pytest.approx(0.5)
+    unsure = torch.tensor([[0.3, 0.25, 0.25, 0.2]]).expand(5, -1)  # the same image again and again
+    assert class_balance(Stub(sample_probabilities=unsure)) == 0
     assert math.isnan(class_balance(Stub(sample_probabilities=one_hot([0, 1]) * math.nan)))
 
 

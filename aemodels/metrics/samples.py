@@ -9,6 +9,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from aemodels.evidence import Evidence
 from aemodels.metrics.table import Metric
@@ -86,7 +87,11 @@ def confident_share(probabilities: Tensor) -> float:
 
 
 def class_balance(evidence: Evidence) -> float:
-    return entropy_share(evidence.sample_probabilities)
+    """Of the likeliest classes: by their probabilities one image that could be of any class would be a balance."""
+    probabilities = evidence.sample_probabilities
+    if not probabilities.isfinite().all():
+        return math.nan
+    return entropy_share(F.one_hot(probabilities.argmax(1), probabilities.shape[1]))
 
 
 def entropy_share(probabilities: Tensor) -> float:
@@ -161,6 +166,7 @@ SAMPLES = {
         ("features", "labels"),
         "share",
         "maximize",
-        "Entropy of the classes' mean probability over the samples, of ln(classes): 0 is one class, 1 is a balance.",
+        "Entropy of the shares of the classes that the feature network's classifier takes the samples for, of "
+        "ln(classes): 0 is one class, 1 is a balance.",
     ),
 }
