@@ -471,7 +471,7 @@ def test_a_suspended_worker_does_no_harm(site: Site, alone: Any) -> None:
 @pytest.mark.live
 def test_an_interrupted_worker_leaves_the_search_to_the_others(site: Site, alone: Any) -> None:
     leaving, staying = [site.start(*SEARCH), site.start(*SEARCH)]
-    site.wait(lambda: site.epochs() >= 10 and [state for _, state in site.rows()].count("RUNNING") == 2)
+    site.wait(lambda: [state for _, state in site.rows()].count("RUNNING") == 2 and site.epochs() >= 10)
     staying.send_signal(signal.SIGSTOP)  # it must not come to the end meanwhile
     leaving.send_signal(signal.SIGINT)
     _, errors = leaving.communicate(timeout=60)
