@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from aemodels.evidence import Evidence
+from aemodels.metrics.held_out import mean_squared_error
 from aemodels.metrics.table import Metric
 
 CODE_BYTES = 4  # of a number of a code; a prepared pixel is one byte
@@ -29,8 +30,7 @@ def explained_variance(evidence: Evidence) -> float:
 
 
 def out_of_domain_mse(evidence: Evidence) -> float:
-    errors = [(x - r).square().flatten(1).mean(1) for x, r in evidence.other_reconstructions()]
-    return float(torch.cat(errors).double().mean())
+    return mean_squared_error(evidence.other_reconstructions())
 
 
 def out_of_domain_explained_variance(evidence: Evidence) -> float:

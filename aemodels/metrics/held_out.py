@@ -67,11 +67,11 @@ def nll_images(evidence: Evidence) -> float:
 
 
 def mse(evidence: Evidence) -> float:
-    return _mean_squared_error(evidence.reconstructions())
+    return mean_squared_error(evidence.reconstructions())
 
 
 def mse_training(evidence: Evidence) -> float:
-    return _mean_squared_error(evidence.seen_reconstructions())
+    return mean_squared_error(evidence.seen_reconstructions())
 
 
 def generalization_gap(evidence: Evidence) -> float:
@@ -86,7 +86,8 @@ def ssim(evidence: Evidence) -> float:
     return _mean(torch.cat([structural_similarity(x, r) for x, r in evidence.reconstructions()]))
 
 
-def _mean_squared_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+def mean_squared_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Of images and their reconstructions, (B, C, H, W) each."""
     return _mean(torch.cat([(x - r).square().flatten(1).mean(1) for x, r in pairs]))
 
 
