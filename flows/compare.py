@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect import flow, task
+from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from aemodels.comparison import ComparisonConfig
@@ -10,16 +10,10 @@ from aemodels.data import PreparedData
 from aemodels.steps import compare as step
 from aemodels.steps.compare import Compared
 from flows.prepare import prepare_data
-from flows.running import DELAYS, RETRIES, device_slot, follow, passed, publish_picture, worth_retrying
+from flows.running import device_slot, follow, passed, publish_picture, step_task
 
 
-@task(
-    name="compare",
-    retries=RETRIES,
-    retry_delay_seconds=DELAYS,
-    retry_condition_fn=worth_retrying,
-    persist_result=True,
-)
+@step_task("compare")
 def compare_systems(comparison: ComparisonConfig, data: PreparedData) -> Compared:
     """All systems are one task; a retry goes on with the system that was being trained."""
     with device_slot():

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow
 
 from aemodels.steps import evaluate as step
 from aemodels.steps.evaluate import Evaluated
-from flows.running import DELAYS, RETRIES, device_slot, follow, publish_metrics, worth_retrying
+from flows.running import device_slot, follow, publish_metrics, step_task
 
 
-@task(
-    name="evaluate",
-    retries=RETRIES,
-    retry_delay_seconds=DELAYS,
-    retry_condition_fn=worth_retrying,
-    persist_result=True,
-)
+@step_task("evaluate")
 def evaluate_model(model: str, changes: dict[str, Any]) -> Evaluated:
     with device_slot():
         evaluated = follow(step.evaluate(model, changes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prefect import flow, task
+from prefect import flow
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
@@ -14,26 +14,18 @@ from aemodels.environment import data_root
 from aemodels.steps import monitor as step
 from aemodels.steps.monitor import Monitored
 from flows.running import (
-    DELAYS,
-    RETRIES,
     device_slot,
     follow,
     model_resource,
     publish_metrics,
     publish_picture,
-    worth_retrying,
+    step_task,
 )
 
 DRIFT, RETRAIN = "aemodels.drift", "aemodels.retrain"  # events; the second starts the pipeline
 
 
-@task(
-    name="monitor",
-    retries=RETRIES,
-    retry_delay_seconds=DELAYS,
-    retry_condition_fn=worth_retrying,
-    persist_result=True,
-)
+@step_task("monitor")
 def check_images(name: str, folders: list[Path], monitoring: MonitoringConfig) -> Monitored:
     with device_slot():
         monitored = follow(step.monitor(name, folders, monitoring))

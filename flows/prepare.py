@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from prefect import flow, task
+from prefect import flow
 
 from aemodels.data import PreparedData
 from aemodels.settings import Settings
 from aemodels.steps import prepare as step
-from flows.running import DELAYS, RETRIES, device_slot, follow, worth_retrying
+from flows.running import device_slot, follow, step_task
 
 
-@task(
-    name="prepare",
-    retries=RETRIES,
-    retry_delay_seconds=DELAYS,
-    retry_condition_fn=worth_retrying,
-    persist_result=True,
-)
+@step_task("prepare")
 def prepare_data(settings: Settings) -> PreparedData:
     with device_slot():
         return follow(step.prepare(settings))

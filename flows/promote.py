@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from prefect import flow, pause_flow_run, suspend_flow_run, task
+from prefect import flow, pause_flow_run, suspend_flow_run
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 from prefect.input import RunInput
@@ -21,8 +21,6 @@ from aemodels.store import open_store
 from flows import display
 from flows.prepare import prepare_data
 from flows.running import (
-    DELAYS,
-    RETRIES,
     alone,
     device_slot,
     follow,
@@ -30,7 +28,7 @@ from flows.running import (
     picture_as_text,
     publish_metrics,
     remember,
-    worth_retrying,
+    step_task,
 )
 
 PROMOTED, ROLLED_BACK = "aemodels.promoted", "aemodels.rolled-back"  # events; a deployment can be triggered by them
@@ -45,13 +43,7 @@ class Approval(RunInput):
     reason: str
 
 
-@task(
-    name="promote",
-    retries=RETRIES,
-    retry_delay_seconds=DELAYS,
-    retry_condition_fn=worth_retrying,
-    persist_result=True,
-)
+@step_task("promote")
 def pass_gate(settings: Settings, data: PreparedData, version: ModelVersion, review: Review | None = None) -> Promotion:
     with _gate(version.name), device_slot():  # a champion that other images judged is measured again
         promotion = follow(step.promote(settings, data, version, review))
@@ -62,13 +54,7 @@ def pass_gate(settings: Settings, data: PreparedData, version: ModelVersion, rev
     return promotion
 
 
-@task(
-    name="compare",
-    retries=RETRIES,
-    retry_delay_seconds=DELAYS,
-    retry_condition_fn=worth_retrying,
-    persist_result=True,
-)
+@step_task("compare")
 def show_comparison(settings: Settings, data: PreparedData, version: ModelVersion) -> Comparison:
     with device_slot():
         comparison = follow(step.compare(settings, data, version))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 from filelock import FileLock
@@ -36,6 +36,8 @@ from aemodels.store import is_outage
 from aemodels.training import TrainingDivergedError
 from flows import display
 
+P = ParamSpec("P")
+R = TypeVar("R")
 S = TypeVar("S")
 T = TypeVar("T")
 PUBLISH_SECONDS = 5.0  # between two updates of a progress artifact
@@ -51,6 +53,19 @@ def worth_retrying(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bo
     if is_outage(error):
         return True
     return run.run_count <= RETRIES_OF_OTHERS and not isinstance(error, UserError | TrainingDivergedError)
+
+
+def step_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Makes a function that runs a step a task: tried again where that can help, its result kept for a flow run that
+    starts again.
+    """
+    return task(
+        name=name,
+        retries=RETRIES,
+        retry_delay_seconds=DELAYS,
+        retry_condition_fn=worth_retrying,
+        persist_result=True,
+    )
 
 
 @task(

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from prefect import flow, task
+from prefect import flow
 
 from aemodels.data import PreparedData
 from aemodels.settings import Settings
 from aemodels.steps import train as step
 from aemodels.steps.train import Trained
 from flows.prepare import prepare_data
-from flows.running import DELAYS, RETRIES, device_slot, follow, passed, publish_metrics, publish_picture, worth_retrying
+from flows.running import device_slot, follow, passed, publish_metrics, publish_picture, step_task
 
 SHOWN = ("reconstructions", "samples")
 
 
-@task(
-    name="train",
-    retries=RETRIES,
-    retry_delay_seconds=DELAYS,
-    retry_condition_fn=worth_retrying,
-    persist_result=True,
-)
+@step_task("train")
 def train_model(settings: Settings, data: PreparedData, group: str) -> Trained:
     """Training and its evaluation are one task: one process, one GPU slot; a retry resumes from the checkpoint."""
     with device_slot():

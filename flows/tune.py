@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from prefect import flow, task
+from prefect import flow
 
 from aemodels.data import PreparedData
 from aemodels.settings import Settings
 from aemodels.steps import tune as step
 from aemodels.steps.tune import Tuned
 from flows.prepare import prepare_data
-from flows.running import DELAYS, RETRIES, device_slot, follow, passed, publish_metrics, publish_picture, worth_retrying
+from flows.running import device_slot, follow, passed, publish_metrics, publish_picture, step_task
 
 
-@task(
-    name="tune",
-    retries=RETRIES,
-    retry_delay_seconds=DELAYS,
-    retry_condition_fn=worth_retrying,
-    persist_result=True,
-)
+@step_task("tune")
 def tune_model(settings: Settings, data: PreparedData, group: str) -> Tuned:
     with device_slot():
         tuned = follow(step.tune(settings, data, group))
