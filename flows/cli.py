@@ -174,7 +174,7 @@ def settings(
 def models(json: Json = False) -> None:
     """List registered models."""
     with answering(verbose=False):
-        from aemodels.registry import list_models
+        from aemodels.catalog import list_models
         from aemodels.store import open_store
         from flows import reports
 
@@ -221,11 +221,11 @@ def rollback(name: Name, json: Json = False) -> None:
 def history(name: Name, json: Json = False) -> None:
     """List the champions so far: since when, by whom, why."""
     with answering(verbose=False):
-        from aemodels import registry
+        from aemodels import catalog
         from aemodels.store import open_store
         from flows import reports
 
-        reports.history(name, registry.history(open_store(), name), json)
+        reports.history(name, catalog.history(open_store(), name), json)
 
 
 # ---------------------------------------------------------------- using a model

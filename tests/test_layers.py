@@ -93,6 +93,7 @@ def test_imports_run_one_way(path: Path) -> None:
     [
         ("flows.cli", {"torch", "mlflow", "prefect", "optuna", "pydantic_core"}),
         ("aemodels.workers", {"torch", "numpy", "PIL"}),
+        ("aemodels.catalog", {"torch", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
         ("aemodels.training", {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
         ("aemodels.experiment", {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
         (
@@ -105,3 +106,14 @@ def test_nothing_heavy_is_imported_before_it_is_needed(imported: str, absent: se
     code = f"import sys, {imported}; print(*{absent!r} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.split() == []
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("command", [["models"], ["history", "digits"]], ids=lambda command: command[0])
+def test_what_is_registered_is_listed_without_torch(command: list[str]) -> None:
+    code = "import atexit, sys; from flows.cli import main; atexit.register(lambda: print(*sys.modules)); main()"
+    ran = subprocess.run([sys.executable, "-c", code, *command, "--json"], capture_output=True, text=True, cwd=ROOT)
+    assert ran.returncode == (0 if command == ["models"] else 2), ran.stderr  # there is no such model
+    loaded = set(ran.stdout.splitlines()[-1].split())
+    assert "mlflow" in loaded  # it has looked
+    assert not loaded & {"torch", "prefect", "optuna", "sklearn", "matplotlib"}
