@@ -49,7 +49,7 @@ class WorkerDiedError(UserError):
 
 
 class Yielded(NamedTuple):
-    """The generator yielded, and waits for `answer` or `stop`."""
+    """The generator yielded, and waits for `answer`."""
 
     value: Any
 
@@ -91,7 +91,7 @@ class Worker:
     def start(self, steps: Steps, *args: object) -> None:
         """Has it run `steps(*args)`, a generator function of a module; does not wait."""
         if self._runs:
-            raise RuntimeError("the worker runs a generator already; receive its end, or stop it")
+            raise RuntimeError("the worker runs a generator already; receive its end first")
         if steps.__module__ == "__main__":
             raise ValueError(f"{steps.__qualname__} is in the main script; move it to a module that can be imported")
         self._send(_Start(steps, args))
@@ -101,7 +101,7 @@ class Worker:
         """Waits for what the generator yields or returns; raises what it raises, with the traceback as a note.
 
         Raises:
-            WorkerDiedError: the process is no more; `start`, `answer` and `stop` raise it too.
+            WorkerDiedError: the process is no more; `start` and `answer` raise it too.
         """
         message = self._receive()
         self._runs = isinstance(message, Yielded)
@@ -111,24 +111,10 @@ class Worker:
 
     def answer(self, value: object = None) -> None:
         """The generator goes on, with this as the value of its `yield`; does not wait, and may come ahead of it."""
-        self._send(_Answer(value))
-
-    def stop(self) -> None:
-        """Closes the generator, as its own `close` does: at once where it has yielded, else when it yields next.
-
-        What it sent and nobody received is dropped. Nothing happens where none runs.
-        """
-        if not self._runs:
-            return
-        self._send(_Stop())
-        while not isinstance(message := self._receive(), _Stopped):
-            pass
-        self._runs = False
-        if message.raised:
-            raise message.raised.error()
+        self._send(value)
 
     def close(self) -> None:
-        """Ends the process at once, whatever it runs; a generator that has to clean up is stopped before."""
+        """Ends the process at once, whatever it runs; a generator that has to clean up is brought to its end before."""
         self._end()
 
     def _send(self, message: object) -> None:
@@ -219,14 +205,6 @@ class _Start(NamedTuple):
     args: tuple[object, ...]
 
 
-class _Answer(NamedTuple):
-    value: Any
-
-
-class _Stop(NamedTuple):
-    pass
-
-
 class _Raised(NamedTuple):
     content: bytes  # the pickled exception
     traceback: str
@@ -235,10 +213,6 @@ class _Raised(NamedTuple):
         error: BaseException = pickle.loads(self.content)
         error.add_note(f"In the worker process:\n{self.traceback}")
         return error
-
-
-class _Stopped(NamedTuple):
-    raised: _Raised | None = None  # by the generator when it was closed
 
 
 def _raised(error: BaseException) -> _Raised:
@@ -316,24 +290,12 @@ def _outcome(order: Parts, ask: Callable[[Yielded], Any]) -> Parts:
         return _dumps(_raised(error))
 
 
-def _run(order: Any, ask: Callable[[Yielded], Any]) -> Returned | _Stopped:
-    if isinstance(order, _Stop):  # its generator had ended meanwhile
-        return _Stopped()
+def _run(order: _Start, ask: Callable[[Yielded], Any]) -> Returned:
     with closing(order.steps(*order.args)) as generator:
-        answer = _Answer(None)
+        answer = None
         while True:
             try:
-                value = generator.send(answer.value)
+                value = generator.send(answer)
             except StopIteration as end:
                 return Returned(end.value)
             answer = ask(Yielded(value))
-            if isinstance(answer, _Stop):
-                return _stopped(generator)
-
-
-def _stopped(generator: Generator[Any, Any, Any]) -> _Stopped:
-    try:
-        generator.close()
-    except BaseException as error:
-        return _Stopped(_raised(error))
-    return _Stopped()

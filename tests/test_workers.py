@@ -59,18 +59,6 @@ class ShortError(Exception):
         self.name = name
 
 
-def clean_up(file: Path, seconds: float = 0, error: str = "") -> Steps:
-    try:
-        yield "started"
-        time.sleep(seconds)
-        yield "slept"
-        yield "more"
-    finally:
-        file.write_text("cleaned up")
-        if error:
-            raise ValueError(error)
-
-
 def facts() -> Steps:
     print("to stdout")
     os.system("echo and from the system")
@@ -178,31 +166,10 @@ def test_function_that_the_worker_does_not_find(worker: Worker, monkeypatch: pyt
         worker.start(double, [])
 
 
-@pytest.mark.parametrize("when", ["never received", "yielded", "computing", "returned"])
-def test_stop_and_reuse(worker: Worker, here: ModuleType, tmp_path: Path, when: str) -> None:
-    file = tmp_path / "file"
-    worker.start(here.clean_up, file, 0.1)
-    with pytest.raises(RuntimeError, match="runs a generator already"):
-        worker.start(here.double, [1])
-    if when in ("yielded", "computing"):
-        assert worker.receive() == Yielded("started")
-    if when == "computing":
-        worker.answer()
-    if when == "returned":
-        drain(worker)
-    worker.stop()
-    worker.stop()
-    assert file.read_text() == "cleaned up"
+def test_one_generator_at_a_time(worker: Worker, here: ModuleType) -> None:
     worker.start(here.double, [1])
-    assert drain(worker) == [2, [0]]
-
-
-def test_stop_raises_what_cleaning_up_raises(worker: Worker, here: ModuleType, tmp_path: Path) -> None:
-    worker.start(here.clean_up, tmp_path / "file", 0, "could not clean up")
-    worker.receive()
-    with pytest.raises(ValueError, match="could not clean up"):
-        worker.stop()
-    worker.start(here.double, [1])
+    with pytest.raises(RuntimeError, match="runs a generator already; receive its end"):
+        worker.start(here.double, [2])
     assert drain(worker) == [2, [0]]
 
 
@@ -214,7 +181,8 @@ def test_ready_names_those_that_have_something(worker: Worker, here: ModuleType,
             (tmp_path / name).touch()
             assert ready([worker, other]) == [expected]
             assert expected.receive() == Yielded(name)
-        worker.stop()
+        worker.answer()
+        assert drain(worker) == [None]
         os.kill(other.process.pid, signal.SIGKILL)
         assert ready([worker, other]) == [other]
 
@@ -257,7 +225,6 @@ def test_killed_worker(here: ModuleType) -> None:
         worker.receive()
     assert isinstance(raised.value, UserError)
     assert raised.value.status == -9
-    worker.stop()  # nothing runs there any more
     for use in (worker.answer, worker.receive, lambda: worker.start(here.double, [1])):
         with pytest.raises(WorkerDiedError):
             use()
