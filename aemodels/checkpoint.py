@@ -28,6 +28,7 @@ from aemodels.nets import ImageShape
 from aemodels.training import TrainingState
 
 STATE = "state.safetensors"
+KEPT = ("epoch", "best", "best_epoch", "history", "pretraining")  # of a state, beside its tensors
 
 
 class ModelCard(Config):
@@ -78,8 +79,7 @@ def load_model(folder: Path, device: str = "cpu") -> Loaded:
 
 def save_state(folder: Path, state: TrainingState) -> None:
     """Writes the state after an epoch, in one file, so that it is never half of one epoch and half of another."""
-    kept = ("epoch", "step", "best", "best_epoch", "history", "pretraining")
-    meta = {name: json.dumps(getattr(state, name)) for name in kept}
+    meta = {name: json.dumps(getattr(state, name)) for name in KEPT}
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
     write_whole(folder / STATE, lambda path: save_file(tensors, path, metadata=meta))
 
@@ -96,7 +96,8 @@ def load_state(folder: Path, device: str = "cpu") -> TrainingState | None:
     try:
         with safe_open(path, framework="pt", device=device) as file:
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            meta = {name: json.loads(text) for name, text in file.metadata().items()}
+            # an earlier release kept more
+            meta = {name: json.loads(text) for name, text in file.metadata().items() if name in KEPT}
         return TrainingState(**meta, tensors=tensors)
     except (SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise UserError(

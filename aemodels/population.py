@@ -229,7 +229,7 @@ class _Training:
             if (value := self.loop.selected(metrics, index)) < state.best:
                 state.best, state.best_epoch = value, index
                 better.append(m)
-            state.epoch, state.step = index, index * self.loop.updates.steps
+            state.epoch = index
             state.history.append(metrics)
             last = ends(state, self.config, self.loop.warmup_epochs)
             told[self.numbers[m]] = Epoch(index, metrics, last, partial(self._model, m), partial(self._state, m))

@@ -80,7 +80,6 @@ class TrainingState:
     """All that a training needs to go on. Its tensors are the live ones: write them before the next epoch starts."""
 
     epoch: int
-    step: int
     best: float
     best_epoch: int
     history: list[dict[str, float]]  # an entry per epoch
@@ -94,7 +93,7 @@ class TrainingState:
 
 def new_state() -> TrainingState:
     """Before the first epoch."""
-    return TrainingState(epoch=0, step=0, best=math.inf, best_epoch=0, history=[], tensors={})
+    return TrainingState(epoch=0, best=math.inf, best_epoch=0, history=[], tensors={})
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ def train(
             if (value := loop.selected(metrics, index)) < state.best:
                 state.best, state.best_epoch = value, index
                 best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-            state.epoch, state.step = index, index * loop.updates.steps
+            state.epoch = index
             state.history.append(metrics)
             state.tensors = state_tensors(model.state_dict(), best, loop.updates.moments())
             last = ends(state, config, loop.warmup_epochs)

@@ -161,7 +161,7 @@ def copied(state: TrainingState) -> TrainingState:
 
 def assert_same(a: Result, b: Result, tolerance: float) -> None:
     assert a.state.tensors.keys() == b.state.tensors.keys()
-    assert (a.state.epoch, a.state.step, a.state.best_epoch) == (b.state.epoch, b.state.step, b.state.best_epoch)
+    assert (a.state.epoch, a.state.best_epoch) == (b.state.epoch, b.state.best_epoch)
     for key, tensor in a.state.tensors.items():
         torch.testing.assert_close(
             tensor, b.state.tensors[key], atol=tolerance, rtol=tolerance, msg=lambda text, key=key: f"{key}: {text}"
@@ -195,7 +195,7 @@ def test_a_member_is_the_model_trained_alone(models, training, digits: PreparedD
     results = together(models, digits, training)
     assert results.keys() == set(range(len(models)))
     for number, model in enumerate(models):
-        assert results[number].state.step >= 100
+        assert all(t >= 100 for key, t in results[number].state.tensors.items() if key.endswith(".step"))
         assert_same(results[number], alone(model, digits, training), tolerance)
 
 

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from aemodels.checkpoint import load_model, load_state, save_card, save_state, save_weights
@@ -119,6 +120,15 @@ def test_damaged_files_are_named(digits: PreparedData, tmp_path: Path, damage: b
         load_state(tmp_path)
 
 
+def test_a_state_of_an_earlier_release_goes_on(tmp_path: Path) -> None:
+    """One that had a count of updates beside that of epochs."""
+    meta = {"epoch": "2", "step": "6", "best": "0.5", "best_epoch": "1", "history": "[]", "pretraining": "[]"}
+    save_file({"model.weight": torch.ones(3)}, tmp_path / "state.safetensors", metadata=meta)
+    state = load_state(tmp_path)
+    assert state is not None
+    assert (state.epoch, state.best, state.best_epoch, [*state.tensors]) == (2, 0.5, 1, ["model.weight"])
+
+
 class TwoPartsConfig(ModelConfig):
     """A generator and a critic that each see the other's output."""
 
@@ -164,7 +174,7 @@ def test_no_part_receives_anothers_gradient(digits: PreparedData) -> None:
 
 def test_early_stopping_waits_for_the_end_of_the_warm_up() -> None:
     config = TrainingConfig(patience=2)
-    state = TrainingState(epoch=3, step=30, best=1.0, best_epoch=1, history=[], tensors={})
+    state = TrainingState(epoch=3, best=1.0, best_epoch=1, history=[], tensors={})
     assert ends(state, config, warmup_epochs=0)
     assert not ends(state, config, warmup_epochs=2)
     assert not ends(state, TrainingConfig(), warmup_epochs=0)
