@@ -14,7 +14,6 @@ from pydantic import Field, ValidationError, field_validator
 
 from aemodels.config import Choice, Config, Range, SettingsError, Space
 from aemodels.data.prepared import PreparedData
-from aemodels.devices import best_device
 from aemodels.evaluation import check_primary, direction
 from aemodels.experiment import Experiment
 from aemodels.features import Features
@@ -219,7 +218,7 @@ def check_models(
                 experiment.override(settings).model.build(data.image_shape, data.num_classes)
         except SettingsError as error:
             raise SettingsError(f"tuning.space: {error}") from None
-    model = new_model(experiment.model, data, experiment.seed).to(best_device())
+    model = new_model(experiment.model, data, experiment.seed)
     check_primary(model, data, features, experiment.evaluation)
     evidence = experiment.evaluation.evidence(model, data, features, "val")
     for metric in config.pareto or ():
