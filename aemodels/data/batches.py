@@ -140,9 +140,10 @@ def _allowances() -> Iterator[int]:
         yield limit - int(psutil.Process().memory_info().vms)
     try:
         limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        parts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # no such file, or "max": no limit
         return
-    yield limit - used
+    yield limit - used + int(parts["inactive_file"])  # files that were read stay until somebody needs their place
 
 
 def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
