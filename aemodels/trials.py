@@ -7,6 +7,7 @@ On a CPU a stack is no faster than its members one by one (0.75 to 1.0 times, me
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from aemodels.config import SettingsError
-from aemodels.data.batches import free_memory
+from aemodels.data.batches import fits, free_memory
 from aemodels.data.prepared import PreparedData
 from aemodels.devices import best_device
 from aemodels.environment import cores
@@ -46,7 +47,7 @@ class Runner:
 
     def start(self, experiments: Sequence[Experiment], total: int) -> None:
         """Starts the processes for trials like these, `total` in all, where they are worth it; does not wait."""
-        seen = total * sum(map(self._images_seen, experiments)) / len(experiments)
+        seen = total * sum(each.training.epochs * self._images(each) for each in experiments) / len(experiments)
         count = min(cores(), len(experiments))
         if best_device().type == "cpu" and count > 1 and seen >= WORTH_PROCESSES and not self.workers:
             self.workers = [Worker(threads=max(1, cores() // count)) for _ in range(count)]
@@ -54,9 +55,9 @@ class Runner:
                 worker.start(_imported)
             self.importing = list(self.workers)
 
-    def _images_seen(self, experiment: Experiment) -> int:
-        images = self.data.sizes["train"]
-        return experiment.training.epochs * min(images, experiment.training.images or images)
+    def _images(self, experiment: Experiment) -> int:
+        """Of an epoch."""
+        return min(self.data.sizes["train"], experiment.seen(self.data))
 
     def run(self, experiments: Iterable[Experiment]) -> Told:
         """Runs trials and tells what happens to them, in any order; takes each when there is room for it."""
@@ -111,7 +112,7 @@ class Runner:
         waiting, more = iter(enumerate(experiments)), True
         while more:
             release_memory()
-            free, more = STACK_SHARE * free_memory(best_device()), False
+            more = False
             taken: dict[int, Experiment] = {}
             sizes: dict[int, int] = {}
             for i, experiment in waiting:
@@ -122,8 +123,7 @@ class Runner:
                     yield MemberEnd(i, {}, 0.0, str(error))
                     continue
                 taken[i] = experiment
-                free -= sizes[i]
-                if more := free < sizes[i]:
+                if more := self._room(experiment) < sum(sizes.values()) + sizes[i]:
                     break
             yield from self._in_stacks(taken, sizes)
 
@@ -133,13 +133,19 @@ class Runner:
         while left:
             alike = [i for i in left if _alike(experiments[left[0]], experiments[i])]
             release_memory()
-            room = int(STACK_SHARE * free_memory(best_device()) / max(sizes[i] for i in alike))
-            members = alike[: max(1, room)]
+            count = int(self._room(experiments[left[0]]) / max(sizes[i] for i in alike))
+            members = alike[: max(1, count)]
             if len(members) == 1:
                 yield from run_trial(members[0], experiments[members[0]], self.data, self.features, self.goals)
             else:
                 yield from _Stack({i: experiments[i] for i in members}, self.data, self.features, self.goals).run()
             left = [i for i in left if i not in members]
+
+    def _room(self, experiment: Experiment) -> float:
+        """Memory for a population's members, bytes: a share of what is free beside the images that stay there."""
+        device, image = best_device(), math.prod(self.data.image_shape)
+        splits = (image * self._images(experiment), image * self.data.sizes["val"])
+        return STACK_SHARE * (free_memory(device) - sum(size for size in splits if fits(size, device)))
 
 
 def release_memory() -> None:
@@ -157,7 +163,8 @@ def _alike(a: Experiment, b: Experiment) -> bool:
 
 def stack_bytes(experiment: Experiment, data: PreparedData) -> int:
     """Memory of a member of a population, bytes: what a forward pass keeps, found by one on the meta device, with its
-    gradients; weights with their gradients, moments and copies.
+    gradients; nine times its weights (in the stack and in its own model, the best so far, their gradients, two moments;
+    while a graph is captured, three more of what updates change).
     """
     kept: dict[int, Tensor] = {}
 
@@ -176,7 +183,7 @@ def stack_bytes(experiment: Experiment, data: PreparedData) -> int:
     activations: int = sum(tensor.nbytes for tensor in kept.values()) + sum(
         loss.total.nbytes for loss in losses.values()
     )
-    return 7 * weights + 2 * activations
+    return 9 * weights + 2 * activations
 
 
 class _Stack:

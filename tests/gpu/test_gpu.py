@@ -18,7 +18,7 @@ from aemodels.models import VAEConfig
 from aemodels.models.base import ModelConfig
 from aemodels.nets import ConvConfig, MLPConfig
 from aemodels.training import TrainingConfig, new_model, train
-from aemodels.trials import Runner, stack_bytes
+from aemodels.trials import STACK_SHARE, Runner, stack_bytes
 from aemodels.updates import Graph, Updates
 
 pytestmark = [
@@ -84,9 +84,11 @@ def test_a_stack_is_its_members_alone_within_noise(digits: PreparedData) -> None
 
 @pytest.mark.usefixtures("device")
 def test_the_estimate_of_memory_is_not_far_off(digits: PreparedData) -> None:
-    experiment = Experiment().override({"training.epochs": 1, "training.images": 512, "evaluation.primary": "mse"})
+    wide = {"model.trunk.widths": [2000]}  # beside which the libraries' own memory is small
+    short = {"training.epochs": 1, "training.images": 512, "evaluation.primary": "mse"}
+    experiment = Experiment().override(wide | short)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     list(Runner(digits, None, Goals(("mse",), None)).run([experiment.override({"seed": i}) for i in range(32)]))
     used = torch.cuda.max_memory_allocated() - before
-    assert 0.3 * used < 32 * stack_bytes(experiment, digits) < 10 * used
+    assert STACK_SHARE * used < 32 * stack_bytes(experiment, digits) < 3 * used
