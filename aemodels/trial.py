@@ -1,0 +1,69 @@
+"""One trial of a search: trained, watched, judged."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from aemodels.config import SettingsError
+from aemodels.data.prepared import PreparedData
+from aemodels.evaluation import evaluate
+from aemodels.experiment import Experiment
+from aemodels.features import Features
+from aemodels.members import Goals, MemberEnd, MemberEpoch, Told
+from aemodels.metrics import METRICS
+from aemodels.training import Epoch, TrainingDivergedError, best_model, fit_prior, train
+
+# Metrics of a trial, beside the objectives, of those that its model and the data have; quick ones.
+COMPARED = ("distortion", "rate", "negative_elbo", "mse", "active_units", "frechet_samples")
+
+
+def run_trial(index: int, experiment: Experiment, data: PreparedData, features: Features | None, goals: Goals) -> Told:
+    """Trains a model and judges its best weights on all validation images."""
+    started, waited = time.perf_counter(), 0.0
+    try:
+        for epoch in train(experiment.model, data, experiment.training, experiment.seed):
+            value = watch(epoch, experiment, data, features, goals)
+            told = time.perf_counter()
+            stop = yield MemberEpoch(index, epoch.index, epoch.metrics, value, told - started - waited)
+            if stop:
+                return
+            waited += time.perf_counter() - told
+        metrics = judge(epoch, experiment, data, features, goals)
+    except (TrainingDivergedError, SettingsError) as error:
+        yield MemberEnd(index, {}, time.perf_counter() - started - waited, str(error))
+    except torch.OutOfMemoryError as error:
+        yield MemberEnd(index, {}, time.perf_counter() - started - waited, out_of_memory(error))
+    else:
+        yield MemberEnd(index, metrics, time.perf_counter() - started - waited)
+
+
+def out_of_memory(error: Exception) -> str:
+    return (
+        f"the device's memory does not hold the model ({str(error).partition('.')[0]}); use a smaller "
+        "training.batch_size or model, or AEMODELS_DEVICE=cpu"
+    )
+
+
+def watch(
+    epoch: Epoch, experiment: Experiment, data: PreparedData, features: Features | None, goals: Goals
+) -> float | None:
+    """What is watched, on the weights of the epoch."""
+    if goals.watched is None:
+        return None
+    fit_prior(epoch.model, data, experiment.seed, experiment.training.images)
+    rules, seen = experiment.evaluation, experiment.seen(data)
+    return evaluate(epoch.model, data, features, rules, "val", (goals.watched,), seen=seen).metrics[goals.watched]
+
+
+def judge(
+    epoch: Epoch, experiment: Experiment, data: PreparedData, features: Features | None, goals: Goals
+) -> dict[str, float]:
+    """The metrics of the best weights of a training, after its last epoch."""
+    rules = experiment.evaluation
+    model = best_model(experiment.model, data, experiment.training, experiment.seed, epoch.state)
+    has = rules.evidence(model, data, features, "val").has
+    compared = [metric for metric in COMPARED if all(map(has, METRICS[metric].needs))]
+    wanted = dict.fromkeys((*goals.objectives, rules.primary, *compared))
+    return evaluate(model, data, features, rules, "val", only=wanted.keys(), seen=experiment.seen(data)).metrics
