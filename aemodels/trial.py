@@ -17,6 +17,7 @@ from aemodels.training import Epoch, TrainingDivergedError, best_model, fit_prio
 
 # Metrics of a trial, beside the objectives, of those that its model and the data have; quick ones.
 COMPARED = ("distortion", "rate", "negative_elbo", "mse", "active_units", "frechet_samples")
+MAIN_MEMORY = "DefaultCPUAllocator"  # in torch's error when that runs out, a plain RuntimeError
 
 
 def run_trial(index: int, experiment: Experiment, data: PreparedData, features: Features | None, goals: Goals) -> Told:
@@ -33,17 +34,23 @@ def run_trial(index: int, experiment: Experiment, data: PreparedData, features: 
         metrics = judge(epoch, experiment, data, features, goals)
     except (TrainingDivergedError, SettingsError) as error:
         yield MemberEnd(index, {}, time.perf_counter() - started - waited, str(error))
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
         yield MemberEnd(index, {}, time.perf_counter() - started - waited, out_of_memory(error))
     else:
         yield MemberEnd(index, metrics, time.perf_counter() - started - waited)
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or MAIN_MEMORY in str(error)
+
+
 def out_of_memory(error: Exception) -> str:
-    return (
-        f"the device's memory does not hold the model ({str(error).partition('.')[0]}); use a smaller "
-        "training.batch_size or model, or AEMODELS_DEVICE=cpu"
-    )
+    """In words."""
+    what = (str(error).rpartition(f"{MAIN_MEMORY}: ")[2] or "MemoryError").partition(". ")[0]
+    other = ", or AEMODELS_DEVICE=cpu" if isinstance(error, torch.OutOfMemoryError) else ""
+    return f"the device's memory does not hold the model ({what}); use a smaller training.batch_size or model{other}"
 
 
 def watch(

@@ -10,13 +10,15 @@ import gc
 import math
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from torch import Tensor
 
 from aemodels.config import SettingsError
+from aemodels.data import batches
 from aemodels.data.batches import fits, free_memory
 from aemodels.data.prepared import PreparedData
 from aemodels.devices import best_device
@@ -28,7 +30,7 @@ from aemodels.models.base import Batch
 from aemodels.population import stackable, train_population
 from aemodels.training import Epoch, TrainingDivergedError
 from aemodels.trial import judge, out_of_memory, run_trial, watch
-from aemodels.workers import Returned, Worker, ready
+from aemodels.workers import Worker, WorkerDiedError, Yielded, ready
 
 WORTH_PROCESSES = 200_000  # images that all trials see together: fewer are seen before the processes have started
 STACK_SHARE = 0.7  # of the device's free memory
@@ -47,9 +49,7 @@ class Runner:
         seen = total * sum(each.training.epochs * self._images(each) for each in experiments) / len(experiments)
         count = min(cores(), len(experiments))
         if best_device().type == "cpu" and count > 1 and seen >= WORTH_PROCESSES and not self.workers:
-            self.workers = [Worker(threads=max(1, cores() // count)) for _ in range(count)]
-            for worker in self.workers:
-                worker.start(_imported)
+            self.workers = [_hired(count) for _ in range(count)]
             self.importing = list(self.workers)
 
     def _images(self, experiment: Experiment) -> int:
@@ -75,31 +75,43 @@ class Runner:
     # ---------------------------------------------------------------- processes
 
     def _in_processes(self, experiments: Iterable[Experiment]) -> Told:
-        """Whoever is free takes the next trial."""
+        """Whoever is free takes the next trial; who dies, out of memory perhaps, fails that trial alone."""
         while self.importing:
-            self.importing.pop().receive()
+            with suppress(WorkerDiedError):  # another will take its place
+                self.importing.pop().receive()
         waiting = iter(enumerate(experiments))
-        busy: list[Worker] = []
+        busy: dict[Worker, _Taken] = {}
         try:
-            for worker in self.workers:
+            for worker in list(self.workers):
                 yield from self._take(worker, waiting, busy)
             while busy:
-                for worker in ready(busy):
-                    message = worker.receive()
-                    if isinstance(message, Returned):
-                        busy.remove(worker)
-                        yield from self._take(worker, waiting, busy)
-                    else:
-                        worker.answer((yield message.value))
+                for worker in ready(list(busy)):
+                    taken = busy[worker]
+                    try:
+                        message = worker.receive()
+                        if isinstance(message, Yielded):
+                            stop = yield message.value
+                            taken.over = bool(stop) or isinstance(message.value, MemberEnd)
+                            worker.answer(stop)
+                            continue
+                    except WorkerDiedError as error:
+                        if not taken.over:
+                            yield MemberEnd(taken.index, {}, time.perf_counter() - taken.started, error.reason)
+                    del busy[worker]
+                    yield from self._take(worker, waiting, busy)
         finally:
             if busy:  # the caller ended: what they are at is of no use
                 self.close()
 
-    def _take(self, worker: Worker, waiting: Iterator[tuple[int, Experiment]], busy: list[Worker]) -> Told:
-        """Starts the next trial, if there is one."""
+    def _take(self, worker: Worker, waiting: Iterator[tuple[int, Experiment]], busy: dict[Worker, _Taken]) -> Told:
+        """Starts the next trial, if there is one; where the worker is dead, with another in its place."""
         for index, experiment in islice(waiting, 1):
+            if worker.process.poll() is not None:
+                place, worker = self.workers.index(worker), _hired(len(self.workers))
+                self.workers[place] = worker
+                worker.receive()
             worker.start(_trial_in_worker, index, experiment, self.data, self.features, self.goals)
-            busy.append(worker)
+            busy[worker] = _Taken(index, time.perf_counter())
             yield MemberStart(index)
 
     # ---------------------------------------------------------------- stacks
@@ -143,6 +155,15 @@ class Runner:
         device, image = best_device(), math.prod(self.data.image_shape)
         splits = (image * self._images(experiment), image * self.data.sizes["val"])
         return STACK_SHARE * (free_memory(device) - sum(size for size in splits if fits(size, device)))
+
+
+@dataclass
+class _Taken:
+    """The trial that a process is at."""
+
+    index: int
+    started: float
+    over: bool = False  # nothing more is to be told of it
 
 
 def release_memory() -> None:
@@ -260,8 +281,16 @@ class _Stack:
 _features: dict[str, Features] = {}  # by hash; with the features of the real images, which all trials share
 
 
-def _imported() -> Generator[None, None, None]:
-    """Where a worker imports this module, it imports all that a trial needs."""
+def _hired(count: int) -> Worker:
+    """One process of so many, which imports what a trial needs; does not wait for it."""
+    worker = Worker(threads=max(1, cores() // count))
+    worker.start(_begin, count)
+    return worker
+
+
+def _begin(count: int) -> Generator[None, None, None]:
+    """Its first work; to find it, a worker imports this module with all that a trial needs."""
+    batches.processes = count
     yield from ()
 
 

@@ -44,7 +44,8 @@ class WorkerDiedError(UserError):
     """A worker process is no more, whatever it was doing."""
 
     def __init__(self, status: int) -> None:
-        super().__init__(_obituary(status))
+        self.reason = _obituary(status)
+        super().__init__(f"{self.reason}; then run this again")
         self.status = status  # its exit status; -9: ended by signal 9
 
 
@@ -155,11 +156,11 @@ def _end(process: subprocess.Popen[bytes], connection: socket.socket) -> None:
 
 def _obituary(status: int) -> str:
     if status >= 0:
-        return f"a worker process ended with status {status}; what it said before stands above; run this again"
+        return f"a worker process ended with status {status}; what it said before stands above"
     said = f"a worker process was ended by signal {-status} ({signal.strsignal(-status)})"
     if status == -signal.SIGKILL:
         said += "; if memory ran out, free some, or run fewer or smaller things at once"
-    return f"{said}; then run this again"
+    return said
 
 
 # ---------------------------------------------------------------- messages

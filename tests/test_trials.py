@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from importlib import import_module
 from typing import Any
 
 import pytest
 import torch
 
 from aemodels import trials
+from aemodels.data import batches
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.members import Goals, MemberEnd, MemberEpoch, MemberStart
 from aemodels.trials import Runner, stack_bytes
+from aemodels.workers import Worker, Yielded
 
 GOALS = Goals(objectives=("mse",), watched="mse")
 SMALL = Experiment().override(
@@ -201,26 +206,99 @@ def test_a_diverging_trial_fails_alone(digits: PreparedData, kind: type[Runner])
     assert not ends[0].error
 
 
-def test_processes_give_the_same_trials(
-    digits: PreparedData, alone: dict[Any, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Real processes, kept from one generation to the next; a stopped trial makes room; closed, they are gone."""
+@pytest.fixture
+def runner(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
+    """With two processes."""
     monkeypatch.setattr(trials, "WORTH_PROCESSES", 1)
     monkeypatch.setattr(trials, "cores", lambda: 2)
-    runner = Runner(digits, None, GOALS)
-    try:
+    with closing(Runner(digits, None, GOALS)) as runner:
         runner.start([SMALL] * 4, 4)
         assert len(runner.workers) == 2
-        assert values(told(runner, [*VARIED, OTHER])) == pytest.approx(alone, rel=1e-5)
-        events = told(runner, VARIED, stopped=0)
-        assert [e.epoch for e in events if isinstance(e, MemberEpoch) and e.index == 0] == [1]
-        assert sorted(e.index for e in events if isinstance(e, MemberEnd)) == [1, 2]
-        running = runner.run(VARIED)
-        next(running)
-        running.close()
-        assert all(worker.process.poll() is not None for worker in runner.workers)
-    finally:
-        runner.close()
+        yield runner
+
+
+def test_processes_give_the_same_trials(runner: Runner, alone: dict[Any, float]) -> None:
+    """Real processes, kept from one generation to the next; a stopped trial makes room; closed, they are gone."""
+    assert values(told(runner, [*VARIED, OTHER])) == pytest.approx(alone, rel=1e-5)
+    events = told(runner, VARIED, stopped=0)
+    assert [e.epoch for e in events if isinstance(e, MemberEpoch) and e.index == 0] == [1]
+    assert sorted(e.index for e in events if isinstance(e, MemberEnd)) == [1, 2]
+    running = runner.run(VARIED)
+    next(running)
+    running.close()
+    assert all(worker.process.poll() is not None for worker in runner.workers)
+
+
+def kill(worker: Worker) -> None:
+    worker.process.kill()
+    worker.process.wait()
+
+
+def killed(runner: Runner, trial: int, when: type) -> list[Any]:
+    """All that is told after the starts where the trial's process is killed at its first event of that kind."""
+    worker, events = runner.workers[trial], []  # the first trials are taken in the order of the processes
+    for event in runner.run([*VARIED, OTHER]):
+        events += [] if isinstance(event, MemberStart) else [event]
+        if isinstance(event, when) and event.index == trial:
+            kill(worker)
+    return events
+
+
+def test_a_killed_process_fails_its_trial_alone(runner: Runner, alone: dict[Any, float]) -> None:
+    """At whatever moment, and another process takes its place."""
+    for trial, when in ((1, MemberStart), (0, MemberEpoch)):
+        before = list(runner.workers)
+        events = killed(runner, trial, when)
+        (end,) = (e for e in events if isinstance(e, MemberEnd) and e.index == trial)
+        assert "a worker process was ended by signal 9 (Killed); if memory ran out" in end.error
+        assert "run this again" not in end.error  # that would not run it again
+        assert end.seconds > 0
+        others = values([e for e in events if e.index != trial])
+        assert others == pytest.approx({key: value for key, value in alone.items() if key[0] != trial}, rel=1e-5)
+        assert [a is b for a, b in zip(before, runner.workers, strict=True)] == [i != trial for i in range(2)]
+
+
+def test_who_dies_between_two_trials_fails_none(runner: Runner, alone: dict[Any, float]) -> None:
+    """Nothing is told twice either: of a trial whose end was told, or that was stopped."""
+    events = killed(runner, 1, MemberEnd)
+    assert len(events) == len(alone)
+    assert values(events) == pytest.approx(alone, rel=1e-5)
+    kill(runner.workers[0])
+    running = runner.run(VARIED)
+    assert [next(running), next(running)] == [MemberStart(0), MemberStart(1)]
+    first = next(running)
+    assert isinstance(first, MemberEpoch)
+    kill(runner.workers[first.index])
+    rest = [running.send(True), *running]
+    assert [e for e in rest if e.index == first.index] == []
+    assert sorted(e.index for e in rest if isinstance(e, MemberEnd)) == [i for i in range(3) if i != first.index]
+
+
+def kept(sizes: Sequence[int]) -> Generator[list[int], None, None]:
+    """In a process of its own, which finds this in the module `test_trials`: what may stay in 1,000 free bytes."""
+    batches.free_memory = lambda _: 1000
+    yield [size for size in sizes if batches.fits(size, torch.device("cpu"))]
+
+
+def test_processes_divide_the_memory(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "free_memory", None)  # and back
+    assert next(kept([199, 201, 399, 401])) == [199, 201, 399]
+    kill(runner.workers[0])
+    told(runner, [SMALL, SMALL])
+    for worker in runner.workers:  # one of which came later
+        worker.start(import_module("test_trials").kept, [199, 201, 399, 401])
+        assert worker.receive() == Yielded([199])
+
+
+def test_a_model_that_the_main_memory_does_not_hold(digits: PreparedData) -> None:
+    large = SMALL.override({"model.trunk.widths": [10**12]})  # a petabyte
+    ends = [e for e in told(Runner(digits, None, GOALS), [large, SMALL]) if isinstance(e, MemberEnd)]
+    assert re.fullmatch(
+        r"the device's memory does not hold the model \(can't allocate memory: you tried to allocate \d+ bytes\); "
+        r"use a smaller training\.batch_size or model",
+        ends[0].error,
+    )
+    assert not ends[1].error
 
 
 def test_few_images_are_not_worth_processes(digits: PreparedData) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from optuna.storages import RDBStorage
 
+from aemodels import trials
 from aemodels.config import Range, SettingsError, UserError
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
@@ -38,6 +39,7 @@ from aemodels.tuning_sampler import RANDOM_TRIALS
 from aemodels.tuning_search import search
 from aemodels.tuning_storage import open_storage
 from aemodels.tuning_study import open_study
+from aemodels.workers import Worker
 
 NAMES = (f"test-{number}" for number in count())
 WRITES = (
@@ -385,6 +387,29 @@ def test_pareto_front(digits: PreparedData) -> None:
 
 
 # ---------------------------------------------------------------- what goes wrong
+
+
+def test_a_search_outlives_its_processes(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial of one that is killed has failed, in the record too; the others have the values that they have."""
+    config, name = TuningConfig(trials=4, generation=2, epochs=2, images=128), next(NAMES)
+    _, alone = run(digits, config, SMALL)
+    monkeypatch.setattr(trials, "WORTH_PROCESSES", 1)
+    monkeypatch.setattr(trials, "cores", lambda: 2)
+    workers: list[Worker] = []
+    monkeypatch.setattr(trials, "Worker", lambda threads: workers.append(Worker(threads)) or workers[-1])
+    steps = search(SMALL, digits, None, config, open_study(name, SMALL, config))
+    ended: list[int] = []
+    for event in steps:
+        if isinstance(event, TrialEpoch) and event.index == 1 and len(workers) == 2:
+            workers[1].process.kill()
+        ended += [event.trial.index] if isinstance(event, TrialEnded) else []
+    assert sorted(ended) == [0, 1, 2, 3]
+    assert len(workers) == 3
+    assert all(worker.process.poll() is not None for worker in workers)
+    _, result = run(digits, config, SMALL, name)  # what is recorded
+    assert [trial.state for trial in result.trials] == ["complete", "failed", "complete", "complete"]
+    assert "ended by signal 9" in result.trials[1].error
+    assert result.trials[0].values == pytest.approx(alone.trials[0].values, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from aemodels.parallel import Share, share_of, sharing
 
 CGROUP = Path("/sys/fs/cgroup")  # where a container finds its own limits
 RESIDENT_SHARE = 0.4  # of the memory that is free: the rest is for weights, activations and other processes
+processes = 1  # like this one, that divide this share: each would find the same memory free, at the same moment
 
 
 class Batches:
@@ -118,7 +119,7 @@ class Batches:
 
 def fits(size: int, device: torch.device) -> bool:
     """Whether so many bytes may stay in the device's memory."""
-    return size < RESIDENT_SHARE * free_memory(device)
+    return size < RESIDENT_SHARE / processes * free_memory(device)
 
 
 def free_memory(device: torch.device) -> int:
