@@ -13,7 +13,7 @@ import typer
 from flows.answering import answering, model_first, read_evaluation_settings, read_settings, under_prefect
 from flows.cli_compare import compare
 from flows.cli_pages import report, serve, ui
-from flows.options import Changes, ConfigFile, ImageFiles, Json, Model, Name, Preset, Verbose
+from flows.options import Changes, ConfigFile, ImageFiles, Json, Model, Name, Preset, Reason, Verbose
 
 ABOUT = "Train, tune, compare, promote and use autoencoders on images. `aemodels settings` lists what can be set."
 app = typer.Typer(
@@ -183,7 +183,10 @@ def models(json: Json = False) -> None:
 
 @app.command()
 def promote(
-    name: Name, version: Annotated[int, typer.Argument(metavar="VERSION", help="Its number.")], json: Json = False
+    name: Name,
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="Its number.")],
+    reason: Reason = "",
+    json: Json = False,
 ) -> None:
     """Make a version the champion, whatever the gate says."""
     with answering(verbose=False):
@@ -194,14 +197,14 @@ def promote(
         if under_prefect():
             from flows.promote import choose
 
-            choose(name, version)
+            choose(name, version, reason)
         else:
-            registry.promote(open_store(), name, version)
+            registry.promote(open_store(), name, version, reason)
         reports.champion(registry.get(open_store(), name, version), json)
 
 
 @app.command()
-def rollback(name: Name, json: Json = False) -> None:
+def rollback(name: Name, reason: Reason = "", json: Json = False) -> None:
     """Make the previous champion the champion again."""
     with answering(verbose=False):
         from aemodels import registry
@@ -211,9 +214,9 @@ def rollback(name: Name, json: Json = False) -> None:
         if under_prefect():
             from flows.promote import rollback as flow
 
-            flow(name)
+            flow(name, reason=reason)
         else:
-            registry.rollback(open_store(), name)
+            registry.rollback(open_store(), name, reason=reason)
         reports.champion(registry.get(open_store(), name, registry.CHAMPION), json)
 
 

@@ -17,4 +17,5 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, an
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Prefect, MLflow and Optuna.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="NAME@ALIAS, NAME/VERSION or a run's folder.")]
 ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept with the version.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Of a registered model.")]

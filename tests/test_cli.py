@@ -280,9 +280,9 @@ def test_promote_and_rollback() -> None:
     assert _champion() == 2
     assert call("rollback", "digits", "--json").json["version"] == 1
     assert _champion() == 1
-    assert "version 2 is the champion now" in call("rollback", "digits").out
+    assert "version 2 is the champion now" in call("rollback", "digits", "--reason", "on second thought").out
     assert [row["version"] for row in call("history", "digits", "--json").json] == [1, 2, 1, 2]
-    assert "rollback from version 1" in call("history", "digits").out
+    assert "rollback from version 1: on second thought" in call("history", "digits").out
     refused = call("promote", "digits", 7)
     assert (refused.code, _champion()) == (2, 2)
     assert "digits/7: not registered; there is digits/1, digits/2" in refused.err

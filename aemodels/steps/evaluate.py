@@ -104,4 +104,4 @@ def _listed(classes: Sequence[str]) -> str:
 
 def _name(reference: str) -> str:
     """The registered model's name; "" for a run's folder."""
-    return "" if Path(reference).exists() else re.split("[@/]", reference)[0]
+    return "" if Path(reference).exists() else re.split("[@/]", reference.removeprefix("models:/"))[0]
