@@ -72,7 +72,7 @@ def generate(reference: str, wanted: Wanted, out: Path) -> dict[str, object]:
     told: dict[str, object] = {}
     if wanted.like:
         given = open_with_images(reference, wanted.like)
-        images = answer_like(given.loaded.model, given.images, Question("generate", n, seed))
+        images = _like(reference, given, Question("generate", n, seed))
         told = {"like": len(given.images)}
     elif wanted.prior is not None:
         images = _from_prior(reference, wanted.prior, Question("generate", n, seed))
@@ -89,6 +89,21 @@ def generate(reference: str, wanted: Wanted, out: Path) -> dict[str, object]:
 def _from_prior(reference: str, name: str, question: Question) -> NDArray[np.float32]:
     folder = find(reference)
     model = load_model(folder, str(best_device())).model
+def _like(reference: str, given: Given, question: Question) -> NDArray[np.float32]:
+    model, kind = given.loaded.model, given.loaded.card.experiment.model.name
+    if not isinstance(model, Autoencoder):
+        raise UserError(
+            f"--like: {reference} is a {kind}, which has no encoder and cannot look at images; leave --like out, or "
+            "give an autoencoder"
+        )
+    if len(given.images) == 1 and not model.stochastic:
+        raise UserError(
+            f"--like {given.files[0]}: one image is one code of {reference} (model.name={kind}), without a spread to "
+            "draw others from; give at least two images"
+        )
+    return answer_like(model, given.images, question)
+
+
     if not isinstance(model, Autoencoder):
         raise UserError(f"--prior {name}: {reference} has no encoder, so no codes; leave --prior out")
     if model.conditional:

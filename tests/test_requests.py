@@ -16,7 +16,7 @@ from aemodels.evidence import Evidence
 from aemodels.features import Features, feature_network
 from aemodels.figures import draw_figures
 from aemodels.metrics import METRICS
-from aemodels.models import AEConfig, CVAEConfig
+from aemodels.models import AEConfig, CVAEConfig, VAEConfig
 from aemodels.models.ae import AE
 from aemodels.models.base import AT_ONCE, Batch, Networks
 from aemodels.models.cvae import CVAE
@@ -145,6 +145,21 @@ def test_more_like_these_stays_with_these() -> None:
         assert low <= drawn.min()
         assert drawn.max() <= high
     assert max(seen_at_once) == AT_ONCE  # a folder of any size fits into memory
+
+@pytest.mark.parametrize("count", [1, 7, 80])
+def test_more_like_few_images_spread_as_their_posteriors_do(count: int) -> None:
+    """The variance of codes is that between the images and that of q(z|x), which alone is left of one image."""
+    torch.manual_seed(0)
+    model = VAEConfig(latent_dim=3, trunk=MLPConfig(widths=(16,))).build((1, 8, 8), 0)
+    images = torch.rand(count, 1, 8, 8)
+    codes: list[Tensor] = []
+    model.decoder.register_forward_hook(lambda _, inputs, __: codes.append(inputs[0]))
+    with torch.no_grad():
+        q = model.encode(images)
+        model.sample_like(images, 2_000, seed=0)
+    expected = q.stddev.square().mean(0) + q.mean.var(0, correction=0)
+    torch.testing.assert_close(torch.cat(codes).var(0), expected, rtol=0.5, atol=0)
+
 
 
 # ---------------------------------------------------------------- noise

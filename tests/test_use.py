@@ -82,7 +82,7 @@ def test_other_priors_draw_other_images(model: Callable[[str], Path], prior: str
 
 
 @pytest.mark.parametrize("kind", AUTOENCODERS)
-@pytest.mark.parametrize("count", [1, 40])
+@pytest.mark.parametrize("count", [2, 40])
 def test_more_like_these(model: Callable[[str], Path], tmp_path: Path, kind: str, count: int) -> None:
     folder, images = model(kind), picture_folder(tmp_path / "like", count, side=8)
     assert drawn(folder, "--like", images).shape == drawn(folder).shape
@@ -90,6 +90,20 @@ def test_more_like_these(model: Callable[[str], Path], tmp_path: Path, kind: str
 
 def test_denoise_writes_a_file_for_each_image(model: Callable[[str], Path], tmp_path: Path) -> None:
     folder, images = model("vae"), picture_folder(tmp_path / "noisy", 3, side=8)
+@pytest.mark.parametrize("kind", AUTOENCODERS)
+def test_more_like_one_image_are_not_one_picture(model: Callable[[str], Path], tmp_path: Path, kind: str) -> None:
+    folder, image = model(kind), picture_folder(tmp_path / "like", 1, side=8) / "000.png"
+    if kind == "ae":  # its code is a point
+        answer = call("generate", folder, "--like", image)
+        assert answer.code == 2
+        assert f"--like {image}: one image is one code of {folder} (model.name=ae)" in answer.err
+        assert "give at least two images" in answer.err
+    else:
+        grid = drawn(folder, "--like", image)
+        side = grid.shape[0]  # one row of squares
+        assert not np.array_equal(grid[:, :side], grid[:, side : 2 * side])
+
+
     told = call("denoise", folder, images, "-o", tmp_path / "clean", "--json").json
     assert told == {
         "model": str(folder),
