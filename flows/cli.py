@@ -13,7 +13,7 @@ import typer
 from flows.answering import answering, model_first, read_evaluation_settings, read_settings, under_prefect
 from flows.cli_compare import compare
 from flows.cli_pages import report, serve, ui
-from flows.options import Changes, ConfigFile, ImageFiles, Json, Model, Name, Preset, Verbose
+from flows.options import Changes, ConfigFile, Count, ImageFiles, Json, Model, Name, Preset, Prior, Seed, Verbose
 
 ABOUT = "Train, tune, compare, promote and use autoencoders on images. `aemodels settings` lists what can be set."
 app = typer.Typer(
@@ -234,11 +234,11 @@ def history(name: Name, json: Json = False) -> None:
 @app.command()
 def generate(
     model: Model,
-    n: Annotated[int, typer.Option("-n", help="Images to draw.")] = 64,
+    n: Count = 64,
     label: Annotated[str | None, typer.Option(help="Of this class only; of a conditional model.")] = None,
     like: Annotated[list[Path] | None, typer.Option(help="More like these images, or those of a folder.")] = None,
-    prior: Annotated[str | None, typer.Option(help="gaussian, mixture or flow, fitted to training codes.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same images.")] = 0,
+    prior: Prior = None,
+    seed: Seed = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path("generated.png"),
     json: Json = False,
 ) -> None:

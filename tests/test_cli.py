@@ -696,9 +696,6 @@ def test_wrong_images_and_outputs_are_refused(in_shop: Shop, tmp_path: Path) -> 
         refused(call(*command, "-o", "out.txt"), "-o out.txt", ".png")
     refused(call("embed", model, image, "-o", "no/codes.npz"), "-o no/codes.npz", "no folder")
     refused(call("embed", model, image, "-o", "codes.csv"), "-o codes.csv", ".npz")
-    for n in (0, 10_001):
-        refused(call("generate", model, "-n", n), f"n={n}", "from 1 to 10000")
-    refused(call("generate", model, "--seed", -1), "seed=-1")
     assert {path.name for path in tmp_path.iterdir()} == {"empty", "broken.png"}
 
 

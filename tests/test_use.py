@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,7 +17,10 @@ from aemodels.config import section_kinds
 from aemodels.corruption import GaussianCorruption, NoCorruption
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
+from aemodels.priors import PRIORS
+from aemodels.serving import MOST_GENERATED
 from aemodels.nets import MLPConfig
+from flows.options import PriorName
 from aemodels.training import TrainingConfig
 
 TRUNK = MLPConfig(widths=(16,))
@@ -126,15 +129,9 @@ def test_more_like_one_image_are_not_one_picture(model: Callable[[str], Path], t
         ),
         ("cvae", ["generate", "--label", "bird"], "--label bird: unknown; choose one of cat, dog, 7"),
         ("cvae", ["generate", "--prior", "mixture"], "is conditional; use --label"),
-        ("vae", ["generate", "--prior", "normal"], "prior=normal: unknown; choose one of gaussian, mixture, flow"),
-        ("vae", ["generate", "--prior", ""], "prior=: unknown; choose one of gaussian, mixture, flow"),
-        ("vae", ["generate", "--prior", "mixture", "-n", "-2"], "n=-2: from 1 to 10000 images"),
-        ("vae", ["generate", "--prior", "mixture", "--seed", "-1"], "seed=-1: must be a number from 0"),
-        ("vae", ["generate", "--like", "{images}", "-n", "0"], "n=0: from 1 to 10000 images"),
-        ("vae", ["generate", "--like", "{images}", "-n", "10001"], "n=10001: from 1 to 10000 images"),
-        ("vae", ["generate", "--like", "{images}", "--seed", f"{2**63}"], "seed=9223372036854775808: must be"),
+        ("vae", ["generate", "--prior", "mixture", "--seed", f"{2**63}"], "seed=9223372036854775808: must be"),
         ("gan", ["generate", "--prior", "flow"], "has no encoder, so no codes; leave --prior out"),
-        ("gan", ["generate", "--like", "{images}"], "this model has no encoder, so it cannot look at images"),
+        ("gan", ["generate", "--like", "{images}"], "gan is a gan, which has no encoder and cannot"),
         ("vae", ["generate", "--like", "{empty}"], "no PNG or JPEG images in it"),
         ("vae", ["generate", "--like", "{images}", "--prior", "flow"], "give one of them"),
         ("gan", ["reconstruct", "{images}"], "this model has no encoder"),
@@ -184,4 +181,26 @@ def test_a_conditional_model_needs_classes(tmp_path: Path, store: object) -> Non
     settings = ["data.name=folder", f"data.path={images}", "registry.name=x", "model.name=cvae", "data.image_size=8"]
     answer = call("train", *settings)
     assert answer.code == 2
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("--prior", "normal", ["'normal' is not one of", *PRIORS]),
+        ("--prior", "", ["'' is not one of", *PRIORS]),
+        ("-n", 0, ["greater than or equal to 1"]),
+        ("-n", MOST_GENERATED + 1, [f"less than or equal to {MOST_GENERATED}"]),
+        ("--seed", -1, ["greater than or equal to 0"]),
+    ],
+)
+def test_what_no_model_can_draw_is_refused_before_one_is_looked_for(option: str, value: object, allowed) -> None:
+    answer = call("generate", "no-such-model", option, value)
+    assert answer.code == 2
+    for piece in (f"'{option}'", *allowed):
+        assert piece in answer.err
+    assert "no-such-model" not in answer.err
+
+
+def test_every_prior_can_be_asked_for() -> None:
+    assert get_args(PriorName) == tuple(PRIORS)
+
+
     assert "model.name=cvae: needs images of several classes, these have no labels" in answer.err
