@@ -449,6 +449,7 @@ SETTINGS = {
     "preset": (["--preset", "article-vea"], ["--preset article-vea", "did you mean article-vae?", "article-mlp"]),
     "file": (["--config", "no.json"], ["--config no.json", "no such file"]),
     "metric": (["evaluation.primary=accuracy"], ["evaluation.primary=accuracy", "frechet_samples"]),
+    "likelihood": (["evaluation.nll_samples=5"], ["evaluation.nll_samples=5", "no likelihood of grey pixels"]),
     "limit": (['registry.limits={"accuracy": 1}'], ["registry.limits", "accuracy", "choose"]),
     "name": (["registry.name=a/b"], ["registry.name=a/b"]),
     "fractions": (["data.val_fraction=0.6", "data.test_fraction=0.6"], ["val_fraction=0.6", "below 1"]),
@@ -704,7 +705,8 @@ def test_evaluation_changes_neither_the_model_nor_the_shape_of_images() -> None:
     before = len(call("models", "--json").json)
     refused(call("evaluate", "digits/1", "model.beta=2"), "model.beta", "data.* and evaluation.*")
     refused(call("evaluate", "digits/1", "data.image_size=16"), "(1, 28, 28)", "data.image_size=28")
-    refused(call("evaluate", "digits/1", "evaluation.samples=1"), "evaluation.samples=1", "greater than or equal to 2")
+    refused(call("evaluate", "digits/1", "evaluation.samples=1"), "evaluation.samples=1", "at least 2")
+    refused(call("evaluate", "digits/1", "evaluation.nll_samples=5"), "evaluation.nll_samples=5", "data.binarize")
     assert len(call("models", "--json").json) == before
 
 
