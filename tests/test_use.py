@@ -12,16 +12,15 @@ import torch
 from PIL import Image
 from test_cli import call, picture_folder
 
-from aemodels.checkpoint import save_card, save_weights
+from aemodels.checkpoint import load_model, save_card, save_weights
 from aemodels.config import section_kinds
-from aemodels.corruption import GaussianCorruption, NoCorruption
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
+from aemodels.nets import MLPConfig
 from aemodels.priors import PRIORS
 from aemodels.serving import MOST_GENERATED
-from aemodels.nets import MLPConfig
-from flows.options import PriorName
 from aemodels.training import TrainingConfig
+from flows.options import PriorName
 
 TRUNK = MLPConfig(widths=(16,))
 KINDS: dict[str, Any] = {  # every model of the union
@@ -32,10 +31,10 @@ AUTOENCODERS = [name for name, model in KINDS.items() if model.has_encoder]
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Callable[[str], Path]:
+def model(tmp_path: Path) -> Callable[..., Path]:
     """Untrained models of grey 8 x 8 images, as finished runs leave them."""
 
-    def make(kind: str) -> Path:
+    def make(kind: str, noise: str = "gaussian") -> Path:
         folder = tmp_path / kind
         folder.mkdir()
         data = PreparedData(
@@ -48,7 +47,7 @@ def model(tmp_path: Path) -> Callable[[str], Path]:
             binarize="none",
         )
         torch.manual_seed(0)
-        training = TrainingConfig(corruption=GaussianCorruption() if KINDS[kind].has_encoder else NoCorruption())
+        training = TrainingConfig().override({"corruption": noise if KINDS[kind].has_encoder else "none"})
         save_card(folder, Experiment(model=KINDS[kind], training=training), data)
         codes = None if kind == "gan" else torch.randn(300, 3)
         save_weights(folder, KINDS[kind].build(data.image_shape, data.num_classes), codes)
@@ -91,8 +90,6 @@ def test_more_like_these(model: Callable[[str], Path], tmp_path: Path, kind: str
     assert drawn(folder, "--like", images).shape == drawn(folder).shape
 
 
-def test_denoise_writes_a_file_for_each_image(model: Callable[[str], Path], tmp_path: Path) -> None:
-    folder, images = model("vae"), picture_folder(tmp_path / "noisy", 3, side=8)
 @pytest.mark.parametrize("kind", AUTOENCODERS)
 def test_more_like_one_image_are_not_one_picture(model: Callable[[str], Path], tmp_path: Path, kind: str) -> None:
     folder, image = model(kind), picture_folder(tmp_path / "like", 1, side=8) / "000.png"
@@ -107,6 +104,8 @@ def test_more_like_one_image_are_not_one_picture(model: Callable[[str], Path], t
         assert not np.array_equal(grid[:, :side], grid[:, side : 2 * side])
 
 
+def test_denoise_writes_a_file_for_each_image(model: Callable[[str], Path], tmp_path: Path) -> None:
+    folder, images = model("vae"), picture_folder(tmp_path / "noisy", 3, side=8)
     told = call("denoise", folder, images, "-o", tmp_path / "clean", "--json").json
     assert told == {
         "model": str(folder),
@@ -117,6 +116,34 @@ def test_more_like_one_image_are_not_one_picture(model: Callable[[str], Path], t
     files = sorted((tmp_path / "clean").iterdir())
     assert [file.name for file in files] == ["00000-000.png", "00001-001.png", "00002-002.png"]
     assert pixels(files[0]).shape == (8, 8)
+
+
+@pytest.mark.parametrize(("noise", "told"), [("gaussian", False), ("none", True)])
+def test_a_model_that_was_not_trained_to_denoise_says_so(
+    model: Callable[..., Path], tmp_path: Path, noise: str, told: bool
+) -> None:
+    folder, images = model("vae", noise), picture_folder(tmp_path / "noisy", 3, side=8)
+    answer = call("denoise", folder, images, "-o", tmp_path / "clean", "--json")
+    assert answer.json["trained on noise"] == noise
+    assert answer.err.startswith(f"note: {folder} was not trained to denoise") == told
+    assert ("training.corruption=gaussian" in answer.err) == told
+
+
+def test_a_conditional_model_says_which_classes_it_assumed(model: Callable[[str], Path], tmp_path: Path) -> None:
+    folder, images = model("cvae"), picture_folder(tmp_path / "images", 5, side=8)
+    pixels_of = [torch.from_numpy(pixels(path) / np.float32(255))[None] for path in sorted(images.iterdir())]
+    classes = load_model(folder, "cpu").model.classify(torch.stack(pixels_of)).tolist()
+    names = [("cat", "dog", "7")[label] for label in classes]
+    assert len(set(names)) > 1
+    for command in ("reconstruct", "denoise", "embed"):
+        out = tmp_path / {"reconstruct": "out.png", "denoise": "clean", "embed": "codes.npz"}[command]
+        told = call(command, folder, images, "-o", out, "--json").json["assumed class"]
+        assert sorted(told.split(", ")) == sorted(f"{name} ({names.count(name)})" for name in set(names))
+    assert np.load(tmp_path / "codes.npz")["classes"].tolist() == names
+    scored = call("score", folder, images, "--json").json
+    assert [row["assumed class"] for row in sorted(scored, key=lambda row: row["file"])] == names
+    assert "assumed class" in call("score", folder, images).out
+    assert call("score", model("vae"), images, "--json").json[0].keys() == {"file", "mse"}
 
 
 @pytest.mark.parametrize(
@@ -154,6 +181,28 @@ def test_what_cannot_be_asked_for(
     assert message in answer.err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("--prior", "normal", ["'normal' is not one of", *PRIORS]),
+        ("--prior", "", ["'' is not one of", *PRIORS]),
+        ("-n", 0, ["greater than or equal to 1"]),
+        ("-n", MOST_GENERATED + 1, [f"less than or equal to {MOST_GENERATED}"]),
+        ("--seed", -1, ["greater than or equal to 0"]),
+    ],
+)
+def test_what_no_model_can_draw_is_refused_before_one_is_looked_for(option: str, value: object, allowed) -> None:
+    answer = call("generate", "no-such-model", option, value)
+    assert answer.code == 2
+    for piece in (f"'{option}'", *allowed):
+        assert piece in answer.err
+    assert "no-such-model" not in answer.err
+
+
+def test_every_prior_can_be_asked_for() -> None:
+    assert get_args(PriorName) == tuple(PRIORS)
+
+
 def test_a_model_without_codes_says_so(model: Callable[[str], Path]) -> None:
     folder = model("vae")
     (folder / "codes.safetensors").unlink()
@@ -181,26 +230,4 @@ def test_a_conditional_model_needs_classes(tmp_path: Path, store: object) -> Non
     settings = ["data.name=folder", f"data.path={images}", "registry.name=x", "model.name=cvae", "data.image_size=8"]
     answer = call("train", *settings)
     assert answer.code == 2
-@pytest.mark.parametrize(
-    ("option", "value", "allowed"),
-    [
-        ("--prior", "normal", ["'normal' is not one of", *PRIORS]),
-        ("--prior", "", ["'' is not one of", *PRIORS]),
-        ("-n", 0, ["greater than or equal to 1"]),
-        ("-n", MOST_GENERATED + 1, [f"less than or equal to {MOST_GENERATED}"]),
-        ("--seed", -1, ["greater than or equal to 0"]),
-    ],
-)
-def test_what_no_model_can_draw_is_refused_before_one_is_looked_for(option: str, value: object, allowed) -> None:
-    answer = call("generate", "no-such-model", option, value)
-    assert answer.code == 2
-    for piece in (f"'{option}'", *allowed):
-        assert piece in answer.err
-    assert "no-such-model" not in answer.err
-
-
-def test_every_prior_can_be_asked_for() -> None:
-    assert get_args(PriorName) == tuple(PRIORS)
-
-
     assert "model.name=cvae: needs images of several classes, these have no labels" in answer.err
