@@ -208,8 +208,16 @@ def test_the_report_is_read_at_a_desk_and_on_a_phone(done: Done) -> None:
             page = browser.new_page(viewport={"width": width, "height": 900})
             page.goto(done.compared.report.as_uri())
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-            assert page.get_by_alt_text("Side by side").is_visible()
+            picture, narrow = page.get_by_alt_text("Side by side"), width < 1000
+            natural = picture.evaluate("image => image.naturalWidth")
+            for hint in ("Scroll a picture sideways", "Scroll the table sideways"):
+                assert page.get_by_text(hint).is_visible() == narrow
+            assert (picture.bounding_box()["width"] == natural > width) == narrow
+            hidden = "box => box.scrollWidth > box.clientWidth && getComputedStyle(box).maskImage != 'none'"
+            assert [box.evaluate(hidden) for box in page.locator(".sideways").all()] == [narrow, narrow]
             page.screenshot(path=KEPT / f"comparison-{width}.png", full_page=True)
+            picture.click()
+            assert picture.bounding_box()["width"] <= width  # all of it
 
 
 # ---------------------------------------------------------------- the table alone

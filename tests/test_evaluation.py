@@ -15,7 +15,7 @@ from aemodels.config import SettingsError
 from aemodels.data import PreparedData, prepare
 from aemodels.data.folder import FolderConfig
 from aemodels.distributions import BernoulliConfig, GaussianConfig
-from aemodels.evaluation import EvaluationConfig, check_primary, direction, evaluate
+from aemodels.evaluation import EvaluationConfig, check_likelihood, check_primary, direction, evaluate
 from aemodels.evidence import Codes, Evidence
 from aemodels.features import Features, feature_count, feature_network
 from aemodels.metrics import METRICS
@@ -301,7 +301,7 @@ def test_every_metric_is_finite_on_colour_images(colour, config: ModelConfig, ki
     expected -= {"probe_accuracy", "knn_accuracy"} if config.name == "cvae" else {"label_accuracy", "label_diversity"}
     if kind == "plain":
         expected -= {"probe_accuracy", "knn_accuracy", "confident_samples", "confident_real", "class_balance"}
-        expected -= {"like_accuracy", "like_diversity", "prior_accuracy", "prior_diversity"}
+        expected -= {"like_accuracy", "like_diversity", "prior_diversity"}
     assert set(found) == expected
 
 
@@ -367,6 +367,15 @@ def test_nll_only_where_it_is_asked_for_and_is_one(digits: PreparedData) -> None
     assert "nll" in evaluate(build(density, digits), digits, None, asked).metrics
     ae = AEConfig(trunk=SMALL, likelihood=BernoulliConfig())
     assert "nll" not in evaluate(build(ae, data), data, None, asked).metrics
+    check_likelihood(build(coins, data), data, asked)
+    check_likelihood(build(ae, data), data, CONFIG)
+    for model, images, why in (
+        (ae, data, "this model has no bound"),
+        (coins, digits, "no likelihood of grey pixels"),
+        (density, data, "none of black and white pixels"),
+    ):
+        with pytest.raises(SettingsError, match=f"evaluation.nll_samples=2: .*{why}.*; .*, or leave it out with 0"):
+            check_likelihood(build(model, images), images, asked)
     with pytest.raises(SettingsError, match=r"primary=nll needs nll_samples"):
         EvaluationConfig.parse({"primary": "nll"})
 
