@@ -180,8 +180,8 @@ def settings(
         reports.settings(rows, json)
 
 
-for _command in (models, promote, rollback, history):
-    app.command()(_command)
+for _of_registry in (models, promote, rollback, history):
+    app.command()(_of_registry)
 
 
 # ---------------------------------------------------------------- using a model

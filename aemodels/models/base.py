@@ -19,6 +19,7 @@ from aemodels.distributions import DiagonalNormal, DiagonalNormalHead, Likelihoo
 from aemodels.nets import ImageShape
 from aemodels.priors import fitted_to_few
 
+ADVERSARIAL_MOMENTUM = 0.5  # two parts that chase each other swing with more (Radford et al., 2016, arXiv:1511.06434)
 AT_ONCE = 500  # images: enough for speed, little enough for memory
 LEAST_CODES = 50  # that a distribution of images is fitted to
 
@@ -73,6 +74,9 @@ class GenerativeModel(nn.Module, ABC):
 
     conditional: ClassVar[bool] = False
     """Whether one can ask it for images of a class."""
+
+    momentum: ClassVar[float] = 0.9
+    """Decay of Adam's mean of the gradients."""
 
     warmup_steps: int = 0
     """Steps until the loss has its final weights: no early stop before."""
