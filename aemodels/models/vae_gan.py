@@ -34,9 +34,9 @@ class VAEGANConfig(ModelConfig):
     """The model."""
     latent_dim: int = Field(20, ge=1)
     """Latent units."""
-    beta: float = Field(0.05, ge=0)
+    beta: float = Field(0.02, ge=0)
     """Weight of the rate in the encoder's loss, beside the distortion of the features."""
-    gamma: float = Field(0.1, ge=0)
+    gamma: float = Field(0.3, ge=0)
     """Weight of the distortion of the features in the decoder's loss, beside what fools the discriminator."""
     gradient_penalty: float = Field(10.0, ge=0)
     """Weight of R1 in the discriminator's loss: half the squared gradient of its logit by real pixels in [0, 1]."""
