@@ -23,8 +23,8 @@ OF_LIKELIHOOD = {
 ARROWS = {"minimize": " ↓", "maximize": " ↑", None: ""}
 VALIDATION, VALIDATION_UNIT = "validation loss", "nats per image"
 VALIDATION_HOW = (
-    "By which the best weights are chosen, of the validation images after the last epoch. Each system has its own; "
-    "it compares only those of the same loss and likelihood."
+    f"The {VALIDATION} is that by which the best weights are chosen, after the last epoch; each system's own: it "
+    "compares only those of the same loss and likelihood."
 )
 
 
@@ -183,11 +183,11 @@ def legend(table: Table) -> str:
         if table.seeds > 1
         else "One seed"
     )
+    validation = f"{VALIDATION_HOW} " if table.validations else ""
     return (
         f"{over}, on the test images. Lower is better where there is an arrow down, higher where it points up, and the "
         f"best is bold, but of nats only where all have the same likelihood; {ABSENT} where a system does not have the "
-        f"metric. The {VALIDATION} is that after the last epoch, and each system's own: it compares only those of the "
-        "same loss and likelihood. Seconds are those of training alone."
+        f"metric. {validation}Seconds are those of training alone."
     )
 
 

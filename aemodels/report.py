@@ -27,7 +27,7 @@ OF_COMPARISONS = {  # picture -> its name on the page, heading and caption
     "comparison": (
         "side-by-side",
         "Side by side",
-        "A row for each system: what it makes of the held-out images on top, images that it draws from the same noise, "
+        "A row for each system: what it makes of the held-out images on top, images that it draws with the same seed, "
         "and what lies between the codes of two of those images. Where samples are from a prior fitted to codes, those "
         "of codes from N(0, I) stand beside them. What a system cannot do is left empty: without an encoder there are "
         "no codes. All are of the first seed.",
