@@ -23,8 +23,9 @@ OF_LIKELIHOOD = {
 ARROWS = {"minimize": " ↓", "maximize": " ↑", None: ""}
 VALIDATION, VALIDATION_UNIT = "validation loss", "nats per image"
 VALIDATION_HOW = (
-    f"The {VALIDATION} is that by which the best weights are chosen, after the last epoch; each system's own: it "
-    "compares only those of the same loss and likelihood."
+    f"The {VALIDATION}, by which the best weights are chosen, is that after the last epoch; of a denoising model on "
+    "corrupted images, while the distortion is of clean ones. It is each system's own, and compares only those of the "
+    "same loss and likelihood."
 )
 
 

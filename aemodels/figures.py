@@ -300,8 +300,8 @@ FIGURES = {
         training_curves,
         ("history",),
         "Training",
-        "The terms of the loss after each epoch, on training and on validation images. Validation curves that rise "
-        "again show overfitting.",
+        "The terms of the loss after each epoch, on training and on validation images, which a denoising model is "
+        "shown corrupted. Validation curves that rise again show overfitting.",
     ),
 }
 
