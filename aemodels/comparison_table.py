@@ -11,7 +11,7 @@ from pydantic import ConfigDict
 
 from aemodels.config import Config
 from aemodels.metrics import METRICS
-from aemodels.metrics.table import number
+from aemodels.metrics.table import Direction, number
 
 ABSENT = "–"
 OF_LIKELIHOOD = {
@@ -20,6 +20,7 @@ OF_LIKELIHOOD = {
     "nll",
     "bits_per_dimension",
 }  # in units of its own
+GOALS = {"rate"}  # less is a goal beside others; for itself it is none, as codes that tell nothing have no rate
 ARROWS = {"minimize": " ↓", "maximize": " ↑", None: ""}
 VALIDATION, VALIDATION_UNIT = "validation loss", "nats per image"
 VALIDATION_HOW = (
@@ -27,6 +28,11 @@ VALIDATION_HOW = (
     "corrupted images, while the distortion is of clean ones. It is each system's own, and compares only those of the "
     "same loss and likelihood."
 )
+
+
+def ranking(metric: str) -> Direction | None:
+    """Which values of a metric make a system the best; None where none do."""
+    return None if metric in GOALS else METRICS[metric].direction
 
 
 class Score(Config):
@@ -95,9 +101,8 @@ class Table(Config):
     def lines(self) -> Iterator[Line]:
         """All that was measured: the metrics, then what is known of the trainings."""
         for name in self.metrics:
-            metric = METRICS[name]
             scores = [row.scores.get(name) for row in self.rows]
-            yield Line(name, metric.unit, scores, ARROWS[metric.direction])
+            yield Line(name, METRICS[name].unit, scores, ARROWS[ranking(name)])
         if self.validations:
             yield Line(VALIDATION, VALIDATION_UNIT, self.validations)
         yield Line("training", "seconds", [row.seconds for row in self.rows])
@@ -161,7 +166,7 @@ def _validation(runs: Sequence[Measured]) -> Score | None:
 
 def _mark_best(metric: str, rows: dict[str, dict[str, Score]]) -> None:
     """Where there is a choice between systems, and a direction."""
-    direction = METRICS[metric].direction
+    direction = ranking(metric)
     means = [scores[metric].mean for scores in rows.values()]
     finite = list(filter(math.isfinite, means))
     if direction is None or len(means) < 2 or not finite:

@@ -218,7 +218,7 @@ def test_the_report_is_read_at_a_desk_and_on_a_phone(done: Done) -> None:
 def test_the_best_is_marked_by_the_metrics_direction_where_there_is_a_choice() -> None:
     metrics: Mapping[str, dict[str, float]] = {
         "a": {"mse": 0.1, "ssim": 0.5, "frechet_floor": 1.0, "rate": 3.0},
-        "b": {"mse": 0.2, "ssim": 0.7, "frechet_floor": 1.0},
+        "b": {"mse": 0.2, "ssim": 0.7, "frechet_floor": 1.0, "rate": 0.0},
         "c": {"mse": math.nan, "ssim": 0.7, "frechet_floor": 1.0},
     }
     found = {name: [Measured(metrics=values, seconds=1)] for name, values in metrics.items()}
@@ -228,6 +228,7 @@ def test_the_best_is_marked_by_the_metrics_direction_where_there_is_a_choice() -
     told = as_markdown(table, "title")
     assert "| metric | unit | a | b | c |" in told
     assert "| ssim ↑ | at most 1 | 0.5 | **0.7** | **0.7** |" in told
+    assert "| rate | nats per image | 3 | 0 | – |" in told  # codes that tell nothing are not the best ones
     assert "| training | seconds | 1 | 1 | 1 |" in told
     assert "One seed" in told
     assert "validation" not in told  # none has such a loss, so there is none to explain

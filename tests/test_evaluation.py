@@ -411,7 +411,7 @@ def test_direction() -> None:
     assert direction("knn_accuracy") == "maximize"
 
 
-@pytest.mark.parametrize("primary", ["frechet_sample", "frechet_floor"])
+@pytest.mark.parametrize("primary", ["frechet_sample", "frechet_floor", "generalization_gap", "confident_samples"])
 def test_a_primary_that_judges_no_model(primary: str) -> None:
     with pytest.raises(SettingsError, match=r"primary=.*choose one of distortion, "):
         EvaluationConfig.parse({"primary": primary})

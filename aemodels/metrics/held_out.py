@@ -239,8 +239,9 @@ HELD_OUT = {
         generalization_gap,
         ("autoencoder", "seen"),
         "squared pixels in [0, 1]",
-        "minimize",
-        "What the error of these images is larger than that of the images that the model was trained on.",
+        None,
+        "What the error of these images is larger than that of the images that the model was trained on; a model that "
+        "learned nothing has none.",
     ),
     "psnr": Metric(
         psnr,

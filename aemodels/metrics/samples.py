@@ -155,8 +155,9 @@ SAMPLES = {
         confident_samples,
         ("features", "labels"),
         "share",
-        "maximize",
-        "Samples to which the feature network's classifier gives a class with a probability over 0.9.",
+        None,
+        "Samples to which the feature network's classifier gives a class with a probability over 0.9; it may be sure "
+        "of a picture that shows no object, too.",
     ),
     "confident_real": Metric(
         confident_real, ("features", "labels"), "share", None, "The same of the split's images: what to expect at best."
