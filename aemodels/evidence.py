@@ -81,8 +81,7 @@ class Evidence:
         """
         self.model, self.data, self.split, self.seed, self.history = model, data, split, seed, history
         self.nll_samples, self.nll_images, self.denoises = nll_samples, nll_images, denoises
-        self.seen = min(seen, TRAINING_CODES)
-        self._features = features
+        self.seen, self._features = seen, features
         self.count = min(samples, data.sizes[split], data.sizes["train"])  # images on each side of a Frechet distance
         self._kept: list[Tensor] | None = None
 
@@ -234,7 +233,7 @@ class Evidence:
     @property
     def _training(self) -> Batches:
         """The first training images: none that the model has not seen, where it has seen some of these data."""
-        return Batches(self.data, "train", self.model.device, self.seen or TRAINING_CODES)
+        return Batches(self.data, "train", self.model.device, min(self.seen or TRAINING_CODES, TRAINING_CODES))
 
     def _encode(self, batches: Batches) -> Codes:
         means: list[Tensor] = []
