@@ -87,6 +87,8 @@ class Table(Config):
     """Those that at least one system has, the one that defines better first."""
     rows: tuple[Row, ...]
     seeds: int
+    origin: str = ""
+    """How it came about, as a sentence: command, seeds, data set, versions and device."""
 
     def best(self, metric: str) -> tuple[str, ...]:
         """The systems whose mean no other one beats."""
@@ -119,14 +121,17 @@ class Measured(Config):
     """How its pixels are distributed, by its name; "" where a system has none."""
     validation: float | None = None
     """Validation loss after the last epoch, nats per image; null of an adversarial model."""
+    made_with: str = ""
+    """Versions and device of its training."""
 
 
-def make_table(found: Mapping[str, Sequence[Measured]], primary: str) -> Table:
+def make_table(found: Mapping[str, Sequence[Measured]], primary: str, origin: str = "") -> Table:
     """Means and spreads.
 
     Args:
         found: system -> an entry for each seed.
         primary: the metric that defines better.
+        origin: as the table has it.
     """
     order = sorted(METRICS, key=lambda name: name != primary)
     known = {name for runs in found.values() for run in runs for name in run.metrics}
@@ -150,6 +155,7 @@ def make_table(found: Mapping[str, Sequence[Measured]], primary: str) -> Table:
             for system, scores in rows.items()
         ),
         seeds=max(map(len, found.values())),
+        origin=origin,
     )
 
 
@@ -179,7 +185,8 @@ def _mark_best(metric: str, rows: dict[str, dict[str, Score]]) -> None:
 
 def as_markdown(table: Table, heading: str) -> str:
     """For a README: a row for each metric, a column for each system; the best of a row is bold."""
-    return "\n".join([f"# {heading}", "", *_rows(table), "", legend(table), ""])
+    parts = f"# {heading}", "\n".join(_rows(table)), legend(table), table.origin
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def legend(table: Table) -> str:
