@@ -197,6 +197,8 @@ def test_compare_answers_people_and_machines(store, tmp_path: Path) -> None:
     told = call("compare", "--json", *arguments).json
     assert [row["system"] for row in told["table"]["rows"]] == ["digits", "gan"]
     assert told["table"]["rows"][0]["scores"]["mse"]["spread"] is None
+    asked = "digits gan.json training.epochs=1 training.images=200 evaluation.samples=100"
+    assert told["table"]["origin"].startswith(f"Made by `aemodels compare {asked}`: seed 0; digits, digest ")
     children = store.client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{told['run_id']}'")
     assert {run.info.run_id for run in children} == set(json.loads(_query(told["compare_url"], "runs")))
     shown = call("compare", *arguments, "--seeds", 2)
@@ -204,6 +206,14 @@ def test_compare_answers_people_and_machines(store, tmp_path: Path) -> None:
     assert "frechet_samples" in shown.out
     assert "±" in shown.out
     assert "table.md" in shown.out
+
+
+def test_the_command_in_a_comparisons_table_names_no_folders() -> None:
+    from flows.cli_compare import _command
+
+    arguments = ["/home/me/wide.json", "article-vae", 'data.path=["/my images/b", "c/d"]', "data.path=~/photos"]
+    told = """aemodels compare --preset fast wide.json article-vae 'data.path=["b", "d"]' data.path=photos --seeds 3"""
+    assert _command(arguments, ["fast"], 3) == told
 
 
 def test_tune_answers_a_machine(store) -> None:

@@ -99,6 +99,7 @@ def test_a_comparison_shows_its_table_and_picture_on_prefects_pages() -> None:
         keys = [ArtifactFilterKey(any_=[f"comparison-{what}"]) for what in ("table", "comparison", "mlflow")]
         table, picture, link = (client.read_artifacts(artifact_filter=ArtifactFilter(key=key)) for key in keys)
     assert "| gan |" in table[0].data
+    assert "Made by `aemodels compare two.json " in table[0].data
     assert picture
     assert told["run_id"] in link[0].data
 
