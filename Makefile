@@ -15,7 +15,7 @@ test-slow: .venv/ready  ## servers, kill -9, longer trainings
 	$(BIN)/python -m pytest -m slow
 
 test-live: .venv/ready  ## real servers on PostgreSQL, a worker, a schedule
-	$(BIN)/python -m pytest -m live
+	$(BIN)/python -m pytest -m live -rs
 
 test-stack: .venv/ready  ## Docker: the image, the compose file
 	$(BIN)/python -m pytest -m stack

@@ -11,7 +11,7 @@ from pydantic import ConfigDict
 
 from aemodels.config import Config
 from aemodels.metrics import METRICS
-from aemodels.metrics.table import number
+from aemodels.metrics.table import Direction, number
 
 ABSENT = "–"
 OF_LIKELIHOOD = {
@@ -20,12 +20,19 @@ OF_LIKELIHOOD = {
     "nll",
     "bits_per_dimension",
 }  # in units of its own
+GOALS = {"rate"}  # less is a goal beside others; for itself it is none, as codes that tell nothing have no rate
 ARROWS = {"minimize": " ↓", "maximize": " ↑", None: ""}
 VALIDATION, VALIDATION_UNIT = "validation loss", "nats per image"
 VALIDATION_HOW = (
-    "By which the best weights are chosen, of the validation images after the last epoch. Each system has its own; "
-    "it compares only those of the same loss and likelihood."
+    f"The {VALIDATION}, by which the best weights are chosen, is that after the last epoch; of a denoising model on "
+    "corrupted images, while the distortion is of clean ones. It is each system's own, and compares only those of the "
+    "same loss and likelihood."
 )
+
+
+def ranking(metric: str) -> Direction | None:
+    """Which values of a metric make a system the best; None where none do."""
+    return None if metric in GOALS else METRICS[metric].direction
 
 
 class Score(Config):
@@ -80,6 +87,8 @@ class Table(Config):
     """Those that at least one system has, the one that defines better first."""
     rows: tuple[Row, ...]
     seeds: int
+    origin: str = ""
+    """How it came about, as a sentence: command, seeds, data set, versions and device."""
 
     def best(self, metric: str) -> tuple[str, ...]:
         """The systems whose mean no other one beats."""
@@ -94,9 +103,8 @@ class Table(Config):
     def lines(self) -> Iterator[Line]:
         """All that was measured: the metrics, then what is known of the trainings."""
         for name in self.metrics:
-            metric = METRICS[name]
             scores = [row.scores.get(name) for row in self.rows]
-            yield Line(name, metric.unit, scores, ARROWS[metric.direction])
+            yield Line(name, METRICS[name].unit, scores, ARROWS[ranking(name)])
         if self.validations:
             yield Line(VALIDATION, VALIDATION_UNIT, self.validations)
         yield Line("training", "seconds", [row.seconds for row in self.rows])
@@ -113,14 +121,17 @@ class Measured(Config):
     """How its pixels are distributed, by its name; "" where a system has none."""
     validation: float | None = None
     """Validation loss after the last epoch, nats per image; null of an adversarial model."""
+    made_with: str = ""
+    """Versions and device of its training."""
 
 
-def make_table(found: Mapping[str, Sequence[Measured]], primary: str) -> Table:
+def make_table(found: Mapping[str, Sequence[Measured]], primary: str, origin: str = "") -> Table:
     """Means and spreads.
 
     Args:
         found: system -> an entry for each seed.
         primary: the metric that defines better.
+        origin: as the table has it.
     """
     order = sorted(METRICS, key=lambda name: name != primary)
     known = {name for runs in found.values() for run in runs for name in run.metrics}
@@ -144,6 +155,7 @@ def make_table(found: Mapping[str, Sequence[Measured]], primary: str) -> Table:
             for system, scores in rows.items()
         ),
         seeds=max(map(len, found.values())),
+        origin=origin,
     )
 
 
@@ -160,7 +172,7 @@ def _validation(runs: Sequence[Measured]) -> Score | None:
 
 def _mark_best(metric: str, rows: dict[str, dict[str, Score]]) -> None:
     """Where there is a choice between systems, and a direction."""
-    direction = METRICS[metric].direction
+    direction = ranking(metric)
     means = [scores[metric].mean for scores in rows.values()]
     finite = list(filter(math.isfinite, means))
     if direction is None or len(means) < 2 or not finite:
@@ -173,7 +185,8 @@ def _mark_best(metric: str, rows: dict[str, dict[str, Score]]) -> None:
 
 def as_markdown(table: Table, heading: str) -> str:
     """For a README: a row for each metric, a column for each system; the best of a row is bold."""
-    return "\n".join([f"# {heading}", "", *_rows(table), "", legend(table), ""])
+    parts = f"# {heading}", "\n".join(_rows(table)), legend(table), table.origin
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def legend(table: Table) -> str:
@@ -183,11 +196,11 @@ def legend(table: Table) -> str:
         if table.seeds > 1
         else "One seed"
     )
+    validation = f"{VALIDATION_HOW} " if table.validations else ""
     return (
         f"{over}, on the test images. Lower is better where there is an arrow down, higher where it points up, and the "
         f"best is bold, but of nats only where all have the same likelihood; {ABSENT} where a system does not have the "
-        f"metric. The {VALIDATION} is that after the last epoch, and each system's own: it compares only those of the "
-        "same loss and likelihood. Seconds are those of training alone."
+        f"metric. {validation}Seconds are those of training alone."
     )
 
 

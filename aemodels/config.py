@@ -11,6 +11,18 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, g
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+ALLOWED = {  # kinds of pydantic's errors -> what is allowed, with the names that pydantic gives the limits
+    "greater_than_equal": "at least {ge:g}",
+    "greater_than": "more than {gt:g}",
+    "less_than_equal": "at most {le:g}",
+    "less_than": "less than {lt:g}",
+    "literal_error": "{expected}",
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "a number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
+    "finite_number": "a finite number",
+}
+
 
 class UserError(Exception):
     """Something that the person at the command line can mend: names the field, the value and the remedy."""
@@ -213,6 +225,10 @@ def _explain(config: type[Config], error: Any) -> str:
         return ": ".join(filter(None, (key, error["msg"].removeprefix("Value error, "))))
     if kind == "string_pattern_mismatch":
         return f"{key}={_short(value)}: does not fit; {owner.model_fields[key.rpartition('.')[2]].description}"
+    if kind in ALLOWED:
+        section = key.partition(".")[0]
+        more = f"; see `aemodels settings {section}`" if section != key else ""
+        return f"{key}={_short(value)}: must be {ALLOWED[kind].format(**context)}{more}"
     return f"{key}={_short(value)}: {error['msg'].removeprefix('Value error, ')}"
 
 

@@ -40,3 +40,10 @@ def best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def described(device: torch.device) -> str:
+    """The device as a person reads it; how many threads a CPU computes with."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} threads of a CPU" if device.type == "cpu" else device.type.upper()

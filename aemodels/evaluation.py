@@ -126,6 +126,24 @@ def check_primary(model: GenerativeModel, data: PreparedData, features: Features
     _require((config.primary,), config.evidence(model, data, features, "val"), "evaluation.primary=")
 
 
+def check_likelihood(model: GenerativeModel, data: PreparedData, config: EvaluationConfig) -> None:
+    """Takes a moment, too. A comparison does not ask: its systems share `evaluation`, and not all have a likelihood.
+
+    Raises:
+        SettingsError: a negative log-likelihood is asked for, and this model of these data has none.
+    """
+    evidence = config.evidence(model, data, None, "val")
+    if not evidence.has("nll_samples") or _has(evidence, "nll"):
+        return
+    if not evidence.has("rate"):
+        why = "this model has no bound on a likelihood; choose another model.name"
+    elif data.binarize == "none":
+        why = "coin flips are no likelihood of grey pixels; set data.binarize, or train model.likelihood=gaussian"
+    else:
+        why = "a density is none of black and white pixels; set data.binarize=none, or train model.likelihood=bernoulli"
+    raise SettingsError(f"evaluation.nll_samples={config.nll_samples}: {why}, or leave it out with 0")
+
+
 def _require(metrics: Collection[str], evidence: Evidence, setting: str = "") -> None:
     for name in metrics:
         if name not in METRICS:

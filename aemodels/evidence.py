@@ -81,8 +81,7 @@ class Evidence:
         """
         self.model, self.data, self.split, self.seed, self.history = model, data, split, seed, history
         self.nll_samples, self.nll_images, self.denoises = nll_samples, nll_images, denoises
-        self.seen = min(seen, TRAINING_CODES)
-        self._features = features
+        self.seen, self._features = seen, features
         self.count = min(samples, data.sizes[split], data.sizes["train"])  # images on each side of a Frechet distance
         self._kept: list[Tensor] | None = None
 
@@ -234,7 +233,7 @@ class Evidence:
     @property
     def _training(self) -> Batches:
         """The first training images: none that the model has not seen, where it has seen some of these data."""
-        return Batches(self.data, "train", self.model.device, self.seen or TRAINING_CODES)
+        return Batches(self.data, "train", self.model.device, min(self.seen or TRAINING_CODES, TRAINING_CODES))
 
     def _encode(self, batches: Batches) -> Codes:
         means: list[Tensor] = []
@@ -251,11 +250,19 @@ class Evidence:
 
         Means would count what the noise of a unit drowns: more than the unit's rate, which is a bound on it.
         """
+        codes = self._drawn_codes(self.batches, "known")
+        return known_shares(codes, torch.from_numpy(self.data.stored(self.split).factors))
+
+    def drawn_training_codes(self) -> Tensor:
+        """One from q(z|x) of each training image, (N, D), on the CPU."""
+        return self._drawn_codes(self._training, "training")
+
+    def _drawn_codes(self, batches: Batches, purpose: str) -> Tensor:
         codes: list[Tensor] = []
-        for i, (x, y, _) in enumerate(self.batches.in_order(BATCH)):
-            with self._undisturbed("known", i):
+        for i, (x, y, _) in enumerate(batches.in_order(BATCH)):
+            with self._undisturbed(purpose, i):
                 codes.append(self.autoencoder.encode(x, y).sample().cpu())
-        return known_shares(torch.cat(codes), torch.from_numpy(self.data.stored(self.split).factors))
+        return torch.cat(codes)
 
     @cached_property
     def unit_rates(self) -> Tensor | None:
@@ -287,14 +294,10 @@ class Evidence:
     @cached_property
     def sample_features(self) -> Tensor:
         """(count, F), of images drawn from the prior."""
-        return self._drawn_features(self.samples)
+        return self.drawn_features(self.samples)
 
-    @cached_property
-    def standard_normal_features(self) -> Tensor:
-        """(count, F), of images from codes from N(0, I)."""
-        return self._drawn_features(self.standard_normal)
-
-    def _drawn_features(self, draw: Callable[[int, int], Tensor]) -> Tensor:
+    def drawn_features(self, draw: Callable[[int, int], Tensor]) -> Tensor:
+        """(count, F), of images that are drawn by their number, a part of them at a time."""
         sizes = [min(BATCH, self.count - start) for start in range(0, self.count, BATCH)]
         return torch.cat([self.features.embed(draw(n, part)) for part, n in enumerate(sizes)])
 

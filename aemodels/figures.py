@@ -24,7 +24,7 @@ from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.pictures import FONT, GAP, WIDTH, Labels, Picture, drawn, plots, sheet, tile
 from aemodels.undisturbed import undisturbed
 
-POOL = 10_000  # training images, at most, among which the nearest is looked for
+POOL = 100_000  # training images, at most, among which the nearest is looked for: 26 MB of features
 ACROSS, SAMPLES = 8, 32  # images: MLflow's cards are wide
 CARD_HEIGHT = 360  # pixels, MLflow's
 
@@ -86,12 +86,15 @@ def samples_standard_normal(evidence: Evidence) -> Picture:
 def nearest(evidence: Evidence) -> Picture:
     """Whether samples are copies: beneath each the training image that is most like it."""
     new = evidence.samples(SAMPLES)[: 2 * ACROSS].cpu()  # the first of those that `samples` shows
-    pool = evidence.features.of_split(evidence.data, "train", POOL, evidence.model.device)
+    there = evidence.data.sizes["train"]
+    seen = min(evidence.seen or there, there)
+    pool = evidence.features.of_split(evidence.data, "train", min(seen, POOL), evidence.model.device)
     found = neighbours.nearest(evidence.features.embed(new), pool)
     pixels = evidence.data.split("train").images[found.numpy()]
     images = _above(new, torch.from_numpy(pixels).float() / 255)
+    looked_at = f"{seen:,} training images" if seen <= POOL else f"the first {POOL:,} of {seen:,} training images"
     labels = Labels(
-        f"New images, each above the nearest of {len(pool):,} training images",
+        f"New images, each above the nearest of {looked_at}",
         ["new image", "nearest\nin training"] * (len(images) // (2 * ACROSS)),
         below="nearest in the features that the Frechet distance is taken in",
     )
@@ -231,8 +234,9 @@ FIGURES = {
         nearest,
         ("features",),
         "Nearest training images",
-        "Samples, and beneath each the training image that is nearest in the data set's features. A model that only "
-        "repeats its training images would show the same twice.",
+        "Samples, and beneath each the training image that is nearest in the data set's features, of all that the "
+        f"model was trained on (of all there are for a model of other data, and of the first {POOL:,} at most). "
+        "A model that only repeats its training images would show the same twice.",
     ),
     "classes": FigureKind(
         classes,
@@ -300,8 +304,8 @@ FIGURES = {
         training_curves,
         ("history",),
         "Training",
-        "The terms of the loss after each epoch, on training and on validation images. Validation curves that rise "
-        "again show overfitting.",
+        "The terms of the loss after each epoch, on training and on validation images, which a denoising model is "
+        "shown corrupted. Validation curves that rise again show overfitting.",
     ),
 }
 

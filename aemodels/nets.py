@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -59,6 +60,16 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor) -> Judged:
         features = self.encoder(2 * x - 1)
         return Judged(self.logit(features)[..., 0].float(), features.float())
+
+    def with_gradient(self, x: Tensor) -> tuple[Judged, Tensor]:
+        """The same, and the gradient of each image's logit by its pixels, (B, C, H, W)."""
+
+        def judged(x: Tensor) -> tuple[Tensor, Judged]:
+            result = self(x)
+            return result.logits.sum(), result
+
+        gradient, result = torch.func.grad(judged, has_aux=True)(x)
+        return result, gradient
 
 
 # ---------------------------------------------------------------- multi-layer perceptron

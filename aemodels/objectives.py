@@ -49,6 +49,13 @@ def is_drawn(logits: Tensor) -> Tensor:
     return F.softplus(logits)
 
 
+def gradient_penalty(gradient: Tensor) -> Tensor:
+    """R1, (B,): half the squared norm of a logit's gradient by the pixels (B, C, H, W) of its real image (Mescheder et
+    al., 2018, arXiv:1801.04406, eq. 9). With it the game of generator and discriminator comes to rest.
+    """
+    return 0.5 * gradient.square().flatten(1).sum(-1)
+
+
 def log_weights(q: Distribution, p_z: Distribution, p_x: Distribution, z: Tensor, x: Tensor) -> Tensor:
     """Log of p(x|z) p(z) / q(z|x), (K, B), for codes z (K, B, D) from q: its mean over them estimates p(x)."""
     return p_x.log_prob(x) + p_z.log_prob(z) - q.log_prob(z)

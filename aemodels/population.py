@@ -63,12 +63,13 @@ class Population:
     """M models of one kind; a `Trainee` like a single model, with an axis more in front of every loss."""
 
     selection: ClassVar[str | None]
+    momentum: ClassVar[float]
 
     def __init__(self, models: Sequence[GenerativeModel], frame: GenerativeModel) -> None:
         """`models` have their weights already, each at its own size; `frame` is the largest, its weights are unused."""
         self.models, self.frame = list(models), frame
         self._call = _Method(frame)
-        self.selection, self.warmup_steps = frame.selection, frame.warmup_steps  # type: ignore[misc]
+        self.selection, self.momentum, self.warmup_steps = frame.selection, frame.momentum, frame.warmup_steps  # type: ignore[misc]
         shapes = {name: tensor.shape for name, tensor in frame.state_dict().items()}
         states = [model.state_dict() for model in models]
         self.tensors = {

@@ -27,6 +27,7 @@ class HiddenLayer(nn.Module):
     """
 
     selection: ClassVar[str | None] = "squared_error"
+    momentum: ClassVar[float] = Autoencoder.momentum
     warmup_steps: int = 0
 
     def __init__(self, model: Autoencoder, number: int) -> None:

@@ -49,6 +49,7 @@ from aemodels.tracking import LONGEST_TAG, Run, user_name
 
 __all__ = [
     "BY_GATE",
+    "CHALLENGER",
     "CHAMPION",
     "GATE",
     "REPORT",
@@ -204,19 +205,27 @@ def conclude(store: Store, version: ModelVersion, decision: Decision, by: str = 
         _write(store, version, {"decision": "not promoted", "reason": decision.reason, "by": by} | numbers)
 
 
-def promote(store: Store, name: str, version: int) -> Registered:
+def promote(store: Store, name: str, version: int, reason: str = "", by: str = "") -> Registered:
     """Makes a version the champion because a person wants it.
+
+    Args:
+        reason: why; it is kept with the version.
+        by: who says so, if it is not this process's user.
 
     Raises:
         UserError: there is no such version.
     """
     with deciding(store, name):
-        _crown(store, get(store, name, version).version, "asked for", user_name())
+        _crown(store, get(store, name, version).version, _told("asked for", reason), by or user_name())
     return get(store, name, version)
 
 
-def rollback(store: Store, name: str, version: int | None = None) -> Registered:
+def rollback(store: Store, name: str, version: int | None = None, reason: str = "", by: str = "") -> Registered:
     """Makes the previous champion the champion, or the version that is given; one that is it already stays it.
+
+    Args:
+        reason: why; it is kept with the version.
+        by: who says so, if it is not this process's user.
 
     Raises:
         UserError: there is no model to go back to.
@@ -224,8 +233,13 @@ def rollback(store: Store, name: str, version: int | None = None) -> Registered:
     with deciding(store, name):
         now, before = aliases_of(store, name).get(CHAMPION), version or predecessor(store, name)
         if before != now:
-            _crown(store, get(store, name, before).version, f"rollback from version {now}", user_name())
+            told = _told(f"rollback from version {now}", reason)
+            _crown(store, get(store, name, before).version, told, by or user_name())
     return get(store, name, before)
+
+
+def _told(what: str, reason: str) -> str:
+    return f"{what}: {reason}" if reason else what
 
 
 def predecessor(store: Store, name: str) -> int:
@@ -262,7 +276,7 @@ def _crown(store: Store, version: ModelVersion, reason: str, by: str, numbers: M
     if old is not None and old != number:
         client.set_registered_model_alias(name, PREVIOUS, str(old))
     client.set_registered_model_alias(name, CHAMPION, str(number))
-    if aliases.get(CHALLENGER) == number:
+    if aliases_of(store, name).get(CHALLENGER) == number:  # a training may have registered another one meanwhile
         client.delete_registered_model_alias(name, CHALLENGER)
 
 

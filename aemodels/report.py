@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from aemodels.comparison_table import VALIDATION, VALIDATION_HOW, VALIDATION_UNIT, Score, Table
+from aemodels.comparison_table import VALIDATION, VALIDATION_HOW, VALIDATION_UNIT, Score, Table, ranking
 from aemodels.config import Config
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
@@ -27,7 +27,7 @@ OF_COMPARISONS = {  # picture -> its name on the page, heading and caption
     "comparison": (
         "side-by-side",
         "Side by side",
-        "A row for each system: what it makes of the held-out images on top, images that it draws from the same noise, "
+        "A row for each system: what it makes of the held-out images on top, images that it draws with the same seed, "
         "and what lies between the codes of two of those images. Where samples are from a prior fitted to codes, those "
         "of codes from N(0, I) stand beside them. What a system cannot do is left empty: without an encoder there are "
         "no codes. All are of the first seed.",
@@ -141,7 +141,8 @@ def write_comparison(subject: Contest, table: Table, pictures: Mapping[str, Pict
 def _compared(table: Table) -> Iterator[tuple[MetricRow, list[Score | None]]]:
     """What there is to read about each number, and those of the systems."""
     for i, name in enumerate(table.metrics):
-        yield _metric_row(name, "", i == 0), [row.scores.get(name) for row in table.rows]
+        metric = _metric_row(name, "", i == 0)._replace(better=BETTER[ranking(name)])
+        yield metric, [row.scores.get(name) for row in table.rows]
     if table.validations:
         loss = MetricRow(_words(VALIDATION), "", VALIDATION_UNIT, "each system's own", VALIDATION_HOW, primary=False)
         yield loss, table.validations

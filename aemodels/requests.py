@@ -1,4 +1,4 @@
-"""What a model draws when it is asked for a class: by its label, by examples, or in vain.
+"""What a model draws when it is asked for a class: by its label, by examples, and when it is not.
 
 N examples, F features, (C, H, W) an image.
 """
@@ -65,6 +65,6 @@ class Requests:
 
     @cached_property
     def unasked(self) -> dict[int, Tensor]:
-        """Features (ASKED, F) of images from the prior, the same for every class: it hears no request."""
+        """Features (ASKED, F) of images from the prior, the same for every class."""
         with undisturbed(self.model, derived_seed(self.seed, "unasked")):
             return dict.fromkeys(self.classes, self.features.embed(self.model.sample(ASKED)))

@@ -131,18 +131,26 @@ def answer_from(model: Autoencoder, prior: str, codes: Tensor, question: Questio
         return _plain(torch.cat([model.decode(part).mean for part in z.split(CHUNK)]))
 
 
-def answer_like(model: GenerativeModel, inputs: Any, question: Question) -> NDArray[np.float32]:
+def answer_like(model: Autoencoder, inputs: Any, question: Question) -> NDArray[np.float32]:
     """New images (n, C, H, W) of the kind of those that are given: from a distribution fitted to their codes.
 
     Raises:
-        UserError: a number is wrong, the model has no encoder, or the images are not of its shape.
+        UserError: a number is wrong, or the images are not of its shape.
     """
     _check(question)
-    if not isinstance(model, Autoencoder):
-        raise UserError("this model has no encoder, so it cannot look at images; use an autoencoder")
     x = read_images(inputs, model.image_shape).to(model.device)
     with _NOISE, torch.no_grad(), seeded(question.seed):
         return _plain(model.sample_like(x, question.n, question.seed))
+
+
+def assumed_classes(model: Autoencoder, inputs: Any) -> list[int]:
+    """The class of each image, which nobody says: a conditional model assumes the one of its best bound. Empty for
+    other models.
+    """
+    x = read_images(inputs, model.image_shape).to(model.device)
+    with torch.inference_mode():
+        found = [model.classify(part) for part in x.split(CHUNK)]
+    return [label for y in found if y is not None for label in y.tolist()]
 
 
 def labels(model: GenerativeModel, label: int, n: int) -> Tensor | None:

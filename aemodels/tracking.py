@@ -199,8 +199,13 @@ def resume_run(store: Store, run_id: str) -> Run | None:
 
 def standard_tags(seed: int, device: str) -> dict[str, str]:
     """What made the result: seed, device, versions, and the commit where the code is a git checkout."""
-    versions = {f"version.{name}": found for name in PACKAGES if (found := _version(name))}
-    return {"seed": str(seed), "device": device, "version.python": platform.python_version()} | versions | _commit()
+    found = {f"version.{name}": number for name, number in versions().items()}
+    return {"seed": str(seed), "device": device, "version.python": platform.python_version()} | found | _commit()
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that make a result, as far as they are installed."""
+    return {name: found for name in PACKAGES if (found := _version(name))}
 
 
 def user_name() -> str:

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from aemodels.config import Choice, Config, Range, SettingsError, Space
 from aemodels.data.prepared import PreparedData
-from aemodels.evaluation import check_primary, direction
+from aemodels.evaluation import check_likelihood, check_primary, direction
 from aemodels.experiment import Experiment
 from aemodels.features import Features
 from aemodels.metrics import METRICS
@@ -220,6 +220,7 @@ def check_models(
             raise SettingsError(f"tuning.space: {error}") from None
     model = new_model(experiment.model, data, experiment.seed)
     check_primary(model, data, features, experiment.evaluation)
+    check_likelihood(model, data, experiment.evaluation)  # of the training that follows
     evidence = experiment.evaluation.evidence(model, data, features, "val")
     for metric in config.pareto or ():
         if missing := " and ".join(need for need in METRICS[metric].needs if not evidence.has(need)):

@@ -33,6 +33,7 @@ class Trainee(Protocol):
     """A model, or a population of models with one more axis in front."""
 
     selection: ClassVar[str | None]
+    momentum: ClassVar[float]
     warmup_steps: int
 
     def parts(self) -> dict[str, tuple[str, ...]]: ...
@@ -52,7 +53,8 @@ class Updates:
         self.steps = math.ceil(len(batches) / config.batch_size)  # of an epoch
         self.rate = torch.zeros((), device=batches.device)  # the learning rate; a tensor, so that a graph reads it
         self.optimizers = {
-            part: FusedAdam(list(model.part_parameters(part)), self.rate, config) for part in model.parts()
+            part: FusedAdam(list(model.part_parameters(part)), self.rate, model.momentum, config)
+            for part in model.parts()
         }
         self.names: list[str] = []  # of the terms
         self.sums = torch.zeros(0)  # (T,) or (T, M), of an epoch
@@ -264,9 +266,9 @@ class FusedAdam:
     torch's kernel alone: the checks, hooks and counters of its classes take as long as the step of a small model.
     """
 
-    def __init__(self, parameters: list[Tensor], rate: Tensor, config: TrainingConfig) -> None:
+    def __init__(self, parameters: list[Tensor], rate: Tensor, momentum: float, config: TrainingConfig) -> None:
         """`rate` is the learning rate, a tensor of the caller's, so that a captured step reads it."""
-        self.parameters, self.rate, self.config = parameters, rate, config
+        self.parameters, self.rate, self.momentum, self.config = parameters, rate, momentum, config
         self.first = [torch.zeros_like(parameter) for parameter in parameters]
         self.second = [torch.zeros_like(parameter) for parameter in parameters]
         self.steps = torch.zeros((), dtype=torch.float32, device=rate.device)  # one count for all parameters
@@ -283,7 +285,7 @@ class FusedAdam:
             [],
             [self.steps] * len(self.parameters),
             amsgrad=False,
-            beta1=0.9,
+            beta1=self.momentum,
             beta2=0.999,
             lr=self.rate,
             weight_decay=self.config.weight_decay,

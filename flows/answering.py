@@ -42,6 +42,11 @@ def answering(verbose: bool, computes: bool = False) -> Iterator[None]:
         _fail(f"failed: {type(error).__name__}: {error}\n(-v shows where)", 1)
 
 
+def note(message: str) -> None:
+    """Something that a person should know of a result; standard output keeps to the result."""
+    typer.echo(f"note: {message}", err=True)
+
+
 def under_prefect() -> bool:
     """Whether there is a Prefect server that is to see everything."""
     return bool(os.environ.get("PREFECT_API_URL"))

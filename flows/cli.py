@@ -13,7 +13,20 @@ import typer
 from flows.answering import answering, model_first, read_evaluation_settings, read_settings, under_prefect
 from flows.cli_compare import compare
 from flows.cli_pages import report, serve, ui
-from flows.options import Changes, ConfigFile, ImageFiles, Json, Model, Name, Preset, Verbose
+from flows.cli_registry import history, models, promote, rollback
+from flows.options import (
+    Changes,
+    ConfigFile,
+    Count,
+    ImageFiles,
+    Json,
+    Model,
+    Name,
+    Preset,
+    Prior,
+    Seed,
+    Verbose,
+)
 
 ABOUT = "Train, tune, compare, promote and use autoencoders on images. `aemodels settings` lists what can be set."
 app = typer.Typer(
@@ -167,65 +180,8 @@ def settings(
         reports.settings(rows, json)
 
 
-# ---------------------------------------------------------------- registered models
-
-
-@app.command()
-def models(json: Json = False) -> None:
-    """List registered models."""
-    with answering(verbose=False):
-        from aemodels.catalog import list_models
-        from aemodels.store import open_store
-        from flows import reports
-
-        reports.models(list_models(open_store()), json)
-
-
-@app.command()
-def promote(
-    name: Name, version: Annotated[int, typer.Argument(metavar="VERSION", help="Its number.")], json: Json = False
-) -> None:
-    """Make a version the champion, whatever the gate says."""
-    with answering(verbose=False):
-        from aemodels import registry
-        from aemodels.store import open_store
-        from flows import reports
-
-        if under_prefect():
-            from flows.promote import choose
-
-            choose(name, version)
-        else:
-            registry.promote(open_store(), name, version)
-        reports.champion(registry.get(open_store(), name, version), json)
-
-
-@app.command()
-def rollback(name: Name, json: Json = False) -> None:
-    """Make the previous champion the champion again."""
-    with answering(verbose=False):
-        from aemodels import registry
-        from aemodels.store import open_store
-        from flows import reports
-
-        if under_prefect():
-            from flows.promote import rollback as flow
-
-            flow(name)
-        else:
-            registry.rollback(open_store(), name)
-        reports.champion(registry.get(open_store(), name, registry.CHAMPION), json)
-
-
-@app.command()
-def history(name: Name, json: Json = False) -> None:
-    """List the champions so far: since when, by whom, why."""
-    with answering(verbose=False):
-        from aemodels import catalog
-        from aemodels.store import open_store
-        from flows import reports
-
-        reports.history(name, catalog.history(open_store(), name), json)
+for _of_registry in (models, promote, rollback, history):
+    app.command()(_of_registry)
 
 
 # ---------------------------------------------------------------- using a model
@@ -234,11 +190,11 @@ def history(name: Name, json: Json = False) -> None:
 @app.command()
 def generate(
     model: Model,
-    n: Annotated[int, typer.Option("-n", help="Images to draw.")] = 64,
+    n: Count = 64,
     label: Annotated[str | None, typer.Option(help="Of this class only; of a conditional model.")] = None,
     like: Annotated[list[Path] | None, typer.Option(help="More like these images, or those of a folder.")] = None,
-    prior: Annotated[str | None, typer.Option(help="gaussian, mixture or flow, fitted to training codes.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same images.")] = 0,
+    prior: Prior = None,
+    seed: Seed = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path("generated.png"),
     json: Json = False,
 ) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -32,6 +35,7 @@ def compare(
         named = [text for text in arguments or [] if "=" not in text]
         changes = read_text([text for text in arguments or [] if "=" in text])
         comparison = load_comparison(named, changes, preset or (), seeds)
+        command = _command(arguments or (), preset or (), seeds)
         from aemodels.steps.compare import check
         from flows import display, reports
 
@@ -40,11 +44,19 @@ def compare(
             if under_prefect():
                 from flows.compare import compare as flow
 
-                result = flow(comparison)
+                result = flow(comparison, command)
             else:
                 from aemodels.steps.compare import compare as step
                 from aemodels.steps.prepare import prepare
 
                 first = next(iter(comparison.settings.values()))
-                result = display.follow(step(comparison, display.follow(prepare(first))))
+                result = display.follow(step(comparison, display.follow(prepare(first)), command))
         reports.compared(result, json)
+
+
+def _command(arguments: Sequence[str], preset: Sequence[str], seeds: int | None) -> str:
+    """What was asked for, as a table shows it: files and folders by their names, as they lie elsewhere for others."""
+    named = [re.sub(r"[^=,\[\]\"]*/", "", text) for text in arguments]
+    before = [word for name in preset for word in ("--preset", name)]
+    after = [] if seeds is None else ["--seeds", str(seeds)]
+    return shlex.join(["aemodels", "compare", *before, *named, *after])

@@ -14,10 +14,10 @@ from flows.running import device_slot, follow, passed, publish_picture, step_tas
 
 
 @step_task("compare")
-def compare_systems(comparison: ComparisonConfig, data: PreparedData) -> Compared:
+def compare_systems(comparison: ComparisonConfig, data: PreparedData, command: str) -> Compared:
     """All systems are one task; a retry goes on with the system that was being trained."""
     with device_slot():
-        compared = follow(step.compare(comparison, data))
+        compared = follow(step.compare(comparison, data, command))
     create_markdown_artifact((compared.folder / "table.md").read_text(encoding="utf-8"), key="comparison-table")
     create_link_artifact(compared.url, key="comparison-mlflow", link_text="The run in MLflow")
     for picture in filter(None, (compared.picture, compared.curve)):
@@ -26,7 +26,11 @@ def compare_systems(comparison: ComparisonConfig, data: PreparedData) -> Compare
 
 
 @flow(name="compare")
-def compare(comparison: ComparisonConfig) -> Compared:
-    """Trains and judges every system with every seed; one table and one picture."""
+def compare(comparison: ComparisonConfig, command: str = "") -> Compared:
+    """Trains and judges every system with every seed; one table and one picture.
+
+    Args:
+        command: that was given on a command line, for the table; "" for a deployment.
+    """
     passed(step.check, comparison)
-    return compare_systems(comparison, prepare_data(next(iter(comparison.settings.values()))))
+    return compare_systems(comparison, prepare_data(next(iter(comparison.settings.values()))), command)

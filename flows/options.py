@@ -1,9 +1,9 @@
-"""Arguments and options that several commands take."""
+"""Arguments and options that several commands take, or whose values are refused before anything heavy is imported."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,4 +17,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, an
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Prefect, MLflow and Optuna.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="NAME@ALIAS, NAME/VERSION or a run's folder.")]
 ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept with the version.")]
+Count = Annotated[int, typer.Option("-n", min=1, max=10_000, help="Images to draw.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed draws the same images.")]
+PriorName = Literal["gaussian", "mixture", "flow"]
+Prior = Annotated[PriorName | None, typer.Option(help="Draw from this one, fitted to training codes.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Of a registered model.")]

@@ -9,11 +9,12 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run, task_run
+from pydantic import Field
 
 from aemodels import registry
 from aemodels.data import PreparedData
 from aemodels.promotion import Review
-from aemodels.registry import BY_GATE, ModelVersion, get
+from aemodels.registry import BY_GATE, CHALLENGER, ModelVersion, get
 from aemodels.settings import Settings
 from aemodels.steps import promote as step
 from aemodels.steps.promote import Comparison, Promotion
@@ -32,6 +33,7 @@ from flows.running import (
 )
 
 PROMOTED, ROLLED_BACK = "aemodels.promoted", "aemodels.rolled-back"  # events; a deployment can be triggered by them
+PREDECESSOR = "predecessor"  # of the champion; no alias
 PATIENCE = 7 * 24 * 3600  # seconds that a person has
 
 
@@ -39,13 +41,14 @@ class Approval(RunInput):
     """The form on Prefect's page of a run that waits."""
 
     approve: bool
-    name: str
-    reason: str
+    name: str = Field(min_length=1, max_length=100)  # as of `Review`: Prefect refuses others while the run still waits
+    reason: str = Field(min_length=1, max_length=1_000)
 
 
 @step_task("promote")
 def pass_gate(settings: Settings, data: PreparedData, version: ModelVersion, review: Review | None = None) -> Promotion:
-    with _gate(version.name), device_slot():  # a champion that other images judged is measured again
+    # the device first, for which one may wait for hours: a champion that other images judged is measured again
+    with device_slot(), _gate(version.name):
         promotion = follow(step.promote(settings, data, version, review))
     publish_metrics("gate", promotion.numbers, promotion.url)
     repeated = flow_run.run_count > 1 or task_run.run_count > 1  # what came before may have ended before it told
@@ -70,7 +73,7 @@ def promote(settings: Settings, version: int | None = None, approval: bool = Fal
         approval: what the gate allows waits for a person, who resumes the run on its page with a form that shows both
             models, as the artifact `comparison` does. A person cannot allow what the gate declines.
     """
-    asked = get(open_store(), settings.registered_name, version or "challenger").version
+    asked = find_version(settings.registered_name, version or CHALLENGER)
     remember(version=asked.version)
     data = prepare_data(settings)
     if not approval:
@@ -84,26 +87,46 @@ def promote(settings: Settings, version: int | None = None, approval: bool = Fal
     return pass_gate(settings, data, asked, Review(approve=told.approve, name=told.name, reason=told.reason))
 
 
-@flow(name="choose")
-def choose(name: str, version: int) -> int:
-    """Makes a version of a registered model the champion, whatever the gate says; its version."""
+@step_task("find")
+def find_version(name: str, wanted: int | str) -> ModelVersion:
+    """A version by its number, an alias, or PREDECESSOR: the one that a rollback goes back to."""
     store = open_store()
-    with _gate(get(store, name, version).version.name):  # one that is not there has no gate
-        chosen = registry.promote(store, name, version)
-    _tell(PROMOTED, name, version, chosen.tags[f"{registry.GATE}reason"])
+    return get(store, name, registry.predecessor(store, name) if wanted == PREDECESSOR else wanted).version
+
+
+@step_task("crown")
+def crown(version: ModelVersion, back: bool, reason: str, by: str) -> None:
+    """Makes a version the champion because a person wants it, and tells so."""
+    with _gate(version.name):
+        decide, event = (registry.rollback, ROLLED_BACK) if back else (registry.promote, PROMOTED)
+        chosen = decide(open_store(), version.name, version.version, reason, by)
+    _tell(event, version.name, version.version, chosen.tags[f"{registry.GATE}reason"])
+
+
+@flow(name="choose")
+def choose(name: str, version: int, reason: str = "", by: str = "") -> int:
+    """Makes a version of a registered model the champion, whatever the gate says; its version.
+
+    Args:
+        reason: why; it is kept with the version.
+        by: who says so, if it is not the worker's user.
+    """
+    crown(find_version(name, version), False, reason, by)  # one that is not there has no gate
     return version
 
 
 @flow(name="rollback")
-def rollback(name: str, version: int | None = None) -> int:
-    """Makes the previous champion of a registered model (or the version that is given) the champion; its version."""
-    store = open_store()
-    target = version or registry.predecessor(store, name)
-    remember(version=target)
-    with _gate(get(store, name, target).version.name):
-        back = registry.rollback(store, name, target)
-    _tell(ROLLED_BACK, name, back.version.version, back.tags[f"{registry.GATE}reason"])
-    return back.version.version
+def rollback(name: str, version: int | None = None, reason: str = "", by: str = "") -> int:
+    """Makes the previous champion of a registered model (or the version that is given) the champion; its version.
+
+    Args:
+        reason: why; it is kept with the version.
+        by: who says so, if it is not the worker's user.
+    """
+    target = find_version(name, version or PREDECESSOR)
+    remember(version=target.version)
+    crown(target, True, reason, by)
+    return target.version
 
 
 def _gate(name: str) -> AbstractContextManager[None]:

@@ -196,10 +196,11 @@ def used(result: dict[str, object], json: bool) -> None:
     as_json(result) if json else facts(result)
 
 
-def scores(rows: Sequence[tuple[str, float]], json: bool) -> None:
+def scores(rows: Sequence[dict[str, object]], json: bool) -> None:
     if json:
-        return as_json([{"file": file, "mse": error} for file, error in rows])
-    table("Reconstruction error, largest first", ("file", "mse on [0, 1]"), rows)
+        return as_json(rows)
+    shown = [tuple(row.values()) for row in rows]
+    table("Reconstruction error on pixels in [0, 1], largest first", tuple(rows[0]), shown)
     return None
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,12 @@ from aemodels.environment import device_name
 from aemodels.modelfile import load_codes
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.registry import find
-from aemodels.serving import Question, answer, answer_from, answer_like, require_classes
+from aemodels.serving import Question, answer, answer_from, answer_like, assumed_classes, require_classes
+from flows.answering import note
 
 ACROSS = 8  # images in a row of a grid
 MOST_DRAWN = 64  # reconstructions in one picture: more would be too tall to look at
+ASSUMED = "assumed class"  # of the images that a conditional model is shown; the one of its best bound
 LEAST_SIDE = 64  # pixels of an image in a grid: small ones are magnified by whole numbers
 
 
@@ -72,7 +75,7 @@ def generate(reference: str, wanted: Wanted, out: Path) -> dict[str, object]:
     told: dict[str, object] = {}
     if wanted.like:
         given = open_with_images(reference, wanted.like)
-        images = answer_like(given.loaded.model, given.images, Question("generate", n, seed))
+        images = _like(reference, given, Question("generate", n, seed))
         told = {"like": len(given.images)}
     elif wanted.prior is not None:
         images = _from_prior(reference, wanted.prior, Question("generate", n, seed))
@@ -84,6 +87,21 @@ def generate(reference: str, wanted: Wanted, out: Path) -> dict[str, object]:
         told = {} if wanted.label is None else {"label": loaded.card.classes[label]}
     _save_grid(images, min(n, ACROSS), out)
     return {"model": reference, "images": n, "seed": seed, **told, "out": str(out)}
+
+
+def _like(reference: str, given: Given, question: Question) -> NDArray[np.float32]:
+    model, kind = given.loaded.model, given.loaded.card.experiment.model.name
+    if not isinstance(model, Autoencoder):
+        raise UserError(
+            f"--like: {reference} is a {kind}, which has no encoder and cannot look at images; leave --like out, or "
+            "give an autoencoder"
+        )
+    if len(given.images) == 1 and not model.stochastic:
+        raise UserError(
+            f"--like {given.files[0]}: one image is one code of {reference} (model.name={kind}), without a spread to "
+            "draw others from; give at least two images"
+        )
+    return answer_like(model, given.images, question)
 
 
 def _from_prior(reference: str, name: str, question: Question) -> NDArray[np.float32]:
@@ -117,8 +135,14 @@ def denoise(reference: str, paths: Sequence[Path], out: Path) -> dict[str, objec
     names = [f"{i:05d}-{file.stem}.png" for i, file in enumerate(given.files)]  # folders may hold the same names
     for name, image in zip(names, _pixels(clean), strict=True):
         _save(image, out / name)
-    corruption = given.loaded.card.experiment.training.corruption
-    return {"model": reference, "images": len(clean), "trained on noise": corruption.name, "out": str(out)}
+    corruption = given.loaded.card.experiment.training.corruption.name
+    if corruption == "none":
+        note(
+            f"{reference} was not trained to denoise, so these are plain reconstructions; a denoiser is trained with "
+            "training.corruption=gaussian (or salt_and_pepper, masking)"
+        )
+    told = _counted(_assumed(given))
+    return {"model": reference, "images": len(clean), "trained on noise": corruption, **told, "out": str(out)}
 
 
 def reconstruct(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]:
@@ -137,24 +161,43 @@ def reconstruct(reference: str, paths: Sequence[Path], out: Path) -> dict[str, o
         "images": len(given.images),
         "drawn": len(drawn),
         "mse": float(errors.mean()),
+        **_counted(_assumed(given)),
         "out": str(out),
     }
 
 
 def embed(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]:
-    """Writes the codes (N, D) and the files' names."""
+    """Writes the codes (N, D), the files' names and, of a conditional model, the classes that it assumed."""
     _check_output(out, ".npz")
     given = open_with_images(reference, paths)
     codes = answer(given.loaded.model, given.images, Question("embed"))
-    np.savez(out, codes=codes, files=np.array([str(file) for file in given.files]))
-    return {"model": reference, "images": len(codes), "latent_dim": codes.shape[1], "out": str(out)}
+    assumed = _assumed(given)
+    columns: dict[str, Any] = {"codes": codes, "files": list(map(str, given.files))}
+    np.savez(out, **columns | ({"classes": assumed} if assumed else {}))
+    told = _counted(assumed)
+    return {"model": reference, "images": len(codes), "latent_dim": codes.shape[1], **told, "out": str(out)}
 
 
-def score(reference: str, paths: Sequence[Path]) -> list[tuple[str, float]]:
-    """File -> mean squared error of its reconstruction on pixels in [0, 1], largest first."""
+def score(reference: str, paths: Sequence[Path]) -> list[dict[str, object]]:
+    """Each file with the mean squared error of its reconstruction on pixels in [0, 1], largest first."""
     given = open_with_images(reference, paths)
     errors = answer(given.loaded.model, given.images, Question("score"))
-    return sorted(zip(map(str, given.files), errors.tolist(), strict=True), key=lambda row: -row[1])
+    classes = [{ASSUMED: name} for name in _assumed(given)] or [{}] * len(errors)
+    order = (-errors).argsort(kind="stable")
+    return [{"file": str(given.files[i]), "mse": float(errors[i]), **classes[i]} for i in order]
+
+
+def _assumed(given: Given) -> list[str]:
+    """The class that a conditional model assumed of each image, before it answered; empty for other models."""
+    model, classes = given.loaded.model, given.loaded.card.classes
+    assert isinstance(model, Autoencoder)  # another one has no answer
+    return [classes[label] for label in assumed_classes(model, given.images)]
+
+
+def _counted(assumed: list[str]) -> dict[str, object]:
+    """What is told of it."""
+    counts = Counter(assumed).most_common()
+    return {ASSUMED: ", ".join(f"{name} ({count})" for name, count in counts)} if assumed else {}
 
 
 def _check_output(out: Path, suffix: str) -> None:

@@ -100,7 +100,7 @@ def test_the_plain_vae_gan_has_the_projects_gradients(mnist: PreparedData) -> No
     torch.manual_seed(1)
     losses = model.losses(Batch(x, None), torch.zeros(()))
     torch.manual_seed(1)
-    plain_losses = with_plain_vae_gan.part_losses(plain, x, config.beta, config.gamma)
+    plain_losses = with_plain_vae_gan.part_losses(plain, x, config)
     parameters = with_plain_vae_gan.part_parameters(plain)
     with_plain_vae_gan.step_backwards(plain_losses, parameters)
     for part, loss in losses.items():

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from chromium import KEPT, started
 from PIL import Image
 
@@ -37,6 +39,7 @@ SHARED = {
     "evaluation.samples": 100,
 }
 SYSTEMS = {name: {"model.name": name} for name in ("ae", "vae", "gan")}
+COMMAND = "aemodels compare three.json --seeds 2"
 TWO = [(seed, name) for seed in (0, 1) for name in SYSTEMS]
 
 
@@ -69,7 +72,8 @@ def done(tmp_path_factory: pytest.TempPathFactory, digits: PreparedData) -> Iter
         check(config)
         with pytest.raises(KeyboardInterrupt):
             finish(compare(config, digits), until_the_fourth)
-        compared = finish(compare(config, digits), lambda report: worked.append(f"{report.work} {report.done}"))
+        steps = compare(config, digits, COMMAND)
+        compared = finish(steps, lambda report: worked.append(f"{report.work} {report.done}"))
         yield Done(compared, worked, open_store())
 
 
@@ -113,6 +117,13 @@ def test_tables_for_people_and_machines_say_the_same(done: Done) -> None:
     best = min(table.rows, key=lambda row: row.scores["frechet_samples"].mean).system
     assert [name for name, cell in zip(SYSTEMS, rows[0][2:], strict=True) if cell.startswith("**")] == [best]
     assert table.best("frechet_samples") == (best,)
+
+
+def test_the_table_says_how_it_came_about(done: Done, digits: PreparedData) -> None:
+    told = (done.compared.folder / "table.md").read_text().splitlines()[-1]
+    made_with = f"aemodels {version('aemodels')}, torch {version('torch')}, {torch.get_num_threads()} threads of a CPU"
+    assert told == f"Made by `{COMMAND}`: seeds 0 to 1; digits, digest {digits.digest}; {made_with}."
+    assert json.loads((done.compared.folder / "table.json").read_text())["origin"] == told
 
 
 def test_the_validation_loss_is_that_of_the_last_epoch(done: Done) -> None:
@@ -208,8 +219,16 @@ def test_the_report_is_read_at_a_desk_and_on_a_phone(done: Done) -> None:
             page = browser.new_page(viewport={"width": width, "height": 900})
             page.goto(done.compared.report.as_uri())
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-            assert page.get_by_alt_text("Side by side").is_visible()
+            picture, narrow = page.get_by_alt_text("Side by side"), width < 1000
+            natural = picture.evaluate("image => image.naturalWidth")
+            for hint in ("Scroll a picture sideways", "Scroll the table sideways"):
+                assert page.get_by_text(hint).is_visible() == narrow
+            assert (picture.bounding_box()["width"] == natural > width) == narrow
+            hidden = "box => box.scrollWidth > box.clientWidth && getComputedStyle(box).maskImage != 'none'"
+            assert [box.evaluate(hidden) for box in page.locator(".sideways").all()] == [narrow, narrow]
             page.screenshot(path=KEPT / f"comparison-{width}.png", full_page=True)
+            picture.click()
+            assert picture.bounding_box()["width"] <= width  # all of it
 
 
 # ---------------------------------------------------------------- the table alone
@@ -218,7 +237,7 @@ def test_the_report_is_read_at_a_desk_and_on_a_phone(done: Done) -> None:
 def test_the_best_is_marked_by_the_metrics_direction_where_there_is_a_choice() -> None:
     metrics: Mapping[str, dict[str, float]] = {
         "a": {"mse": 0.1, "ssim": 0.5, "frechet_floor": 1.0, "rate": 3.0},
-        "b": {"mse": 0.2, "ssim": 0.7, "frechet_floor": 1.0},
+        "b": {"mse": 0.2, "ssim": 0.7, "frechet_floor": 1.0, "rate": 0.0},
         "c": {"mse": math.nan, "ssim": 0.7, "frechet_floor": 1.0},
     }
     found = {name: [Measured(metrics=values, seconds=1)] for name, values in metrics.items()}
@@ -228,9 +247,10 @@ def test_the_best_is_marked_by_the_metrics_direction_where_there_is_a_choice() -
     told = as_markdown(table, "title")
     assert "| metric | unit | a | b | c |" in told
     assert "| ssim ↑ | at most 1 | 0.5 | **0.7** | **0.7** |" in told
+    assert "| rate | nats per image | 3 | 0 | – |" in told  # codes that tell nothing are not the best ones
     assert "| training | seconds | 1 | 1 | 1 |" in told
     assert "One seed" in told
-    assert "| validation loss |" not in told  # none has one
+    assert "validation" not in told  # none has such a loss, so there is none to explain
 
 
 def test_numbers_that_are_not_finite_are_kept_and_shown() -> None:
@@ -286,6 +306,9 @@ def test_systems_of_other_beta_make_a_curve(
     compared = finish(compare(config, digits))
     rates = {row.system: row.scores["rate"].mean for row in compared.table.rows if "rate" in row.scores}
     assert sorted(rates, key=lambda name: rates[name]) == ["beta-3", "beta-1", "beta-0"]
+    assert (
+        f"Made by a flow or a program, with the settings of MLflow's run {compared.run_id}: " in compared.table.origin
+    )
     assert compared.curve is not None
     Image.open(compared.curve).verify()
     assert "Rate and distortion" in compared.report.read_text()

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from aemodels.config import UserError
+from aemodels.data.sprites import Sprite, draw_factors, render
 from aemodels.drift import CodeSpace, MonitoringConfig, Scores, anomalies, compare, fewest, population_stability
 
 MNIST = Path(__file__).parents[2] / "shared" / "data"
@@ -153,9 +154,10 @@ def test_what_has_come_long_ago_does_not_hide_what_comes_now(
         lambda x: 255 - x,
         lambda x: np.rot90(x, axes=(1, 2)),
         lambda x: np.random.default_rng(7).permutation(x.reshape(len(x), -1).T).T.reshape(x.shape),
+        lambda x: np.stack([render(Sprite(*row), 28)[0] for row in draw_factors(len(x), 0).tolist()]),
         lambda x: np.clip(x.astype(int) + np.random.default_rng(8).normal(0, 60, x.shape), 0, 255).astype(np.uint8),
     ],
-    ids=["inverted", "rotated", "shuffled", "noisy"],
+    ids=["inverted", "rotated", "shuffled", "another data set", "noisy"],
 )
 def test_each_drift_raises_an_alarm(watched: Callable[[Any], Any], held_out: Any, drift: Any) -> None:
     result = watched(np.ascontiguousarray(drift(np.asarray(held_out[:60]))))

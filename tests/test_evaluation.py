@@ -15,7 +15,7 @@ from aemodels.config import SettingsError
 from aemodels.data import PreparedData, prepare
 from aemodels.data.folder import FolderConfig
 from aemodels.distributions import BernoulliConfig, GaussianConfig
-from aemodels.evaluation import EvaluationConfig, check_primary, direction, evaluate
+from aemodels.evaluation import EvaluationConfig, check_likelihood, check_primary, direction, evaluate
 from aemodels.evidence import Codes, Evidence
 from aemodels.features import Features, feature_count, feature_network
 from aemodels.metrics import METRICS
@@ -23,7 +23,7 @@ from aemodels.metrics.compression import explained_variance
 from aemodels.metrics.held_out import knn_accuracy, mse, probe_accuracy, psnr, structural_similarity
 from aemodels.metrics.samples import frechet_distance
 from aemodels.models import AEConfig, CVAEConfig, VAEConfig
-from aemodels.models.base import Autoencoder, Batch, ModelConfig
+from aemodels.models.base import Autoencoder, Batch, ModelConfig, Variational
 from aemodels.nets import MLPConfig
 from aemodels.out_of_domain import images_of_another_kind
 from aemodels.progress import finish
@@ -297,11 +297,12 @@ def test_every_metric_is_finite_on_colour_images(colour, config: ModelConfig, ki
     found = evaluate(build(config, data), data, finish(feature_network(data, CPU)), rules, seen=20).metrics
     assert all(map(math.isfinite, found.values()))
     expected = set(METRICS) - {"bits_per_dimension", "nll", "nll_samples", "nll_images", "mutual_information_gap"}
-    expected -= {"rate", "negative_elbo", "active_units"} if config.name == "ae" else {"frechet_standard_normal"}
-    expected -= {"probe_accuracy", "knn_accuracy"} if config.name == "cvae" else {"label_accuracy", "label_diversity"}
+    expected -= {"rate", "negative_elbo", "active_units"} if config.name == "ae" else set()
+    unconditional = {"probe_accuracy", "knn_accuracy", "frechet_standard_normal", "frechet_fitted_prior"}
+    expected -= unconditional if config.name == "cvae" else {"label_accuracy", "label_diversity"}
     if kind == "plain":
         expected -= {"probe_accuracy", "knn_accuracy", "confident_samples", "confident_real", "class_balance"}
-        expected -= {"like_accuracy", "like_diversity", "prior_accuracy", "prior_diversity"}
+        expected -= {"like_accuracy", "like_diversity", "prior_diversity"}
     assert set(found) == expected
 
 
@@ -326,6 +327,9 @@ def test_real_images_as_samples_are_as_good_as_real(digits: PreparedData, featur
     assert one[3] < 0.2  # the classifier is not sure of all
 
 
+TWICE = "frechet_samples", "frechet_standard_normal", "frechet_fitted_prior"
+
+
 def test_an_autoencoder_is_judged_by_codes_from_the_standard_normal_too(
     digits: PreparedData, features: Features
 ) -> None:
@@ -335,8 +339,29 @@ def test_an_autoencoder_is_judged_by_codes_from_the_standard_normal_too(
     model.fit_prior([Batch(torch.tensor(digits.split("train").images[:500]).float() / 255, None)], seed=0)
     fitted = evaluate(model, digits, features, CONFIG).metrics
     assert fitted["frechet_standard_normal"] == unfitted["frechet_standard_normal"]
-    assert fitted["frechet_samples"] != unfitted["frechet_samples"]
+    assert fitted["frechet_fitted_prior"] == fitted["frechet_samples"] != unfitted["frechet_samples"]
     assert METRICS["frechet_standard_normal"].direction is None
+
+
+def test_a_vae_is_judged_by_codes_from_a_fitted_prior_too(digits: PreparedData, features: Features) -> None:
+    """Every q(z|x) is N(7, I), which the fitted prior has found, in as many images as were seen; N(0, I) is its own."""
+    model = build(VAEConfig(trunk=SMALL), digits)
+    assert isinstance(model, Variational)
+    with torch.no_grad():
+        for parameter in model.posterior.parameters():
+            parameter.zero_()
+        model.posterior.mean.bias.fill_(7)
+    shown: list[int] = []
+    decoded: list[Tensor] = []
+    model.encoder.register_forward_hook(lambda _, inputs, __: shown.append(len(inputs[0])))
+    model.decoder.register_forward_hook(lambda _, inputs, __: decoded.append(inputs[0]))
+    found = evaluate(model, digits, features, CONFIG, only=TWICE, seen=700).metrics
+    assert found["frechet_standard_normal"] == found["frechet_samples"]
+    normal, fitted = torch.cat(decoded).split(digits.sizes["test"])  # and none of them twice
+    for codes, mean in ((normal, 0.0), (fitted, 7.0)):
+        assert float(codes.mean()) == pytest.approx(mean, abs=0.1)
+        assert float(codes.var(0).mean()) == pytest.approx(1, abs=0.1)
+    assert sum(shown) == 700
 
 
 # ---------------------------------------------------------------- negative log-likelihood
@@ -367,6 +392,15 @@ def test_nll_only_where_it_is_asked_for_and_is_one(digits: PreparedData) -> None
     assert "nll" in evaluate(build(density, digits), digits, None, asked).metrics
     ae = AEConfig(trunk=SMALL, likelihood=BernoulliConfig())
     assert "nll" not in evaluate(build(ae, data), data, None, asked).metrics
+    check_likelihood(build(coins, data), data, asked)
+    check_likelihood(build(ae, data), data, CONFIG)
+    for model, images, why in (
+        (ae, data, "this model has no bound"),
+        (coins, digits, "no likelihood of grey pixels"),
+        (density, data, "none of black and white pixels"),
+    ):
+        with pytest.raises(SettingsError, match=f"evaluation.nll_samples=2: .*{why}.*; .*, or leave it out with 0"):
+            check_likelihood(build(model, images), images, asked)
     with pytest.raises(SettingsError, match=r"primary=nll needs nll_samples"):
         EvaluationConfig.parse({"primary": "nll"})
 
@@ -399,7 +433,7 @@ def test_a_model_that_is_not_finite_is_measured_as_such(digits: PreparedData, fe
         next(model.encoder.parameters()).fill_(math.nan)
     found = evaluate(model, digits, features, CONFIG).metrics
     expected = {"negative_elbo", "mse", "psnr", "ssim", "probe_accuracy", "knn_accuracy", "frechet_samples"}
-    for name in expected | {"density", "coverage", "confident_samples", "class_balance"}:
+    for name in expected | {"frechet_fitted_prior", "density", "coverage", "confident_samples", "class_balance"}:
         assert math.isnan(found[name])
 
 
@@ -411,7 +445,7 @@ def test_direction() -> None:
     assert direction("knn_accuracy") == "maximize"
 
 
-@pytest.mark.parametrize("primary", ["frechet_sample", "frechet_floor"])
+@pytest.mark.parametrize("primary", ["frechet_sample", "frechet_floor", "generalization_gap", "confident_samples"])
 def test_a_primary_that_judges_no_model(primary: str) -> None:
     with pytest.raises(SettingsError, match=r"primary=.*choose one of distortion, "):
         EvaluationConfig.parse({"primary": primary})

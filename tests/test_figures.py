@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from aemodels import figures_codes
+from aemodels import figures, figures_codes
 from aemodels.data import PreparedData, prepare
 from aemodels.data.folder import FolderConfig
+from aemodels.data.sprites import SpritesConfig
 from aemodels.evaluation import EvaluationConfig, evaluate
-from aemodels.evidence import Codes, Evidence
-from aemodels.features import feature_network
+from aemodels.evidence import TRAINING_CODES, Codes, Evidence
+from aemodels.features import Features, feature_network
 from aemodels.figures import (
+    ACROSS,
     FIGURES,
     _curves,
     draw_figures,
@@ -290,6 +292,43 @@ def test_nearest_training_images_of_copies_are_their_originals(digits: PreparedD
         upper, lower = (shown[i * step : i * step + 84, : 8 * step - GAP] for i in (row, row + 1))
         assert np.array_equal(upper, lower)
         assert np.array_equal(upper, tile(copies[4 * row : 4 * row + 8], 8, 3))
+
+
+@pytest.fixture(scope="module")
+def sprites() -> PreparedData:
+    """More training images than the metrics encode."""
+    data = finish(prepare(SpritesConfig(count=14_500, image_size=8)))
+    assert data.sizes["train"] > TRAINING_CODES + ACROSS
+    return data
+
+
+@pytest.mark.parametrize("seen", [0, 10_100])
+def test_the_nearest_is_looked_for_in_all_images_that_the_model_saw(
+    sprites: PreparedData, seen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of the last of them are found; where there are too many, those that were looked at are named."""
+    pixels = Features("pixels", 64, nn.ModuleDict({"network": nn.Flatten()}), accuracy=None)
+    model, last = build(VAEConfig(trunk=SMALL), sprites), (seen or sprites.sizes["train"]) - ACROSS
+    evidence = evaluate(model, sprites, pixels, EvaluationConfig(), only=(), seen=seen).evidence
+    copies = torch.tensor(sprites.split("train").images[last : last + ACROSS]).float() / 255
+    evidence.samples = lambda n, part=0: copies[:n]
+    told: list[str] = []
+
+    def rows(images: Tensor, across: int, labels: Labels) -> Tensor:
+        told.append(labels.title)
+        return images.unflatten(0, (-1, across))
+
+    monkeypatch.setattr(figures, "sheet", rows)
+    new, found = nearest(evidence)
+    assert torch.equal(new, found)
+    monkeypatch.setattr(figures, "POOL", last)
+    new, found = nearest(evidence)
+    assert not torch.equal(new, found)
+    total = f"{last + ACROSS:,}"
+    assert [title.partition(" of ")[2] for title in told] == [
+        f"{total} training images",
+        f"the first {last:,} of {total} training images",
+    ]
 
 
 def test_interpolations_are_between_classes() -> None:

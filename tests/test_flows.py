@@ -26,6 +26,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.responses import SetStateStatus
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -98,6 +99,7 @@ def test_a_comparison_shows_its_table_and_picture_on_prefects_pages() -> None:
         keys = [ArtifactFilterKey(any_=[f"comparison-{what}"]) for what in ("table", "comparison", "mlflow")]
         table, picture, link = (client.read_artifacts(artifact_filter=ArtifactFilter(key=key)) for key in keys)
     assert "| gan |" in table[0].data
+    assert "Made by `aemodels compare two.json " in table[0].data
     assert picture
     assert told["run_id"] in link[0].data
 
@@ -149,14 +151,16 @@ def test_a_promotion_waits_for_a_person_and_is_told_as_events() -> None:
     assert shown.count("data:image/png;base64,") == 2
     assert champion_version("watched") == 1
     with get_client(sync_client=True) as client:
+        refused = client.resume_flow_run(run.id, run_input={"approve": True, "name": "anna", "reason": ""})
+        assert refused.status == SetStateStatus.REJECT  # the form has to be filled in; the run goes on waiting
         client.resume_flow_run(run.id, run_input={"approve": True, "name": "anna", "reason": "sharper"})
     promotion = waiting.result(timeout=60)
     assert (promotion.promoted, promotion.champion) == (True, 2)
     assert promotion.reason.endswith("approved by anna: sharper")
-    assert rollback("watched") == 1
+    assert rollback("watched", reason="too smooth", by="bert") == 1
     line = history(open_store(), "watched")
     assert [(reign.version, reign.by) for reign in line[:2]] == [(1, "the gate"), (2, "the gate and anna")]
-    assert line[2].reason == "rollback from version 2"
+    assert (line[2].reason, line[2].by) == ("rollback from version 2: too smooth", "bert")
     assert _told("aemodels.model.watched", 3) == [(PROMOTED, 1), (PROMOTED, 2), (ROLLED_BACK, 1)]
     # what a run has found out is what it does when it is started again
     with get_client(sync_client=True) as client:

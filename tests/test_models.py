@@ -23,8 +23,8 @@ from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, CVAEConfig, GANConfig, IWAEConfig, VAEConfig, VAEGANConfig
 from aemodels.models.base import Autoencoder, Batch, GenerativeModel, ModelConfig
 from aemodels.models.vae import VAE
-from aemodels.nets import ArticleConvConfig, BatchNorm, ConvConfig, MLPConfig, ResidualConfig
-from aemodels.objectives import distortion
+from aemodels.nets import ArticleConvConfig, BatchNorm, ConvConfig, Discriminator, MLPConfig, ResidualConfig
+from aemodels.objectives import distortion, gradient_penalty
 
 MODELS: list[Any] = list(section_kinds(Experiment.model_fields["model"]).values())  # the union
 AUTOENCODERS = [model for model in MODELS if model.has_encoder]
@@ -88,7 +88,7 @@ def variants() -> Iterator[ModelConfig]:
             if has_likelihood(model, likelihood):
                 yield model.model_validate({"trunk": trunk, "likelihood": likelihood})
         yield from (model(trunk=trunk) for model in MODELS if not model.has_encoder)
-        yield CVAEConfig(trunk=trunk, conditional_prior=True)
+        yield CVAEConfig(trunk=trunk, conditional_prior=False)
         yield IWAEConfig(trunk=trunk, samples=2, repeats=3, elbo_share=0.3)
     for model in OF_ONE_PART:
         yield model(trunk=BATCH_NORM)
@@ -142,6 +142,20 @@ def test_who_plays_against_a_discriminator_learns_to_draw_the_image_that_it_saw(
             for optimizer in optimizers:
                 optimizer.step()
         assert (built.sample(100) - batch.x[0]).square().mean().item() < 0.35 * start
+
+
+def test_the_gradient_penalty_is_of_each_image_and_trains_the_discriminator() -> None:
+    discriminator = Discriminator(MLPConfig(widths=(16,), activation="tanh").encoder((1, 6, 6)))
+    x = images((1, 6, 6)).x
+    judged, gradient = discriminator.with_gradient(x)
+    alone = [image[None].clone().requires_grad_() for image in x]
+    slopes = [torch.autograd.grad(discriminator(image).logits, image, create_graph=True)[0] for image in alone]
+    expected = torch.stack([slope.square().sum() / 2 for slope in slopes])
+    torch.testing.assert_close(gradient_penalty(gradient), expected)
+    torch.testing.assert_close(judged, discriminator(x))
+    weight = discriminator.encoder[1].weight
+    ours, theirs = (torch.autograd.grad(p.sum(), weight)[0] for p in (gradient_penalty(gradient), expected))
+    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("output", ["sigmoid", "tanh"])

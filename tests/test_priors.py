@@ -7,8 +7,13 @@ import torch
 from torch import Tensor
 
 from aemodels.config import UserError
+from aemodels.data import PreparedData
 from aemodels.distributions import seeded
+from aemodels.models import VAEConfig
+from aemodels.models.base import Autoencoder
+from aemodels.nets import MLPConfig
 from aemodels.priors import PRIORS, fitted, fitted_to_few
+from aemodels.training import TrainingConfig, training_codes
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +73,28 @@ def test_fewer_codes_than_units_give_a_shrunk_gaussian() -> None:
 def test_an_unknown_prior() -> None:
     with pytest.raises(UserError, match="prior=normal: unknown; choose one of gaussian, mixture, flow"):
         fitted("normal", torch.zeros(3, 2), 0)
+
+
+# ---------------------------------------------------------------- what they are fitted to
+
+
+def noise_alone(data: PreparedData) -> Autoencoder:
+    """A VAE whose posterior is N(0, I) for every image: its means have no variance at all."""
+    model = VAEConfig(latent_dim=3, trunk=MLPConfig(widths=(16,))).build(data.image_shape, data.num_classes)
+    with torch.no_grad():
+        for parameter in model.posterior.parameters():
+            parameter.zero_()
+    return model.eval()
+
+
+def test_priors_are_fitted_to_posterior_samples_of_images_that_were_trained_on(digits: PreparedData) -> None:
+    model, one = noise_alone(digits), torch.ones(3)
+    kept = training_codes(model, digits, TrainingConfig(images=700), seed=0)
+    assert kept is not None
+    assert kept.shape == (700, 3)
+    torch.testing.assert_close(kept.var(0), one, atol=0.2, rtol=0)
+    decoded: list[Tensor] = []
+    model.decoder.register_forward_hook(lambda _, inputs, __: decoded.append(inputs[0]))
+    with seeded(0):
+        model.sample_like(torch.rand(700, *digits.image_shape), 2_000, seed=0)
+    torch.testing.assert_close(torch.cat(decoded).var(0), one, atol=0.2, rtol=0)

@@ -16,7 +16,7 @@ from aemodels.evidence import Evidence
 from aemodels.features import Features, feature_network
 from aemodels.figures import draw_figures
 from aemodels.metrics import METRICS
-from aemodels.models import AEConfig, CVAEConfig
+from aemodels.models import AEConfig, CVAEConfig, VAEConfig
 from aemodels.models.ae import AE
 from aemodels.models.base import AT_ONCE, Batch, Networks
 from aemodels.models.cvae import CVAE
@@ -92,12 +92,10 @@ def test_real_images_as_answers_are_right_and_as_varied(digits: PreparedData, fe
     assert measured(evidence, "label")[0] < 0.02
 
 
-def test_who_cannot_be_asked_is_right_by_chance(digits: PreparedData, features: Features) -> None:
-    """Every image is of one of the ten classes; real ones of all classes differ more than those of one."""
+def test_images_of_all_classes_differ_more_than_those_of_one(digits: PreparedData, features: Features) -> None:
     evidence = evidence_of(digits, features)
-    assert measured(evidence, "prior")[0] == pytest.approx(1 / CLASSES)
     evidence.requests.unasked = dict.fromkeys(range(CLASSES), torch.cat(list(evidence.requests.examples.values())))
-    assert measured(evidence, "prior")[1] > 1.3
+    assert METRICS["prior_diversity"].measure(evidence) > 1.3
 
 
 def test_classes_without_images_are_left_out(digits: PreparedData, features: Features) -> None:
@@ -106,8 +104,9 @@ def test_classes_without_images_are_left_out(digits: PreparedData, features: Fea
     few = next(n for n in range(1, 100) if len(labels[:n].unique()) < n)  # a class has two, others one or none
     evidence = evidence_of(digits, features, seen=few)
     assert evidence.requests.classes == labels[:few].unique().tolist() != list(range(CLASSES))
-    for kind in ("label", "like", "prior"):
+    for kind in ("label", "like"):
         assert all(map(math.isfinite, measured(evidence, kind)))
+    assert math.isfinite(METRICS["prior_diversity"].measure(evidence))
     assert set(draw_figures(evidence, only=("classes", "like"))) == {"classes", "like"}
     single = evidence_of(digits, features, seen=1)
     assert math.isnan(measured(single, "like")[1])
@@ -145,6 +144,21 @@ def test_more_like_these_stays_with_these() -> None:
         assert low <= drawn.min()
         assert drawn.max() <= high
     assert max(seen_at_once) == AT_ONCE  # a folder of any size fits into memory
+
+
+@pytest.mark.parametrize("count", [1, 7, 80])
+def test_more_like_few_images_spread_as_their_posteriors_do(count: int) -> None:
+    """The variance of codes is that between the images and that of q(z|x), which alone is left of one image."""
+    torch.manual_seed(0)
+    model = VAEConfig(latent_dim=3, trunk=MLPConfig(widths=(16,))).build((1, 8, 8), 0)
+    images = torch.rand(count, 1, 8, 8)
+    codes: list[Tensor] = []
+    model.decoder.register_forward_hook(lambda _, inputs, __: codes.append(inputs[0]))
+    with torch.no_grad():
+        q = model.encode(images)
+        model.sample_like(images, 2_000, seed=0)
+    expected = q.stddev.square().mean(0) + q.mean.var(0, correction=0)
+    torch.testing.assert_close(torch.cat(codes).var(0), expected, rtol=0.5, atol=0)
 
 
 # ---------------------------------------------------------------- noise

@@ -223,14 +223,14 @@ def test_killed_at_any_moment_and_run_again_equals_uninterrupted(digits: Prepare
     assert all(torch.equal(t, whole.tensors[k]) for k, t in killed.tensors.items())
 
 
-@pytest.mark.parametrize("kind", ["adam", "adamw"])
-def test_the_step_is_torchs_for_gradients_of_any_strides(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "momentum"), [("adam", 0.9), ("adam", 0.5), ("adamw", 0.9)])
+def test_the_step_is_torchs_for_gradients_of_any_strides(kind: str, momentum: float) -> None:
     """The fused kernels misread gradients that are not contiguous on the CPU."""
     config = TrainingConfig.model_validate({"optimizer": kind, "weight_decay": 0.1})
     mine, plain = torch.ones(2, 3), nn.Parameter(torch.ones(2, 3))
-    optimizer = FusedAdam([mine], torch.tensor(0.1), config)
+    optimizer = FusedAdam([mine], torch.tensor(0.1), momentum, config)
     classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    reference = classes[kind]([plain], lr=0.1, weight_decay=0.1, fused=False)
+    reference = classes[kind]([plain], lr=0.1, betas=(momentum, 0.999), weight_decay=0.1, fused=False)
     for slope in (torch.tensor([[1.0, -2], [3, -4], [5, -6]]), torch.tensor([[3.0, 1], [-1, 2], [0, 7]])):
         assert not slope.t().is_contiguous()
         optimizer.step([slope.t()])
@@ -245,7 +245,7 @@ def test_the_step_is_torchs_for_gradients_of_any_strides(kind: str) -> None:
 def test_moments_that_are_too_small_to_matter_are_forgotten() -> None:
     """Subnormal numbers make a CPU slow; what is left out moves no weight by a bit."""
     weights = [torch.ones(4) for _ in range(2)]
-    optimizers = [FusedAdam([weight], torch.tensor(1e-3), TrainingConfig()) for weight in weights]
+    optimizers = [FusedAdam([weight], torch.tensor(1e-3), 0.9, TrainingConfig()) for weight in weights]
     for step in range(1500):
         for optimizer in optimizers:
             optimizer.step([torch.tensor([1.0, 1e-12, 1e-22, 0.0]) if step == 0 else torch.zeros(4)])

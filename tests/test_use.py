@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,13 +12,15 @@ import torch
 from PIL import Image
 from test_cli import call, picture_folder
 
-from aemodels.checkpoint import save_card, save_weights
+from aemodels.checkpoint import load_model, save_card, save_weights
 from aemodels.config import section_kinds
-from aemodels.corruption import GaussianCorruption, NoCorruption
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.nets import MLPConfig
+from aemodels.priors import PRIORS
+from aemodels.serving import MOST_GENERATED
 from aemodels.training import TrainingConfig
+from flows.options import PriorName
 
 TRUNK = MLPConfig(widths=(16,))
 KINDS: dict[str, Any] = {  # every model of the union
@@ -29,10 +31,10 @@ AUTOENCODERS = [name for name, model in KINDS.items() if model.has_encoder]
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Callable[[str], Path]:
+def model(tmp_path: Path) -> Callable[..., Path]:
     """Untrained models of grey 8 x 8 images, as finished runs leave them."""
 
-    def make(kind: str) -> Path:
+    def make(kind: str, noise: str = "gaussian") -> Path:
         folder = tmp_path / kind
         folder.mkdir()
         data = PreparedData(
@@ -45,7 +47,7 @@ def model(tmp_path: Path) -> Callable[[str], Path]:
             binarize="none",
         )
         torch.manual_seed(0)
-        training = TrainingConfig(corruption=GaussianCorruption() if KINDS[kind].has_encoder else NoCorruption())
+        training = TrainingConfig().override({"corruption": noise if KINDS[kind].has_encoder else "none"})
         save_card(folder, Experiment(model=KINDS[kind], training=training), data)
         codes = None if kind == "gan" else torch.randn(300, 3)
         save_weights(folder, KINDS[kind].build(data.image_shape, data.num_classes), codes)
@@ -82,10 +84,24 @@ def test_other_priors_draw_other_images(model: Callable[[str], Path], prior: str
 
 
 @pytest.mark.parametrize("kind", AUTOENCODERS)
-@pytest.mark.parametrize("count", [1, 40])
+@pytest.mark.parametrize("count", [2, 40])
 def test_more_like_these(model: Callable[[str], Path], tmp_path: Path, kind: str, count: int) -> None:
     folder, images = model(kind), picture_folder(tmp_path / "like", count, side=8)
     assert drawn(folder, "--like", images).shape == drawn(folder).shape
+
+
+@pytest.mark.parametrize("kind", AUTOENCODERS)
+def test_more_like_one_image_are_not_one_picture(model: Callable[[str], Path], tmp_path: Path, kind: str) -> None:
+    folder, image = model(kind), picture_folder(tmp_path / "like", 1, side=8) / "000.png"
+    if kind == "ae":  # its code is a point
+        answer = call("generate", folder, "--like", image)
+        assert answer.code == 2
+        assert f"--like {image}: one image is one code of {folder} (model.name=ae)" in answer.err
+        assert "give at least two images" in answer.err
+    else:
+        grid = drawn(folder, "--like", image)
+        side = grid.shape[0]  # one row of squares
+        assert not np.array_equal(grid[:, :side], grid[:, side : 2 * side])
 
 
 def test_denoise_writes_a_file_for_each_image(model: Callable[[str], Path], tmp_path: Path) -> None:
@@ -102,6 +118,34 @@ def test_denoise_writes_a_file_for_each_image(model: Callable[[str], Path], tmp_
     assert pixels(files[0]).shape == (8, 8)
 
 
+@pytest.mark.parametrize(("noise", "told"), [("gaussian", False), ("none", True)])
+def test_a_model_that_was_not_trained_to_denoise_says_so(
+    model: Callable[..., Path], tmp_path: Path, noise: str, told: bool
+) -> None:
+    folder, images = model("vae", noise), picture_folder(tmp_path / "noisy", 3, side=8)
+    answer = call("denoise", folder, images, "-o", tmp_path / "clean", "--json")
+    assert answer.json["trained on noise"] == noise
+    assert answer.err.startswith(f"note: {folder} was not trained to denoise") == told
+    assert ("training.corruption=gaussian" in answer.err) == told
+
+
+def test_a_conditional_model_says_which_classes_it_assumed(model: Callable[[str], Path], tmp_path: Path) -> None:
+    folder, images = model("cvae"), picture_folder(tmp_path / "images", 5, side=8)
+    pixels_of = [torch.from_numpy(pixels(path) / np.float32(255))[None] for path in sorted(images.iterdir())]
+    classes = load_model(folder, "cpu").model.classify(torch.stack(pixels_of)).tolist()
+    names = [("cat", "dog", "7")[label] for label in classes]
+    assert len(set(names)) > 1
+    for command in ("reconstruct", "denoise", "embed"):
+        out = tmp_path / {"reconstruct": "out.png", "denoise": "clean", "embed": "codes.npz"}[command]
+        told = call(command, folder, images, "-o", out, "--json").json["assumed class"]
+        assert sorted(told.split(", ")) == sorted(f"{name} ({names.count(name)})" for name in set(names))
+    assert np.load(tmp_path / "codes.npz")["classes"].tolist() == names
+    scored = call("score", folder, images, "--json").json
+    assert [row["assumed class"] for row in sorted(scored, key=lambda row: row["file"])] == names
+    assert "assumed class" in call("score", folder, images).out
+    assert call("score", model("vae"), images, "--json").json[0].keys() == {"file", "mse"}
+
+
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
@@ -112,15 +156,9 @@ def test_denoise_writes_a_file_for_each_image(model: Callable[[str], Path], tmp_
         ),
         ("cvae", ["generate", "--label", "bird"], "--label bird: unknown; choose one of cat, dog, 7"),
         ("cvae", ["generate", "--prior", "mixture"], "is conditional; use --label"),
-        ("vae", ["generate", "--prior", "normal"], "prior=normal: unknown; choose one of gaussian, mixture, flow"),
-        ("vae", ["generate", "--prior", ""], "prior=: unknown; choose one of gaussian, mixture, flow"),
-        ("vae", ["generate", "--prior", "mixture", "-n", "-2"], "n=-2: from 1 to 10000 images"),
-        ("vae", ["generate", "--prior", "mixture", "--seed", "-1"], "seed=-1: must be a number from 0"),
-        ("vae", ["generate", "--like", "{images}", "-n", "0"], "n=0: from 1 to 10000 images"),
-        ("vae", ["generate", "--like", "{images}", "-n", "10001"], "n=10001: from 1 to 10000 images"),
-        ("vae", ["generate", "--like", "{images}", "--seed", f"{2**63}"], "seed=9223372036854775808: must be"),
+        ("vae", ["generate", "--prior", "mixture", "--seed", f"{2**63}"], "seed=9223372036854775808: must be"),
         ("gan", ["generate", "--prior", "flow"], "has no encoder, so no codes; leave --prior out"),
-        ("gan", ["generate", "--like", "{images}"], "this model has no encoder, so it cannot look at images"),
+        ("gan", ["generate", "--like", "{images}"], "gan is a gan, which has no encoder and cannot"),
         ("vae", ["generate", "--like", "{empty}"], "no PNG or JPEG images in it"),
         ("vae", ["generate", "--like", "{images}", "--prior", "flow"], "give one of them"),
         ("gan", ["reconstruct", "{images}"], "this model has no encoder"),
@@ -141,6 +179,28 @@ def test_what_cannot_be_asked_for(
     answer = call(command, model(kind), *rest)
     assert answer.code == 2
     assert message in answer.err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("--prior", "normal", ["'normal' is not one of", *PRIORS]),
+        ("--prior", "", ["'' is not one of", *PRIORS]),
+        ("-n", 0, ["greater than or equal to 1"]),
+        ("-n", MOST_GENERATED + 1, [f"less than or equal to {MOST_GENERATED}"]),
+        ("--seed", -1, ["greater than or equal to 0"]),
+    ],
+)
+def test_what_no_model_can_draw_is_refused_before_one_is_looked_for(option: str, value: object, allowed) -> None:
+    answer = call("generate", "no-such-model", option, value)
+    assert answer.code == 2
+    for piece in (f"'{option}'", *allowed):
+        assert piece in answer.err
+    assert "no-such-model" not in answer.err
+
+
+def test_every_prior_can_be_asked_for() -> None:
+    assert get_args(PriorName) == tuple(PRIORS)
 
 
 def test_a_model_without_codes_says_so(model: Callable[[str], Path]) -> None:

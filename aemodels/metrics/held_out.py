@@ -180,7 +180,8 @@ HELD_OUT = {
         "nats per image",
         "minimize",
         f"Mean of -log p(x|z) over the images, summed over pixels, with one z from q(z|x) for each (iwae: the mean of "
-        f"its samples * repeats). {_GIVEN}",
+        f"its samples * repeats); a denoising model is shown clean images here, in val/distortion corrupted ones. "
+        f"{_GIVEN}",
     ),
     "rate": Metric(
         rate,
@@ -238,8 +239,9 @@ HELD_OUT = {
         generalization_gap,
         ("autoencoder", "seen"),
         "squared pixels in [0, 1]",
-        "minimize",
-        "What the error of these images is larger than that of the images that the model was trained on.",
+        None,
+        "What the error of these images is larger than that of the images that the model was trained on; a model that "
+        "learned nothing has none.",
     ),
     "psnr": Metric(
         psnr,

@@ -32,10 +32,6 @@ def like_diversity(evidence: Evidence) -> float:
     return _diversity(evidence.requests.like_examples, evidence)
 
 
-def prior_accuracy(evidence: Evidence) -> float:
-    return _accuracy(evidence.requests.unasked, evidence)
-
-
 def prior_diversity(evidence: Evidence) -> float:
     return _diversity(evidence.requests.unasked, evidence)
 
@@ -74,7 +70,8 @@ REQUESTS = {
         ("conditional", "features"),
         "share",
         "maximize",
-        f"Images asked for by their class, {_EACH}, that the feature network's classifier puts into that class.",
+        f"Images asked for by their class, {_EACH}, that the feature network's classifier puts into that class; "
+        "1 / classes is chance.",
     ),
     "label_diversity": Metric(
         label_diversity,
@@ -89,7 +86,7 @@ REQUESTS = {
         "share",
         "maximize",
         f"Images drawn to be like {EXAMPLES} training images of a class (like all, where there are fewer), {_EACH}, "
-        "that the feature network's classifier puts into that class.",
+        "that the feature network's classifier puts into that class; 1 / classes is chance.",
     ),
     "like_diversity": Metric(
         like_diversity,
@@ -98,20 +95,11 @@ REQUESTS = {
         None,
         _DIVERSITY.format("images drawn to be like those of a class"),
     ),
-    "prior_accuracy": Metric(
-        prior_accuracy,
-        ("labels", "features"),
-        "share",
-        None,
-        f"What like_accuracy and label_accuracy are compared with: {ASKED} images drawn from the prior, the same for "
-        "every class, that the feature network's classifier puts into the class; 1 / classes where all are asked for, "
-        "as each image is of one class.",
-    ),
     "prior_diversity": Metric(
         prior_diversity,
         ("labels", "features"),
         "1 as real images",
         None,
-        _DIVERSITY.format("the same images, drawn from the prior,") + " Over 1, as they are of all classes.",
+        _DIVERSITY.format(f"{ASKED} images drawn from the prior") + " Over 1, as they are of all classes.",
     ),
 }

@@ -11,8 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aemodels.distributions import derived_seed
 from aemodels.evidence import Evidence
 from aemodels.metrics.table import Metric
+from aemodels.models.base import Variational
+from aemodels.priors import fitted
+from aemodels.undisturbed import undisturbed
 
 CONFIDENT = 0.9  # probability of a class over which an image counts as showing an object
 
@@ -25,7 +29,24 @@ def frechet_samples(evidence: Evidence) -> float:
 
 
 def frechet_standard_normal(evidence: Evidence) -> float:
-    return frechet_distance(evidence.real_features, evidence.standard_normal_features)
+    if isinstance(evidence.model, Variational):  # N(0, I) is its prior
+        return frechet_samples(evidence)
+    return frechet_distance(evidence.real_features, evidence.drawn_features(evidence.standard_normal))
+
+
+def frechet_fitted_prior(evidence: Evidence) -> float:
+    if evidence.has("fitted_prior"):  # such a mixture is its prior
+        return frechet_samples(evidence)
+    codes = evidence.drawn_training_codes()
+    if not codes.isfinite().all():
+        return math.nan
+    prior = fitted("mixture", codes, derived_seed(evidence.seed, "fitted prior")).to(evidence.model.device)
+
+    def draw(n: int, part: int) -> Tensor:
+        with undisturbed(evidence.model, derived_seed(evidence.seed, "samples of the fitted prior", part)):
+            return evidence.autoencoder.decode(prior().sample((n,))).mean
+
+    return frechet_distance(evidence.real_features, evidence.drawn_features(draw))
 
 
 def frechet_reconstructions(evidence: Evidence) -> float:
@@ -109,15 +130,25 @@ SAMPLES = {
         ("features",),
         "squared feature units",
         "minimize",
-        "Frechet distance of as many images drawn from the prior to the split's images, in the data set's features.",
+        "Frechet distance of as many images drawn from the model's own prior to the split's images, in the data set's "
+        "features. A VAE's is N(0, I), an ae's a mixture fitted to its training codes; the next two are of the same "
+        "prior for every unconditional autoencoder.",
     ),
     "frechet_standard_normal": Metric(
         frechet_standard_normal,
-        ("fitted_prior", "features"),
+        ("autoencoder", "unconditional", "features"),
         "squared feature units",
         None,
-        "As frechet_samples, of codes from N(0, I) and not from the prior that was fitted to the training codes: what "
-        "an autoencoder draws whose code space nothing made normal.",
+        "As frechet_samples, of codes from N(0, I), whatever the prior: of an ae what it draws where nothing made its "
+        "codes normal.",
+    ),
+    "frechet_fitted_prior": Metric(
+        frechet_fitted_prior,
+        ("autoencoder", "unconditional", "features"),
+        "squared feature units",
+        "minimize",
+        "As frechet_samples, of codes from a mixture of up to 10 Gaussians, fitted to one code from q(z|x) of each of "
+        "at most 10,000 training images (of an ae once, when it was trained).",
     ),
     "frechet_reconstructions": Metric(
         frechet_reconstructions,
@@ -155,8 +186,9 @@ SAMPLES = {
         confident_samples,
         ("features", "labels"),
         "share",
-        "maximize",
-        "Samples to which the feature network's classifier gives a class with a probability over 0.9.",
+        None,
+        "Samples to which the feature network's classifier gives a class with a probability over 0.9; it may be sure "
+        "of a picture that shows no object, too.",
     ),
     "confident_real": Metric(
         confident_real, ("features", "labels"), "share", None, "The same of the split's images: what to expect at best."

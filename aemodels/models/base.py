@@ -19,7 +19,9 @@ from aemodels.distributions import DiagonalNormal, DiagonalNormalHead, Likelihoo
 from aemodels.nets import ImageShape
 from aemodels.priors import fitted_to_few
 
+ADVERSARIAL_MOMENTUM = 0.5  # two parts that chase each other swing with more (Radford et al., 2016, arXiv:1511.06434)
 AT_ONCE = 500  # images: enough for speed, little enough for memory
+LEAST_CODES = 50  # that a distribution of images is fitted to
 
 
 class Batch(NamedTuple):
@@ -73,6 +75,9 @@ class GenerativeModel(nn.Module, ABC):
     conditional: ClassVar[bool] = False
     """Whether one can ask it for images of a class."""
 
+    momentum: ClassVar[float] = 0.9
+    """Decay of Adam's mean of the gradients."""
+
     warmup_steps: int = 0
     """Steps until the loss has its final weights: no early stop before."""
 
@@ -121,6 +126,9 @@ class Networks(NamedTuple):
 class Autoencoder(GenerativeModel):
     """An encoder to q(z|x), a decoder to p(x|z) and a prior p(z), composed by a model's config."""
 
+    stochastic: ClassVar[bool] = False
+    """Whether q(z|x) has a spread; else it is a point."""
+
     def __init__(self, image_shape: ImageShape, num_classes: int, latent_dim: int, networks: Networks) -> None:
         super().__init__(image_shape, num_classes, latent_dim)
         self.encoder, self.posterior, self.decoder, self.likelihood = networks
@@ -152,14 +160,15 @@ class Autoencoder(GenerativeModel):
 
     @torch.no_grad()
     def sample_like(self, x: Tensor, n: int, seed: int) -> Tensor:
-        """New images (n, C, H, W) like the images x (B, C, H, W): from a distribution fitted to their codes, and
-        of their classes if the model is conditional.
+        """New images (n, C, H, W) like the images x (B, C, H, W): from a distribution fitted to codes from their
+        posteriors, and of their classes if the model is conditional.
         """
+        draws = -(-LEAST_CODES // len(x)) if self.stochastic else 1  # of each: one image has its posterior's spread
         codes: list[Tensor] = []
         classes: list[Tensor] = []
         for part in x.split(AT_ONCE):
             y = self.classify(part)
-            codes.append(self.encode(part, y).rsample())
+            codes.append(self.encode(part, y).rsample((draws,)).flatten(0, 1))
             classes += [] if y is None else [y]
         if not all(z.isfinite().all() for z in codes):
             return x.new_full((n, *x.shape[1:]), torch.nan)
@@ -180,6 +189,7 @@ class Autoencoder(GenerativeModel):
 class Variational(Autoencoder):
     """An autoencoder with a diagonal normal q(z|x), and N(0, I) as prior."""
 
+    stochastic: ClassVar[bool] = True
     posterior: DiagonalNormalHead
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> DiagonalNormal:

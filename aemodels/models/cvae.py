@@ -31,7 +31,7 @@ class CVAEConfig(VAEConfig):
 
     name: Literal["cvae"] = "cvae"  # type: ignore[assignment]
     """The model."""
-    conditional_prior: bool = False
+    conditional_prior: bool = True
     """Whether each class has a normal prior of its own, which is learned; else all have N(0, I)."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> CVAE:

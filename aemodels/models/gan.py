@@ -1,4 +1,5 @@
-"""Generative adversarial network (Goodfellow et al., 2014, arXiv:1406.2661), with the non-saturating loss.
+"""Generative adversarial network (Goodfellow et al., 2014, arXiv:1406.2661), with the non-saturating loss and the
+gradient penalty R1 (Mescheder et al., 2018, arXiv:1801.04406).
 
 B batch, D latent units, (C, H, W) an image.
 """
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 
 from aemodels import distributions
 from aemodels.config import Range, Space
-from aemodels.models.base import Batch, GenerativeModel, Loss, ModelConfig
+from aemodels.models.base import ADVERSARIAL_MOMENTUM, Batch, GenerativeModel, Loss, ModelConfig
 from aemodels.nets import Discriminator, ImageShape, MLPConfig, TrunkConfig
-from aemodels.objectives import is_drawn, is_real
+from aemodels.objectives import gradient_penalty, is_drawn, is_real
 
 
 class GANConfig(ModelConfig):
@@ -33,12 +34,14 @@ class GANConfig(ModelConfig):
     """The model."""
     latent_dim: int = Field(64, ge=1)
     """Numbers that an image is made from."""
+    gradient_penalty: float = Field(10.0, ge=0)
+    """Weight of R1 in the discriminator's loss: half the squared gradient of its logit by real pixels in [0, 1]."""
     trunk: TrunkConfig = MLPConfig()
     """The networks: the generator is its decoder."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> GAN:
         generator = self.trunk.decoder(image_shape, self.latent_dim)
-        return GAN(image_shape, num_classes, self.latent_dim, generator, Discriminator(self.trunk.encoder(image_shape)))
+        return GAN(self, image_shape, num_classes, generator, Discriminator(self.trunk.encoder(image_shape)))
 
     def search_space(self) -> Space:
         return {"model.latent_dim": Range(low=8, high=128, log=True)}
@@ -48,30 +51,37 @@ class GAN(GenerativeModel):
     """Two parts that play against each other; there is no encoder, so nothing can be reconstructed or embedded."""
 
     selection: ClassVar[str | None] = None
+    momentum: ClassVar[float] = ADVERSARIAL_MOMENTUM
     unit_mask: Tensor
 
     def __init__(
         self,
+        config: GANConfig,
         image_shape: ImageShape,
         num_classes: int,
-        latent_dim: int,
         generator: nn.Module,
         discriminator: Discriminator,
     ) -> None:
-        super().__init__(image_shape, num_classes, latent_dim)
+        super().__init__(image_shape, num_classes, config.latent_dim)
         self.generator, self.discriminator = generator, discriminator
-        self.register_buffer("unit_mask", torch.ones(latent_dim))
+        self.gradient_penalty = config.gradient_penalty
+        self.register_buffer("unit_mask", torch.ones(config.latent_dim))
 
     def parts(self) -> dict[str, tuple[str, ...]]:
         return {"generator": ("generator",), "discriminator": ("discriminator",)}
 
     def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
         # one after the other: the generator's gradient passes the drawn images alone
-        real, drawn = self.discriminator(batch.x).logits, self.discriminator(self.sample(len(batch.x))).logits
-        fooled, caught, known = is_real(drawn), is_drawn(drawn), is_real(real)
+        real, gradient = self.discriminator.with_gradient(batch.x)
+        drawn = self.discriminator(self.sample(len(batch.x))).logits
+        fooled, caught, known = is_real(drawn), is_drawn(drawn), is_real(real.logits)
+        penalty = gradient_penalty(gradient)
         return {
             "generator": Loss(fooled, {"drawn_as_real": fooled}),
-            "discriminator": Loss(known + caught, {"real_as_real": known, "drawn_as_drawn": caught}),
+            "discriminator": Loss(
+                known + caught + self.gradient_penalty * penalty,
+                {"real_as_real": known, "drawn_as_drawn": caught, "gradient_penalty": penalty},
+            ),
         }
 
     def bound(self, batch: Batch) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ class VAEConfig(ModelConfig):
     beta_warmup_steps: int = Field(0, ge=0)
     """Optimiser steps over which the weight rises from 0 to beta."""
     free_bits: float = Field(0.0, ge=0)
-    """Nats per latent unit that cost nothing to use, on the mean of a batch."""
+    """Nats per latent unit that cost nothing to use, on the mean of a batch; in training alone, not in what selects."""
     trunk: TrunkConfig = MLPConfig()
     """The networks between images and codes."""
     likelihood: LikelihoodConfig = BernoulliConfig()
@@ -79,6 +79,9 @@ class VAE(Variational):
         return {"autoencoder": Loss(total, {"distortion": cost, "rate": rate, "negative_elbo": cost + rate})}
 
     def bound(self, batch: Batch) -> dict[str, Tensor]:
+        """Every nat of the rate counts, with free bits too: they are an aid to training that selects nothing, and no
+        term of an image, as they depend on the others of its batch.
+        """
         cost, rates = self._distortion_and_rates(batch)
         rate = rates.sum(-1)
         return {

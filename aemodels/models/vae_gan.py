@@ -1,7 +1,8 @@
 """VAE-GAN: an autoencoder whose distortion is measured in the features of a discriminator (Larsen et al., 2016,
 arXiv:1512.09300).
 
-B batch, D latent units, F features, (C, H, W) an image. Each of the three parts has its own loss (algorithm 1).
+B batch, D latent units, F features, (C, H, W) an image. Each of the three parts has its own loss (algorithm 1), the
+discriminator's with the gradient penalty R1 (Mescheder et al., 2018, arXiv:1801.04406).
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from aemodels.config import Range, SettingsError, Space
 from aemodels.distributions import BernoulliConfig, DiagonalNormalHead, GaussianConfig, LikelihoodConfig, kl_per_unit
-from aemodels.models.base import Batch, Loss, ModelConfig, Networks, Variational
+from aemodels.models.base import ADVERSARIAL_MOMENTUM, Batch, Loss, ModelConfig, Networks, Variational
 from aemodels.nets import Discriminator, ImageShape, MLPConfig, TrunkConfig
-from aemodels.objectives import distortion, is_drawn, is_real
+from aemodels.objectives import distortion, gradient_penalty, is_drawn, is_real
 
 
 class VAEGANConfig(ModelConfig):
@@ -33,10 +34,12 @@ class VAEGANConfig(ModelConfig):
     """The model."""
     latent_dim: int = Field(20, ge=1)
     """Latent units."""
-    beta: float = Field(1.0, ge=0)
+    beta: float = Field(0.02, ge=0)
     """Weight of the rate in the encoder's loss, beside the distortion of the features."""
-    gamma: float = Field(0.1, ge=0)
+    gamma: float = Field(0.3, ge=0)
     """Weight of the distortion of the features in the decoder's loss, beside what fools the discriminator."""
+    gradient_penalty: float = Field(10.0, ge=0)
+    """Weight of R1 in the discriminator's loss: half the squared gradient of its logit by real pixels in [0, 1]."""
     trunk: TrunkConfig = MLPConfig()
     """The networks; the discriminator is another encoder of the kind, and its features are those of the distortion."""
     likelihood: LikelihoodConfig = BernoulliConfig()
@@ -57,7 +60,7 @@ class VAEGANConfig(ModelConfig):
     def search_space(self) -> Space:
         return {
             "model.latent_dim": Range(low=2, high=64, log=True),
-            "model.beta": Range(low=0.1, high=10.0, log=True),
+            "model.beta": Range(low=0.005, high=0.5, log=True),
         }
 
 
@@ -67,6 +70,7 @@ class VAEGAN(Variational):
     """
 
     selection: ClassVar[str | None] = None
+    momentum: ClassVar[float] = ADVERSARIAL_MOMENTUM
     beta: Tensor
     gamma: Tensor
 
@@ -79,7 +83,7 @@ class VAEGAN(Variational):
         discriminator: Discriminator,
     ) -> None:
         super().__init__(image_shape, num_classes, config.latent_dim, networks)
-        self.discriminator = discriminator
+        self.discriminator, self.gradient_penalty = discriminator, config.gradient_penalty
         self.register_buffer("beta", torch.tensor(config.beta))  # buffers: they may differ within a population
         self.register_buffer("gamma", torch.tensor(config.gamma))
 
@@ -95,15 +99,19 @@ class VAEGAN(Variational):
         q = self.encode(batch.seen, batch.y)
         reconstructions, samples = self.decode(q.rsample(), batch.y).mean, self.sample(len(batch.x), batch.y)
         # one kind after the other: a part's gradient passes those alone that its loss is about, a fifth less work
-        real, features = self.discriminator(batch.x)
+        (real, features), gradient = self.discriminator.with_gradient(batch.x)
         again, reconstructed = self.discriminator(reconstructions)
         drawn, _ = self.discriminator(samples)
         rate, cost = kl_per_unit(q, self.prior()).sum(-1), feature_distortion(features, reconstructed)
+        penalty = gradient_penalty(gradient)
         fooled, known, caught = is_real(again) + is_real(drawn), is_real(real), is_drawn(again) + is_drawn(drawn)
         return {
             "encoder": Loss(self.beta * rate + cost, {"rate": rate, "feature_distortion": cost}),
             "decoder": Loss(self.gamma * cost + fooled, {"drawn_as_real": fooled}),
-            "discriminator": Loss(known + caught, {"real_as_real": known, "drawn_as_drawn": caught}),
+            "discriminator": Loss(
+                known + caught + self.gradient_penalty * penalty,
+                {"real_as_real": known, "drawn_as_drawn": caught, "gradient_penalty": penalty},
+            ),
         }
 
     def bound(self, batch: Batch) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from aemodels.comparison_figures import rate_distortion, side_by_side
 from aemodels.comparison_table import Measured, Table, as_markdown, make_table
 from aemodels.config import SettingsError
 from aemodels.data import PreparedData
-from aemodels.devices import best_device
+from aemodels.devices import best_device, described
 from aemodels.environment import write_whole
 from aemodels.evaluation import check_primary
 from aemodels.evidence import Evidence
@@ -30,7 +30,7 @@ from aemodels.steps.recording import Result, keep_figures, keep_model_figures, k
 from aemodels.steps.train import check as check_training
 from aemodels.steps.train import learn
 from aemodels.store import open_store
-from aemodels.tracking import Run
+from aemodels.tracking import Run, versions
 from aemodels.training import new_model
 
 T = TypeVar("T")
@@ -74,8 +74,11 @@ def check(config: ComparisonConfig) -> None:
     check_training(next(iter(config.settings.values())))
 
 
-def compare(config: ComparisonConfig, data: PreparedData) -> Steps[Compared]:
+def compare(config: ComparisonConfig, data: PreparedData, command: str = "") -> Steps[Compared]:
     """Trains and judges every system with every seed, or goes on where it was killed; registers nothing.
+
+    Args:
+        command: what a person gave, for the table; "" where it was none.
 
     Raises:
         SettingsError: a model does not fit the images.
@@ -92,7 +95,7 @@ def compare(config: ComparisonConfig, data: PreparedData) -> Steps[Compared]:
             run.params({"seeds": config.seeds, "systems": list(config.systems), **_shared(experiments)})
             run.dataset(data)
             found = yield from _children(config, data, features, folder, run)
-            compared = _finish(config, data, found, folder, run)
+            compared = _finish(config, data, found, folder, run, command)
         folder.finish(compared.model_dump(mode="json"))
     return compared
 
@@ -160,6 +163,7 @@ def _child(
         seconds=learned.seconds,
         likelihood="" if likelihood is None else f"{likelihood.name}{', given the class' * model.conditional}",
         validation=_validation(learned.evaluation.evidence),
+        made_with=_made_with(),
     )
     return _Child(run_id=run.id, measured=measured)
 
@@ -168,6 +172,12 @@ def _validation(evidence: Evidence) -> float | None:
     """The loss that picks the best weights, after the last epoch."""
     selection = evidence.model.selection
     return evidence.history[-1][f"val/{selection}"] if selection else None
+
+
+def _made_with() -> str:
+    found = versions()
+    software = [f"{name} {found[name]}" for name in ("aemodels", "torch") if name in found]
+    return ", ".join([*software, described(best_device())])
 
 
 def _entitled(steps: Steps[T], title: str) -> Steps[T]:
@@ -183,12 +193,19 @@ def _entitled(steps: Steps[T], title: str) -> Steps[T]:
 
 
 def _finish(
-    config: ComparisonConfig, data: PreparedData, found: dict[str, list[_Child]], folder: RunFolder, run: Run
+    config: ComparisonConfig,
+    data: PreparedData,
+    found: dict[str, list[_Child]],
+    folder: RunFolder,
+    run: Run,
+    command: str,
 ) -> Compared:
     """Table, picture and report, in the folder and in the parent run."""
     experiments = {name: config.experiment(name, 0) for name in config.systems}
     primary = next(iter(experiments.values())).evaluation.primary
-    table = make_table({name: [child.measured for child in children] for name, children in found.items()}, primary)
+    measured = {name: [child.measured for child in children] for name, children in found.items()}
+    asked = f"`{command}`" if command else f"a flow or a program, with the settings of MLflow's run {run.id}"
+    table = make_table(measured, primary, f"Made by {asked}: {_circumstances(config, data, measured)}.")
     title = f"{len(experiments)} systems on {data.name}"
     _keep("table.md", as_markdown(table, title), folder.path, run)
     _keep("table.json", table.model_dump_json(indent=2), folder.path, run)
@@ -208,6 +225,13 @@ def _finish(
         curve=next(iter(curves), None),
         report=report,
     )
+
+
+def _circumstances(config: ComparisonConfig, data: PreparedData, measured: Mapping[str, list[Measured]]) -> str:
+    """Seeds and images of all; versions and devices of each, which may be several where it went on elsewhere."""
+    seeds = "seed 0" if config.seeds == 1 else f"seeds 0 to {config.seeds - 1}"
+    made_with = dict.fromkeys(each.made_with for runs in measured.values() for each in runs)
+    return f"{seeds}; {data.name}, digest {data.digest}; {' and '.join(filter(None, made_with))}"
 
 
 def _keep(file: str, text: str, folder: Path, run: Run) -> None:

@@ -13,6 +13,7 @@ from aemodels.config import SettingsError
 from aemodels.data import PreparedData, prepare
 from aemodels.devices import best_device
 from aemodels.environment import store_folder
+from aemodels.evaluation import check_likelihood
 from aemodels.evaluation import evaluate as judge
 from aemodels.features import feature_network
 from aemodels.figures import draw_figures
@@ -59,6 +60,7 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
     experiment = loaded.card.experiment.override(changes)
     data = yield from prepare(experiment.data)
     _check(model, loaded, data)
+    check_likelihood(loaded.model, data, experiment.evaluation)
     features = yield from feature_network(data, best_device())
     yield Progress("judging", 0, 1)
     tags = {"kind": "evaluation", "model": model, "pipeline": group, **standard_tags(experiment.seed, "")}
@@ -104,4 +106,4 @@ def _listed(classes: Sequence[str]) -> str:
 
 def _name(reference: str) -> str:
     """The registered model's name; "" for a run's folder."""
-    return "" if Path(reference).exists() else re.split("[@/]", reference)[0]
+    return "" if Path(reference).exists() else re.split("[@/]", reference.removeprefix("models:/"))[0]

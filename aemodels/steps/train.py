@@ -10,7 +10,7 @@ from aemodels import parallel
 from aemodels.checkpoint import load_state, save_card, save_state, save_weights
 from aemodels.data import PreparedData
 from aemodels.devices import best_device
-from aemodels.evaluation import Evaluation, check_primary, evaluate
+from aemodels.evaluation import Evaluation, check_likelihood, check_primary, evaluate
 from aemodels.experiment import Experiment
 from aemodels.features import Features, feature_network
 from aemodels.figures import draw_figures, reconstruction_grid, sample_grid
@@ -101,6 +101,7 @@ def _train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]
     features = yield from feature_network(data, best_device())
     model = new_model(experiment.model, data, experiment.seed)  # what does not fit is refused before it is recorded
     check_primary(model, data, features, experiment.evaluation)
+    check_likelihood(model, data, experiment.evaluation)
     # under another name it is another run
     with claimed(experiment.identity(f"{name}{data.digest}")) as folder:
         title = f"{experiment.model.name} {experiment.model.latent_dim}"

@@ -3,7 +3,8 @@ without what many of them waste: no network sees an image twice in a step, and `
 
 Per step: the encoder once over a batch, the decoder twice (codes, noise), the discriminator three times (images,
 reconstructions, samples); backwards the encoder's loss from the reconstructions, the decoder's from these and the
-samples, the discriminator's from all three; three Adam steps. Images come as in the example loop, through PIL, ToTensor
+samples, the discriminator's from all three and from the gradient of its logits by the images (Mescheder et al., 2018,
+arXiv:1801.04406); three Adam steps. Images come as in the example loop, through PIL, ToTensor
 and a DataLoader.
 """
 
@@ -15,27 +16,33 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aemodels.models.vae_gan import VAEGANConfig
+from aemodels.models.vae_gan import VAEGAN, VAEGANConfig
 from benchmarks.contenders.judge import Clock, Epoch, plain_trained
 from benchmarks.contenders.networks import PlainVAEGAN
 from benchmarks.contenders.task import LEARNING_RATE, Task, alike, plain_start
 from benchmarks.contenders.with_example import example_loader
 
 
-def part_losses(model: PlainVAEGAN, x: Tensor, beta: float, gamma: float) -> dict[str, Tensor]:
+def part_losses(model: PlainVAEGAN, x: Tensor, config: VAEGANConfig) -> dict[str, Tensor]:
     """Part -> its loss, the mean over the batch."""
     mean, log_variance = model.encode(x)
     z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-    real, features = model.discriminate(x)
+    pixels = x.detach().requires_grad_()
+    real, features = model.discriminate(pixels)
+    (gradient,) = torch.autograd.grad(real.sum(), pixels, create_graph=True)
+    penalty = 0.5 * gradient.square().sum((1, 2, 3)).mean()
     again, reconstructed = model.discriminate(model.decoder(z))
     drawn, _ = model.discriminate(model.decoder(torch.randn_like(z)))
     rate = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1).mean()
     distortion = 0.5 * (features - reconstructed).square().sum(1).mean()
     one, zero, entropy = torch.ones_like(real), torch.zeros_like(real), F.binary_cross_entropy_with_logits
     return {
-        "encoder": beta * rate + distortion,
-        "decoder": gamma * distortion + entropy(again, one) + entropy(drawn, one),
-        "discriminator": entropy(real, one) + entropy(again, zero) + entropy(drawn, zero),
+        "encoder": config.beta * rate + distortion,
+        "decoder": config.gamma * distortion + entropy(again, one) + entropy(drawn, one),
+        "discriminator": entropy(real, one)
+        + entropy(again, zero)
+        + entropy(drawn, zero)
+        + config.gradient_penalty * penalty,
     }
 
 
@@ -62,7 +69,9 @@ def epochs(task: Task) -> Iterator[Epoch]:
     assert isinstance(config, VAEGANConfig)
     loader = example_loader(task.data, task.images, signed=False)
     parameters = part_parameters(model)
-    optimizers = [torch.optim.Adam(own, lr=LEARNING_RATE) for own in parameters.values()]
+    optimizers = [
+        torch.optim.Adam(own, lr=LEARNING_RATE, betas=(VAEGAN.momentum, 0.999)) for own in parameters.values()
+    ]
     clock = Clock(task.device)
     for _ in range(task.epochs):
         clock.start()
@@ -70,7 +79,7 @@ def epochs(task: Task) -> Iterator[Epoch]:
         for images, _ in loader:
             for optimizer in optimizers:
                 optimizer.zero_grad()
-            losses = part_losses(model, images.to(task.device), config.beta, config.gamma)
+            losses = part_losses(model, images.to(task.device), config)
             step_backwards(losses, parameters)
             for optimizer in optimizers:
                 optimizer.step()

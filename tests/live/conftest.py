@@ -165,13 +165,15 @@ def team(postgres: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         )
         for name, command in (("mlflow", mlflow), ("prefect", prefect))
     ]
-    for service in services:
-        service.start()
-    within(60, lambda: answers(f"{environment['MLFLOW_TRACKING_URI']}/health"), "MLflow")
-    within(60, lambda: answers(f"{environment['PREFECT_API_URL']}/health"), "Prefect")
-    yield Team(*services, folder, environment)
-    for service in services:
-        service.stop()
+    try:
+        for service in services:
+            service.start()
+        within(60, lambda: answers(f"{environment['MLFLOW_TRACKING_URI']}/health"), "MLflow")
+        within(60, lambda: answers(f"{environment['PREFECT_API_URL']}/health"), "Prefect")
+        yield Team(*services, folder, environment)
+    finally:  # they have sessions of their own: nothing else would end them
+        for service in services:
+            service.stop()
 
 
 @pytest.fixture

@@ -55,9 +55,12 @@ def test_what_is_deployed_twice_is_there_once(team: Any, client: Any) -> None:
     assert slugs() == ["yearly"]
     deploy(team)
     assert slugs() == ["nightly"]  # the other one is no longer in the file
-    once = deployed()
+    once, pipeline = deployed(), client.read_deployment_by_name("pipeline/pipeline")
+    client.update_deployment_schedule(pipeline.id, pipeline.schedules[0].id, active=False)
     deploy(team)
     assert deployed() == once
+    (schedule,) = client.read_deployment_by_name("pipeline/pipeline").schedules
+    assert not schedule.active  # a person has switched it off
     assert len(set(once[0])) == len(once[0]) == 5  # three of ours, and a trigger each of the pipeline and of monitor
 
 

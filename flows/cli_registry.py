@@ -1,0 +1,67 @@
+"""Commands on registered models: what there is, which version is the champion, and which ones were."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.answering import answering, under_prefect
+from flows.options import Json, Name, Reason
+
+
+def models(json: Json = False) -> None:
+    """List registered models."""
+    with answering(verbose=False):
+        from aemodels.catalog import list_models
+        from aemodels.store import open_store
+        from flows import reports
+
+        reports.models(list_models(open_store()), json)
+
+
+def promote(
+    name: Name,
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="Its number.")],
+    reason: Reason = "",
+    json: Json = False,
+) -> None:
+    """Make a version the champion, whatever the gate says."""
+    with answering(verbose=False):
+        from aemodels import registry
+        from aemodels.store import open_store
+        from flows import reports
+
+        if under_prefect():
+            from flows.promote import choose
+
+            choose(name, version, reason)
+        else:
+            registry.promote(open_store(), name, version, reason)
+        reports.champion(registry.get(open_store(), name, version), json)
+
+
+def rollback(name: Name, reason: Reason = "", json: Json = False) -> None:
+    """Make the previous champion the champion again."""
+    with answering(verbose=False):
+        from aemodels import registry
+        from aemodels.store import open_store
+        from flows import reports
+
+        if under_prefect():
+            from flows.promote import rollback as flow
+
+            flow(name, reason=reason)
+        else:
+            registry.rollback(open_store(), name, reason=reason)
+        reports.champion(registry.get(open_store(), name, registry.CHAMPION), json)
+
+
+def history(name: Name, json: Json = False) -> None:
+    """List the champions so far: since when, by whom, why."""
+    with answering(verbose=False):
+        from aemodels import catalog
+        from aemodels.store import open_store
+        from flows import reports
+
+        reports.history(name, catalog.history(open_store(), name), json)
