@@ -135,12 +135,11 @@ def _skipped(row: Row, options: argparse.Namespace) -> dict[str, str]:
     """Contender -> why it is left out."""
     if reason := row.refusal():
         return dict.fromkeys(row.contenders, reason)
-    ours, *_ = row.contenders
     reasons: dict[str, str] = {}
     for name, needs in row.contenders.items():
         if missing := lacks(needs):
             reasons[name] = f"{missing} not installed"
-        elif options.contenders and name != ours and name not in options.contenders:
+        elif options.contenders and name not in (*row.ours, *options.contenders):
             reasons[name] = "not asked for"
     return reasons
 

@@ -50,6 +50,7 @@ def row_result(row: Row, repeats: Sequence[Repeat], skipped: dict[str, str], fai
         "unit": row.unit,
         "settings": {name: value for name, value in row.settings.items() if name != "folder"},
         "contenders": list(row.contenders),
+        "ours": row.ours,
         "summary": summary(row, whole),
         "ratios": ratios(row, whole),
         "findings": row.findings(whole) if whole else {},
