@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from benchmarks.jobs import ROOT
 from benchmarks.rows.row import Repeat, Row, Scale, spread
 
 EXAMPLE = ("torchvision", "PIL")
 TRAINERS = {"aemodels": (), "example": EXAMPLE, "pythae": ("pythae",), "lightning": ("lightning", *EXAMPLE)}
-FAST = ROOT / "aemodels" / "presets" / "fast.json"
 # (preset, title, epochs after the first, training images; fewer where an epoch of all 54,000 takes half a minute)
 MODELS = (
     ("article-vae", "training: article VAE", 2, None),
@@ -19,6 +18,8 @@ MODELS = (
     ("article-conv", "training: convolutional autoencoder", 1, None),
     ("conv-vae", "training: convolutional VAE", 1, 18_000),
 )
+COPIES = 6  # of MNIST's training images: 265 MiB, five windows of `aemodels.data.streaming`
+LEFT = 256 * 2**20  # bytes; with less a CPU does not hold two windows, the article's VAE and its threads
 PRESETS = [preset for preset, *_ in MODELS]
 VAE_GAN = ("vae-gan", "training: convolutional VAE-GAN", 1, 18_000)  # pythae's has other losses and leaves out updates
 
@@ -64,10 +65,26 @@ def judged(repeats: list[Repeat]) -> dict[str, Any]:
 
 
 def _streaming(scale: Scale) -> Row:
-    settings = {"preset": "article-vae", "epochs": 1 + scale(1, 1, cuda=2), "images": 6_000 if scale.quick else None}
-    title = "images streamed from disk, against in memory"
-    contenders = {"streamed": (), "resident": ()}
-    return Row("streaming", title, "training", "images/s", contenders, scale(3, 1), settings, findings=judged)
+    """As the project does it by itself: its own windows, and its own judgement of what fits."""
+    settings = {
+        "preset": "article-vae",
+        "epochs": 2,
+        "images": None,
+        "copies": COPIES,
+        "left": LEFT,
+        "folder": str(scale.folder / "larger"),
+    }
+    return Row(
+        "streaming",
+        f"{COPIES} times MNIST, 265 MiB, streamed from disk with {LEFT // 2**20} MiB of memory left, against in memory",
+        "training",
+        "images/s",
+        {"streamed": (), "resident": ()},
+        scale(2, 1),
+        settings,
+        findings=judged,
+        refusal=lambda: "" if (sys.platform, scale.device) == ("linux", "cpu") else "it limits a CPU's memory on Linux",
+    )
 
 
 # ---------------------------------------------------------------- time to quality
@@ -90,7 +107,6 @@ def _fast(scale: Scale) -> Row:
         settings,
         settle=to_quality,
         findings=reached,
-        refusal=lambda: "" if FAST.exists() else f"there is no {FAST.relative_to(ROOT)}",
     )
 
 
