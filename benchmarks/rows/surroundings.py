@@ -28,7 +28,7 @@ def surrounding_rows(scale: Scale) -> list[Row]:
 
 
 def _prepare(scale: Scale) -> Row:
-    images = scale(20_000, 2_000)
+    images = scale(60_000, 2_000)
     return Row(
         "prepare",
         f"preparing a folder of {images:,} PNG files of 28 x 28",
