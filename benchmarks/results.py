@@ -72,7 +72,7 @@ def add_shares(result: Result) -> None:
             rates = {name: numbers["median"] * flops for name, numbers in row["summary"].items()}
             row["findings"] |= {
                 "flops_per_second": rates,
-                "share_of_float32_peak": {name: rate / peak for name, rate in rates.items()},
+                "share_of_peak": {name: rate / peak for name, rate in rates.items()},
             }
 
 

@@ -140,6 +140,7 @@ def _foot(result: dict[str, Any]) -> str:
     apart = max(((n["max"] - n["min"]) / n["median"] for n in runs), default=0.0)
     quick = "**Small sizes (--quick): these numbers mean little.** " if result["quick"] else ""
     peak = result["rows"].get("matmul", {}).get("summary", {}).get("matmul")
-    product = f" Matrix product of 2048: {peak['max'] / 1e9:,.0f} GFLOP/s in float32." if peak else ""
+    precision = "TF32" if result["device"] == "cuda" else "float32"
+    product = f" Matrix product of 2048: {peak['max'] / 1e9:,.0f} GFLOP/s in {precision}." if peak else ""
     when = result["started"][:10]
     return f"{quick}{when}: {', '.join(parts)}. Medians; repeats lie at most {apart:.0%} apart.{product}"
