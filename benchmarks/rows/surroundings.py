@@ -80,11 +80,11 @@ def _tracking(scale: Scale) -> Row:
     needs = ("mlflow", "optuna", "matplotlib", "psutil")
     return Row(
         "tracking",
-        "tracking, as a share of a training",
+        "tracking, as a share of a training, one turn",
         "tracking",
         "s",
         {"tracked": needs, "served": (*needs, "prefect"), "bare": needs},
-        scale(2, 1),
+        1,  # four minutes
         settings,
         findings=shares,
         compared=False,
