@@ -79,6 +79,7 @@ def _note(findings: dict[str, Any]) -> str:
         "test_squared_error": "test squared error {}",
         "sample_distance": "Frechet distance of the samples' 4 x 4 means {}",
         "final_bound": "final bound {} nats",
+        "best": "best objective {}",
     }.items():
         if key in findings:
             digits = 2 if "bound" in key else 5
@@ -87,9 +88,7 @@ def _note(findings: dict[str, Any]) -> str:
         parts.append(f"reached in {findings['turns_reached']} of {findings['turns']} turns")
     if "difference" in findings:
         parts.append(_agreement(findings))
-    if "best" in findings:
-        bests = [f"{v['median']:.5f} ({v['min']:.5f} to {v['max']:.5f})" for v in findings["best"].values()]
-        parts.append(f"best objective {' / '.join(bests)}")
+    if "pruned" in findings:
         counts = [f"{found['median']:.0f}" for found in findings["pruned"].values()]
         parts.append(f"pruned {' / '.join(counts)}")
     if "share_of_peak" in findings:

@@ -74,7 +74,7 @@ def command_seconds(job: Job) -> Measured:
 def _tracking(scale: Scale) -> Row:
     settings = {
         "preset": "article-vae",
-        "epochs": 1 + scale(40, 2, cuda=300),  # a minute
+        "epochs": 1 + scale(30, 2, cuda=300),  # a minute
         "images": 6_000 if scale.quick else None,
     }
     needs = ("mlflow", "optuna", "matplotlib", "psutil")
