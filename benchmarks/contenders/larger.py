@@ -54,7 +54,7 @@ def from_disk(epochs: Iterator[Epoch], task: Task, left: int) -> Iterator[Epoch]
     images = task.data.stored("train").images
     _leave(left)
     if images.nbytes < left or batches.fits(images.nbytes, task.device):
-        raise ValueError(f"{images.nbytes} bytes of images are not larger than the memory that is left, {left}")
+        raise ValueError(f"{images.nbytes} bytes of images stay in memory, with {left} bytes left; use more copies")
     _forget(images.file)
     for epoch in epochs:
         yield epoch
