@@ -23,6 +23,7 @@ NO_DATA = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0; 1 where a contender failed; 2 where nothing can be measured."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = _options(arguments)
     if options.table:
         print(table.markdown(results.read(options.table)))
@@ -38,10 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except FailedError as error:
             print(error, file=sys.stderr)
             return 2
-        return _measure(wanted, options, about)
+        return _measure(wanted, options, results.new(about, arguments), about["data"])
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks", description="Speed, side by side.")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="these only; a wrong name lists them")
@@ -82,11 +83,10 @@ def _machine(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _measure(rows: Sequence[Row], options: argparse.Namespace, about: dict[str, Any]) -> int:
-    result = results.new(about)
+def _measure(rows: Sequence[Row], options: argparse.Namespace, result: results.Result, data: dict[str, Any]) -> int:
     file = options.out or (None if options.quick else results.free_file(result))
     for row in rows:
-        result["rows"][row.name] = _row(row, options, about["data"])
+        result["rows"][row.name] = _row(row, options, data)
         results.add_shares(result)
         if file is not None:
             results.write(file, result)
@@ -135,12 +135,11 @@ def _skipped(row: Row, options: argparse.Namespace) -> dict[str, str]:
     """Contender -> why it is left out."""
     if reason := row.refusal():
         return dict.fromkeys(row.contenders, reason)
-    ours, *_ = row.contenders
     reasons: dict[str, str] = {}
     for name, needs in row.contenders.items():
         if missing := lacks(needs):
             reasons[name] = f"{missing} not installed"
-        elif options.contenders and name != ours and name not in options.contenders:
+        elif options.contenders and name not in (*row.ours, *options.contenders):
             reasons[name] = "not asked for"
     return reasons
 

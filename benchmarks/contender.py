@@ -45,6 +45,8 @@ def main() -> None:
     from aemodels.config import UserError
 
     torch.set_num_threads(job.threads)
+    if job.device == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, for all alike: the project's own training sets it
     try:
         measured = measure(job)
     except UserError as error:

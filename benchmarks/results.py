@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import count
@@ -23,11 +23,14 @@ VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "MKL_NUM_TH
 Result = dict[str, Any]
 
 
-def new(about: Result) -> Result:
-    """A run that has no rows yet."""
+def new(about: Result, arguments: Sequence[str]) -> Result:
+    """A run that has no rows yet, of a command with these arguments."""
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("--out")  # a path of this machine, which measures nothing
+    _, measuring = own.parse_known_args(arguments)
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": ["python", "-m", "benchmarks", *sys.argv[1:]],
+        "command": ["python", "-m", "benchmarks", *measuring],
         "commit": _commit(),
         **about,
         "data": {name: about["data"][name] for name in ("name", "digest", "sizes")},
@@ -50,6 +53,7 @@ def row_result(row: Row, repeats: Sequence[Repeat], skipped: dict[str, str], fai
         "unit": row.unit,
         "settings": {name: value for name, value in row.settings.items() if name != "folder"},
         "contenders": list(row.contenders),
+        "ours": row.ours,
         "summary": summary(row, whole),
         "ratios": ratios(row, whole),
         "findings": row.findings(whole) if whole else {},
@@ -71,7 +75,7 @@ def add_shares(result: Result) -> None:
             rates = {name: numbers["median"] * flops for name, numbers in row["summary"].items()}
             row["findings"] |= {
                 "flops_per_second": rates,
-                "share_of_float32_peak": {name: rate / peak for name, rate in rates.items()},
+                "share_of_peak": {name: rate / peak for name, rate in rates.items()},
             }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 NAMES = {
-    "aemodels-float32": "aemodels in float32",
+    "aemodels-bfloat16": "in bfloat16",
     "example": "example loop",
     "loop": "example loop",
     "plain": "plain loop",
@@ -48,10 +48,14 @@ def _line(row: dict[str, Any]) -> str:
     """One row of the table."""
     if "share" in row["findings"]:
         return _share_line(row)
-    ours, *_ = row["contenders"]
-    peers = [name for name in row["summary"] if name != ours]
-    others = [f"{NAMES.get(p, p)} {_number(row, p)}{_ratio(row, p)}" for p in peers]
-    return f"| {row['title']} | {_number(row, ours)} | {', '.join(others)} | {_note(row['findings'])} |"
+    ours, *variants = row["ours"]
+    own = [_number(row, ours), *(f"{NAMES[name]} {_number(row, name)}" for name in variants)]
+    others = [
+        f"{NAMES.get(peer, peer)} {_number(row, peer)}{_ratio(row, peer)}"
+        for peer in row["summary"]
+        if peer not in row["ours"]
+    ]
+    return f"| {row['title']} | {', '.join(own)} | {', '.join(others)} | {_note(row['findings'])} |"
 
 
 def _number(row: dict[str, Any], name: str) -> str:
@@ -62,8 +66,9 @@ def _number(row: dict[str, Any], name: str) -> str:
 
 
 def _ratio(row: dict[str, Any], peer: str) -> str:
-    found = row["ratios"].get(peer)
-    return f" ({found['median']:.2f}x)" if found else ""
+    found = {name: row["ratios"].get(name, {}).get(peer) for name in row["ours"]}
+    parts = [f"{NAMES.get(name, '')} {ratio['median']:.2f}x".strip() for name, ratio in found.items() if ratio]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _note(findings: dict[str, Any]) -> str:
@@ -82,17 +87,27 @@ def _note(findings: dict[str, Any]) -> str:
     if "turns" in findings and findings["turns_reached"] < findings["turns"]:
         parts.append(f"reached in {findings['turns_reached']} of {findings['turns']} turns")
     if "difference" in findings:
-        ours, noise = findings["difference"], findings["seed_difference"]
-        parts.append(
-            f"objectives {ours['signed_mean']:+.1%} on average, {ours['mean']:.1%} apart, at most {ours['largest']:.1%}"
-            f"; two seeds of the other {noise['mean']:.1%} apart, at most {noise['largest']:.1%}"
-        )
+        parts.append(_agreement(findings))
     if "pruned" in findings:
         counts = [f"{found['median']:.0f}" for found in findings["pruned"].values()]
         parts.append(f"pruned {' / '.join(counts)}")
-    if "share_of_float32_peak" in findings:
-        parts.append(f"{next(iter(findings['share_of_float32_peak'].values())):.0%} of the matrix product's peak")
+    if "share_of_peak" in findings:
+        parts.append(f"{next(iter(findings['share_of_peak'].values())):.0%} of the matrix product's peak")
     return "; ".join(parts)
+
+
+def _agreement(findings: dict[str, Any]) -> str:
+    """Whether two searches came to the same objectives."""
+    apart = [
+        f"{NAMES.get(name, '')} {found['root_mean_square']:.1%} ({found['mean']:+.1%} on average)".strip()
+        for name, found in findings["difference"].items()
+    ]
+    text = f"objectives differ by {', '.join(apart)}"
+    if "seed_difference" not in findings:
+        return f"{text}; one turn does not tell the noise of seeds"
+    within = "within" if all(findings["within_seed_noise"].values()) else "**not** within"
+    noise = findings["seed_difference"]["root_mean_square"]
+    return f"{text}, those of two seeds of the other by {noise:.1%}: {within} the noise of seeds"
 
 
 def _share_line(row: dict[str, Any]) -> str:
@@ -124,6 +139,7 @@ def _foot(result: dict[str, Any]) -> str:
     apart = max(((n["max"] - n["min"]) / n["median"] for n in runs), default=0.0)
     quick = "**Small sizes (--quick): these numbers mean little.** " if result["quick"] else ""
     peak = result["rows"].get("matmul", {}).get("summary", {}).get("matmul")
-    product = f" Matrix product of 2048: {peak['max'] / 1e9:,.0f} GFLOP/s in float32." if peak else ""
+    precision = "TF32" if result["device"] == "cuda" else "float32"
+    product = f" Matrix product of 2048: {peak['max'] / 1e9:,.0f} GFLOP/s in {precision}." if peak else ""
     when = result["started"][:10]
     return f"{quick}{when}: {', '.join(parts)}. Medians; repeats lie at most {apart:.0%} apart.{product}"

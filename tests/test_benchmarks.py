@@ -1,8 +1,10 @@
-"""The speed harness, on a few noise images: that it runs, and that the peers' networks are the project's."""
+"""The speed harness, on scikit-learn's digits: that it runs, that the peers do the same work, what follows from it."""
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import struct
 import subprocess
 import sys
@@ -11,39 +13,54 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
-from aemodels.data import PreparedData, batches, prepare
+from aemodels.data import PreparedData, prepare
 from aemodels.data.mnist import IDX_FILES, MnistConfig
 from aemodels.models.base import Batch
 from aemodels.models.vae_gan import VAEGANConfig
 from aemodels.progress import finish
 from aemodels.training import new_model
 from benchmarks import __main__ as command
+from benchmarks import joined, results, table
 from benchmarks.contender import measure
-from benchmarks.contenders import with_aemodels, with_plain_vae_gan
+from benchmarks.contenders import larger, with_aemodels, with_plain_vae_gan
 from benchmarks.contenders.judge import images_of, plain_trained, quality
 from benchmarks.contenders.networks import PlainVAEGAN
 from benchmarks.contenders.task import Task, alike, plain_start
 from benchmarks.jobs import ROOT, FailedError, Job, run_job
-from benchmarks.rows import Row, Scale, all_rows
+from benchmarks.rows import Row, Scale, all_rows, surroundings
 from benchmarks.rows.row import Repeat, ratios, summary
+from benchmarks.rows.searches import agreement
 from benchmarks.rows.trainings import PRESETS, to_quality
 
-ROWS = ["--rows", "article-vae", "streaming", "--contenders", "example", "resident"]
+EMPTY = {  # a run of no rows
+    "hardware": {"cpu": "a processor"},
+    "threads": 2,
+    "versions": {},
+    "quick": False,
+    "device": "cpu",
+    "started": "2026-01-01T00:00:00+00:00",
+}
+UNTRAINED = 784 * math.log(2)  # nats; the bound of pixels that are all 0.5
 
 
 @pytest.fixture
 def mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PreparedData:
-    """400 training images and 100 test images of noise in MNIST's format, prepared."""
-    raw, rng = tmp_path / "data" / "MNIST" / "raw", np.random.default_rng(0)
+    """1,500 training images and 297 test images in MNIST's format, prepared."""
+    raw, digits = tmp_path / "data" / "MNIST" / "raw", load_digits()
     raw.mkdir(parents=True)
+    enlarged = np.kron(digits.images, np.ones((3, 3)))  # (N, 24, 24), 0 to 16
+    pixels = np.pad(enlarged * 15, ((0, 0), (2, 2), (2, 2))).astype(np.uint8)
     for name in IDX_FILES:
-        count, images = 400 if name.startswith("train") else 100, "idx3" in name
-        header = struct.pack(">4I", 0x803, count, 28, 28) if images else struct.pack(">2I", 0x801, count)
-        content = rng.integers(0, 255 if images else 10, count * (784 if images else 1), np.uint8).tobytes()
-        (raw / name).write_bytes(header + content)
+        rows = slice(1_500) if name.startswith("train") else slice(1_500, None)
+        content = (pixels if "idx3" in name else digits.target.astype(np.uint8))[rows]
+        header = struct.pack(f">{1 + content.ndim}I", 0x800 + content.ndim, *content.shape)
+        (raw / name).write_bytes(header + content.tobytes())
     monkeypatch.setenv("AEMODELS_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("AEMODELS_DEVICE", "cpu")
+    for name in ("AEMODELS_CACHE", "AEMODELS_STORE"):
+        monkeypatch.setenv(name, os.environ[name])  # contenders change them in their process, which is this one here
     return finish(prepare(MnistConfig()))
 
 
@@ -52,28 +69,29 @@ def test_two_rows_from_the_command_to_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "run_job", measure)  # in this process: each of its own would import torch
-    monkeypatch.setattr(batches, "fits", batches.fits)  # a row replaces it
-    file = tmp_path / "results.json"
-    assert command.main([*ROWS, "--quick", "--repeats", "2", "--out", str(file)]) == 0
+    file, asked = tmp_path / "results.json", ["--rows", "article-vae", "prepare", "--quick", "--repeats", "2"]
+    assert command.main([*asked, "--contenders", "example", "imagefolder", "--out", str(file)]) == 0
     result = json.loads(file.read_text())
-    training, streaming = (result["rows"][name] for name in ("article-vae", "streaming"))
+    assert result["command"] == ["python", "-m", "benchmarks", *asked, "--contenders", "example", "imagefolder"]
+    training, folder = (result["rows"][name] for name in ("article-vae", "prepare"))
     assert [(run["turn"], run["contender"]) for run in training["runs"]] == [
         (turn, name) for turn in (1, 2) for name in ("aemodels", "example")
     ]
-    assert all(run["images_per_second"] > 0 and run["training_images"] == 360 for run in training["runs"])
+    assert all(run["images_per_second"] > 0 and run["training_images"] == 1_350 for run in training["runs"])
     ours, example = (training["findings"]["test_bound"][name]["median"] for name in ("aemodels", "example"))
+    assert ours < 0.6 * UNTRAINED
     assert ours == pytest.approx(example, rel=0.02)  # they start from the same weights
     assert training["skipped"].keys() == {"pythae", "lightning"}
-    quick, whole = (run["images_per_second"] for run in streaming["runs"][:2])
-    assert streaming["ratios"]["resident"]["min"] <= quick / whole <= streaming["ratios"]["resident"]["max"]
-    bounds = streaming["findings"]["test_bound"]
-    assert bounds["streamed"] == bounds["resident"]
-    assert result["data"]["sizes"] == {"train": 360, "val": 40, "test": 100}
+    assert [run["images"] for run in folder["runs"]] == 4 * [1_500]
+    quick, other = (run["images_per_second"] for run in folder["runs"][:2])
+    ratio = folder["ratios"]["aemodels"]["imagefolder"]
+    assert ratio["min"] <= quick / other <= ratio["max"]
+    assert result["data"]["sizes"] == {"train": 1_350, "val": 150, "test": 297}
     printed = capsys.readouterr().out
     assert command.main(["--table", str(file)]) == 0
-    table = capsys.readouterr().out
-    assert table == printed
-    assert table.splitlines()[2].startswith("| training: article VAE |")
+    shown = capsys.readouterr().out
+    assert shown == printed
+    assert shown.splitlines()[2].startswith("| training: article VAE, 6,000 images an epoch |")
 
 
 @pytest.mark.parametrize("preset", [*PRESETS, "vae-gan"])
@@ -109,11 +127,86 @@ def test_the_plain_vae_gan_has_the_projects_gradients(mnist: PreparedData) -> No
             torch.testing.assert_close(ours, theirs.grad, rtol=1e-3, atol=1e-6)
 
 
+def test_searches_come_to_the_same(mnist: PreparedData) -> None:
+    settings = {"latent_dims": [2, 20], "betas": [1.0], "images": 1_350, "epochs": 8, "peer_trials": 2}
+    job = Job("search", "", "cpu", 1, 1, mnist.model_dump(mode="json"), settings)
+    ours, optuna = (measure(job._replace(contender=name))["values"] for name in ("aemodels", "optuna"))
+    assert ours[1] < 0.7 * ours[0]  # which a latent size of 20 is for
+    assert ours == pytest.approx(optuna, rel=0.15)
+    pruning = {"trials": 6, "images": 1_350, "epochs": 5, "granted": 1}
+    own, other = (measure(job._replace(contender=name, settings=pruning)) for name in ("aemodels", "optuna"))
+    assert own["trials"] == other["trials"] == 6
+    assert own["best"] == pytest.approx(other["best"], rel=0.2)
+    assert own["best"] < 0.045  # after two epochs all are above 0.05
+
+
+@pytest.mark.usefixtures("mnist")
+def test_a_set_that_fits_is_no_contender_for_streaming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = larger.larger_data(3, str(tmp_path / "larger"))
+    assert data.sizes == {"train": 4_350, "val": 150, "test": 297}
+    _, counts = np.unique(data.split("train").images, axis=0, return_counts=True)
+    assert counts.sum() == 4_350
+    assert np.mean(counts == 3) > 0.85  # the others are validation images too
+    monkeypatch.setattr(larger, "_leave", lambda _: None)  # this process is to go on
+    task = Task("article-vae", data, images=None, epochs=1, seed=0, device=torch.device("cpu"))
+    with pytest.raises(ValueError, match="3410400 bytes of images stay in memory, with 1000 bytes left"):
+        next(larger.from_disk(iter(()), task, 1_000))
+
+
+def test_seconds_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job("command", "python", "cpu", 1, 2, {}, {})
+    monkeypatch.setattr(surroundings, "COMMANDS", {"python": [sys.executable, "-c", "import time; time.sleep(0.2)"]})
+    assert surroundings.command_seconds(job)["seconds"] > 0.2
+    monkeypatch.setattr(surroundings, "COMMANDS", {"python": [sys.executable, "-c", "import sys; sys.exit('no')"]})
+    with pytest.raises(FailedError, match="no"):
+        surroundings.command_seconds(job)
+
+
 def test_ratios_are_taken_within_a_turn() -> None:
     row = Row("row", "", "", "s", {"aemodels": (), "peer": ()}, 3, {})
     turns: list[Repeat] = [{"aemodels": {"seconds": s}, "peer": {"seconds": 2 * s}} for s in (1.0, 10.0, 2.0)]
-    assert ratios(row, turns) == {"peer": {"median": 2.0, "min": 2.0, "max": 2.0}}
+    assert ratios(row, turns) == {"aemodels": {"peer": {"median": 2.0, "min": 2.0, "max": 2.0}}}
     assert summary(row, turns)["aemodels"] == {"median": 2.0, "min": 1.0, "max": 10.0}
+
+
+def test_objectives_agree_within_the_noise_of_seeds_or_not() -> None:
+    """The peer's turns are 4 % apart; the project is 3 % off it, in bfloat16 too, but for one configuration."""
+    peer = {1: [0.0208, 0.0192, 0.0416, 0.0384], 2: [0.02, 0.02, 0.04, 0.04]}
+    seconds = {"aemodels": 10.0, "aemodels-bfloat16": 8.0, "optuna": 30.0}
+    values = {
+        turn: {
+            "aemodels": [1.03 * value for value in theirs],
+            "aemodels-bfloat16": [1.2 * theirs[0], *(0.97 * value for value in theirs[1:])],
+            "optuna": theirs,
+        }
+        for turn, theirs in peer.items()
+    }
+    turns = [{name: {"seconds": seconds[name], "values": of[name]} for name in seconds} for of in values.values()]
+    variants, names = ("aemodels-bfloat16",), dict.fromkeys(seconds, ())
+    search = Row("search", "", "", "s", names, 2, {}, findings=agreement, variants=variants)
+    whole = results.row_result(search, turns, {}, {})
+    assert whole["findings"]["seed_difference"]["root_mean_square"] == pytest.approx(0.04)
+    assert whole["findings"]["within_seed_noise"] == {"aemodels": True, "aemodels-bfloat16": False}
+    line = table.markdown(EMPTY | {"rows": {"search": whole}}).splitlines()[2]
+    assert "| 10 s, in bfloat16 8 s | Optuna loop 30 s (3.00x, in bfloat16 3.75x) |" in line
+    assert "objectives differ by 3.0% (+3.0% on average), in bfloat16 10.3% (" in line
+    assert "two seeds of the other by 4.0%: **not** within the noise of seeds" in line
+    assert agreement(turns[:1]).keys() == {"difference"}  # a single turn tells no noise
+
+
+def test_tracking_as_a_share_of_the_training() -> None:
+    turn: Repeat = {
+        "tracked": {"seconds": 62.0, "training_seconds": 61.0},
+        "served": {"seconds": 66.0, "training_seconds": 60.0},
+        "bare": {"seconds": 60.0},
+    }
+    tracking = next(row for row in all_rows(Scale("cpu", False, Path())) if row.name == "tracking")
+    whole = results.row_result(tracking, [turn], {}, {})
+    line = table.markdown(EMPTY | {"rows": {"tracking": whole}}).splitlines()[2]
+    assert "| 3.3% of 60 s | as a flow, with servers of MLflow and Prefect beside it: 10.0% |" in line
+    assert "the epochs waited 1.6% / 10.0% of the training for it" in line
+    alone = results.row_result(tracking, [{"bare": turn["bare"]}], {}, {"tracked": "failed", "served": "failed"})
+    assert "tracking" in table.markdown(EMPTY | {"rows": {"tracking": alone}})
 
 
 def test_seconds_to_the_bound_of_the_example() -> None:
@@ -136,12 +229,37 @@ def test_a_process_that_fails_says_why() -> None:
         run_job(Job("nothing", "", "cpu", 1, 0, {}, {}))
 
 
+@pytest.mark.parametrize("file", sorted(results.FOLDER.glob("*-20??-??-??*.json")), ids=lambda file: file.stem)
+def test_kept_results_can_be_read(file: Path) -> None:
+    kept = results.read(file)
+    shown = table.markdown(kept)
+    assert all(row["title"] in shown for name, row in kept["rows"].items() if row["summary"] and name != "matmul")
+    assert not [part for part in kept["command"] if part.startswith("/")]
+
+
+def test_two_workers_need_a_database(capsys: pytest.CaptureFixture[str]) -> None:
+    assert joined.main([]) == 2
+    assert "set OPTUNA_STORAGE" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_streaming_with_a_limit_of_memory(mnist: PreparedData, tmp_path: Path) -> None:
+    """240 times 1,500 images are as many as the row has."""
+    streaming = next(row for row in all_rows(Scale("cpu", True, tmp_path)) if row.name == "streaming")
+    job = Job("training", "", "cpu", 1, 1, mnist.model_dump(mode="json"), streaming.settings | {"copies": 240})
+    streamed, resident = (run_job(job._replace(contender=name)) for name in ("streamed", "resident"))
+    assert streamed["test_bound"] == resident["test_bound"] < 0.5 * UNTRAINED
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("mnist")
 def test_the_command_itself(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
-    arguments = [sys.executable, "-m", "benchmarks", "--quick", "--out", str(file), *ROWS]
+    rows = ["article-vae", "start-up", "tracking"]
+    arguments = [sys.executable, "-m", "benchmarks", "--quick", "--out", str(file), "--rows", *rows]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("| measured |")
-    assert json.loads(file.read_text())["hardware"]["cores"] > 0
+    result = json.loads(file.read_text())
+    assert result["hardware"]["cores"] > 0
+    assert result["rows"].keys() == set(rows)

@@ -28,12 +28,14 @@ def measure(job: Job) -> Measured:
 
 
 def _write(data: PreparedData, folder: Path, count: int) -> None:
-    """MNIST's images in a folder for each class."""
-    labels = labels_of(data, "train", count).tolist()
+    """MNIST's training and validation images in a folder for each class."""
+    splits = ("train", "val")
+    images = torch.cat([images_of(data, split) for split in splits])[:count, 0].numpy()  # (N, 28, 28)
+    labels = torch.cat([labels_of(data, split) for split in splits])[:count].tolist()
     for number in set(labels):
         (folder / str(number)).mkdir(parents=True)
-    for i, (image, label) in enumerate(zip(images_of(data, "train", count), labels, strict=True)):
-        Image.fromarray(image[0].numpy()).save(folder / str(label) / f"{i:05d}.png")
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        Image.fromarray(image).save(folder / str(label) / f"{i:05d}.png")
 
 
 def _ours(folder: Path) -> tuple[int, float]:

@@ -6,17 +6,20 @@ from collections.abc import Iterator
 
 import torch
 
-from aemodels.data import PreparedData, batches
+from aemodels.data import PreparedData
 from benchmarks.contenders.judge import Epoch, quality
 from benchmarks.contenders.task import Task, alike
 from benchmarks.jobs import Job, Measured
 
 
 def measure(job: Job) -> Measured:
-    """Settings: preset, epochs, images. With `to_quality` the first epoch counts too, and every epoch is judged."""
+    """Settings: preset, epochs, images. With `to_quality` the first epoch counts too, and every epoch is judged. With
+    `copies` the training images are MNIST's so many times, in `folder`, and `left` are the bytes of memory that a
+    contender may have that streams them.
+    """
     task = Task(
         preset=job.settings["preset"],
-        data=PreparedData.model_validate(job.data),
+        data=_data(job),
         images=job.settings["images"],
         epochs=job.settings["epochs"],
         seed=job.seed,
@@ -26,7 +29,12 @@ def measure(job: Job) -> Measured:
     seconds: list[float] = []
     walls: list[float] = []
     judged: list[dict[str, float]] = []
-    for epoch in _epochs(job.contender, task, to_quality):
+    epochs = _epochs(job.contender, task, to_quality)
+    if job.contender == "streamed":
+        from benchmarks.contenders import larger
+
+        epochs = larger.from_disk(epochs, task, job.settings["left"])
+    for epoch in epochs:
         seconds.append(epoch.seconds)
         walls.append(epoch.wall)
         if to_quality or len(seconds) == task.epochs:
@@ -44,17 +52,20 @@ def measure(job: Job) -> Measured:
     }
 
 
+def _data(job: Job) -> PreparedData:
+    if "copies" in job.settings:
+        from benchmarks.contenders import larger
+
+        return larger.larger_data(job.settings["copies"], job.settings["folder"])
+    return PreparedData.model_validate(job.data)
+
+
 def _epochs(contender: str, task: Task, to_quality: bool) -> Iterator[Epoch]:
     match contender:
-        case "aemodels" | "resident":
+        case "aemodels" | "resident" | "streamed":
             from benchmarks.contenders import with_aemodels as ours
 
             return ours.epochs(ours.fast(task) if to_quality else alike(task), task.data, task)
-        case "streamed":
-            from benchmarks.contenders import with_aemodels as ours
-
-            batches.fits = lambda *_: False  # as if the images were larger than the memory
-            return ours.epochs(alike(task), task.data, task)
         case "example":
             from benchmarks.contenders import with_example
 

@@ -30,7 +30,7 @@ class Scale(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """A comparison; its first contender is this project."""
+    """A comparison; its first contender is this project, whose variants follow."""
 
     name: str
     title: str  # in the table
@@ -44,11 +44,17 @@ class Row:
     refusal: Callable[[], str] = lambda: ""  # why it cannot be measured here
     measure: Callable[[Job], Measured] | None = None  # instead of a process of contender.py
     compared: bool = True  # whether the ratios mean anything
+    variants: Sequence[str] = ()  # further contenders that are this project, with other settings
 
     @property
     def key(self) -> str:
         """Where a measurement has the row's number."""
         return KEYS[self.unit]
+
+    @property
+    def ours(self) -> list[str]:
+        """The contenders that are this project."""
+        return [next(iter(self.contenders)), *self.variants]
 
 
 def lacks(needs: Sequence[str]) -> str:
@@ -74,17 +80,20 @@ def summary(row: Row, repeats: Sequence[Repeat]) -> dict[str, dict[str, float]]:
     return {name: spread(found) for name, found in values.items() if found}
 
 
-def ratios(row: Row, repeats: Sequence[Repeat]) -> dict[str, dict[str, float]]:
-    """Peer -> how many times faster this project is: within each turn, then over the turns; none where it did not get
-    to the goal in every turn.
+def ratios(row: Row, repeats: Sequence[Repeat]) -> dict[str, dict[str, dict[str, float]]]:
+    """Each of this project's contenders -> peer -> how many times faster the project is: within each turn, then over
+    the turns; none where it did not get to the goal in every turn.
     """
-    ours, *peers = row.contenders
-    if not row.compared or any(repeat.get(ours, {}).get(row.key) is None for repeat in repeats):
+    return {own: _ratios(row, own, repeats) for own in row.ours} if row.compared else {}
+
+
+def _ratios(row: Row, ours: str, repeats: Sequence[Repeat]) -> dict[str, dict[str, float]]:
+    if any(repeat.get(ours, {}).get(row.key) is None for repeat in repeats):
         return {}
-    found: dict[str, list[float]] = {peer: [] for peer in peers}
+    found: dict[str, list[float]] = {peer: [] for peer in row.contenders if peer not in row.ours}
     for repeat in repeats:
-        for peer in peers:
+        for peer, values in found.items():
             own, other = (repeat.get(name, {}).get(row.key) for name in (ours, peer))
             if own and other:
-                found[peer].append(other / own if row.unit == "s" else own / other)
+                values.append(other / own if row.unit == "s" else own / other)
     return {peer: spread(values) for peer, values in found.items() if values}

@@ -28,7 +28,7 @@ def surrounding_rows(scale: Scale) -> list[Row]:
 
 
 def _prepare(scale: Scale) -> Row:
-    images = scale(20_000, 2_000)
+    images = scale(60_000, 2_000)
     return Row(
         "prepare",
         f"preparing a folder of {images:,} PNG files of 28 x 28",
@@ -74,17 +74,17 @@ def command_seconds(job: Job) -> Measured:
 def _tracking(scale: Scale) -> Row:
     settings = {
         "preset": "article-vae",
-        "epochs": 1 + scale(40, 2, cuda=300),  # a minute
+        "epochs": 1 + scale(30, 2, cuda=300),  # a minute
         "images": 6_000 if scale.quick else None,
     }
     needs = ("mlflow", "optuna", "matplotlib", "psutil")
     return Row(
         "tracking",
-        "tracking, as a share of a training",
+        "tracking, as a share of a training, one turn",
         "tracking",
         "s",
         {"tracked": needs, "served": (*needs, "prefect"), "bare": needs},
-        scale(2, 1),
+        1,  # four minutes
         settings,
         findings=shares,
         compared=False,

@@ -1,0 +1,75 @@
+"""A data set that is larger than the memory that a process is left: MNIST several times over, and the limit."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from aemodels.data import PreparedData, batches, prepare
+from aemodels.data.mnist import MnistConfig
+from aemodels.data.source import Images, Source
+from aemodels.environment import data_root
+from aemodels.progress import finish
+from benchmarks.contenders.judge import Epoch
+from benchmarks.contenders.task import Task
+
+
+class CopiesConfig(MnistConfig):
+    """MNIST, its training images several times."""
+
+    copies: int
+
+    def fetch(self) -> Source:
+        source = super().fetch()
+        return source._replace(read=partial(_repeated, source.read, self.copies))
+
+
+def _repeated(read: Callable[[], Images], copies: int) -> Images:
+    images = read()
+    own, test = np.arange(images.count).tolist(), images.own_test
+    rows = np.array(own[: len(own) - test] * copies + own[len(own) - test :])
+    assert images.labels is not None  # MNIST has them
+    return replace(images, count=len(rows), decode=lambda row: images.decode(rows[row]), labels=images.labels[rows])
+
+
+def larger_data(copies: int, folder: str) -> PreparedData:
+    """Prepared in the folder by the first process that asks; with as many validation images as MNIST has."""
+    os.environ |= {"AEMODELS_DATA": str(data_root()), "AEMODELS_CACHE": folder}
+    return finish(prepare(CopiesConfig(copies=copies, val_fraction=0.1 / copies)))
+
+
+def from_disk(epochs: Iterator[Epoch], task: Task, left: int) -> Iterator[Epoch]:
+    """The epochs with so many bytes of memory left to the process, and with nothing of the training images in the
+    system's memory when each begins.
+
+    Raises:
+        ValueError: they would be trained on from memory all the same.
+    """
+    images = task.data.stored("train").images
+    _leave(left)
+    if images.nbytes < left or batches.fits(images.nbytes, task.device):
+        raise ValueError(f"{images.nbytes} bytes of images stay in memory, with {left} bytes left; use more copies")
+    _forget(images.file)
+    for epoch in epochs:
+        yield epoch
+        _forget(images.file)
+
+
+def _leave(left: int) -> None:
+    """A limit as `ulimit -v` sets it; it counts address space, of which threads take more than they use."""
+    import psutil  # a bare GPU machine has none
+
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + left, most))
+
+
+def _forget(file: Path) -> None:
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())  # what is not on disk yet would stay
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
