@@ -14,9 +14,12 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, UntypedStorage
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from aemodels.config import SettingsError
 from aemodels.data import batches
@@ -181,28 +184,40 @@ def _alike(a: Experiment, b: Experiment) -> bool:
 
 
 def stack_bytes(experiment: Experiment, data: PreparedData) -> int:
-    """Memory of a member of a population, bytes: what a forward pass keeps, found by one on the meta device, with its
+    """Memory of a member of a population, bytes: what a forward pass makes, found by one on the meta device, with its
     gradients; nine times its weights (in the stack and in its own model, the best so far, their gradients, two moments;
     while a graph is captured, three more of what updates change).
     """
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[id(tensor)] = tensor
-        return tensor
-
+    made = _Made()
     with torch.device("meta"):
         model = experiment.model.build(data.image_shape, data.num_classes)
         size = experiment.training.batch_size
         y = torch.zeros(size, dtype=torch.int64) if data.num_classes else None
         batch, step = Batch(torch.zeros(size, *data.image_shape), y), torch.zeros(())
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            losses = model.losses(batch, step)
+        with made:
+            model.losses(batch, step)
     weights: int = sum(tensor.nbytes for tensor in model.state_dict().values())
-    activations: int = sum(tensor.nbytes for tensor in kept.values()) + sum(
-        loss.total.nbytes for loss in losses.values()
-    )
-    return 9 * weights + 2 * activations
+    return 9 * weights + 2 * made.bytes
+
+
+class _Made(TorchDispatchMode):
+    """Counts the memory that operations take, within a gradient penalty's own backward pass too."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.storages: dict[int, UntypedStorage] = {}  # held, so that none has another's place
+
+    @property
+    def bytes(self) -> int:
+        return sum(storage.nbytes() for storage in self.storages.values())
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                self.storages[storage._cdata] = storage
+        return result
 
 
 class _Stack:

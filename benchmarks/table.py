@@ -107,7 +107,7 @@ def _agreement(findings: dict[str, Any]) -> str:
         return f"{text}; one turn does not tell the noise of seeds"
     within = "within" if all(findings["within_seed_noise"].values()) else "**not** within"
     noise = findings["seed_difference"]["root_mean_square"]
-    return f"{text}, those of two seeds of the other by {noise:.1%}: {within} the noise of seeds"
+    return f"{text}, those of two seeds of the other by {noise:.1%}: {within} twice the noise of seeds"
 
 
 def _share_line(row: dict[str, Any]) -> str:

@@ -51,8 +51,7 @@ def pass_gate(settings: Settings, data: PreparedData, version: ModelVersion, rev
     with device_slot(), _gate(version.name):
         promotion = follow(step.promote(settings, data, version, review))
     publish_metrics("gate", promotion.numbers, promotion.url)
-    repeated = flow_run.run_count > 1 or task_run.run_count > 1  # what came before may have ended before it told
-    if promotion.promoted and (repeated or not promotion.already):
+    if promotion.promoted and (_repeated() or not promotion.already):
         _tell(PROMOTED, promotion.name, promotion.version, promotion.reason)
     return promotion
 
@@ -96,11 +95,14 @@ def find_version(name: str, wanted: int | str) -> ModelVersion:
 
 @step_task("crown")
 def crown(version: ModelVersion, back: bool, reason: str, by: str) -> None:
-    """Makes a version the champion because a person wants it, and tells so."""
+    """Makes a version the champion because a person wants it, and tells so where it was not."""
+    store = open_store()
     with _gate(version.name):
+        before = registry.champion(store, version.name)
         decide, event = (registry.rollback, ROLLED_BACK) if back else (registry.promote, PROMOTED)
-        chosen = decide(open_store(), version.name, version.version, reason, by)
-    _tell(event, version.name, version.version, chosen.tags[f"{registry.GATE}reason"])
+        chosen = decide(store, version.name, version.version, reason, by)
+    if _repeated() or before is None or before.version != chosen.version:
+        _tell(event, version.name, version.version, chosen.tags[f"{registry.GATE}reason"])
 
 
 @flow(name="choose")
@@ -132,6 +134,11 @@ def rollback(name: str, version: int | None = None, reason: str = "", by: str = 
 def _gate(name: str) -> AbstractContextManager[None]:
     """Whoever decides which version of a model is the champion, on whatever machine, does so alone."""
     return alone(f"gate-{name}")
+
+
+def _repeated() -> bool:
+    """Whether this was begun before, and may have ended before it told."""
+    return bool(flow_run.run_count > 1 or task_run.run_count > 1)
 
 
 def _tell(event: str, name: str, version: int, reason: str) -> None:

@@ -190,7 +190,7 @@ def test_objectives_agree_within_the_noise_of_seeds_or_not() -> None:
     line = table.markdown(EMPTY | {"rows": {"search": whole}}).splitlines()[2]
     assert "| 10 s, in bfloat16 8 s | Optuna loop 30 s (3.00x, in bfloat16 3.75x) |" in line
     assert "objectives differ by 3.0% (+3.0% on average), in bfloat16 10.3% (" in line
-    assert "two seeds of the other by 4.0%: **not** within the noise of seeds" in line
+    assert "two seeds of the other by 4.0%: **not** within twice the noise of seeds" in line
     assert agreement(turns[:1]).keys() == {"difference"}  # a single turn tells no noise
 
 

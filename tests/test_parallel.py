@@ -17,8 +17,8 @@ from aemodels.config import UserError
 from aemodels.data.prepared import PreparedData
 from aemodels.devices import best_device
 from aemodels.distributions import GaussianConfig
-from aemodels.models import AEConfig, VAEConfig
-from aemodels.nets import MLPConfig
+from aemodels.models import AEConfig, VAEConfig, VAEGANConfig
+from aemodels.nets import ConvConfig, MLPConfig
 from aemodels.training import TrainingConfig, train
 
 SMALL = MLPConfig(widths=(16,))
@@ -28,6 +28,7 @@ LAYERS_FIRST = TRAINING.override({"epochs": 1, "pretraining_epochs": 1, "corrupt
 TRAININGS = {
     "dynamic bits": (VAEConfig(trunk=SMALL, free_bits=0.2, beta_warmup_steps=5), TRAINING),
     "optimal sigma": (VAEConfig(trunk=SMALL, likelihood=GaussianConfig(sigma="optimal")), TRAINING),
+    "adversarial": (VAEGANConfig(trunk=ConvConfig(channels=(4,))), TRAINING.override({"epochs": 1})),
     "pre-trained": (AEConfig(trunk=MLPConfig(widths=(16, 8))), LAYERS_FIRST),
 }
 SHARED = """

@@ -14,7 +14,7 @@ from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.members import Goals, MemberEnd
-from aemodels.models import VAEConfig
+from aemodels.models import VAEConfig, VAEGANConfig
 from aemodels.models.base import ModelConfig
 from aemodels.nets import ConvConfig, MLPConfig
 from aemodels.training import TrainingConfig, new_model, train
@@ -25,7 +25,11 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
 ]
-MODELS = [VAEConfig(trunk=MLPConfig(widths=(32,)), beta_warmup_steps=7), VAEConfig(trunk=ConvConfig(channels=(8, 8)))]
+MODELS = [
+    VAEConfig(trunk=MLPConfig(widths=(32,)), beta_warmup_steps=7),
+    VAEConfig(trunk=ConvConfig(channels=(8, 8))),
+    VAEGANConfig(trunk=ConvConfig(channels=(8, 8))),  # a gradient within a gradient
+]
 CUDA = torch.device("cuda")
 
 
@@ -42,7 +46,7 @@ def updates(model: ModelConfig, data: PreparedData, precision: str = "float32") 
 
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("model", MODELS, ids=["mlp", "conv"])
+@pytest.mark.parametrize("model", MODELS, ids=["mlp", "conv", "vae_gan"])
 def test_a_replayed_graph_is_the_update(model: ModelConfig, precision: str, digits: PreparedData) -> None:
     """No warning (the capture worked), and the same terms as without a graph."""
     plain, replayed = updates(model, digits, precision), updates(model, digits, precision)
