@@ -33,6 +33,7 @@ BEAT_SECONDS = 10  # a lease is renewed so often, and after every epoch
 HUNG_SECONDS = 6 * 3600  # without an epoch, a worker does not work, whatever its threads say
 LOCK, PRESENCE = 1634037103, 1634037104  # of our advisory locks, each with the id of a study
 INTERRUPTED = "interrupted"  # a trial's attribute
+REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry")  # which waiting does not mend
 DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)
 # Heartbeats are compared as they are written, without a time zone. A lock goes with a worker that is silent or away.
 SESSION = (
@@ -55,7 +56,8 @@ def open_storage(url: str | None) -> RDBStorage:
         reason = str(error).partition("\n")[0]
         if parsed is None:
             raise UserError(f"the database of searches does not open ({reason}); move {_file()} away") from None
-        kind = UnreachableError if isinstance(error, OperationalError) else UserError
+        refused = any(words in reason for words in REFUSALS)
+        kind = UnreachableError if isinstance(error, OperationalError) and not refused else UserError
         reason = _without_secrets(reason, parsed)
         raise kind(f"the database of searches does not open ({reason}); check {printable(url)}") from None
 

@@ -48,8 +48,33 @@ def note(message: str) -> None:
 
 
 def under_prefect() -> bool:
-    """Whether there is a Prefect server that is to see everything."""
-    return bool(os.environ.get("PREFECT_API_URL"))
+    """Whether there is a Prefect server that is to see everything.
+
+    Raises:
+        UserError: it does not answer.
+    """
+    address = os.environ.get("PREFECT_API_URL")
+    if address:
+        _reach(address)
+    return bool(address)
+
+
+def _reach(address: str) -> None:
+    """Asks the server for its version, which needs the right address and password."""
+    from prefect import get_client
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    from aemodels.config import UserError
+
+    try:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+            client.api_version()
+    except Exception as error:  # of httpx, of Prefect, or of a page that is no JSON
+        reason = str(error).partition("\n")[0]
+        remedy = "Start it, correct the address (it ends in /api), or unset PREFECT_API_URL to do without"
+        if " 401 " in reason:
+            remedy = "Set PREFECT_API_AUTH_STRING to its user and password, USER:PASSWORD"
+        raise UserError(f"PREFECT_API_URL={address}: the Prefect server does not answer ({reason}). {remedy}") from None
 
 
 def read_settings(changes: list[str] | None, preset: list[str] | None, config: Path | None) -> Settings:

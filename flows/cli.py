@@ -48,6 +48,7 @@ def pipeline(
         from flows import display, reports
 
         check(settings)
+        under_prefect()  # without a server Prefect starts one for a while
         from flows.pipeline import pipeline as flow
 
         with display.bars():

@@ -16,7 +16,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-import yaml
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -29,7 +28,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
 from aemodels.config import UserError
-from flows.answering import answering
+from flows.answering import answering, under_prefect
+from flows.plan import read_plan
 from flows.running import gpu_limit
 
 POOL, TAG = "aemodels", "aemodels"  # the tag is on every deployment of prefect.yaml, and so on its runs
@@ -43,16 +43,17 @@ FILE = Path(__file__).resolve().parents[1] / "prefect.yaml"
 def main(file: Annotated[Path, typer.Option(help="The deployments.")] = FILE) -> None:
     """Make the server at PREFECT_API_URL hold the work pool, limits, automations and deployments."""
     with answering(verbose=False):
-        address = os.environ.get("PREFECT_API_URL")
-        if not address:
+        if not under_prefect():
             raise UserError("PREFECT_API_URL: not set; give the server's address, such as http://127.0.0.1:4200/api")
+        plan = read_plan(file)
         with get_client(sync_client=True) as client:
             make_pool(client)
             limit_gpus(client)
             for automation in (silent_runs_have_crashed(), crashed_runs_start_again(), lost_runs_start_again()):
                 replace(automation, client)
             deploy(file)
-            drop_schedules(file, client)
+            drop_schedules(plan, client)
+        address = os.environ["PREFECT_API_URL"]
         typer.echo(f"deployed: {address.removesuffix('/').removesuffix('/api')}/deployments")
 
 
@@ -156,19 +157,17 @@ def deploy(file: Path) -> None:
     Raises:
         UserError: it was refused.
     """
-    if not file.exists():
-        raise UserError(f"--file {file}: there is no such file; `make deploy` in a checkout finds it")
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"{file}: not deployed\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
-def drop_schedules(file: Path, client: SyncPrefectClient) -> None:
+def drop_schedules(plan: dict[str, Any], client: SyncPrefectClient) -> None:
     """Ends those of an earlier prefect.yaml: Prefect keeps them. What a person made on the pages has no slug."""
-    for plan in yaml.safe_load(file.read_text())["deployments"]:
-        slugs = {schedule.get("slug") for schedule in plan.get("schedules", ())}
-        named = DeploymentFilter(name=DeploymentFilterName(any_=[plan["name"]]))
+    for wanted in plan["deployments"]:
+        slugs = {schedule.get("slug") for schedule in wanted.get("schedules") or ()}
+        named = DeploymentFilter(name=DeploymentFilterName(any_=[wanted["name"]]))
         for deployment in client.read_deployments(deployment_filter=named):
             for schedule in deployment.schedules:
                 if schedule.slug and schedule.slug not in slugs and TAG in deployment.tags:

@@ -85,6 +85,12 @@ def bars() -> Iterator[Bars]:
         current.reset(token)
 
 
+def say(text: str) -> None:
+    """Something that a person who watches should know at once."""
+    if drawn := current.get():
+        drawn.console.print(text, highlight=False, soft_wrap=True)
+
+
 def follow(steps: Steps[T]) -> T:
     """Runs steps to their end, drawing them if a person watches."""
     drawn = current.get()

@@ -12,6 +12,7 @@ from prefect.runtime import deployment, flow_run, task_run
 from pydantic import Field
 
 from aemodels import registry
+from aemodels.comparison_table import ARROWS, ranking
 from aemodels.data import PreparedData
 from aemodels.promotion import Review
 from aemodels.registry import BY_GATE, CHALLENGER, ModelVersion, get
@@ -152,7 +153,10 @@ def _side_by_side(comparison: Comparison) -> str:
         f"Samples, {titles[role]}:\n\n![{role}]({picture_as_text(comparison.pictures[role])})" for role in titles
     ]
     names = dict.fromkeys(name for role in titles for name in comparison.metrics[role])
-    rows = [[name, *(display.text(comparison.metrics[role].get(name, "")) for role in titles)] for name in names]
+    rows = [
+        [f"{name}{ARROWS[ranking(name)]}", *(display.text(comparison.metrics[role].get(name, "")) for role in titles)]
+        for name in names
+    ]
     lines = [["test", *titles.values()], ["---"] * (1 + len(titles)), *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     head = f"**{comparison.name}**. The gate says: {comparison.reason}. [In MLflow]({comparison.url})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -187,7 +188,7 @@ def monitored(result: Monitored, json: bool) -> None:
     rows = [("ALARM" if result.drift else "no alarm", reason) for reason in result.reasons or ("as the test images",)]
     table(f"{result.images} images against {result.model}/{result.version}", ("", "why"), rows)
     if result.unfit:
-        facts({f"{len(result.unfit)} files left out, such as": result.unfit[0]})
+        facts({f"left out, {len(result.unfit)} in all, such as": result.unfit[0]})
     facts({"pictures": result.figures[0].parent if result.figures else None, "run": result.url})
     return None
 
@@ -261,5 +262,6 @@ def _pictures(result: Trained) -> dict[str, object]:
 
 
 def _how_to_open(url: str) -> None:
-    if url.startswith("http://127.0.0.1"):
+    served = os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http")
+    if url.startswith("http://127.0.0.1") and not served:
         print("`aemodels ui` (or `make ui`) serves these links on this machine.")

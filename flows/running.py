@@ -51,6 +51,7 @@ def worth_retrying(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bo
     """A server or disk may come back; what a person has to mend, and a training that diverged, will not."""
     error = state.result(raise_on_failure=False)
     if is_outage(error):
+        display.say(f"waiting, for {sum(DELAYS) / 60:.0f} minutes at most: {error}")
         return True
     return run.run_count <= RETRIES_OF_OTHERS and not isinstance(error, UserError | TrainingDivergedError)
 

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
-from prefect.cli.deploy._models import (
-    ConcurrencyLimitSpec,
-    DeploymentConfig,
-    PrefectYamlModel,
-    RawScheduleConfig,
-    WorkPoolConfig,
-)
 from prefect.events import DeploymentEventTrigger
 from prefect.flows import load_flow_from_entrypoint
-from pydantic import BaseModel
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from aemodels.config import UserError
 from flows.deploy import (
     FILE,
     POOL,
@@ -28,47 +22,47 @@ from flows.deploy import (
     lost_runs_start_again,
     silent_runs_have_crashed,
 )
+from flows.plan import read_plan
 from flows.running import gpu_limit
 
 PLAN: dict[str, Any] = yaml.safe_load(FILE.read_text())
 DEPLOYMENTS = {deployment["name"]: deployment for deployment in PLAN["deployments"]}
-PARTS = {"work_pool": WorkPoolConfig, "concurrency_limit": ConcurrencyLimitSpec, "schedules": RawScheduleConfig}
 
 
-def unknown(section: dict[str, Any], model: type[BaseModel], place: str) -> Iterator[str]:
-    """Keys that Prefect would ignore."""
-    known = set(model.model_fields) | {field.alias for field in model.model_fields.values() if field.alias}
-    yield from (f"{place}.{key}" for key in section.keys() - known)
-    for key, part in PARTS.items():
-        for inner in section.get(key, []) if key == "schedules" else filter(None, [section.get(key)]):
-            if isinstance(inner, dict) and model is DeploymentConfig:
-                yield from unknown(inner, part, f"{place}.{key}")
-
-
-def all_unknown(plan: dict[str, Any]) -> list[str]:
-    top = {key: value for key, value in plan.items() if key != "definitions"}  # anchors, as in Prefect's own templates
-    deployments = [
-        key for d in plan["deployments"] for key in unknown(d, DeploymentConfig, f"deployments.{d.get('name')}")
-    ]
-    return [*unknown(top, PrefectYamlModel, "prefect.yaml"), *deployments]
-
-
-def test_no_key_is_ignored() -> None:
-    assert all_unknown(PLAN) == []
+def test_nothing_is_wrong_with_it() -> None:
+    assert read_plan(FILE) == PLAN
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"),
+    ("changes", "words"),
     [
-        ("deployments.train.schdules", {"schdules": []}),
-        ("deployments.train.work_pool.queue", {"work_pool": {"name": POOL, "queue": "x"}}),
-        ("deployments.train.concurrency_limit.strategy", {"concurrency_limit": {"limit": 1, "strategy": "ENQUEUE"}}),
-        ("deployments.train.schedules.tz", {"schedules": [{"cron": "0 2 * * *", "tz": "UTC"}]}),
+        ({"schdules": []}, ["deployments.train.schdules", "did you mean schedules?"]),
+        ({"work_pool": {"name": POOL, "queue": "x"}}, ["deployments.train.work_pool.queue", "no such key"]),
+        ({"concurrency_limit": {"limit": 1, "strategy": "ENQUEUE"}}, ["train.concurrency_limit.strategy"]),
+        ({"schedules": [{"cron": "0 2 * * *", "timezoen": "UTC"}]}, ["schedules.timezoen", "did you mean timezone?"]),
+        ({"entrypoint": "flows.train.trian"}, ["deployments.train.entrypoint=flows.train.trian", "MODULE.FLOW"]),
+        ({"parameters": {"setings": {}}}, ["train.parameters.setings", "did you mean settings?"]),
+        ({"parameters": {"settings": {"training": {"epoches": 60}}}}, ["settings.training.epoches", "epochs?"]),
+        ({"parameters": {"settings": {"training": {"epochs": 0}}}}, ["settings.training.epochs=0", "at least 1"]),
     ],
 )
-def test_a_misspelt_key_is_found(name: str, wrong: dict[str, Any]) -> None:
-    plan = {**PLAN, "deployments": [{**DEPLOYMENTS["train"], **wrong}]}
-    assert all_unknown(plan) == [name]
+def test_a_mistake_is_named_before_anything_is_deployed(
+    changes: dict[str, Any], words: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "prefect.yaml"
+    file.write_text(yaml.safe_dump({**PLAN, "deployments": [{**DEPLOYMENTS["train"], **changes}]}))
+    with pytest.raises(UserError) as refused:
+        read_plan(file)
+    assert all(word in str(refused.value) for word in words), refused.value
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("deployments: [", "not YAML"), ("deployments: {}", "required, a list"), ("- 1", "required")]
+)
+def test_a_file_that_is_none(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "prefect.yaml").write_text(text)
+    with pytest.raises(UserError, match=words):
+        read_plan(tmp_path / "prefect.yaml")
 
 
 def test_what_a_team_needs_is_there() -> None:
@@ -128,11 +122,22 @@ def test_every_gpu_of_every_machine_has_a_limit_of_its_own() -> None:
 
 
 def test_a_server_is_needed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    import typer
-
     from flows.deploy import main
 
     with pytest.raises(typer.Exit) as ended:
         main(tmp_path / "prefect.yaml")
     assert ended.value.exit_code == 2
     assert "PREFECT_API_URL: not set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/api", "127.0.0.1:4200/api", "http://nowhere.invalid/api"])
+def test_a_server_that_does_not_answer_is_named(
+    address: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.deploy import main
+
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    with temporary_settings({PREFECT_API_URL: address}), pytest.raises(typer.Exit) as ended:
+        main(FILE)
+    assert ended.value.exit_code == 2
+    assert f"PREFECT_API_URL={address}: the Prefect server does not answer" in capsys.readouterr().err

@@ -183,7 +183,7 @@ def test_files_that_are_no_such_images_are_named(watched: Callable[[Any], Any], 
         Image.new("RGB", (28, 28), "red").save(tmp_path / "new" / f"red{i}.png")
     result = finish(monitor("watched", [tmp_path / "new"], MonitoringConfig()))
     assert result.drift
-    assert "6 of 46 files are no images of the model's shape" in result.reasons[0]
+    assert "6 of 46 files cannot be read as images of the model's shape" in result.reasons[0]
     assert result.retraining is None  # of files that no training could read
     assert not finish(monitor("watched", [tmp_path / "new"], MonitoringConfig())).repeated  # nothing went out
     announced(result)

@@ -168,7 +168,7 @@ def _score(model: Autoencoder, images: NDArray[np.uint8], space: CodeSpace) -> S
 def _unfit_reasons(unfit: Sequence[str], total: int, config: MonitoringConfig) -> tuple[str, ...]:
     if len(unfit) <= config.anomalies * total:
         return ()
-    return (f"{len(unfit)} of {total} files are no images of the model's shape, such as {unfit[0]}",)
+    return (f"{len(unfit)} of {total} files cannot be read as images of the model's shape, such as {unfit[0]}",)
 
 
 def announced(monitored: Monitored) -> None:
