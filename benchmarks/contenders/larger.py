@@ -16,8 +16,9 @@ from aemodels.data.mnist import MnistConfig
 from aemodels.data.source import Images, Source
 from aemodels.environment import data_root
 from aemodels.progress import finish
+from aemodels.training import train
 from benchmarks.contenders.judge import Epoch
-from benchmarks.contenders.task import Task
+from benchmarks.contenders.task import BATCH_SIZE, Task, alike
 
 
 class CopiesConfig(MnistConfig):
@@ -52,6 +53,7 @@ def from_disk(epochs: Iterator[Epoch], task: Task, left: int) -> Iterator[Epoch]
         ValueError: they would be trained on from memory all the same.
     """
     images = task.data.stored("train").images
+    _start_threads(task)
     _leave(left)
     if images.nbytes < left or batches.fits(images.nbytes, task.device):
         raise ValueError(f"{images.nbytes} bytes of images stay in memory, with {left} bytes left; use more copies")
@@ -61,8 +63,15 @@ def from_disk(epochs: Iterator[Epoch], task: Task, left: int) -> Iterator[Epoch]
         _forget(images.file)
 
 
+def _start_threads(task: Task) -> None:
+    """By a training of a few batches: a thread takes 70 MiB of address space, which depends on the machine's cores."""
+    few = alike(task).override({"training.images": 4 * BATCH_SIZE, "training.epochs": 1})
+    for _ in train(few.model, task.data, few.training, few.seed):
+        pass
+
+
 def _leave(left: int) -> None:
-    """A limit as `ulimit -v` sets it; it counts address space, of which threads take more than they use."""
+    """A limit as `ulimit -v` sets it: of address space."""
     import psutil  # a bare GPU machine has none
 
     _, most = resource.getrlimit(resource.RLIMIT_AS)

@@ -33,7 +33,7 @@ OTHERS = (
 )
 VAE_GAN = Model("vae-gan", "training: convolutional VAE-GAN", 1, 3_000, 2)
 COPIES = 6  # of MNIST's training images: 265 MiB, five windows of `aemodels.data.streaming`
-LEFT = 256 * 2**20  # bytes; with less a CPU does not hold two windows, the article's VAE and its threads
+LEFT = 256 * 2**20  # bytes, when the threads have started: for two windows, the article's VAE and the validation
 PRESETS = [model.preset for model in (ARTICLE_VAE, *OTHERS)]
 
 
