@@ -18,6 +18,7 @@ from typing import Any
 
 import postgres
 import pytest
+from sqlalchemy import make_url
 from test_tuning import pretend, replace_trials
 
 from aemodels import tuning_storage
@@ -26,7 +27,7 @@ from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.settings import Settings
 from aemodels.steps.tune import _TrialRuns
-from aemodels.store import Store
+from aemodels.store import Store, is_outage
 from aemodels.tracking import start_run
 from aemodels.tuning import Trial, TrialEnded, TrialLost, TrialStarted, TuningConfig, search_space
 from aemodels.tuning_search import search
@@ -487,6 +488,15 @@ def test_an_interrupted_worker_leaves_the_search_to_the_others(site: Site, alone
     told = site.answer(site.start(*SEARCH))
     assert found(told) == alone
     check_runs(site, told)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("wrong", [{"password": "wrong"}, {"database": "nowhere"}])
+def test_a_database_that_refuses_is_not_waited_for(server: postgres.Server, wrong: dict[str, Any]) -> None:
+    address = make_url(server.url("refusing")).set(**wrong)
+    with pytest.raises(UserError) as refused:
+        open_storage(address.render_as_string(hide_password=False))
+    assert not is_outage(refused.value)
 
 
 @pytest.mark.live
