@@ -430,6 +430,12 @@ def test_it_listens_to_this_machine_alone_unless_told_otherwise() -> None:
     with listen("127.0.0.1", 0) as near, listen("0.0.0.0", 0) as far:
         assert is_local(near)
         assert not is_local(far)
+        with pytest.raises(UserError, match=r"cannot be used \(Address already in use\); give another one"):
+            listen("127.0.0.1", near.getsockname()[1])
+    with pytest.raises(UserError, match="--port 70000: a port is a number"):
+        listen("127.0.0.1", 70_000)
+    with pytest.raises(UserError, match=r"--host no\.such\.host\.invalid"):
+        listen("no.such.host.invalid", 0)
 
 
 def test_no_answer_waits_for_more_on_a_connection_in_use() -> None:
@@ -437,9 +443,3 @@ def test_no_answer_waits_for_more_on_a_connection_in_use() -> None:
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        with pytest.raises(UserError, match=r"cannot be used \(Address already in use\); give another one"):
-            listen("127.0.0.1", near.getsockname()[1])
-    with pytest.raises(UserError, match="--port 70000: a port is a number"):
-        listen("127.0.0.1", 70_000)
-    with pytest.raises(UserError, match=r"--host no\.such\.host\.invalid"):
-        listen("no.such.host.invalid", 0)
