@@ -25,7 +25,11 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from aemodels.config import Config, SettingsError, UserError
 
-PARTS = {"work_pool": WorkPoolConfig, "concurrency_limit": ConcurrencyLimitSpec, "schedules": RawScheduleConfig}
+PARTS: dict[str, type[BaseModel]] = {
+    "work_pool": WorkPoolConfig,
+    "concurrency_limit": ConcurrencyLimitSpec,
+    "schedules": RawScheduleConfig,
+}
 
 
 def read_plan(file: Path) -> dict[str, Any]:
