@@ -40,7 +40,7 @@ class ComparisonConfig(Config):
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> Self:
         """As `Config.parse`, but keys are no dotted ones: a system's name may have dots."""
-        return cls._validated(settings)
+        return cls.validated(settings)
 
     @cached_property
     def settings(self) -> dict[str, Settings]:

@@ -71,7 +71,7 @@ class Config(BaseModel):
         Raises:
             SettingsError: a setting does not exist or its value is out of range.
         """
-        return cls._validated(nested(settings))
+        return cls.validated(nested(settings))
 
     def override(self, settings: Mapping[str, Any]) -> Self:
         """A copy with other settings, validated again. A section whose `name` changes starts from its defaults;
@@ -80,7 +80,7 @@ class Config(BaseModel):
         Raises:
             SettingsError: as `parse`.
         """
-        return type(self)._validated(self._merged(nested(settings)))
+        return type(self).validated(self._merged(nested(settings)))
 
     def _merged(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         merged: dict[str, Any] = {
@@ -97,7 +97,12 @@ class Config(BaseModel):
         return merged
 
     @classmethod
-    def _validated(cls, values: Mapping[str, Any]) -> Self:
+    def validated(cls, values: object) -> Self:
+        """From nested mappings, as a flow run's parameters are.
+
+        Raises:
+            SettingsError: as `parse`.
+        """
         try:
             return cls.model_validate(values)
         except ValidationError as error:

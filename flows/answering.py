@@ -72,7 +72,7 @@ def _reach(address: str) -> None:
     except Exception as error:  # of httpx, of Prefect, or of a page that is no JSON
         reason = str(error).partition("\n")[0]
         remedy = "Start it, correct the address (it ends in /api), or unset PREFECT_API_URL to do without"
-        if " 401 " in reason:
+        if getattr(getattr(error, "response", None), "status_code", None) == 401:
             remedy = "Set PREFECT_API_AUTH_STRING to its user and password, USER:PASSWORD"
         raise UserError(f"PREFECT_API_URL={address}: the Prefect server does not answer ({reason}). {remedy}") from None
 

@@ -88,7 +88,7 @@ def bars() -> Iterator[Bars]:
 def say(text: str) -> None:
     """Something that a person who watches should know at once."""
     if drawn := current.get():
-        drawn.console.print(text, highlight=False, soft_wrap=True)
+        drawn.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def follow(steps: Steps[T]) -> T:

@@ -20,15 +20,17 @@ from prefect.cli.deploy._models import (
     RawScheduleConfig,
     WorkPoolConfig,
 )
+from prefect.events import DeploymentEventTrigger
 from prefect.flows import load_flow_from_entrypoint
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from aemodels.config import Config, SettingsError, UserError
 
-PARTS: dict[str, type[BaseModel]] = {
+PARTS: dict[str, type[BaseModel]] = {  # of a deployment: their own keys
     "work_pool": WorkPoolConfig,
     "concurrency_limit": ConcurrencyLimitSpec,
     "schedules": RawScheduleConfig,
+    "triggers": DeploymentEventTrigger,
 }
 
 
@@ -51,56 +53,71 @@ def read_plan(file: Path) -> dict[str, Any]:
 
 def find_mistakes(plan: Any) -> Iterator[str]:
     """Each in words."""
-    if not isinstance(plan, dict) or not isinstance(plan.get("deployments"), list):
-        yield "deployments: required, a list"
+    deployments = plan.get("deployments") if isinstance(plan, dict) else None
+    if not isinstance(deployments, list) or not all(isinstance(one, dict) and one.get("name") for one in deployments):
+        yield "deployments: required, a list of mappings, each with a name"
         return
+    if unknown := list(_unknown_keys(plan)):
+        yield from unknown
+        return
+    try:
+        PrefectYamlModel.model_validate(plan)
+    except ValidationError as error:
+        yield from (f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}" for wrong in error.errors())
+    for deployment in deployments:
+        yield from _wrong_parameters(deployment, f"deployments.{deployment['name']}.")
+
+
+def _unknown_keys(plan: Mapping[str, Any]) -> Iterator[str]:
     top = {key: value for key, value in plan.items() if key != "definitions"}  # anchors, as in Prefect's own templates
     yield from _unknown(top, PrefectYamlModel, "")
     for deployment in plan["deployments"]:
-        if not isinstance(deployment, dict):
-            yield f"deployments: {deployment!r} is no mapping"
-            continue
-        place = f"deployments.{deployment.get('name')}."
+        place = f"deployments.{deployment['name']}."
         yield from _unknown(deployment, DeploymentConfig, place)
-        yield from _wrong_parameters(deployment, place)
+        for key, part in PARTS.items():
+            inner = deployment.get(key)
+            for section in inner if isinstance(inner, list) else [inner]:
+                if isinstance(section, Mapping) and section.get("type", "event") == "event":  # others have other keys
+                    yield from _unknown(section, part, f"{place}{key}.")
 
 
 def _unknown(section: Mapping[str, Any], model: type[BaseModel], place: str) -> Iterator[str]:
     """Keys that Prefect would ignore."""
     known = set(model.model_fields) | {field.alias for field in model.model_fields.values() if field.alias}
     yield from (f"{place}{key}: no such key; {_hint(key, known)}" for key in section if key not in known)
-    if model is DeploymentConfig:
-        for key, part in PARTS.items():
-            for inner in section.get(key) or [] if key == "schedules" else [section.get(key)]:
-                if isinstance(inner, Mapping):
-                    yield from _unknown(inner, part, f"{place}{key}.")
 
 
 def _wrong_parameters(deployment: Mapping[str, Any], place: str) -> Iterator[str]:
-    entrypoint = deployment.get("entrypoint")
+    """Those that no run could start with; what Prefect fills in (`{{ ... }}`) is not known yet."""
+    entrypoint, given = str(deployment.get("entrypoint")), deployment.get("parameters") or {}
+    if "{{" in entrypoint:
+        return
     try:
-        flow: Flow[Any, Any] = load_flow_from_entrypoint(str(entrypoint))
+        flow: Flow[Any, Any] = load_flow_from_entrypoint(entrypoint)
+        hints = typing.get_type_hints(flow.fn) if given else {}
     except Exception as error:  # whatever the import of somebody's own flow raises
         yield f"{place}entrypoint={entrypoint}: cannot be loaded ({error}); give MODULE.FLOW, such as flows.train.train"
         return
-    taken, given = inspect.signature(flow.fn).parameters, deployment.get("parameters") or {}
-    yield from (
-        f"{place}parameters.{name}: {flow.name} has no such parameter; {_hint(name, taken)}"
-        for name in given
-        if name not in taken
-    )
-    hints = typing.get_type_hints(flow.fn, include_extras=True)
+    taken = inspect.signature(flow.fn).parameters
     for name, value in given.items():
-        hint = hints.get(name, Any) if name in taken else Any
-        try:
-            if isinstance(hint, type) and issubclass(hint, Config):
-                hint.parse(value)
-            else:
-                TypeAdapter(hint).validate_python(value)
-        except SettingsError as error:
-            yield from (f"{place}parameters.{name}.{line}" for line in str(error).splitlines())
-        except ValidationError as error:
-            yield f"{place}parameters.{name}={value!r}: {error.errors()[0]['msg']}"
+        if name not in taken:
+            yield f"{place}parameters.{name}: {flow.name} has no such parameter; {_hint(name, taken)}"
+        elif "{{" not in str(value):
+            yield from (f"{place}parameters.{name}{wrong}" for wrong in _wrong_value(hints.get(name, Any), value))
+
+
+def _wrong_value(hint: Any, value: Any) -> Iterator[str]:
+    """What follows the parameter's name."""
+    configs = [kind for kind in (hint, *typing.get_args(hint)) if isinstance(kind, type) and issubclass(kind, Config)]
+    try:
+        if configs and isinstance(value, Mapping):
+            configs[0].validated(value)
+        else:
+            TypeAdapter(hint).validate_python(value)
+    except SettingsError as error:
+        yield from (f".{line}" for line in str(error).splitlines())
+    except ValidationError as error:
+        yield f"={value!r}: {error.errors()[0]['msg']}"
 
 
 def _hint(key: str, known: Collection[str]) -> str:

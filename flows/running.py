@@ -30,7 +30,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from aemodels.config import UserError
 from aemodels.devices import best_device
-from aemodels.environment import store_folder
+from aemodels.environment import store_folder, without_secrets
 from aemodels.progress import Progress, Steps, finish
 from aemodels.store import is_outage
 from aemodels.training import TrainingDivergedError
@@ -51,7 +51,7 @@ def worth_retrying(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bo
     """A server or disk may come back; what a person has to mend, and a training that diverged, will not."""
     error = state.result(raise_on_failure=False)
     if is_outage(error):
-        display.say(f"waiting, for {sum(DELAYS) / 60:.0f} minutes at most: {error}")
+        display.say(f"an outage, tried again up to {RETRIES} times within an hour: {without_secrets(str(error))}")
         return True
     return run.run_count <= RETRIES_OF_OTHERS and not isinstance(error, UserError | TrainingDivergedError)
 

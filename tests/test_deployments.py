@@ -43,6 +43,10 @@ def test_nothing_is_wrong_with_it() -> None:
         ({"entrypoint": "flows.train.trian"}, ["deployments.train.entrypoint=flows.train.trian", "MODULE.FLOW"]),
         ({"parameters": {"setings": {}}}, ["train.parameters.setings", "did you mean settings?"]),
         ({"parameters": {"settings": {"training": {"epoches": 60}}}}, ["settings.training.epoches", "epochs?"]),
+        ({"triggers": [{"expct": ["x"]}]}, ["deployments.train.triggers.expct", "did you mean expect?"]),
+        ({"schedules": {"cron": "0 2 * * *"}}, ["schedules"]),
+        ({"parameters": {"settings": None}}, ["train.parameters.settings=None"]),
+        ({"parameters": {"settings": {"training.epochs": 60}}}, ["settings.training.epochs", "no such setting"]),
         ({"parameters": {"settings": {"training": {"epochs": 0}}}}, ["settings.training.epochs=0", "at least 1"]),
     ],
 )
@@ -56,8 +60,15 @@ def test_a_mistake_is_named_before_anything_is_deployed(
     assert all(word in str(refused.value) for word in words), refused.value
 
 
+def test_what_prefect_fills_in_is_not_judged(tmp_path: Path) -> None:
+    later = {"parameters": {"settings": {"training": {"epochs": "{{ prefect.variables.epochs }}"}}}}
+    plan = {**PLAN, "deployments": [{**DEPLOYMENTS["train"], **later}]}
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(plan))
+    assert read_plan(tmp_path / "prefect.yaml") == plan
+
+
 @pytest.mark.parametrize(
-    ("text", "words"), [("deployments: [", "not YAML"), ("deployments: {}", "required, a list"), ("- 1", "required")]
+    ("text", "words"), [("deployments: [", "not YAML"), ("deployments: {}", "deployments"), ("- 1", "prefect.yaml")]
 )
 def test_a_file_that_is_none(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "prefect.yaml").write_text(text)
