@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import torch
 from chromium import KEPT, started
 from PIL import Image
 
@@ -22,6 +21,7 @@ from aemodels.comparison_figures import MARGIN, NORMAL, PANELS, side_by_side
 from aemodels.comparison_table import Measured, as_markdown, make_table
 from aemodels.config import SettingsError
 from aemodels.data import PreparedData
+from aemodels.devices import best_device, described
 from aemodels.evaluation import EvaluationConfig
 from aemodels.metrics import METRICS
 from aemodels.models import AEConfig, VAEConfig
@@ -121,7 +121,7 @@ def test_tables_for_people_and_machines_say_the_same(done: Done) -> None:
 
 def test_the_table_says_how_it_came_about(done: Done, digits: PreparedData) -> None:
     told = (done.compared.folder / "table.md").read_text().splitlines()[-1]
-    made_with = f"aemodels {version('aemodels')}, torch {version('torch')}, {torch.get_num_threads()} threads of a CPU"
+    made_with = f"aemodels {version('aemodels')}, torch {version('torch')}, {described(best_device())}"
     assert told == f"Made by `{COMMAND}`: seeds 0 to 1; digits, digest {digits.digest}; {made_with}."
     assert json.loads((done.compared.folder / "table.json").read_text())["origin"] == told
 
