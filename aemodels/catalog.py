@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -12,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from aemodels.config import UserError
+from aemodels.config import UserError, did_you_mean
 from aemodels.environment import cache_folder
 from aemodels.store import NAME, Store, open_store, printable
 
@@ -269,8 +268,7 @@ def aliases_of(store: Store, name: str) -> dict[str, int]:
         model = None
     if model is None:
         names = _all_models(store)
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
+        hint = did_you_mean(name, names)
         there = f"registered are {', '.join(names[:20])}" if names else "none is; `aemodels train` registers one"
         raise UserError(f"{name}: no such registered model; {hint}{there}")
     return {alias: int(version) for alias, version in model.aliases.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin
 
@@ -203,6 +203,12 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint at the known name that is nearest, with a space behind it; "" if none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]}? " if close else ""
+
+
 def _explain(config: type[Config], error: Any) -> str:
     """One line: the field, the value, the remedy."""
     key, owner = _locate(config, error["loc"])
@@ -219,9 +225,7 @@ def _explain(config: type[Config], error: Any) -> str:
         return f"{key}={_short(value)}: no such setting of {of}; {hint}"
     if kind == "union_tag_invalid":
         tag, known = context["tag"], [name.strip(" '") for name in context["expected_tags"].split(",")]
-        close = difflib.get_close_matches(tag, known, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        return f"{key}.name={tag}: unknown; {hint}choose one of {', '.join(known)}"
+        return f"{key}.name={tag}: unknown; {did_you_mean(tag, known)}choose one of {', '.join(known)}"
     if kind == "union_tag_not_found":
         return f"{key}={_short(value)}: says no kind; give {key}.name"
     if kind == "missing":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from aemodels.config import SettingsError
+from aemodels.config import SettingsError, did_you_mean
 from aemodels.data.folder import FolderConfig
 from aemodels.experiment import Experiment
 from aemodels.promotion import RegistryConfig
@@ -73,9 +72,7 @@ def known_file(name: str, known: Mapping[str, Path], asked: str) -> Path:
         asked: what a person gave, for the error.
     """
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise SettingsError(f"{asked}: unknown; {hint}choose one of {', '.join(known)}")
+        raise SettingsError(f"{asked}: unknown; {did_you_mean(name, known)}choose one of {', '.join(known)}")
     return known[name]
 
 

@@ -53,14 +53,19 @@ def under_prefect() -> bool:
     Raises:
         UserError: it does not answer.
     """
+    reach_prefect()
+    return bool(os.environ.get("PREFECT_API_URL"))
+
+
+def reach_prefect() -> None:
+    """Asks the server, where one is given, for its version, which needs the right address and password.
+
+    Raises:
+        UserError: it does not answer.
+    """
     address = os.environ.get("PREFECT_API_URL")
-    if address:
-        _reach(address)
-    return bool(address)
-
-
-def _reach(address: str) -> None:
-    """Asks the server for its version, which needs the right address and password."""
+    if not address:
+        return
     from prefect import get_client
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 

@@ -10,7 +10,14 @@ from typing import Annotated
 
 import typer
 
-from flows.answering import answering, model_first, read_evaluation_settings, read_settings, under_prefect
+from flows.answering import (
+    answering,
+    model_first,
+    reach_prefect,
+    read_evaluation_settings,
+    read_settings,
+    under_prefect,
+)
 from flows.cli_compare import compare
 from flows.cli_pages import report, serve, ui
 from flows.cli_registry import history, models, promote, rollback
@@ -48,7 +55,7 @@ def pipeline(
         from flows import display, reports
 
         check(settings)
-        under_prefect()  # without a server Prefect starts one for a while
+        reach_prefect()  # without one Prefect starts a server for a while
         from flows.pipeline import pipeline as flow
 
         with display.bars():

@@ -4,7 +4,6 @@ deploys what comes before a mistake, and a wrong parameter fails in the night.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import typing
 from collections.abc import Collection, Iterator, Mapping
@@ -24,7 +23,7 @@ from prefect.events import DeploymentEventTrigger
 from prefect.flows import load_flow_from_entrypoint
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from aemodels.config import Config, SettingsError, UserError
+from aemodels.config import Config, SettingsError, UserError, did_you_mean
 
 PARTS: dict[str, type[BaseModel]] = {  # of a deployment: their own keys
     "work_pool": WorkPoolConfig,
@@ -121,5 +120,4 @@ def _wrong_value(hint: Any, value: Any) -> Iterator[str]:
 
 
 def _hint(key: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"did you mean {close[0]}?" if close else f"it has: {', '.join(sorted(known))}"
+    return did_you_mean(key, known).strip() or f"it has: {', '.join(sorted(known))}"
