@@ -131,8 +131,8 @@ SAMPLES = {
         "squared feature units",
         "minimize",
         "Frechet distance of as many images drawn from the model's own prior to the split's images, in the data set's "
-        "features. A VAE's is N(0, I), an ae's a mixture fitted to its training codes; the next two are of the same "
-        "prior for every unconditional autoencoder.",
+        "features. A VAE's is N(0, I), an ae's a mixture fitted to its training codes; frechet_fitted_prior and "
+        "frechet_standard_normal have the same prior for every unconditional autoencoder.",
     ),
     "frechet_standard_normal": Metric(
         frechet_standard_normal,
