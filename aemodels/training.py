@@ -68,7 +68,7 @@ class TrainingConfig(Config):
     bound says which epoch of an adversarial model (`gan`, `vae_gan`) is better: it always trains all."""
     corruption: CorruptionConfig = NoCorruption()
     images: int | None = Field(None, ge=1)
-    """Train on so many images only, and validate each epoch on a fifth as many, at least 1,000; null takes all."""
+    """Train on so many images only, and validate each epoch on a tenth as many, at least 1,000; null takes all."""
 
 
 class TrainingDivergedError(UserError, RuntimeError):
@@ -211,7 +211,7 @@ class Loop:
             torch.set_float32_matmul_precision("high")  # TF32
         self.training = Batches(data, "train", device, config.images, shared=True)
         # of a training on some images only, as a search has them, the validation must not take longer than the training
-        few = None if config.images is None else max(LEAST_VALIDATED, config.images // 5)
+        few = None if config.images is None else max(LEAST_VALIDATED, config.images // 10)
         self.validation = Batches(data, "val", device, few, shared=True)
         self.updates = Updates(model, self.training, config, seed)
         self.warmup_epochs = math.ceil(model.warmup_steps / self.updates.steps)

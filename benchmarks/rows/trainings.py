@@ -31,7 +31,7 @@ OTHERS = (
     Model("article-conv", "training: convolutional autoencoder", 1, None, 3),
     Model("conv-vae", "training: convolutional VAE", 1, 6_000, 2),
 )
-VAE_GAN = Model("vae-gan", "training: convolutional VAE-GAN", 1, 3_000, 2)
+VAE_GAN = Model("vae-gan", "training: convolutional VAE-GAN", 1, 9_000, 3)
 COPIES = 6  # of MNIST's training images: 265 MiB, five windows of `aemodels.data.streaming`
 LEFT = 256 * 2**20  # bytes, when the threads have started: for two windows, the article's VAE and the validation
 PRESETS = [model.preset for model in (ARTICLE_VAE, *OTHERS)]
