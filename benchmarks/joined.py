@@ -18,6 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import results
+from benchmarks.jobs import Job, run_job
+
 SEARCH = ["--preset", "article-vae", "tuning.trials=8", "evaluation.primary=mse", "registry.name=joined"]
 
 
@@ -40,10 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 seconds[name].append(_search(Path(folder), used, options.changes))
                 print(f"{name}: {seconds[name][-1]:.1f} s", file=sys.stderr, flush=True)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    found = json.dumps({"seconds": seconds, "medians": medians, "ratio": medians["two"] / medians["one"]}, indent=2)
-    print(found)
+    result = {
+        **results.origin(options.changes, "benchmarks.joined"),
+        "hardware": run_job(Job("machine", "hardware", "cpu", 1, 0, {}, {}))["hardware"],
+        "seconds": seconds,
+        "medians": medians,
+        "ratio": medians["two"] / medians["one"],
+    }
+    print(json.dumps(result, indent=1))
     if options.out:
-        options.out.write_text(found + "\n")
+        results.write(options.out, result)
     return 0
 
 

@@ -29,13 +29,20 @@ def new(about: Result, arguments: Sequence[str]) -> Result:
     own.add_argument("--out")  # a path of this machine, which measures nothing
     _, measuring = own.parse_known_args(arguments)
     return {
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": ["python", "-m", "benchmarks", *measuring],
-        "commit": _commit(),
+        **origin(measuring),
         **about,
         "data": {name: about["data"][name] for name in ("name", "digest", "sizes")},
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "rows": {},
+    }
+
+
+def origin(arguments: Sequence[str], module: str = "benchmarks") -> Result:
+    """When it was asked for, with which command, at which commit."""
+    return {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": ["python", "-m", module, *arguments],
+        "commit": _commit(),
     }
 
 
