@@ -69,12 +69,19 @@ def load_model(folder: Path, device: str = "cpu") -> Loaded:
     Raises:
         UserError: a file is missing or damaged.
     """
-    model = load_network(folder / CONFIG, folder / WEIGHTS, device)
+    return Loaded(load_network(folder / CONFIG, folder / WEIGHTS, device), load_card(folder))
+
+
+def load_card(folder: Path) -> ModelCard:
+    """What a finished model was trained on, and how.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
     try:
-        card = ModelCard.model_validate_json((folder / CONFIG).read_text())
-    except ValidationError as error:
+        return ModelCard.model_validate_json((folder / CONFIG).read_text())
+    except (OSError, ValidationError) as error:
         raise UserError(f"{folder}: damaged model ({first_line(error)}); train it again") from None
-    return Loaded(model, card)
 
 
 def save_state(folder: Path, state: TrainingState) -> None:

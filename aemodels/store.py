@@ -192,12 +192,14 @@ def _client(uri: str) -> MlflowClient:
 
 def _unusable(uri: str, error: Exception) -> UserError:
     reason = without_secrets(str(error).strip().splitlines()[0])
-    remedy = "set MLFLOW_TRACKING_URI to the address of an MLflow server"
+    kind, remedy = UserError, "set MLFLOW_TRACKING_URI to the address of an MLflow server"
     if "out-of-date database schema" in reason:
         remedy = f"another release of MLflow wrote it: back it up and run `mlflow db upgrade {printable(uri)}`"
     elif uri.startswith("sqlite"):
         remedy = "move the damaged file away, or set AEMODELS_STORE to another folder"
-    return UserError(f"{printable(uri)}: cannot be used as MLflow's store ({reason[:200]}); {remedy}")
+    if is_outage(error):
+        kind, remedy = UnreachableError, "start the database behind it, or whatever stands between"
+    return kind(f"{printable(uri)}: cannot be used as MLflow's store ({reason[:200]}); {remedy}")
 
 
 # ---- a server

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from prefect import flow
-from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
 from aemodels.data.files import has_images
@@ -14,9 +13,9 @@ from aemodels.environment import data_root
 from aemodels.steps import monitor as step
 from aemodels.steps.monitor import Monitored
 from flows.running import (
+    announce,
     device_slot,
     follow,
-    model_resource,
     publish_metrics,
     publish_picture,
     step_task,
@@ -55,7 +54,7 @@ def monitor(name: str, folders: list[Path], monitoring: MonitoringConfig | None 
 def _alarm(monitored: Monitored) -> None:
     """At every check; but a champion starts one pipeline, and another one when there are twice as many images."""
     about = monitored.model_dump(mode="json", include={"model", "version", "images", "reasons", "url"})
-    emit_event(DRIFT, model_resource(monitored.model), payload=about)
+    announce(DRIFT, monitored.model, about)
     if monitored.retraining is not None and not monitored.repeated:
-        emit_event(RETRAIN, model_resource(monitored.model), payload=about | {"settings": monitored.retraining})
+        announce(RETRAIN, monitored.model, about | {"data": monitored.retraining})
         step.announced(monitored)

@@ -8,7 +8,7 @@ from typing import TypeVar
 from prefect import flow
 from prefect.runtime import flow_run
 
-from aemodels.data import PreparedData
+from aemodels.data import DataConfig, PreparedData
 from aemodels.runfolder import RunFolder, claimed
 from aemodels.settings import Settings
 from aemodels.steps.promote import Promotion
@@ -34,19 +34,25 @@ class Finished(Result):
 
 
 @flow(name="pipeline")
-def pipeline(settings: Settings) -> Finished:
-    """Prepares the images, searches the settings, trains the best, judges and registers it; the gate decides."""
+def pipeline(settings: Settings, data: DataConfig | None = None) -> Finished:
+    """Prepares the images, searches the settings, trains the best, judges and registers it; the gate decides.
+
+    Args:
+        data: other images than those of the settings: after a drift the old and the new ones together.
+    """
+    if data is not None:
+        settings = settings.override({"data": data.model_dump(mode="json")})
     passed(check, settings)
-    data = prepare_data(settings)
-    with only_attempt(), claimed(f"pipeline-{settings.identity(data.digest)}") as folder:
+    prepared = prepare_data(settings)
+    with only_attempt(), claimed(f"pipeline-{settings.identity(prepared.digest)}") as folder:
         group: str = folder.notes().get("group") or str(flow_run.id)
         folder.note(group=group)
-        tuned = _once(folder, "tuned", Tuned, lambda: tune_model(settings, data, group))
+        tuned = _once(folder, "tuned", Tuned, lambda: tune_model(settings, prepared, group))
         best = settings.override(tuned.best)
-        trained = _once(folder, "trained", Trained, lambda: train_model(best, data, group))
-        promotion = pass_gate(best, data, trained.version)
+        trained = _once(folder, "trained", Trained, lambda: train_model(best, prepared, group))
+        promotion = pass_gate(best, prepared, trained.version)
         folder.finish(promotion.model_dump(mode="json"))
-    return Finished(data=data, tuned=tuned, trained=trained, promotion=promotion)
+    return Finished(data=prepared, tuned=tuned, trained=trained, promotion=promotion)
 
 
 def _once(folder: RunFolder, key: str, kind: type[R], work: Callable[[], R]) -> R:

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 
 from prefect import flow, pause_flow_run, suspend_flow_run
 from prefect.artifacts import create_markdown_artifact
-from prefect.events import emit_event
 from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run, task_run
 from pydantic import Field
@@ -24,9 +23,9 @@ from flows import display
 from flows.prepare import prepare_data
 from flows.running import (
     alone,
+    announce,
     device_slot,
     follow,
-    model_resource,
     picture_as_text,
     publish_metrics,
     remember,
@@ -35,6 +34,7 @@ from flows.running import (
 
 PROMOTED, ROLLED_BACK = "aemodels.promoted", "aemodels.rolled-back"  # events; a deployment can be triggered by them
 PREDECESSOR = "predecessor"  # of the champion; no alias
+UNASKED = "what it declines is put to nobody"
 PATIENCE = 7 * 24 * 3600  # seconds that a person has
 
 
@@ -80,7 +80,7 @@ def promote(settings: Settings, version: int | None = None, approval: bool = Fal
         return pass_gate(settings, data, asked)
     comparison = show_comparison(settings, data, asked)
     if not comparison.promote:  # whatever happens meanwhile, nothing is promoted that no person has seen
-        return pass_gate(settings, data, asked, Review(approve=False, name=BY_GATE, reason="no person was asked"))
+        return pass_gate(settings, data, asked, Review(approve=False, name=BY_GATE, reason=UNASKED))
     form = Approval.with_initial_data(description=_side_by_side(comparison))
     wait = suspend_flow_run if deployment.id else pause_flow_run  # only a worker can start a suspended run again
     told = wait(wait_for_input=form, timeout=PATIENCE, key=f"approval-{asked.version}")
@@ -143,7 +143,7 @@ def _repeated() -> bool:
 
 
 def _tell(event: str, name: str, version: int, reason: str) -> None:
-    emit_event(event, model_resource(name), payload={"model": name, "version": version, "reason": reason})
+    announce(event, name, {"model": name, "version": version, "reason": reason})
 
 
 def _side_by_side(comparison: Comparison) -> str:

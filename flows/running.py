@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
+import httpx
 from filelock import FileLock
 from prefect import Task, get_client, task
 from prefect.artifacts import (
@@ -23,6 +24,7 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.sync import concurrency
+from prefect.events import emit_event
 from prefect.exceptions import Abort
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run
@@ -32,7 +34,7 @@ from aemodels.config import UserError
 from aemodels.devices import best_device
 from aemodels.environment import store_folder, without_secrets
 from aemodels.progress import Progress, Steps, finish
-from aemodels.store import is_outage
+from aemodels.store import UnreachableError, is_outage
 from aemodels.training import TrainingDivergedError
 from flows import display
 
@@ -213,9 +215,22 @@ def publish_picture(key: str, picture: Path) -> None:
         create_image_artifact(picture_as_text(picture), key=f"{key}-{picture.stem}")
 
 
-def model_resource(name: str) -> dict[str, str]:
-    """What events about a registered model are about."""
-    return {"prefect.resource.id": f"aemodels.model.{name}", "prefect.resource.name": name}
+def announce(event: str, name: str, payload: dict[str, Any]) -> None:
+    """An event about a registered model, for whatever waits for it.
+
+    Prefect's client drops events that it cannot send, without a word: so the server is asked first, and a task that
+    fails here is tried again.
+
+    Raises:
+        UnreachableError: it does not answer.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            client.api_version()
+        except httpx.HTTPError as error:
+            raise UnreachableError(f"Prefect's server does not take the event {event}: {error}") from error
+    about = {"prefect.resource.id": f"aemodels.model.{name}", "prefect.resource.name": name}
+    emit_event(event, about, payload=payload)
 
 
 def picture_as_text(picture: Path) -> str:

@@ -9,7 +9,8 @@ mkdir -p "$folder.partial"
 for database in mlflow prefect optuna; do
     $compose exec -T postgres pg_dump --username=aemodels --format=custom "$database" >"$folder.partial/$database.dump"
 done
-# After the databases: every file that they name is there. 1 says that something was being written meanwhile.
-$compose exec -T mlflow tar -C /data -cf - . >"$folder.partial/mlflow.tar" || [ $? = 1 ]
+# After the databases: every file that they name is there. tar's 1 says that something was being written meanwhile;
+# compose's own 1, that nothing was read at all, ends this.
+$compose exec -T mlflow sh -c 'tar -C /data -cf - . || [ $? = 1 ]' >"$folder.partial/mlflow.tar"
 mv "$folder.partial" "$folder"
 echo "$folder"

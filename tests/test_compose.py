@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +69,17 @@ def test_the_image_is_no_roots_and_for_the_classic_builder() -> None:
         assert "USER aemodels" in text.split(stage)[1]
     assert "--mount" not in text
     assert "<<" not in text
+
+
+def test_a_backup_without_the_artifacts_is_none(tmp_path: Path) -> None:
+    """Compose's exit code 1, where MLflow is stopped, is not tar's."""
+    (tmp_path / "ops").mkdir()
+    shutil.copy(ROOT / "ops" / "backup.sh", tmp_path / "ops")
+    compose = tmp_path / "compose"
+    compose.write_text('#!/bin/sh\ncase "$*" in *mlflow\\ *) exit 1 ;; esac\n')
+    compose.chmod(0o755)
+    command = ["bash", str(tmp_path / "ops" / "backup.sh")]
+    done = subprocess.run(command, env={**os.environ, "COMPOSE": str(compose)}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert [folder.suffix for folder in (tmp_path / "backups").iterdir()] == [".partial"]

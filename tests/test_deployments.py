@@ -114,7 +114,8 @@ def test_events_start_it(name: str) -> None:
         assert set(trigger) <= known
         read = DeploymentEventTrigger.model_validate(trigger)
         assert read.expect <= {PROMOTED, ROLLED_BACK, RETRAIN}
-        assert read.parameters is None or set(read.parameters) <= set(DEPLOYMENTS[name]["parameters"])
+        flow = load_flow_from_entrypoint(DEPLOYMENTS[name]["entrypoint"])
+        assert set(read.parameters or ()) <= flow.parameters.properties.keys()
 
 
 def test_restarts_have_an_end() -> None:

@@ -170,7 +170,7 @@ def test_a_promotion_waits_for_a_person_and_is_told_as_events() -> None:
     train(first)
     promotion = promote(first, approval=True)
     assert not promotion.promoted
-    assert promotion.reason.endswith("declined by the gate: no person was asked")
+    assert promotion.reason.endswith("declined by the gate: what it declines is put to nobody")
 
 
 def champion_version(name: str) -> int:

@@ -14,6 +14,7 @@ import threading
 import time
 import urllib.request
 from contextlib import closing, nullcontext
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -124,6 +125,26 @@ def test_an_outage_is_told_from_what_waiting_does_not_mend(monkeypatch: pytest.M
     told = UserError("mend me")
     told.__context__ = away.value
     assert not any(map(is_outage, (told, OSError("no space left"), MlflowException("no such run"), None)))
+
+
+def test_a_server_whose_database_is_away_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            """Of its health."""
+            self.send_response(200)
+            self.end_headers()
+
+        def do_POST(self) -> None:
+            self.send_response(503)
+            self.end_headers()
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(UnreachableError, match=r"cannot be used .*; start the database behind it"):
+            open_store()
+        server.shutdown()
 
 
 def test_passwords_are_not_printed() -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from aemodels import parallel
 from aemodels.checkpoint import Loaded, load_model
 from aemodels.config import UserError
-from aemodels.data import PreparedData, prepare, prepared_before
+from aemodels.data import DataConfig, PreparedData, prepare, prepared_before
 from aemodels.data.files import fitting_images, image_files
 from aemodels.data.folder import FolderConfig
 from aemodels.data.prepared import SPLITS
@@ -25,7 +25,6 @@ from aemodels.models.base import Autoencoder
 from aemodels.progress import Progress, Steps
 from aemodels.registry import CHAMPION, find, get
 from aemodels.serving import Question, answer
-from aemodels.settings import Settings
 from aemodels.steps.recording import Result, save_figures, show_figures
 from aemodels.store import Store, open_store
 from aemodels.tracking import Run, standard_tags, start_run
@@ -50,7 +49,7 @@ class Monitored(Result):
     repeated: bool
     """An alarm about the same version asked for a retraining before, and the images have not doubled since."""
     retraining: dict[str, object] | None
-    """Settings of a pipeline on the old and the new images; None where that is not possible."""
+    """The old and the new images together, as `data` of a pipeline's settings; None where that is not possible."""
     run_id: str
     url: str
     figures: tuple[Path, ...]
@@ -110,7 +109,7 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig) -> Steps
         reasons=reasons or (() if checked else (f"{len(images)} new images are too few to tell",)),
         numbers=numbers,
         repeated=repeated,
-        retraining=_retraining(loaded, name, paths) if checked and checked.verdict.reasons else None,
+        retraining=_retraining(source, paths) if checked and checked.verdict.reasons else None,
         run_id=run.id,
         url=run.url,
         figures=figures,
@@ -128,8 +127,8 @@ def _own_data(loaded: Loaded, reference: str) -> Steps[PreparedData]:
     data = yield from prepare(config)
     if data.digest != digest:
         raise UserError(
-            f"{reference}: was trained on data {digest}, its source now gives {data.digest}; "
-            "restore the images, or train on the present ones and promote that model"
+            f"{reference}: was trained on data {digest}, its source now gives {data.digest}, and AEMODELS_CACHE does "
+            "not have what was prepared then; restore either, or train on the present images and promote that model"
         )
     return data
 
@@ -183,18 +182,14 @@ def _repeated(store: Store, run: Run, reference: str, files: int) -> bool:
     return any(2 * int(one.data.tags["images"]) > files for one in found)
 
 
-def _retraining(loaded: Loaded, name: str, paths: Sequence[Path]) -> dict[str, object] | None:
+def _retraining(source: DataConfig, paths: Sequence[Path]) -> dict[str, object] | None:
     """Of images in folders only: others' sources cannot take new ones."""
-    experiment = loaded.card.experiment
-    if not isinstance(experiment.data, FolderConfig) or not all(path.is_dir() for path in paths):
+    if not isinstance(source, FolderConfig) or not all(path.is_dir() for path in paths):
         return None
     try:
-        data = experiment.data.with_folders(paths)
+        return source.with_folders(paths).model_dump(mode="json")
     except UserError:  # such as class folders on one side only
         return None
-    settings = Settings(**{field: getattr(experiment, field) for field in type(experiment).model_fields})
-    changed = settings.override({"data": data.model_dump(mode="json"), "registry.name": name})
-    return changed.model_dump(mode="json")
 
 
 def _draw(

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from aemodels.checkpoint import load_model
-from aemodels.data import PreparedData
+from aemodels.checkpoint import load_card, load_model
+from aemodels.data import DataConfig, PreparedData
+from aemodels.data.folder import FolderConfig
 from aemodels.devices import best_device
 from aemodels.environment import store_folder
 from aemodels.evaluation import evaluate
@@ -149,12 +150,29 @@ def _judge(settings: Settings, data: PreparedData, features: Features, version: 
     if number == version.version:
         return _Judged(Decision(False, IS_CHAMPION, {}), new, new, number)
     known = _metrics_on(settings, data, features, old, store)
-    if known is not None:
-        decision = decide(new, known, settings.evaluation.primary, smaller, settings.registry)
-        return _Judged(decision, new, known, number)
-    remedy = f"`aemodels promote {version.name} {version.version}` if that is meant, or another registry.name"
-    reason = f"the champion takes images of another shape or of other classes; {remedy}"
-    return _Judged(Decision(False, reason, {}), new, {}, number)
+    meant = f"`aemodels promote {version.name} {version.version}` if that is meant"
+    if known is None:
+        reason = f"the champion takes images of another shape or of other classes; {meant}, or another registry.name"
+        return _Judged(Decision(False, reason, {}), new, {}, number)
+    trained_on = load_card(find(f"{version.name}/{number}", store))
+    if forgotten := _forgotten(settings.data, trained_on.experiment.data):
+        reason = f"the champion knows the images of {forgotten} too; add that to data.path, or {meant}"
+        return _Judged(Decision(False, reason, {}), new, known, number)
+    decision = decide(new, known, settings.evaluation.primary, smaller, settings.registry)
+    if trained_on.digest != data.digest:
+        reason = f"{decision.reason}; the champion was trained on other images, some of these perhaps"
+        decision = decision._replace(reason=reason)
+    return _Judged(decision, new, known, number)
+
+
+def _forgotten(source: DataConfig, champions: DataConfig) -> str:
+    """A folder of the champion's images that is left out where the others are the same: after a drift the champion was
+    trained on the old images and the new ones, and is not to be judged by the old ones alone.
+    """
+    if not isinstance(source, FolderConfig) or not isinstance(champions, FolderConfig):
+        return ""
+    left_out = [str(folder) for folder in champions.path if not source.holds(folder)]
+    return left_out[0] if left_out and all(map(champions.holds, source.path)) else ""
 
 
 def _metrics_on(

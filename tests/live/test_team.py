@@ -31,9 +31,10 @@ def settings(team: Any, name: str, epochs: int, **changes: Any) -> dict[str, Any
     } | changes
 
 
-def deploy(team: Any, **changes: dict[str, Any]) -> None:
-    """prefect.yaml, with some deployments changed."""
-    plan = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+def deploy(team: Any, model: str = "digits", **changes: dict[str, Any]) -> None:
+    """prefect.yaml, with triggers of another model, and some deployments changed."""
+    text = (ROOT / "prefect.yaml").read_text().replace("aemodels.model.digits", f"aemodels.model.{model}")
+    plan = yaml.safe_load(text)
     for deployment in plan["deployments"]:
         deployment.update(changes.get(deployment["name"], {}))
     path = team.folder / "prefect.yaml"
@@ -260,11 +261,10 @@ def test_drift_starts_the_pipeline_and_a_new_champion_a_check(
     folder = {"name": "folder", "path": [str(tmp_path / "old")]}
     plan = settings(team, "drifting", 0, data=folder, training={"epochs": 40}, evaluation={"primary": "mse"})
     watch = {"name": "drifting", "folders": [str(tmp_path / "new")]}
-    promoted = {"match": {"prefect.resource.id": "aemodels.model.drifting"}, "expect": ["aemodels.promoted"]}
-    deploy(team, monitor={"parameters": watch, "triggers": [promoted]})
+    deploy(team, model="drifting", pipeline={"parameters": {"settings": plan}}, monitor={"parameters": watch})
     begun = datetime.now(UTC)
     with team.worker():
-        first = start(client, "pipeline/pipeline", {"settings": plan})
+        first = start(client, "pipeline/pipeline", {})
         within(120, lambda: state(client, first) == "Completed", "the first champion")
         checks = within(60, lambda: runs_of(client, "monitor/monitor", begun), "a check by the first champion")
         within(60, lambda: state(client, checks[0].id) == "Completed", "the check")
@@ -274,8 +274,9 @@ def test_drift_starts_the_pipeline_and_a_new_champion_a_check(
         within(90, lambda: len(runs_of(client, "monitor/monitor", begun)) == 2, "a check by the second champion")
         (last,) = [run for run in runs_of(client, "monitor/monitor", begun) if run.id != checks[0].id]
         within(60, lambda: state(client, last.id) == "Completed", "the check")
-    paths = client.read_flow_run(again).parameters["settings"]["data"]["path"]
-    assert paths == [str(tmp_path / "old"), str(tmp_path / "new")]
+    parameters = client.read_flow_run(again).parameters
+    assert parameters["settings"] == plan  # the team's search and gate
+    assert parameters["data"]["path"] == [str(tmp_path / "old"), str(tmp_path / "new")]
     assert [reign.version for reign in history(open_store(), "drifting")] == [1, 2]
     now = champion(open_store(), "drifting")
     assert now is not None
