@@ -231,8 +231,25 @@ def test_the_stack(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert kept(stack) == before
         use(stack, tmp_path, "worked@champion")
         queue_and_wait(stack, "evaluate/evaluate", {"model": "worked@champion"})
+        delete_for_good(stack, trained["run_id"])
     finally:
         shutil.rmtree(folder)
+
+
+def delete_for_good(stack: Stack, run_id: str) -> None:
+    """As docs/operations.md cleans up."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(stack.clients["MLFLOW_TRACKING_URI"])
+    client.delete_run(run_id)
+    assert client.get_run(run_id).info.lifecycle_stage == "deleted"
+    known = {name: PASSWORDS[name] for name in CLIENTS} | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}
+    given = [text for name, value in known.items() for text in ("-e", f"{name}={value}")]
+    where = '--backend-store-uri "$MLFLOW_BACKEND_STORE_URI" --artifacts-destination "$MLFLOW_ARTIFACTS_DESTINATION"'
+    stack("exec", "-T", *given, "mlflow", "sh", "-c", f"mlflow gc {where}")
+    with pytest.raises(MlflowException):
+        client.get_run(run_id)
 
 
 @contextmanager
