@@ -264,7 +264,8 @@ FIGURES = {
         "Traversals",
         "Each row changes one latent unit, the most important one on top, and leaves the others as an image has them. "
         "A row that does not change shows a unit that is not in use. Where the data have known factors, beside each "
-        "unit stands the one that it says most about, with the share of the factor's entropy that it knows.",
+        "unit stands the one that it says most about, with the share of the factor's entropy that it knows; not of a "
+        "conditional model, whose codes are made with the class at hand.",
     ),
     "interpolations": FigureKind(
         interpolations,
@@ -282,14 +283,14 @@ FIGURES = {
     ),
     "codes": FigureKind(
         codes,
-        ("autoencoder",),
+        ("autoencoder", "unconditional"),
         "Codes",
         "Each dot is the code of a held-out image, in the two directions in which codes differ most. Where the dots of "
         "one colour lie together, the code tells what class an image is of.",
     ),
     "codes_tsne": FigureKind(
         codes_tsne,
-        ("neighbours",),
+        ("neighbours", "unconditional"),
         "Codes by t-SNE",
         "Codes laid out so that neighbours stay neighbours, whatever the number of latent units. Sizes of clusters and "
         "distances between them mean nothing.",

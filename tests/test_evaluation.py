@@ -14,7 +14,7 @@ from torch import Tensor
 from aemodels.config import SettingsError
 from aemodels.data import PreparedData, prepare
 from aemodels.data.folder import FolderConfig
-from aemodels.distributions import BernoulliConfig, GaussianConfig
+from aemodels.distributions import BernoulliConfig, DiagonalNormalHead, GaussianConfig
 from aemodels.evaluation import EvaluationConfig, check_likelihood, check_primary, direction, evaluate
 from aemodels.evidence import Codes, Evidence
 from aemodels.features import Features, feature_count, feature_network
@@ -153,6 +153,24 @@ def test_the_gap_between_seen_and_unseen_images(digits: PreparedData) -> None:
     assert found["compression_ratio"] == 784 / 80
     assert found["out_of_domain_explained_variance"] < 0 < found["out_of_domain_mse"]
     assert "generalization_gap" not in evaluate(model, digits, None, CONFIG).metrics
+
+
+def test_a_unit_that_only_tells_the_class_that_it_is_told_is_not_in_use(digits: PreparedData) -> None:
+    """The posterior is the prior of the image's class; then a unit looks at the image too."""
+    model = build(CVAEConfig(trunk=SMALL, latent_dim=3), digits)
+    model.conditioning = torch.nn.Identity()  # the class, then the image's features
+    model.posterior, prior = DiagonalNormalHead(10 + 32, 3), model.class_prior
+    with torch.no_grad():
+        prior.mean.weight.normal_()
+        for own, given in zip(model.posterior.children(), prior.children(), strict=True):
+            own.weight.zero_()[:, :10] = given.weight
+            own.bias.copy_(given.bias)
+    found, evidence = evaluate(model, digits, None, CONFIG, only=("rate", "active_units"))
+    assert found == {"rate": pytest.approx(0, abs=1e-5), "active_units": 0}
+    assert evidence.codes.z.var(0).min() > 0.1
+    with torch.no_grad():
+        model.posterior.mean.weight[0, 10:] = 1
+    assert evaluate(model, digits, None, CONFIG, only=("active_units",)).metrics == {"active_units": 1}
 
 
 @pytest.mark.parametrize("side", [8, 9, 10, 11, 28])
