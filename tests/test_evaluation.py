@@ -471,10 +471,10 @@ def test_a_primary_that_judges_no_model(primary: str) -> None:
         direction(primary)
 
 
-def test_a_primary_that_the_model_does_not_have(digits: PreparedData, features: Features, colour) -> None:
-    check_primary(build(VAEConfig(), digits), digits, features, CONFIG)
+def test_a_primary_that_the_model_does_not_have(digits: PreparedData, colour) -> None:
+    check_primary(build(VAEConfig(), digits), digits, CONFIG)
     with pytest.raises(SettingsError, match=r"evaluation.primary=rate.*needs rate.*choose"):
-        check_primary(build(AEConfig(), digits), digits, features, EvaluationConfig(primary="rate"))
+        check_primary(build(AEConfig(), digits), digits, EvaluationConfig(primary="rate"))
     plain = colour["plain"]
     with pytest.raises(SettingsError, match=r"knn_accuracy.*labels"):
         evaluate(build(AEConfig(), plain), plain, None, CONFIG, only=("knn_accuracy",))

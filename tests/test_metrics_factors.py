@@ -160,4 +160,4 @@ def test_who_has_no_codes_or_no_factors_has_no_gap(sprites, features, digits: Pr
     assert "mutual_information_gap" not in metrics
     model = VAEConfig().build(digits.image_shape, 10)
     with pytest.raises(ValueError, match="mutual_information_gap: needs factors"):
-        check_primary(model, digits, features, EvaluationConfig(primary="mutual_information_gap"))
+        check_primary(model, digits, EvaluationConfig(primary="mutual_information_gap"))
