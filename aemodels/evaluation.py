@@ -37,9 +37,9 @@ class EvaluationConfig(Config):
     @field_validator("primary")
     @classmethod
     def _known(cls, primary: str) -> str:
-        if primary not in METRICS or METRICS[primary].direction is None:
-            known = ", ".join(name for name, metric in METRICS.items() if metric.direction)
-            raise ValueError(f"not a metric that says which model is better; choose one of {known}")
+        if primary not in METRICS or METRICS[primary].ranking is None:
+            known = ", ".join(name for name, metric in METRICS.items() if metric.ranking)
+            raise ValueError(f"not a metric that says by itself which model is better; choose one of {known}")
         return primary
 
     @model_validator(mode="after")
@@ -159,7 +159,7 @@ def _require(metrics: Collection[str], evidence: Evidence, setting: str = "", co
             raise SettingsError(f"{setting}{name}: no such metric; choose from {', '.join(METRICS)}")
         if missing := " and ".join(lacking(name, evidence, coming)):
             possible = [
-                other for other, entry in METRICS.items() if entry.direction and not lacking(other, evidence, coming)
+                other for other, entry in METRICS.items() if entry.ranking and not lacking(other, evidence, coming)
             ]
             raise SettingsError(
                 f"{setting}{name}: needs {missing}, which this model, these data or these "

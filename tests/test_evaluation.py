@@ -27,6 +27,7 @@ from aemodels.models.base import Autoencoder, Batch, ModelConfig, Variational
 from aemodels.nets import MLPConfig
 from aemodels.out_of_domain import images_of_another_kind
 from aemodels.progress import finish
+from aemodels.tuning import TuningConfig
 
 CPU = torch.device("cpu")
 CONFIG = EvaluationConfig()
@@ -471,10 +472,17 @@ def test_a_primary_that_judges_no_model(primary: str) -> None:
         direction(primary)
 
 
+def test_a_rate_is_no_primary_but_a_goal_beside_another() -> None:
+    """The smallest one has a model whose codes tell nothing."""
+    with pytest.raises(SettingsError, match=r"primary=rate: .* by itself .*; choose one of distortion, negative_elbo"):
+        EvaluationConfig.parse({"primary": "rate"})
+    assert TuningConfig(pareto=("distortion", "rate")).pareto == ("distortion", "rate")
+
+
 def test_a_primary_that_the_model_does_not_have(digits: PreparedData, colour) -> None:
     check_primary(build(VAEConfig(), digits), digits, CONFIG)
-    with pytest.raises(SettingsError, match=r"evaluation.primary=rate.*needs rate.*choose"):
-        check_primary(build(AEConfig(), digits), digits, EvaluationConfig(primary="rate"))
+    with pytest.raises(SettingsError, match=r"evaluation.primary=negative_elbo.*needs rate.*choose"):
+        check_primary(build(AEConfig(), digits), digits, EvaluationConfig(primary="negative_elbo"))
     plain = colour["plain"]
     with pytest.raises(SettingsError, match=r"knn_accuracy.*labels"):
         evaluate(build(AEConfig(), plain), plain, None, CONFIG, only=("knn_accuracy",))

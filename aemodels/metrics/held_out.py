@@ -193,6 +193,7 @@ HELD_OUT = {
         "nats per image",
         "minimize",
         "Mean KL divergence of q(z|x) from the prior, summed over the latent units.",
+        alone=False,  # codes that tell nothing have no rate
     ),
     "negative_elbo": Metric(
         negative_elbo,
