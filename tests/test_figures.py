@@ -28,13 +28,14 @@ from aemodels.figures import (
     sample_grid,
     unlike_pairs,
 )
-from aemodels.models import AEConfig, CVAEConfig, VAEConfig
+from aemodels.models import AEConfig, CVAEConfig, GANConfig, VAEConfig, VAEGANConfig
 from aemodels.models.ae import AE
 from aemodels.models.base import Autoencoder, ModelConfig
 from aemodels.models.cvae import CVAE
 from aemodels.nets import MLPConfig
 from aemodels.pictures import GAP, Labels, Picture, sheet, tile
 from aemodels.progress import finish
+from aemodels.training import TrainingConfig, train
 
 SMALL = MLPConfig(widths=(16,))
 HISTORY = [
@@ -341,5 +342,28 @@ def test_curves_leave_out_what_repeats() -> None:
     panels = _curves(HISTORY)
     assert list(panels) == ["distortion", "rate", "negative_elbo", "objective"]
     assert panels["objective"] == {"train": [(1, 9), (2, 8), (3, 7)], "val": [(1, 9.5), (2, 8.5), (3, 7.5)]}
+    assert set(_curves([{"train/a/gap": 1.0, "train/b/gap": 2.0}])) == {"a gap", "b gap"}
     same = [epoch | {"train/loss": epoch["train/negative_elbo"]} for epoch in HISTORY]
     assert "objective" not in _curves(same)
+
+
+def test_curves_of_parts_that_play_against_each_other(digits: PreparedData) -> None:
+    """What is measured on both kinds of images is in one panel, and the loss of a generator is its only term."""
+
+    def splits(config: ModelConfig) -> dict[str, str]:
+        rules = TrainingConfig(epochs=2, images=64, batch_size=32)
+        panels = _curves([epoch.metrics for epoch in train(config, digits, rules, seed=0)])
+        return {name: " ".join(sorted(curves)) for name, curves in panels.items()}
+
+    of_discriminator = {"drawn_as_drawn": "train", "gradient_penalty": "train", "discriminator loss": "train"}
+    assert splits(GANConfig(trunk=SMALL)) == of_discriminator | {"drawn_as_real": "train", "real_as_real": "train val"}
+    assert splits(VAEGANConfig(trunk=SMALL)) == of_discriminator | {
+        "rate": "train val",
+        "feature_distortion": "train val",
+        "drawn_as_real": "train",
+        "real_as_real": "train",
+        "encoder loss": "train",
+        "decoder loss": "train",
+        "distortion": "val",
+        "negative_elbo": "val",
+    }
