@@ -20,7 +20,6 @@ OF_LIKELIHOOD = {
     "nll",
     "bits_per_dimension",
 }  # in units of its own
-GOALS = {"rate"}  # less is a goal beside others; for itself it is none, as codes that tell nothing have no rate
 ARROWS = {"minimize": " ↓", "maximize": " ↑", None: ""}
 VALIDATION, VALIDATION_UNIT = "validation loss", "nats per image"
 VALIDATION_HOW = (
@@ -32,7 +31,7 @@ VALIDATION_HOW = (
 
 def ranking(metric: str) -> Direction | None:
     """Which values of a metric make a system the best; None where none do."""
-    return None if metric in GOALS else METRICS[metric].direction
+    return METRICS[metric].ranking
 
 
 class Score(Config):

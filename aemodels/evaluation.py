@@ -9,10 +9,12 @@ from pydantic import Field, field_validator, model_validator
 
 from aemodels.config import Config, SettingsError
 from aemodels.data.prepared import PreparedData
-from aemodels.evidence import Evidence
+from aemodels.evidence import Evidence, Need
 from aemodels.features import Features
 from aemodels.metrics import METRICS, Direction
 from aemodels.models.base import GenerativeModel
+
+COMING: tuple[Need, ...] = ("features",)  # of any data, by the time that a training or a search measures
 
 
 class EvaluationConfig(Config):
@@ -35,9 +37,9 @@ class EvaluationConfig(Config):
     @field_validator("primary")
     @classmethod
     def _known(cls, primary: str) -> str:
-        if primary not in METRICS or METRICS[primary].direction is None:
-            known = ", ".join(name for name, metric in METRICS.items() if metric.direction)
-            raise ValueError(f"not a metric that says which model is better; choose one of {known}")
+        if primary not in METRICS or METRICS[primary].ranking is None:
+            known = ", ".join(name for name, metric in METRICS.items() if metric.ranking)
+            raise ValueError(f"not a metric that says by itself which model is better; choose one of {known}")
         return primary
 
     @model_validator(mode="after")
@@ -114,16 +116,18 @@ def evaluate(
     if only is not None:
         _require(only, evidence)
     wanted = METRICS if only is None else only
-    return Evaluation({name: METRICS[name].measure(evidence) for name in wanted if _has(evidence, name)}, evidence)
+    return Evaluation(
+        {name: METRICS[name].measure(evidence) for name in wanted if not lacking(name, evidence)}, evidence
+    )
 
 
-def check_primary(model: GenerativeModel, data: PreparedData, features: Features, config: EvaluationConfig) -> None:
-    """Takes a moment, before the work of a training or a search.
+def check_primary(model: GenerativeModel, data: PreparedData, config: EvaluationConfig) -> None:
+    """Takes a moment, before the work of a training or a search, and of the feature network that they judge by.
 
     Raises:
         SettingsError: `evaluation.primary` does not exist for this model and these data.
     """
-    _require((config.primary,), config.evidence(model, data, features, "val"), "evaluation.primary=")
+    _require((config.primary,), config.evidence(model, data, None, "val"), "evaluation.primary=", COMING)
 
 
 def check_likelihood(model: GenerativeModel, data: PreparedData, config: EvaluationConfig) -> None:
@@ -133,7 +137,7 @@ def check_likelihood(model: GenerativeModel, data: PreparedData, config: Evaluat
         SettingsError: a negative log-likelihood is asked for, and this model of these data has none.
     """
     evidence = config.evidence(model, data, None, "val")
-    if not evidence.has("nll_samples") or _has(evidence, "nll"):
+    if not evidence.has("nll_samples") or not lacking("nll", evidence):
         return
     if not evidence.has("rate"):
         why = "this model has no bound on a likelihood; choose another model.name"
@@ -144,20 +148,23 @@ def check_likelihood(model: GenerativeModel, data: PreparedData, config: Evaluat
     raise SettingsError(f"evaluation.nll_samples={config.nll_samples}: {why}, or leave it out with 0")
 
 
-def _require(metrics: Collection[str], evidence: Evidence, setting: str = "") -> None:
+def lacking(metric: str, evidence: Evidence, coming: Collection[Need] = ()) -> list[Need]:
+    """What a metric needs and is not there, nor coming."""
+    return [need for need in METRICS[metric].needs if need not in coming and not evidence.has(need)]
+
+
+def _require(metrics: Collection[str], evidence: Evidence, setting: str = "", coming: Collection[Need] = ()) -> None:
     for name in metrics:
         if name not in METRICS:
             raise SettingsError(f"{setting}{name}: no such metric; choose from {', '.join(METRICS)}")
-        if not _has(evidence, name):
-            possible = [other for other, metric in METRICS.items() if metric.direction and _has(evidence, other)]
+        if missing := " and ".join(lacking(name, evidence, coming)):
+            possible = [
+                other for other, entry in METRICS.items() if entry.ranking and not lacking(other, evidence, coming)
+            ]
             raise SettingsError(
-                f"{setting}{name}: needs {' and '.join(METRICS[name].needs)}, which this model, these data or these "
+                f"{setting}{name}: needs {missing}, which this model, these data or these "
                 f"settings do not have; choose from {', '.join(possible)}"
             )
-
-
-def _has(evidence: Evidence, metric: str) -> bool:
-    return all(evidence.has(need) for need in METRICS[metric].needs)
 
 
 def direction(metric: str) -> Direction:

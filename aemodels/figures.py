@@ -7,6 +7,7 @@ N images, D latent units, (C, h, w) an image with pixels in [0, 1].
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -182,18 +183,22 @@ Curves = dict[str, list[tuple[int, float]]]  # split -> (epoch, value)
 
 
 def _curves(history: Sequence[Mapping[str, float]]) -> dict[str, Curves]:
-    """Term -> its curves; the weighted loss is left out where it equals another term."""
-    panels: dict[str, Curves] = {}
+    """Term -> its curves. Where parts have a term of the same name, each loss among them, the part stands before it; a
+    loss that equals a term is left out.
+    """
+    keys = {key for metrics in history for key in metrics if key.startswith("train/")}
+    alike = Counter(key.rpartition("/")[2] for key in keys)
+    terms: dict[str, Curves] = {}
+    losses: dict[str, Curves] = {}
     for epoch, metrics in enumerate(history, start=1):
         for key, value in metrics.items():
-            split, _, term = key.partition("/")
+            split, *part, term = key.split("/")
             if split in ("train", "val") and term not in SIDE_METRICS and math.isfinite(value):
-                term = "objective" if term == "loss" else term
-                panels.setdefault(term, {}).setdefault(split, []).append((epoch, value))
-    weighted = panels.pop("objective", None)
-    if weighted is not None and weighted.get("train") not in [curves.get("train") for curves in panels.values()]:
-        panels["objective"] = weighted
-    return panels
+                panels = losses if term in ("loss", "objective") else terms
+                name = " ".join([*part, term]) if alike[term] > 1 else "objective" if term == "loss" else term
+                panels.setdefault(name, {}).setdefault(split, []).append((epoch, value))
+    known = [curves.get("train") for curves in terms.values()]
+    return terms | {name: curves for name, curves in losses.items() if curves.get("train") not in known}
 
 
 # ---------------------------------------------------------------- the table
@@ -264,7 +269,8 @@ FIGURES = {
         "Traversals",
         "Each row changes one latent unit, the most important one on top, and leaves the others as an image has them. "
         "A row that does not change shows a unit that is not in use. Where the data have known factors, beside each "
-        "unit stands the one that it says most about, with the share of the factor's entropy that it knows.",
+        "unit stands the one that it says most about, with the share of the factor's entropy that it knows; not of a "
+        "conditional model, whose codes are made with the class at hand.",
     ),
     "interpolations": FigureKind(
         interpolations,
@@ -282,14 +288,14 @@ FIGURES = {
     ),
     "codes": FigureKind(
         codes,
-        ("autoencoder",),
+        ("autoencoder", "unconditional"),
         "Codes",
         "Each dot is the code of a held-out image, in the two directions in which codes differ most. Where the dots of "
         "one colour lie together, the code tells what class an image is of.",
     ),
     "codes_tsne": FigureKind(
         codes_tsne,
-        ("neighbours",),
+        ("neighbours", "unconditional"),
         "Codes by t-SNE",
         "Codes laid out so that neighbours stay neighbours, whatever the number of latent units. Sizes of clusters and "
         "distances between them mean nothing.",
@@ -304,8 +310,8 @@ FIGURES = {
         training_curves,
         ("history",),
         "Training",
-        "The terms of the loss after each epoch, on training and on validation images, which a denoising model is "
-        "shown corrupted. Validation curves that rise again show overfitting.",
+        "The terms of the loss after each epoch, on training and on validation images, as far as they are measured on "
+        "both; a denoising model is shown them corrupted. Validation curves that rise again show overfitting.",
     ),
 }
 

@@ -75,7 +75,7 @@ def _unit_label(evidence: Evidence, unit: int) -> str:
     lines = [f"unit {unit}"]
     if evidence.unit_rates is not None:
         lines.append(f"{float(evidence.unit_rates[unit]):.2f} nats")
-    if evidence.has("factors"):
+    if evidence.has("factors") and evidence.has("unconditional"):
         share, factor = evidence.known_shares[unit].max(0)
         lines.append(f"{evidence.data.factors[int(factor)]} {float(share):.2f}")
     return "\n".join(lines)

@@ -167,7 +167,7 @@ def metric_rows(metrics: Mapping[str, float], primary: str) -> list[MetricRow]:
 
 def _metric_row(name: str, value: str, primary: bool) -> MetricRow:
     metric = METRICS[name]
-    return MetricRow(_words(name), value, metric.unit, BETTER[metric.direction], metric.how, primary)
+    return MetricRow(_words(name), value, metric.unit, BETTER[metric.ranking], metric.how, primary)
 
 
 def setting_rows(config: Config, usual: Any = None, prefix: str = "") -> Iterator[SettingRow]:

@@ -14,10 +14,8 @@ from pydantic import Field, ValidationError, field_validator
 
 from aemodels.config import Choice, Config, Range, SettingsError, Space
 from aemodels.data.prepared import PreparedData
-from aemodels.evaluation import check_likelihood, check_primary, direction
+from aemodels.evaluation import COMING, check_likelihood, check_primary, direction, lacking
 from aemodels.experiment import Experiment
-from aemodels.features import Features
-from aemodels.metrics import METRICS
 from aemodels.training import new_model
 
 CHECKED_COMBINATIONS = 1_000  # of the ends of all ranges, before a search starts
@@ -204,9 +202,7 @@ def _extremes(varied: Range | Choice) -> tuple[Any, ...]:
     return varied.choices if isinstance(varied, Choice) else (varied.low, varied.high)
 
 
-def check_models(
-    experiment: Experiment, data: PreparedData, features: Features, config: TuningConfig, space: Space
-) -> None:
+def check_models(experiment: Experiment, data: PreparedData, config: TuningConfig, space: Space) -> None:
     """Builds the models at the ends of each range; takes a moment.
 
     Raises:
@@ -219,11 +215,11 @@ def check_models(
         except SettingsError as error:
             raise SettingsError(f"tuning.space: {error}") from None
     model = new_model(experiment.model, data, experiment.seed)
-    check_primary(model, data, features, experiment.evaluation)
+    check_primary(model, data, experiment.evaluation)
     check_likelihood(model, data, experiment.evaluation)  # of the training that follows
-    evidence = experiment.evaluation.evidence(model, data, features, "val")
+    evidence = experiment.evaluation.evidence(model, data, None, "val")
     for metric in config.pareto or ():
-        if missing := " and ".join(need for need in METRICS[metric].needs if not evidence.has(need)):
+        if missing := " and ".join(lacking(metric, evidence, COMING)):
             raise SettingsError(
                 f"tuning.pareto: {metric} needs {missing}, which this model, these data or these settings do not have"
             )

@@ -60,7 +60,7 @@ def search(
     with closing(runner):
         alike = [trial_experiment(experiment, config, {})] * config.generation_size
         runner.start(alike, config.trials)  # they import meanwhile
-        check_models(experiment, data, features, config, study.space)
+        check_models(experiment, data, config, study.space)
         for number in range(math.ceil(config.trials / config.generation_size)):
             yield from _generation(number, partial(trial_experiment, experiment, config), runner, study)
     return study.result()

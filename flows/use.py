@@ -33,6 +33,7 @@ class Given(NamedTuple):
     """A model and the images that it is asked about."""
 
     loaded: Loaded
+    model: Autoencoder  # the same, which can look at them
     files: list[Path]
     images: NDArray[np.uint8]  # (N, C, H, W)
 
@@ -48,12 +49,21 @@ def open_to_serve(reference: str) -> GenerativeModel:
 
 
 def open_with_images(reference: str, paths: Sequence[Path]) -> Given:
-    """A model and images in its shape; images are looked at before the model is searched for."""
+    """A model and images in its shape: there must be some before it is searched for; it is known before they are read.
+
+    Raises:
+        UserError: there are no such images or no such model, it cannot look at images, or one is damaged.
+    """
     files = image_files(paths)
     loaded = open_model(reference)
-    data = loaded.card.experiment.data
-    crop = isinstance(data, FolderConfig) and data.fit == "crop"
-    return Given(loaded, files, read_images(files, loaded.card.image_shape, crop))
+    model, experiment = loaded.model, loaded.card.experiment
+    if not isinstance(model, Autoencoder):
+        raise UserError(
+            f"{reference}: a {experiment.model.name} has no encoder and cannot look at images; give an autoencoder, or "
+            f"let it draw without them: `aemodels generate {reference}`"
+        )
+    crop = isinstance(experiment.data, FolderConfig) and experiment.data.fit == "crop"
+    return Given(loaded, model, files, read_images(files, loaded.card.image_shape, crop))
 
 
 class Wanted(NamedTuple):
@@ -90,18 +100,13 @@ def generate(reference: str, wanted: Wanted, out: Path) -> dict[str, object]:
 
 
 def _like(reference: str, given: Given, question: Question) -> NDArray[np.float32]:
-    model, kind = given.loaded.model, given.loaded.card.experiment.model.name
-    if not isinstance(model, Autoencoder):
-        raise UserError(
-            f"--like: {reference} is a {kind}, which has no encoder and cannot look at images; leave --like out, or "
-            "give an autoencoder"
-        )
-    if len(given.images) == 1 and not model.stochastic:
+    if len(given.images) == 1 and not given.model.stochastic:
+        kind = given.loaded.card.experiment.model.name
         raise UserError(
             f"--like {given.files[0]}: one image is one code of {reference} (model.name={kind}), without a spread to "
             "draw others from; give at least two images"
         )
-    return answer_like(model, given.images, question)
+    return answer_like(given.model, given.images, question)
 
 
 def _from_prior(reference: str, name: str, question: Question) -> NDArray[np.float32]:
@@ -130,7 +135,7 @@ def denoise(reference: str, paths: Sequence[Path], out: Path) -> dict[str, objec
     if out.exists() and not out.is_dir():
         raise UserError(f"-o {out}: is a file; give a folder")
     given = open_with_images(reference, paths)
-    clean = answer(given.loaded.model, given.images, Question("reconstruct"))
+    clean = answer(given.model, given.images, Question("reconstruct"))
     out.mkdir(parents=True, exist_ok=True)
     names = [f"{i:05d}-{file.stem}.png" for i, file in enumerate(given.files)]  # folders may hold the same names
     for name, image in zip(names, _pixels(clean), strict=True):
@@ -150,12 +155,12 @@ def reconstruct(reference: str, paths: Sequence[Path], out: Path) -> dict[str, o
     _check_output(out, ".png")
     given = open_with_images(reference, paths)
     originals = given.images[:MOST_DRAWN] / np.float32(255)
-    drawn = answer(given.loaded.model, given.images[:MOST_DRAWN], Question("reconstruct"))
+    drawn = answer(given.model, given.images[:MOST_DRAWN], Question("reconstruct"))
     across = min(len(drawn), ACROSS)
     rows = [part for i in range(0, len(drawn), across) for part in (drawn[i : i + across], originals[i : i + across])]
     filled = [np.concatenate([row, np.ones((across - len(row), *row.shape[1:]), np.float32)]) for row in rows]
     _save_grid(np.concatenate(filled), across, out)
-    errors = answer(given.loaded.model, given.images, Question("score"))
+    errors = answer(given.model, given.images, Question("score"))
     return {
         "model": reference,
         "images": len(given.images),
@@ -170,7 +175,7 @@ def embed(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]
     """Writes the codes (N, D), the files' names and, of a conditional model, the classes that it assumed."""
     _check_output(out, ".npz")
     given = open_with_images(reference, paths)
-    codes = answer(given.loaded.model, given.images, Question("embed"))
+    codes = answer(given.model, given.images, Question("embed"))
     assumed = _assumed(given)
     columns: dict[str, Any] = {"codes": codes, "files": list(map(str, given.files))}
     np.savez(out, **columns | ({"classes": assumed} if assumed else {}))
@@ -181,7 +186,7 @@ def embed(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]
 def score(reference: str, paths: Sequence[Path]) -> list[dict[str, object]]:
     """Each file with the mean squared error of its reconstruction on pixels in [0, 1], largest first."""
     given = open_with_images(reference, paths)
-    errors = answer(given.loaded.model, given.images, Question("score"))
+    errors = answer(given.model, given.images, Question("score"))
     classes = [{ASSUMED: name} for name in _assumed(given)] or [{}] * len(errors)
     order = (-errors).argsort(kind="stable")
     return [{"file": str(given.files[i]), "mse": float(errors[i]), **classes[i]} for i in order]
@@ -189,9 +194,8 @@ def score(reference: str, paths: Sequence[Path]) -> list[dict[str, object]]:
 
 def _assumed(given: Given) -> list[str]:
     """The class that a conditional model assumed of each image, before it answered; empty for other models."""
-    model, classes = given.loaded.model, given.loaded.card.classes
-    assert isinstance(model, Autoencoder)  # another one has no answer
-    return [classes[label] for label in assumed_classes(model, given.images)]
+    classes = given.loaded.card.classes
+    return [classes[label] for label in assumed_classes(given.model, given.images)]
 
 
 def _counted(assumed: list[str]) -> dict[str, object]:

@@ -251,6 +251,25 @@ def test_classes_are_drawn_as_often_as_the_training_images_have_them() -> None:
     assert torch.equal(model.classify(asked.view(3, 1, 1, 4)), torch.tensor([3, 0, 3]))
 
 
+def test_more_like_images_of_several_classes_keeps_to_each_class_s_codes() -> None:
+    """Three images of the first class for one of the last, whose codes lie far away, and none of the second."""
+    w, centers = torch.eye(4)[:, :2], torch.tensor([[-20.0, 0.0], [0.0, 0.0], [20.0, 0.0]])
+    pictures = torch.eye(4)[1:] * 10
+    model = linear_conditional(w, pictures, centers, sigma=0.1)
+    y = torch.tensor([0, 0, 2, 0]).repeat(200)
+    decoded: list[Tensor] = []
+    with seeded(0):
+        x = (pictures[y] + (centers[y] + torch.randn(800, 2)) @ w.T).view(-1, 1, 1, 4)
+        model.decoder.register_forward_pre_hook(lambda _, inputs: decoded.append(inputs[0]))
+        images = model.sample_like(x, 1_000, seed=0)
+    shown, z = torch.cat(decoded)[-1_000:].split([CLASSES, 2], dim=1)  # before, it looked for the images' classes
+    assert torch.equal(shown.mean(0) > 0, torch.tensor([True, False, True]))
+    assert shown[:, 0].mean() == pytest.approx(0.75, abs=0.05)
+    assert (z - shown @ centers).abs().max() < 6
+    torch.testing.assert_close((z - shown @ centers).std(0), torch.ones(2), atol=0.1, rtol=0)
+    assert torch.equal(model.classify(images) == 0, images[:, 0, 0, 0] < 0)  # every image is where its class is
+
+
 def test_a_streamed_mean_is_the_mean_at_once_and_does_not_overflow() -> None:
     with seeded(0):
         rows = torch.randn(1_000, 3, dtype=torch.float64) * 50 - torch.tensor([0.0, 3_000.0, -3_000.0])

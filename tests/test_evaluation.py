@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from aemodels.config import SettingsError
+from aemodels.config import SettingsError, section_kinds
 from aemodels.data import PreparedData, prepare
 from aemodels.data.folder import FolderConfig
-from aemodels.distributions import BernoulliConfig, GaussianConfig
+from aemodels.distributions import BernoulliConfig, DiagonalNormalHead, GaussianConfig
 from aemodels.evaluation import EvaluationConfig, check_likelihood, check_primary, direction, evaluate
 from aemodels.evidence import Codes, Evidence
+from aemodels.experiment import Experiment
 from aemodels.features import Features, feature_count, feature_network
 from aemodels.metrics import METRICS
 from aemodels.metrics.compression import explained_variance
@@ -27,9 +28,13 @@ from aemodels.models.base import Autoencoder, Batch, ModelConfig, Variational
 from aemodels.nets import MLPConfig
 from aemodels.out_of_domain import images_of_another_kind
 from aemodels.progress import finish
+from aemodels.tuning import TuningConfig
 
 CPU = torch.device("cpu")
 CONFIG = EvaluationConfig()
+MODELS: list[Any] = list(section_kinds(Experiment.model_fields["model"]).values())  # the union
+OF_SAMPLES = {"frechet_samples", "frechet_floor", "frechet_images", "density", "coverage", "prior_diversity"}
+OF_SAMPLES |= {"confident_samples", "confident_real", "class_balance"}
 SMALL = MLPConfig(widths=(32,))
 GREY = GaussianConfig(sigma="learned")
 
@@ -153,6 +158,24 @@ def test_the_gap_between_seen_and_unseen_images(digits: PreparedData) -> None:
     assert found["compression_ratio"] == 784 / 80
     assert found["out_of_domain_explained_variance"] < 0 < found["out_of_domain_mse"]
     assert "generalization_gap" not in evaluate(model, digits, None, CONFIG).metrics
+
+
+def test_a_unit_that_only_tells_the_class_that_it_is_told_is_not_in_use(digits: PreparedData) -> None:
+    """The posterior is the prior of the image's class; then a unit looks at the image too."""
+    model = build(CVAEConfig(trunk=SMALL, latent_dim=3), digits)
+    model.conditioning = torch.nn.Identity()  # the class, then the image's features
+    model.posterior, prior = DiagonalNormalHead(10 + 32, 3), model.class_prior
+    with torch.no_grad():
+        prior.mean.weight.normal_()
+        for own, given in zip(model.posterior.children(), prior.children(), strict=True):
+            own.weight.zero_()[:, :10] = given.weight
+            own.bias.copy_(given.bias)
+    found, evidence = evaluate(model, digits, None, CONFIG, only=("rate", "active_units"))
+    assert found == {"rate": pytest.approx(0, abs=1e-5), "active_units": 0}
+    assert evidence.codes.z.var(0).min() > 0.1
+    with torch.no_grad():
+        model.posterior.mean.weight[0, 10:] = 1
+    assert evaluate(model, digits, None, CONFIG, only=("active_units",)).metrics == {"active_units": 1}
 
 
 @pytest.mark.parametrize("side", [8, 9, 10, 11, 28])
@@ -284,23 +307,23 @@ def test_the_same_number_of_images_on_both_sides(digits: PreparedData, features:
 
 
 @pytest.mark.parametrize(
-    ("config", "kind"),
-    [
-        *itertools.product((AEConfig(trunk=SMALL), VAEConfig(trunk=SMALL)), ("labelled", "plain")),
-        (CVAEConfig(trunk=SMALL), "labelled"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else value.name,
+    ("kind", "source"),
+    [(kind, source) for kind in MODELS for source in ("labelled", "plain") if (kind, source) != (CVAEConfig, "plain")],
 )
-def test_every_metric_is_finite_on_colour_images(colour, config: ModelConfig, kind: str) -> None:
-    data = colour[kind]
+def test_every_metric_is_finite_on_colour_images(colour, kind: type[ModelConfig], source: str) -> None:
+    data = colour[source]
+    torch.manual_seed(0)
+    model = kind.model_validate({"trunk": SMALL}).build(data.image_shape, data.num_classes)
     rules = CONFIG.override({"denoising": True})
-    found = evaluate(build(config, data), data, finish(feature_network(data, CPU)), rules, seen=20).metrics
+    found, evidence = evaluate(model, data, finish(feature_network(data, CPU)), rules, seen=20)
     assert all(map(math.isfinite, found.values()))
     expected = set(METRICS) - {"bits_per_dimension", "nll", "nll_samples", "nll_images", "mutual_information_gap"}
-    expected -= {"rate", "negative_elbo", "active_units"} if config.name == "ae" else set()
+    expected -= set() if evidence.has("rate") else {"rate", "negative_elbo", "active_units"}
     unconditional = {"probe_accuracy", "knn_accuracy", "frechet_standard_normal", "frechet_fitted_prior"}
-    expected -= unconditional if config.name == "cvae" else {"label_accuracy", "label_diversity"}
-    if kind == "plain":
+    expected -= unconditional if evidence.has("conditional") else {"label_accuracy", "label_diversity"}
+    if not evidence.has("autoencoder"):
+        expected &= OF_SAMPLES
+    if not evidence.has("labels"):
         expected -= {"probe_accuracy", "knn_accuracy", "confident_samples", "confident_real", "class_balance"}
         expected -= {"like_accuracy", "like_diversity", "prior_diversity"}
     assert set(found) == expected
@@ -453,10 +476,17 @@ def test_a_primary_that_judges_no_model(primary: str) -> None:
         direction(primary)
 
 
-def test_a_primary_that_the_model_does_not_have(digits: PreparedData, features: Features, colour) -> None:
-    check_primary(build(VAEConfig(), digits), digits, features, CONFIG)
-    with pytest.raises(SettingsError, match=r"evaluation.primary=rate.*needs rate.*choose"):
-        check_primary(build(AEConfig(), digits), digits, features, EvaluationConfig(primary="rate"))
+def test_a_rate_is_no_primary_but_a_goal_beside_another() -> None:
+    """The smallest one has a model whose codes tell nothing."""
+    with pytest.raises(SettingsError, match=r"primary=rate: .* by itself .*; choose one of distortion, negative_elbo"):
+        EvaluationConfig.parse({"primary": "rate"})
+    assert TuningConfig(pareto=("distortion", "rate")).pareto == ("distortion", "rate")
+
+
+def test_a_primary_that_the_model_does_not_have(digits: PreparedData, colour) -> None:
+    check_primary(build(VAEConfig(), digits), digits, CONFIG)
+    with pytest.raises(SettingsError, match=r"evaluation.primary=negative_elbo.*needs rate.*choose"):
+        check_primary(build(AEConfig(), digits), digits, EvaluationConfig(primary="negative_elbo"))
     plain = colour["plain"]
     with pytest.raises(SettingsError, match=r"knn_accuracy.*labels"):
         evaluate(build(AEConfig(), plain), plain, None, CONFIG, only=("knn_accuracy",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from aemodels import figures, figures_codes
+from aemodels.config import section_kinds
 from aemodels.data import PreparedData, prepare
 from aemodels.data.folder import FolderConfig
 from aemodels.data.sprites import SpritesConfig
 from aemodels.evaluation import EvaluationConfig, evaluate
 from aemodels.evidence import TRAINING_CODES, Codes, Evidence
+from aemodels.experiment import Experiment
 from aemodels.features import Features, feature_network
 from aemodels.figures import (
     ACROSS,
@@ -28,15 +31,17 @@ from aemodels.figures import (
     sample_grid,
     unlike_pairs,
 )
-from aemodels.models import AEConfig, CVAEConfig, VAEConfig
+from aemodels.models import AEConfig, CVAEConfig, GANConfig, VAEConfig, VAEGANConfig
 from aemodels.models.ae import AE
 from aemodels.models.base import Autoencoder, ModelConfig
 from aemodels.models.cvae import CVAE
 from aemodels.nets import MLPConfig
 from aemodels.pictures import GAP, Labels, Picture, sheet, tile
 from aemodels.progress import finish
+from aemodels.training import TrainingConfig, train
 
 SMALL = MLPConfig(widths=(16,))
+MODELS: list[Any] = list(section_kinds(Experiment.model_fields["model"]).values())  # the union
 HISTORY = [
     {"train/loss": 9.0 - i, "train/distortion": 7.0 - i, "train/rate": 1.0, "train/negative_elbo": 8.0 - i}
     | {"val/distortion": 7.5 - i, "val/rate": 1.0, "val/negative_elbo": 8.5 - i, "val/objective": 9.5 - i}
@@ -138,23 +143,31 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     return finish(prepare(FolderConfig(path=(root,))))
 
 
-@pytest.mark.parametrize("latent_dim", [1, 2, 40])
 @pytest.mark.parametrize(
-    ("source", "kind"),
-    [*itertools.product(("digits", "colour"), (AEConfig, VAEConfig)), ("digits", CVAEConfig)],
+    ("kind", "source", "latent_dim"),
+    [
+        *itertools.product((AEConfig, VAEConfig), ("digits", "colour"), (1, 2, 40)),
+        *itertools.product((CVAEConfig,), ("digits",), (1, 2, 40)),
+        *itertools.product(
+            [kind for kind in MODELS if kind not in (AEConfig, VAEConfig, CVAEConfig)], ("digits",), (2,)
+        ),
+    ],
 )
-def test_every_figure_of_every_model(source: str, kind: type[ModelConfig], latent_dim: int, request) -> None:
+def test_every_figure_of_every_model(kind: type[ModelConfig], source: str, latent_dim: int, request) -> None:
     data = request.getfixturevalue(source)
-    model = build(kind.model_validate({"latent_dim": latent_dim, "trunk": SMALL}), data)
+    torch.manual_seed(0)
+    settings = {"latent_dim": latent_dim, "trunk": SMALL}
+    model = kind.model_validate(settings).build(data.image_shape, data.num_classes)
     features = finish(feature_network(data, torch.device("cpu")))
     evidence = evaluate(model, data, features, EvaluationConfig(denoising=True), only=(), history=HISTORY).evidence
     pictures = draw_figures(evidence)
     absent = {"codes_tsne"} if latent_dim <= 2 or data.sizes["test"] < 10 else set()
     absent |= {"manifold"} if latent_dim != 2 else set()
-    absent |= {"rate_per_unit"} if kind is AEConfig else {"samples_standard_normal"}
-    absent |= set() if data.num_classes > 1 else {"like"}
-    absent |= set() if kind is CVAEConfig else {"classes"}
-    assert set(pictures) == set(FIGURES) - absent
+    absent |= {"samples_standard_normal"} if evidence.has("unit_rates") else {"rate_per_unit"}
+    absent |= set() if evidence.has("labels") else {"like"}
+    absent |= {"codes", "codes_tsne"} if evidence.has("conditional") else {"classes"}
+    expected = set(FIGURES) - absent
+    assert set(pictures) == (expected if evidence.has("autoencoder") else {"samples", "nearest", "training_curves"})
     for picture in pictures.values():
         assert picture.dtype == np.uint8
         assert picture.ndim == 3
@@ -341,5 +354,28 @@ def test_curves_leave_out_what_repeats() -> None:
     panels = _curves(HISTORY)
     assert list(panels) == ["distortion", "rate", "negative_elbo", "objective"]
     assert panels["objective"] == {"train": [(1, 9), (2, 8), (3, 7)], "val": [(1, 9.5), (2, 8.5), (3, 7.5)]}
+    assert set(_curves([{"train/a/gap": 1.0, "train/b/gap": 2.0}])) == {"a gap", "b gap"}
     same = [epoch | {"train/loss": epoch["train/negative_elbo"]} for epoch in HISTORY]
     assert "objective" not in _curves(same)
+
+
+def test_curves_of_parts_that_play_against_each_other(digits: PreparedData) -> None:
+    """What is measured on both kinds of images is in one panel, and the loss of a generator is its only term."""
+
+    def splits(config: ModelConfig) -> dict[str, str]:
+        rules = TrainingConfig(epochs=2, images=64, batch_size=32)
+        panels = _curves([epoch.metrics for epoch in train(config, digits, rules, seed=0)])
+        return {name: " ".join(sorted(curves)) for name, curves in panels.items()}
+
+    of_discriminator = {"drawn_as_drawn": "train", "gradient_penalty": "train", "discriminator loss": "train"}
+    assert splits(GANConfig(trunk=SMALL)) == of_discriminator | {"drawn_as_real": "train", "real_as_real": "train val"}
+    assert splits(VAEGANConfig(trunk=SMALL)) == of_discriminator | {
+        "rate": "train val",
+        "feature_distortion": "train val",
+        "drawn_as_real": "train",
+        "real_as_real": "train",
+        "encoder loss": "train",
+        "decoder loss": "train",
+        "distortion": "val",
+        "negative_elbo": "val",
+    }

@@ -19,7 +19,7 @@ from aemodels.figures import draw_figures
 from aemodels.figures_codes import traversals
 from aemodels.information import BINS, known_shares
 from aemodels.metrics.factors import mutual_information_gap
-from aemodels.models import AEConfig, GANConfig, VAEConfig
+from aemodels.models import AEConfig, CVAEConfig, GANConfig, VAEConfig
 from aemodels.models.base import ModelConfig
 from aemodels.nets import MLPConfig
 from aemodels.progress import finish
@@ -146,9 +146,18 @@ def test_no_unit_knows_more_of_a_factor_than_its_rate(sprites: PreparedData, fea
     assert evidence.known_shares[:, 1:].max() * math.log(BINS) < allowed
 
 
+def test_units_of_a_model_that_is_told_the_class_are_not_judged_by_it(sprites, features) -> None:
+    metrics, evidence = judged(CVAEConfig(trunk=MLPConfig(widths=(16,))), sprites, features)
+    assert "mutual_information_gap" not in metrics
+    figures = draw_figures(evidence, only=("traversals", "codes", "codes_tsne"))
+    assert set(figures) == {"traversals"}
+    evidence.data = sprites.model_copy(update={"factors": ()})
+    assert np.array_equal(figures["traversals"], traversals(evidence))  # no factor stands beside a unit
+
+
 def test_who_has_no_codes_or_no_factors_has_no_gap(sprites, features, digits: PreparedData) -> None:
     metrics, _ = judged(GANConfig(), sprites, features)
     assert "mutual_information_gap" not in metrics
     model = VAEConfig().build(digits.image_shape, 10)
     with pytest.raises(ValueError, match="mutual_information_gap: needs factors"):
-        check_primary(model, digits, features, EvaluationConfig(primary="mutual_information_gap"))
+        check_primary(model, digits, EvaluationConfig(primary="mutual_information_gap"))

@@ -76,7 +76,7 @@ def test_it_has_every_metric_with_unit_direction_and_how(plain: Page) -> None:
     assert rows[0].how == METRICS["mse"].how
     assert [row.how for row in rows[1:]] == [metric.how for name, metric in METRICS.items() if name != "mse"]
     for i, metric in enumerate(METRICS.values()):
-        assert f"{0.12345 + i:.4g} {metric.unit} {BETTER[metric.direction]}" in plain.text
+        assert f"{0.12345 + i:.4g} {metric.unit} {BETTER[metric.ranking]}" in plain.text
         assert metric.how in plain.text
 
 

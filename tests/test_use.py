@@ -27,6 +27,7 @@ KINDS: dict[str, Any] = {  # every model of the union
     name: kind.model_validate({"latent_dim": 3, "trunk": TRUNK})
     for name, kind in section_kinds(Experiment.model_fields["model"]).items()
 }
+CANNOT_LOOK = "gan: a gan has no encoder and cannot look at images; give an autoencoder, or let it draw without them"
 AUTOENCODERS = [name for name, model in KINDS.items() if model.has_encoder]
 
 
@@ -158,13 +159,13 @@ def test_a_conditional_model_says_which_classes_it_assumed(model: Callable[[str]
         ("cvae", ["generate", "--prior", "mixture"], "is conditional; use --label"),
         ("vae", ["generate", "--prior", "mixture", "--seed", f"{2**63}"], "seed=9223372036854775808: must be"),
         ("gan", ["generate", "--prior", "flow"], "has no encoder, so no codes; leave --prior out"),
-        ("gan", ["generate", "--like", "{images}"], "gan is a gan, which has no encoder and cannot"),
+        ("gan", ["generate", "--like", "{damaged}"], CANNOT_LOOK),
         ("vae", ["generate", "--like", "{empty}"], "no PNG or JPEG images in it"),
         ("vae", ["generate", "--like", "{images}", "--prior", "flow"], "give one of them"),
-        ("gan", ["reconstruct", "{images}"], "this model has no encoder"),
-        ("gan", ["embed", "{images}"], "this model has no encoder"),
-        ("gan", ["denoise", "{images}"], "this model has no encoder"),
-        ("gan", ["score", "{images}"], "this model has no encoder"),
+        ("gan", ["reconstruct", "{damaged}"], CANNOT_LOOK),
+        ("gan", ["embed", "{damaged}"], CANNOT_LOOK),
+        ("gan", ["denoise", "{damaged}"], CANNOT_LOOK),
+        ("gan", ["score", "{damaged}"], CANNOT_LOOK),
         ("vae", ["denoise", "{images}", "-o", "{file}"], "is a file; give a folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -174,7 +175,9 @@ def test_what_cannot_be_asked_for(
 ) -> None:
     images = picture_folder(tmp_path / "images", 2, side=8)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged.png").write_bytes(b"no image")
     places = {"images": images, "empty": tmp_path / "empty", "file": images / "000.png"}
+    places["damaged"] = tmp_path / "damaged.png"  # not looked at by who cannot
     command, *rest = (argument.format(**places) for argument in arguments)
     answer = call(command, model(kind), *rest)
     assert answer.code == 2

@@ -26,11 +26,12 @@ def mutual_information_gap(evidence: Evidence) -> float:
 FACTORS = {
     "mutual_information_gap": Metric(
         mutual_information_gap,
-        ("factors",),
+        ("factors", "unconditional"),
         "share of entropy",
         "maximize",
         "Mean over the known factors of the gap between the two latent units with the most mutual information with it, "
         "over the factor's entropy: 1 if a unit of its own knows each factor. Of one code from q(z|x) for each image; "
-        "codes and factors in 20 bins of equal width, the estimate corrected for their number.",
+        "codes and factors in 20 bins of equal width, the estimate corrected for their number. Not of a conditional "
+        "model, whose codes are made with the class at hand.",
     ),
 }

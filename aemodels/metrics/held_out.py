@@ -127,7 +127,11 @@ def _window(side: int) -> Tensor:
 
 
 def active_units(evidence: Evidence) -> float:
-    return float((evidence.codes.z.var(0) > ACTIVE).sum())
+    """Of a collapsed unit q(z|x, y) is p(z|y), whose mean tells the class that the model was told, not the image."""
+    z, y = evidence.codes
+    with torch.no_grad():
+        prior = evidence.autoencoder.prior(None if y is None else y.to(evidence.model.device))
+    return float(((z - prior.mean.cpu()).var(0) > ACTIVE).sum())
 
 
 def probe_accuracy(evidence: Evidence) -> float:
@@ -189,6 +193,7 @@ HELD_OUT = {
         "nats per image",
         "minimize",
         "Mean KL divergence of q(z|x) from the prior, summed over the latent units.",
+        alone=False,  # codes that tell nothing have no rate
     ),
     "negative_elbo": Metric(
         negative_elbo,
@@ -262,7 +267,8 @@ HELD_OUT = {
         ("rate",),
         "units",
         "maximize",
-        "Latent units whose posterior mean has a variance over 0.01 between images.",
+        "Latent units whose posterior mean has a variance over 0.01 between images; of a conditional model what counts "
+        "is its distance from the mean of the prior of the image's class.",
     ),
     "probe_accuracy": Metric(
         probe_accuracy,

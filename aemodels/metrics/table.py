@@ -18,6 +18,12 @@ class Metric(NamedTuple):
     unit: str
     direction: Direction | None  # of better; None: it says something, but nothing about the model
     how: str
+    alone: bool = True  # whether better in it is better, or only beside another goal
+
+    @property
+    def ranking(self) -> Direction | None:
+        """Which values make a model the better one; None where none do by themselves."""
+        return self.direction if self.alone else None
 
 
 def number(value: float) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from itertools import repeat
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -160,22 +159,17 @@ class Autoencoder(GenerativeModel):
 
     @torch.no_grad()
     def sample_like(self, x: Tensor, n: int, seed: int) -> Tensor:
-        """New images (n, C, H, W) like the images x (B, C, H, W): from a distribution fitted to codes from their
-        posteriors, and of their classes if the model is conditional.
-        """
+        """New images (n, C, H, W) like the images x (B, C, H, W)."""
+        return self._sample_like(x, None, n, seed)
+
+    def _sample_like(self, x: Tensor, y: Tensor | None, n: int, seed: int) -> Tensor:
+        """From a distribution fitted to codes from the posteriors of x; y (1,) is the class of all, if any."""
         draws = -(-LEAST_CODES // len(x)) if self.stochastic else 1  # of each: one image has its posterior's spread
-        codes: list[Tensor] = []
-        classes: list[Tensor] = []
-        for part in x.split(AT_ONCE):
-            y = self.classify(part)
-            codes.append(self.encode(part, y).rsample((draws,)).flatten(0, 1))
-            classes += [] if y is None else [y]
-        if not all(z.isfinite().all() for z in codes):
+        codes = torch.cat([self.encode(part, y).rsample((draws,)).flatten(0, 1) for part in x.split(AT_ONCE)])
+        if not codes.isfinite().all():
             return x.new_full((n, *x.shape[1:]), torch.nan)
-        z = fitted_to_few(torch.cat(codes), seed)().sample((n,)).to(x.device)
-        index = torch.randint(len(x), (n,), device=x.device)
-        drawn = torch.cat(classes)[index].split(AT_ONCE) if classes else repeat(None)
-        return torch.cat([self.decode(part, y).mean for part, y in zip(z.split(AT_ONCE), drawn, strict=False)])
+        z = fitted_to_few(codes, seed)().sample((n,)).to(x.device)
+        return torch.cat([self.decode(part, y).mean for part in z.split(AT_ONCE)])
 
     def classify(self, x: Tensor) -> Tensor | None:
         """The classes (B,) that a conditional model sees in images (B, C, H, W); None for others."""

@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 
 from aemodels.config import SettingsError, UserError
 from aemodels.distributions import DiagonalNormal, DiagonalNormalHead, kl_per_unit
-from aemodels.models.base import Autoencoder, Batch, Networks
+from aemodels.models.base import AT_ONCE, Autoencoder, Batch, Networks
 from aemodels.models.vae import VAE, VAEConfig
 from aemodels.nets import ImageShape
 from aemodels.objectives import distortion
@@ -73,7 +73,8 @@ class CVAE(VAE):
         return self._posterior(h, self.classify(x) if y is None else y)
 
     def _posterior(self, h: Tensor, y: Tensor) -> DiagonalNormal:
-        q: DiagonalNormal = self.posterior(self.conditioning(torch.cat([self._one_hot(y), h], dim=-1)))
+        condition = self._one_hot(y).expand(len(h), -1)
+        q: DiagonalNormal = self.posterior(self.conditioning(torch.cat([condition, h], dim=-1)))
         return q
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
@@ -98,6 +99,17 @@ class CVAE(VAE):
         p_z = self.prior(y)
         z = p_z.sample() if p_z.batch_shape else p_z.sample((n,))
         return self.decode(z, y).mean
+
+    @torch.no_grad()
+    def sample_like(self, x: Tensor, n: int, seed: int) -> Tensor:
+        """Of the classes that it sees in the images, as frequent as there: a code means something within its class."""
+        seen = torch.cat([self.classify(part) for part in x.split(AT_ONCE)])
+        drawn = seen[torch.randint(len(x), (n,), device=x.device)]
+        images = x.new_empty(n, *x.shape[1:])
+        for y in drawn.unique().split(1):
+            own = drawn == y
+            images[own] = self._sample_like(x[seen == y], y, int(own.sum()), seed)
+        return images
 
     @torch.no_grad()
     def fit_prior(self, batches: Iterable[Batch], seed: int) -> None:

@@ -84,10 +84,10 @@ def compare(config: ComparisonConfig, data: PreparedData, command: str = "") -> 
         SettingsError: a model does not fit the images.
         TrainingDivergedError: a term of a loss is not finite.
     """
-    features = yield from feature_network(data, best_device())
     experiments = {name: config.experiment(name, 0) for name in config.systems}
-    for system, experiment in experiments.items():  # before anything is recorded
-        _check_fits(system, experiment, data, features)
+    for system, experiment in experiments.items():  # before any work, and anything recorded
+        _check_fits(system, experiment, data)
+    features = yield from feature_network(data, best_device())
     name = next(iter(config.settings.values())).registered_name
     with claimed(_identity(config, f"{name}{data.digest}")) as folder:
         title, tags = f"comparison of {len(experiments)} systems", {"kind": "comparison"}
@@ -100,9 +100,9 @@ def compare(config: ComparisonConfig, data: PreparedData, command: str = "") -> 
     return compared
 
 
-def _check_fits(system: str, experiment: Experiment, data: PreparedData, features: Features) -> None:
+def _check_fits(system: str, experiment: Experiment, data: PreparedData) -> None:
     try:
-        check_primary(new_model(experiment.model, data, 0), data, features, experiment.evaluation)
+        check_primary(new_model(experiment.model, data, 0), data, experiment.evaluation)
     except SettingsError as error:
         raise SettingsError(f"system {system}: {error}") from None
 

@@ -98,10 +98,10 @@ def assist(settings: Settings, data: PreparedData) -> None:
 def _train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]:
     experiment, name = settings.experiment, settings.registered_name
     store = open_store()
-    features = yield from feature_network(data, best_device())
-    model = new_model(experiment.model, data, experiment.seed)  # what does not fit is refused before it is recorded
-    check_primary(model, data, features, experiment.evaluation)
+    model = new_model(experiment.model, data, experiment.seed)  # what does not fit is refused before any work
+    check_primary(model, data, experiment.evaluation)
     check_likelihood(model, data, experiment.evaluation)
+    features = yield from feature_network(data, best_device())
     # under another name it is another run
     with claimed(experiment.identity(f"{name}{data.digest}")) as folder:
         title = f"{experiment.model.name} {experiment.model.latent_dim}"

@@ -116,8 +116,8 @@ def tune(settings: Settings, data: PreparedData, group: str) -> Steps[Tuned]:
         UserError: every trial failed, or the shared database does not answer.
     """
     experiment, config, name = settings.experiment, settings.tuning, settings.registered_name
+    check_models(experiment, data, config, search_space(experiment, config))  # before any work, and anything recorded
     features = yield from feature_network(data, best_device())
-    check_models(experiment, data, features, config, search_space(experiment, config))  # before anything is recorded
     # under another name it is another run
     with _opened(search_identity(experiment, config, f"{name}{data.digest}"), experiment, config) as (study, folder):
         store = open_store()
