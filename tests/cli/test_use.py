@@ -9,8 +9,8 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from commands import call, picture_folder
 from PIL import Image
-from test_cli import call, picture_folder
 
 from aemodels.checkpoint import load_model, save_card, save_weights
 from aemodels.config import section_kinds

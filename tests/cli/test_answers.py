@@ -1,0 +1,157 @@
+"""What commands answer, for people and for machines; and help."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import TINY, Shop, call, shell
+from PIL import Image
+
+SMALL_SEARCH = ["tuning.trials=2", "tuning.generation=2", "tuning.epochs=1", "tuning.images=200"]
+
+
+# ---------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_help_imports_nothing_that_takes_time(arguments: list[str]) -> None:
+    code = f"""
+import sys
+from flows.cli import app
+app({arguments}, standalone_mode=False)
+print("loaded:", *sorted({{"torch", "mlflow", "prefect", "optuna", "numpy", "rich"}} & set(sys.modules)))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Usage:" in found.stdout
+    assert found.stdout.splitlines()[-1] == "loaded:"
+
+
+def test_every_command_says_what_it_is_for() -> None:
+    names = "pipeline prepare tune train evaluate settings models promote rollback history"
+    names += " generate reconstruct denoise embed score monitor compare report serve ui"
+    listed = call("--help").out
+    for name in names.split():
+        assert name in listed
+        assert "Usage:" in call(name, "--help").out
+
+
+# ---------------------------------------------------------------- JSON, and tables
+
+
+def test_train_answers_a_machine(shop: Shop) -> None:
+    first, second = shop.trained
+    assert (first["model"], first["version"], second["version"]) == ("digits", 1, 2)
+    assert first["run_id"] != second["run_id"]
+    assert {"test/negative_elbo", "test/mse", "test/frechet_samples", "test/probe_accuracy"} <= first.keys()
+    assert all(isinstance(value, float) for key, value in first.items() if key.startswith("test/"))
+    assert first["seconds"] > 0
+    assert first["images_per_second"] > 0
+    folder = Path(first["folder"])
+    assert {"config.json", "weights.safetensors", "figures", "report.html"} <= {path.name for path in folder.iterdir()}
+    assert not (folder / "state.safetensors").exists()
+    assert all(Image.open(path).size[0] > 100 for path in first["figures"])
+
+
+def test_what_train_answers_is_what_is_tracked(in_shop: Shop) -> None:
+    from aemodels.store import open_store
+
+    told = in_shop.trained[0]
+    client = open_store().client
+    run = client.get_run(told["run_id"])
+    assert run.info.status == "FINISHED"
+    tracked = {name: value for name, value in run.data.metrics.items() if name.startswith("test/")}
+    assert tracked == {name: value for name, value in told.items() if name.startswith("test/")}
+    assert [m.step for m in client.get_metric_history(told["run_id"], "train/seconds")] == [1, 2]
+    assert run.data.params["model.trunk.widths"] == "[16]"
+
+
+def test_prepare_answers_a_machine(digits) -> None:
+    told = call("prepare", "--json").json
+    assert told["digest"] == digits.digest
+    assert sum(told["sizes"].values()) == 1797
+
+
+def test_settings_answers_a_machine() -> None:
+    rows = {(row["key"], row["kind"]): row for row in call("settings", "--json").json}
+    assert rows["training.epochs", ""]["default"] == 20
+    assert rows["training.epochs", ""]["type"] == "int, >= 1"
+    assert ("model.beta", "vae") in rows
+    assert ("model.beta", "ae") not in rows
+    assert all(row["description"] for row in rows.values() if row["key"] != "data.name")
+    assert {row["key"].split(".")[0] for row in call("settings", "model", "--json").json} == {"model"}
+
+
+def test_compare_answers_people_and_machines(store, tmp_path: Path) -> None:
+    file = tmp_path / "gan.json"
+    file.write_text(json.dumps({"model": {"name": "gan", "trunk": {"name": "mlp", "widths": [16]}}}))
+    arguments = ["digits", file, "training.epochs=1", "training.images=200", "evaluation.samples=100"]
+    told = call("compare", "--json", *arguments).json
+    assert [row["system"] for row in told["table"]["rows"]] == ["digits", "gan"]
+    assert told["table"]["rows"][0]["scores"]["mse"]["spread"] is None
+    asked = "digits gan.json training.epochs=1 training.images=200 evaluation.samples=100"
+    assert told["table"]["origin"].startswith(f"Made by `aemodels compare {asked}`: seed 0; digits, digest ")
+    children = store.client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{told['run_id']}'")
+    assert {run.info.run_id for run in children} == set(json.loads(_query(told["compare_url"], "runs")))
+    shown = call("compare", *arguments, "--seeds", 2)
+    assert shown.code == 0
+    assert "frechet_samples" in shown.out
+    assert "±" in shown.out
+    assert "table.md" in shown.out
+
+
+def test_the_command_in_a_comparisons_table_names_no_folders() -> None:
+    from flows.cli_compare import _command
+
+    arguments = ["/home/me/wide.json", "article-vae", 'data.path=["/my images/b", "c/d"]', "data.path=~/photos"]
+    told = """aemodels compare --preset fast wide.json article-vae 'data.path=["b", "d"]' data.path=photos --seeds 3"""
+    assert _command(arguments, ["fast"], 3) == told
+
+
+def test_tune_answers_a_machine(store) -> None:
+    told = call("tune", "--json", *TINY, *SMALL_SEARCH).json
+    assert [trial["state"] for trial in told["trials"]] == ["complete", "complete"]
+    objectives = [trial["values"]["frechet_samples"] for trial in told["trials"]]
+    assert objectives == sorted(objectives)
+    assert told["best"] == told["trials"][0]["params"]
+    assert told["best"].keys() == {"model.latent_dim", "model.beta"}
+    assert store.client.search_registered_models() == []
+    children = store.client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{told['run_id']}'")
+    assert {run.info.run_id for run in children} == set(json.loads(_query(told["compare_url"], "runs")))
+    assert all(run.info.status == "FINISHED" and "objective" in run.data.metrics for run in children)
+
+
+def _query(url: str, name: str) -> str:
+    from urllib.parse import parse_qs, urlsplit
+
+    return parse_qs(urlsplit(url.replace("#", "")).query)[name][0]
+
+
+@pytest.mark.usefixtures("in_shop")
+def test_people_read_tables() -> None:
+    listed = call("models")
+    assert listed.code == 0
+    assert "champion" in listed.out
+    assert "frechet_samples" in listed.out
+    assert "training.epochs" in call("settings", "training").out
+    prepared = call("prepare")
+    assert "1259 train, 269 val, 269 test" in prepared.out
+    assert prepared.err.splitlines().count("preparing digits") == 1
+
+
+@pytest.mark.usefixtures("store")
+def test_an_empty_store_says_how_to_fill_it() -> None:
+    assert "aemodels train" in call("models").out
+    assert call("models", "--json").json == []
+
+
+def test_a_command_as_a_person_starts_it(shop: Shop, tmp_path: Path) -> None:
+    """From a folder of no meaning: JSON alone on standard output, nothing on standard error."""
+    folder = {"AEMODELS_STORE": str(shop.folder)}
+    told = shell("generate", "digits@champion", "-n", 4, "-o", "four.png", "--json", cwd=tmp_path, **folder)
+    assert told.json == {"model": "digits@champion", "images": 4, "seed": 0, "out": "four.png"}
+    assert told.err == ""
+    assert (tmp_path / "four.png").exists()

@@ -1,0 +1,68 @@
+"""A trained model judged again, and its report."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import Shop, call, refused
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_evaluate_repeats_what_training_measured(shop: Shop) -> None:
+    told = call("evaluate", "digits/1", "--json").json
+    assert {k: v for k, v in told.items() if k.startswith("test/")} == {
+        k: v for k, v in shop.trained[0].items() if k.startswith("test/")
+    }
+    assert told["run_id"] != shop.trained[0]["run_id"]
+    assert "judged again" in Path(told["report"]).read_text()
+    assert call("evaluate", "digits/1", "evaluation.samples=100", "--json").json["test/frechet_images"] == 100
+
+
+@pytest.mark.usefixtures("in_shop")
+def test_evaluation_changes_neither_the_model_nor_the_shape_of_images() -> None:
+    before = len(call("models", "--json").json)
+    refused(call("evaluate", "digits/1", "model.beta=2"), "model.beta", "data.* and evaluation.*")
+    refused(call("evaluate", "digits/1", "data.image_size=16"), "(1, 28, 28)", "data.image_size=28")
+    refused(call("evaluate", "digits/1", "evaluation.samples=1"), "evaluation.samples=1", "at least 2")
+    refused(call("evaluate", "digits/1", "evaluation.nll_samples=5"), "evaluation.nll_samples=5", "data.binarize")
+    assert len(call("models", "--json").json) == before
+
+
+def test_report_is_found_copied_and_opened(reference: str, in_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or len(opened) == 1)
+    content = Path(in_shop.trained[0]["report"]).read_text()
+    assert "<h1>digits/1</h1>" in content
+    file = Path(call("report", reference, "--json").json["report"])
+    assert file.read_text() == content
+    assert call("report", reference, "--out", "copy.html").code == 0
+    assert Path("copy.html").read_text() == content
+    assert opened == []
+    first, second = call("report", reference), call("report", reference)
+    assert opened == [file.as_uri()] * 2
+    assert str(file) in first.out
+    assert first.err == ""
+    assert (second.code, second.err) == (0, "no browser was found on this machine; open the file in one\n")
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_the_report_of_an_evaluation_is_opened_by_its_folder() -> None:
+    report = Path(call("evaluate", "digits/1", "--json").json["report"])
+    assert call("report", report.parent, "--json").json["report"] == str(report)
+
+
+def test_a_model_without_a_report_is_told(in_shop: Shop, tmp_path: Path) -> None:
+    folder, kept = tmp_path / "model", tmp_path / "kept.html"
+    shutil.copytree(in_shop.trained[0]["folder"], folder)
+    (folder / "report.html").unlink()
+    refused(call("report", folder), f"{folder}: has no report.html", f"aemodels evaluate {folder}", "train it again")
+    artifact = Path(call("report", "digits/1", "--json").json["report"])
+    artifact.rename(kept)
+    try:
+        refused(call("report", "digits/1"), "digits/1: its run has no report.html", "aemodels evaluate digits/1")
+    finally:
+        kept.rename(artifact)
+    refused(call("report", "digits/1", "-o", "report.txt"), "-o report.txt", ".html")
+    refused(call("report", "digits/1", "-o", "no/report.html"), "-o no/report.html", "no folder", "make it first")
