@@ -84,3 +84,11 @@ def model_folder(folders: Path) -> Path:
     save_card(folder, Experiment(model=config), data)
     save_weights(folder, config.build(data.image_shape, data.num_classes))
     return folder
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches whose trials train nothing."""
+    from searches import pretend, replace_trials
+
+    replace_trials(monkeypatch, pretend)

@@ -1,0 +1,77 @@
+"""Searches whose trials are pretended, or small."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+import pytest
+
+from aemodels.data import PreparedData
+from aemodels.experiment import Experiment
+from aemodels.members import MemberEnd, MemberEpoch, MemberStart, Told
+from aemodels.trials import Runner
+from aemodels.tuning import Event, SearchResult, TuningConfig
+from aemodels.tuning_search import search
+from aemodels.tuning_study import open_study
+
+NAMES = (f"test-{number}" for number in count())
+EXPERIMENT = Experiment()
+CONFIG = TuningConfig(trials=8, generation=3, epochs=4, prune_after=0.25)
+SMALL = Experiment().override(
+    {
+        "model.trunk.widths": [16],
+        "training.epochs": 3,
+        "training.images": 128,
+        "training.batch_size": 32,
+        "evaluation.primary": "mse",
+    }
+)
+
+
+def miss(experiment: Experiment) -> float:
+    """How far a model is from the best one."""
+    model: Any = experiment.model
+    return math.log(model.latent_dim / 12) ** 2 + math.log(model.beta / 0.7) ** 2
+
+
+def pretend(index: int, experiment: Experiment, watched: str | None) -> Told:
+    """A trial that trains nothing."""
+    value = miss(experiment)
+    for epoch in range(1, experiment.training.epochs + 1):
+        stop = yield MemberEpoch(index, epoch, {"train/loss": value}, value + 1 / epoch if watched else None, epoch)
+        if stop:
+            return
+    model: Any = experiment.model
+    yield MemberEnd(index, {"frechet_samples": value, "mse": 1 / model.latent_dim}, epoch)
+
+
+def replace_trials(monkeypatch: pytest.MonkeyPatch, trial: Callable[[int, Experiment, str | None], Told]) -> None:
+    def run(self: Runner, experiments: Sequence[Experiment]) -> Told:
+        for index, experiment in enumerate(experiments):
+            yield MemberStart(index)
+            yield from trial(index, experiment, self.goals.watched)
+
+    monkeypatch.setattr(Runner, "run", run)
+    monkeypatch.setattr(Runner, "start", lambda *_: None)
+
+
+def run(
+    data: PreparedData, config: TuningConfig = CONFIG, experiment: Experiment = EXPERIMENT, name: str | None = None
+) -> tuple[list[Event], SearchResult]:
+    study = open_study(name or next(NAMES), experiment, config)
+    features: Any = object() if experiment is not SMALL else None
+    steps = search(experiment, data, features, config, study)
+    events = []
+    while True:
+        try:
+            events.append(next(steps))
+        except StopIteration as end:
+            return events, end.value
+
+
+def facts(result: SearchResult) -> list[dict[str, Any]]:
+    """What a killed and an uninterrupted search have in common: all but the time that trials took."""
+    return [{**vars(trial), "seconds": None} for trial in result.trials]

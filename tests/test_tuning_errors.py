@@ -1,0 +1,140 @@
+"""What a search refuses, and trials that diverge, fail or die."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from searches import CONFIG, EXPERIMENT, NAMES, SMALL, miss, pretend, replace_trials, run
+
+from aemodels import trials
+from aemodels.config import Range, SettingsError, UserError
+from aemodels.data import PreparedData
+from aemodels.experiment import Experiment
+from aemodels.members import MemberEnd, Told
+from aemodels.tuning import TrialEnded, TrialEpoch, TuningConfig, search_space, trial_experiment
+from aemodels.tuning_search import search
+from aemodels.tuning_study import open_study
+from aemodels.workers import Worker
+
+
+def test_a_search_outlives_its_processes(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial of one that is killed has failed, in the record too; the others have the values that they have."""
+    config, name = TuningConfig(trials=4, generation=2, epochs=2, images=128), next(NAMES)
+    _, alone = run(digits, config, SMALL)
+    monkeypatch.setattr(trials, "WORTH_PROCESSES", 1)
+    monkeypatch.setattr(trials, "cores", lambda: 2)
+    workers: list[Worker] = []
+    monkeypatch.setattr(trials, "Worker", lambda threads: workers.append(Worker(threads)) or workers[-1])
+    steps = search(SMALL, digits, None, config, open_study(name, SMALL, config))
+    ended: list[int] = []
+    for event in steps:
+        if isinstance(event, TrialEpoch) and event.index == 1 and len(workers) == 2:
+            workers[1].process.kill()
+        ended += [event.trial.index] if isinstance(event, TrialEnded) else []
+    assert sorted(ended) == [0, 1, 2, 3]
+    assert len(workers) == 3
+    assert all(worker.process.poll() is not None for worker in workers)
+    _, result = run(digits, config, SMALL, name)  # what is recorded
+    assert [trial.state for trial in result.trials] == ["complete", "failed", "complete", "complete"]
+    assert "ended by signal 9" in result.trials[1].error
+    assert result.trials[0].values == pytest.approx(alone.trials[0].values, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"space": {"model.betta": {"low": 1.0, "high": 2.0}}}, r"tuning\.space: model\.betta.*model\.beta\?"),
+        ({"space": {"data.image_size": {"low": 8, "high": 28}}}, r"tuning\.space: data\.image_size cannot vary"),
+        ({"space": {"model.beta": {"low": -1.0, "high": 2.0}}}, r"tuning\.space: model\.beta=-1\.0.*at least 0"),
+        (
+            {"space": {"model.trunk.name": {"choices": ["mlp", "cnn"]}}},
+            r"tuning\.space: model\.trunk\.name=cnn.*unknown",
+        ),
+    ],
+)
+def test_space_that_does_not_fit(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        search_space(EXPERIMENT, TuningConfig.parse(settings))
+
+
+def test_combination_that_does_not_fit() -> None:
+    config = TuningConfig.parse(
+        {"space": {"model.trunk.name": {"choices": ["mlp", "conv"]}, "model.trunk.activation": {"choices": ["tanh"]}}}
+    )
+    with pytest.raises(SettingsError, match=r"tuning\.space: .*activation"):
+        search_space(EXPERIMENT, config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"space.model.beta": {"low": 2, "high": 1}}, r"space.*model\.beta.*low <= high"),
+        ({"space.model.beta": {"low": 0, "high": 1, "log": True}}, r"space.*model\.beta.*low > 0"),
+        ({"space.model.beta": {"from": 0, "to": 1}}, r"space.*model\.beta"),
+        ({"space.model.beta": 3}, r"space.*model\.beta=3: give"),
+        ({"pareto": ["mse", "msee"]}, r"pareto.*msee"),
+        ({"pareto": ["mse", "mse"]}, r"pareto.*the same"),
+        ({"trials": 0}, "trials"),
+    ],
+)
+def test_settings_that_are_wrong(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        TuningConfig.parse(settings)
+
+
+def test_models_that_do_not_fit_the_images(digits: PreparedData) -> None:
+    article = EXPERIMENT.override({"model": {"name": "ae", "latent_dim": 32, "trunk": {"name": "article_conv"}}})
+    with pytest.raises(SettingsError, match=r"tuning\.space: this model has nothing that varies"):
+        run(digits, experiment=article)
+    with pytest.raises(SettingsError, match=r"tuning\.space: model\.latent_dim"):
+        run(digits, TuningConfig(space={"model.latent_dim": Range(low=2, high=64)}), article)
+
+
+def test_objective_that_the_model_does_not_have(digits: PreparedData) -> None:
+    plain = EXPERIMENT.override({"model": "ae", "evaluation.primary": "negative_elbo"})
+    with pytest.raises(SettingsError, match="negative_elbo"):
+        run(digits, experiment=plain)
+    with pytest.raises(SettingsError, match=r"tuning\.pareto: rate needs"):
+        run(digits, TuningConfig(pareto=("mse", "rate")), EXPERIMENT.override({"model": "ae"}))
+
+
+def failing(index: int, experiment: Experiment, watched: str | None) -> Told:
+    if miss(experiment) > 1:
+        yield MemberEnd(index, {}, 0.0, "epoch 1: train/loss is nan")
+    else:
+        yield from pretend(index, experiment, watched)
+
+
+def test_diverging_trials_do_not_end_a_search(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_trials(monkeypatch, failing)
+    name = next(NAMES)
+    _, result = run(digits, name=name)
+    bad = [trial for trial in result.trials if trial.state == "failed"]
+    assert bad
+    assert all("train/loss is nan" in trial.error and not trial.values for trial in bad)
+    assert miss(trial_experiment(EXPERIMENT, CONFIG, result.best.params)) <= 1
+    events, again = run(digits, name=name)
+    assert again == result
+    assert all(not isinstance(event, TrialEpoch) and event.replayed for event in events)  # nor do they run again
+
+
+def test_value_that_is_not_finite(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(index: int, experiment: Experiment, watched: str | None) -> Told:
+        for told in pretend(index, experiment, watched):
+            if isinstance(told, MemberEnd) and miss(experiment) > 1:
+                told = MemberEnd(index, told.metrics | {"frechet_samples": math.nan}, told.seconds)
+            yield told
+
+    replace_trials(monkeypatch, broken)
+    _, result = run(digits)
+    assert {trial.error for trial in result.trials if trial.state == "failed"} == {"val/frechet_samples is nan"}
+    assert math.isfinite(result.best.values[0])
+
+
+def test_all_trials_fail(digits: PreparedData) -> None:
+    """Real divergence: steps far too large."""
+    wild = {"training.optimizer": "adamw", "training.learning_rate": 1e30}
+    with pytest.raises(UserError, match=r"all 2 trials failed.*epoch 1"):
+        run(digits, TuningConfig(trials=2), Experiment.override(SMALL, wild))
