@@ -92,3 +92,19 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
     from searches import pretend, replace_trials
 
     replace_trials(monkeypatch, pretend)
+
+
+@pytest.fixture
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where nothing is yet, not even the databases."""
+    monkeypatch.setenv("AEMODELS_STORE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def prefect() -> Iterator[None]:
+    """One Prefect server for all tests of a module."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield

@@ -1,4 +1,4 @@
-"""The flows, under one Prefect server for all of them."""
+"""The flows: pipeline, comparison, promotion, single commands; what Prefect's pages show."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from flow_runs import TINY, once
 from prefect import get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -31,31 +32,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 
-pytestmark = pytest.mark.flow
-
-TINY = {
-    "training.epochs": 1,
-    "training.images": 200,
-    "model.trunk.widths": [16],
-    "tuning.trials": 2,
-    "tuning.generation": 2,
-    "tuning.epochs": 1,
-    "tuning.images": 100,
-}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect() -> Iterator[None]:
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
-
-
-@pytest.fixture
-def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("AEMODELS_STORE", str(tmp_path))
-    return tmp_path
+pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("prefect")]
 
 
 @pytest.mark.usefixtures("own_store")
@@ -105,24 +82,21 @@ def test_a_comparison_shows_its_table_and_picture_on_prefects_pages() -> None:
 
 
 @pytest.mark.usefixtures("own_store")
-def test_what_a_person_must_mend_is_not_retried() -> None:
+def test_prefects_pages_show_metrics_pictures_and_the_way_to_mlflow() -> None:
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterName
-    from prefect.states import State
 
-    from aemodels.config import UserError
     from aemodels.settings import Settings
-    from flows.prepare import prepare
+    from flows.train import train
 
-    missing = Settings().override({"data.name": "folder", "data.path": "/nowhere", "registry.name": "x"})
-    state: State = prepare(missing, return_state=True)
-    assert state.is_failed()
-    with pytest.raises(UserError, match="/nowhere"):
-        state.result()
+    trained = train(Settings().override({**TINY, "registry.name": "shown"}))
     with get_client(sync_client=True) as client:
-        runs = client.read_task_runs(task_run_filter=TaskRunFilter(name=TaskRunFilterName(like_="prepare")))
-    failed = [run for run in runs if run.state is not None and run.state.is_failed()]
-    assert [run.run_count for run in failed] == [1]
+        artifacts = client.read_artifacts()
+    of = {artifact.type: artifact for artifact in artifacts}
+    assert {"table", "markdown", "image"} <= of.keys()
+    assert any(trained.url in str(artifact.data) for artifact in artifacts if artifact.type == "markdown")
+    rows = [row for artifact in artifacts if artifact.type == "table" for row in json.loads(artifact.data)]
+    assert "test/frechet_samples" in {row["metric"] for row in rows}
+    assert of["image"].data.startswith("data:image/png;base64,")
 
 
 # ---------------------------------------------------------------- promotion
@@ -248,20 +222,6 @@ def done(result: Any) -> Any:
     return json.loads(result.stdout)
 
 
-def once(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, error: BaseException) -> list[str]:
-    """The first call of a function ends with the error; a list that grows with the calls."""
-    real, calls = getattr(module, name), []
-
-    def stumbling(*arguments: Any, **named: Any) -> Any:
-        calls.append(name)
-        if len(calls) == 1:
-            raise error
-        return real(*arguments, **named)
-
-    monkeypatch.setattr(module, name, stumbling)
-    return calls
-
-
 def tracked(name: str) -> Any:
     from aemodels.store import open_store
 
@@ -357,155 +317,3 @@ def test_single_commands_run_as_flows_where_there_is_a_server() -> None:
     assert judged["test/mse"] == told["test/mse"]
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "data.path=/nowhere" in refused.stderr
-
-
-def test_a_run_that_was_started_again_ends_its_first_attempt(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after an outage of Prefect's server, which then takes the run for dead."""
-    from filelock import FileLock
-    from prefect import flow
-    from prefect.exceptions import Abort
-    from prefect.flow_engine import run_flow
-    from prefect.runtime import flow_run
-    from prefect.states import Running
-
-    from aemodels.progress import Progress, Steps
-    from flows import running
-
-    monkeypatch.setattr(running, "PUBLISH_SECONDS", 0.0)
-    done: list[int] = []
-    ended, seen = [], []
-    begun, over = threading.Event(), threading.Event()
-
-    def live(path: Path) -> None:
-        """An earlier attempt."""
-        with FileLock(path):
-            begun.set()
-            time.sleep(1)
-            over.set()
-
-    def work() -> Steps[None]:
-        try:
-            for i in range(4):
-                done.append(i)
-                if i == 2:  # the server begins another attempt
-                    client.set_flow_run_state(seen[0], Running(), force=True)
-                yield Progress("work", i, 4)
-        finally:
-            ended.append(True)
-
-    @flow
-    def working() -> None:
-        seen.append(UUID(flow_run.id))
-        (own_store / "attempts").mkdir()
-        threading.Thread(target=live, args=[own_store / "attempts" / f"{flow_run.id}.lock"]).start()
-        assert begun.wait(10)
-        with running.only_attempt():
-            assert over.is_set()
-            running.follow(work())
-
-    with get_client(sync_client=True) as client:
-        deployed = client.create_deployment(client.create_flow(working), name="working")
-        with pytest.raises(Abort, match="attempt 1 of this run ends: attempt 2 has begun"):
-            run_flow(working, flow_run=client.create_flow_run_from_deployment(deployed))
-        run = client.read_flow_run(seen[0])
-    assert (done, ended) == ([0, 1, 2], [True])
-    assert (run.state.name, run.run_count) == ("Running", 2)  # the other attempt's, untouched
-    assert not list((own_store / "attempts").iterdir())
-
-
-def test_a_run_that_is_being_cancelled_cannot_crash() -> None:
-    """So a silent one is not started again; Prefect takes it for Cancelled after five minutes."""
-    from prefect.settings import get_current_settings
-    from prefect.states import Cancelling, Crashed, Running
-
-    from flows.pipeline import pipeline
-
-    with get_client(sync_client=True) as client:
-        run = client.create_flow_run(pipeline)
-        for state in (Running(), Cancelling()):
-            client.set_flow_run_state(run.id, state, force=True)
-        client.set_flow_run_state(run.id, Crashed())  # as the automation does
-        assert client.read_flow_run(run.id).state.name == "Cancelling"
-    assert get_current_settings().server.services.cancellation_cleanup.cancelling_timeout_seconds == 300
-
-
-@pytest.mark.usefixtures("own_store")
-def test_a_server_that_is_away_at_the_beginning_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    import aemodels.steps.train as step
-    import flows.train
-    from aemodels.settings import Settings
-    from aemodels.store import UnreachableError
-
-    stumbled = once(monkeypatch, step, "open_store", UnreachableError("no answer"))
-    monkeypatch.setattr(flows.train, "passed", flows.train.passed.with_options(retry_delay_seconds=0))
-    assert flows.train.train(Settings().override({**TINY, "registry.name": "late"})).version.version == 1
-    assert len(stumbled) == 3  # the check, the check again, the training
-
-
-def test_an_outage_is_retried_for_an_hour_and_other_errors_twice() -> None:
-    from prefect.client.schemas.objects import TaskRun
-    from prefect.states import Failed
-
-    from aemodels.store import UnreachableError
-    from flows import running
-
-    def retries(error: Exception) -> int:
-        tries = (TaskRun(task_key="x", dynamic_key="0", run_count=count) for count in range(1, 1 + running.RETRIES))
-        worth: Any = running.worth_retrying
-        return sum(worth(None, run, Failed(data=error)) for run in tries)
-
-    assert retries(OSError("no space left")) == 2
-    assert sum(running.DELAYS[: retries(UnreachableError("no answer"))]) >= 3600
-
-
-@pytest.mark.usefixtures("own_store")
-@pytest.mark.parametrize(("error", "calls"), [("outage", 2), ("disk", 2), ("person", 1), ("diverged", 1)])
-def test_what_is_retried(monkeypatch: pytest.MonkeyPatch, error: str, calls: int) -> None:
-    from prefect import flow
-
-    import aemodels.steps.train as step
-    from aemodels.config import UserError
-    from aemodels.settings import Settings
-    from aemodels.store import UnreachableError
-    from aemodels.training import TrainingDivergedError
-    from flows.prepare import prepare_data
-    from flows.train import train_model
-
-    errors = {
-        "outage": UnreachableError("no answer"),
-        "disk": OSError("no space left"),
-        "person": UserError("mend me"),
-        "diverged": TrainingDivergedError("nan"),
-    }
-    settings = Settings().override({**TINY, "registry.name": "retried"})
-    stumbled = once(monkeypatch, step, "open_store", errors[error])
-    at_once = train_model.with_options(retry_delay_seconds=0)
-
-    @flow
-    def training() -> int:
-        return at_once(settings, prepare_data(settings), "").version.version
-
-    if calls == 2:
-        assert training() == 1
-    else:
-        with pytest.raises(type(errors[error])):
-            training()
-    assert len(stumbled) == calls
-
-
-@pytest.mark.usefixtures("own_store")
-def test_prefects_pages_show_metrics_pictures_and_the_way_to_mlflow() -> None:
-    from prefect.client.orchestration import get_client
-
-    from aemodels.settings import Settings
-    from flows.train import train
-
-    trained = train(Settings().override({**TINY, "registry.name": "shown"}))
-    with get_client(sync_client=True) as client:
-        artifacts = client.read_artifacts()
-    of = {artifact.type: artifact for artifact in artifacts}
-    assert {"table", "markdown", "image"} <= of.keys()
-    assert any(trained.url in str(artifact.data) for artifact in artifacts if artifact.type == "markdown")
-    rows = [row for artifact in artifacts if artifact.type == "table" for row in json.loads(artifact.data)]
-    assert "test/frechet_samples" in {row["metric"] for row in rows}
-    assert of["image"].data.startswith("data:image/png;base64,")
