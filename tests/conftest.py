@@ -108,3 +108,11 @@ def prefect() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Path):
+    """The model in that folder."""
+    from aemodels.checkpoint import load_model
+
+    return load_model(model_folder).model

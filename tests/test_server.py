@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import json
 import os
@@ -13,39 +12,24 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
 import numpy as np
 import psutil
 import pytest
+from questions import JSON, PICTURES, Reply, refused, wrong_question
 
-from aemodels import server as module
-from aemodels.checkpoint import load_model
-from aemodels.config import UserError
 from aemodels.models.base import GenerativeModel
-from aemodels.server import MOST_AT_ONCE, Limits, create_app, is_local, limits_of, listen
+from aemodels.server import MOST_AT_ONCE
 from aemodels.serving import Question, answer
 
 ROOT = Path(__file__).parents[1]
-PICTURES = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
-JSON = "application/json"
-LEAKS = re.compile(
-    r"Traceback|File \"|\.py\b|line \d+, in |aemodels|torch|numpy|uvicorn|starlette|/(?!invocations|json)"
-)
 ALLOWED_GROWTH = 400e6  # bytes: a question of 25 MB is read, and an answer of as much is written
-
-
-class Reply(NamedTuple):
-    """What came back."""
-
-    status: int
-    text: str
 
 
 class Server(NamedTuple):
@@ -71,11 +55,6 @@ class Server(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def model(model_folder: Path) -> GenerativeModel:
-    return load_model(model_folder).model
-
-
-@pytest.fixture(scope="module")
 def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """As a person starts it, on a free port, from a folder without the checkout."""
     command = [sys.executable, "-m", "flows.cli", "serve", str(model_folder), "--port", "0"]
@@ -94,16 +73,6 @@ def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             code = process.wait(20)
     assert code == 0
     assert Path(log.name).read_text() == ""  # nothing that nobody expected
-
-
-def refused(reply: Reply, *statuses: int) -> str:
-    """The message, which is short and tells nothing of the inside."""
-    assert 400 <= reply.status < 500, reply
-    assert not statuses or reply.status in statuses, reply
-    message = json.loads(reply.text)["error"]
-    assert 0 < len(message) <= 300
-    assert not LEAKS.search(message), message
-    return str(message)
 
 
 # ---------------------------------------------------------------- right questions
@@ -166,6 +135,7 @@ def test_ping_is_answered_while_the_model_works(server: Server) -> None:
 
 
 # ---------------------------------------------------------------- wrong questions
+
 
 HUGE = b"1" + b"0" * 400
 BY_HAND = {
@@ -287,59 +257,6 @@ def test_more_at_once_than_it_takes_are_told_to_come_back(server: Server) -> Non
 
 # ---------------------------------------------------------------- thousands of them
 
-SCALARS = ["0", "-1", "0.5", "256", "1e5", "1e999", "NaN", "-Infinity", "null", "true", '"cat"', '"' + "x" * 999 + '"']
-SCALARS += ["9" * 30, "9" * 400, "{}", "[]", '{"a": [1]}', '"\\ud800"', '"\\u0000"', "1e-320", "-0.0"]
-
-
-def wrong_question(dice: random.Random) -> tuple[bytes, str]:
-    """A body and its type, wrong by one of some rules."""
-    right = json.dumps({"inputs": PICTURES.tolist(), "params": {"mode": "embed"}})
-    mode = dice.choice(["reconstruct", "embed", "score"])
-    rules = {
-        "truncated": lambda: right[: dice.randrange(len(right))],
-        "rubbish": lambda: dice.randbytes(dice.randrange(2000)),
-        "deep": lambda: '{"inputs": ' + dice.choice("[{") * dice.randrange(2, 3000),
-        "deep and closed": lambda: _question(_nest("1", dice.choice([1, 2, 5, 6, 33, 65, 300])), mode),
-        "scalar": lambda: _question(_nest(dice.choice(SCALARS), dice.randrange(3)), mode),
-        "one bad pixel": lambda: _bad_pixel(dice, mode),
-        "shape": lambda: _question(json.dumps(np.zeros(_wrong_shape(dice), int).tolist()), mode),
-        "codes": lambda: _question(
-            json.dumps(np.zeros((dice.randrange(9), dice.choice([1, 2, 4]))).tolist()), "decode"
-        ),
-        "mode": lambda: _question("[]", "".join(dice.choices("abcdefgh ;'%", k=dice.randrange(300)))),
-        "n": lambda: _params(n=dice.choice([0, -1, -(10**9), 10**9, 10**30, 1.5, None, "3", [1], True])),
-        "seed": lambda: _params(seed=dice.choice([-1, 2**63, 10**30, 0.5, None, "a", {}])),
-        "param": lambda: _params(**{"".join(dice.choices("abcxyz_.", k=7)): 1}),
-        "key": lambda: json.dumps({"".join(dice.choices("abcxyz_.", k=7)): PICTURES.tolist()}),
-        "keys": lambda: json.dumps({"inputs": [], "instances": []}),
-        "params": lambda: right.replace('{"mode": "embed"}', dice.choice(["[]", "3", '"mode"', "true"])),
-    }
-    body = rules[dice.choice(sorted(rules))]()
-    return body.encode() if isinstance(body, str) else body, JSON
-
-
-def _nest(text: str, depth: int) -> str:
-    return "[" * depth + text + "]" * depth
-
-
-def _question(inputs: str, mode: str) -> str:
-    return f'{{"inputs": {inputs}, "params": {json.dumps({"mode": mode})}}}'
-
-
-def _params(**params: Any) -> str:
-    return json.dumps({"inputs": [], "params": {"mode": "generate"} | params})
-
-
-def _bad_pixel(dice: random.Random, mode: str) -> str:
-    pixels = json.dumps(PICTURES.tolist()).split(", ")
-    pixels[dice.randrange(1, len(pixels) - 1)] = dice.choice([text for text in SCALARS if text not in ("0", "true")])
-    return _question(", ".join(pixels), mode)
-
-
-def _wrong_shape(dice: random.Random) -> tuple[int, ...]:
-    shape = [dice.choice([0, 1, 2, 7, 9]) for _ in range(dice.randrange(1, 6))]
-    return tuple(shape)
-
 
 def besiege(server: Server, count: int, seed: int) -> dict[int, int]:
     """Sends wrong questions from several threads; status -> how often."""
@@ -378,68 +295,3 @@ def test_it_stays_up_when_many_send_too_much(server: Server, model: GenerativeMo
     assert server.memory() - before < ALLOWED_GROWTH
     told = server.ask(inputs=PICTURES.tolist())
     np.testing.assert_allclose(told, answer(model, PICTURES, Question()), atol=1e-6)
-
-
-# ---------------------------------------------------------------- what a client cannot bring about
-
-
-def call(model: GenerativeModel, content: Any, raises: bool = False) -> Reply:
-    """A request to the app in this process."""
-
-    async def send() -> Reply:
-        transport = httpx.ASGITransport(create_app(model), raise_app_exceptions=raises)
-        async with httpx.AsyncClient(transport=transport, base_url="http://local") as client:
-            reply = await client.post("/invocations", content=content, headers={"Content-Type": JSON})
-            return Reply(reply.status_code, reply.text)
-
-    return asyncio.run(send())
-
-
-def test_what_nobody_expected_is_in_the_log_alone(model: GenerativeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("CUDA error in /secret/place.py")
-
-    monkeypatch.setattr(module, "answer", fail)
-    question = json.dumps({"inputs": PICTURES.tolist()})
-    status, text = call(model, question)
-    assert (status, json.loads(text)) == (500, {"error": "the server failed on this request; its log says why"})
-    with pytest.raises(RuntimeError, match="CUDA error"):  # uvicorn logs what passes through
-        call(model, question, raises=True)
-
-
-def test_an_answer_that_is_no_number_is_refused(model: GenerativeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "answer", lambda *_: np.array([[np.nan]], np.float32))
-    assert "not finite" in refused(call(model, json.dumps({"inputs": PICTURES.tolist()})), 400)
-
-
-def test_a_slow_body_is_given_up(model: GenerativeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def slow() -> AsyncIterator[bytes]:
-        yield b"{"
-        await asyncio.sleep(2)
-        yield b"}"
-
-    monkeypatch.setattr(module, "BODY_SECONDS", 0.1)
-    assert "the body took over 0.1 seconds" in refused(call(model, slow()), 408)
-
-
-def test_limits_follow_the_size_of_the_images(model: GenerativeModel) -> None:
-    assert limits_of(model) == Limits(1000, 64_000, 64_000 * 24 + 2**16)
-
-
-def test_it_listens_to_this_machine_alone_unless_told_otherwise() -> None:
-    with listen("127.0.0.1", 0) as near, listen("0.0.0.0", 0) as far:
-        assert is_local(near)
-        assert not is_local(far)
-        with pytest.raises(UserError, match=r"cannot be used \(Address already in use\); give another one"):
-            listen("127.0.0.1", near.getsockname()[1])
-    with pytest.raises(UserError, match="--port 70000: a port is a number"):
-        listen("127.0.0.1", 70_000)
-    with pytest.raises(UserError, match=r"--host no\.such\.host\.invalid"):
-        listen("no.such.host.invalid", 0)
-
-
-def test_no_answer_waits_for_more_on_a_connection_in_use() -> None:
-    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
-        accepted, _ = listener.accept()
-        with accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

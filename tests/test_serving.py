@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aemodels.checkpoint import load_model
 from aemodels.config import UserError
 from aemodels.models.base import GenerativeModel
 from aemodels.promotion import Decision
@@ -29,11 +28,6 @@ from aemodels.store import Store
 from aemodels.tracking import start_run
 
 BYTES = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
-
-
-@pytest.fixture(scope="module")
-def model(model_folder: Path) -> GenerativeModel:
-    return load_model(model_folder).model
 
 
 @pytest.fixture

@@ -1,0 +1,81 @@
+"""The server in this process: what a client cannot bring about, its limits, its socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from questions import JSON, PICTURES, Reply, refused
+
+from aemodels import server as module
+from aemodels.config import UserError
+from aemodels.models.base import GenerativeModel
+from aemodels.server import Limits, create_app, is_local, limits_of, listen
+
+
+def call(model: GenerativeModel, content: Any, raises: bool = False) -> Reply:
+    """A request to the app in this process."""
+
+    async def send() -> Reply:
+        transport = httpx.ASGITransport(create_app(model), raise_app_exceptions=raises)
+        async with httpx.AsyncClient(transport=transport, base_url="http://local") as client:
+            reply = await client.post("/invocations", content=content, headers={"Content-Type": JSON})
+            return Reply(reply.status_code, reply.text)
+
+    return asyncio.run(send())
+
+
+def test_what_nobody_expected_is_in_the_log_alone(model: GenerativeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error in /secret/place.py")
+
+    monkeypatch.setattr(module, "answer", fail)
+    question = json.dumps({"inputs": PICTURES.tolist()})
+    status, text = call(model, question)
+    assert (status, json.loads(text)) == (500, {"error": "the server failed on this request; its log says why"})
+    with pytest.raises(RuntimeError, match="CUDA error"):  # uvicorn logs what passes through
+        call(model, question, raises=True)
+
+
+def test_an_answer_that_is_no_number_is_refused(model: GenerativeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "answer", lambda *_: np.array([[np.nan]], np.float32))
+    assert "not finite" in refused(call(model, json.dumps({"inputs": PICTURES.tolist()})), 400)
+
+
+def test_a_slow_body_is_given_up(model: GenerativeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(2)
+        yield b"}"
+
+    monkeypatch.setattr(module, "BODY_SECONDS", 0.1)
+    assert "the body took over 0.1 seconds" in refused(call(model, slow()), 408)
+
+
+def test_limits_follow_the_size_of_the_images(model: GenerativeModel) -> None:
+    assert limits_of(model) == Limits(1000, 64_000, 64_000 * 24 + 2**16)
+
+
+def test_it_listens_to_this_machine_alone_unless_told_otherwise() -> None:
+    with listen("127.0.0.1", 0) as near, listen("0.0.0.0", 0) as far:
+        assert is_local(near)
+        assert not is_local(far)
+        with pytest.raises(UserError, match=r"cannot be used \(Address already in use\); give another one"):
+            listen("127.0.0.1", near.getsockname()[1])
+    with pytest.raises(UserError, match="--port 70000: a port is a number"):
+        listen("127.0.0.1", 70_000)
+    with pytest.raises(UserError, match=r"--host no\.such\.host\.invalid"):
+        listen("no.such.host.invalid", 0)
+
+
+def test_no_answer_waits_for_more_on_a_connection_in_use() -> None:
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
