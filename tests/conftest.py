@@ -116,3 +116,36 @@ def model(model_folder: Path):
     from aemodels.checkpoint import load_model
 
     return load_model(model_folder).model
+
+
+@pytest.fixture(scope="module")
+def features(digits):
+    """The feature network of the digits."""
+    import torch
+
+    from aemodels.features import feature_network
+    from aemodels.progress import finish
+
+    return finish(feature_network(digits, torch.device("cpu")))
+
+
+@pytest.fixture(scope="module")
+def colour(tmp_path_factory: pytest.TempPathFactory):
+    """Sixty colour images of 12 x 12 pixels, with and without labels."""
+    import numpy as np
+    from PIL import Image
+
+    from aemodels.data import prepare
+    from aemodels.data.folder import FolderConfig
+    from aemodels.progress import finish
+
+    root, rng = tmp_path_factory.mktemp("colour"), np.random.default_rng(0)
+    for label in ("bright", "dark"):
+        (root / label).mkdir()
+        for i in range(30):
+            pixels = rng.integers(0, 128, (12, 12, 3)) + (127 if label == "bright" else 0)
+            Image.fromarray(pixels.astype(np.uint8)).save(root / label / f"{i}.png")
+    labelled = finish(prepare(FolderConfig(path=(root,))))
+    plain = finish(prepare(FolderConfig(path=(root / "dark",))))
+    assert plain.classes == ()
+    return {"labelled": labelled, "plain": plain}

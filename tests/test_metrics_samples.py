@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from aemodels import neighbours
 from aemodels.evidence import Evidence
 from aemodels.metrics import samples as metrics_samples
-from aemodels.metrics.samples import class_balance, confident_samples, coverage, density
+from aemodels.metrics.samples import class_balance, confident_samples, coverage, density, frechet_distance
 from aemodels.neighbours import balls, nearest
 
 KINDS, EACH, FEATURES = 10, 50, 8  # clusters of real images, far from each other
@@ -108,3 +109,41 @@ def test_confident_samples() -> None:
     assert confident_samples(Stub(sample_probabilities=probabilities)) == 0.5
     assert math.isnan(confident_samples(Stub(sample_probabilities=probabilities * math.nan)))
     assert metrics_samples.CONFIDENT == 0.9  # as the table says
+
+
+# ---------------------------------------------------------------- the Fréchet distance
+
+
+def test_frechet_distance_of_gaussians_is_the_closed_form() -> None:
+    """Independent units: the sum of squared differences of means and of standard deviations."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.linalg.qr(torch.randn(500, 5, generator=rng, dtype=torch.float64) - 0.5)[0]
+    x = torch.linalg.qr(x - x.mean(0))[0] * math.sqrt(500)  # mean 0 and covariance I, exactly
+    scale, shift = torch.tensor([0.5, 1, 2, 3, 0.0]).double(), torch.tensor([1.0, 0, -2, 0, 3]).double()
+    expected = float(shift.square().sum() + (scale - 1).square().sum())
+    assert frechet_distance(x, x * scale + shift) == pytest.approx(expected, abs=1e-9)
+    turn = torch.linalg.qr(torch.randn(5, 5, generator=rng, dtype=torch.float64))[0]
+    assert frechet_distance(x @ turn, (x * scale + shift) @ turn) == pytest.approx(expected, abs=1e-9)
+
+
+def test_frechet_distance_equals_the_matrix_root_for_correlated_features() -> None:
+    from scipy.linalg import sqrtm
+
+    rng = torch.Generator().manual_seed(1)
+    a, b = (torch.randn(200, 4, generator=rng).double() @ torch.randn(4, 4, generator=rng).double() for _ in range(2))
+    covariances = [np.cov(x.numpy().T, ddof=0) for x in (a, b)]
+    root = sqrtm(covariances[0] @ covariances[1]).real
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum().item() + np.trace(covariances[0] + covariances[1] - 2 * root)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
+
+
+def test_frechet_distance_of_a_set_to_itself_is_nothing_even_with_few_images() -> None:
+    x = torch.randn(10, 32, generator=torch.Generator().manual_seed(0))
+    assert frechet_distance(x, x) < 1e-6
+
+
+def test_frechet_distance_of_exploded_features() -> None:
+    x = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    assert 1e29 < frechet_distance(x, x * 1e15) < math.inf
+    assert math.isnan(frechet_distance(x, x * math.inf))
+    assert math.isnan(frechet_distance(x, torch.full_like(x, math.nan)))

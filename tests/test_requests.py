@@ -13,7 +13,7 @@ from aemodels.denoising import Denoising
 from aemodels.distributions import BernoulliConfig
 from aemodels.evaluation import EvaluationConfig, evaluate
 from aemodels.evidence import Evidence
-from aemodels.features import Features, feature_network
+from aemodels.features import Features
 from aemodels.figures import draw_figures
 from aemodels.metrics import METRICS
 from aemodels.models import AEConfig, CVAEConfig, VAEConfig
@@ -21,15 +21,9 @@ from aemodels.models.ae import AE
 from aemodels.models.base import AT_ONCE, Batch, Networks
 from aemodels.models.cvae import CVAE
 from aemodels.nets import MLPConfig
-from aemodels.progress import finish
 
 CONFIG = EvaluationConfig()
 CLASSES = 10
-
-
-@pytest.fixture(scope="module")
-def features(digits: PreparedData) -> Features:
-    return finish(feature_network(digits, torch.device("cpu")))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,11 @@
+"""What every picture has around it."""
+
+from __future__ import annotations
+
+from aemodels.pictures import Picture
+
+
+def paper_around(picture: Picture) -> bool:
+    """Whether nothing touches the edge, as what is cropped would."""
+    edges = (picture[0], picture[-1], picture[:, 0], picture[:, -1])
+    return all((edge == 255).all() for edge in edges)
