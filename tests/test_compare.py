@@ -1,24 +1,22 @@
-"""A comparison: what it takes, that it goes on where it was killed, and that its table says what its runs say."""
+"""A comparison goes on where it was killed, and its table, picture and report say what its runs say."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from chromium import KEPT, started
 from PIL import Image
+from systems import SHARED, SYSTEMS, comparison
 
 from aemodels.catalog import find_report
-from aemodels.comparison import ComparisonConfig, comparisons, load_comparison, merged
 from aemodels.comparison_figures import MARGIN, NORMAL, PANELS, side_by_side
-from aemodels.comparison_table import Measured, as_markdown, make_table
 from aemodels.config import SettingsError
 from aemodels.data import PreparedData
 from aemodels.devices import best_device, described
@@ -29,22 +27,11 @@ from aemodels.models.base import ModelConfig
 from aemodels.nets import MLPConfig
 from aemodels.pictures import Picture
 from aemodels.progress import Progress, finish
-from aemodels.settings import presets
 from aemodels.steps.compare import Compared, check, compare
 from aemodels.store import Store
 
-SHARED = {
-    "model": {"trunk": {"name": "mlp", "widths": [16]}, "latent_dim": 3},
-    "training": {"epochs": 2, "images": 200},
-    "evaluation.samples": 100,
-}
-SYSTEMS = {name: {"model.name": name} for name in ("ae", "vae", "gan")}
 COMMAND = "aemodels compare three.json --seeds 2"
 TWO = [(seed, name) for seed in (0, 1) for name in SYSTEMS]
-
-
-def comparison(**changes: Any) -> ComparisonConfig:
-    return ComparisonConfig.parse({"shared": SHARED, "systems": SYSTEMS, "seeds": 2, **changes})
 
 
 class Done(NamedTuple):
@@ -80,9 +67,6 @@ def done(tmp_path_factory: pytest.TempPathFactory, digits: PreparedData) -> Iter
 def metrics_of(done: Done, system: str) -> list[dict[str, float]]:
     """Of the system's runs, as MLflow has them."""
     return [done.store.client.get_run(run_id).data.metrics for run_id in done.compared.runs[system]]
-
-
-# ---------------------------------------------------------------- what it leaves
 
 
 def test_means_and_spreads_are_those_of_the_runs(done: Done) -> None:
@@ -231,70 +215,6 @@ def test_the_report_is_read_at_a_desk_and_on_a_phone(done: Done) -> None:
             assert picture.bounding_box()["width"] <= width  # all of it
 
 
-# ---------------------------------------------------------------- the table alone
-
-
-def test_the_best_is_marked_by_the_metrics_direction_where_there_is_a_choice() -> None:
-    metrics: Mapping[str, dict[str, float]] = {
-        "a": {"mse": 0.1, "ssim": 0.5, "frechet_floor": 1.0, "rate": 3.0},
-        "b": {"mse": 0.2, "ssim": 0.7, "frechet_floor": 1.0, "rate": 0.0},
-        "c": {"mse": math.nan, "ssim": 0.7, "frechet_floor": 1.0},
-    }
-    found = {name: [Measured(metrics=values, seconds=1)] for name, values in metrics.items()}
-    table = make_table(found, "ssim")
-    assert table.metrics == ("ssim", "rate", "mse", "frechet_floor")
-    assert [table.best(name) for name in table.metrics] == [("b", "c"), (), ("a",), ()]
-    told = as_markdown(table, "title")
-    assert "| metric | unit | a | b | c |" in told
-    assert "| ssim ↑ | at most 1 | 0.5 | **0.7** | **0.7** |" in told
-    assert "| rate | nats per image | 3 | 0 | – |" in told  # codes that tell nothing are not the best ones
-    assert "| training | seconds | 1 | 1 | 1 |" in told
-    assert "One seed" in told
-    assert "validation" not in told  # none has such a loss, so there is none to explain
-
-
-def test_numbers_that_are_not_finite_are_kept_and_shown() -> None:
-    measured = Measured(metrics={"mse": math.nan, "psnr": math.inf}, seconds=1)
-    kept = Measured.model_validate(json.loads(json.dumps(measured.model_dump(mode="json"))))
-    assert math.isnan(kept.metrics["mse"])
-    table = make_table({"a": [kept, kept], "b": [kept, kept]}, "mse")
-    assert table.best("mse") == ()
-    assert "| psnr ↑ | dB | inf ± nan | inf ± nan |" in as_markdown(table, "title")
-
-
-def test_nats_of_different_likelihoods_are_not_ranked() -> None:
-    mixed = make_table(
-        {
-            "a": [Measured(metrics={"distortion": 1, "mse": 0.2}, seconds=1, likelihood="gaussian")],
-            "b": [Measured(metrics={"distortion": 2, "mse": 0.1}, seconds=1, likelihood="bernoulli")],
-            "c": [Measured(metrics={}, seconds=1)],
-        },
-        "mse",
-    )
-    assert (mixed.best("distortion"), mixed.best("mse")) == ((), ("b",))
-
-
-# ---------------------------------------------------------------- what it takes
-
-
-def test_the_article_has_all_of_its_systems() -> None:
-    article = load_comparison([], {}, ["article"])
-    names = "mlp-ae conv-ae vae vae-conv cvae gan vae-gan denoising-ae"
-    assert list(article.settings) == names.split()
-    assert {settings.training.epochs for settings in article.settings.values()} == {10}
-    assert {settings.data.name for settings in article.settings.values()} == {"mnist"}
-    assert article.settings["conv-ae"].training.weight_decay > 0  # of its preset
-    assert article.settings["denoising-ae"].training.corruption.name == "gaussian"
-    assert not presets().keys() & comparisons().keys()
-    again = ComparisonConfig.model_validate_json(article.model_dump_json())
-    assert again.settings == article.settings
-
-
-@pytest.mark.parametrize("name", comparisons())
-def test_every_comparison_can_be_made(name: str) -> None:
-    assert len(load_comparison([], {}, [name]).settings) > 1
-
-
 def test_systems_of_other_beta_make_a_curve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: PreparedData
 ) -> None:
@@ -314,86 +234,8 @@ def test_systems_of_other_beta_make_a_curve(
     assert "Rate and distortion" in compared.report.read_text()
 
 
-def test_depth_differs_in_what_is_compared_alone() -> None:
-    """One deep network, plain and with what mends it; the epochs of all layers together are as many."""
-    systems = load_comparison([], {}, ["depth"]).settings
-    deep, pretrained, normalized = (systems[name].flat() for name in ("deep", "deep-pre-trained", "deep-batch-norm"))
-    assert {key for key in deep if deep[key] != pretrained[key]} == {"training.pretraining_epochs"}
-    assert {key for key in deep if deep[key] != normalized[key]} == {"model.trunk.normalization"}
-    assert {settings.training.epochs for settings in systems.values()} == {5}
-    assert {settings.model.latent_dim for settings in systems.values()} == {16}
-
-
-def test_presets_files_and_comparisons_together(tmp_path: Path) -> None:
-    file = tmp_path / "wide.json"
-    file.write_text(json.dumps({"model": {"name": "vae", "latent_dim": 40}}))
-    config = load_comparison([str(file), "article-vae", "article"], {"data": "digits"}, ["fast"], seeds=3)
-    assert len(config.settings) == 10
-    assert config.seeds == 3
-    assert {settings.data.name for settings in config.settings.values()} == {"digits"}
-    assert {settings.training.precision for settings in config.settings.values()} == {"bfloat16"}
-    assert config.settings["wide"].model.latent_dim == 40
-    assert config.experiment("wide", 2).seed == 2
-
-
-def test_changes_are_merged_as_settings_are() -> None:
-    mnist = {"data": {"name": "mnist", "binarize": "static"}}
-    assert merged(mnist, {"data": "digits"}) == {"data": "digits"}
-    assert merged(mnist, {"data.name": "mnist", "data.image_size": 32})["data"]["binarize"] == "static"
-    assert merged({"data": "mnist"}, {"data.binarize": "static"}) == mnist
-    assert merged({"training.epochs": 1}, {"training": {"epochs": 2}, "seed": 1}) == {
-        "training": {"epochs": 2},
-        "seed": 1,
-    }
-
-
-WRONG = {
-    "one system": ({"systems": {"vae": {}}}, "at least two systems, here is vae"),
-    "none": ({"systems": {}}, "here is none"),
-    "unknown preset": ({"systems": {"a": "article-vea", "b": {}}}, "system a: --preset article-vea: .*article-vae"),
-    "unknown setting": ({"systems": {"a": {"model.betta": 2}, "b": {}}}, "system a: model.betta=2: .*model.beta"),
-    "name": ({"systems": {"a/b": {}, "b": {}}}, "'a/b' is no name"),
-    "data": (
-        {"systems": {"a": {"data": "mnist"}, "b": {}}},
-        "data: not the same .*a has name=mnist, b has name=digits",
-    ),
-    "budget": (
-        {"shared": {}, "systems": {"a": {"training.epochs": 3}, "b": {}}},
-        "training.epochs: .*a has 3, b has 20",
-    ),
-    "judge": ({"systems": {"a": {"evaluation.seed": 3}, "b": {}}}, "evaluation: not the same .*seed=3"),
-    "seed": ({"shared": {"seed": 4}}, "give --seeds"),
-    "seeds": ({"seeds": 0}, "seeds=0"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_what_cannot_be_compared_is_refused(case: str) -> None:
-    changes, message = WRONG[case]
-    with pytest.raises(SettingsError, match=message):
-        comparison(**changes)
-
-
 def test_a_system_that_does_not_fit_the_images_is_named(store: Store, digits: PreparedData) -> None:
     config = comparison(shared=SHARED | {"evaluation.primary": "mse"})
     with pytest.raises(SettingsError, match=r"system gan: evaluation.primary=mse: needs autoencoder"):
         finish(compare(config, digits))
     assert store.client.search_experiments(filter_string="name != 'Default'") == []
-
-
-def test_two_systems_of_one_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="digits: two systems have this name"):
-        load_comparison(["digits", "digits"], {})
-    twice = tmp_path / "twice.json"
-    twice.write_text('{"systems": {"a": {}, "a": {}}}')
-    with pytest.raises(SettingsError, match="two entries are named 'a'"):
-        load_comparison([str(twice)], {})
-
-
-def test_what_does_not_exist_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="article-vea: unknown; did you mean article-vae"):
-        load_comparison(["article-vea", "digits"], {})
-    with pytest.raises(SettingsError, match=r"none.json: there is no such file"):
-        load_comparison([str(tmp_path / "none.json")], {})
-    with pytest.raises(SettingsError, match="--preset artcle: unknown; did you mean article"):
-        load_comparison([], {}, ["artcle"])

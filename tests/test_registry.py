@@ -1,128 +1,17 @@
-"""The gate, and what it does to the registry."""
+"""The registry: versions are registered once and whole, and found by name."""
 
 from __future__ import annotations
 
-import math
 import shutil
-import threading
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
+from versions import YES, aliases, registered
 
-from aemodels.config import SettingsError, UserError
-from aemodels.promotion import Decision, RegistryConfig, Review, decide, reviewed
-from aemodels.registry import (
-    ModelVersion,
-    champion,
-    conclude,
-    deciding,
-    find,
-    get,
-    history,
-    list_models,
-    promote,
-    register,
-    rollback,
-)
+from aemodels.config import UserError
+from aemodels.registry import conclude, find, list_models, register
 from aemodels.store import Store
 from aemodels.tracking import start_run
-
-SMALLER = {"mse": True, "frechet_samples": True, "knn_accuracy": False}
-YES, NO = Decision(True, "better", {"mse": 0.01}), Decision(False, "worse", {"mse": 0.9})
-
-
-def gate(
-    challenger: Mapping[str, float], champion: Mapping[str, float] | None, primary: str = "mse", **settings: Any
-) -> bool:
-    decision = decide(challenger, champion, primary, SMALLER, RegistryConfig(**settings))
-    assert decision.reason
-    return decision.promote
-
-
-def registered(store: Store, folder: Path, metrics: Mapping[str, float] | None = None) -> ModelVersion:
-    """A new version, by a run of its own."""
-    with start_run(store, "tiny", "one") as run:
-        found = metrics or {"mse": 0.02}
-        run.metrics({f"test/{name}": value for name, value in found.items()})
-        return register(run, folder, "tiny", found, "d" * 32, {"seed": 0})
-
-
-def aliases(store: Store) -> dict[str, int]:
-    return {alias: row.version.version for row in list_models(store) for alias in row.aliases}
-
-
-# ---- the rule
-
-
-def test_the_first_champion_needs_no_rival() -> None:
-    assert gate({"mse": 0.5}, None)
-    assert not gate({"mse": math.nan}, None)
-    assert not gate({"mse": 0.5, "frechet_samples": math.inf}, None)
-    assert not gate({"mse": 0.5}, None, limits={"mse": 0.1})
-    assert not gate({}, None)
-
-
-def test_better_means_by_more_than_the_margin() -> None:
-    assert gate({"mse": 0.98}, {"mse": 1.0})
-    assert not gate({"mse": 0.995}, {"mse": 1.0})
-    assert gate({"mse": 0.995}, {"mse": 1.0}, margin=0)
-    assert not gate({"mse": 1.0}, {"mse": 1.0}, margin=0)
-    assert not gate({"mse": 2.0}, {"mse": 1.0})
-    assert gate({"mse": -102.0}, {"mse": -100.0})  # a negative log-likelihood may be negative
-    assert not gate({"mse": -100.5}, {"mse": -100.0})
-
-
-def test_the_direction_is_the_metrics_own() -> None:
-    assert gate({"knn_accuracy": 0.95}, {"knn_accuracy": 0.9}, "knn_accuracy")
-    assert not gate({"knn_accuracy": 0.85}, {"knn_accuracy": 0.9}, "knn_accuracy")
-
-
-def test_a_person_may_decline_what_the_gate_allows_and_nothing_else() -> None:
-    anna = {"name": "anna", "reason": "the sevens look odd"}
-    declined = reviewed(YES, Review(approve=False, **anna))
-    assert (declined.promote, declined.numbers) == (False, YES.numbers)
-    assert declined.reason == "better; declined by anna: the sevens look odd"
-    assert reviewed(YES, Review(approve=True, **anna)).promote
-    assert not reviewed(NO, Review(approve=True, **anna)).promote
-    with pytest.raises(SettingsError, match="reason"):
-        Review.parse({"approve": True, "name": "anna", "reason": ""})
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_never_wins(bad: float) -> None:
-    assert not gate({"mse": bad}, {"mse": 1.0})
-    assert not gate({"mse": bad}, {"mse": bad})
-    assert gate({"mse": 1.0}, {"mse": bad})
-    assert gate({"mse": 1.0}, {})  # a champion that cannot be measured on these images
-
-
-def test_limits_hold_whatever_the_champion_is_like() -> None:
-    limits = {"mse": 0.05, "knn_accuracy": 0.9}
-    better = {"frechet_samples": 1.0, "mse": 0.04, "knn_accuracy": 0.95}
-    worst = {"frechet_samples": 9.0}
-    assert gate(better, worst, "frechet_samples", limits=limits)
-    assert not gate(better | {"mse": 0.06}, worst, "frechet_samples", limits=limits)
-    assert not gate(better | {"knn_accuracy": 0.8}, worst, "frechet_samples", limits=limits)
-    assert not gate({"frechet_samples": 1.0}, worst, "frechet_samples", limits=limits)  # not measured
-
-
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"name": "../up"}, "name=../up"),
-        ({"name": "a/b"}, "name=a/b"),
-        ({"name": "a@b"}, "name=a@b"),
-        ({"name": ""}, "name="),
-        ({"margin": -1}, "margin=-1"),
-        ({"limits": {"msee": 1.0}}, "msee is not a metric that says which model is better; choose of"),
-    ],
-)
-def test_bad_settings_are_refused(settings: dict[str, Any], says: str) -> None:
-    with pytest.raises(SettingsError, match=says):
-        RegistryConfig.parse(settings)
-
 
 # ---- registering
 
@@ -198,113 +87,6 @@ def test_names_with_tricks_are_refused(name: str, store: Store, model_folder: Pa
         register(start_run(store, "tiny", "one"), model_folder, name, {}, "d" * 32)
 
 
-# ---- promoting
-
-
-def test_the_gates_decision_moves_the_aliases(store: Store, model_folder: Path) -> None:
-    versions = [registered(store, model_folder) for _ in range(3)]
-    assert champion(store, "tiny") is None
-    conclude(store, versions[0], YES)
-    assert aliases(store) == {"champion": 1, "challenger": 3}
-    conclude(store, versions[1], NO)
-    assert aliases(store) == {"champion": 1, "challenger": 3}
-    conclude(store, versions[2], YES)
-    assert aliases(store) == {"champion": 3, "previous": 1}
-    tags = get(store, "tiny", 3).tags
-    assert (tags["gate.decision"], tags["gate.reason"], tags["gate.by"]) == ("promoted", "better", "the gate")
-    assert (tags["gate.mse"], tags["gate.replaced"]) == ("0.01", "1")
-    assert get(store, "tiny", 2).tags["gate.decision"] == "not promoted"
-
-
-def test_a_person_may_promote_and_go_back(store: Store, model_folder: Path) -> None:
-    for _ in range(3):
-        registered(store, model_folder)
-    with pytest.raises(UserError, match="tiny: no previous champion"):
-        rollback(store, "tiny")
-    assert promote(store, "tiny", 1).aliases == ("champion",)
-    with pytest.raises(UserError, match="tiny: no previous champion"):
-        rollback(store, "tiny")
-    promote(store, "tiny", 2)
-    assert rollback(store, "tiny").version.version == 1
-    assert aliases(store) == {"champion": 1, "previous": 2, "challenger": 3}
-    rollback(store, "tiny")
-    assert aliases(store) == {"champion": 2, "previous": 1, "challenger": 3}
-    promote(store, "tiny", 2)  # it is already
-    assert aliases(store) == {"champion": 2, "previous": 1, "challenger": 3}
-    with pytest.raises(UserError, match=r"tiny/9: not registered; there is tiny/1, tiny/2, tiny/3, tiny@challenger"):
-        promote(store, "tiny", 9)
-
-
-def test_the_line_of_champions_is_kept(store: Store, model_folder: Path) -> None:
-    versions = [registered(store, model_folder) for _ in range(3)]
-    assert history(store, "tiny") == []
-    conclude(store, versions[0], YES)
-    conclude(store, versions[1], NO)
-    conclude(store, versions[2], YES)
-    promote(store, "tiny", 2)
-    promote(store, "tiny", 2)  # it is already
-    rollback(store, "tiny")
-    line = history(store, "tiny")
-    assert [(reign.version, reign.replaced) for reign in line] == [(1, None), (3, 1), (2, 3), (3, 2)]
-    assert [reign.reason for reign in line] == ["better", "better", "asked for", "rollback from version 2"]
-    assert [reign.by for reign in line[:2]] == ["the gate", "the gate"]
-    assert [reign.numbers for reign in line[1:3]] == [{"mse": 0.01}, {}]
-    assert line == sorted(line, key=lambda reign: reign.since)
-    with pytest.raises(UserError, match="small: no such registered model"):
-        history(store, "small")
-
-
-@pytest.mark.parametrize("killed_at", [1, 2])
-@pytest.mark.parametrize("then", ["again", "rollback"])
-def test_a_promotion_may_be_killed_at_any_alias(
-    killed_at: int, then: str, store: Store, model_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for _ in range(3):
-        registered(store, model_folder)
-    promote(store, "tiny", 1)
-    promote(store, "tiny", 2)
-    _kill_at(killed_at, store, monkeypatch, lambda: promote(store, "tiny", 3))
-    assert champion(store, "tiny").version.version == 2  # the old one, at every moment
-    if then == "again":
-        promote(store, "tiny", 3)
-        assert aliases(store) == {"champion": 3, "previous": 2}
-        assert [reign.version for reign in history(store, "tiny")] == [1, 2, 3]  # the killed one does not count
-    else:
-        rollback(store, "tiny")  # the promotion did not happen: back to the one before
-        assert aliases(store) == {"champion": 1, "previous": 2, "challenger": 3}
-        assert [reign.version for reign in history(store, "tiny")] == [1, 2, 1]
-
-
-@pytest.mark.parametrize("killed_at", [1, 2])
-def test_a_rollback_may_be_killed_at_any_alias(
-    killed_at: int, store: Store, model_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number in (1, 2):
-        registered(store, model_folder)
-        promote(store, "tiny", number)
-    _kill_at(killed_at, store, monkeypatch, lambda: rollback(store, "tiny"))
-    assert champion(store, "tiny").version.version == 2
-    rollback(store, "tiny")
-    assert aliases(store) == {"champion": 1, "previous": 2}
-
-
-def _kill_at(call: int, store: Store, monkeypatch: pytest.MonkeyPatch, action: Any) -> None:
-    calls = 0
-    set_alias = store.client.set_registered_model_alias
-
-    def killed(*args: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise KeyboardInterrupt
-        set_alias(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store.client, "set_registered_model_alias", killed)
-        with pytest.raises(KeyboardInterrupt):
-            action()
-
-
 # ---- finding
 
 
@@ -350,18 +132,3 @@ def test_lost_files_are_named(store: Store, model_folder: Path) -> None:
     shutil.rmtree(artifacts)
     with pytest.raises(UserError, match="tiny/1: its files cannot be read"):
         find("tiny/1", store)
-
-
-def test_a_person_waits_until_the_gate_has_decided(store: Store, model_folder: Path) -> None:
-    first, second = registered(store, model_folder), registered(store, model_folder)
-    promote(store, "tiny", first.version)
-    person = threading.Thread(target=lambda: promote(store, "tiny", second.version))
-    with deciding(store, "tiny"):
-        person.start()
-        person.join(0.5)
-        assert person.is_alive()
-        assert aliases(store)["champion"] == first.version
-    person.join()
-    assert aliases(store)["champion"] == second.version
-    with pytest.raises(UserError, match="no such registered model"), deciding(store, "../../elsewhere"):
-        pass
