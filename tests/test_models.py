@@ -11,25 +11,20 @@ from typing import Any, Literal
 import pytest
 import torch
 from torch import Tensor
+from untrained import BATCH_NORM, CLASSES, build, images, new
 
 from aemodels.config import SettingsError, section_kinds
-from aemodels.distributions import (
-    BernoulliConfig,
-    DiagonalNormal,
-    GaussianConfig,
-    seeded,
-)
+from aemodels.distributions import BernoulliConfig, DiagonalNormal, GaussianConfig, seeded
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, CVAEConfig, GANConfig, IWAEConfig, VAEConfig, VAEGANConfig
-from aemodels.models.base import Autoencoder, Batch, GenerativeModel, ModelConfig
+from aemodels.models.base import Autoencoder, Batch, ModelConfig
 from aemodels.models.vae import VAE
-from aemodels.nets import ArticleConvConfig, BatchNorm, ConvConfig, Discriminator, MLPConfig, ResidualConfig
-from aemodels.objectives import distortion, gradient_penalty
+from aemodels.nets import ArticleConvConfig, ConvConfig, MLPConfig, ResidualConfig
+from aemodels.objectives import distortion
 
 MODELS: list[Any] = list(section_kinds(Experiment.model_fields["model"]).values())  # the union
 AUTOENCODERS = [model for model in MODELS if model.has_encoder]
 TRUNKS = [MLPConfig(widths=(32,)), ConvConfig(channels=(8, 16), hidden=32), ResidualConfig(channels=(8,), hidden=32)]
-BATCH_NORM = MLPConfig(widths=(32, 16), normalization="batch")
 LIKELIHOODS = [
     BernoulliConfig(),
     GaussianConfig(sigma="fixed", output="tanh"),
@@ -37,25 +32,8 @@ LIKELIHOODS = [
     GaussianConfig(sigma="optimal"),
 ]
 STEP = torch.tensor(0)
-CLASSES = 3
 ADVERSARIAL = [model for model in MODELS if len(model().build((1, 8, 8), CLASSES).parts()) > 1]
 OF_ONE_PART = [model for model in MODELS if model not in ADVERSARIAL]
-
-
-def images(shape: tuple[int, int, int], n: int = 6) -> Batch:
-    with seeded(1):
-        return Batch(torch.rand(n, *shape), torch.arange(n) % CLASSES)
-
-
-def new(config: ModelConfig, shape: tuple[int, int, int]) -> GenerativeModel:
-    with seeded(0):
-        return config.build(shape, num_classes=CLASSES)
-
-
-def build(config: ModelConfig, shape: tuple[int, int, int]) -> Autoencoder:
-    model = new(config, shape)
-    assert isinstance(model, Autoencoder)
-    return model
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 33, 33), (1, 28, 28)])
@@ -142,20 +120,6 @@ def test_who_plays_against_a_discriminator_learns_to_draw_the_image_that_it_saw(
             for optimizer in optimizers:
                 optimizer.step()
         assert (built.sample(100) - batch.x[0]).square().mean().item() < 0.35 * start
-
-
-def test_the_gradient_penalty_is_of_each_image_and_trains_the_discriminator() -> None:
-    discriminator = Discriminator(MLPConfig(widths=(16,), activation="tanh").encoder((1, 6, 6)))
-    x = images((1, 6, 6)).x
-    judged, gradient = discriminator.with_gradient(x)
-    alone = [image[None].clone().requires_grad_() for image in x]
-    slopes = [torch.autograd.grad(discriminator(image).logits, image, create_graph=True)[0] for image in alone]
-    expected = torch.stack([slope.square().sum() / 2 for slope in slopes])
-    torch.testing.assert_close(gradient_penalty(gradient), expected)
-    torch.testing.assert_close(judged, discriminator(x))
-    weight = discriminator.encoder[1].weight
-    ours, theirs = (torch.autograd.grad(p.sum(), weight)[0] for p in (gradient_penalty(gradient), expected))
-    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("output", ["sigmoid", "tanh"])
@@ -307,32 +271,6 @@ def test_codes_may_have_leading_axes(model: type[ModelConfig], trunk, likelihood
     torch.testing.assert_close(p_x.log_prob(x), torch.stack([p.log_prob(x) for p in one_by_one]), rtol=1e-4, atol=1e-4)
 
 
-def test_the_article_networks_have_the_articles_sizes() -> None:
-    conv = build(AEConfig(latent_dim=32, trunk=ArticleConvConfig()), (1, 28, 28))
-    assert sum(p.numel() for p in conv.parameters()) == 160 + 1160 + (8 * 16 * 9 + 16) + (16 * 8 * 25 + 8) + (8 * 4 + 1)
-    with pytest.raises(ValueError, match="article_conv"):
-        build(AEConfig(latent_dim=32, trunk=ArticleConvConfig()), (3, 32, 32))
-    with pytest.raises(ValueError, match=r"model\.latent_dim=20"):
-        build(AEConfig(latent_dim=20, trunk=ArticleConvConfig()), (1, 28, 28))
-
-
-def test_a_batch_is_normalised_and_held_out_images_by_its_running_means() -> None:
-    """Mean 0 and variance 1 in training, whatever the batch; each image by itself in evaluation; one image too."""
-    with seeded(0):
-        norm, x = BatchNorm(3), 5 + 2 * torch.randn(400, 3)
-    trained = norm(x)
-    torch.testing.assert_close(trained.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(trained.var(0, unbiased=False), torch.ones(3), atol=1e-4, rtol=0)
-    for _ in range(200):
-        norm(x)
-    before = copy.deepcopy(norm.state_dict())
-    alone = norm(x[:1])  # the rest of an epoch
-    assert all(torch.equal(tensor, before[name]) for name, tensor in norm.state_dict().items())
-    norm.eval()
-    torch.testing.assert_close(norm(x), trained, atol=1e-2, rtol=0)
-    torch.testing.assert_close(norm(x)[:1], alone)
-
-
 @pytest.mark.parametrize("model", [GANConfig, VAEGANConfig])
 def test_a_discriminator_judges_each_image_by_itself(model: type[ModelConfig]) -> None:
     with pytest.raises(SettingsError, match=r"model\.trunk\.normalization=batch: .*model\.trunk\.normalization=none"):
@@ -343,14 +281,3 @@ def test_a_discriminator_judges_each_image_by_itself(model: type[ModelConfig]) -
 def test_a_vae_gan_has_no_sigma_to_find(sigma: Literal["learned", "optimal"]) -> None:
     with pytest.raises(SettingsError, match=rf"model\.likelihood\.sigma={sigma}: .*sigma=fixed.*likelihood=bernoulli"):
         build(VAEGANConfig(likelihood=GaussianConfig(sigma=sigma)), (1, 8, 8))
-
-
-def test_batch_norm_is_not_shared_between_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SettingsError, match=r"model\.trunk\.normalization=batch: under torchrun .*one process"):
-        build(AEConfig(trunk=BATCH_NORM), (1, 8, 8))
-
-
-def test_too_many_layers_for_a_small_image() -> None:
-    with pytest.raises(ValueError, match=r"model\.trunk\.channels.*at most 3"):
-        build(VAEConfig(trunk=ConvConfig(channels=(4, 4, 4, 4))), (1, 8, 8))

@@ -1,17 +1,12 @@
-"""The one loop: resuming, several parts, early stopping, and what it refuses."""
+"""The one loop: resuming, best weights, early stopping, schedules, and what it refuses."""
 
 from __future__ import annotations
 
-import gc
 import itertools
 import subprocess
 import sys
 import time
-import weakref
-from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +15,6 @@ from torch import Tensor, nn
 
 from aemodels.checkpoint import load_model, load_state, save_card, save_state, save_weights
 from aemodels.config import SettingsError, UserError, section_kinds
-from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.distributions import GaussianConfig
 from aemodels.experiment import Experiment
@@ -29,16 +23,7 @@ from aemodels.models.base import Autoencoder, Batch, GenerativeModel, Loss, Mode
 from aemodels.nets import ConvConfig, ImageShape, MLPConfig
 from aemodels.population import train_population
 from aemodels.schedules import learning_rate_factor
-from aemodels.training import (
-    TrainingConfig,
-    TrainingDivergedError,
-    TrainingState,
-    best_model,
-    ends,
-    new_model,
-    train,
-)
-from aemodels.updates import FusedAdam, Graph, Updates, captured
+from aemodels.training import TrainingConfig, TrainingDivergedError, TrainingState, best_model, ends, train
 
 SMALL = MLPConfig(widths=(16,))
 BATCH_NORM = MLPConfig(widths=(16,), normalization="batch")
@@ -129,49 +114,6 @@ def test_a_state_of_an_earlier_release_goes_on(tmp_path: Path) -> None:
     assert (state.epoch, state.best, state.best_epoch, [*state.tensors]) == (2, 0.5, 1, ["model.weight"])
 
 
-class TwoPartsConfig(ModelConfig):
-    """A generator and a critic that each see the other's output."""
-
-    def build(self, image_shape: ImageShape, num_classes: int) -> GenerativeModel:
-        return TwoParts(image_shape, num_classes, latent_dim=2)
-
-
-class TwoParts(GenerativeModel):
-    selection = None
-
-    def __init__(self, image_shape: ImageShape, num_classes: int, latent_dim: int) -> None:
-        super().__init__(image_shape, num_classes, latent_dim)
-        self.generator, self.critic = nn.Linear(2, 784), nn.Linear(784, 1)
-
-    def parts(self) -> dict[str, tuple[str, ...]]:
-        return {"generator": ("generator",), "critic": ("critic",)}
-
-    def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
-        fake = self.critic(self.sample(len(batch.x)).flatten(1))[:, 0]
-        real = self.critic(batch.x.flatten(1))[:, 0]
-        return {"generator": Loss(-fake, {"fooled": -fake}), "critic": Loss(fake - real, {"gap": fake - real})}
-
-    def bound(self, batch: Batch) -> dict[str, Tensor]:
-        return {}
-
-    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        return self.generator(torch.randn(n, 2)).sigmoid().view(n, 1, 28, 28)
-
-
-def test_no_part_receives_anothers_gradient(digits: PreparedData) -> None:
-    """One step of plain Adam moves every weight by the learning rate against the sign of its own part's gradient."""
-    config = TrainingConfig(epochs=1, images=64, batch_size=64, learning_rate=1e-4)
-    (epoch,) = train(TwoPartsConfig(), digits, config, seed=0)
-    assert {"train/generator/fooled", "train/critic/gap"} <= epoch.metrics.keys()
-    critic = epoch.state.tensors["optimizer.critic.0.exp_avg"]
-    images = torch.tensor(digits.split("train").images[:64]).float() / 255
-    # d(mean(fake - real))/d(weight) = mean(fake images) - mean(real images): the generator's term has no share in it.
-    fake_mean = critic / 0.1 + images.flatten(1).mean(0)
-    assert ((fake_mean > 0) & (fake_mean < 1)).all()
-    assert epoch.state.best_epoch == 1
-    assert torch.equal(epoch.state.tensors["best.critic.weight"], epoch.state.tensors["model.critic.weight"])
-
-
 def test_early_stopping_waits_for_the_end_of_the_warm_up() -> None:
     config = TrainingConfig(patience=2)
     state = TrainingState(epoch=3, best=1.0, best_epoch=1, history=[], tensors={})
@@ -221,40 +163,6 @@ def test_killed_at_any_moment_and_run_again_equals_uninterrupted(digits: Prepare
     assert killed is not None
     assert whole is not None
     assert all(torch.equal(t, whole.tensors[k]) for k, t in killed.tensors.items())
-
-
-@pytest.mark.parametrize(("kind", "momentum"), [("adam", 0.9), ("adam", 0.5), ("adamw", 0.9)])
-def test_the_step_is_torchs_for_gradients_of_any_strides(kind: str, momentum: float) -> None:
-    """The fused kernels misread gradients that are not contiguous on the CPU."""
-    config = TrainingConfig.model_validate({"optimizer": kind, "weight_decay": 0.1})
-    mine, plain = torch.ones(2, 3), nn.Parameter(torch.ones(2, 3))
-    optimizer = FusedAdam([mine], torch.tensor(0.1), momentum, config)
-    classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    reference = classes[kind]([plain], lr=0.1, betas=(momentum, 0.999), weight_decay=0.1, fused=False)
-    for slope in (torch.tensor([[1.0, -2], [3, -4], [5, -6]]), torch.tensor([[3.0, 1], [-1, 2], [0, 7]])):
-        assert not slope.t().is_contiguous()
-        optimizer.step([slope.t()])
-        plain.grad = slope.t().contiguous()
-        reference.step()
-    torch.testing.assert_close(mine, plain.detach())
-    state = reference.state[plain]
-    moments = {f"0.{name}": state[name] for name in ("exp_avg", "exp_avg_sq")}
-    torch.testing.assert_close(optimizer.state(), {"step": state["step"], **moments})
-
-
-def test_moments_that_are_too_small_to_matter_are_forgotten() -> None:
-    """Subnormal numbers make a CPU slow; what is left out moves no weight by a bit."""
-    weights = [torch.ones(4) for _ in range(2)]
-    optimizers = [FusedAdam([weight], torch.tensor(1e-3), 0.9, TrainingConfig()) for weight in weights]
-    for step in range(1500):
-        for optimizer in optimizers:
-            optimizer.step([torch.tensor([1.0, 1e-12, 1e-22, 0.0]) if step == 0 else torch.zeros(4)])
-        if step % 256 == 0:
-            optimizers[0].forget()
-    assert torch.equal(*weights)
-    tiny = torch.finfo(torch.float32).tiny
-    assert not any(((m != 0) & (m.abs() < tiny)).any() for m in (*optimizers[0].first, *optimizers[0].second))
-    assert any(((m != 0) & (m.abs() < tiny)).any() for m in (*optimizers[1].first, *optimizers[1].second))
 
 
 class DriftConfig(ModelConfig):
@@ -323,26 +231,6 @@ def test_the_learning_rate_follows_its_schedule(schedule: str, digits: PreparedD
     assert weights == pytest.approx([sum(rates[:n]) for n in (2, 4, 6, 8)], rel=1e-4)
 
 
-def test_clipping_bounds_the_gradient_of_each_part(digits: PreparedData) -> None:
-    """After one step Adam's first moment is a tenth of the gradient, whose norm was clipped."""
-
-    def norms(clip: float | None) -> dict[str, float]:
-        config = TrainingConfig(epochs=1, images=64, batch_size=64, gradient_clip=clip)
-        (epoch,) = train(TwoPartsConfig(), digits, config, seed=0)
-        moments = {k: t for k, t in epoch.state.tensors.items() if k.endswith("exp_avg")}
-        return {
-            part: torch.cat([t.flatten() for k, t in moments.items() if k.startswith(f"optimizer.{part}.")])
-            .norm()
-            .item()
-            for part in ("generator", "critic")
-        }
-
-    free = norms(None)
-    assert min(free.values()) > 1e-3
-    assert norms(1e-3) == pytest.approx({"generator": 1e-4, "critic": 1e-4}, rel=1e-2)
-    assert norms(1e3) == free
-
-
 def test_optimal_sigma_is_remembered_for_held_out_images(digits: PreparedData) -> None:
     model = AEConfig(trunk=SMALL, likelihood=GaussianConfig(sigma="optimal", value=0.1))
     config = TrainingConfig(epochs=6, images=300, batch_size=30, learning_rate=1e-5)
@@ -357,76 +245,6 @@ def test_optimal_sigma_is_remembered_for_held_out_images(digits: PreparedData) -
         assert error > 0.2  # far from where sigma started
         assert trained.state_dict()["likelihood.log_sigma"].exp().item() == pytest.approx(error, rel=0.02)
         torch.testing.assert_close(p_x.log_prob(x).mean(), expected.mean(), rtol=0.02, atol=0)
-
-
-@pytest.mark.parametrize("model", [VAEConfig(trunk=SMALL, beta_warmup_steps=7), TwoPartsConfig()], ids=["vae", "parts"])
-def test_what_a_graph_replays_is_the_update(model: ModelConfig, digits: PreparedData) -> None:
-    """Updates whose order, rates and step lie in tensors, as on a GPU, are those of the plain loop; here uncaptured."""
-    config = TrainingConfig(epochs=2, images=300, batch_size=64, schedule="cosine", warmup_steps=3, gradient_clip=1.0)
-    data, cpu = digits.override({"binarize": "dynamic"}), torch.device("cpu")
-    images = Batches(data, "train", cpu, 300)
-    plain, replayed = (Updates(new_model(model, data, 0), images, config, seed=0) for _ in range(2))
-    for index in (1, 2):
-        terms = plain.epoch(index, (index - 1) * plain.steps)
-        replayed._graph = Graph(replayed)
-        assert replayed.epoch(index, (index - 1) * plain.steps) == terms
-    expected = plain.model.state_dict() | plain.moments()
-    actual = replayed.model.state_dict() | replayed.moments()
-    assert all(torch.equal(tensor, actual[key]) for key, tensor in expected.items())
-
-
-@pytest.mark.parametrize("works", [True, False])
-@pytest.mark.parametrize("resumed", [False, True])
-def test_a_capture_leaves_no_trace(works: bool, resumed: bool, digits: PreparedData, monkeypatch) -> None:
-    """Its warm-up is undone; where it fails, it says so. CUDA itself is replaced: there is none on a CPU machine."""
-
-    def capture(*_: object, **__: object) -> nullcontext[None]:
-        if not works:
-            raise RuntimeError("operation not permitted when stream is capturing")
-        return nullcontext()
-
-    stream = SimpleNamespace(wait_stream=lambda _: None)
-    replayed = SimpleNamespace(replay=lambda: None)
-    stand_ins = {"Stream": lambda: stream, "current_stream": lambda: stream, "stream": nullcontext, "graph": capture}
-    for name, stand_in in (stand_ins | {"CUDAGraph": lambda: replayed}).items():
-        monkeypatch.setattr(torch.cuda, name, stand_in)
-    config = TrainingConfig(epochs=2, images=300, batch_size=64)
-    model = VAEConfig(trunk=BATCH_NORM, likelihood=GaussianConfig(sigma="optimal"))
-    updates = Updates(new_model(model, digits, 0), Batches(digits, "train", torch.device("cpu"), 300), config, seed=0)
-    if resumed:
-        updates.epoch(1, 0)
-    before = {k: t.clone() for k, t in (updates.model.state_dict() | updates.moments()).items()}
-    with nullcontext() if works else pytest.warns(UserWarning, match="no CUDA graph .*not permitted"):
-        graph = captured(updates)
-    assert (graph is not None) == works
-    after = updates.model.state_dict() | updates.moments()
-    assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
-
-
-@pytest.mark.parametrize("stopped", [False, True])
-def test_a_training_that_ended_keeps_no_graph(stopped: bool, digits: PreparedData, monkeypatch) -> None:
-    """An evaluation follows, which needs the memory; graph and updates hold each other."""
-    graphs: list[weakref.ref[Graph]] = []
-
-    def uncaptured(updates: Updates) -> Graph:
-        if updates._graph is None:
-            updates._graph = graph = Graph(updates)
-            graph.replay = partial(Graph.advance, weakref.proxy(graph))
-            graphs.append(weakref.ref(graph))
-        return updates._graph
-
-    monkeypatch.setattr(Updates, "_captured", uncaptured)
-    gc.disable()
-    try:
-        config = TrainingConfig(epochs=2, images=300, batch_size=64)
-        for epoch in train(VAEConfig(trunk=SMALL), digits, config, seed=0):
-            assert epoch.state.tensors
-            assert graphs[0]() is not None
-            if stopped:
-                break
-        assert [graph() for graph in graphs] == [None]
-    finally:
-        gc.enable()
 
 
 def test_the_stages_are_those_of_the_paper() -> None:
