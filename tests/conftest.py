@@ -1,4 +1,4 @@
-"""What tests share: a cache and a store of their own, and the prepared digits."""
+"""What tests share: a cache and stores of their own, the prepared digits, a model, a Prefect server."""
 
 from __future__ import annotations
 
@@ -86,30 +86,6 @@ def model_folder(folders: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Searches whose trials train nothing."""
-    from searches import pretend, replace_trials
-
-    replace_trials(monkeypatch, pretend)
-
-
-@pytest.fixture
-def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where nothing is yet, not even the databases."""
-    monkeypatch.setenv("AEMODELS_STORE", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def prefect() -> Iterator[None]:
-    """One Prefect server for all tests of a module."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
-
-
 @pytest.fixture(scope="module")
 def model(model_folder: Path):
     """The model in that folder."""
@@ -149,3 +125,27 @@ def colour(tmp_path_factory: pytest.TempPathFactory):
     plain = finish(prepare(FolderConfig(path=(root / "dark",))))
     assert plain.classes == ()
     return {"labelled": labelled, "plain": plain}
+
+
+@pytest.fixture
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where nothing is yet, not even the databases."""
+    monkeypatch.setenv("AEMODELS_STORE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def prefect() -> Iterator[None]:
+    """One Prefect server for all tests of a module."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches whose trials train nothing."""
+    from searches import pretend, replace_trials
+
+    replace_trials(monkeypatch, pretend)
