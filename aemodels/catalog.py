@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aemodels.config import UserError, did_you_mean
 from aemodels.environment import cache_folder
-from aemodels.store import NAME, Store, open_store, printable
+from aemodels.store import NAME, Store, UnreachableError, is_outage, open_store, printable
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as StoredVersion
@@ -235,6 +235,8 @@ def _files(store: Store, model: Registered) -> Path:
                 files.rename(copy)
         return copy
     except (MlflowException, OSError) as error:
+        if is_outage(error):
+            raise UnreachableError(f"{name}/{version}: MLflow does not give its files ({first_line(error)})") from error
         raise UserError(
             f"{name}/{version}: its files cannot be read ({first_line(error)}); the store was moved or cleaned, or "
             "another program registered it: train it again"

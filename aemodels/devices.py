@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from aemodels import parallel
@@ -40,6 +42,16 @@ def best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def bfloat16_units(device: torch.device) -> Literal["", "vector", "matrix"]:
+    """What it multiplies bfloat16 with: nothing of its own, and then that is slower than float32; vector instructions
+    (AVX-512 BF16); or matrix units (AMX, a GPU).
+    """
+    if device.type != "cpu":
+        return "matrix"
+    # its public `get_capabilities` is younger than the oldest torch that is taken
+    return "matrix" if torch.cpu._is_amx_tile_supported() else "vector" if torch.cpu._is_avx512_bf16_supported() else ""
 
 
 def described(device: torch.device) -> str:

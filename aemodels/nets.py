@@ -158,10 +158,13 @@ class StridedConfig(Config):
         channels = (image_shape[0], *self.channels)
         smallest = (channels[-1], *sides[-1])
         layers: list[nn.Module] = [nn.Linear(latent_dim, self.hidden), nn.SiLU()]
-        layers += [nn.Linear(self.hidden, math.prod(smallest)), nn.Unflatten(-1, smallest)]
+        layers += [nn.Linear(self.hidden, math.prod(smallest))]
+        *blocks, activation = self._refine(channels[-1])
+        image = nn.Unflatten(-1, smallest)
+        layers += [image, *blocks, activation] if blocks else [activation, image]  # for the layout, as in the encoder
         for i in reversed(range(len(self.channels))):
-            layers += [*self._refine(channels[i + 1])]
             layers += [_upsampling(channels[i + 1], channels[i], sides[i + 1], sides[i])]
+            layers += [*self._refine(channels[i])] if i else []
         return nn.Sequential(*layers)
 
     def _refine(self, channels: int) -> Iterator[nn.Module]:

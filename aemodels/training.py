@@ -61,8 +61,8 @@ class TrainingConfig(Config):
     gradient_clip: float | None = Field(None, gt=0)
     """Largest norm of a part's gradient; null clips nothing."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the layers' arithmetic (on a CPU without convolutions, of the factors of its products); densities and weights
-    are always float32."""
+    """Of the layers' arithmetic, where the processor has instructions for bfloat16 (a GPU, AMX, AVX-512 BF16; others
+    compute in float32); densities and weights are always float32."""
     patience: int | None = Field(None, ge=1)
     """Epochs without a better validation bound after which training stops; null trains all epochs. No
     bound says which epoch of an adversarial model (`gan`, `vae_gan`) is better: it always trains all."""

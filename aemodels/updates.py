@@ -17,6 +17,7 @@ from torch import Tensor
 
 from aemodels import parallel
 from aemodels.data.batches import Batches
+from aemodels.devices import bfloat16_units
 from aemodels.distributions import derived_seed, seeded
 from aemodels.models.base import Batch, Loss
 from aemodels.schedules import learning_rate_factor
@@ -58,10 +59,11 @@ class Updates:
         }
         self.names: list[str] = []  # of the terms
         self.sums = torch.zeros(0)  # (T,) or (T, M), of an epoch
-        on, device = config.precision == "bfloat16", batches.device.type
+        device, units = batches.device.type, bfloat16_units(batches.device)
+        on = config.precision == "bfloat16" and units != ""
         # weights of convolutions have four axes, in a population five
         convolves = any(p.dim() >= 4 for part in model.parts() for p in model.part_parameters(part))
-        self.products_only = on and device == "cpu" and not convolves
+        self.products_only = on and device == "cpu" and units == "matrix" and not convolves
         self.autocast = torch.autocast(device, torch.bfloat16, enabled=on and not self.products_only)
         self._graph: Graph | None = None
 
@@ -250,7 +252,7 @@ def _touched(updates: Updates) -> dict[str, Tensor]:
 @contextmanager
 def products_in_bfloat16() -> Iterator[None]:
     """Factors of matrix products are rounded to bfloat16, sums and results are float32: on a CPU with matrix units 1.3
-    times as fast for wide layers, where autocast loses half of that to conversions. Other CPUs compute in float32.
+    times as fast for wide layers, where autocast loses half of that to conversions.
     """
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch sets it at import
     before, matmul.fp32_precision = matmul.fp32_precision, "bf16"

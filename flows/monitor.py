@@ -28,8 +28,6 @@ DRIFT, RETRAIN = "aemodels.drift", "aemodels.retrain"  # events; the second star
 def check_images(name: str, folders: list[Path], monitoring: MonitoringConfig) -> Monitored:
     with device_slot():
         monitored = follow(step.monitor(name, folders, monitoring))
-    if monitored.drift:
-        _alarm(monitored)
     publish_metrics("check", monitored.numbers, monitored.url)
     for picture in monitored.figures:
         publish_picture("check", picture)
@@ -48,10 +46,14 @@ def monitor(name: str, folders: list[Path], monitoring: MonitoringConfig | None 
     if not filled:
         get_run_logger().warning("no images in %s", ", ".join(str(data_root() / folder) for folder in folders))
         return None
-    return check_images(name, filled, monitoring or MonitoringConfig())
+    checked = check_images(name, filled, monitoring or MonitoringConfig())
+    if checked.drift:
+        raise_alarm(checked)
+    return checked
 
 
-def _alarm(monitored: Monitored) -> None:
+@step_task("alarm")
+def raise_alarm(monitored: Monitored) -> None:
     """At every check; but a champion starts one pipeline, and another one when there are twice as many images."""
     about = monitored.model_dump(mode="json", include={"model", "version", "images", "reasons", "url"})
     announce(DRIFT, monitored.model, about)

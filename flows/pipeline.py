@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 from aemodels.data import DataConfig, PreparedData
 from aemodels.runfolder import RunFolder, claimed
 from aemodels.settings import Settings
+from aemodels.steps import promote as gate
 from aemodels.steps.promote import Promotion
 from aemodels.steps.recording import Result
 from aemodels.steps.train import Trained
@@ -43,6 +44,7 @@ def pipeline(settings: Settings, data: DataConfig | None = None) -> Finished:
     if data is not None:
         settings = settings.override({"data": data.model_dump(mode="json")})
     passed(check, settings)
+    passed(gate.check, settings)
     prepared = prepare_data(settings)
     with only_attempt(), claimed(f"pipeline-{settings.identity(prepared.digest)}") as folder:
         group: str = folder.notes().get("group") or str(flow_run.id)

@@ -12,6 +12,8 @@ import pytest
 from flow_runs import TINY, once
 from prefect import get_client
 
+from aemodels.config import UserError
+
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("prefect")]
 
 
@@ -21,7 +23,6 @@ def test_what_a_person_must_mend_is_not_retried() -> None:
     from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterName
     from prefect.states import State
 
-    from aemodels.config import UserError
     from aemodels.settings import Settings
     from flows.prepare import prepare
 
@@ -141,7 +142,6 @@ def test_what_is_retried(monkeypatch: pytest.MonkeyPatch, error: str, calls: int
     from prefect import flow
 
     import aemodels.steps.train as step
-    from aemodels.config import UserError
     from aemodels.settings import Settings
     from aemodels.store import UnreachableError
     from aemodels.training import TrainingDivergedError
@@ -168,3 +168,22 @@ def test_what_is_retried(monkeypatch: pytest.MonkeyPatch, error: str, calls: int
         with pytest.raises(type(errors[error])):
             training()
     assert len(stumbled) == calls
+
+
+def test_an_event_waits_for_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect's client would drop it without a word; a task that fails is tried again."""
+    from postgres import free_port
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    from aemodels.store import is_outage
+    from flows import running
+
+    sent: list[str] = []
+    monkeypatch.setattr(running, "emit_event", lambda event, *_, **__: sent.append(event))
+    away = {PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(away), pytest.raises(UserError, match=r"does not take the event aemodels\.drift") as error:
+        running.announce("aemodels.drift", "digits", {})
+    assert is_outage(error.value)
+    assert sent == []
+    running.announce("aemodels.drift", "digits", {})
+    assert sent == ["aemodels.drift"]

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from aemodels.config import UserError
 from aemodels.progress import finish
 from aemodels.registry import CHALLENGER, get
 from aemodels.settings import Settings
 from aemodels.steps.prepare import prepare
-from aemodels.steps.promote import Promotion, promote
+from aemodels.steps.promote import Promotion, check, promote
 from aemodels.steps.train import train
 from aemodels.store import open_store
 
@@ -29,11 +30,10 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return [tmp_path / "old", tmp_path / "new"]
 
 
-def asked(folders: list[Path], epochs: int) -> Promotion:
-    """Trains on the folders' images, and asks the gate."""
+def settings_of(folders: list[Path], epochs: int) -> Settings:
     data = {"name": "folder", "path": [str(folder) for folder in folders], "image_size": 8}
     model = {"name": "ae", "latent_dim": 8, "trunk": {"name": "mlp", "widths": [64]}}
-    settings = Settings().override(
+    return Settings().override(
         {
             "data": data,
             "model": model,
@@ -42,6 +42,11 @@ def asked(folders: list[Path], epochs: int) -> Promotion:
             "registry.name": "own",
         }
     )
+
+
+def asked(folders: list[Path], epochs: int) -> Promotion:
+    """Trains on the folders' images, and asks the gate."""
+    settings = settings_of(folders, epochs)
     prepared = finish(prepare(settings))
     finish(train(settings, prepared, group=""))
     return finish(promote(settings, prepared, get(open_store(), "own", CHALLENGER).version))
@@ -56,3 +61,16 @@ def test_a_champion_of_more_images_is_not_judged_by_some_of_them(folders: list[P
     assert not fewer.promoted
     assert f"knows the images of {folders[1]} too; add that to data.path, or `aemodels promote own 3`" in fewer.reason
     assert fewer.champion == 2
+    with pytest.raises(UserError, match=rf"data\.path: the champion of own knows the images of {folders[1]} too"):
+        check(settings_of(folders[:1], epochs=60))  # before a search and a training
+    check(settings_of(folders, epochs=60))
+
+
+def test_a_challenger_is_not_judged_by_what_it_may_have_been_trained_on(folders: list[Path]) -> None:
+    assert asked(folders[:1], epochs=1).promoted
+    both, few = settings_of(folders, epochs=30), settings_of(folders[:1], epochs=30)
+    trained = finish(train(both, finish(prepare(both)), group=""))
+    declined = finish(promote(few, finish(prepare(few)), trained.version))
+    assert not declined.promoted
+    assert declined.reason.startswith("it was trained on other images, some of these perhaps")
+    assert declined.champion == 1

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from postgres import free_port
 
 from aemodels.data import PreparedData
 from aemodels.registry import find, register
@@ -186,11 +187,6 @@ def test_a_server_may_go_away_for_a_while(
             if server.poll() is None:
                 os.killpg(server.pid, signal.SIGKILL)
                 server.wait()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def wait_for(address: str, seconds: float = 120) -> None:

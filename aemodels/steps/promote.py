@@ -8,6 +8,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from aemodels.checkpoint import load_card, load_model
+from aemodels.config import UserError
 from aemodels.data import DataConfig, PreparedData
 from aemodels.data.folder import FolderConfig
 from aemodels.devices import best_device
@@ -20,7 +21,7 @@ from aemodels.progress import Progress, Steps
 from aemodels.promotion import Decision, Review, decide, reviewed
 from aemodels.registry import BY_GATE, ModelVersion, Registered, champion, conclude, deciding, find, get
 from aemodels.settings import Settings
-from aemodels.steps.recording import Result, yardstick
+from aemodels.steps.recording import Result, is_of, yardstick
 from aemodels.store import Store, open_store
 
 IS_CHAMPION = "it is the champion already"
@@ -62,6 +63,21 @@ class _Judged(NamedTuple):
     challenger: dict[str, float]
     champion: dict[str, float]
     old: int | None  # the champion's version
+
+
+def check(settings: Settings) -> None:
+    """Before a search and a training whose model the gate would decline.
+
+    Raises:
+        UserError: the champion knows more folders of images.
+    """
+    store = open_store()
+    old = champion(store, settings.registered_name)
+    if old is not None and (forgotten := _forgotten(settings.data, old, store)):
+        raise UserError(
+            f"data.path: the champion of {settings.registered_name} knows the images of {forgotten} too; add that "
+            "folder, or give another registry.name"
+        )
 
 
 def compare(settings: Settings, data: PreparedData, version: ModelVersion) -> Steps[Comparison]:
@@ -144,35 +160,39 @@ def _judge(settings: Settings, data: PreparedData, features: Features, version: 
     challenger, old = get(store, version.name, version.version), champion(store, version.name)
     smaller = {name: metric.direction == "minimize" for name, metric in METRICS.items() if metric.direction}
     new = _metrics_on(settings, data, features, challenger, store) or {}
-    if old is None:
+    meant = f"`aemodels promote {version.name} {version.version}` if that is meant"
+    number = old.version.version if old is not None else None
+    if not is_of(challenger.digest, data):
+        reason = f"it was trained on other images, some of these perhaps; ask with its own data settings, or {meant}"
+        return _Judged(Decision(False, reason, {}), new, {}, number)
+    if old is None or number is None:
         return _Judged(decide(new, None, settings.evaluation.primary, smaller, settings.registry), new, {}, None)
-    number = old.version.version
     if number == version.version:
         return _Judged(Decision(False, IS_CHAMPION, {}), new, new, number)
     known = _metrics_on(settings, data, features, old, store)
-    meant = f"`aemodels promote {version.name} {version.version}` if that is meant"
     if known is None:
         reason = f"the champion takes images of another shape or of other classes; {meant}, or another registry.name"
         return _Judged(Decision(False, reason, {}), new, {}, number)
-    trained_on = load_card(find(f"{version.name}/{number}", store))
-    if forgotten := _forgotten(settings.data, trained_on.experiment.data):
-        reason = f"the champion knows the images of {forgotten} too; add that to data.path, or {meant}"
-        return _Judged(Decision(False, reason, {}), new, known, number)
     decision = decide(new, known, settings.evaluation.primary, smaller, settings.registry)
-    if trained_on.digest != data.digest:
+    if not is_of(old.digest, data):
+        if forgotten := _forgotten(settings.data, old, store):
+            reason = f"the champion knows the images of {forgotten} too; add that to data.path, or {meant}"
+            return _Judged(Decision(False, reason, {}), new, known, number)
         reason = f"{decision.reason}; the champion was trained on other images, some of these perhaps"
         decision = decision._replace(reason=reason)
     return _Judged(decision, new, known, number)
 
 
-def _forgotten(source: DataConfig, champions: DataConfig) -> str:
+def _forgotten(source: DataConfig, old: Registered, store: Store) -> str:
     """A folder of the champion's images that is left out where the others are the same: after a drift the champion was
     trained on the old images and the new ones, and is not to be judged by the old ones alone.
     """
-    if not isinstance(source, FolderConfig) or not isinstance(champions, FolderConfig):
+    if not isinstance(source, FolderConfig):
         return ""
-    left_out = [str(folder) for folder in champions.path if not source.holds(folder)]
-    return left_out[0] if left_out and all(map(champions.holds, source.path)) else ""
+    known = load_card(find(f"{old.version.name}/{old.version.version}", store)).experiment.data
+    if not isinstance(known, FolderConfig) or not all(map(known.holds, source.path)):
+        return ""
+    return next((str(folder) for folder in known.path if not source.holds(folder)), "")
 
 
 def _metrics_on(

@@ -117,3 +117,8 @@ def yardstick(settings: Settings, data: PreparedData, features: Features) -> str
     how = f"{data.binarize}{features.hash}{settings.evaluation.model_dump_json()}"
     judged = hashlib.sha256(how.encode()).hexdigest()[:8]
     return f"{data.digest}-{judged}"
+
+
+def is_of(measured: str, data: PreparedData) -> bool:
+    """Whether a yardstick, such as the one that a version was registered with, is of these images."""
+    return measured.startswith(f"{data.digest}-")

@@ -37,7 +37,7 @@ def _fixed(scale: Scale) -> Row:
     trials = len(space["latent_dims"]) * len(space["betas"])
     sizes = {"images": scale(IMAGES, 2_000), "epochs": scale(EPOCHS, 2)}
     peer_trials = scale(trials, trials, cuda=PEER_TRIALS_CUDA)
-    variants = (VARIANT,) if cuda or _has_matrix_units() else ()
+    variants = (VARIANT,) if cuda or _has_bfloat16() else ()
     return Row(
         "search",
         f"search in float32: {trials} configurations, {sizes['images']:,} images, {sizes['epochs']} epochs each",
@@ -55,9 +55,9 @@ def _fixed(scale: Scale) -> Row:
     )
 
 
-def _has_matrix_units() -> bool:
+def _has_bfloat16() -> bool:
     """Whether the processor multiplies in bfloat16; others compute in float32 whatever they are asked."""
-    return PROCESSOR.exists() and "amx_bf16" in PROCESSOR.read_text()
+    return PROCESSOR.exists() and "_bf16" in PROCESSOR.read_text()  # avx512_bf16, amx_bf16
 
 
 def agreement(repeats: list[Repeat]) -> dict[str, Any]:
