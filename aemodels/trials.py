@@ -26,17 +26,18 @@ from aemodels.data import batches
 from aemodels.data.batches import fits, free_memory
 from aemodels.data.prepared import PreparedData
 from aemodels.devices import best_device
+from aemodels.distributions import seeded
 from aemodels.environment import cores
 from aemodels.experiment import Experiment
 from aemodels.features import Features
 from aemodels.members import Goals, MemberEnd, MemberEpoch, MemberStart, Told
 from aemodels.models.base import Batch
 from aemodels.population import stackable, train_population
-from aemodels.training import Epoch, TrainingDivergedError
+from aemodels.training import Epoch, TrainingDivergedError, new_model
 from aemodels.trial import judge, out_of_memory, run_trial, watch
 from aemodels.workers import Worker, WorkerDiedError, Yielded, ready
 
-WORTH_PROCESSES = 200_000  # images that all trials see together: fewer are seen before the processes have started
+WORTH_PROCESSES = 5.0  # seconds of all forward passes: with fewer the trials are done before the processes have started
 STACK_SHARE = 0.7  # of the device's free memory
 
 
@@ -50,9 +51,11 @@ class Runner:
 
     def start(self, experiments: Sequence[Experiment], total: int) -> None:
         """Starts the processes for trials like these, `total` in all, where they are worth it; does not wait."""
-        seen = total * sum(each.training.epochs * self._images(each) for each in experiments) / len(experiments)
         count = min(cores(), len(experiments))
-        if best_device().type == "cpu" and count > 1 and seen >= WORTH_PROCESSES and not self.workers:
+        if best_device().type != "cpu" or count < 2 or self.workers:
+            return
+        seen = total * sum(each.training.epochs * self._images(each) for each in experiments) / len(experiments)
+        if seen * forward_seconds(experiments[0], self.data) >= WORTH_PROCESSES:
             self.workers = [_hired(count) for _ in range(count)]
             self.importing = list(self.workers)
 
@@ -181,6 +184,19 @@ def _alike(a: Experiment, b: Experiment) -> bool:
     if a.training.pretraining_epochs:
         return a is b
     return stackable(a.model, b.model) and a.model_copy(update={"model": b.model, "seed": b.seed}) == b
+
+
+def forward_seconds(experiment: Experiment, data: PreparedData) -> float:
+    """How long a model's losses take for an image."""
+    size, device = experiment.training.batch_size, best_device()
+    model = new_model(experiment.model, data, experiment.seed)
+    y = torch.zeros(size, dtype=torch.int64, device=device) if data.num_classes else None
+    batch = Batch(torch.zeros(size, *data.image_shape, device=device), y)
+    with seeded(0):
+        for _ in range(2):  # the first one warms up
+            started = time.perf_counter()
+            model.losses(batch, torch.zeros((), device=device))
+    return (time.perf_counter() - started) / size
 
 
 def stack_bytes(experiment: Experiment, data: PreparedData) -> int:

@@ -67,8 +67,14 @@ def _number(row: dict[str, Any], name: str) -> str:
 
 def _ratio(row: dict[str, Any], peer: str) -> str:
     found = {name: row["ratios"].get(name, {}).get(peer) for name in row["ours"]}
-    parts = [f"{NAMES.get(name, '')} {ratio['median']:.2f}x".strip() for name, ratio in found.items() if ratio]
+    parts = [f"{NAMES.get(name, '')} {_spread(ratio)}".strip() for name, ratio in found.items() if ratio]
     return f" ({', '.join(parts)})" if parts else ""
+
+
+def _spread(ratio: dict[str, float]) -> str:
+    """The median of the turns' ratios, between the smallest and the largest."""
+    low, middle, high = (f"{ratio[key]:.2f}" for key in ("min", "median", "max"))
+    return f"{middle}x" if low == high else f"{middle}x, {low} to {high}"
 
 
 def _note(findings: dict[str, Any]) -> str:
@@ -142,4 +148,4 @@ def _foot(result: dict[str, Any]) -> str:
     precision = "TF32" if result["device"] == "cuda" else "float32"
     product = f" Matrix product of 2048: {peak['max'] / 1e9:,.0f} GFLOP/s in {precision}." if peak else ""
     when = result["started"][:10]
-    return f"{quick}{when}: {', '.join(parts)}. Medians; repeats lie at most {apart:.0%} apart.{product}"
+    return f"{quick}{when}: {', '.join(parts)}. Medians of the turns; their numbers lie at most {apart:.0%} apart.{product}"

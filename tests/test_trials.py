@@ -211,12 +211,28 @@ def test_a_diverging_trial_fails_alone(digits: PreparedData, kind: type[Runner])
 @pytest.fixture
 def runner(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
     """With two processes."""
-    monkeypatch.setattr(trials, "WORTH_PROCESSES", 1)
+    monkeypatch.setattr(trials, "WORTH_PROCESSES", 0)
     monkeypatch.setattr(trials, "cores", lambda: 2)
     with closing(Runner(digits, None, GOALS)) as runner:
         runner.start([SMALL] * 4, 4)
         assert len(runner.workers) == 2
         yield runner
+
+
+def test_processes_are_for_work_that_outlasts_their_start(
+    digits: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many images, seen by other networks."""
+    monkeypatch.setattr(trials, "cores", lambda: 2)
+    costly = SMALL.override({"model": {"name": "vae", "trunk": {"name": "residual", "channels": [128, 128]}}})
+    cost = {name: trials.forward_seconds(e, digits) for name, e in {"small": SMALL, "costly": costly}.items()}
+    assert cost["costly"] > 10 * cost["small"]
+    seen = 4 * SMALL.training.epochs * Runner(digits, None, GOALS)._images(SMALL)
+    monkeypatch.setattr(trials, "WORTH_PROCESSES", seen * (cost["costly"] * cost["small"]) ** 0.5)
+    for experiment, count in ((SMALL, 0), (costly, 2)):
+        with closing(Runner(digits, None, GOALS)) as runner:
+            runner.start([experiment] * 4, 4)
+            assert len(runner.workers) == count
 
 
 def test_processes_give_the_same_trials(runner: Runner, alone: dict[Any, float]) -> None:

@@ -23,7 +23,7 @@ def test_a_search_outlives_its_processes(digits: PreparedData, monkeypatch: pyte
     """The trial of one that is killed has failed, in the record too; the others have the values that they have."""
     config, name = TuningConfig(trials=4, generation=2, epochs=2, images=128), next(NAMES)
     _, alone = run(digits, config, SMALL)
-    monkeypatch.setattr(trials, "WORTH_PROCESSES", 1)
+    monkeypatch.setattr(trials, "WORTH_PROCESSES", 0)
     monkeypatch.setattr(trials, "cores", lambda: 2)
     workers: list[Worker] = []
     monkeypatch.setattr(trials, "Worker", lambda threads: workers.append(Worker(threads)) or workers[-1])

@@ -40,7 +40,7 @@ def _fixed(scale: Scale) -> Row:
     variants = (VARIANT,) if cuda or _has_bfloat16() else ()
     return Row(
         "search",
-        f"search in float32: {trials} configurations, {sizes['images']:,} images, {sizes['epochs']} epochs each",
+        f"the trials of a search: {trials} configurations, {sizes['images']:,} images, {sizes['epochs']} epochs each",
         "search",
         "images/s" if cuda else "s",
         {

@@ -90,7 +90,7 @@ def _streaming(scale: Scale) -> Row:
         "training",
         "images/s",
         {"streamed": (), "resident": ()},
-        scale(2, 1),
+        scale(3, 1),
         settings,
         findings=judged,
         refusal=lambda: "" if (sys.platform, scale.device) == ("linux", "cpu") else "it limits a CPU's memory on Linux",
