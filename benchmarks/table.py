@@ -148,4 +148,4 @@ def _foot(result: dict[str, Any]) -> str:
     precision = "TF32" if result["device"] == "cuda" else "float32"
     product = f" Matrix product of 2048: {peak['max'] / 1e9:,.0f} GFLOP/s in {precision}." if peak else ""
     when = result["started"][:10]
-    return f"{quick}{when}: {', '.join(parts)}. Medians of the turns; their numbers lie at most {apart:.0%} apart.{product}"
+    return f"{quick}{when}: {', '.join(parts)}. Medians; turns lie at most {apart:.0%} apart.{product}"
