@@ -103,6 +103,7 @@ def write_report(subject: Subject, metrics: Mapping[str, float], pictures: Mappi
         "report.html",
         subject=subject,
         data=subject.data,
+        seen=subject.experiment.seen(subject.data),
         metrics=metric_rows(metrics, subject.experiment.evaluation.primary),
         settings=list(setting_rows(subject.experiment)),
         figures=[
@@ -129,6 +130,7 @@ def write_comparison(subject: Contest, table: Table, pictures: Mapping[str, Pict
         "comparison.html",
         subject=subject,
         data=subject.data,
+        seen=max(experiment.seen(subject.data) for experiment in subject.systems.values()),
         table=table,
         number=number,
         metrics=list(_compared(table)),

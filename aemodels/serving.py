@@ -161,16 +161,11 @@ def labels(model: GenerativeModel, label: int, n: int) -> Tensor | None:
     """
     if label == -1:
         return None
-    require_classes(model, label)
+    if not model.conditional:
+        raise UserError(f"label={label}: this model cannot be asked for a class; train model.name=cvae")
     if not 0 <= label < model.num_classes:
         raise UserError(f"label={label}: this model knows the classes 0 to {model.num_classes - 1}")
     return torch.full((n,), label, device=model.device)
-
-
-def require_classes(model: GenerativeModel, asked: object) -> None:
-    """Raises UserError if the model knows no classes that one could ask for."""
-    if not model.conditional:
-        raise UserError(f"label={asked}: this model cannot be asked for a class; train model.name=cvae")
 
 
 def read_images(inputs: Any, image_shape: ImageShape) -> Tensor:

@@ -208,6 +208,10 @@ def generate(
 ) -> None:
     """Draw new images into one picture."""
     with answering(verbose=False, computes=True):
+        from aemodels.config import UserError
+
+        if sum((label is not None, prior is not None, bool(like))) > 1:
+            raise UserError("--label, --prior, --like: give one of them; each says in its own way what is drawn")
         from flows import reports, use
 
         reports.used(use.generate(model, use.Wanted(n, seed, label, prior, like or ()), out), json)

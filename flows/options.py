@@ -21,5 +21,7 @@ Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept with the 
 Count = Annotated[int, typer.Option("-n", min=1, max=10_000, help="Images to draw.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed draws the same images.")]
 PriorName = Literal["gaussian", "mixture", "flow"]
-Prior = Annotated[PriorName | None, typer.Option(help="Draw from this one, fitted to training codes.")]
+Prior = Annotated[
+    PriorName | None, typer.Option(help="Draw from this one, fitted to training codes; not of a conditional model.")
+]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Of a registered model.")]

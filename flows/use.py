@@ -20,7 +20,7 @@ from aemodels.environment import device_name
 from aemodels.modelfile import load_codes
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.registry import find
-from aemodels.serving import Question, answer, answer_from, answer_like, assumed_classes, require_classes
+from aemodels.serving import Question, answer, answer_from, answer_like, assumed_classes
 from flows.answering import note
 
 ACROSS = 8  # images in a row of a grid
@@ -79,8 +79,6 @@ class Wanted(NamedTuple):
 def generate(reference: str, wanted: Wanted, out: Path) -> dict[str, object]:
     """Draws new images into one picture: from the model's own prior, from another one, of a class, or like others."""
     _check_output(out, ".png")
-    if sum((wanted.label is not None, wanted.prior is not None, len(wanted.like) > 0)) > 1:
-        raise UserError("--label, --prior, --like: give one of them; each says in its own way what is drawn")
     n, seed = wanted.n, wanted.seed
     told: dict[str, object] = {}
     if wanted.like:
@@ -92,7 +90,7 @@ def generate(reference: str, wanted: Wanted, out: Path) -> dict[str, object]:
         told = {"prior": wanted.prior}
     else:
         loaded = open_model(reference)
-        label = -1 if wanted.label is None else _label(loaded, wanted.label)
+        label = -1 if wanted.label is None else _label(reference, loaded, wanted.label)
         images = answer(loaded.model, None, Question("generate", n, seed, label))
         told = {} if wanted.label is None else {"label": loaded.card.classes[label]}
     _save_grid(images, min(n, ACROSS), out)
@@ -116,13 +114,18 @@ def _from_prior(reference: str, name: str, question: Question) -> NDArray[np.flo
         raise UserError(f"--prior {name}: {reference} has no encoder, so no codes; leave --prior out")
     if model.conditional:
         raise UserError(f"--prior {name}: {reference} is conditional; use --label")
-    return answer_from(model, name, load_codes(folder), question)
+    codes = load_codes(folder)
+    note(f"fitting the prior {name} to {len(codes):,} codes; a flow takes up to a minute")
+    return answer_from(model, name, codes, question)
 
 
-def _label(loaded: Loaded, text: str) -> int:
+def _label(reference: str, loaded: Loaded, text: str) -> int:
     """The number of a class by its name, or by the number itself."""
-    classes = loaded.card.classes
-    require_classes(loaded.model, text)
+    classes, kind = loaded.card.classes, loaded.card.experiment.model.name
+    if not loaded.model.conditional:
+        raise UserError(
+            f"--label {text}: {reference} (model.name={kind}) cannot be asked for a class; train model.name=cvae"
+        )
     numbers = [str(number) for number in range(len(classes))]
     for names in (classes, numbers):
         if text in names:

@@ -153,7 +153,7 @@ def test_a_conditional_model_says_which_classes_it_assumed(model: Callable[[str]
         (
             "vae",
             ["generate", "--label", "7"],
-            "label=7: this model cannot be asked for a class; train model.name=cvae",
+            "(model.name=vae) cannot be asked for a class; train model.name=cvae",
         ),
         ("cvae", ["generate", "--label", "bird"], "--label bird: unknown; choose one of cat, dog, 7"),
         ("cvae", ["generate", "--prior", "mixture"], "is conditional; use --label"),
