@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 REIGN = "reign."  # what tags of a version begin with that tell when it became champion
 MODEL_ID = r"m-[0-9A-Za-z]+"  # MLflow's; part of a path in the cache
+MOST_NAMED = 10  # versions, in a message
 REPORT = "report.html"  # of a run: in its folder, and among its artifacts
 METRIC, DIGEST = "test/", "data.digest"  # tags of a version: metrics begin with the first, the data is the second
 
@@ -84,7 +85,10 @@ def get(store: Store, name: str, version: int | str) -> Registered:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
     numbers = sorted(int(one.version) for one in store.client.search_model_versions(f"name = '{name}'"))
-    there = [f"{name}/{one}" for one in numbers[-10:]] + [f"{name}@{alias}" for alias in sorted(aliases)]
+    older = [f"{len(numbers) - MOST_NAMED} older ones"] if len(numbers) > MOST_NAMED else []
+    there = (
+        older + [f"{name}/{one}" for one in numbers[-MOST_NAMED:]] + [f"{name}@{alias}" for alias in sorted(aliases)]
+    )
     asked = f"{name}@{version}" if isinstance(version, str) else f"{name}/{version}"
     raise UserError(f"{asked}: not registered; there is {', '.join(there) or 'no version of it'}")
 

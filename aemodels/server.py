@@ -30,7 +30,7 @@ from starlette.requests import ClientDisconnect
 
 from aemodels.config import UserError
 from aemodels.models.base import GenerativeModel
-from aemodels.serving import Question, answer
+from aemodels.serving import MODES, Question, answer
 
 PORT = 5001
 MOST_IMAGES = 1000  # in one request
@@ -210,12 +210,12 @@ def _read_params(given: Any) -> Question:
     return Question(**(given or {}))
 
 
-def _read_inputs(question: dict[str, Any], generates: bool) -> Any:
+def _read_inputs(question: dict[str, Any], needed: bool) -> Any:
     """Nested lists of numbers and nothing else: among texts numpy would give each the room of the longest."""
     if unknown := question.keys() - {*FORMATS, "params"}:
         raise HTTPException(400, f"{min(unknown)[:40]}: unknown; send one of {', '.join(FORMATS)}, and params")
     given = [name for name in FORMATS if name in question]
-    if len(given) > 1 or not (given or generates):
+    if len(given) > 1 or (needed and not given):
         raise HTTPException(400, f"send exactly one of {', '.join(FORMATS)}")
     inputs = question[given[0]] if given else []
     if given == ["dataframe_split"]:
@@ -239,7 +239,7 @@ def respond(model: GenerativeModel, limits: Limits, body: bytes) -> str:
     """
     asked = _parse(body, limits)
     question = _read_params(asked.get("params"))
-    inputs = _read_inputs(asked, question.mode == "generate")
+    inputs = _read_inputs(asked, needed=question.mode in MODES)  # "generate" looks at none, others are unknown
     if question.mode == "generate" and not 1 <= question.n <= limits.images:
         raise HTTPException(400, f"n={str(question.n)[:20]}: from 1 to {limits.images} images in one request")
     if len(inputs) > limits.images:

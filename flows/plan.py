@@ -5,6 +5,7 @@ deploys what comes before a mistake, and a wrong parameter fails in the night.
 from __future__ import annotations
 
 import inspect
+import os
 import typing
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -111,12 +112,25 @@ def _wrong_value(hint: Any, value: Any) -> Iterator[str]:
     try:
         if configs and isinstance(value, Mapping):
             configs[0].validated(value)
+            yield from _vague_folders(value.get("data"))
         else:
             TypeAdapter(hint).validate_python(value)
     except SettingsError as error:
         yield from (f".{line}" for line in str(error).splitlines())
     except ValidationError as error:
         yield f"={value!r}: {error.errors()[0]['msg']}"
+
+
+def _vague_folders(data: Any) -> Iterator[str]:
+    """Folders of images that a worker would look for where it starts, or in a form that Prefect's own check refuses."""
+    if not isinstance(data, Mapping) or data.get("name") != "folder":
+        return
+    given = data.get("path")
+    if isinstance(given, str):
+        yield f".data.path={given}: here it is a list; write path: [{given}]"
+    for folder in given if isinstance(given, list) else [given]:
+        if not os.path.isabs(os.path.expanduser(str(folder))):
+            yield f".data.path={folder}: a worker may start anywhere; give the whole path"
 
 
 def _hint(key: str, known: Collection[str]) -> str:

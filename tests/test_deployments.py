@@ -48,6 +48,11 @@ def test_nothing_is_wrong_with_it() -> None:
         ({"parameters": {"settings": None}}, ["train.parameters.settings=None"]),
         ({"parameters": {"settings": {"training.epochs": 60}}}, ["settings.training.epochs", "no such setting"]),
         ({"parameters": {"settings": {"training": {"epochs": 0}}}}, ["settings.training.epochs=0", "at least 1"]),
+        (
+            {"parameters": {"settings": {"data": {"name": "folder", "path": ["photos"]}}}},
+            ["data.path=photos: a worker"],
+        ),
+        ({"parameters": {"settings": {"data": {"name": "folder", "path": "/a"}}}}, ["data.path=/a", "path: [/a]"]),
     ],
 )
 def test_a_mistake_is_named_before_anything_is_deployed(

@@ -171,6 +171,7 @@ BY_HAND = {
         "integer pixels run from 0 to 255",
     ),
     "mode": (b'{"inputs": [], "params": {"mode": "draw"}}', "mode=draw: unknown"),
+    "mode without inputs": (b'{"params": {"mode": "genrate"}}', "mode=genrate: unknown; choose one of"),
     "long mode": (b'{"inputs": [], "params": {"mode": "' + b"m" * 10**5 + b'"}}', "mode=mmm"),
     "lone surrogate": (b'{"inputs": [], "params": {"mode": "\\ud800"}}', "unknown"),
     "mode of another type": (b'{"inputs": [], "params": {"mode": 3}}', "params.mode: must be a text"),
