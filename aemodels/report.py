@@ -50,6 +50,7 @@ class Subject(NamedTuple):
     run_id: str
     experiment: Experiment
     data: PreparedData
+    images: int | None = None  # of its training images, if it was trained on some only
 
 
 class Contest(NamedTuple):
@@ -103,7 +104,7 @@ def write_report(subject: Subject, metrics: Mapping[str, float], pictures: Mappi
         "report.html",
         subject=subject,
         data=subject.data,
-        seen=subject.experiment.seen(subject.data),
+        images=subject.images,
         metrics=metric_rows(metrics, subject.experiment.evaluation.primary),
         settings=list(setting_rows(subject.experiment)),
         figures=[
@@ -124,13 +125,14 @@ def write_comparison(subject: Contest, table: Table, pictures: Mapping[str, Pict
         name: [row for row in setting_rows(experiment) if row.changed or row.key == "model.name"]
         for name, experiment in subject.systems.items()
     }
+    images = {experiment.training.images for experiment in subject.systems.values()}
     pairs = [{(row.key, row.value) for row in rows} for rows in changed.values()]
     shared = set.intersection(*pairs)
     return _page(
         "comparison.html",
         subject=subject,
         data=subject.data,
-        seen=max(experiment.seen(subject.data) for experiment in subject.systems.values()),
+        images=next(iter(images)) if len(images) == 1 else None,
         table=table,
         number=number,
         metrics=list(_compared(table)),

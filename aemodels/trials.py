@@ -188,7 +188,7 @@ def _alike(a: Experiment, b: Experiment) -> bool:
 
 def forward_seconds(experiment: Experiment, data: PreparedData) -> float:
     """How long a model's losses take for an image."""
-    size, device = experiment.training.batch_size, best_device()
+    size, device = min(experiment.training.batch_size, data.sizes["train"]), best_device()
     model = new_model(experiment.model, data, experiment.seed)
     y = torch.zeros(size, dtype=torch.int64, device=device) if data.num_classes else None
     batch = Batch(torch.zeros(size, *data.image_shape, device=device), y)

@@ -94,7 +94,7 @@ def _wrong_parameters(deployment: Mapping[str, Any], place: str) -> Iterator[str
         return
     try:
         flow: Flow[Any, Any] = load_flow_from_entrypoint(entrypoint)
-        hints = typing.get_type_hints(flow.fn) if given else {}
+        hints = typing.get_type_hints(flow.fn, include_extras=True) if given else {}
     except Exception as error:  # whatever the import of somebody's own flow raises
         yield f"{place}entrypoint={entrypoint}: cannot be loaded ({error}); give MODULE.FLOW, such as flows.train.train"
         return
@@ -112,25 +112,29 @@ def _wrong_value(hint: Any, value: Any) -> Iterator[str]:
     try:
         if configs and isinstance(value, Mapping):
             configs[0].validated(value)
-            yield from _vague_folders(value.get("data"))
         else:
             TypeAdapter(hint).validate_python(value)
+        if isinstance(value, Mapping):
+            yield from _vague_folders(value)
     except SettingsError as error:
         yield from (f".{line}" for line in str(error).splitlines())
     except ValidationError as error:
         yield f"={value!r}: {error.errors()[0]['msg']}"
 
 
-def _vague_folders(data: Any) -> Iterator[str]:
-    """Folders of images that a worker would look for where it starts, or in a form that Prefect's own check refuses."""
-    if not isinstance(data, Mapping) or data.get("name") != "folder":
-        return
-    given = data.get("path")
+def _vague_folders(section: Mapping[str, Any], place: str = "") -> Iterator[str]:
+    """Folders of images, in whatever section, that a worker would look for where it starts, or in a form that Prefect's
+    own check refuses.
+    """
+    given = section.get("path") if section.get("name") == "folder" else None
     if isinstance(given, str):
-        yield f".data.path={given}: here it is a list; write path: [{given}]"
-    for folder in given if isinstance(given, list) else [given]:
+        yield f"{place}.path={given}: here it is a list; write path: [{given}]"
+    for folder in given if isinstance(given, list) else []:
         if not os.path.isabs(os.path.expanduser(str(folder))):
-            yield f".data.path={folder}: a worker may start anywhere; give the whole path"
+            yield f"{place}.path={folder}: a worker may start anywhere; give the whole path"
+    for key, inner in section.items():
+        if isinstance(inner, Mapping):
+            yield from _vague_folders(inner, f"{place}.{key}")
 
 
 def _hint(key: str, known: Collection[str]) -> str:

@@ -53,6 +53,10 @@ def test_nothing_is_wrong_with_it() -> None:
             ["data.path=photos: a worker"],
         ),
         ({"parameters": {"settings": {"data": {"name": "folder", "path": "/a"}}}}, ["data.path=/a", "path: [/a]"]),
+        (
+            {"entrypoint": "flows.pipeline.pipeline", "parameters": {"data": {"name": "folder", "path": ["photos"]}}},
+            ["parameters.data.path=photos: a worker"],
+        ),
     ],
 )
 def test_a_mistake_is_named_before_anything_is_deployed(

@@ -50,6 +50,11 @@ def page(data: PreparedData, model: str = "digits/3", changes: Mapping[str, Any]
     return Page(write_report(subject, NUMBERS, PICTURES))
 
 
+def test_it_says_how_many_images_the_model_saw(digits: PreparedData) -> None:
+    subject = Subject("digits/3", "trained", "run0", Experiment(), digits, images=300)
+    assert f"300 of {digits.sizes['train']:,} for training" in write_report(subject, NUMBERS, PICTURES)
+
+
 @pytest.fixture(scope="module")
 def plain(digits: PreparedData) -> Page:
     return page(digits)

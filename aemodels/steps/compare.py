@@ -155,7 +155,9 @@ def _child(
         run.metrics({"seconds": learned.seconds})
         pictures = draw_figures(learned.evaluation.evidence)
         keep_model_figures(pictures, folder.path, run)
-        subject = Subject(f"{system}, seed {experiment.seed}", "trained", run.id, experiment, data)
+        subject = Subject(
+            f"{system}, seed {experiment.seed}", "trained", run.id, experiment, data, experiment.training.images
+        )
         keep_report(write_report(subject, learned.evaluation.metrics, pictures), folder.path, run)
     likelihood = getattr(experiment.model, "likelihood", None)
     measured = Measured(

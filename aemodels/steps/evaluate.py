@@ -68,6 +68,7 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         run.params(experiment.flat())
         run.dataset(data)
         own = data.digest == loaded.card.digest
+        images = experiment.training.images if own else None
         seen = experiment.seen(data) if own else 0
         evaluation = judge(loaded.model, data, features, experiment.evaluation, seen=seen)
         metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
@@ -76,7 +77,7 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         folder.mkdir(parents=True)
         pictures = draw_figures(evaluation.evidence)
         figures = keep_figures(pictures, folder, run)
-        subject = Subject(model, "judged again", run.id, experiment, data)
+        subject = Subject(model, "judged again", run.id, experiment, data, images)
         report = keep_report(write_report(subject, evaluation.metrics, pictures), folder, run)
     yield Progress("judging", 1, 1)
     return Evaluated(run_id=run.id, url=run.url, model=model, metrics=metrics, figures=figures, report=report)

@@ -10,6 +10,7 @@ from PIL import Image
 from aemodels.checkpoint import load_card, load_model
 from aemodels.config import UserError
 from aemodels.data import DataConfig, PreparedData
+from aemodels.data.files import has_images
 from aemodels.data.folder import FolderConfig
 from aemodels.devices import best_device
 from aemodels.environment import store_folder
@@ -76,7 +77,7 @@ def check(settings: Settings) -> None:
     if old is not None and (forgotten := _forgotten(settings.data, old, store)):
         raise UserError(
             f"data.path: the champion of {settings.registered_name} knows the images of {forgotten} too; add that "
-            "folder, or give another registry.name"
+            "folder, or if it is to be forgotten `aemodels train`, and `aemodels promote` that version"
         )
 
 
@@ -163,7 +164,8 @@ def _judge(settings: Settings, data: PreparedData, features: Features, version: 
     meant = f"`aemodels promote {version.name} {version.version}` if that is meant"
     number = old.version.version if old is not None else None
     if not is_of(challenger.digest, data):
-        reason = f"it was trained on other images, some of these perhaps; ask with its own data settings, or {meant}"
+        reason = "it was trained on other images (other data settings, or folders that have changed since), some of "
+        reason += f"these perhaps; train it again, or {meant}"
         return _Judged(Decision(False, reason, {}), new, {}, number)
     if old is None or number is None:
         return _Judged(decide(new, None, settings.evaluation.primary, smaller, settings.registry), new, {}, None)
@@ -192,7 +194,8 @@ def _forgotten(source: DataConfig, old: Registered, store: Store) -> str:
     known = load_card(find(f"{old.version.name}/{old.version.version}", store)).experiment.data
     if not isinstance(known, FolderConfig) or not all(map(known.holds, source.path)):
         return ""
-    return next((str(folder) for folder in known.path if not source.holds(folder)), "")
+    left_out = (folder for folder in known.path if not source.holds(folder) and has_images(folder))  # nor moved
+    return str(next(left_out, ""))
 
 
 def _metrics_on(

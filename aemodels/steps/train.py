@@ -112,7 +112,9 @@ def _train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]
             pictures = draw_figures(evaluation.evidence)
             figures = keep_model_figures(pictures, folder.path, run)
             version = register(run, folder.path, name, evaluation.metrics, yardstick(settings, data, features))
-            subject = Subject(f"{name}/{version.version}", "trained", run.id, experiment, data)
+            subject = Subject(
+                f"{name}/{version.version}", "trained", run.id, experiment, data, experiment.training.images
+            )
             report = keep_report(write_report(subject, evaluation.metrics, pictures), folder.path, run)
         result = Trained(
             run_id=run.id,
