@@ -11,7 +11,7 @@ from pydantic import ConfigDict
 
 from aemodels.config import Config
 from aemodels.metrics import METRICS
-from aemodels.metrics.table import Direction, number
+from aemodels.metrics.table import number
 
 ABSENT = "–"
 OF_LIKELIHOOD = {
@@ -27,11 +27,6 @@ VALIDATION_HOW = (
     "corrupted images, while the distortion is of clean ones. It is each system's own, and compares only those of the "
     "same loss and likelihood."
 )
-
-
-def ranking(metric: str) -> Direction | None:
-    """Which values of a metric make a system the best; None where none do."""
-    return METRICS[metric].ranking
 
 
 class Score(Config):
@@ -103,7 +98,7 @@ class Table(Config):
         """All that was measured: the metrics, then what is known of the trainings."""
         for name in self.metrics:
             scores = [row.scores.get(name) for row in self.rows]
-            yield Line(name, METRICS[name].unit, scores, ARROWS[ranking(name)])
+            yield Line(name, METRICS[name].unit, scores, ARROWS[METRICS[name].ranking])
         if self.validations:
             yield Line(VALIDATION, VALIDATION_UNIT, self.validations)
         yield Line("training", "seconds", [row.seconds for row in self.rows])
@@ -171,7 +166,7 @@ def _validation(runs: Sequence[Measured]) -> Score | None:
 
 def _mark_best(metric: str, rows: dict[str, dict[str, Score]]) -> None:
     """Where there is a choice between systems, and a direction."""
-    direction = ranking(metric)
+    direction = METRICS[metric].ranking
     means = [scores[metric].mean for scores in rows.values()]
     finite = list(filter(math.isfinite, means))
     if direction is None or len(means) < 2 or not finite:

@@ -157,8 +157,8 @@ class StridedConfig(Config):
         sides = self._sides(image_shape)
         channels = (image_shape[0], *self.channels)
         smallest = (channels[-1], *sides[-1])
-        layers: list[nn.Module] = [nn.Linear(latent_dim, self.hidden), nn.SiLU()]
-        layers += [nn.Linear(self.hidden, math.prod(smallest))]
+        dense = nn.Linear(self.hidden, math.prod(smallest))
+        layers: list[nn.Module] = [nn.Linear(latent_dim, self.hidden), nn.SiLU(), dense]
         *blocks, activation = self._refine(channels[-1])
         image = nn.Unflatten(-1, smallest)
         layers += [image, *blocks, activation] if blocks else [activation, image]  # for the layout, as in the encoder

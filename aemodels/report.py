@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from aemodels.comparison_table import VALIDATION, VALIDATION_HOW, VALIDATION_UNIT, Score, Table, ranking
+from aemodels.comparison_table import VALIDATION, VALIDATION_HOW, VALIDATION_UNIT, Score, Table
 from aemodels.config import Config
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
@@ -145,8 +145,7 @@ def write_comparison(subject: Contest, table: Table, pictures: Mapping[str, Pict
 def _compared(table: Table) -> Iterator[tuple[MetricRow, list[Score | None]]]:
     """What there is to read about each number, and those of the systems."""
     for i, name in enumerate(table.metrics):
-        metric = _metric_row(name, "", i == 0)._replace(better=BETTER[ranking(name)])
-        yield metric, [row.scores.get(name) for row in table.rows]
+        yield _metric_row(name, "", i == 0), [row.scores.get(name) for row in table.rows]
     if table.validations:
         loss = MetricRow(_words(VALIDATION), "", VALIDATION_UNIT, "each system's own", VALIDATION_HOW, primary=False)
         yield loss, table.validations

@@ -11,8 +11,9 @@ from prefect.runtime import deployment, flow_run, task_run
 from pydantic import Field
 
 from aemodels import registry
-from aemodels.comparison_table import ARROWS, ranking
+from aemodels.comparison_table import ARROWS
 from aemodels.data import PreparedData
+from aemodels.metrics import METRICS
 from aemodels.promotion import Review
 from aemodels.registry import BY_GATE, CHALLENGER, ModelVersion, get
 from aemodels.settings import Settings
@@ -154,7 +155,10 @@ def _side_by_side(comparison: Comparison) -> str:
     ]
     names = dict.fromkeys(name for role in titles for name in comparison.metrics[role])
     rows = [
-        [f"{name}{ARROWS[ranking(name)]}", *(display.text(comparison.metrics[role].get(name, "")) for role in titles)]
+        [
+            f"{name}{ARROWS[METRICS[name].ranking]}",
+            *(display.text(comparison.metrics[role].get(name, "")) for role in titles),
+        ]
         for name in names
     ]
     lines = [["test", *titles.values()], ["---"] * (1 + len(titles)), *rows]

@@ -9,10 +9,10 @@ from PIL import Image
 
 from aemodels.config import UserError
 from aemodels.progress import finish
-from aemodels.registry import CHALLENGER, get
+from aemodels.registry import CHALLENGER, CHAMPION, get
 from aemodels.settings import Settings
 from aemodels.steps.prepare import prepare
-from aemodels.steps.promote import Promotion, check, promote
+from aemodels.steps.promote import IS_CHAMPION, Promotion, check, compare, promote
 from aemodels.steps.train import train
 from aemodels.store import open_store
 
@@ -77,3 +77,5 @@ def test_a_challenger_is_not_judged_by_what_it_may_have_been_trained_on(folders:
     assert not declined.promoted
     assert declined.reason.startswith("it was trained on other images (other data settings, or folders that")
     assert declined.champion == 1
+    champion = get(open_store(), "own", CHAMPION)
+    assert finish(compare(both, finish(prepare(both)), champion.version)).reason == IS_CHAMPION  # of whatever images

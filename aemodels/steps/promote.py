@@ -163,14 +163,14 @@ def _judge(settings: Settings, data: PreparedData, features: Features, version: 
     new = _metrics_on(settings, data, features, challenger, store) or {}
     meant = f"`aemodels promote {version.name} {version.version}` if that is meant"
     number = old.version.version if old is not None else None
+    if number == version.version:
+        return _Judged(Decision(False, IS_CHAMPION, {}), new, new, number)
     if not is_of(challenger.digest, data):
         reason = "it was trained on other images (other data settings, or folders that have changed since), some of "
         reason += f"these perhaps; train it again, or {meant}"
         return _Judged(Decision(False, reason, {}), new, {}, number)
-    if old is None or number is None:
+    if old is None:
         return _Judged(decide(new, None, settings.evaluation.primary, smaller, settings.registry), new, {}, None)
-    if number == version.version:
-        return _Judged(Decision(False, IS_CHAMPION, {}), new, new, number)
     known = _metrics_on(settings, data, features, old, store)
     if known is None:
         reason = f"the champion takes images of another shape or of other classes; {meant}, or another registry.name"
