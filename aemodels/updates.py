@@ -132,8 +132,8 @@ class Updates:
         result: dict[str, list[Tensor]] = {}
         for part, optimizer in self.optimizers.items():
             total = losses[part].total  # (B,) or (M, B): the sum over members has each member's own gradient
-            gradients = torch.autograd.grad(total.sum() / size, optimizer.parameters, retain_graph=part != last)
-            result[part] = list(gradients)
+            weights = torch.full_like(total, 1 / size)  # of the batch's mean, without the operations that compute it
+            result[part] = list(torch.autograd.grad(total, optimizer.parameters, weights, retain_graph=part != last))
             if parallel.active():
                 result[part] = _added_up(result[part])
             if self.config.gradient_clip is not None:

@@ -25,7 +25,7 @@ class Model(NamedTuple):
     turns: int
 
 
-ARTICLE_VAE = Model("article-vae", "training: article VAE", 2, None, 3)
+ARTICLE_VAE = Model("article-vae", "training: article VAE", 2, None, 5)
 OTHERS = (
     Model("article-mlp", "training: MLP autoencoder", 1, None, 3),
     Model("article-conv", "training: convolutional autoencoder", 1, None, 3),
@@ -90,7 +90,7 @@ def _streaming(scale: Scale) -> Row:
         "training",
         "images/s",
         {"streamed": (), "resident": ()},
-        scale(3, 1),
+        scale(5, 1),
         settings,
         findings=judged,
         refusal=lambda: "" if (sys.platform, scale.device) == ("linux", "cpu") else "it limits a CPU's memory on Linux",
