@@ -13,7 +13,6 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -48,15 +47,17 @@ class Runner:
         self.data, self.features, self.goals = data, features, goals
         self.workers: list[Worker] = []
         self.importing: list[Worker] = []  # of these
+        self.threads = torch.get_num_threads()  # of a trial on a CPU
 
     def start(self, experiments: Sequence[Experiment], total: int) -> None:
         """Starts the processes for trials like these, `total` in all, where they are worth it; does not wait."""
         count = min(cores(), len(experiments))
+        self.threads = max(1, cores() // count)
         if best_device().type != "cpu" or count < 2 or self.workers:
             return
         seen = total * sum(each.training.epochs * self._images(each) for each in experiments) / len(experiments)
         if seen * forward_seconds(experiments[0], self.data) >= WORTH_PROCESSES:
-            self.workers = [_hired(count) for _ in range(count)]
+            self.workers = [_hired(count, self.threads) for _ in range(count)]
             self.importing = list(self.workers)
 
     def _images(self, experiment: Experiment) -> int:
@@ -70,9 +71,7 @@ class Runner:
         elif self.workers:
             yield from self._in_processes(experiments)
         else:
-            for index, experiment in enumerate(experiments):
-                yield MemberStart(index)
-                yield from run_trial(index, experiment, self.data, self.features, self.goals)
+            yield from self._in_this_process(experiments)
 
     def close(self) -> None:
         """Ends the processes."""
@@ -80,6 +79,19 @@ class Runner:
             worker.close()
 
     # ---------------------------------------------------------------- processes
+
+    def _in_this_process(self, experiments: Iterable[Experiment]) -> Told:
+        """One after the other, with as many threads as a process would have: with others sums are rounded otherwise,
+        and a search that goes on may find other processes worth their start.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            for index, experiment in enumerate(experiments):
+                yield MemberStart(index)
+                yield from run_trial(index, experiment, self.data, self.features, self.goals)
+        finally:
+            torch.set_num_threads(threads)
 
     def _in_processes(self, experiments: Iterable[Experiment]) -> Told:
         """Whoever is free takes the next trial; who dies, out of memory perhaps, fails that trial alone."""
@@ -111,15 +123,24 @@ class Runner:
                 self.close()
 
     def _take(self, worker: Worker, waiting: Iterator[tuple[int, Experiment]], busy: dict[Worker, _Taken]) -> Told:
-        """Starts the next trial, if there is one; where the worker is dead, with another in its place."""
-        for index, experiment in islice(waiting, 1):
-            if worker.process.poll() is not None:
-                place, worker = self.workers.index(worker), _hired(len(self.workers))
-                self.workers[place] = worker
-                worker.receive()
-            worker.start(_trial_in_worker, index, experiment, self.data, self.features, self.goals)
-            busy[worker] = _Taken(index, time.perf_counter())
-            yield MemberStart(index)
+        """Starts the next trial, if there is one; where the worker is dead, with another in its place. If that dies too
+        before it has the trial, it fails the trial, and the next is taken.
+        """
+        for index, experiment in waiting:
+            started = time.perf_counter()
+            try:
+                if worker.process.poll() is not None:
+                    place, worker = self.workers.index(worker), _hired(len(self.workers), self.threads)
+                    self.workers[place] = worker
+                    worker.receive()
+                worker.start(_trial_in_worker, index, experiment, self.data, self.features, self.goals)
+            except WorkerDiedError as error:
+                yield MemberStart(index)
+                yield MemberEnd(index, {}, time.perf_counter() - started, error.reason)
+            else:
+                busy[worker] = _Taken(index, started)
+                yield MemberStart(index)
+                return
 
     # ---------------------------------------------------------------- stacks
 
@@ -313,9 +334,9 @@ class _Stack:
 _features: dict[str, Features] = {}  # by hash; with the features of the real images, which all trials share
 
 
-def _hired(count: int) -> Worker:
+def _hired(count: int, threads: int) -> Worker:
     """One process of so many, which imports what a trial needs; does not wait for it."""
-    worker = Worker(threads=max(1, cores() // count))
+    worker = Worker(threads)
     worker.start(_begin, count)
     return worker
 

@@ -235,9 +235,17 @@ def test_processes_are_for_work_that_outlasts_their_start(
             assert len(runner.workers) == count
 
 
-def test_processes_give_the_same_trials(runner: Runner, alone: dict[Any, float]) -> None:
-    """Real processes, kept from one generation to the next; a stopped trial makes room; closed, they are gone."""
-    assert values(told(runner, [*VARIED, OTHER])) == pytest.approx(alone, rel=1e-5)
+def test_processes_give_the_same_trials(
+    runner: Runner, digits: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit: the clock says whether processes are worth their start. Real ones, kept from one generation to the
+    next; a stopped trial makes room; closed, they are gone.
+    """
+    monkeypatch.setattr(trials, "WORTH_PROCESSES", math.inf)
+    with closing(Runner(digits, None, GOALS)) as here:
+        here.start([SMALL] * 4, 4)
+        assert not here.workers
+        assert values(told(runner, [*VARIED, OTHER])) == values(told(here, [*VARIED, OTHER]))
     events = told(runner, VARIED, stopped=0)
     assert [e.epoch for e in events if isinstance(e, MemberEpoch) and e.index == 0] == [1]
     assert sorted(e.index for e in events if isinstance(e, MemberEnd)) == [1, 2]
@@ -290,6 +298,28 @@ def test_who_dies_between_two_trials_fails_none(runner: Runner, alone: dict[Any,
     rest = [running.send(True), *running]
     assert [e for e in rest if e.index == first.index] == []
     assert sorted(e.index for e in rest if isinstance(e, MemberEnd)) == [i for i in range(3) if i != first.index]
+
+
+def test_who_dies_before_it_has_a_trial_fails_that_alone(
+    runner: Runner, alone: dict[Any, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where memory runs out again while the new process starts."""
+    hired = trials._hired
+    for worker in runner.workers:
+        kill(worker)
+
+    def doomed(*args: int) -> Worker:
+        monkeypatch.setattr(trials, "_hired", hired)  # whoever comes after it lives
+        kill(worker := hired(*args))
+        return worker
+
+    monkeypatch.setattr(trials, "_hired", doomed)
+    runner.importing.clear()
+    events = told(runner, [*VARIED, OTHER])
+    (failed,) = (e for e in events if e.index == 0)
+    assert "signal 9" in failed.error
+    others = values([e for e in events if e.index != 0])
+    assert others == pytest.approx({key: value for key, value in alone.items() if key[0] != 0}, rel=1e-5)
 
 
 def kept(sizes: Sequence[int]) -> Generator[list[int], None, None]:
