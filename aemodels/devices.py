@@ -15,11 +15,19 @@ DEVICES = ("cpu", "cuda", "mps")
 
 def best_device() -> torch.device:
     """AEMODELS_DEVICE, or CUDA, MPS, CPU, whichever is first; a CUDA device that is named, or that is this process's
-    under torchrun, becomes torch's current one.
+    under torchrun, becomes torch's current one, and multiplies matrices of float32 in TF32.
 
     Raises:
         UserError: AEMODELS_DEVICE names none that works here, or torchrun started more processes than there are GPUs.
     """
+    device = _chosen()
+    if device.type == "cuda":
+        # Here, and not where a model is trained: a model is judged alike in that process and in any other.
+        torch.set_float32_matmul_precision("high")
+    return device
+
+
+def _chosen() -> torch.device:
     name = device_name()
     if parallel.started() and name in (None, "cuda") and torch.cuda.is_available():
         parallel.take_gpu()  # before anything is put on the first one
@@ -46,8 +54,10 @@ def best_device() -> torch.device:
 
 def bfloat16_units(device: torch.device) -> Literal["", "vector", "matrix"]:
     """What it multiplies bfloat16 with: nothing of its own, and then that is slower than float32; vector instructions
-    (AVX-512 BF16); or matrix units (AMX, a GPU).
+    (AVX-512 BF16); or matrix units (AMX, a GPU; NVIDIA's since Ampere).
     """
+    if device.type == "cuda":
+        return "matrix" if torch.cuda.is_bf16_supported(including_emulation=False) else ""
     if device.type != "cpu":
         return "matrix"
     # its public `get_capabilities` is younger than the oldest torch that is taken

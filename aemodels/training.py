@@ -61,8 +61,9 @@ class TrainingConfig(Config):
     gradient_clip: float | None = Field(None, gt=0)
     """Largest norm of a part's gradient; null clips nothing."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the layers' arithmetic, where the processor has instructions for bfloat16 (a GPU, AMX, AVX-512 BF16; others
-    compute in float32); densities and weights are always float32."""
+    """Of the layers' arithmetic, where the processor has instructions for bfloat16 (a GPU since Ampere, AMX, AVX-512
+    BF16; others compute in float32); densities and weights are always float32. On an NVIDIA GPU the factors of float32
+    products are rounded to TF32, in training and whenever a model is judged."""
     patience: int | None = Field(None, ge=1)
     """Epochs without a better validation bound after which training stops; null trains all epochs. No
     bound says which epoch of an adversarial model (`gan`, `vae_gan`) is better: it always trains all."""
@@ -207,8 +208,6 @@ class Loop:
     def __init__(self, model: Trainee, data: PreparedData, config: TrainingConfig, seed: int) -> None:
         self.model, self.seed = model, seed
         device = best_device()
-        if device.type == "cuda":
-            torch.set_float32_matmul_precision("high")  # TF32
         self.training = Batches(data, "train", device, config.images, shared=True)
         # of a training on some images only, as a search has them, the validation must not take longer than the training
         few = None if config.images is None else max(LEAST_VALIDATED, config.images // 10)

@@ -46,7 +46,7 @@ def main() -> None:
 
     torch.set_num_threads(job.threads)
     if job.device == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32, for all alike: the project's own training sets it
+        torch.set_float32_matmul_precision("high")  # TF32, for all alike: the project sets it with the device
     try:
         measured = measure(job)
     except UserError as error:

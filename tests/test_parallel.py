@@ -91,6 +91,7 @@ def test_one_process_has_the_whole_batch() -> None:
 def test_each_process_begins_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it asks for the device first. CUDA itself is replaced: there is none on a CPU machine."""
     chosen: list[int] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda _: None)  # the CPU of later tests heeds it too
     for name, stand_in in {
         "is_available": lambda: True,
         "device_count": lambda: 2,
