@@ -36,6 +36,11 @@ def started() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def on_this_machine() -> int:
+    """How many processes torchrun started here, this one among them."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def leads() -> bool:
     """Whether this process is the one that writes."""
     return not started() or os.environ.get("RANK") == "0"

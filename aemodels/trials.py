@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, UntypedStorage
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -32,7 +33,7 @@ from aemodels.features import Features
 from aemodels.members import Goals, MemberEnd, MemberEpoch, MemberStart, Told
 from aemodels.models.base import Batch
 from aemodels.population import stackable, train_population
-from aemodels.training import Epoch, TrainingDivergedError, new_model
+from aemodels.training import EVALUATION_BATCH, Epoch, TrainingDivergedError, new_model
 from aemodels.trial import judge, out_of_memory, run_trial, watch
 from aemodels.workers import Worker, WorkerDiedError, Yielded, ready
 
@@ -222,38 +223,46 @@ def forward_seconds(experiment: Experiment, data: PreparedData) -> float:
 
 def stack_bytes(experiment: Experiment, data: PreparedData) -> int:
     """Memory of a member of a population, bytes: what a forward pass makes, found by one on the meta device, with its
-    gradients; nine times its weights (in the stack and in its own model, the best so far, their gradients, two moments;
-    while a graph is captured, three more of what updates change).
+    gradients; what the validation holds at a time, beside them, since a graph keeps its own; nine times its weights (in
+    the stack and in its own model, the best so far, their gradients, two moments; while a graph is captured, three more
+    of what updates change).
     """
-    made = _Made()
+
+    def batch(size: int) -> Batch:
+        y = torch.zeros(size, dtype=torch.int64) if data.num_classes else None
+        return Batch(torch.zeros(size, *data.image_shape), y)
+
+    training, validation = _Memory(), _Memory()
     with torch.device("meta"):
         model = experiment.model.build(data.image_shape, data.num_classes)
-        size = experiment.training.batch_size
-        y = torch.zeros(size, dtype=torch.int64) if data.num_classes else None
-        batch, step = Batch(torch.zeros(size, *data.image_shape), y), torch.zeros(())
-        with made:
-            model.losses(batch, step)
+        trained_on, step = batch(experiment.training.batch_size), torch.zeros(())
+        validated_on = batch(min(EVALUATION_BATCH, data.sizes["val"]))
+        with training:
+            model.losses(trained_on, step)
+        model.eval()
+        with torch.no_grad(), validation:
+            model.bound(validated_on)
     weights: int = sum(tensor.nbytes for tensor in model.state_dict().values())
-    return 9 * weights + 2 * made.bytes
+    return 9 * weights + 2 * training.made + validation.most
 
 
-class _Made(TorchDispatchMode):
-    """Counts the memory that operations take, within a gradient penalty's own backward pass too."""
+class _Memory(TorchDispatchMode):
+    """Counts the memory that operations take, within a gradient penalty's own backward pass too, bytes."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.storages: dict[int, UntypedStorage] = {}  # held, so that none has another's place
-
-    @property
-    def bytes(self) -> int:
-        return sum(storage.nbytes() for storage in self.storages.values())
+        self.made = 0  # of all operations
+        self.most = 0  # at a time: what nobody holds any more is free
+        self.held: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = operation(*args, **(kwargs or {}))
+        self.held = {key: (weak, size) for key, (weak, size) in self.held.items() if not weak.expired()}
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                self.storages[storage._cdata] = storage
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in self.held:
+                self.held[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+                self.made += storage.nbytes()
+        self.most = max(self.most, sum(size for _, size in self.held.values()))
         return result
 
 

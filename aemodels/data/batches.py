@@ -18,7 +18,7 @@ from aemodels.data import streaming
 from aemodels.data.prepared import PreparedData
 from aemodels.distributions import uniform_like
 from aemodels.models.base import Batch
-from aemodels.parallel import Share, share_of, sharing
+from aemodels.parallel import Share, on_this_machine, share_of, sharing
 
 CGROUP = Path("/sys/fs/cgroup")  # where a container finds its own limits
 RESIDENT_SHARE = 0.4  # of the memory that is free: the rest is for weights, activations and other processes
@@ -119,7 +119,8 @@ class Batches:
 
 def fits(size: int, device: torch.device) -> bool:
     """Whether so many bytes may stay in the device's memory."""
-    return size < RESIDENT_SHARE / processes * free_memory(device)
+    sharers = processes if device.type == "cuda" else processes * on_this_machine()  # torchrun gives each its own GPU
+    return size < RESIDENT_SHARE / sharers * free_memory(device)
 
 
 def free_memory(device: torch.device) -> int:
