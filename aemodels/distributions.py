@@ -51,7 +51,9 @@ def normal_like(images: Tensor) -> Tensor:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Makes torch's global noise inside the block a function of the seed, and leaves it outside as it was."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    # CUDA is not initialised for this alone: it costs seconds and memory of a GPU that nobody may need. If it is inside
+    # the block, it begins with this seed, which `manual_seed` leaves for it; it had no noise before to go back to.
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         if torch.accelerator.is_available():
             torch.manual_seed(seed)

@@ -131,8 +131,10 @@ class Updates:
         *_, last = self.optimizers
         result: dict[str, list[Tensor]] = {}
         for part, optimizer in self.optimizers.items():
-            total = losses[part].total  # (B,) or (M, B): the sum over members has each member's own gradient
-            weights = torch.full_like(total, 1 / size)  # of the batch's mean, without the operations that compute it
+            total = losses[part].total  # (B,) or (M, B)
+            # The gradient of the batch's mean, of each member's own (no member's weights have a share in another's
+            # loss), without the operations that compute the means.
+            weights = torch.full_like(total, 1 / size)
             result[part] = list(torch.autograd.grad(total, optimizer.parameters, weights, retain_graph=part != last))
             if parallel.active():
                 result[part] = _added_up(result[part])
