@@ -5,19 +5,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
+from typing import Any
 
 import pytest
 import torch
 
+from aemodels.data import streaming
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.members import Goals, MemberEnd
-from aemodels.models import VAEConfig, VAEGANConfig
+from aemodels.features import Features
+from aemodels.members import Goals, MemberEnd, MemberEpoch
+from aemodels.models import AEConfig, VAEConfig, VAEGANConfig
 from aemodels.models.base import ModelConfig
 from aemodels.nets import ConvConfig, MLPConfig
-from aemodels.training import TrainingConfig, new_model, train
+from aemodels.population import train_population
+from aemodels.training import Epoch, TrainingConfig, new_model, train
 from aemodels.trials import STACK_SHARE, Runner, stack_bytes
 from aemodels.updates import Graph, Updates
 
@@ -87,10 +93,74 @@ def test_a_stack_is_its_members_alone_within_noise(digits: PreparedData) -> None
 
 
 @pytest.mark.usefixtures("device")
-def test_the_estimate_of_memory_is_not_far_off(digits: PreparedData) -> None:
-    wide = {"model.trunk.widths": [2000]}  # beside which the libraries' own memory is small
+def test_who_leaves_a_stack_changes_nothing_for_the_others(digits: PreparedData) -> None:
+    """The update is captured anew for those that stay. Autoencoders draw no noise: they end as if trained alone."""
+    models = [AEConfig(latent_dim=d, trunk=MLPConfig(widths=(32,))) for d in (2, 7, 5)]
+    config = TrainingConfig(epochs=3, images=300, batch_size=64)
+    training = train_population(models, digits, config, [0, 0, 0])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="no CUDA graph")
+        assert next(training).keys() == {0, 1, 2}
+        *_, told = training.send([1]), *training
+    assert told.keys() == {0, 2}
+    for number, epoch in told.items():
+        *_, alone = train(models[number], digits, config, seed=0)
+        assert isinstance(epoch, Epoch)
+        assert epoch.metrics["val/distortion"] == pytest.approx(alone.metrics["val/distortion"], rel=1e-2)
+
+
+@pytest.mark.usefixtures("device")
+def test_a_search_judges_samples_by_their_features(digits: PreparedData, features: Features) -> None:
+    """After every epoch and at the end, with a network that was trained on the CPU."""
+    short = Experiment().override({"training.epochs": 2, "evaluation.primary": "frechet_samples"})
+    runner = Runner(digits, features, Goals(("frechet_samples",), "frechet_samples"))
+    events = list(runner.run([short.override({"seed": seed}) for seed in range(2)]))
+    watched = [event.value for event in events if isinstance(event, MemberEpoch)]
+    judged = [event.metrics["frechet_samples"] for event in events if isinstance(event, MemberEnd)]
+    assert (len(watched), len(judged)) == (4, 2)
+    assert all(value is not None and 0 < value < 1000 for value in (*watched, *judged))
+
+
+@pytest.mark.usefixtures("device")
+def test_streamed_equals_resident(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page-locked buffers are filled again while the GPU is still at work."""
+    for name, images in {"BLOCK": 8, "WINDOW": 100, "ORDERED_WINDOW": 50}.items():
+        monkeypatch.setattr(streaming, name, images * 28 * 28)
+    resident = Batches(digits, "train", CUDA)
+    monkeypatch.setattr("aemodels.data.batches.fits", lambda *_: False)
+    streamed = Batches(digits, "train", CUDA)
+    assert resident.resident is not None
+    assert streamed.resident is None
+    expected = [*resident.shuffled(64, seed=1), *resident.in_order(64)]
+    for a, b in zip([*streamed.shuffled(64, seed=1), *streamed.in_order(64)], expected, strict=True):
+        assert torch.equal(a.x, b.x)
+        assert torch.equal(a.y, b.y)
+
+
+def test_cuda_may_begin_within_a_seeded_block() -> None:
+    """The block does not begin it; its noise is the seed's all the same."""
+    code = """
+import torch
+from aemodels.distributions import seeded
+with seeded(3):
+    assert not torch.cuda.is_initialized()
+    first = torch.rand(4, device="cuda")
+with seeded(3):
+    assert torch.equal(first, torch.rand(4, device="cuda"))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# beside which the libraries' own memory is small; of small batches of the convolutions the validation is the most
+WIDE = {"model.trunk.widths": [2000]}
+CONVOLUTIONS = {"model.trunk": {"name": "conv", "hidden": 32}, "training.batch_size": 16}
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("settings", [WIDE, CONVOLUTIONS], ids=["wide", "conv"])
+def test_the_estimate_of_memory_is_not_far_off(settings: dict[str, Any], digits: PreparedData) -> None:
     short = {"training.epochs": 1, "training.images": 512, "evaluation.primary": "mse"}
-    experiment = Experiment().override(wide | short)
+    experiment = Experiment().override(settings | short)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     list(Runner(digits, None, Goals(("mse",), None)).run([experiment.override({"seed": i}) for i in range(32)]))
