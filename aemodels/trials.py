@@ -13,28 +13,22 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from aemodels.config import SettingsError
 from aemodels.data import batches
 from aemodels.data.batches import fits, free_memory
 from aemodels.data.prepared import PreparedData
 from aemodels.devices import best_device
-from aemodels.distributions import seeded
 from aemodels.environment import cores
 from aemodels.experiment import Experiment
 from aemodels.features import Features
 from aemodels.members import Goals, MemberEnd, MemberEpoch, MemberStart, Told
-from aemodels.models.base import Batch
 from aemodels.population import stackable, train_population
-from aemodels.training import EVALUATION_BATCH, Epoch, TrainingDivergedError, new_model
+from aemodels.training import Epoch, TrainingDivergedError
 from aemodels.trial import judge, out_of_memory, run_trial, watch
+from aemodels.trial_costs import forward_seconds, stack_bytes
 from aemodels.workers import Worker, WorkerDiedError, Yielded, ready
 
 WORTH_PROCESSES = 5.0  # seconds of all forward passes: with fewer the trials are done before the processes have started
@@ -206,64 +200,6 @@ def _alike(a: Experiment, b: Experiment) -> bool:
     if a.training.pretraining_epochs:
         return a is b
     return stackable(a.model, b.model) and a.model_copy(update={"model": b.model, "seed": b.seed}) == b
-
-
-def forward_seconds(experiment: Experiment, data: PreparedData) -> float:
-    """How long a model's losses take for an image."""
-    size, device = min(experiment.training.batch_size, data.sizes["train"]), best_device()
-    model = new_model(experiment.model, data, experiment.seed)
-    y = torch.zeros(size, dtype=torch.int64, device=device) if data.num_classes else None
-    batch = Batch(torch.zeros(size, *data.image_shape, device=device), y)
-    with seeded(0):
-        for _ in range(2):  # the first one warms up
-            started = time.perf_counter()
-            model.losses(batch, torch.zeros((), device=device))
-    return (time.perf_counter() - started) / size
-
-
-def stack_bytes(experiment: Experiment, data: PreparedData) -> int:
-    """Memory of a member of a population, bytes: what a forward pass makes, found by one on the meta device, with its
-    gradients; what the validation holds at a time, beside them, since a graph keeps its own; nine times its weights (in
-    the stack and in its own model, the best so far, their gradients, two moments; while a graph is captured, three more
-    of what updates change).
-    """
-
-    def batch(size: int) -> Batch:
-        y = torch.zeros(size, dtype=torch.int64) if data.num_classes else None
-        return Batch(torch.zeros(size, *data.image_shape), y)
-
-    training, validation = _Memory(), _Memory()
-    with torch.device("meta"):
-        model = experiment.model.build(data.image_shape, data.num_classes)
-        trained_on, step = batch(experiment.training.batch_size), torch.zeros(())
-        validated_on = batch(min(EVALUATION_BATCH, data.sizes["val"]))
-        with training:
-            model.losses(trained_on, step)
-        model.eval()
-        with torch.no_grad(), validation:
-            model.bound(validated_on)
-    weights: int = sum(tensor.nbytes for tensor in model.state_dict().values())
-    return 9 * weights + 2 * training.made + validation.most
-
-
-class _Memory(TorchDispatchMode):
-    """Counts the memory that operations take, within a gradient penalty's own backward pass too, bytes."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.made = 0  # of all operations
-        self.most = 0  # at a time: what nobody holds any more is free
-        self.held: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = operation(*args, **(kwargs or {}))
-        self.held = {key: (weak, size) for key, (weak, size) in self.held.items() if not weak.expired()}
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in self.held:
-                self.held[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-                self.made += storage.nbytes()
-        self.most = max(self.most, sum(size for _, size in self.held.values()))
-        return result
 
 
 class _Stack:

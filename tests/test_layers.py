@@ -35,7 +35,7 @@ LAYERS = [  # from the bottom; a module imports from its own layer and those bel
     },
     {"evaluation", "pretraining", "training", "updates", "population"},
     {"experiment"},
-    {"checkpoint", "members", "trial", "trials", "comparison_table", "report"},
+    {"checkpoint", "members", "trial", "trial_costs", "trials", "comparison_table", "report"},
     {"tuning", "tuning_sampler", "tuning_storage", "tuning_study", "tuning_search", "tuning_figures"}
     | {"mlflow_views", "store", "tracking"}
     | {"promotion", "catalog", "registry", "serving", "served_model", "server"},

@@ -19,7 +19,8 @@ from aemodels.data import batches
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.members import Goals, MemberEnd, MemberEpoch, MemberStart
-from aemodels.trials import Runner, stack_bytes
+from aemodels.trial_costs import forward_seconds, stack_bytes
+from aemodels.trials import Runner
 from aemodels.workers import Worker, Yielded
 
 GOALS = Goals(objectives=("mse",), watched="mse")
@@ -237,7 +238,7 @@ def test_processes_are_for_work_that_outlasts_their_start(
     """As many images, seen by other networks."""
     monkeypatch.setattr(trials, "cores", lambda: 2)
     costly = SMALL.override({"model": {"name": "vae", "trunk": {"name": "residual", "channels": [128, 128]}}})
-    cost = {name: trials.forward_seconds(e, digits) for name, e in {"small": SMALL, "costly": costly}.items()}
+    cost = {name: forward_seconds(e, digits) for name, e in {"small": SMALL, "costly": costly}.items()}
     assert cost["costly"] > 10 * cost["small"]
     seen = 4 * SMALL.training.epochs * Runner(digits, None, GOALS)._images(SMALL)
     monkeypatch.setattr(trials, "WORTH_PROCESSES", seen * (cost["costly"] * cost["small"]) ** 0.5)
@@ -247,9 +248,7 @@ def test_processes_are_for_work_that_outlasts_their_start(
             assert len(runner.workers) == count
 
 
-def test_processes_give_the_same_trials(
-    runner: Runner, digits: PreparedData, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_give_the_same_trials(runner: Runner, digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit for bit: the clock says whether processes are worth their start. Real ones, kept from one generation to the
     next; a stopped trial makes room; closed, they are gone.
     """

@@ -24,7 +24,8 @@ from aemodels.models.base import ModelConfig
 from aemodels.nets import ConvConfig, MLPConfig
 from aemodels.population import train_population
 from aemodels.training import Epoch, TrainingConfig, new_model, train
-from aemodels.trials import STACK_SHARE, Runner, stack_bytes
+from aemodels.trial_costs import stack_bytes
+from aemodels.trials import STACK_SHARE, Runner
 from aemodels.updates import Graph, Updates
 
 pytestmark = [
