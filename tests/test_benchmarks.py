@@ -27,6 +27,7 @@ from benchmarks.contender import measure
 from benchmarks.contenders import larger, with_aemodels, with_plain_vae_gan
 from benchmarks.contenders.judge import images_of, plain_trained, quality
 from benchmarks.contenders.networks import PlainVAEGAN
+from benchmarks.contenders.search import configurations
 from benchmarks.contenders.task import Task, alike, plain_start
 from benchmarks.jobs import ROOT, FailedError, Job, run_job
 from benchmarks.rows import Row, Scale, all_rows, surroundings
@@ -128,10 +129,10 @@ def test_the_plain_vae_gan_has_the_projects_gradients(mnist: PreparedData) -> No
 
 
 def test_searches_come_to_the_same(mnist: PreparedData) -> None:
-    settings = {"latent_dims": [2, 20], "betas": [1.0], "images": 1_350, "epochs": 8, "peer_trials": 2}
+    settings = {"latent_dims": [2, 20], "betas": [1.0], "images": 1_350, "epochs": 8, "peer_every": 1}
     job = Job("search", "", "cpu", 1, 1, mnist.model_dump(mode="json"), settings)
     ours, optuna = (measure(job._replace(contender=name))["values"] for name in ("aemodels", "optuna"))
-    assert ours[1] < 0.7 * ours[0]  # which a latent size of 20 is for
+    assert ours["1"] < 0.7 * ours["0"]  # which a latent size of 20 is for
     assert ours == pytest.approx(optuna, rel=0.15)
     pruning = {"trials": 6, "images": 1_350, "epochs": 5, "granted": 1}
     own, other = (measure(job._replace(contender=name, settings=pruning)) for name in ("aemodels", "optuna"))
@@ -171,12 +172,15 @@ def test_ratios_are_taken_within_a_turn() -> None:
 
 def test_objectives_agree_within_the_noise_of_seeds_or_not() -> None:
     """The peer's turns are 4 % apart; the project is 3 % off it, in bfloat16 too, but for one configuration."""
-    peer = {1: [0.0208, 0.0192, 0.0416, 0.0384], 2: [0.02, 0.02, 0.04, 0.04]}
+    peer = {
+        1: {"0": 0.0208, "9": 0.0192, "18": 0.0416, "27": 0.0384},
+        2: {"0": 0.02, "9": 0.02, "18": 0.04, "27": 0.04},
+    }
     seconds = {"aemodels": 10.0, "aemodels-bfloat16": 8.0, "optuna": 30.0}
     values = {
         turn: {
-            "aemodels": [1.03 * value for value in theirs],
-            "aemodels-bfloat16": [1.2 * theirs[0], *(0.97 * value for value in theirs[1:])],
+            "aemodels": {"1": 1.0} | {index: 1.03 * value for index, value in theirs.items()},  # more than the peer
+            "aemodels-bfloat16": {index: (0.97 if int(index) else 1.2) * value for index, value in theirs.items()},
             "optuna": theirs,
         }
         for turn, theirs in peer.items()
@@ -192,6 +196,13 @@ def test_objectives_agree_within_the_noise_of_seeds_or_not() -> None:
     assert "objectives differ by 3.0% (+3.0% on average), in bfloat16 10.3% (" in line
     assert "two seeds of the other by 4.0%: **not** within twice the noise of seeds" in line
     assert agreement(turns[:1]).keys() == {"difference"}  # a single turn tells no noise
+
+
+def test_the_peer_of_a_large_search_trains_every_value_of_both_settings() -> None:
+    settings = next(row for row in all_rows(Scale("cuda", False, Path())) if row.name == "search").settings
+    latent_dims, betas = zip(*configurations(settings)[:: settings["peer_every"]], strict=True)
+    assert [*latent_dims] == settings["latent_dims"]
+    assert [*betas] == settings["betas"]
 
 
 def test_tracking_as_a_share_of_the_training() -> None:

@@ -53,14 +53,15 @@ class Trainer:
 
 
 def fixed(job: Job, configurations: Sequence[Configuration]) -> Measured:
-    """Trains the configurations, or the first of them."""
-    trainer, chosen = Trainer(job), configurations[: job.settings["peer_trials"]]
+    """Trains every so manieth of the configurations."""
+    indices = range(0, len(configurations), job.settings["peer_every"])
+    trainer, chosen = Trainer(job), [configurations[index] for index in indices]
     started = time.perf_counter()
     if job.contender == "optuna":
         values = _enqueued(trainer, chosen, job.seed)
     else:
         values = [trainer.final_error(configuration, job.seed) for configuration in chosen]
-    return answer(job, time.perf_counter() - started, values)
+    return answer(job, time.perf_counter() - started, dict(zip(indices, values, strict=True)))
 
 
 def _enqueued(trainer: Trainer, configurations: Sequence[Configuration], seed: int) -> list[float]:

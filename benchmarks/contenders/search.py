@@ -30,7 +30,7 @@ class Configuration(NamedTuple):
 
 
 def measure(job: Job) -> Measured:
-    """Settings: epochs, images; latent_dims, betas and peer_trials (a peer trains the first so many) for a search of
+    """Settings: epochs, images; latent_dims, betas and peer_every (a peer trains every so manieth) for a search of
     fixed configurations, or trials and granted (epochs that every trial gets) for one that prunes.
     """
     ours, fixed = job.contender in PRECISIONS, "betas" in job.settings
@@ -46,10 +46,13 @@ def configurations(settings: Mapping[str, Any]) -> list[Configuration]:
     return [Configuration(*values) for values in product(settings["latent_dims"], settings["betas"])]
 
 
-def answer(job: Job, seconds: float, values: list[float]) -> Measured:
-    """With the images that all trials together were trained on."""
+def answer(job: Job, seconds: float, values: Mapping[int, float]) -> Measured:
+    """With the images that all trials together were trained on; the values by their configurations' indices, which are
+    strings as in every JSON object.
+    """
     count = min(job.settings["images"], job.data["sizes"]["train"]) * job.settings["epochs"] * len(values)
-    return {"seconds": seconds, "images_per_second": count / seconds, "values": values}
+    by_index = {str(index): values[index] for index in sorted(values)}
+    return {"seconds": seconds, "images_per_second": count / seconds, "values": by_index}
 
 
 def _experiment(job: Job) -> Experiment:
@@ -81,7 +84,7 @@ def _fixed(job: Job) -> Measured:
                     raise RuntimeError(f"trial {told.index}: {told.error}")
                 values[told.index] = told.metrics["mse"]
     seconds = time.perf_counter() - started
-    return answer(job, seconds, [values[index] for index in range(len(experiments))])
+    return answer(job, seconds, values)
 
 
 def _pruned(job: Job) -> Measured:
