@@ -35,11 +35,21 @@ def measure(job: Job) -> Measured:
     raise ValueError(f"work={job.work}: no such measurement")
 
 
+def bind(threads: int) -> None:
+    """To so many of the cores that the process may use, where the system can: torch's number of threads binds neither
+    processes that a contender starts nor what counts the cores itself, as the project's searches do.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
 def main() -> None:
     """Whatever libraries print goes to stderr; stdout has the answer alone."""
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     job = Job(**json.loads(sys.argv[1]))
+    if job.device == "cpu":
+        bind(job.threads)  # before any library starts threads, which have the cores of their start
     import torch
 
     from aemodels.config import UserError

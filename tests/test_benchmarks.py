@@ -205,6 +205,12 @@ def test_the_peer_of_a_large_search_trains_every_value_of_both_settings() -> Non
     assert [*betas] == settings["betas"]
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system binds no process to cores")
+def test_a_contender_has_as_many_cores_as_threads() -> None:
+    code = "from aemodels.environment import cores; from benchmarks.contender import bind; bind(1); print(cores())"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "1\n"
+
+
 def test_tracking_as_a_share_of_the_training() -> None:
     turn: Repeat = {
         "tracked": {"seconds": 62.0, "training_seconds": 61.0},
