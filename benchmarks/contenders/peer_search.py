@@ -53,7 +53,7 @@ class Trainer:
 
 
 def fixed(job: Job, configurations: Sequence[Configuration]) -> Measured:
-    """Trains every so manieth of the configurations."""
+    """Trains every n-th of the configurations, as the job says."""
     indices = range(0, len(configurations), job.settings["peer_every"])
     trainer, chosen = Trainer(job), [configurations[index] for index in indices]
     started = time.perf_counter()

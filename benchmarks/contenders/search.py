@@ -30,7 +30,7 @@ class Configuration(NamedTuple):
 
 
 def measure(job: Job) -> Measured:
-    """Settings: epochs, images; latent_dims, betas and peer_every (a peer trains every so manieth) for a search of
+    """Settings: epochs, images; latent_dims, betas and peer_every (a peer trains every n-th of them) for a search of
     fixed configurations, or trials and granted (epochs that every trial gets) for one that prunes.
     """
     ours, fixed = job.contender in PRECISIONS, "betas" in job.settings
