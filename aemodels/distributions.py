@@ -51,15 +51,19 @@ def normal_like(images: Tensor) -> Tensor:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Makes torch's global noise inside the block a function of the seed, and leaves it outside as it was."""
-    # CUDA is not initialised for this alone: it costs seconds and memory of a GPU that nobody may need. If it is inside
-    # the block, it begins with this seed, which `manual_seed` leaves for it; it had no noise before to go back to.
+    # CUDA is not initialised for this alone: it costs seconds and memory of a GPU that nobody may need. `manual_seed`
+    # leaves the seed for it, should it begin inside the block.
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        if torch.accelerator.is_available():
-            torch.manual_seed(seed)
-        else:  # without a device it would keep a stack trace of every call for one that may yet come
-            torch.default_generator.manual_seed(seed)
-        yield
+    try:
+        with torch.random.fork_rng(devices=devices):
+            if torch.accelerator.is_available():
+                torch.manual_seed(seed)
+            else:  # without a device it would keep a stack trace of every call for one that may yet come
+                torch.default_generator.manual_seed(seed)
+            yield
+    finally:
+        if not devices and torch.cuda.is_available():
+            torch.cuda.manual_seed_all(torch.initial_seed())  # the caller's, with which it would have begun
 
 
 def derived_seed(seed: int, purpose: str, index: int = 0) -> int:

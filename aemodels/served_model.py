@@ -12,6 +12,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
 from aemodels.config import UserError
+from aemodels.devices import best_device
 from aemodels.environment import device_name
 from aemodels.modelfile import load_network
 from aemodels.serving import Question, answer
@@ -23,7 +24,8 @@ class ServedModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Reads the packed files."""
         files = {name: Path(path) for name, path in context.artifacts.items()}
-        self.model = load_network(files["config"], files["weights"], device_name() or "cpu")
+        device = str(best_device()) if device_name() else "cpu"
+        self.model = load_network(files["config"], files["weights"], device)
 
     def predict(  # MLflow takes hints for a schema, but none from np.ndarray
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None

@@ -47,7 +47,7 @@ class Runner:
     def start(self, experiments: Sequence[Experiment], total: int) -> None:
         """Starts the processes for trials like these, `total` in all, where they are worth it; does not wait."""
         count = min(cores(), len(experiments))
-        self.threads = max(1, cores() // count)
+        self.threads = max(1, min(self.threads, cores() // count))
         if best_device().type != "cpu" or count < 2 or self.workers:
             return
         seen = total * sum(each.training.epochs * self._images(each) for each in experiments) / len(experiments)

@@ -48,7 +48,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="these only; a wrong name lists them")
     parser.add_argument("--contenders", nargs="+", metavar="NAME", help="these peers only, beside the project itself")
     parser.add_argument("--repeats", type=int, metavar="N", help="turns of every row, instead of its own number")
-    parser.add_argument("--threads", type=int, default=_cores(), metavar="N", help="of every process, cores too; all")
+    parser.add_argument(
+        "--threads", type=int, default=_cores(), metavar="N", help="of every contender, on a CPU its cores too"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, once: whether it runs; kept only with --out")
     parser.add_argument("--out", type=Path, metavar="FILE", help="instead of benchmarks/results/<hardware>-<date>.json")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of an earlier run, and that is all")

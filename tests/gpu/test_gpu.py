@@ -139,17 +139,23 @@ def test_streamed_equals_resident(digits: PreparedData, monkeypatch: pytest.Monk
 
 
 def test_cuda_may_begin_within_a_seeded_block() -> None:
-    """The block does not begin it; its noise is the seed's all the same."""
+    """The block does not begin it; its noise is the seed's all the same, and the caller's is the caller's."""
     code = """
 import torch
 from aemodels.distributions import seeded
+torch.manual_seed(5)
 with seeded(3):
     assert not torch.cuda.is_initialized()
-    first = torch.rand(4, device="cuda")
+    %s
+outside = torch.rand(4, device="cuda")
+torch.manual_seed(5)
+assert torch.equal(outside, torch.rand(4, device="cuda"))
 with seeded(3):
-    assert torch.equal(first, torch.rand(4, device="cuda"))
+    first = torch.rand(4, device="cuda")
+    %s
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    for inside, compared in (("", ""), ('drawn = torch.rand(4, device="cuda")', "assert torch.equal(drawn, first)")):
+        subprocess.run([sys.executable, "-c", code % (inside, compared)], check=True)
 
 
 # beside which the libraries' own memory is small; of small batches of the convolutions the validation is the most
