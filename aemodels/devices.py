@@ -44,12 +44,16 @@ def _chosen() -> torch.device:
             torch.cuda.set_device(device)  # streams, graphs and noise are those of the current device
         if device.type not in DEVICES:
             raise UserError(
-                f"AEMODELS_DEVICE={name}: does not work here; give one of {', '.join(DEVICES)}, or unset it"
+                f"AEMODELS_DEVICE={name}: does not work here; give {' or '.join(filter(_works, DEVICES))}, or unset it"
             )
         return device
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _works(device: str) -> bool:
+    return device == "cpu" or (torch.cuda if device == "cuda" else torch.backends.mps).is_available()
 
 
 def bfloat16_units(device: torch.device) -> Literal["", "vector", "matrix"]:

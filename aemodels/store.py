@@ -195,6 +195,8 @@ def _unusable(uri: str, error: Exception) -> UserError:
     kind, remedy = UserError, "set MLFLOW_TRACKING_URI to the address of an MLflow server"
     if "out-of-date database schema" in reason:
         remedy = f"another release of MLflow wrote it: back it up and run `mlflow db upgrade {printable(uri)}`"
+    elif uri.startswith("sqlite") and isinstance(error, ImportError):
+        remedy = "a library cannot be loaded: free memory, or install it again"
     elif uri.startswith("sqlite"):
         remedy = "move the damaged file away, or set AEMODELS_STORE to another folder"
     if is_outage(error):

@@ -26,7 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _options(arguments)
     if options.table:
-        print(table.markdown(results.read(options.table)))
+        try:
+            print(table.markdown(results.read(options.table)))
+        except (OSError, ValueError) as error:
+            print(f"--table {options.table}: {error}", file=sys.stderr)
+            return 2
         return 0
     with tempfile.TemporaryDirectory() as folder:
         rows = all_rows(Scale(options.device, options.quick, Path(folder)))

@@ -105,8 +105,14 @@ def write(file: Path, result: Result) -> None:
 
 
 def read(file: Path) -> Result:
-    """An earlier run."""
+    """An earlier run.
+
+    Raises:
+        ValueError: the file is none.
+    """
     result: Result = json.loads(file.read_text())
+    if not isinstance(result, dict) or not {"hardware", "versions", "rows"} <= result.keys():
+        raise ValueError("no result of these benchmarks")
     return result
 
 

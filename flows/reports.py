@@ -71,6 +71,7 @@ def tuned(result: Tuned, json: bool) -> None:
     _trials(result)
     facts(
         {
+            **{f"trial {row.index} failed": row.error for row in result.trials if row.error},
             "best": " ".join(f"{key}={value}" for key, value in result.best.items()),
             "pictures": result.folder / "figures",
             "compare trials": result.compare_url,

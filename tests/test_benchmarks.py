@@ -163,6 +163,17 @@ def test_seconds_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
         surroundings.command_seconds(job)
 
 
+@pytest.mark.parametrize("content", [None, "no JSON", '[{"rows": []}]', '{"rows": {}}'])
+def test_a_table_is_made_of_a_result_only(
+    content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "result.json"
+    if content is not None:
+        file.write_text(content)
+    assert command.main(["--table", str(file)]) == 2
+    assert capsys.readouterr().err.startswith(f"--table {file}: ")
+
+
 def test_ratios_are_taken_within_a_turn() -> None:
     row = Row("row", "", "", "s", {"aemodels": (), "peer": ()}, 3, {})
     turns: list[Repeat] = [{"aemodels": {"seconds": s}, "peer": {"seconds": 2 * s}} for s in (1.0, 10.0, 2.0)]

@@ -38,6 +38,22 @@ def test_a_fresh_store_is_made_whole(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
+def test_a_library_that_does_not_load_is_no_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where memory is short."""
+    monkeypatch.setenv("AEMODELS_STORE", str(tmp_path))
+    open_store()
+    code = """
+import sys
+sys.modules["mlflow.store.tracking.sqlalchemy_store"] = None
+from aemodels.store import open_store
+open_store()
+"""
+    refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "mlflow.db: cannot be used as MLflow's store" in refused.stderr
+    assert "a library cannot be loaded: free memory" in refused.stderr
+    assert "damaged" not in refused.stderr
+
+
 @pytest.mark.slow
 def test_two_processes_open_a_fresh_store_at_once(tmp_path: Path) -> None:
     code = "from aemodels.store import open_store; print(open_store().experiment('tiny'))"

@@ -58,6 +58,8 @@ class TrialRow(Config):
     values: dict[str, float]
     """Objectives by name, of validation images."""
     seconds: float
+    error: str = ""
+    """Why it failed."""
 
 
 class Tuned(Result):
@@ -319,4 +321,11 @@ def _best_first(result: SearchResult) -> list[Trial]:
 
 def _row(trial: Trial, objectives: tuple[str, ...]) -> TrialRow:
     values = dict(zip(objectives, trial.values, strict=False))
-    return TrialRow(index=trial.index, state=trial.state, params=trial.params, values=values, seconds=trial.seconds)
+    return TrialRow(
+        index=trial.index,
+        state=trial.state,
+        params=trial.params,
+        values=values,
+        seconds=trial.seconds,
+        error=trial.error,
+    )

@@ -11,6 +11,9 @@ import pytest
 from commands import TINY, Shop, call, shell
 from PIL import Image
 
+from aemodels.steps.tune import Tuned
+from flows import reports
+
 SMALL_SEARCH = ["tuning.trials=2", "tuning.generation=2", "tuning.epochs=1", "tuning.images=200"]
 
 
@@ -109,6 +112,14 @@ def test_the_command_in_a_comparisons_table_names_no_folders() -> None:
     arguments = ["/home/me/wide.json", "article-vae", 'data.path=["/my images/b", "c/d"]', "data.path=~/photos"]
     told = """aemodels compare --preset fast wide.json article-vae 'data.path=["b", "d"]' data.path=photos --seeds 3"""
     assert _command(arguments, ["fast"], 3) == told
+
+
+def test_a_person_is_told_why_a_trial_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = ({"index": 0, "state": "complete"}, {"index": 3, "state": "failed", "error": "ended by signal 9"})
+    told = {"run_id": "", "url": "", "compare_url": "", "best": {}, "objectives": [], "front": [0], "figures": []}
+    trials = [{"params": {}, "values": {}, "seconds": 1.0, **row} for row in rows]
+    reports.tuned(Tuned.model_validate({**told, "folder": "search", "trials": trials}), json=False)
+    assert "trial 3 failed  ended by signal 9" in capsys.readouterr().out
 
 
 def test_tune_answers_a_machine(store) -> None:
