@@ -190,8 +190,8 @@ def cases() -> Iterator[Any]:
 @pytest.mark.usefixtures("same_noise", "double")
 def test_a_member_is_the_model_trained_alone(models, training, digits: PreparedData) -> None:
     """104 steps in float64: weights, best weights, moments, metrics."""
-    # two players answer each other's rounding, so that it grows
-    tolerance = 1e-8 if isinstance(models[0], GANConfig) else 1e-10
+    # two players answer each other's rounding, so that it grows: the VAE-GAN's from 1e-15 in 87 steps to 3e-10 in 116
+    tolerance = 1e-8 if isinstance(models[0], GANConfig | VAEGANConfig) else 1e-10
     results = together(models, digits, training)
     assert results.keys() == set(range(len(models)))
     for number, model in enumerate(models):
