@@ -27,10 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     if options.table:
         try:
-            print(table.markdown(results.read(options.table)))
+            result = results.read(options.table)
         except (OSError, ValueError) as error:
             print(f"--table {options.table}: {error}", file=sys.stderr)
             return 2
+        print(table.markdown(result))
         return 0
     with tempfile.TemporaryDirectory() as folder:
         rows = all_rows(Scale(options.device, options.quick, Path(folder)))
