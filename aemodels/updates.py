@@ -1,7 +1,8 @@
 """The update that training repeats: one forward pass, the gradient of every part, the step of every part.
 
 B batch, M members of a population (a single model has no such axis), T terms of the losses, S full batches of an epoch.
-On a CUDA device whole updates are replayed as a graph: small models are bound by the launches of their kernels.
+Whole updates are replayed, on a CUDA device as a graph, on a CPU as a list of kernels: small models are bound by what
+comes before a kernel.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from aemodels.data.batches import Batches
 from aemodels.devices import bfloat16_units
 from aemodels.distributions import derived_seed, seeded
 from aemodels.models.base import Batch, Loss
+from aemodels.replay import Replay
 from aemodels.schedules import learning_rate_factor
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 FORGETTING = 256  # updates between two looks for moments that have become too small
 TINY = 1e-25  # a moment; Adam adds 1e-8 to what it divides by
+WORTH_RECORDING = 100  # updates; what recording costs is saved after about half as many
 WARM_UPS = 3  # updates before a graph is captured, in which libraries make their choices; undone afterwards
 
 
@@ -66,6 +69,9 @@ class Updates:
         self.products_only = on and device == "cpu" and units == "matrix" and not convolves
         self.autocast = torch.autocast(device, torch.bfloat16, enabled=on and not self.products_only)
         self._graph: Graph | None = None
+        self._replay: Replay | None = None
+        if device == "cpu" and self.steps * config.epochs >= WORTH_RECORDING and not parallel.active():
+            self._replay = Replay(self._full_update, lambda: _touched(self) | {"sums": self.sums})
 
     def moments(self) -> dict[str, Tensor]:
         """The optimisers' state, live: "optimizer.<part>.<key>", by the keys of `FusedAdam.state`."""
@@ -82,7 +88,7 @@ class Updates:
 
     def close(self) -> None:
         """Lets go of the graph, which holds memory of the device and this object."""
-        self._graph = None
+        self._graph = self._replay = None
 
     def rates(self, first_step: int) -> list[float]:
         """The learning rates of an epoch's updates."""
@@ -111,7 +117,11 @@ class Updates:
         rates = self.rates(first_step)
         for i, batch in enumerate(self.batches.shuffled(batch_size, order_seed)):
             self.rate.fill_(rates[i])
-            self.update(batch, torch.full((), first_step + i, device=self.rate.device), min(batch_size, left))
+            step = torch.full((), first_step + i, device=self.rate.device)
+            if self._replay is not None and left >= batch_size and self.names:
+                self._replay(*(tensor for tensor in (step, batch.x, batch.y) if tensor is not None))
+            else:
+                self.update(batch, step, min(batch_size, left))
             left -= batch_size
             if (first_step + i) % FORGETTING == 0 and self.rate.device.type == "cpu":
                 for optimizer in self.optimizers.values():
@@ -126,16 +136,18 @@ class Updates:
             optimizer.step(gradients[part])
         self._add(losses)
 
+    def _full_update(self, step: Tensor, x: Tensor, y: Tensor | None = None) -> None:
+        self.update(Batch(x, y), step, self.config.batch_size)
+
     def _gradients(self, losses: dict[str, Loss], size: int) -> dict[str, list[Tensor]]:
         """All parts' gradients before any part's step, each of its own loss by its own parameters."""
         *_, last = self.optimizers
         result: dict[str, list[Tensor]] = {}
         for part, optimizer in self.optimizers.items():
             total = losses[part].total  # (B,) or (M, B)
-            # The gradient of the batch's mean, of each member's own (no member's weights have a share in another's
-            # loss), without the operations that compute the means.
-            weights = torch.full_like(total, 1 / size)
-            result[part] = list(torch.autograd.grad(total, optimizer.parameters, weights, retain_graph=part != last))
+            # The batch's mean, of each member's own: no member's weights have a share in another's loss.
+            mean = (total / size).sum()
+            result[part] = list(torch.autograd.grad(mean, optimizer.parameters, retain_graph=part != last))
             if parallel.active():
                 result[part] = _added_up(result[part])
             if self.config.gradient_clip is not None:
@@ -244,7 +256,7 @@ def captured(updates: Updates) -> Graph | None:
 
 
 def _touched(updates: Updates) -> dict[str, Tensor]:
-    """All tensors that an update changes."""
+    """All tensors that an update changes, but the epoch's sums."""
     return {f"model.{name}": tensor for name, tensor in updates.model.state_dict().items()} | updates.moments()
 
 

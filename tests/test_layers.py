@@ -33,7 +33,7 @@ LAYERS = [  # from the bottom; a module imports from its own layer and those bel
         "drift",
         "drift_figures",
     },
-    {"evaluation", "pretraining", "training", "updates", "population"},
+    {"evaluation", "pretraining", "training", "updates", "replay", "population"},
     {"experiment"},
     {"checkpoint", "members", "trial", "trial_costs", "trials", "comparison_table", "report"},
     {"tuning", "tuning_sampler", "tuning_storage", "tuning_study", "tuning_search", "tuning_figures"}
