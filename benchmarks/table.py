@@ -148,14 +148,4 @@ def _foot(result: dict[str, Any]) -> str:
     precision = "TF32" if result["device"] == "cuda" else "float32"
     product = f" Matrix product of 2048: {peak['max'] / 1e9:,.0f} GFLOP/s in {precision}." if peak else ""
     when = result["started"][:10]
-    medians = f"Medians; turns lie at most {apart:.0%} apart."
-    return f"{quick}{when}: {', '.join(parts)}. {medians}{product}{_left_out(result)}"
-
-
-def _left_out(result: dict[str, Any]) -> str:
-    """How many epochs say nothing about a machine whose cores stay where they are."""
-    runs = [run for row in result["rows"].values() for run in row["runs"] if "epochs_counted" in run]
-    later = sum(len(run["epochs_apart"]) - 1 for run in runs)
-    left_out = later - sum(run["epochs_counted"] for run in runs)
-    what = "in which the host had moved the two cores so that they had no cache in common"
-    return f" {left_out} of {later} timed epochs, {what}, are not counted." if left_out else ""
+    return f"{quick}{when}: {', '.join(parts)}. Medians; turns lie at most {apart:.0%} apart.{product}"

@@ -24,9 +24,9 @@ from aemodels.training import new_model
 from benchmarks import __main__ as command
 from benchmarks import joined, results, table
 from benchmarks.contender import measure
-from benchmarks.contenders import larger, training, with_aemodels, with_plain_vae_gan
-from benchmarks.contenders.judge import Epoch, images_of, plain_trained, quality
-from benchmarks.contenders.networks import PlainVAEGAN, plain_model
+from benchmarks.contenders import larger, with_aemodels, with_plain_vae_gan
+from benchmarks.contenders.judge import images_of, plain_trained, quality
+from benchmarks.contenders.networks import PlainVAEGAN
 from benchmarks.contenders.search import configurations
 from benchmarks.contenders.task import Task, alike, plain_start
 from benchmarks.jobs import ROOT, FailedError, Job, run_job
@@ -179,26 +179,6 @@ def test_ratios_are_taken_within_a_turn() -> None:
     turns: list[Repeat] = [{"aemodels": {"seconds": s}, "peer": {"seconds": 2 * s}} for s in (1.0, 10.0, 2.0)]
     assert ratios(row, turns) == {"aemodels": {"peer": {"median": 2.0, "min": 2.0, "max": 2.0}}}
     assert summary(row, turns)["aemodels"] == {"median": 2.0, "min": 1.0, "max": 10.0}
-
-
-@pytest.mark.parametrize(
-    ("apart", "counted", "rate"),
-    [([True, False, False], 2, 20.0), ([False, True, False], 1, 30.0), ([False, True, True], 2, 20.0)],
-)
-def test_epochs_with_the_cores_apart_are_not_counted_while_there_are_others(
-    apart: list[bool], counted: int, rate: float, mnist: PreparedData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """60 images an epoch; the first epoch is never counted."""
-    untrained = plain_trained(plain_model("article-vae"))
-    passes = [Epoch(s, s, untrained, a) for s, a in zip((9.0, 4.0, 2.0), apart, strict=True)]
-    monkeypatch.setattr(training, "_epochs", lambda *_: iter(passes))
-    settings = {"preset": "article-vae", "epochs": 3, "images": 60}
-    run = training.measure(Job("training", "aemodels", "cpu", 2, 1, mnist.model_dump(mode="json"), settings))
-    assert (run["epochs_counted"], run["images_per_second"]) == (counted, rate)
-    row = next(row for row in all_rows(Scale("cpu", False, Path())) if row.name == "article-vae")
-    whole = results.row_result(row, [{"aemodels": run}], {}, {})
-    foot = table.markdown(EMPTY | {"rows": {"article-vae": whole}}).splitlines()[-1]
-    assert ("1 of 2 timed epochs" in foot) == (counted == 1)
 
 
 def test_objectives_agree_within_the_noise_of_seeds_or_not() -> None:

@@ -5,7 +5,6 @@ N images, B batch, D latent units.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,9 +17,6 @@ from aemodels.data import PreparedData
 from benchmarks.contenders.networks import Plain, PlainVAE, PlainVAEGAN
 
 BATCH = 1_000
-EXCHANGED = 2**18  # numbers, 1 MiB: half of them cross over to the other core, and back
-EXCHANGES = 50
-APART = 2.0  # times as long with both cores as with one; 0.6 to 1.2 with a common cache, 3.5 without, on an EPYC
 
 
 class Trained(NamedTuple):
@@ -37,56 +33,29 @@ class Epoch(NamedTuple):
     seconds: float  # of the updates alone
     wall: float  # with whatever the trainer does after them: validation, keeping the best weights
     trained: Trained
-    apart: bool = False  # the cores had no cache in common, at its start or its end
 
 
 class Clock:
-    """A stopwatch that waits for the device, and looks where the cores are when it is started and stopped."""
+    """A stopwatch that waits for the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.seconds: list[float] = []
-        self.apart: list[bool] = []
         self.start()
 
     def start(self) -> None:
         self._wait()
-        self.started_apart = cores_apart(self.device)
         self.started = time.perf_counter()
 
     def stop(self) -> float:
         """Notes the seconds since the start."""
         self._wait()
         self.seconds.append(time.perf_counter() - self.started)
-        self.apart.append(self.started_apart or cores_apart(self.device))
         return self.seconds[-1]
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-def cores_apart(device: torch.device) -> bool:
-    """Whether two threads on two cores take longer than one, for what each reads of the other's: the host of a virtual
-    machine gives it cores without a common cache at times, for seconds or minutes.
-    """
-    if device.type != "cpu" or torch.get_num_threads() != 2:
-        return False
-    alone, together = (_exchange(threads) for threads in (1, 2))
-    return together > APART * alone
-
-
-def _exchange(threads: int) -> float:
-    """Seconds."""
-    torch.set_num_threads(threads)
-    x, y = torch.zeros(EXCHANGED), torch.zeros(EXCHANGED)
-    times = []
-    for _ in range(EXCHANGES):
-        started = time.perf_counter()
-        torch.add(x, 1, out=y)
-        torch.add(y.view(2, -1).flip(0).view(-1), 1, out=x)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
 
 
 def plain_trained(model: Plain) -> Trained:

@@ -28,7 +28,6 @@ def measure(job: Job) -> Measured:
     to_quality = job.settings.get("to_quality", False)
     seconds: list[float] = []
     walls: list[float] = []
-    apart: list[bool] = []
     judged: list[dict[str, float]] = []
     epochs = _epochs(job.contender, task, to_quality)
     if job.contender == "streamed":
@@ -38,20 +37,16 @@ def measure(job: Job) -> Measured:
     for epoch in epochs:
         seconds.append(epoch.seconds)
         walls.append(epoch.wall)
-        apart.append(epoch.apart)
         if to_quality or len(seconds) == task.epochs:
             judged.append(quality(epoch.trained, task.data, task.device))
     if to_quality:
         return {"epoch_walls": walls, "curve": [next(iter(values.values())) for values in judged]}
     count = min(task.images or task.data.sizes["train"], task.data.sizes["train"])
-    later = range(1, len(seconds))
-    timed = [i for i in later if not apart[i]] or later  # all, where that is none
+    timed = len(seconds) - 1
     return {
-        "images_per_second": count * len(timed) / sum(seconds[i] for i in timed),
-        "wall_images_per_second": count * len(timed) / sum(walls[i] for i in timed),  # with what is between the epochs
+        "images_per_second": count * timed / sum(seconds[1:]),
+        "wall_images_per_second": count * timed / sum(walls[1:]),  # with what is done between the epochs
         "epoch_seconds": seconds,
-        "epochs_apart": apart,
-        "epochs_counted": len(timed),
         "training_images": count,
         **judged[-1],
     }

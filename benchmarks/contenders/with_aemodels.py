@@ -28,7 +28,7 @@ def epochs(experiment: Experiment, data: PreparedData, task: Task) -> Iterator[E
     for epoch in train(experiment.model, data, experiment.training, experiment.seed):
         wall = clock.stop()
         assert isinstance(epoch.model, Autoencoder)
-        yield Epoch(epoch.metrics["train/seconds"], wall, trained(epoch.model), clock.apart[-1])
+        yield Epoch(epoch.metrics["train/seconds"], wall, trained(epoch.model))
         clock.start()
 
 

@@ -70,4 +70,4 @@ def epochs(task: Task) -> Iterator[Epoch]:
         clock.start()
         train_epoch(model, loader, optimizer, task.device)
         seconds = clock.stop()
-        yield Epoch(seconds, seconds, plain_trained(model), clock.apart[-1])
+        yield Epoch(seconds, seconds, plain_trained(model))

@@ -61,5 +61,5 @@ def epochs(task: Task) -> Iterator[Epoch]:
         )
         trainer.fit(module, loader)
     module.to(task.device)  # it takes the model back to the CPU
-    for seconds, apart in zip(clock.seconds, clock.apart, strict=True):
-        yield Epoch(seconds, seconds, plain_trained(module.plain), apart)
+    for seconds in clock.seconds:
+        yield Epoch(seconds, seconds, plain_trained(module.plain))

@@ -85,4 +85,4 @@ def epochs(task: Task) -> Iterator[Epoch]:
                 optimizer.step()
             sum(loss.item() for loss in losses.values())  # what a loop prints
         seconds = clock.stop()
-        yield Epoch(seconds, seconds, plain_trained(model), clock.apart[-1])
+        yield Epoch(seconds, seconds, plain_trained(model))

@@ -82,8 +82,8 @@ def epochs(task: Task) -> Iterator[Epoch]:
         )
         trainer = BaseTrainer(model, _images(task, plain), training_config=config, callbacks=[_Timed(clock)])
         trainer.train()
-    for seconds, apart in zip(clock.seconds, clock.apart, strict=True):
-        yield Epoch(seconds, seconds, plain_trained(plain), apart)
+    for seconds in clock.seconds:
+        yield Epoch(seconds, seconds, plain_trained(plain))
 
 
 def _model(plain: Plain) -> Any:
