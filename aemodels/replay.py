@@ -1,8 +1,8 @@
 """The update of a small model as a list of kernels: on a CPU what a CUDA graph is on a GPU.
 
-Such an update is bound by Python and by autograd's bookkeeping: they take a tenth of the time of the article's VAE. Its
-kernels are the same every time, forward, backward and the optimisers' steps. They are recorded once and from then on
-called one after the other, on the same weights and with the same noise: every bit comes out the same.
+Such an update spends a good part of its time in Python and in autograd's bookkeeping. Its kernels are the same every
+time, forward, backward and the optimisers' steps. They are recorded once and from then on called one after the other,
+on the same weights and with the same noise: every number comes out the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import operator
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,43 +21,71 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 aten = torch.ops.aten
-READS_A_NUMBER = aten._local_scalar_dense.default  # `.item()`: what follows may depend on it
+BY_VALUE = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}  # `item`, `unique`, `nonzero`
 OFTEN_NOTHING = {aten.detach.default, aten.alias.default, aten.view.default, aten.expand.default}  # to the same shape
+
+Update = Callable[..., None]
 
 
 class Replay:
     """An update that is recorded at its first call, checked at its second and replayed from its third on.
 
-    The check is an update both ways, on other images than the recorded one. Where the two differ (a model that keeps a
-    count of its own, or goes through numpy), and where a number is read, all updates stay what they were.
+    Nothing but tensors may change from call to call: what Python counts, draws or decides is recorded as it was. The
+    check is an update both ways, on other inputs than the recorded ones. Where it finds a difference, or a kernel's
+    result depends on values in more than its numbers, the update stays what it is, with a warning.
     """
 
-    def __init__(self, update: Callable[..., None], touched: Callable[[], Mapping[str, Tensor]]) -> None:
-        """`update` gets the tensors that are others each time; `touched` gives those that it changes."""
-        self.update, self.touched = update, touched
-        self.call = self._record
+    def __init__(self, update: Update) -> None:
+        """`update` gets all tensors that are not the same ones at every call."""
+        self.update = update
+        self.recorder: Recorder | None = None
+        self.program: Update | None = None  # that is called, once it is settled which one
 
     def __call__(self, *inputs: Tensor) -> None:
-        self.call(*inputs)
+        if self.program is not None:
+            self.program(*inputs)
+        elif self.recorder is None:
+            self._record(*inputs)
+        else:
+            self._check(self.recorder, *inputs)
+
+    @property
+    def replays(self) -> bool:
+        """Whether it is settled that the recording is called."""
+        return self.program not in (None, self.update)
 
     def _record(self, *inputs: Tensor) -> None:
-        with Recorder(inputs) as recorder:
+        with Recorder(inputs) as self.recorder:
             self.update(*inputs)
-        self.replay = recorder.program()
-        self.call = self.update if recorder.reads_a_number else self._check
+        if self.recorder.refusal:
+            self._settle(self.recorder.refusal)
 
-    def _check(self, *inputs: Tensor) -> None:
-        before, noise = _copies(self.touched()), torch.get_rng_state()
-        self.replay(*inputs)
-        replayed = _copies(self.touched())
-        for name, tensor in self.touched().items():
-            tensor.copy_(before[name])
+    def _check(self, recorder: Recorder, *inputs: Tensor) -> None:
+        before, noise = [tensor.clone() for tensor in recorder.outer], torch.get_rng_state()
+        program, replayed, reason = None, before, "replayed it comes to something else"
+        try:
+            program = recorder.program()
+            program(*inputs)
+            replayed = [tensor.clone() for tensor in recorder.outer]
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # of code that was written for a call, not for its kernels
+            program, reason = None, str(error).partition("\n")[0]
+        with torch.no_grad():
+            for tensor, was in zip(recorder.outer, before, strict=True):
+                if not _same(tensor, was):  # what is only read may lie in memory that cannot be written
+                    tensor.copy_(was)
         torch.set_rng_state(noise)
         self.update(*inputs)
-        differing = [name for name, tensor in self.touched().items() if not _same(tensor, replayed[name])]
-        if differing:
-            warnings.warn(f"a replayed update differs in {differing[0]}: none is replayed, slower", stacklevel=2)
-        self.call = self.update if differing else self.replay
+        if program and all(map(_same, recorder.outer, replayed)):
+            self.program, self.recorder = program, None
+        else:
+            self._settle(reason)
+
+    def _settle(self, reason: str) -> None:
+        """For the update as it is."""
+        self.program, self.recorder = self.update, None
+        warnings.warn(f"no replay of the update ({reason}); training goes on without it, slower", stacklevel=4)
 
 
 class Recorder(TorchDispatchMode):
@@ -68,7 +96,7 @@ class Recorder(TorchDispatchMode):
         self.graph = fx.Graph()
         self.nodes = WeakIdKeyDictionary()  # tensor -> what stands for it; weak, so that memory is freed as ever
         self.outer: list[Tensor] = []  # that were there before: weights, moments, constants
-        self.reads_a_number = False
+        self.refusal = ""  # why it cannot be replayed
         self.last_argument, self.count = self.graph._root, itertools.count()
         for tensor in inputs:
             self._argument(tensor)
@@ -82,22 +110,17 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        self.reads_a_number |= func is READS_A_NUMBER
+        if _by_value(func, args):
+            self.refusal = f"{func} depends on values"
         arguments = tree_map_only(Tensor, self._node, (args, kwargs))
         result = func(*args, **kwargs)
         if func in OFTEN_NOTHING and result.stride() == args[0].stride() and result.shape == args[0].shape:
             self.nodes[result] = self._node(args[0])
-            return result
-        node = self.graph.call_function(func, *arguments)
-        if isinstance(result, Tensor):
-            self.nodes.setdefault(result, node)  # it has one if it was written in place
-        elif isinstance(result, tuple | list):
-            for i, part in enumerate(result):
-                if isinstance(part, Tensor):
-                    self.nodes[part] = self.graph.call_function(operator.getitem, (node, i))
+        else:
+            self._note(self.graph.call_function(func, *arguments), result)
         return result
 
-    def program(self) -> Callable[..., None]:
+    def program(self) -> Update:
         """Calls the kernels again, with other inputs."""
         self.graph.output(None)
         code = self.graph.python_code("_")
@@ -109,10 +132,19 @@ class Recorder(TorchDispatchMode):
         forward, outer = names["forward"], self.outer
 
         def replay(*inputs: Tensor) -> None:
-            with torch.inference_mode():
+            # Nothing is noted for a backward pass, but kernels that ask are told that there is one.
+            with torch.inference_mode(), torch.enable_grad():
                 forward(None, *inputs, *outer)  # arguments are quicker to reach than a module's attributes
 
         return replay
+
+    def _note(self, node: fx.Node, result: Any) -> None:
+        if isinstance(result, Tensor):
+            self.nodes.setdefault(result, node)  # it has one if it was written in place
+        elif isinstance(result, tuple | list):
+            for i, part in enumerate(result):
+                if isinstance(part, Tensor):
+                    self.nodes[part] = self.graph.call_function(operator.getitem, (node, i))
 
     def _node(self, tensor: Tensor) -> fx.Node:
         if tensor not in self.nodes:
@@ -126,8 +158,11 @@ class Recorder(TorchDispatchMode):
             self.last_argument = self.nodes[tensor] = self.graph.placeholder(f"argument_{next(self.count)}")
 
 
-def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in tensors.items()}
+def _by_value(func: OpOverload, args: tuple[Any, ...]) -> bool:
+    """Whether a kernel's result is a Python number, or of a shape that its arguments' shapes do not tell."""
+    if func is aten.index.Tensor:
+        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    return not BY_VALUE.isdisjoint(func.tags)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

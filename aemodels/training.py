@@ -237,8 +237,8 @@ class Loop:
         self.updates.load_moments(moments)
 
     def close(self) -> None:
-        """Lets go of the updates' graph: it and the updates hold each other, so their memory would wait for the garbage
-        collector, while an evaluation needs it.
+        """Lets go of the updates' graph or recording: they hold the updates and each other, so their memory would wait
+        for the garbage collector, while an evaluation needs it.
         """
         self.updates.close()
 

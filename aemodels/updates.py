@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FORGETTING = 256  # updates between two looks for moments that have become too small
 TINY = 1e-25  # a moment; Adam adds 1e-8 to what it divides by
-WORTH_RECORDING = 100  # updates; what recording costs is saved after about half as many
+WORTH_RECORDING = 100  # updates of a training; recording and checking take as long as ten of a small model
 WARM_UPS = 3  # updates before a graph is captured, in which libraries make their choices; undone afterwards
 
 
@@ -71,7 +71,7 @@ class Updates:
         self._graph: Graph | None = None
         self._replay: Replay | None = None
         if device == "cpu" and self.steps * config.epochs >= WORTH_RECORDING and not parallel.active():
-            self._replay = Replay(self._full_update, lambda: _touched(self) | {"sums": self.sums})
+            self._replay = Replay(self._full_update)
 
     def moments(self) -> dict[str, Tensor]:
         """The optimisers' state, live: "optimizer.<part>.<key>", by the keys of `FusedAdam.state`."""
@@ -87,7 +87,7 @@ class Updates:
             own.copy_(tensors[key])
 
     def close(self) -> None:
-        """Lets go of the graph, which holds memory of the device and this object."""
+        """Lets go of the graph or the recording, which hold memory and this object."""
         self._graph = self._replay = None
 
     def rates(self, first_step: int) -> list[float]:
@@ -256,7 +256,7 @@ def captured(updates: Updates) -> Graph | None:
 
 
 def _touched(updates: Updates) -> dict[str, Tensor]:
-    """All tensors that an update changes, but the epoch's sums."""
+    """All tensors that an update changes."""
     return {f"model.{name}": tensor for name, tensor in updates.model.state_dict().items()} | updates.moments()
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import subprocess
 import sys
 import weakref
+from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aemodels import updates
 from aemodels.config import section_kinds
 from aemodels.data.prepared import PreparedData
-from aemodels.distributions import GaussianConfig
+from aemodels.distributions import GaussianConfig, seeded
 from aemodels.experiment import Experiment
-from aemodels.models import CVAEConfig, VAEConfig
+from aemodels.models import AEConfig, CVAEConfig, VAEConfig
 from aemodels.models.base import ModelConfig
 from aemodels.nets import ConvConfig, MLPConfig, ResidualConfig
 from aemodels.population import train_population
@@ -28,6 +33,7 @@ MODELS: dict[str, ModelConfig] = {
     **{name: model(trunk=SMALL) for name, model in section_kinds(Experiment.model_fields["model"]).items()},
     "convolutions": VAEConfig(trunk=ConvConfig(channels=(4, 6), hidden=12)),
     "residual": VAEConfig(trunk=ResidualConfig(channels=(12,), hidden=6), likelihood=GaussianConfig(sigma="learned")),
+    "optimal sigma": AEConfig(trunk=SMALL, likelihood=GaussianConfig(sigma="optimal")),
     "batch normalisation": VAEConfig(trunk=MLPConfig(widths=(16,), normalization="batch"), free_bits=0.1),
     "class prior": CVAEConfig(trunk=SMALL, conditional_prior=True, beta_warmup_steps=7),
 }
@@ -43,9 +49,9 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     outcome: list[bool] = []
     check = Replay._check
 
-    def watched(self: Replay, *inputs: Tensor) -> None:
-        check(self, *inputs)
-        outcome.append(self.call == self.replay)
+    def watched(self: Replay, *args: Any) -> None:
+        check(self, *args)
+        outcome.append(self.replays)
 
     monkeypatch.setattr(Replay, "_check", watched)
     monkeypatch.setattr(updates, "WORTH_RECORDING", 0)
@@ -107,48 +113,120 @@ def test_so_is_that_of_a_population(
     assert replayed == [True, True]
 
 
-def test_an_update_that_reads_a_number_stays_what_it_is() -> None:
-    total = torch.zeros(())
+class Counting:
+    """An update of a total, and of a count that nobody is told of."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.change = change
+        self.total, self.calls = torch.zeros(()), torch.zeros(())
+
+    def __call__(self, x: Tensor) -> None:
+        self.total.add_(self.change(x))
+        self.calls.add_(1)
+
+
+IMAGES = [torch.tensor(values) for values in ([1.0, 2.0], [-3.0, 4.0], [5.0, 5.0], [-7.0, 8.0])]
+generator = torch.Generator()
+drawn = itertools.count(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda x: torch.tensor(1.0 if x.sum().item() > 0 else -1.0), "_local_scalar_dense.* depends on values"),
+        (lambda x: torch.tensor(float(len(x.unique()))), "depends on values"),
+        (lambda x: x[x > 0].sum(), "index.* depends on values"),
+        (lambda x: torch.from_numpy(x.numpy() * 2).sum(), "replayed it comes to something else"),
+        (lambda x: (x * next(drawn)).sum(), "replayed it comes to something else"),
+        (lambda x: x.sum() + 0 * torch.randn(2, generator=generator).sum(), "no replay"),
+    ],
+    ids=["number", "unique", "mask", "numpy", "python", "generator"],
+)
+def test_what_cannot_be_replayed_stays_what_it_is(change: Callable[[Tensor], Tensor], reason: str) -> None:
+    update = Counting(change)
+    replay = Replay(update)
+    with pytest.warns(UserWarning, match=reason):
+        deque(map(replay, IMAGES[:2]))
+    before = update.total.item()
+    deque(map(replay, IMAGES[2:]))
+    assert not replay.replays
+    assert update.calls == 4
+    if change(IMAGES[2]) == change(IMAGES[2]):  # else Python draws
+        assert update.total - before == change(IMAGES[2]) + change(IMAGES[3])
+
+
+def test_a_check_changes_nothing_else() -> None:
+    """Weights, noise, and what no state dict would tell of."""
+    update = Counting(lambda x: (x[torch.tensor([1, 0])] * torch.rand(2)).sum())
+    expected = Counting(update.change)
+    with seeded(3):
+        for x in IMAGES:
+            expected(x)
+    replay = Replay(update)
+    with seeded(3):
+        for x in IMAGES:
+            replay(x)
+    assert replay.replays
+    assert (update.total, update.calls) == (expected.total, 4)
+
+
+def test_kernels_are_called_as_for_a_backward_pass() -> None:
+    """Of a recurrent layer they keep what it needs, or not."""
+    layer = torch.nn.LSTM(2, 3)
+    weight = layer.weight_ih_l0
 
     def update(x: Tensor) -> None:
-        total.add_(1 if x.sum().item() > 0 else -1)
+        (gradient,) = torch.autograd.grad(layer(x)[0].sum(), weight)
+        with torch.no_grad():
+            weight.sub_(gradient)
 
-    replay = Replay(update, lambda: {"total": total})
-    for value in (1.0, -1.0, -1.0, -1.0):
-        replay(torch.full((2,), value))
-    assert total == -2
-    assert replay.call == update
+    replay = Replay(update)
+    for _ in range(3):
+        replay(torch.ones(4, 1, 2))
+    assert replay.replays
 
 
-def test_an_update_that_leaves_torch_stays_what_it_is() -> None:
-    """What it computes outside would be a constant of the recording."""
-    total = torch.zeros(())
+def test_memory_is_freed_as_in_the_update() -> None:
+    """While it is recorded, and while it is replayed; the last result would live on by itself."""
+    sizes: list[int] = []
+    kept = torch.zeros(())
 
     def update(x: Tensor) -> None:
-        total.add_(torch.from_numpy(x.numpy() * 2).sum())
+        for _ in range(20):
+            x = x * 2
+        kept.copy_(x.sum())
 
-    replay = Replay(update, lambda: {"total": total})
-    replay(torch.ones(2))
-    with pytest.warns(UserWarning, match="differs in total"):
-        replay(torch.full((2,), 3.0))
-    replay(torch.full((2,), 5.0))
-    assert total == 2 * 2 + 2 * 6 + 2 * 10
+    class Peak(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **kwargs or {})
+            alive.append(weakref.ref(result))
+            sizes.append(sum(one() is not None for one in alive))
+            return result
+
+    alive: list[weakref.ref[Tensor]] = []
+    with Recorder([x := torch.ones(3)]) as recorder, Peak():
+        update(x)
+    program = recorder.program()
+    assert max(sizes) <= 4
+    alive.clear(), sizes.clear()
+    with Peak():
+        program(torch.full((3,), 2.0))
+    assert kept == 6 * 2**20
+    assert max(sizes) <= 4
 
 
-def test_recording_frees_memory_as_the_update_does() -> None:
-    with Recorder([x := torch.ones(3)]) as recorder:
-        middle = x * 2
-        gone = weakref.ref(middle)
-        result = middle + 1
-        del middle
-        assert gone() is None
-    replay, result_again = recorder.program(), torch.zeros(3)
-    with Recorder([x]) as recorder:
-        result_again.copy_(x * 2 + 1)
-    recorder.program()(torch.full((3,), 4.0))
-    assert result_again.tolist() == [9.0] * 3
-    replay(x)
-    assert result.tolist() == [3.0] * 3
+@pytest.mark.usefixtures("replayed")
+def test_a_closed_training_holds_no_memory(digits: PreparedData) -> None:
+    """Whether its updates were not recorded yet, not checked yet, or are replayed."""
+    for images in (16, 32, 48, 64):
+        epochs = train(MODELS["vae"], digits, TRAINING.override({"images": images, "epochs": 1}), seed=0)
+        weight = weakref.ref(next(next(epochs).model.parameters()))
+        gc.disable()
+        try:
+            epochs.close()
+            assert weight() is None
+        finally:
+            gc.enable()
 
 
 def test_training_loads_no_compiler(digits: PreparedData) -> None:

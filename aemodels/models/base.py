@@ -90,7 +90,11 @@ class GenerativeModel(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
-        """Part -> its loss, all from one forward pass. `step` counts updates, a 0-dimensional tensor."""
+        """Part -> its loss, all from one forward pass. `step` counts updates, a 0-dimensional tensor.
+
+        Updates are recorded and replayed: nothing may differ from one to the next but tensors (the batch, the step,
+        weights, buffers that are changed in place) and torch's noise.
+        """
 
     @abstractmethod
     def bound(self, batch: Batch) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ class Model(NamedTuple):
     turns: int
 
 
-ARTICLE_VAE = Model("article-vae", "training: article VAE", 2, None, 5)
+ARTICLE_VAE = Model("article-vae", "training: article VAE", 3, None, 5)
 OTHERS = (
     Model("article-mlp", "training: MLP autoencoder", 1, None, 3),
     Model("article-conv", "training: convolutional autoencoder", 1, None, 3),
