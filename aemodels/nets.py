@@ -94,6 +94,7 @@ class BatchNorm(nn.BatchNorm1d):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.float() if x.dtype is torch.bfloat16 else x  # with the means in float32, vmap takes no other
         if self.training and len(x) == 1:  # the rest of an epoch: an image alone has no variance
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
@@ -30,9 +31,9 @@ Update = Callable[..., None]
 class Replay:
     """An update that is recorded at its first call, checked at its second and replayed from its third on.
 
-    Nothing but tensors may change from call to call: what Python counts, draws or decides is recorded as it was. The
-    check is an update both ways, on other inputs than the recorded ones. Where it finds a difference, or a kernel's
-    result depends on values in more than its numbers, the update stays what it is, with a warning.
+    Nothing may change from call to call but the inputs, and tensors in place: what Python counts, draws or decides is
+    recorded as it was. The check is an update both ways, on other inputs than the recorded ones. Where it finds a
+    difference, or the recording what a replay would not repeat, the update stays what it is, with a warning.
     """
 
     def __init__(self, update: Update) -> None:
@@ -55,35 +56,35 @@ class Replay:
         return self.program not in (None, self.update)
 
     def _record(self, *inputs: Tensor) -> None:
-        with Recorder(inputs) as self.recorder:
+        with Recorder(inputs) as self.recorder, _Exits(self.recorder):
             self.update(*inputs)
-        if self.recorder.refusal:
-            self._settle(self.recorder.refusal)
+        if reason := self.recorder.refusal or self.recorder.left_behind(inputs):
+            self._stay(reason)
 
     def _check(self, recorder: Recorder, *inputs: Tensor) -> None:
-        before, noise = [tensor.clone() for tensor in recorder.outer], torch.get_rng_state()
-        program, replayed, reason = None, before, "replayed it comes to something else"
+        noise = torch.get_rng_state()
         try:
             program = recorder.program()
-            program(*inputs)
-            replayed = [tensor.clone() for tensor in recorder.outer]
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # of code that was written for a call, not for its kernels
-            program, reason = None, str(error).partition("\n")[0]
-        with torch.no_grad():
-            for tensor, was in zip(recorder.outer, before, strict=True):
-                if not _same(tensor, was):  # what is only read may lie in memory that cannot be written
-                    tensor.copy_(was)
-        torch.set_rng_state(noise)
+            before = _copies(recorder.outer)
+            replayed = before
+            try:
+                program(*_copies(inputs))
+                replayed = _copies(recorder.outer)
+            finally:
+                recorder.set_back(before)
+                torch.set_rng_state(noise)
+        except Exception as error:  # memory may end, and some code is written for a call, not for its kernels
+            self._stay(str(error).partition("\n")[0])
+            return self.update(*inputs)
         self.update(*inputs)
-        if program and all(map(_same, recorder.outer, replayed)):
+        if all(map(_same, recorder.outer, replayed)):
             self.program, self.recorder = program, None
         else:
-            self._settle(reason)
+            self._stay("replayed it comes to something else")
+        return None
 
-    def _settle(self, reason: str) -> None:
-        """For the update as it is."""
+    def _stay(self, reason: str) -> None:
+        """With the update as it is."""
         self.program, self.recorder = self.update, None
         warnings.warn(f"no replay of the update ({reason}); training goes on without it, slower", stacklevel=4)
 
@@ -111,7 +112,7 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if _by_value(func, args):
-            self.refusal = f"{func} depends on values"
+            self.refusal = f"the result of {func} depends on values"
         arguments = tree_map_only(Tensor, self._node, (args, kwargs))
         result = func(*args, **kwargs)
         if func in OFTEN_NOTHING and result.stride() == args[0].stride() and result.shape == args[0].shape:
@@ -138,6 +139,21 @@ class Recorder(TorchDispatchMode):
 
         return replay
 
+    def left_behind(self, inputs: Sequence[Tensor]) -> str:
+        """Why it cannot be replayed if a tensor outlives the update that made it: a replay would leave it as it is."""
+        known = {id(tensor) for tensor in (*inputs, *self.outer)}
+        kept = [tuple(tensor.shape) for tensor in self.nodes if id(tensor) not in known]
+        return (
+            f"it keeps a tensor of shape {kept[0]}, instead of writing it into one that it had before" if kept else ""
+        )
+
+    def set_back(self, before: Sequence[Tensor]) -> None:
+        """What was there before to what it was then."""
+        with torch.no_grad():
+            for tensor, was in zip(self.outer, before, strict=True):
+                if not _same(tensor, was):  # what is only read may lie in memory that cannot be written
+                    tensor.copy_(was)
+
     def _note(self, node: fx.Node, result: Any) -> None:
         if isinstance(result, Tensor):
             self.nodes.setdefault(result, node)  # it has one if it was written in place
@@ -158,11 +174,30 @@ class Recorder(TorchDispatchMode):
             self.last_argument = self.nodes[tensor] = self.graph.placeholder(f"argument_{next(self.count)}")
 
 
+class _Exits(TorchFunctionMode):
+    """Sees what takes numbers out of tensors without a kernel."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__):
+            self.recorder.refusal = f"{func.__name__} takes numbers out of tensors"
+        return func(*args, **kwargs or {})
+
+
 def _by_value(func: OpOverload, args: tuple[Any, ...]) -> bool:
     """Whether a kernel's result is a Python number, or of a shape that its arguments' shapes do not tell."""
     if func is aten.index.Tensor:
         return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
     return not BY_VALUE.isdisjoint(func.tags)
+
+
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [tensor.clone() for tensor in tensors]
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -1,8 +1,8 @@
 """The trials of a search on this machine: stacked as populations on a GPU, one process a core on a CPU.
 
-On two CPU cores a stack of four takes 0.7 (convolutional) to 1.2 times (MLP, 64 wide) as long as its members one by
-one; two processes of one thread take two thirds of the time of one with two (all measured). A GPU is bound by launches,
-which a stack shares.
+On two CPU cores two processes of one thread take two thirds of the time of one with two threads, and in each a stack of
+two or four of the article's VAE takes 1.1 to 1.2 times as long as its members one by one (measured). A GPU is bound by
+launches, which a stack shares.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ How it is measured:
   same layers (contenders/networks.py); one function judges every trained network on the same test images
   (contenders/judge.py).
 * Time is that of the training epochs: imports, reading the data set and the first epoch (threads, caches, kernels that
-  are compiled) are excluded, for all alike. Searches, preparation and commands are timed whole.
+  are compiled) are excluded, for all alike; time to a given quality has the first epoch in it. Searches, preparation
+  and commands are timed whole.
 
 rows/ says what is measured, contenders/ is what runs in the processes.
 """

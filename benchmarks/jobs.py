@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = 3600  # seconds after which a process counts as hung
+SLOWER = "training goes on without it, slower"  # the project's own warning, of a graph or a replay
 TAIL = 20  # lines of its messages that are kept of a failed one
 
 Measured = dict[str, Any]  # a process's answer: numbers, and lists of them
@@ -49,4 +50,5 @@ def run_job(job: Job) -> Measured:
     if done.returncode:
         raise FailedError("\n".join(done.stderr.strip().splitlines()[-TAIL:]) or f"exit code {done.returncode}")
     answer: Measured = json.loads(done.stdout)
-    return answer | {"process_seconds": time.perf_counter() - started, "load_before": load}
+    slower = [line for line in done.stderr.splitlines() if SLOWER in line]
+    return answer | {"process_seconds": time.perf_counter() - started, "load_before": load, "warnings": slower}

@@ -9,6 +9,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from aemodels import replay as replay_module
 from aemodels import updates
 from aemodels.config import section_kinds
 from aemodels.data.prepared import PreparedData
@@ -55,6 +57,7 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
     monkeypatch.setattr(Replay, "_check", watched)
     monkeypatch.setattr(updates, "WORTH_RECORDING", 0)
+    monkeypatch.setattr(updates, "bfloat16_units", lambda _: "vector")  # where bfloat16 is asked for
     return outcome
 
 
@@ -96,14 +99,38 @@ def test_a_training_is_the_same_bit_for_bit(
     assert replayed == [True]
 
 
-@pytest.mark.parametrize("model", ["vae", "convolutions", "gan"])
+def test_so_is_one_that_is_streamed_and_goes_on(
+    digits: PreparedData, replayed: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After pre-training; it is recorded anew where it goes on."""
+    config = TRAINING.override({"pretraining_epochs": 1})
+
+    def training(interrupted: bool) -> Outcome:
+        epochs = train(MODELS["ae"], digits, config, seed=3)
+        if interrupted:
+            state = deepcopy(next(epochs).state)
+            epochs = train(MODELS["ae"], digits, config, seed=3, resume=state)
+        *_, epoch = epochs
+        return epoch.metrics, {name: tensor.clone() for name, tensor in epoch.state.tensors.items()}
+
+    with monkeypatch.context() as patched:
+        patched.setattr(updates, "WORTH_RECORDING", 10**6)
+        expected = training(interrupted=False)
+    assert replayed == []
+    monkeypatch.setattr("aemodels.data.batches.fits", lambda *_: False)
+    assert_the_same(training(interrupted=True), expected)
+    assert replayed == [True] * (len(SMALL.widths) + 2)
+
+
+@pytest.mark.parametrize("config", [TRAINING, OTHERWISE], ids=["adam", "adamw"])
+@pytest.mark.parametrize("model", ["vae", "convolutions", "batch normalisation"])
 def test_so_is_that_of_a_population(
-    model: str, digits: PreparedData, replayed: list[bool], monkeypatch: pytest.MonkeyPatch
+    model: str, config: TrainingConfig, digits: PreparedData, replayed: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configs = [MODELS[model].model_copy(update={"latent_dim": d}) for d in (3, 5, 2)]
 
     def training() -> Outcome:
-        epochs = train_population(configs, digits, TRAINING, [1, 2, 3])
+        epochs = train_population(configs, digits, config, [1, 2, 3])
         next(epochs)
         told = epochs.send([0])  # the others go on in a population of their own
         kept = {f"{m}.{name}": t.clone() for m, e in told.items() for name, t in e.state.tensors.items()}
@@ -125,47 +152,74 @@ class Counting:
         self.calls.add_(1)
 
 
-IMAGES = [torch.tensor(values) for values in ([1.0, 2.0], [-3.0, 4.0], [5.0, 5.0], [-7.0, 8.0])]
-generator = torch.Generator()
-drawn = itertools.count(1)
+def images() -> list[Tensor]:
+    """Where the sign of the sum, the number of values and that of positive ones differ, but late."""
+    return [torch.tensor(values) for values in ([1.0, 2.0, 1.0], [3.0, 4.0, 3.0], [5.0, 5.0, 5.0], [-7.0, 8.0, -9.0])]
+
+
+def counts() -> Callable[[Tensor], Tensor]:
+    calls = itertools.count(1)
+    return lambda x: (x * next(calls)).sum()
+
+
+def writes_into_its_input() -> Callable[[Tensor], Tensor]:
+    calls = itertools.count(1)
+    return lambda x: x.mul_(next(calls)).sum()
+
+
+def draws_for_itself() -> Callable[[Tensor], Tensor]:
+    own = torch.Generator().manual_seed(0)
+    return lambda x: (x * torch.rand(3, generator=own)).sum()
+
+
+def keeps() -> Callable[[Tensor], Tensor]:
+    kept: list[Tensor] = []
+    return lambda x: (kept.append(x * 2) or x).sum()
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda x: torch.tensor(1.0 if x.sum().item() > 0 else -1.0), "_local_scalar_dense.* depends on values"),
-        (lambda x: torch.tensor(float(len(x.unique()))), "depends on values"),
-        (lambda x: x[x > 0].sum(), "index.* depends on values"),
-        (lambda x: torch.from_numpy(x.numpy() * 2).sum(), "replayed it comes to something else"),
-        (lambda x: (x * next(drawn)).sum(), "replayed it comes to something else"),
-        (lambda x: x.sum() + 0 * torch.randn(2, generator=generator).sum(), "no replay"),
+        (lambda: lambda x: x.sum() if x.sum().item() > 0 else -x.sum(), "_local_scalar_dense.* depends on values"),
+        (lambda: lambda x: x.sum() * len(x.unique()), "depends on values"),
+        (lambda: lambda x: x[x > 0].sum(), "index.* depends on values"),
+        (lambda: lambda x: torch.from_numpy(x.numpy() * 2).sum(), "numpy takes numbers out"),
+        (lambda: lambda x: x.sum() if x.tolist()[0] > 0 else -x.sum(), "tolist takes numbers out"),
+        (counts, "replayed it comes to something else"),
+        (writes_into_its_input, "replayed it comes to something else"),
+        (draws_for_itself, "invalid syntax"),
+        (keeps, r"it keeps a tensor of shape \(3,\)"),
     ],
-    ids=["number", "unique", "mask", "numpy", "python", "generator"],
+    ids=["item", "unique", "mask", "numpy", "tolist", "count", "in place", "generator", "kept"],
 )
-def test_what_cannot_be_replayed_stays_what_it_is(change: Callable[[Tensor], Tensor], reason: str) -> None:
-    update = Counting(change)
+def test_what_cannot_be_replayed_stays_what_it_is(change: Callable[[], Callable[..., Tensor]], reason: str) -> None:
+    expected, update = Counting(change()), Counting(change())
+    deque(map(expected, images()))
     replay = Replay(update)
-    with pytest.warns(UserWarning, match=reason):
-        deque(map(replay, IMAGES[:2]))
-    before = update.total.item()
-    deque(map(replay, IMAGES[2:]))
+    with pytest.warns(UserWarning, match=f"no replay of the update .*{reason}"):
+        deque(map(replay, images()))
     assert not replay.replays
-    assert update.calls == 4
-    if change(IMAGES[2]) == change(IMAGES[2]):  # else Python draws
-        assert update.total - before == change(IMAGES[2]) + change(IMAGES[3])
+    assert (update.total, update.calls) == (expected.total, 4)
+
+
+def test_where_memory_ends_the_update_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(_: object) -> list[Tensor]:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(replay_module, "_copies", no_memory)
+    update = Counting(torch.sum)
+    with pytest.warns(UserWarning, match="no replay of the update .*can't allocate memory"):
+        deque(map(Replay(update), images()))
+    assert (update.total, update.calls) == (4 + 10 + 15 - 8, 4)
 
 
 def test_a_check_changes_nothing_else() -> None:
     """Weights, noise, and what no state dict would tell of."""
-    update = Counting(lambda x: (x[torch.tensor([1, 0])] * torch.rand(2)).sum())
-    expected = Counting(update.change)
-    with seeded(3):
-        for x in IMAGES:
-            expected(x)
+    expected, update = (Counting(lambda x: (x[torch.tensor([2, 1, 0])] * torch.rand(3)).sum()) for _ in range(2))
     replay = Replay(update)
-    with seeded(3):
-        for x in IMAGES:
-            replay(x)
+    for one in (expected, replay):
+        with seeded(3):
+            deque(map(one, images()))
     assert replay.replays
     assert (update.total, update.calls) == (expected.total, 4)
 
