@@ -110,6 +110,9 @@ class Population:
 
         return vmap(one, randomness="different")(self.tensors)
 
+    def modules(self) -> Iterator[nn.Module]:
+        return self.frame.modules()
+
     def train(self, mode: bool = True) -> None:
         self.frame.train(mode)
 

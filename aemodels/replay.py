@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -23,7 +23,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 aten = torch.ops.aten
 BY_VALUE = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}  # `item`, `unique`, `nonzero`
+WRITTEN = {aten._local_scalar_dense.default: "item(), or `if` with a tensor", aten.index.Tensor: "a boolean mask"}
 OFTEN_NOTHING = {aten.detach.default, aten.alias.default, aten.view.default, aten.expand.default}  # to the same shape
+OF_TORCH = vars(nn.Module())  # attributes that all modules have
 
 Update = Callable[..., None]
 
@@ -36,9 +38,10 @@ class Replay:
     difference, or the recording what a replay would not repeat, the update stays what it is, with a warning.
     """
 
-    def __init__(self, update: Update) -> None:
-        """`update` gets all tensors that are not the same ones at every call."""
-        self.update = update
+    def __init__(self, update: Update, modules: Sequence[nn.Module] = ()) -> None:
+        """`update` gets all tensors that are not the same ones at every call; `modules` is what it works with."""
+        self.update, self.modules = update, modules
+        self.recorded: dict[str, object] = {}  # what the modules remembered then
         self.recorder: Recorder | None = None
         self.program: Update | None = None  # that is called, once it is settled which one
 
@@ -55,10 +58,20 @@ class Replay:
         """Whether it is settled that the recording is called."""
         return self.program not in (None, self.update)
 
+    def renew(self) -> None:
+        """Has it recorded anew if what the modules remember was changed between two updates."""
+        if self.replays and _remembered(self.modules) != self.recorded:
+            self.program = None
+
     def _record(self, *inputs: Tensor) -> None:
+        self.recorded = _remembered(self.modules)
         with Recorder(inputs) as self.recorder, _Exits(self.recorder):
             self.update(*inputs)
-        if reason := self.recorder.refusal or self.recorder.left_behind(inputs):
+        now = _remembered(self.modules)
+        changed = [name for name in now if name not in self.recorded or now[name] != self.recorded[name]]
+        if changed:
+            self._stay(f"it changes {changed[0]}, which is no tensor that is changed in place")
+        elif reason := self.recorder.refusal or self.recorder.left_behind(inputs):
             self._stay(reason)
 
     def _check(self, recorder: Recorder, *inputs: Tensor) -> None:
@@ -112,7 +125,9 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if _by_value(func, args):
-            self.refusal = f"the result of {func} depends on values"
+            self.refusal = f"{WRITTEN.get(func, func)}: what comes of it depends on values"
+        if any(isinstance(value, torch.Generator) for value in kwargs.values()):
+            self.refusal = "its noise is not all from torch's own generator"
         arguments = tree_map_only(Tensor, self._node, (args, kwargs))
         result = func(*args, **kwargs)
         if func in OFTEN_NOTHING and result.stride() == args[0].stride() and result.shape == args[0].shape:
@@ -194,6 +209,16 @@ def _by_value(func: OpOverload, args: tuple[Any, ...]) -> bool:
     if func is aten.index.Tensor:
         return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
     return not BY_VALUE.isdisjoint(func.tags)
+
+
+def _remembered(modules: Sequence[nn.Module]) -> dict[str, object]:
+    """Their own attributes: numbers and texts, and which objects the others are."""
+    return {
+        f"{type(module).__name__}.{name} ({i})": value if isinstance(value, bool | int | float | str) else id(value)
+        for i, module in enumerate(modules)
+        for name, value in vars(module).items()
+        if name not in OF_TORCH
+    }
 
 
 def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:

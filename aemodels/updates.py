@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aemodels import parallel
 from aemodels.data.batches import Batches
@@ -44,6 +44,7 @@ class Trainee(Protocol):
     def part_parameters(self, part: str) -> Iterator[Tensor]: ...
     def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]: ...
     def bound(self, batch: Batch) -> dict[str, Tensor]: ...
+    def modules(self) -> Iterator[nn.Module]: ...
     def train(self, mode: bool = True) -> object: ...
     def eval(self) -> object: ...
     def state_dict(self) -> dict[str, Tensor]: ...
@@ -71,7 +72,7 @@ class Updates:
         self._graph: Graph | None = None
         self._replay: Replay | None = None
         if device == "cpu" and self.steps * config.epochs >= WORTH_RECORDING and not parallel.active():
-            self._replay = Replay(self._full_update)
+            self._replay = Replay(self._full_update, list(model.modules()))
 
     def moments(self) -> dict[str, Tensor]:
         """The optimisers' state, live: "optimizer.<part>.<key>", by the keys of `FusedAdam.state`."""
@@ -115,6 +116,8 @@ class Updates:
     def _eager(self, order_seed: int, first_step: int) -> None:
         batch_size, left = self.config.batch_size, len(self.batches)
         rates = self.rates(first_step)
+        if self._replay is not None:
+            self._replay.renew()
         for i, batch in enumerate(self.batches.shuffled(batch_size, order_seed)):
             self.rate.fill_(rates[i])
             step = torch.full((), first_step + i, device=self.rate.device)

@@ -52,14 +52,20 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="these only; a wrong name lists them")
     parser.add_argument("--contenders", nargs="+", metavar="NAME", help="these peers only, beside the project itself")
-    parser.add_argument("--repeats", type=int, metavar="N", help="turns of every row, instead of its own number")
+    parser.add_argument("--repeats", type=_positive, metavar="N", help="turns of every row, instead of its own number")
     parser.add_argument(
-        "--threads", type=int, default=_cores(), metavar="N", help="of every contender, on a CPU its cores too"
+        "--threads", type=_positive, default=_cores(), metavar="N", help="of every contender, on a CPU its cores too"
     )
     parser.add_argument("--quick", action="store_true", help="small sizes, once: whether it runs; kept only with --out")
     parser.add_argument("--out", type=Path, metavar="FILE", help="instead of benchmarks/results/<hardware>-<date>.json")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of an earlier run, and that is all")
     return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number}: give 1 or more")
+    return number
 
 
 def _cores() -> int:
