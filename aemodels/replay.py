@@ -88,13 +88,13 @@ class Replay:
                 torch.set_rng_state(noise)
         except Exception as error:  # memory may end, and some code is written for a call, not for its kernels
             self._stay(str(error).partition("\n")[0])
-            return self.update(*inputs)
+            self.update(*inputs)
+            return
         self.update(*inputs)
         if all(map(_same, recorder.outer, replayed)):
             self.program, self.recorder = program, None
         else:
             self._stay("replayed it comes to something else")
-        return None
 
     def _stay(self, reason: str) -> None:
         """With the update as it is."""
