@@ -11,12 +11,9 @@ from uuid import UUID
 
 import psutil
 import pytest
-import yaml
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 
 pytestmark = [pytest.mark.live, pytest.mark.flow]
-
-ROOT = Path(__file__).parents[2]
 
 
 def settings(team: Any, name: str, epochs: int, **changes: Any) -> dict[str, Any]:
@@ -31,18 +28,6 @@ def settings(team: Any, name: str, epochs: int, **changes: Any) -> dict[str, Any
     } | changes
 
 
-def deploy(team: Any, model: str = "digits", **changes: dict[str, Any]) -> None:
-    """prefect.yaml, with triggers of another model, and some deployments changed."""
-    text = (ROOT / "prefect.yaml").read_text().replace("aemodels.model.digits", f"aemodels.model.{model}")
-    plan = yaml.safe_load(text)
-    for deployment in plan["deployments"]:
-        deployment.update(changes.get(deployment["name"], {}))
-    path = team.folder / "prefect.yaml"
-    path.write_text(yaml.safe_dump(plan))
-    done = team.command("flows.deploy", "--file", str(path))
-    assert done.returncode == 0, done.stderr
-
-
 def test_what_is_deployed_twice_is_there_once(team: Any, client: Any) -> None:
     def deployed() -> tuple[list[Any], ...]:
         automations, deployments = client.read_automations(), client.read_deployments()
@@ -52,13 +37,13 @@ def test_what_is_deployed_twice_is_there_once(team: Any, client: Any) -> None:
     def slugs() -> list[str]:
         return sorted(one.slug for one in client.read_deployment_by_name("pipeline/pipeline").schedules)
 
-    deploy(team, pipeline={"schedules": [{"cron": "0 0 1 1 *", "slug": "yearly", "active": True}]})
+    team.deploy(pipeline={"schedules": [{"cron": "0 0 1 1 *", "slug": "yearly", "active": True}]})
     assert slugs() == ["yearly"]
-    deploy(team)
+    team.deploy()
     assert slugs() == ["nightly"]  # the other one is no longer in the file
     once, pipeline = deployed(), client.read_deployment_by_name("pipeline/pipeline")
     client.update_deployment_schedule(pipeline.id, pipeline.schedules[0].id, active=False)
-    deploy(team)
+    team.deploy()
     assert deployed() == once
     (schedule,) = client.read_deployment_by_name("pipeline/pipeline").schedules
     assert not schedule.active  # a person has switched it off
@@ -106,7 +91,7 @@ def test_runs_come_by_schedule_one_at_a_time(team: Any, client: Any, within: Any
 
     every = {"interval": 5, "slug": "often", "active": True}
     parameters = {"settings": settings(team, "scheduled", 3)}
-    deploy(team, pipeline={"parameters": parameters, "schedules": [every]})
+    team.deploy(pipeline={"parameters": parameters, "schedules": [every]})
     deployment = client.read_deployment_by_name("pipeline/pipeline")
 
     only = DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
@@ -133,7 +118,7 @@ def test_runs_come_by_schedule_one_at_a_time(team: Any, client: Any, within: Any
 
 
 def test_a_run_whose_worker_dies_comes_to_its_end(team: Any, client: Any, within: Any) -> None:
-    deploy(team)
+    team.deploy()
     with team.worker("doomed") as worker:
         run = start(client, "pipeline/pipeline", {"settings": settings(team, "killed", 150)})
         within(60, lambda: len(epochs_tracked("killed")) >= 3, "three epochs")
@@ -159,7 +144,7 @@ def test_a_run_that_is_taken_for_dead_goes_on_and_ends_once(team: Any, client: A
     from aemodels.registry import list_models
     from aemodels.store import open_store
 
-    deploy(team)
+    team.deploy()
     with team.worker():
         run = start(client, "train/train", {"settings": settings(team, "doubled", 250)})
         within(60, lambda: len(epochs_tracked("doubled")) >= 3, "three epochs")
@@ -176,7 +161,7 @@ def test_a_run_that_is_taken_for_dead_goes_on_and_ends_once(team: Any, client: A
 def test_a_run_that_crashed_before_it_ran_starts_again_once(team: Any, client: Any, within: Any) -> None:
     from prefect.states import Crashed, Pending
 
-    deploy(team)
+    team.deploy()
     run = start(client, "train/train", {"settings": settings(team, "lost", 1)})  # there is no worker
     client.set_flow_run_state(run, Pending(), force=True)
     client.set_flow_run_state(run, Crashed(), force=True)
@@ -200,7 +185,7 @@ def test_a_limit_is_free_again_when_the_server_was_restarted_meanwhile(team: Any
 def test_a_cancelled_run_stops_and_says_so(team: Any, client: Any, within: Any) -> None:
     from prefect.states import Cancelling
 
-    deploy(team)
+    team.deploy()
     with team.worker():
         run = start(client, "train/train", {"settings": settings(team, "cancelled", 5000)})
         within(60, lambda: len(epochs_tracked("cancelled")) >= 2, "two epochs")
@@ -216,7 +201,7 @@ def test_nothing_is_lost_while_the_mlflow_server_is_away(team: Any, client: Any,
     from aemodels.registry import list_models
     from aemodels.store import open_store
 
-    deploy(team)
+    team.deploy()
     with team.worker():
         run = start(client, "train/train", {"settings": settings(team, "away", 100)})
         within(60, lambda: len(epochs_tracked("away")) >= 2, "two epochs")
@@ -261,7 +246,7 @@ def test_drift_starts_the_pipeline_and_a_new_champion_a_check(
     folder = {"name": "folder", "path": [str(tmp_path / "old")]}
     plan = settings(team, "drifting", 0, data=folder, training={"epochs": 40}, evaluation={"primary": "mse"})
     watch = {"name": "drifting", "folders": [str(tmp_path / "new")]}
-    deploy(team, model="drifting", pipeline={"parameters": {"settings": plan}}, monitor={"parameters": watch})
+    team.deploy(model="drifting", pipeline={"parameters": {"settings": plan}}, monitor={"parameters": watch})
     begun = datetime.now(UTC)
     with team.worker():
         first = start(client, "pipeline/pipeline", {})
