@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 REIGN = "reign."  # what tags of a version begin with that tell when it became champion
+DECISION = "decision."  # and those of a person's decision that made no champion; each has a key of its own
+PROMOTED, REJECTED, WITHOUT_EFFECT = "promoted", "rejected", "without effect"  # what a line of the history says
 MODEL_ID = r"m-[0-9A-Za-z]+"  # MLflow's; part of a path in the cache
 MOST_NAMED = 10  # versions, in a message
 REPORT = "report.html"  # of a run: in its folder, and among its artifacts
@@ -46,8 +48,8 @@ class Registered(NamedTuple):
     source: str  # models:/ID, where its files are
 
 
-class Reign(NamedTuple):
-    """When a version became champion, and why."""
+class HistoryLine(NamedTuple):
+    """A version became champion, or a person decided something that made no champion."""
 
     version: int
     since: datetime
@@ -55,6 +57,7 @@ class Reign(NamedTuple):
     reason: str
     replaced: int | None  # the version that was champion before
     numbers: dict[str, float]  # what the gate compared; empty where a person decided
+    decision: str  # PROMOTED, REJECTED or WITHOUT_EFFECT
 
 
 def list_models(store: Store) -> list[Registered]:
@@ -100,8 +103,8 @@ def champion(store: Store, name: str) -> Registered | None:
     return get(store, name, CHAMPION)
 
 
-def history(store: Store, name: str) -> list[Reign]:
-    """The line of champions, the present one last.
+def history(store: Store, name: str) -> list[HistoryLine]:
+    """All champions, and every decision of a person that made none, the latest last.
 
     A promotion that was killed before its alias moved is noted, yet did not happen: each champion replaced the one
     before it, which tells them apart.
@@ -109,25 +112,27 @@ def history(store: Store, name: str) -> list[Reign]:
     Raises:
         UserError: there is no such model.
     """
-    line: list[Reign] = []
     wanted = aliases_of(store, name).get(CHAMPION)
     stored = store.client.search_model_versions(f"name = '{name}'", max_results=1000)
-    for reign in sorted(_reigns(stored), key=lambda reign: reign.since, reverse=True):
+    lines = list(_noted(stored, DECISION))
+    for reign in sorted(_noted(stored, REIGN), key=lambda reign: reign.since, reverse=True):
         if reign.version == wanted:
-            line.insert(0, reign)
+            lines.append(reign)
             wanted = reign.replaced
-    return line
+    return sorted(lines, key=lambda line: line.since)
 
 
-def _reigns(stored: Iterable[StoredVersion]) -> Iterator[Reign]:
-    """All that are noted, in no order."""
-    told = {"since", "by", "reason", "replaced", "decision"}
+def _noted(stored: Iterable[StoredVersion], kind: str) -> Iterator[HistoryLine]:
+    """What the tags of that kind tell, in no order."""
+    told = {"since", "by", "reason", "replaced", "decision", "id"}
     for one in stored:
-        for noted in (json.loads(text) for key, text in one.tags.items() if key.startswith(REIGN)):
+        for noted in (json.loads(text) for key, text in one.tags.items() if key.startswith(kind)):
             replaced = int(noted["replaced"]) if "replaced" in noted else None
             numbers = {key: float(value) for key, value in noted.items() if key not in told}
             since = datetime.fromisoformat(noted["since"])
-            yield Reign(int(one.version), since, noted["by"], noted["reason"], replaced, numbers)
+            yield HistoryLine(
+                int(one.version), since, noted["by"], noted["reason"], replaced, numbers, noted["decision"]
+            )
 
 
 def find(reference: str, store: Store | None = None) -> Path:

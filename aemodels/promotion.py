@@ -12,6 +12,8 @@ from aemodels.config import Config
 from aemodels.metrics import METRICS
 from aemodels.store import NAME
 
+LONGEST_NAME, LONGEST_REASON = 100, 1_000  # characters, of who decides and why
+
 
 class RegistryConfig(Config):
     """Where a model is registered, and when it becomes the champion."""
@@ -47,17 +49,22 @@ class Review(Config):
 
     approve: bool
     """Whether the challenger becomes the champion."""
-    name: str = Field(min_length=1, max_length=100)
+    name: str = Field(min_length=1, max_length=LONGEST_NAME)
     """Who decides."""
-    reason: str = Field(min_length=1, max_length=1_000)
+    reason: str = Field(min_length=1, max_length=LONGEST_REASON)
     """Why; it is kept with the version."""
+    id: str = ""
+    """Of the run that asked a person: a task that is repeated keeps the decision once. Empty where nobody was asked."""
+
+    @property
+    def verdict(self) -> str:
+        """What the person says, in one sentence."""
+        return f"{'approved' if self.approve else 'declined'} by {self.name}: {self.reason}"
 
 
 def reviewed(decision: Decision, review: Review) -> Decision:
     """A person can decline what the gate allows, not allow what it declines."""
-    verdict = "approved" if review.approve else "declined"
-    reason = f"{decision.reason}; {verdict} by {review.name}: {review.reason}"
-    return Decision(decision.promote and review.approve, reason, decision.numbers)
+    return Decision(decision.promote and review.approve, f"{decision.reason}; {review.verdict}", decision.numbers)
 
 
 def decide(

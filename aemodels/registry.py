@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -22,14 +23,18 @@ from filelock import FileLock
 from aemodels.catalog import (
     CHALLENGER,
     CHAMPION,
+    DECISION,
     DIGEST,
     METRIC,
     PREVIOUS,
+    PROMOTED,
     REIGN,
+    REJECTED,
     REPORT,
+    WITHOUT_EFFECT,
+    HistoryLine,
     ModelVersion,
     Registered,
-    Reign,
     aliases_of,
     champion,
     find,
@@ -42,7 +47,7 @@ from aemodels.config import UserError
 from aemodels.environment import store_folder
 from aemodels.modelfile import CHECKSUMS
 from aemodels.modelfile import digest as digest_of
-from aemodels.promotion import Decision
+from aemodels.promotion import LONGEST_NAME, LONGEST_REASON, Decision, Review
 from aemodels.serving import pack
 from aemodels.store import NAME, Store
 from aemodels.tracking import LONGEST_TAG, Run, user_name
@@ -52,10 +57,11 @@ __all__ = [
     "CHALLENGER",
     "CHAMPION",
     "GATE",
+    "IS_CHAMPION",
     "REPORT",
+    "HistoryLine",
     "ModelVersion",
     "Registered",
-    "Reign",
     "champion",
     "conclude",
     "deciding",
@@ -63,14 +69,17 @@ __all__ = [
     "find_report",
     "get",
     "history",
+    "keep_review",
     "list_models",
     "promote",
     "register",
     "rollback",
+    "said_by_champion",
 ]
 
 GATE = "gate."  # what tags of a decision begin with
 BY_GATE = "the gate"  # who decided, alone or with a person
+IS_CHAMPION = "it is the champion already"
 REPLACED = GATE + "replaced"  # the version that was champion before
 
 
@@ -196,50 +205,74 @@ def deciding(store: Store, name: str) -> Iterator[None]:
         yield
 
 
-def conclude(store: Store, version: ModelVersion, decision: Decision, by: str = BY_GATE) -> None:
-    """Writes what was decided on the version, and makes it the champion if that was the decision."""
+def conclude(store: Store, version: ModelVersion, decision: Decision, review: Review | None = None) -> None:
+    """Writes what was decided on the version, and makes it the champion if that was the decision.
+
+    Args:
+        review: what a person says, who was asked about what the gate allows.
+    """
     numbers = {key: f"{value:.8g}" for key, value in decision.numbers.items()}
+    by = BY_GATE if review is None else " and ".join({BY_GATE: 0, review.name: 0})
     if decision.promote:
-        _crown(store, version, decision.reason, by, numbers)
+        _crown(store, version, decision.reason, by, review.id if review else "", numbers)
     else:
+        if review is not None:
+            keep_review(store, version, review, decision.reason)
         _write(store, version, {"decision": "not promoted", "reason": decision.reason, "by": by} | numbers)
 
 
-def promote(store: Store, name: str, version: int, reason: str = "", by: str = "") -> Registered:
+def promote(store: Store, name: str, version: int, reason: str = "", by: str = "", asked: str = "") -> Registered:
     """Makes a version the champion because a person wants it.
 
     Args:
         reason: why; it is kept with the version.
         by: who says so, if it is not this process's user.
+        asked: an id of the request, if it may be made again: it is kept once.
 
     Raises:
-        UserError: there is no such version.
+        UserError: there is no such version, or the name or the reason is too long.
     """
+    _check_words(reason, by)
     with deciding(store, name):
-        _crown(store, get(store, name, version).version, _told("asked for", reason), by or user_name())
+        chosen, told, by = get(store, name, version), _told("asked for", reason), by or user_name()
+        if CHAMPION in chosen.aliases and not said_by_champion(chosen, asked):
+            _keep(store, chosen.version, WITHOUT_EFFECT, f"{told}; {IS_CHAMPION}", by, asked)
+        _crown(store, chosen.version, told, by, asked)
     return get(store, name, version)
 
 
-def rollback(store: Store, name: str, version: int | None = None, reason: str = "", by: str = "") -> Registered:
+def rollback(
+    store: Store, name: str, version: int | None = None, reason: str = "", by: str = "", asked: str = ""
+) -> Registered:
     """Makes the previous champion the champion, or the version that is given; one that is it already stays it.
 
     Args:
         reason: why; it is kept with the version.
         by: who says so, if it is not this process's user.
+        asked: an id of the request, if it may be made again: it is kept once.
 
     Raises:
-        UserError: there is no model to go back to.
+        UserError: there is no model to go back to, or the name or the reason is too long.
     """
+    _check_words(reason, by)
     with deciding(store, name):
         now, before = aliases_of(store, name).get(CHAMPION), version or predecessor(store, name)
+        chosen, by = get(store, name, before), by or user_name()
         if before != now:
-            told = _told(f"rollback from version {now}", reason)
-            _crown(store, get(store, name, before).version, told, by or user_name())
+            _crown(store, chosen.version, _told(f"rollback from version {now}", reason), by, asked)
+        elif not said_by_champion(chosen, asked):
+            _keep(store, chosen.version, WITHOUT_EFFECT, f"{_told('rollback', reason)}; {IS_CHAMPION}", by, asked)
     return get(store, name, before)
 
 
 def _told(what: str, reason: str) -> str:
     return f"{what}: {reason}" if reason else what
+
+
+def _check_words(reason: str, by: str) -> None:
+    for key, text, most in (("reason", reason, LONGEST_REASON), ("by", by, LONGEST_NAME)):
+        if len(text) > most:
+            raise UserError(f"{key}={text[:40]}...: has {len(text):,} characters; give at most {most:,}")
 
 
 def predecessor(store: Store, name: str) -> int:
@@ -258,8 +291,15 @@ def predecessor(store: Store, name: str) -> int:
     return before
 
 
-def _crown(store: Store, version: ModelVersion, reason: str, by: str, numbers: Mapping[str, str] | None = None) -> None:
-    """Makes a version the champion and the champion the previous one.
+def _crown(
+    store: Store,
+    version: ModelVersion,
+    reason: str,
+    by: str,
+    asked: str = "",
+    numbers: Mapping[str, str] | None = None,
+) -> None:
+    """Makes a version the champion and the champion the previous one; `asked` as in `promote`.
 
     There is a champion at every moment. Killed between the two aliases, both name the old champion: then the same call
     completes it, and a rollback finds the one before in a tag.
@@ -267,12 +307,12 @@ def _crown(store: Store, version: ModelVersion, reason: str, by: str, numbers: M
     name, number, _ = version
     aliases, client = aliases_of(store, name), store.client
     old = aliases.get(CHAMPION)
-    verdict = {"decision": "promoted", "reason": reason, "by": by} | dict(numbers or {})
+    verdict = {"decision": PROMOTED, "reason": reason, "by": by} | dict(numbers or {})
     if old is not None and old != number:
         verdict[REPLACED.removeprefix(GATE)] = str(old)
     _write(store, version, verdict)
     if old != number:
-        _note_reign(store, version, verdict)
+        _note(store, version, f"{REIGN}{datetime.now(UTC):%Y%m%dT%H%M%S.%f}", verdict | {"id": asked})
     if old is not None and old != number:
         client.set_registered_model_alias(name, PREVIOUS, str(old))
     client.set_registered_model_alias(name, CHAMPION, str(number))
@@ -280,10 +320,28 @@ def _crown(store: Store, version: ModelVersion, reason: str, by: str, numbers: M
         client.delete_registered_model_alias(name, CHALLENGER)
 
 
-def _note_reign(store: Store, version: ModelVersion, verdict: Mapping[str, str]) -> None:
-    """A tag for `history`, which the next decision on the version does not overwrite."""
-    since = datetime.now(UTC)
-    key, text = f"{REIGN}{since:%Y%m%dT%H%M%S.%f}", json.dumps({**verdict, "since": since.isoformat()})
+def keep_review(store: Store, version: ModelVersion, review: Review, reason: str) -> None:
+    """Keeps for `history` what a person said of a version that does not become champion by it; nobody else's review."""
+    if review.id:
+        _keep(store, version, WITHOUT_EFFECT if review.approve else REJECTED, reason, review.name, review.id)
+
+
+def said_by_champion(version: Registered, asked: str) -> bool:
+    """Whether a version became champion by the request of that id, which is now made again."""
+    reigns = (json.loads(text) for key, text in version.tags.items() if key.startswith(REIGN))
+    return bool(asked) and any(reign.get("id") == asked for reign in reigns)
+
+
+def _keep(store: Store, version: ModelVersion, decision: str, reason: str, by: str, asked: str) -> None:
+    """Keeps a person's decision that makes no champion. Its tag is its own: no other decision overwrites it."""
+    key = f"{DECISION}{asked or uuid.uuid4().hex}"
+    if key not in get(store, version.name, version.version).tags:
+        _note(store, version, key, {"decision": decision, "reason": reason, "by": by})
+
+
+def _note(store: Store, version: ModelVersion, key: str, verdict: Mapping[str, str]) -> None:
+    """Writes a tag for `history`, which the next decision on the version does not overwrite."""
+    text = json.dumps({**verdict, "since": datetime.now(UTC).isoformat()})
     store.client.set_model_version_tag(version.name, str(version.version), key, text)
 
 

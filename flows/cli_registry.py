@@ -58,7 +58,7 @@ def rollback(name: Name, reason: Reason = "", json: Json = False) -> None:
 
 
 def history(name: Name, json: Json = False) -> None:
-    """List the champions so far: since when, by whom, why."""
+    """List all champions and all decisions of persons: when, by whom, why."""
     with answering(verbose=False):
         from aemodels import catalog
         from aemodels.store import open_store

@@ -14,7 +14,7 @@ from aemodels import registry
 from aemodels.comparison_table import ARROWS
 from aemodels.data import PreparedData
 from aemodels.metrics import METRICS
-from aemodels.promotion import Review
+from aemodels.promotion import LONGEST_NAME, LONGEST_REASON, Review
 from aemodels.registry import BY_GATE, CHALLENGER, ModelVersion, get
 from aemodels.settings import Settings
 from aemodels.steps import promote as step
@@ -43,8 +43,9 @@ class Approval(RunInput):
     """The form on Prefect's page of a run that waits."""
 
     approve: bool
-    name: str = Field(min_length=1, max_length=100)  # as of `Review`: Prefect refuses others while the run still waits
-    reason: str = Field(min_length=1, max_length=1_000)
+    # as of `Review`: Prefect refuses others while the run still waits
+    name: str = Field(min_length=1, max_length=LONGEST_NAME)
+    reason: str = Field(min_length=1, max_length=LONGEST_REASON)
 
 
 @step_task("promote")
@@ -85,7 +86,8 @@ def promote(settings: Settings, version: int | None = None, approval: bool = Fal
     form = Approval.with_initial_data(description=_side_by_side(comparison))
     wait = suspend_flow_run if deployment.id else pause_flow_run  # only a worker can start a suspended run again
     told = wait(wait_for_input=form, timeout=PATIENCE, key=f"approval-{asked.version}")
-    return pass_gate(settings, data, asked, Review(approve=told.approve, name=told.name, reason=told.reason))
+    review = Review(approve=told.approve, name=told.name, reason=told.reason, id=str(flow_run.id))
+    return pass_gate(settings, data, asked, review)
 
 
 @step_task("find")
@@ -102,7 +104,7 @@ def crown(version: ModelVersion, back: bool, reason: str, by: str) -> None:
     with _gate(version.name):
         before = registry.champion(store, version.name)
         decide, event = (registry.rollback, ROLLED_BACK) if back else (registry.promote, PROMOTED)
-        chosen = decide(store, version.name, version.version, reason, by)
+        chosen = decide(store, version.name, version.version, reason, by, str(flow_run.id))
     if _repeated() or before is None or before.version != chosen.version:
         _tell(event, version.name, version.version, chosen.tags[f"{registry.GATE}reason"])
 

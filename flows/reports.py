@@ -11,7 +11,7 @@ from flows.display import as_json, facts, table, wide
 if TYPE_CHECKING:
     from aemodels.config import Setting
     from aemodels.data import PreparedData
-    from aemodels.registry import Registered, Reign
+    from aemodels.registry import HistoryLine, Registered
     from aemodels.steps.compare import Compared
     from aemodels.steps.evaluate import Evaluated
     from aemodels.steps.monitor import Monitored
@@ -169,17 +169,24 @@ def champion(row: Registered, json: bool) -> None:
     return None
 
 
-def history(name: str, line: Sequence[Reign], json: bool) -> None:
+def history(name: str, lines: Sequence[HistoryLine], json: bool) -> None:
     if json:
-        return as_json([{**reign._asdict(), "since": reign.since.isoformat()} for reign in line])
-    if not line:
+        return as_json([{**line._asdict(), "since": line.since.isoformat()} for line in lines])
+    if not lines:
         print(f"{name} has had no champion yet; `aemodels promote {name} VERSION` chooses one")
         return None
     shown = [
-        (f"{name}/{reign.version}", f"{reign.since:%Y-%m-%d %H:%M:%S}", reign.by, reign.replaced or "", reign.reason)
-        for reign in line
+        (
+            f"{name}/{line.version}",
+            f"{line.since:%Y-%m-%d %H:%M:%S}",
+            line.decision,
+            line.by,
+            line.replaced or "",
+            line.reason,
+        )
+        for line in lines
     ]
-    table("Champions, the present one last", ("model", "since (UTC)", "by", "replaced", "why"), shown)
+    table("Decisions, the latest last", ("model", "when (UTC)", "decision", "by", "replaced", "why"), shown)
     return None
 
 

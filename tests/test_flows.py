@@ -147,6 +147,39 @@ def test_a_promotion_waits_for_a_person_and_is_told_as_events() -> None:
     assert promotion.reason.endswith("declined by the gate: what it declines is put to nobody")
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_store")
+def test_of_two_approvals_of_one_version_the_rejection_stays_too() -> None:
+    from aemodels.settings import Settings
+    from flows.promote import promote
+    from flows.train import train
+
+    settings = Settings().override({**TINY, "registry.name": "twice"})
+    train(settings)
+    waiting: list[Future[Any]] = [Future(), Future(), Future()]
+    for future in waiting:
+        work = partial(copy_context().run, lambda f=future: f.set_result(promote(settings, approval=True)))
+        threading.Thread(target=work, daemon=True).start()
+    answers = [(False, "bert", "blurred"), (True, "anna", "sharp"), (False, "carl", "too late")]
+    ended: list[Any] = []
+    for approve, name, reason in answers:
+        with get_client(sync_client=True) as client:
+            run = _paused_runs(client, len(answers) - len(ended))[0]
+            client.resume_flow_run(run.id, run_input={"approve": approve, "name": name, "reason": reason})
+        (future,) = _within(60, lambda: [one for one in waiting if one.done()])
+        waiting.remove(future)
+        ended.append(future.result())
+    assert [promotion.promoted for promotion in ended] == [False, True, False]
+    lines = done(call("history", "twice", "--json"))
+    assert [(line["decision"], line["by"]) for line in lines] == [
+        ("rejected", "bert"),
+        ("promoted", "the gate and anna"),
+        ("rejected", "carl"),
+    ]
+    assert lines[2]["reason"] == "declined by carl: too late; it is the champion already"
+    assert "rejected" in call("history", "twice").stdout
+
+
 def champion_version(name: str) -> int:
     from aemodels.registry import get
     from aemodels.store import open_store
@@ -163,10 +196,17 @@ def _within(seconds: float, found: Callable[[], Any]) -> Any:
     return result
 
 
+def _paused_runs(client: Any, count: int) -> list[Any]:
+    """All flow runs that wait for a person, once there are so many."""
+    asked = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
+    read = partial(client.read_flow_runs, flow_run_filter=asked)
+    runs: list[Any] = _within(60, lambda: found if len(found := read()) == count else None)
+    return runs
+
+
 def _paused(flow: str) -> Any:
-    states = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED]))
     with get_client(sync_client=True) as client:
-        (run,) = _within(60, lambda: client.read_flow_runs(flow_run_filter=FlowRunFilter(state=states)))
+        (run,) = _paused_runs(client, 1)
         assert client.read_flow(run.flow_id).name == flow
     return run
 

@@ -13,7 +13,7 @@ from versions import NO, YES, aliases, registered
 
 from aemodels.config import SettingsError, UserError
 from aemodels.promotion import RegistryConfig, Review, decide, reviewed
-from aemodels.registry import champion, conclude, deciding, get, history, promote, rollback
+from aemodels.registry import champion, conclude, deciding, get, history, keep_review, promote, rollback
 from aemodels.store import Store
 
 SMALLER = {"mse": True, "frechet_samples": True, "knn_accuracy": False}
@@ -144,7 +144,7 @@ def test_the_line_of_champions_is_kept(store: Store, model_folder: Path) -> None
     promote(store, "tiny", 2)
     promote(store, "tiny", 2)  # it is already
     rollback(store, "tiny")
-    line = history(store, "tiny")
+    line = [one for one in history(store, "tiny") if one.decision == "promoted"]
     assert [(reign.version, reign.replaced) for reign in line] == [(1, None), (3, 1), (2, 3), (3, 2)]
     assert [reign.reason for reign in line] == ["better", "better", "asked for", "rollback from version 2"]
     assert [reign.by for reign in line[:2]] == ["the gate", "the gate"]
@@ -152,6 +152,63 @@ def test_the_line_of_champions_is_kept(store: Store, model_folder: Path) -> None
     assert line == sorted(line, key=lambda reign: reign.since)
     with pytest.raises(UserError, match="small: no such registered model"):
         history(store, "small")
+
+
+def told(store: Store) -> list[tuple[int, str, str, str]]:
+    return [(line.version, line.decision, line.by, line.reason) for line in history(store, "tiny")]
+
+
+def test_every_decision_of_a_person_stays(store: Store, model_folder: Path) -> None:
+    first, second = registered(store, model_folder), registered(store, model_folder)
+    conclude(store, first, YES)
+    for name, run in (("bert", "a"), ("carl", "b"), ("carl", "b")):  # the last is a task that is repeated
+        no = Review(approve=False, name=name, reason="blurred", id=run)
+        conclude(store, second, reviewed(YES, no), no)
+    yes = Review(approve=True, name="anna", reason="sharper", id="c")
+    conclude(store, second, reviewed(YES, yes), yes)
+    late = Review(approve=True, name="dora", reason="me too", id="d")
+    conclude(store, first, reviewed(NO, late), late)
+    assert told(store) == [
+        (1, "promoted", "the gate", "better"),
+        (2, "rejected", "bert", "better; declined by bert: blurred"),
+        (2, "rejected", "carl", "better; declined by carl: blurred"),
+        (2, "promoted", "the gate and anna", "better; approved by anna: sharper"),
+        (1, "without effect", "dora", "worse; approved by dora: me too"),
+    ]
+    conclude(store, first, NO)
+    conclude(store, first, reviewed(NO, nobody := Review(approve=False, name="the gate", reason="unasked")), nobody)
+    assert len(told(store)) == 5  # what the gate declines is no person's decision
+
+
+def test_what_a_person_wants_in_vain_stays_and_a_repeated_task_does_not_double_it(
+    store: Store, model_folder: Path
+) -> None:
+    for _ in range(2):
+        registered(store, model_folder)
+        promote(store, "tiny", 1, "first", "anna", asked="a")  # the second time a task that is repeated
+    promote(store, "tiny", 1, "still good", "bert")
+    rollback(store, "tiny", 1, "go back", "carl", asked="b")
+    rollback(store, "tiny", 1, "go back", "carl", asked="b")
+    assert told(store) == [
+        (1, "promoted", "anna", "asked for: first"),
+        (1, "without effect", "bert", "asked for: still good; it is the champion already"),
+        (1, "without effect", "carl", "rollback: go back; it is the champion already"),
+    ]
+    for action in (promote, rollback):
+        with pytest.raises(UserError, match=r"reason=xx.*1,001 characters; give at most 1,000"):
+            action(store, "tiny", 1, "x" * 1001)
+
+
+def test_decisions_at_the_same_time_do_not_overwrite_each_other(store: Store, model_folder: Path) -> None:
+    version = registered(store, model_folder)
+    conclude(store, version, YES)
+    reviews = [Review(approve=False, name=f"person {n}", reason="no", id=str(n)) for n in range(8)]
+    threads = [threading.Thread(target=keep_review, args=(store, version, one, "no")) for one in reviews]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {line.by for line in history(store, "tiny")[1:]} == {one.name for one in reviews}
 
 
 @pytest.mark.parametrize("killed_at", [1, 2])

@@ -20,12 +20,22 @@ from aemodels.figures import sample_grid
 from aemodels.metrics import METRICS
 from aemodels.progress import Progress, Steps
 from aemodels.promotion import Decision, Review, decide, reviewed
-from aemodels.registry import BY_GATE, ModelVersion, Registered, champion, conclude, deciding, find, get
+from aemodels.registry import (
+    BY_GATE,
+    IS_CHAMPION,
+    ModelVersion,
+    Registered,
+    champion,
+    conclude,
+    deciding,
+    find,
+    get,
+    keep_review,
+    said_by_champion,
+)
 from aemodels.settings import Settings
 from aemodels.steps.recording import Result, is_of, yardstick
 from aemodels.store import Store, open_store
-
-IS_CHAMPION = "it is the champion already"
 
 
 class Promotion(Result):
@@ -147,12 +157,16 @@ def _decide(
     """Decides and carries it out; asked again about the champion, it tells what was decided."""
     old = champion(store, version.name)
     if old is not None and old.version.version == version.version:
+        if review is not None and review.id and not said_by_champion(old, review.id):
+            late = f"{review.verdict}; {IS_CHAMPION}"  # another person's approval came first
+            keep_review(store, version, review, late)
+            return Decision(False, late, {})
         by_gate = old.tags.get("gate.decision") == "promoted" and old.tags.get("gate.by", "").startswith(BY_GATE)
         return Decision(by_gate, old.tags["gate.reason"] if by_gate else IS_CHAMPION, {})
     decision = _judge(settings, data, features, version, store).decision
     if review is not None:
         decision = reviewed(decision, review)
-    conclude(store, version, decision, BY_GATE if review is None else " and ".join({BY_GATE: 0, review.name: 0}))
+    conclude(store, version, decision, review)
     return decision
 
 
