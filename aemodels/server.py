@@ -27,8 +27,10 @@ from fastapi import FastAPI, Request, Response
 from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from aemodels.config import UserError
+from aemodels.connections import Connection, EvictedError, Room
 from aemodels.models.base import GenerativeModel
 from aemodels.serving import MODES, Question, answer
 
@@ -37,9 +39,13 @@ MOST_IMAGES = 1000  # in one request
 MOST_VALUES = 2**20  # pixels in one request or answer; as JSON they take 25 MB, while they are read 100
 LONGEST_VALUE = 24  # characters: a float and its comma
 LONGEST_MESSAGE = 300  # characters: a message may quote what was sent
-MOST_AT_ONCE = 8  # requests that are read or answered
-MOST_CONNECTIONS = 200
+MOST_AT_ONCE = 8  # requests that wait for their answer; one is computed at a time
+MOST_HELD = 4  # times the longest body: of all that is being received or sent
 BODY_SECONDS = 30.0  # for the whole body to arrive
+ANSWER_SECONDS = 60.0  # for the answer to be taken
+PIECE = 2**16  # bytes of an answer that are handed on at once
+AGAIN = {"Retry-After": "1"}
+NO_SNIFFING = {"X-Content-Type-Options": "nosniff"}
 FORMATS = ("inputs", "instances", "dataframe_split")
 
 
@@ -86,12 +92,12 @@ def serve(model: GenerativeModel, listener: socket.socket) -> None:
     """Answers until it is interrupted, then ends what it began. What nobody expected is on stderr, with its trace."""
     config = uvicorn.Config(
         create_app(model),
-        http="h11",  # discards the rest of a body that is too long; the limits were tried with it
+        http=Connection,  # of h11, which discards the rest of a body that is too long; the limits were tried with it
+        ws="none",
         lifespan="off",
-        log_level="warning",
+        log_level="error",  # any client can bring about warnings
         access_log=False,
         server_header=False,
-        limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=5,
     )
     with suppress(KeyboardInterrupt):  # the usual end, after which uvicorn sends itself the signal again
@@ -101,16 +107,16 @@ def serve(model: GenerativeModel, listener: socket.socket) -> None:
 def create_app(model: GenerativeModel) -> FastAPI:
     """The routes. One thread computes, with all of torch's; the others keep answering."""
     app, limits, worker = FastAPI(openapi_url=None), limits_of(model), ThreadPoolExecutor(1)
-    places = asyncio.Semaphore(MOST_AT_ONCE)
+    places, room = asyncio.Semaphore(MOST_AT_ONCE), Room(MOST_HELD * limits.bytes)
 
     async def invocations(request: Request) -> Response:
+        _check_type(request)
+        body = await _read_body(request, limits, room)
         if places.locked():
-            raise HTTPException(503, "too many requests at once; try again", {"Retry-After": "1"})
+            raise HTTPException(503, "too many requests at once; try again", AGAIN)
         async with places:
-            _check_type(request)
-            body = await _read_body(request, limits)
             text = await asyncio.get_running_loop().run_in_executor(worker, respond, model, limits, body)
-        return _json(200, text)
+        return Answer(text, room)
 
     async def ping(_request: Request) -> Response:
         return _json(200, "\n")
@@ -127,8 +133,29 @@ def create_app(model: GenerativeModel) -> FastAPI:
     return app
 
 
+class Answer(Response):
+    """An answer is sent as fast as its client takes it; when its time or its room is over, the connection is closed."""
+
+    def __init__(self, text: str, room: Room) -> None:
+        super().__init__(text, 200, NO_SNIFFING, "application/json")
+        self.room = room
+
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        """Sends it in pieces: each waits until the one before it is on its way."""
+        try:
+            async with self.room.stay(ANSWER_SECONDS) as stay:
+                self.room.grow(stay, len(self.body))
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                for start in range(0, len(self.body), PIECE):
+                    piece, more = self.body[start : start + PIECE], start + PIECE < len(self.body)
+                    await send({"type": "http.response.body", "body": piece, "more_body": more})
+        except TimeoutError:
+            scope["state"]["connection"].transport.abort()
+            await asyncio.sleep(0)  # it is lost when the loop comes round; until then uvicorn would wait for more
+
+
 def _json(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
-    return Response(text, status, {"X-Content-Type-Options": "nosniff"} | (headers or {}), "application/json")
+    return Response(text, status, NO_SNIFFING | (headers or {}), "application/json")
 
 
 async def _refused(_request: Request, error: Exception) -> Response:
@@ -151,7 +178,7 @@ def _check_type(request: Request) -> None:
         raise HTTPException(415, "send JSON: Content-Type: application/json, in UTF-8")
 
 
-async def _read_body(request: Request, limits: Limits) -> bytes:
+async def _read_body(request: Request, limits: Limits, room: Room) -> bytearray:
     """The body, read no further than the limit; whether its length was announced or not."""
     too_long = HTTPException(
         413, f"the body is over {limits.bytes:,} bytes; send fewer images, at most {limits.images}, or integer pixels"
@@ -161,19 +188,22 @@ async def _read_body(request: Request, limits: Limits) -> bytes:
         raise too_long
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with room.stay(BODY_SECONDS) as stay:
             async for part in request.stream():
                 if len(body) + len(part) > limits.bytes:
                     raise too_long
                 body += part
+                room.grow(stay, len(body))
+    except EvictedError:
+        raise HTTPException(503, "the body came too slowly while many others wait; try again", AGAIN) from None
     except TimeoutError:
         raise HTTPException(408, f"the body took over {BODY_SECONDS:g} seconds; send fewer images") from None
     except ClientDisconnect:
         raise HTTPException(400, "the body ended early") from None
-    return bytes(body)
+    return body
 
 
-def _parse(body: bytes, limits: Limits) -> dict[str, Any]:
+def _parse(body: bytearray, limits: Limits) -> dict[str, Any]:
     if sum(map(body.count, (b",", b"[", b"{"))) > 2 * limits.values + 1000:  # before they take memory
         raise HTTPException(413, f"too many values; send at most {limits.images} images in one request")
     try:
@@ -231,7 +261,7 @@ def _read_inputs(question: dict[str, Any], needed: bool) -> Any:
 # ---------------------------------------------------------------- answering
 
 
-def respond(model: GenerativeModel, limits: Limits, body: bytes) -> str:
+def respond(model: GenerativeModel, limits: Limits, body: bytearray) -> str:
     """The answer to a request's body, as JSON.
 
     Raises:

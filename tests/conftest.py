@@ -60,30 +60,9 @@ def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture(scope="session")
 def model_folder(folders: Path) -> Path:
     """An untrained model of grey 8 x 8 images, with 3 latent units, as a finished run leaves it."""
-    import torch
+    from untrained import finished_folder
 
-    from aemodels.checkpoint import save_card, save_weights
-    from aemodels.data import PreparedData
-    from aemodels.experiment import Experiment
-    from aemodels.models import VAEConfig
-    from aemodels.nets import MLPConfig
-
-    folder = folders / "model"
-    folder.mkdir()
-    config = VAEConfig(latent_dim=3, trunk=MLPConfig(widths=(16,)))
-    data = PreparedData(
-        name="tiny",
-        path=folder,
-        digest="d" * 32,
-        image_shape=(1, 8, 8),
-        classes=("a", "b"),
-        sizes={"train": 1, "val": 1, "test": 1},
-        binarize="none",
-    )
-    torch.manual_seed(0)
-    save_card(folder, Experiment(model=config), data)
-    save_weights(folder, config.build(data.image_shape, data.num_classes))
-    return folder
+    return finished_folder(folders / "model", (1, 8, 8))
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ LAYERS = [  # from the bottom; a module imports from its own layer and those bel
     {"checkpoint", "members", "trial", "trial_costs", "trials", "comparison_table", "report"},
     {"tuning", "tuning_sampler", "tuning_storage", "tuning_study", "tuning_search", "tuning_figures"}
     | {"mlflow_views", "store", "tracking"}
-    | {"promotion", "catalog", "registry", "serving", "served_model", "server"},
+    | {"promotion", "catalog", "registry", "serving", "served_model", "connections", "server"},
     {"settings", "comparison", "runfolder"},
     {"steps"},
 ]
@@ -48,7 +48,8 @@ ONLY_HERE = {
     "optuna": {"tuning_sampler", "tuning_storage", "tuning_study"},
     "fastapi": {"server"},
     "starlette": {"server"},
-    "uvicorn": {"server"},
+    "uvicorn": {"connections", "server"},
+    "h11": {"connections"},
     "typer": {"flows"},
     "rich": {"flows"},
     "webbrowser": {"flows"},

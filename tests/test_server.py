@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
 import random
 import re
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 import pytest
 from questions import JSON, PICTURES, Reply, refused, wrong_question
+from served import Server, running
 
 from aemodels.models.base import GenerativeModel
 from aemodels.server import MOST_AT_ONCE
@@ -32,47 +26,10 @@ ROOT = Path(__file__).parents[1]
 ALLOWED_GROWTH = 400e6  # bytes: a question of 25 MB is read, and an answer of as much is written
 
 
-class Server(NamedTuple):
-    """A running `aemodels serve`."""
-
-    process: subprocess.Popen[str]
-    port: int
-
-    def send(self, body: Any, kind: str = JSON, method: str = "POST", path: str = "/invocations", **more: Any) -> Reply:
-        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
-            connection.request(method, path, body, {"Content-Type": kind}, **more)
-            reply = connection.getresponse()
-            return Reply(reply.status, reply.read().decode())
-
-    def ask(self, **question: Any) -> np.ndarray:
-        status, text = self.send(json.dumps(question).encode())
-        assert status == 200, text
-        return np.array(json.loads(text)["predictions"], np.float32)
-
-    def memory(self) -> int:
-        """Bytes in RAM."""
-        return int(psutil.Process(self.process.pid).memory_info().rss)
-
-
 @pytest.fixture(scope="module")
 def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """As a person starts it, on a free port, from a folder without the checkout."""
-    command = [sys.executable, "-m", "flows.cli", "serve", str(model_folder), "--port", "0"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    with (tmp_path_factory.mktemp("server") / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, env=environment, cwd=Path(log.name).parent, stdout=subprocess.PIPE, stderr=log, text=True
-        )
-        try:
-            assert process.stdout is not None
-            told = re.search(r"http://127\.0\.0\.1:(\d+)/invocations", process.stdout.readline())
-            assert told, Path(log.name).read_text()
-            yield Server(process, int(told[1]))
-        finally:
-            process.send_signal(signal.SIGTERM)
-            code = process.wait(20)
-    assert code == 0
-    assert Path(log.name).read_text() == ""  # nothing that nobody expected
+    with running(model_folder, tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 # ---------------------------------------------------------------- right questions
@@ -245,14 +202,6 @@ def test_a_body_that_ends_early_does_no_harm(server: Server) -> None:
     for _ in range(3 * MOST_AT_ONCE):
         with half_a_body(server):
             pass
-    comes_to(server, 200)
-
-
-def test_more_at_once_than_it_takes_are_told_to_come_back(server: Server) -> None:
-    with ExitStack() as waiting:
-        for _ in range(MOST_AT_ONCE):
-            waiting.enter_context(half_a_body(server))
-        assert json.loads(comes_to(server, 503).text) == {"error": "too many requests at once; try again"}
     comes_to(server, 200)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from questions import JSON, PICTURES, Reply, refused
 from aemodels import server as module
 from aemodels.config import UserError
 from aemodels.models.base import GenerativeModel
-from aemodels.server import Limits, create_app, is_local, limits_of, listen
+from aemodels.server import MOST_AT_ONCE, Limits, create_app, is_local, limits_of, listen
 
 
 def call(model: GenerativeModel, content: Any, raises: bool = False) -> Reply:
@@ -56,6 +57,42 @@ def test_a_slow_body_is_given_up(model: GenerativeModel, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(module, "BODY_SECONDS", 0.1)
     assert "the body took over 0.1 seconds" in refused(call(model, slow()), 408)
+
+
+def test_more_at_once_than_it_takes_are_told_to_come_back(
+    model: GenerativeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a body arrives it takes no place."""
+    freed = threading.Event()
+    monkeypatch.setattr(module, "answer", lambda *_: np.zeros((1, 1), np.float32) if freed.wait(20) else None)
+    question = json.dumps({"inputs": PICTURES.tolist()}).encode()
+
+    async def slow() -> AsyncIterator[bytes]:
+        while not freed.is_set():
+            await asyncio.sleep(0.01)
+            yield b" "
+        yield question
+
+    async def send() -> list[int]:
+        transport = httpx.ASGITransport(create_app(model))
+        async with httpx.AsyncClient(transport=transport, base_url="http://local", timeout=20) as client:
+
+            async def ask(content: Any) -> httpx.Response:
+                return await client.post("/invocations", content=content, headers={"Content-Type": JSON})
+
+            asked = [asyncio.create_task(ask(slow())) for _ in range(MOST_AT_ONCE)]
+            await asyncio.sleep(0.1)
+            asked += [asyncio.create_task(ask(question)) for _ in range(MOST_AT_ONCE)]
+            await asyncio.sleep(0.5)
+            one_more = await ask(question)
+            assert one_more.json() == {"error": "too many requests at once; try again"}
+            assert one_more.headers["Retry-After"] == "1"
+            freed.set()
+            return [(await one).status_code for one in asked] + [one_more.status_code]
+
+    statuses = asyncio.run(send())
+    assert statuses[MOST_AT_ONCE:] == [200] * MOST_AT_ONCE + [503]
+    assert set(statuses[:MOST_AT_ONCE]) <= {200, 503}  # they all end in the same moment
 
 
 def test_limits_follow_the_size_of_the_images(model: GenerativeModel) -> None:

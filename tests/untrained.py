@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
+from aemodels.checkpoint import save_card, save_weights
+from aemodels.data import PreparedData
 from aemodels.distributions import seeded
+from aemodels.experiment import Experiment
+from aemodels.models import VAEConfig
 from aemodels.models.base import Autoencoder, Batch, GenerativeModel, ModelConfig
 from aemodels.nets import MLPConfig
 
@@ -26,3 +32,22 @@ def build(config: ModelConfig, shape: tuple[int, int, int]) -> Autoencoder:
     model = new(config, shape)
     assert isinstance(model, Autoencoder)
     return model
+
+
+def finished_folder(folder: Path, shape: tuple[int, int, int]) -> Path:
+    """An untrained VAE with 3 latent units, as a finished run leaves it."""
+    folder.mkdir()
+    config = VAEConfig(latent_dim=3, trunk=MLPConfig(widths=(16,)))
+    data = PreparedData(
+        name="tiny",
+        path=folder,
+        digest="d" * 32,
+        image_shape=shape,
+        classes=("a", "b"),
+        sizes={"train": 1, "val": 1, "test": 1},
+        binarize="none",
+    )
+    torch.manual_seed(0)
+    save_card(folder, Experiment(model=config), data)
+    save_weights(folder, config.build(data.image_shape, data.num_classes))
+    return folder

@@ -1,0 +1,136 @@
+"""Clients cannot keep the server waiting for ever, nor make it hold more than it has room for.
+
+uvicorn waits as long as a client likes for the head of a request, and until an answer has been taken. Its limit of
+connections counts idle ones and refuses whoever comes next. Here each wait has an end, and whoever is slow makes way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import h11
+from uvicorn import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+HEAD_SECONDS = 10.0  # for the head of a request to arrive, and for the last of an answer to be taken
+MOST_CONNECTIONS = 500  # a process may have 1,024 open files on most systems
+
+
+class Connection(H11Protocol):
+    """uvicorn's connection, which is closed when its client does not do its part in time."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state | {"connection": weakref.proxy(self)}, _loop)
+        self.since = 0.0
+        self.end: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Accepts a client; where there are too many, the one that has kept the server waiting longest makes way."""
+        super().connection_made(transport)
+        self._expect_request()
+        if len(self.connections) > MOST_CONNECTIONS:
+            waiting = [one for one in self.connections if isinstance(one, Connection) and one.waits_for_client]
+            slowest = min(waiting, key=lambda one: one.since)
+            self.connections.discard(slowest)  # it is lost only when the loop comes round
+            slowest.transport.abort()
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether the server waits for a request, for the rest of one, or until its answer is taken."""
+        return self.cycle is None or self.cycle.more_body or self.cycle.response_started
+
+    def _expect_request(self) -> None:
+        self.since = self.loop.time()
+        if self.end is not None:
+            self.end.cancel()
+        self.end = self.loop.call_later(HEAD_SECONDS, self._is_late)
+
+    def _is_late(self) -> None:
+        if self.cycle is None or self.cycle.response_complete or self.transport.is_closing():
+            self.transport.abort()  # to close it would wait until everything is sent
+
+    def on_response_complete(self) -> None:
+        """Waits for the next request; what came of this one and was not looked at is let go."""
+        self.cycle.body.clear()
+        self._expect_request()
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuses what is not HTTP, if nothing was answered yet. Nothing is logged, since anybody can send it."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response("this is not an HTTP/1.1 request; questions go to POST /invocations\n")
+        else:
+            self.transport.abort()
+        if self.cycle is not None:  # what was to be answered ends without an answer
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forgets the client."""
+        if self.end is not None:
+            self.end.cancel()
+        super().connection_lost(exc)
+
+
+class EvictedError(TimeoutError):
+    """The server needs the room of this client for others."""
+
+
+class Stay:
+    """What one client makes the server hold, and until when."""
+
+    def __init__(self, until: asyncio.Timeout) -> None:
+        self.until = until
+        self.since = time.monotonic()
+        self.size = 0
+        self.evicted = False
+
+
+class Room:
+    """The bytes that all clients together make the server hold, while it reads their questions or sends its answers."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.stays: list[Stay] = []
+
+    @asynccontextmanager
+    async def stay(self, seconds: float) -> AsyncIterator[Stay]:
+        """Holds something for a client, for some time.
+
+        Raises:
+            EvictedError: others needed the room.
+            TimeoutError: the time is over.
+        """
+        stay = Stay(asyncio.timeout(seconds))
+        self.stays.append(stay)
+        try:
+            async with stay.until:
+                yield stay
+        except TimeoutError as error:
+            raise (EvictedError() if stay.evicted else error) from None
+        finally:
+            self.stays.remove(stay)
+
+    def grow(self, stay: Stay, size: int) -> None:
+        """Says how much is held now. Where it is too much, whoever has held the most for the longest makes way."""
+        stay.size, now = size, time.monotonic()
+        staying = [one for one in self.stays if not one.evicted and not one.until.expired()]
+        total = sum(one.size for one in staying)
+        for one in sorted(staying, key=lambda one: one.size * (one.since - now)):
+            if total <= self.most:
+                break
+            one.evicted = True
+            one.until.reschedule(0)
+            total -= one.size
