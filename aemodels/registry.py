@@ -50,7 +50,7 @@ from aemodels.modelfile import digest as digest_of
 from aemodels.promotion import LONGEST_NAME, LONGEST_REASON, Decision, Review
 from aemodels.serving import pack
 from aemodels.store import NAME, Store
-from aemodels.tracking import LONGEST_TAG, Run, user_name
+from aemodels.tracking import LONGEST_TAG, Run, forget_models, user_name
 
 __all__ = [
     "BY_GATE",
@@ -106,6 +106,7 @@ def register(
         raise UserError(f"registry.name={name}: use at most 100 letters, digits, '.', '_' and '-', no sign first")
     known = client.search_model_versions(f"name = '{name}' and run_id = '{run.id}'")
     if known:  # killed between this step and the next
+        _settle(run, known[0])
         if GATE + "decision" not in known[0].tags:
             client.set_registered_model_alias(name, CHALLENGER, known[0].version)
         return ModelVersion(name, int(known[0].version), run.id)
@@ -121,11 +122,25 @@ def register(
         new_name = _ensure_model(run.store, name)
         with _default_store(run.store):
             made = client.create_model_version(name, f"models:/{model_id}", run.id, texts, model_id=model_id)
+        _settle(run, made)
         client.set_registered_model_alias(name, CHALLENGER, made.version)
     except BaseException:
         _withdraw(run, name, model_id, new_name)
         raise
     return ModelVersion(name, int(made.version), run.id)
+
+
+def _settle(run: Run, version: Any) -> None:
+    """Leaves the run one version, with its one model.
+
+    A registration that was killed leaves a model without a version. MLflow's client asks a server that died before it
+    answered a second time, which makes two versions.
+    """
+    client = run.store.client
+    for one in client.search_model_versions(f"name = '{version.name}' and run_id = '{run.id}'"):
+        if one.version != version.version:
+            client.delete_model_version(one.name, one.version)
+    forget_models(run.store, run.experiment_id, run.id, version.source.removeprefix("models:/"))
 
 
 def _log_model(run: Run, folder: Path, model_id: str, metrics: Mapping[str, float]) -> None:

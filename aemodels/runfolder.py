@@ -5,12 +5,14 @@
     <store>/runs/<identity>-2    the same experiment, run again after the first was finished
     <store>/runs/joined-<name>   what this machine draws of a search that several machines work on
 
-Unfinished and not locked, a folder is resumed by the same command; finished, the same command makes a new one.
+Unfinished and not locked, a folder is resumed by the same command; finished, the same command makes a new one. But
+whoever asked for a finished run, and was killed before it had the result, finds it there when it asks again.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,20 +48,40 @@ class RunFolder:
         text = json.dumps(self.notes() | facts, indent=2)
         write_whole(self.path / NOTES, lambda path: path.write_text(text))
 
-    def finish(self, result: dict[str, Any]) -> None:
-        """Nothing is resumed here any more; the state that it would need goes."""
-        self.note(result=result)
+    def time(self, event: str) -> int:
+        """Returns when something happened first, in milliseconds since 1970, also to a resumed run that repeats it."""
+        times: dict[str, int] = self.notes().get("times") or {}
+        if event not in times:
+            times[event] = int(time.time() * 1000)
+            self.note(times=times)
+        return times[event]
+
+    def finish(self, result: dict[str, Any], asker: str = "") -> None:
+        """Keeps the result, for `asker` if it asks again; the state that a resumed run would need goes."""
+        self.note(result=result, asker=asker)
         (self.path / "state.safetensors").unlink(missing_ok=True)
 
     @property
+    def result(self) -> dict[str, Any] | None:
+        """What the run came to; None while it is not finished."""
+        return self.notes().get("result")
+
+    @property
     def finished(self) -> bool:
-        return "result" in self.notes()
+        return self.result is not None
 
 
 @contextmanager
-def claimed(identity: str) -> Iterator[RunFolder]:
-    """The first folder of that identity that is neither finished nor in use; its lock goes with the process."""
-    folder, lock = next(filter(None, map(_claim, _candidates(identity))))
+def claimed(identity: str, asker: str = "") -> Iterator[RunFolder]:
+    """Claims the first folder of that identity that is not in use, and not finished unless `asker` asked for it.
+
+    The lock goes with the process.
+
+    Args:
+        asker: who will get the result, such as the id of a flow run; "" is nobody who could come back for it.
+    """
+    candidates = (_claim(path, asker) for path in _candidates(identity))
+    folder, lock = next(filter(None, candidates))
     try:
         yield folder
     finally:
@@ -86,7 +108,7 @@ def _candidates(identity: str) -> Iterator[Path]:
     return (_runs() / name for name in numbered(identity))
 
 
-def _claim(path: Path) -> tuple[RunFolder, FileLock] | None:
+def _claim(path: Path, asker: str) -> tuple[RunFolder, FileLock] | None:
     path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)
     lock = FileLock(path / "lock", timeout=0, thread_local=False)  # a generator may go on in another thread
@@ -94,7 +116,7 @@ def _claim(path: Path) -> tuple[RunFolder, FileLock] | None:
         lock.acquire()
     except Timeout:
         return None
-    if folder.finished:
+    if folder.finished and not (asker and folder.notes().get("asker") == asker):
         lock.release()
         return None
     return folder, lock

@@ -27,12 +27,14 @@ from numpy.typing import NDArray
 
 from aemodels.data.prepared import PreparedData
 from aemodels.environment import without_secrets
+from aemodels.process_names import is_gone, own_name
 from aemodels.store import Store
 
 LONGEST_PARAM = 500  # characters; more is unreadable in a table, and config.json has it whole
 LONGEST_TAG = 4000
 OVERVIEW = "overview.png"
 PACKAGES = ("aemodels", "torch", "torchvision", "numpy", "scikit-learn", "mlflow", "prefect", "optuna")
+PROCESS = "process"  # the tag that names the process which works on a run
 SYSTEM_SAMPLES = 5  # of a second each, averaged into one point
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -63,12 +65,17 @@ class Run:
         new = [Param(key, _param_text(value)) for key, value in params.items() if key not in known]
         self.store.client.log_batch(self.id, params=new)
 
-    def metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """One call, however many there are."""
+    def metrics(self, metrics: Mapping[str, float], step: int = 0, at: int | None = None) -> None:
+        """Tracks metrics in one call, however many there are.
+
+        Args:
+            at: milliseconds since 1970; now, if it is not given. What is tracked again with the same time is one
+                point, not two.
+        """
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        self.store.client.log_batch(self.id, metrics=[Metric(k, float(v), now, step) for k, v in metrics.items()])
+        when = now() if at is None else at
+        self.store.client.log_batch(self.id, metrics=[Metric(k, float(v), when, step) for k, v in metrics.items()])
 
     def tags(self, tags: Mapping[str, Any]) -> None:
         """Sets or replaces tags."""
@@ -157,6 +164,11 @@ class Run:
             logging.getLogger(__name__).warning("the end of run %s was not recorded: %s", self.id, problem)
 
 
+def now() -> int:
+    """The time as MLflow has it: milliseconds since 1970."""
+    return int(time.time() * 1000)
+
+
 def start_run(
     store: Store, experiment: str, name: str, tags: Mapping[str, Any] | None = None, parent: str | None = None
 ) -> Run:
@@ -172,9 +184,12 @@ def start_run(
     from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
     experiment_id = store.experiment(experiment)
-    texts = {key: str(value)[:LONGEST_TAG] for key, value in (_origin() | dict(tags or {})).items()}
+    given = _origin() | {PROCESS: own_name()} | dict(tags or {})
+    texts = {key: str(value)[:LONGEST_TAG] for key, value in given.items()}
     if parent is not None:
         texts[MLFLOW_PARENT_RUN_ID] = parent
+    else:
+        end_dead_runs(store, experiment_id)
     run = store.client.create_run(experiment_id, tags=texts, run_name=name)
     return Run(store, run.info.run_id, experiment_id)
 
@@ -187,6 +202,7 @@ def resume_run(store: Store, run_id: str) -> Run | None:
         found = store.client.get_run(run_id)
         if found.info.lifecycle_stage == "deleted":
             return None
+        store.client.set_tag(run_id, PROCESS, own_name())  # first: a run that goes on is no dead process's
         store.client.update_run(run_id, status="RUNNING")
         if "error" in found.data.tags:
             store.client.delete_tag(run_id, "error")
@@ -195,6 +211,22 @@ def resume_run(store: Store, run_id: str) -> Run | None:
             return None
         raise
     return Run(store, run_id, found.info.experiment_id)
+
+
+def end_dead_runs(store: Store, experiment_id: str) -> None:
+    """Ends the runs of this machine whose processes were killed, as nobody else does; they can still be resumed."""
+    running = store.client.search_runs([experiment_id], "attributes.status = 'RUNNING'", max_results=1000)
+    for run in running:
+        if is_gone(run.data.tags.get(PROCESS, "")):
+            store.client.set_terminated(run.info.run_id, "KILLED")
+
+
+def forget_models(store: Store, experiment_id: str, run_id: str, keep: str = "") -> None:
+    """Deletes the logged models of a run, but the one to keep: what registrations that were killed have left."""
+    of_run = f"source_run_id = '{run_id}'"
+    for model in store.client.search_logged_models([experiment_id], of_run, max_results=50):
+        if model.model_id != keep:
+            store.client.delete_logged_model(model.model_id)
 
 
 def standard_tags(seed: int, device: str) -> dict[str, str]:

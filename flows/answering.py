@@ -27,6 +27,10 @@ def answering(verbose: bool, computes: bool = False) -> Iterator[None]:
     _set_environment(verbose)
     if computes:
         _set_waiting()
+        from flows.leftovers import end_leftovers, mark_own
+
+        end_leftovers()
+        mark_own()
     signal.signal(signal.SIGTERM, _interrupt)
     from aemodels.config import UserError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.runtime import flow_run
 
 from aemodels.comparison import ComparisonConfig
 from aemodels.data import PreparedData
@@ -17,7 +18,7 @@ from flows.running import device_slot, follow, passed, publish_picture, step_tas
 def compare_systems(comparison: ComparisonConfig, data: PreparedData, command: str) -> Compared:
     """All systems are one task; a retry goes on with the system that was being trained."""
     with device_slot():
-        compared = follow(step.compare(comparison, data, command))
+        compared = follow(step.compare(comparison, data, command, str(flow_run.id)))
     create_markdown_artifact((compared.folder / "table.md").read_text(encoding="utf-8"), key="comparison-table")
     create_link_artifact(compared.url, key="comparison-mlflow", link_text="The run in MLflow")
     for picture in filter(None, (compared.picture, compared.curve)):

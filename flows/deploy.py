@@ -25,16 +25,15 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
-from prefect.workers.process import ProcessWorker
 
 from aemodels.config import UserError
-from flows.answering import answering, under_prefect
+from flows.answering import answering, note, under_prefect
 from flows.plan import read_plan
 from flows.running import gpu_limit
+from flows.worker import RESTARTS, STARTED_AGAIN, TAG, Worker
 
-POOL, TAG = "aemodels", "aemodels"  # the tag is on every deployment of prefect.yaml, and so on its runs
+POOL = "aemodels"
 SILENCE = timedelta(seconds=90)  # three heartbeats: Prefect sends them every 30 seconds at the most often
-RESTARTS = 3  # of a crashed run: what kills its worker each time must not go on for ever
 REST = timedelta(hours=1)  # between two restarts of a run that has never run: nothing counts those
 ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Suspended", "AwaitingConcurrencySlot")  # without heartbeats
 FILE = Path(__file__).resolve().parents[1] / "prefect.yaml"
@@ -58,12 +57,18 @@ def main(file: Annotated[Path, typer.Option(help="The deployments.")] = FILE) ->
 
 
 def make_pool(client: SyncPrefectClient) -> None:
-    """The work pool, of processes; one that is there stays as it is, whatever it runs."""
+    """Makes the work pool; one that is there stays as it is, whatever it runs."""
     try:
-        client.read_work_pool(POOL)
+        pool = client.read_work_pool(POOL)
     except ObjectNotFound:
-        template = ProcessWorker.get_default_base_job_template()
-        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+        template = Worker.get_default_base_job_template()
+        client.create_work_pool(WorkPoolCreate(name=POOL, type=Worker.type, base_job_template=template))
+        return
+    if pool.type == "process":
+        note(
+            f"the work pool {POOL} is of Prefect's own type `process`, which starts a run that was killed again twice. "
+            f"To replace it, stop the workers, then: prefect work-pool delete {POOL}, make deploy, make worker"
+        )
 
 
 def limit_gpus(client: SyncPrefectClient) -> None:
@@ -118,7 +123,7 @@ def _starting_again(name: str, about: str, runs: list[str], rest: timedelta) -> 
         threshold=1,
         within=rest,
     )
-    again = ChangeFlowRunState(state=StateType.SCHEDULED, message="Started again after a crash")
+    again = ChangeFlowRunState(state=StateType.SCHEDULED, message=STARTED_AGAIN)
     return AutomationCore(name=f"aemodels: {name}", description=about, trigger=trigger, actions=[again])
 
 

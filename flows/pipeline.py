@@ -46,14 +46,15 @@ def pipeline(settings: Settings, data: DataConfig | None = None) -> Finished:
     passed(check, settings)
     passed(gate.check, settings)
     prepared = prepare_data(settings)
-    with only_attempt(), claimed(f"pipeline-{settings.identity(prepared.digest)}") as folder:
-        group: str = folder.notes().get("group") or str(flow_run.id)
+    asker = str(flow_run.id)
+    with only_attempt(), claimed(f"pipeline-{settings.identity(prepared.digest)}", asker) as folder:
+        group: str = folder.notes().get("group") or asker
         folder.note(group=group)
         tuned = _once(folder, "tuned", Tuned, lambda: tune_model(settings, prepared, group))
         best = settings.override(tuned.best)
         trained = _once(folder, "trained", Trained, lambda: train_model(best, prepared, group))
         promotion = pass_gate(best, prepared, trained.version)
-        folder.finish(promotion.model_dump(mode="json"))
+        folder.finish(promotion.model_dump(mode="json"), asker)
     return Finished(data=prepared, tuned=tuned, trained=trained, promotion=promotion)
 
 

@@ -6,13 +6,13 @@ import base64
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 import httpx
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from prefect import Task, get_client, task
 from prefect.artifacts import (
     create_image_artifact,
@@ -107,6 +107,7 @@ def only_attempt() -> Iterator[None]:
     place = store_folder() / "attempts"
     place.mkdir(parents=True, exist_ok=True)
     path = place / f"{flow_run.id}.lock"
+    _remove_unheld(place, path)
     with FileLock(path, thread_local=False, is_singleton=True) as lock:  # a flow may hold it around its steps
         with _optional():
             _stop_if_started_again()
@@ -115,6 +116,15 @@ def only_attempt() -> Iterator[None]:
         finally:
             if lock.lock_counter == 1:
                 path.unlink(missing_ok=True)
+
+
+def _remove_unheld(place: Path, own: Path) -> None:
+    """Removes the locks of attempts that were killed; under the lock, so that none is removed which somebody holds."""
+    for path in place.glob("*.lock"):
+        if path == own:
+            continue
+        with suppress(Timeout, OSError), FileLock(path, timeout=0, thread_local=False):
+            path.unlink(missing_ok=True)
 
 
 def _stop_if_started_again() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prefect import flow
+from prefect.runtime import flow_run
 
 from aemodels.data import PreparedData
 from aemodels.settings import Settings
@@ -30,4 +31,4 @@ def train_model(settings: Settings, data: PreparedData, group: str) -> Trained:
 def train(settings: Settings) -> Trained:
     """Trains the model, judges it on the test images and registers it."""
     passed(step.check, settings)
-    return train_model(settings, prepare_data(settings), group="")
+    return train_model(settings, prepare_data(settings), group=str(flow_run.id))

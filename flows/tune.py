@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prefect import flow
+from prefect.runtime import flow_run
 
 from aemodels.data import PreparedData
 from aemodels.settings import Settings
@@ -27,7 +28,7 @@ def tune_model(settings: Settings, data: PreparedData, group: str) -> Tuned:
 def tune(settings: Settings) -> Tuned:
     """Trains trials of different settings, by default of latent size and KL weight, and ranks them."""
     passed(step.check, settings)
-    return tune_model(settings, prepare_data(settings), group="")
+    return tune_model(settings, prepare_data(settings), group=str(flow_run.id))
 
 
 @flow(name="search-worker")
@@ -35,4 +36,4 @@ def search_worker(settings: Settings) -> Tuned:
     """Joins the search of these settings, which any number of machines work on, or begins it."""
     step.check_joining()
     passed(step.check, settings)
-    return tune_model(settings, prepare_data(settings), group="")
+    return tune_model(settings, prepare_data(settings), group=str(flow_run.id))

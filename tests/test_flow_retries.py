@@ -187,3 +187,27 @@ def test_an_event_waits_for_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sent == []
     running.announce("aemodels.drift", "digits", {})
     assert sent == ["aemodels.drift"]
+
+
+def test_locks_of_killed_attempts_are_removed_and_those_of_others_kept(own_store: Path) -> None:
+    from filelock import FileLock
+    from prefect import flow
+
+    from flows.running import only_attempt
+
+    place = own_store / "attempts"
+    place.mkdir()
+    for name in ("killed", "alive"):
+        (place / f"{name}.lock").touch()
+    seen: list[str] = []
+
+    @flow
+    def attempt() -> None:
+        with only_attempt():
+            seen.extend(path.stem for path in place.iterdir())
+
+    with FileLock(place / "alive.lock"):
+        attempt()
+    assert "alive" in seen
+    assert "killed" not in seen
+    assert [path.stem for path in place.iterdir()] == ["alive"]

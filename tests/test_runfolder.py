@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,80 @@ def test_wherever_it_is_interrupted_there_is_one_run_and_one_version(folder: Pat
     for metric, points in history(folder, told["run_id"]).items():
         if metric.startswith(("train/", "val/")):
             assert [step for step, _ in points] == [1, 2, 3], metric
+
+
+@pytest.mark.parametrize("step", [0, 2, 3])  # of the test metrics, of an epoch, of the last one
+def test_what_a_killed_attempt_has_tracked_is_not_tracked_twice(
+    folder: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aemodels.tracking import Run
+
+    real = Run.metrics
+
+    def interrupted(run: Run, metrics: dict[str, float], at_step: int = 0, *given: Any, **named: Any) -> None:
+        real(run, metrics, at_step, *given, **named)
+        if at_step == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "metrics", interrupted)
+        assert call(*TRAIN).exit_code == 130
+    told = done(call(*TRAIN))
+    points = history(folder, told["run_id"])
+    assert [step for step, _ in points["train/loss"]] == [1, 2, 3]
+    assert [step for step, _ in points["test/mse"]] == [0]
+
+
+def test_who_asks_again_for_a_finished_run_gets_it(folder: Path, digits) -> None:
+    """A flow run that was killed before it had the result of its training must not train, and register, again."""
+    from aemodels.config import read_text
+    from aemodels.progress import finish
+    from aemodels.settings import load_settings
+    from aemodels.steps.train import train
+
+    settings = load_settings(read_text(TRAIN[2:]))
+    first, again, other = (finish(train(settings, digits, group=group)) for group in ("one", "one", "two"))
+    assert again == first
+    assert versions(folder) == [1, 2]
+    assert (first.version.version, other.version.version) == (1, 2)
+    assert finish(train(settings, digits, group="")).version.version == 3  # nobody who could have asked before
+
+
+def test_a_registration_that_was_killed_leaves_no_pending_model(folder: Path) -> None:
+    """SIGKILL: nothing of the registration's own clean-up runs."""
+    script = (
+        "import os, sys, aemodels.registry as registry, flows.cli as cli\n"
+        "registry._ensure_model = lambda *_: os.kill(os.getpid(), 9)\n"
+        "sys.argv = ['aemodels', *sys.argv[1:]]\n"
+        "cli.main()"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, *TRAIN], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(pending_or_ready(folder)) == 1
+    assert done(call(*TRAIN))["version"] == 1
+    assert pending_or_ready(folder) == ["READY"]
+
+
+def test_what_a_killed_evaluation_left_running_is_ended_by_the_next_command(folder: Path) -> None:
+    done(call(*TRAIN))
+    script = (
+        "import os, sys, aemodels.steps.evaluate as step, flows.cli as cli\n"
+        "step.judge = lambda *_, **__: os.kill(os.getpid(), 9)\n"
+        "sys.argv = ['aemodels', 'evaluate', 'digits/1']\n"
+        "cli.main()"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [run.info.status for run in runs(folder, "evaluation")] == ["RUNNING"]
+    done(call("evaluate", "digits/1", "--json"))
+    assert [run.info.status for run in runs(folder, "evaluation")] == ["KILLED", "FINISHED"]
+
+
+def pending_or_ready(folder: Path) -> list[str]:
+    """The states of all models that were logged."""
+    connected = client(folder)
+    places = [experiment.experiment_id for experiment in connected.search_experiments()]
+    return [str(model.status) for model in connected.search_logged_models(places)]
 
 
 def test_a_run_that_was_deleted_meanwhile_is_replaced_with_its_whole_history(folder: Path) -> None:

@@ -25,7 +25,7 @@ def versions(store: Path) -> list[int]:
 
 
 def history(store: Path, run_id: str) -> dict[str, list[tuple[int, float]]]:
-    """Metric -> (step, value); what was logged twice alike counts once."""
+    """Metric -> (step, value) of all points, also of those that were tracked twice."""
     connected = client(store)
     names = connected.get_run(run_id).data.metrics
-    return {name: sorted({(m.step, m.value) for m in connected.get_metric_history(run_id, name)}) for name in names}
+    return {name: sorted((m.step, m.value) for m in connected.get_metric_history(run_id, name)) for name in names}

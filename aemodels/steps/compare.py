@@ -74,11 +74,12 @@ def check(config: ComparisonConfig) -> None:
     check_training(next(iter(config.settings.values())))
 
 
-def compare(config: ComparisonConfig, data: PreparedData, command: str = "") -> Steps[Compared]:
+def compare(config: ComparisonConfig, data: PreparedData, command: str = "", group: str = "") -> Steps[Compared]:
     """Trains and judges every system with every seed, or goes on where it was killed; registers nothing.
 
     Args:
         command: what a person gave, for the table; "" where it was none.
+        group: who asks, such as the id of a flow run; as for a training.
 
     Raises:
         SettingsError: a model does not fit the images.
@@ -89,14 +90,16 @@ def compare(config: ComparisonConfig, data: PreparedData, command: str = "") -> 
         _check_fits(system, experiment, data)
     features = yield from feature_network(data, best_device())
     name = next(iter(config.settings.values())).registered_name
-    with claimed(_identity(config, f"{name}{data.digest}")) as folder:
+    with claimed(_identity(config, f"{name}{data.digest}"), group) as folder:
+        if folder.result is not None:
+            return Compared.model_validate(folder.result)
         title, tags = f"comparison of {len(experiments)} systems", {"kind": "comparison"}
         with open_run(open_store(), folder, name, title, 0, tags) as run:
             run.params({"seeds": config.seeds, "systems": list(config.systems), **_shared(experiments)})
             run.dataset(data)
             found = yield from _children(config, data, features, folder, run)
             compared = _finish(config, data, found, folder, run, command)
-        folder.finish(compared.model_dump(mode="json"))
+        folder.finish(compared.model_dump(mode="json"), group)
     return compared
 
 
@@ -152,7 +155,7 @@ def _child(
     tags = {"kind": "system", "system": system}
     with open_run(parent.store, folder, name, f"{system} {experiment.seed}", experiment.seed, tags, parent.id) as run:
         learned = yield from learn(experiment, data, features, folder, run, model)
-        run.metrics({"seconds": learned.seconds})
+        run.metrics({"seconds": learned.seconds}, at=folder.time("judged"))
         pictures = draw_figures(learned.evaluation.evidence)
         keep_model_figures(pictures, folder.path, run)
         subject = Subject(

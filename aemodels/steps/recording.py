@@ -22,7 +22,7 @@ from aemodels.registry import REPORT
 from aemodels.runfolder import RunFolder
 from aemodels.settings import Settings
 from aemodels.store import Store
-from aemodels.tracking import Run, resume_run, standard_tags, start_run
+from aemodels.tracking import Run, end_dead_runs, resume_run, standard_tags, start_run
 
 OVERVIEW_WIDTH, SMALL_ACROSS = 570, 3  # pixels, pictures
 
@@ -46,10 +46,12 @@ def open_run(
     given = {key: value for key, value in tags.items() if value != ""}
     if (run_id := folder.notes().get("run_id")) and (run := resume_run(store, run_id)):
         run.tags(given)  # a pipeline that was started again has another tag
+        if parent is None:
+            end_dead_runs(store, run.experiment_id)
         return run
     own = {"registry.name": experiment, "folder": str(folder.path), **given}
     run = start_run(store, experiment, title, own | standard_tags(seed, str(best_device())), parent)
-    folder.note(run_id=run.id, tracked=0)  # it has no metrics yet, whatever an earlier one had
+    folder.note(run_id=run.id, tracked=None, times={})  # it has no metrics yet, whatever an earlier one had
     return run
 
 

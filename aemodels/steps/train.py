@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from aemodels.runfolder import RunFolder, claimed
 from aemodels.settings import Settings
 from aemodels.steps.recording import Result, keep_model_figures, keep_report, open_run, yardstick
 from aemodels.store import open_store
-from aemodels.tracking import Run
+from aemodels.tracking import Run, now
 from aemodels.training import (
     Epoch,
     TrainingState,
@@ -76,7 +77,8 @@ def train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]:
     """Trains the experiment, or goes on where it was killed, judges it and registers it as a challenger.
 
     Args:
-        group: a tag that the runs of one pipeline share.
+        group: who asks, such as the id of a flow run or pipeline; a tag that its runs share. The same group that asks
+            again, because it was killed before it had the result, gets the run that was finished for it.
 
     Raises:
         SettingsError: the model does not fit the images, or has no name.
@@ -103,7 +105,9 @@ def _train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]
     check_likelihood(model, data, experiment.evaluation)
     features = yield from feature_network(data, best_device())
     # under another name it is another run
-    with claimed(experiment.identity(f"{name}{data.digest}")) as folder:
+    with claimed(experiment.identity(f"{name}{data.digest}"), group) as folder:
+        if folder.result is not None:
+            return Trained.model_validate(folder.result)
         title = f"{experiment.model.name} {experiment.model.latent_dim}"
         tags = {"kind": "training", "pipeline": group}
         with open_run(store, folder, name, title, experiment.seed, tags) as run:
@@ -128,7 +132,7 @@ def _train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]
             figures=figures,
             report=report,
         )
-        folder.finish(result.model_dump(mode="json"))
+        folder.finish(result.model_dump(mode="json"), group)
     yield Progress("judging", 1, 1, f"{name} version {version.version}")
     return result
 
@@ -160,7 +164,7 @@ def learn(
     yield Progress("judging", 0, 1)
     evaluation = _judge(experiment, data, features, state, folder)
     metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
-    run.metrics(metrics)
+    run.metrics(metrics, at=folder.time("judged"))
     return Learned(evaluation, metrics, *_effort(state))
 
 
@@ -191,24 +195,39 @@ def _epochs(
         _cards(untrained, 0, data, run, experiment)  # where MLflow's slider stands at first
     state = yield from first_state(experiment.model, data, config, experiment.seed, saved)
     if saved is None and state.pretraining:
+        at = folder.time("pretrained")
         for step, metrics in enumerate(state.pretraining, 1):
-            run.metrics({f"pretraining/{key}": value for key, value in metrics.items()}, step)
+            run.metrics({f"pretraining/{key}": value for key, value in metrics.items()}, step, at)
         save_state(folder.path, state)
-    for index in range(folder.notes().get("tracked", 0) + 1, state.epoch + 1):
-        run.metrics(state.history[index - 1], index)
+    _track_again(state, folder, run)
     work, every = f"training {experiment.model.name}", math.ceil(config.epochs / CARDS)
     going_on = f"going on after epoch {state.epoch} in {folder.path}" if saved else ""
     yield Progress(work, state.epoch, config.epochs, going_on)
     for epoch in train_epochs(experiment.model, data, config, experiment.seed, resume=state):
         state = epoch.state
         save_state(folder.path, state)
-        run.metrics(epoch.metrics, epoch.index)
+        _track(epoch.metrics, epoch.index, folder, run)
         if epoch.index % every == 0 or epoch.index in (1, config.epochs):
             _cards(epoch.model, epoch.index, data, run, experiment)
-        folder.note(tracked=epoch.index)
         yield Progress(work, epoch.index, config.epochs, _note(epoch))
     yield Progress(work, config.epochs, config.epochs, f"best epoch {state.best_epoch} of {state.epoch}")
     return state
+
+
+def _track(metrics: Mapping[str, float], index: int, folder: RunFolder, run: Run) -> None:
+    """Tracks an epoch at a time that is on disk before: told twice, the same value at the same time is one point."""
+    at = now()
+    folder.note(tracked=[index, at])
+    run.metrics(metrics, index, at)
+
+
+def _track_again(state: TrainingState, folder: RunFolder, run: Run) -> None:
+    """Tracks what a killed attempt trained: its last epoch may have been tracked or not, those before it were."""
+    last, at = folder.notes().get("tracked") or (0, 0)
+    if last:
+        run.metrics(state.history[last - 1], last, at)
+    for index in range(last + 1, state.epoch + 1):
+        _track(state.history[index - 1], index, folder, run)
 
 
 def _note(epoch: Epoch) -> str:

@@ -111,7 +111,7 @@ def tune(settings: Settings, data: PreparedData, group: str) -> Steps[Tuned]:
     """Searches the settings, or goes on where it was killed; with OPTUNA_STORAGE, beside any number of other workers.
 
     Args:
-        group: a tag that the runs of one pipeline share.
+        group: who asks, such as the id of a flow run or pipeline; a tag that its runs share. As for a training.
 
     Raises:
         SettingsError: a model of the search space does not fit the images.
@@ -121,7 +121,10 @@ def tune(settings: Settings, data: PreparedData, group: str) -> Steps[Tuned]:
     check_models(experiment, data, config, search_space(experiment, config))  # before any work, and anything recorded
     features = yield from feature_network(data, best_device())
     # under another name it is another run
-    with _opened(search_identity(experiment, config, f"{name}{data.digest}"), experiment, config) as (study, folder):
+    identity = search_identity(experiment, config, f"{name}{data.digest}")
+    with _opened(identity, experiment, config, group) as (study, folder):
+        if folder.result is not None:
+            return Tuned.model_validate(folder.result)
         store = open_store()
         with _run(store, study, folder, settings, group) as run, study:
             run.params({**experiment.flat(), **{f"tuning.{key}": value for key, value in config.flat().items()}})
@@ -130,19 +133,21 @@ def tune(settings: Settings, data: PreparedData, group: str) -> Steps[Tuned]:
                 result = yield from _follow(search(experiment, data, features, config, study), config.trials, trials)
             tuned = _finish(result, study, run, trials, folder)
         if not study.shared:
-            folder.finish(tuned.model_dump(mode="json"))
+            folder.finish(tuned.model_dump(mode="json"), group)
     return tuned
 
 
 @contextmanager
-def _opened(identity: str, experiment: Experiment, config: TuningConfig) -> Iterator[tuple[Study, RunFolder]]:
+def _opened(
+    identity: str, experiment: Experiment, config: TuningConfig, group: str
+) -> Iterator[tuple[Study, RunFolder]]:
     """The study that goes on, or a new one, and its folder on this machine."""
     with ExitStack() as stack:
         if url := search_database():
             study = join_study(numbered(identity), experiment, config, url)
             folder = joined(study.name)
         else:
-            folder = stack.enter_context(claimed(identity))
+            folder = stack.enter_context(claimed(identity, group))
             study = open_study(folder.path.name, experiment, config)
         stack.callback(study.close)
         yield study, folder
@@ -196,6 +201,7 @@ class _TrialRuns:
         self.runs: dict[int, Run] = {}
         self.running: dict[int, Run] = {}
         self.undone: set[int] = set()  # trials whose end was recorded here, but does not count
+        self.resumed: set[int] = set()  # trials that an attempt before this one has begun to record
 
     def __enter__(self) -> Self:
         return self
@@ -217,9 +223,7 @@ class _TrialRuns:
         elif isinstance(event, TrialStarted):
             self._start(event)
         elif isinstance(event, TrialEpoch):
-            # first, because MLflow's comparison opens on the metric that was logged first
-            objective = {"objective": event.value} if event.value is not None else {}
-            self.runs[event.index].metrics(objective | event.metrics, event.epoch)
+            self._track(event)
         else:
             self._end(event)
 
@@ -248,8 +252,20 @@ class _TrialRuns:
         else:
             # a pipeline that was started again, or a trial of another worker
             run.tags({"worker": self.worker} | ({"pipeline": self.group} if self.group else {}))
+            self.resumed.add(trial.index)
         run.params(event.experiment.flat())
         self.runs[trial.index] = self.running[trial.index] = run
+
+    def _track(self, event: TrialEpoch) -> None:
+        """Tracks an epoch, unless an attempt that was killed has: the trial trains again, and the same."""
+        run = self.runs[event.index]
+        if event.index in self.resumed:
+            before = self.store.client.get_metric_history(run.id, next(iter(event.metrics)))
+            if any(point.step == event.epoch for point in before):
+                return
+        # first, because MLflow's comparison opens on the metric that was logged first
+        objective = {"objective": event.value} if event.value is not None else {}
+        run.metrics(objective | event.metrics, event.epoch)
 
     def _end(self, event: TrialEnded) -> None:
         trial, run = event.trial, self.runs[event.trial.index]
@@ -257,7 +273,8 @@ class _TrialRuns:
         objective = trial.values[0] if trial.values else trial.curve[max(trial.curve)] if trial.curve else None
         if objective is not None:
             metrics["objective"] = objective
-        run.metrics(metrics | {"seconds": trial.seconds}, max(trial.curve, default=0))
+        if not (trial.index in self.resumed and "seconds" in self.store.client.get_run(run.id).data.metrics):
+            run.metrics(metrics | {"seconds": trial.seconds}, max(trial.curve, default=0))
         run.tags({"state": trial.state, **({"error": trial.error} if trial.error else {})})
         run.end(STATUS[trial.state])
         self.running.pop(trial.index, None)
@@ -289,7 +306,7 @@ def _finish(result: SearchResult, study: Study, run: Run, trials: _TrialRuns, fo
             figures = save_figures(pictures, folder.path)
         else:
             figures = keep_figures(pictures, folder.path, run)
-            _summarize(result, run)
+            _summarize(result, run, folder.time("summarized"))
             run.end("FINISHED")
             study.finish(run.id)
     compared = [trials.runs[trial.index].id for trial in ranked[:COMPARED]]
@@ -306,9 +323,9 @@ def _finish(result: SearchResult, study: Study, run: Run, trials: _TrialRuns, fo
     )
 
 
-def _summarize(result: SearchResult, run: Run) -> None:
+def _summarize(result: SearchResult, run: Run, at: int) -> None:
     best = {f"best/{name}": value for name, value in result.best.metrics.items()}
-    run.metrics(best | {"objective": result.best.values[0]})
+    run.metrics(best | {"objective": result.best.values[0]}, at=at)
     run.params({f"best.{key}": value for key, value in result.best.params.items()})
     run.tags({"best_trial": result.best.index})
 

@@ -1,0 +1,39 @@
+"""Names of processes, by which others can tell later whether they are gone."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+
+import psutil
+
+SAME_START = 60.0  # seconds: a clock that was set meanwhile moves the start of a process
+
+
+def own_name() -> str:
+    """Names this process: machine, pid namespace, number, and start, since numbers are used again."""
+    return f"{_place()}:{os.getpid()}:{psutil.Process().create_time():.0f}"
+
+
+def is_gone(name: str) -> bool:
+    """Whether a process of this machine has ended; of other machines and containers nothing is known: False."""
+    match name.rsplit(":", 2):
+        case [place, number, begun] if place == _place():
+            return not _runs(int(number), int(begun))
+    return False
+
+
+def _runs(number: int, begun: int) -> bool:
+    try:
+        process = psutil.Process(number)
+        started: float = process.create_time()
+        return abs(started - begun) <= SAME_START and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _place() -> str:
+    """Where a process number means something: containers count their own."""
+    namespace = os.readlink("/proc/self/ns/pid").partition(":")[2] if sys.platform == "linux" else ""
+    return f"{platform.node()}{namespace}"

@@ -1,0 +1,46 @@
+"""Processes that a killed command left behind: the next command ends them.
+
+Prefect's temporary server outlives a command that was killed. Every process that a command starts carries the
+command's name in its environment, so that it is known whose it was.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+
+import psutil
+
+from aemodels.process_names import is_gone, own_name
+
+MARK = "AEMODELS_COMMAND"  # the variable that names the command which started a process
+PATIENCE = 5.0  # seconds until what does not end is killed
+
+
+def mark_own() -> None:
+    """Names this command to all processes that it will start."""
+    os.environ[MARK] = own_name()
+
+
+def end_leftovers() -> None:
+    """Ends what killed commands of this user left, and waits for its end."""
+    left = [process for process in psutil.process_iter() if _is_left(process)]
+    for process in left:
+        _quietly(process.terminate)
+    _, stubborn = psutil.wait_procs(left, PATIENCE)
+    for process in stubborn:
+        _quietly(process.kill)
+
+
+def _is_left(process: psutil.Process) -> bool:
+    try:
+        ours: bool = process.uids().real == os.getuid() and process.pid != os.getpid()
+        return ours and is_gone(process.environ().get(MARK, ""))
+    except (psutil.Error, OSError):  # it has just ended, or is not ours to look at
+        return False
+
+
+def _quietly(end: Callable[[], None]) -> None:
+    with suppress(psutil.NoSuchProcess):
+        end()

@@ -1,0 +1,65 @@
+"""The worker that runs this project's deployments: Prefect's process worker, with one restart for one death.
+
+Prefect finds it as the type `aemodels` of a work pool, by the entry point `prefect.collections` in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterEndTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.states import Scheduled
+from prefect.workers.process import ProcessWorker, ProcessWorkerResult
+
+TAG = "aemodels"  # It is on every deployment of prefect.yaml, and so on its runs.
+RESTARTS = 3  # of one run: what kills its process every time must not go on for ever
+STARTED_AGAIN = "Started again after a crash"  # the message of the state, by which restarts are counted
+FORGOTTEN = timedelta(minutes=2)  # by then the server's automation has started a crashed run again, if it ever will
+ABANDONED = timedelta(hours=1)  # what crashed before that is left to people
+
+
+class Worker(ProcessWorker):
+    """A process worker whose runs crash once, and start again even if the server has missed the crash."""
+
+    type = "aemodels"
+    _display_name = "aemodels"
+    _description = "Runs the flows of aemodels as processes of this machine."
+
+    async def run(self, *arguments: Any, **named: Any) -> ProcessWorkerResult:
+        """Runs a flow run's process to its end, and hides how it ended from the caller.
+
+        Prefect's process worker reports a dead process at once. Its caller reports it a second time when this method
+        returns, up to a minute later, and that report would end the attempt that has begun in the meantime.
+        """
+        result = await super().run(*arguments, **named)
+        return ProcessWorkerResult(identifier=result.identifier, status_code=0)
+
+    async def sync_with_backend(self) -> None:
+        """Sends the worker's heartbeat, then starts again the crashed runs that the server has forgotten."""
+        await super().sync_with_backend()
+        await self._start_forgotten_runs()
+
+    async def _start_forgotten_runs(self) -> None:
+        """The server's automations see events only: one that happens while the server restarts is never seen."""
+        now = datetime.now(UTC)
+        crashed = FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
+            tags=FlowRunFilterTags(all_=[TAG]),
+            end_time=FlowRunFilterEndTime(after_=now - ABANDONED, before_=now - FORGOTTEN),
+        )
+        for run in await self.client.read_flow_runs(flow_run_filter=crashed):
+            if run.deployment_id is not None and await self._restarts(run) < RESTARTS:
+                self._logger.warning("Flow run '%s' has crashed and was not started again: starting it", run.name)
+                await self.client.set_flow_run_state(run.id, Scheduled(message=STARTED_AGAIN))
+
+    async def _restarts(self, run: FlowRun) -> int:
+        states = await self.client.read_flow_run_states(run.id)
+        return sum(state.message == STARTED_AGAIN for state in states)

@@ -1,0 +1,77 @@
+"""The worker: what it does about runs that have crashed. That one starts again once is in tests/live."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import anyio
+import pytest
+from prefect import flow, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.states import Crashed, Running, Scheduled
+
+from flows import worker
+from flows.worker import STARTED_AGAIN, TAG, Worker
+
+pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("prefect")]
+
+
+@flow
+def waits() -> None:
+    """Nothing is run here."""
+
+
+@pytest.fixture
+def deployment() -> Any:
+    """Of a pool of our type."""
+    with get_client(sync_client=True) as client:
+        pool = WorkPoolCreate(name="own", type=Worker.type, base_job_template=Worker.get_default_base_job_template())
+        client.create_work_pool(pool, overwrite=True)
+        flow_id = client.create_flow(waits)
+        yield client.create_deployment(flow_id, name="waits", work_pool_name="own", tags=[TAG])
+
+
+def crashed(deployment: Any, restarts: int = 0, tags: list[str] | None = None) -> Any:
+    """A flow run that was started again so many times, and has crashed once more."""
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run_from_deployment(deployment, tags=tags)
+        for _ in range(restarts):
+            client.set_flow_run_state(run.id, Running(), force=True)
+            client.set_flow_run_state(run.id, Crashed(), force=True)
+            client.set_flow_run_state(run.id, Scheduled(message=STARTED_AGAIN), force=True)
+        client.set_flow_run_state(run.id, Running(), force=True)
+        client.set_flow_run_state(run.id, Crashed(), force=True)
+        return run.id
+
+
+async def beat() -> None:
+    """One heartbeat of a worker, which runs nothing."""
+    async with Worker(work_pool_name="own") as one:
+        await one.sync_with_backend()
+
+
+def state(run: Any) -> str:
+    with get_client(sync_client=True) as client:
+        return str(client.read_flow_run(run).state.type.value)
+
+
+def test_a_crash_that_the_server_has_missed_is_mended_by_a_worker(
+    deployment: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events of a server that restarts reach no automation."""
+    fresh = crashed(deployment)
+    anyio.run(beat)
+    assert state(fresh) == "CRASHED"  # the server may still do it
+    monkeypatch.setattr(worker, "FORGOTTEN", timedelta(0))
+    often, other = crashed(deployment, restarts=3), crashed(deployment)
+    monkeypatch.setattr(worker, "TAG", "of somebody else")
+    anyio.run(beat)
+    assert state(fresh) == "CRASHED"  # not ours
+    monkeypatch.setattr(worker, "TAG", TAG)
+    anyio.run(beat)
+    assert [state(run) for run in (fresh, often, other)] == ["SCHEDULED", "CRASHED", "SCHEDULED"]
+    monkeypatch.setattr(worker, "ABANDONED", timedelta(0))
+    old = crashed(deployment)
+    anyio.run(beat)
+    assert state(old) == "CRASHED"
