@@ -22,12 +22,14 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.sync import concurrency
 from prefect.events import emit_event
-from prefect.exceptions import Abort
+from prefect.exceptions import Abort, ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run
+from prefect.states import Crashed
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from aemodels.config import UserError
@@ -135,6 +137,20 @@ def _stop_if_started_again() -> None:
         begun = client.read_flow_run(UUID(flow_run.id)).run_count
     if begun > flow_run.run_count:
         raise Abort(f"attempt {flow_run.run_count} of this run ends: attempt {begun} has begun")
+
+
+def end_killed_run(run_id: str) -> None:
+    """Ends a flow run whose work this one has taken over: nobody tells a command's temporary server that it died."""
+    ended = Crashed(message="Its process was killed; another run has taken over its work")
+    with _optional(), suppress(ObjectNotFound), get_client(sync_client=True) as client:
+        run = client.read_flow_run(UUID(run_id))
+        if run.state is None or not run.state.is_running():
+            return
+        client.set_flow_run_state(run.id, ended, force=True)
+        at_work = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+        for task_run in client.read_task_runs(flow_run_filter=at_work):
+            if task_run.state is None or not task_run.state.is_final():
+                client.set_task_run_state(task_run.id, ended, force=True)
 
 
 class _Published:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,37 @@ def test_a_run_whose_worker_dies_comes_to_its_end(team: Any, client: Any, within
     assert sorted(set(tracked)) == list(range(1, 151))
     assert len(tracked) <= 151  # the second went on where the first was; the epoch of the kill may be told twice
     assert training_status("killed") == "FINISHED"
+
+
+def test_a_killed_process_is_started_again_once(team: Any, client: Any, within: Any) -> None:
+    """Prefect's own process worker reports its end twice, and the second report ends the attempt that has begun since."""
+    from aemodels.registry import list_models
+    from aemodels.store import open_store
+
+    def process_of(run: UUID) -> psutil.Process | None:
+        for process in worker.processes():
+            with suppress(psutil.Error):
+                if process.environ().get("PREFECT__FLOW_RUN_ID") == str(run) and "prefect.engine" in process.cmdline():
+                    return process
+        return None
+
+    team.deploy()
+    with team.worker() as worker:
+        names = ["shot-1", "shot-2", "shot-3"]
+        started = {name: start(client, "train/train", {"settings": settings(team, name, 150)}) for name in names}
+        for name, run in started.items():
+            within(60, lambda name=name: len(epochs_tracked(name)) >= 3, "three epochs")
+            process = process_of(run)
+            assert process is not None
+            process.kill()
+        for run in started.values():
+            within(200, lambda run=run: state(client, run) == "Completed", "the end")
+    store = open_store()
+    for name, run in started.items():
+        assert client.read_flow_run(run).run_count == 2
+        assert [one.name for one in states(client, run)].count("Crashed") == 1
+        assert epochs_tracked(name) == list(range(1, 151))
+        assert [row.version.version for row in list_models(store) if row.version.name == name] == [1]
 
 
 def test_a_run_that_is_taken_for_dead_goes_on_and_ends_once(team: Any, client: Any, within: Any) -> None:
