@@ -29,8 +29,8 @@ from prefect.events import emit_event
 from prefect.exceptions import Abort, ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run
-from prefect.states import Crashed
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Crashed
 
 from aemodels.config import UserError
 from aemodels.devices import best_device
@@ -141,7 +141,7 @@ def _stop_if_started_again() -> None:
 
 def end_killed_run(run_id: str) -> None:
     """Ends a flow run whose work this one has taken over: nobody tells a command's temporary server that it died."""
-    ended = Crashed(message="Its process was killed; another run has taken over its work")
+    ended: State[Any] = Crashed(message="Its process was killed; another run has taken over its work")
     with _optional(), suppress(ObjectNotFound), get_client(sync_client=True) as client:
         run = client.read_flow_run(UUID(run_id))
         if run.state is None or not run.state.is_running():

@@ -139,7 +139,7 @@ def test_a_run_whose_worker_dies_comes_to_its_end(team: Any, client: Any, within
 
 
 def test_a_killed_process_is_started_again_once(team: Any, client: Any, within: Any) -> None:
-    """Prefect's own process worker reports its end twice, and the second report ends the attempt that has begun since."""
+    """Prefect's own worker reports its end twice, and the second report ends the attempt begun since."""
     from aemodels.registry import list_models
     from aemodels.store import open_store
 
