@@ -141,14 +141,20 @@ def find(reference: str, store: Store | None = None) -> Path:
     Raises:
         UserError: there is no such model.
     """
-    from aemodels.modelfile import CONFIG, WEIGHTS  # with torch, which a list of models does not need
+    from aemodels.modelfile import (  # with torch, which a list does not need
+        CHECKSUMS,
+        CONFIG,
+        WEIGHTS,
+        check_registered,
+    )
 
     folder = _folder(reference)
     if os.path.isfile(folder / CONFIG) and os.path.isfile(folder / WEIGHTS):
         return folder
     store, model = _named(reference, store)
     folder = _files(store, model)
-    _check(folder, model)
+    name, version, _ = model.version
+    check_registered(folder / CHECKSUMS, model.tags.get(CHECKSUMS), f"{name}/{version}")
     return folder
 
 
@@ -207,16 +213,6 @@ def _named(reference: str, store: Store | None) -> tuple[Store, Registered]:
         raise UserError(f"{reference}: which version? {reference}@champion, or {reference}/1")
     name, alias, number = match.groups()
     return store, get(store, name, alias or int(number))
-
-
-def _check(folder: Path, model: Registered) -> None:
-    """The version knows the checksum of its checksums: files that were exchanged in the store are found out."""
-    from aemodels.modelfile import CHECKSUMS, digest
-
-    known, file = model.tags.get(CHECKSUMS), folder / CHECKSUMS  # versions of earlier releases have none
-    if known is not None and not (file.exists() and digest(file.read_bytes()) == known):
-        name, version, _ = model.version
-        raise UserError(f"{name}/{version}: {file} is not the one that was registered; restore it, or train it again")
 
 
 def _files(store: Store, model: Registered) -> Path:

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load
@@ -40,17 +41,19 @@ class _Card(BaseModel):
 
 
 def load_network(config: Path, weights: Path, device: str = "cpu") -> GenerativeModel:
-    """The model, in evaluation mode.
+    """Builds the model that the config describes, in evaluation mode. Everything that loads a model loads it here.
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or damaged, is not the one that was saved, or the weights are not of such a model.
     """
     try:
         content = {CONFIG: config.read_bytes(), WEIGHTS: weights.read_bytes()}
         _check(config.with_name(CHECKSUMS), content)
         card = _Card.model_validate_json(content[CONFIG])
         model = card.experiment.model.build(card.image_shape, len(card.classes))
-        model.load_state_dict(load(content[WEIGHTS]))
+        tensors = load(content[WEIGHTS])
+        _check_weights(tensors, model.state_dict())
+        model.load_state_dict(tensors)
     except FileNotFoundError as error:
         missing = Path(error.filename or weights)
         raise UserError(f"{missing}: not there; {missing.parent} holds no finished model") from None
@@ -59,8 +62,8 @@ def load_network(config: Path, weights: Path, device: str = "cpu") -> Generative
     return model.to(device).eval()
 
 
-def load_codes(folder: Path) -> Tensor:
-    """Codes (N, D) of training images.
+def load_codes(folder: Path, latent_dim: int) -> Tensor:
+    """Reads the codes (N, D) of training images.
 
     Raises:
         UserError: the model has none, or the file is damaged.
@@ -68,10 +71,12 @@ def load_codes(folder: Path) -> Tensor:
     try:
         content = {CODES: (folder / CODES).read_bytes()}
         _check(folder / CHECKSUMS, content)
-        return load(content[CODES])["codes"]
+        codes = load(content[CODES])["codes"]
+        _check_weights({"codes": codes}, {"codes": torch.zeros(len(codes), latent_dim)})
+        return codes
     except FileNotFoundError:
         raise UserError(f"{folder}: no {CODES}, so no other prior can be fitted; train the model again") from None
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(f"{folder}: damaged codes ({first_line(error)}); train the model again") from None
 
 
@@ -80,6 +85,37 @@ def seal(folder: Path) -> None:
     there = [name for name in (CONFIG, WEIGHTS, CODES) if (folder / name).exists()]
     lines = [f"{digest((folder / name).read_bytes())}  {name}\n" for name in there]
     write_whole(folder / CHECKSUMS, lambda path: path.write_text("".join(lines)))
+
+
+def check_registered(checksums: Path, known: str | None, what: str) -> None:
+    """Compares the file of checksums with what the registry knows of it; of models of earlier releases it knows none.
+
+    Args:
+        known: the file's SHA-256.
+        what: the model's name, for the message.
+
+    Raises:
+        UserError: it is another file, or gone.
+    """
+    if known is not None and not (checksums.exists() and digest(checksums.read_bytes()) == known):
+        raise UserError(f"{what}: {checksums} is not the one that was registered; restore it, or train it again")
+
+
+def _check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Says which tensor is not what a model of this config has, which torch either converts or tells at length."""
+    for name in sorted(found.keys() ^ expected.keys()):
+        raise ValueError(f"the tensor {name} {'is missing' if name in expected else 'belongs to another model'}")
+    for name, tensor in found.items():
+        for have, need in ((tensor.dtype, expected[name].dtype), (tensor.shape, expected[name].shape)):
+            if have != need:
+                raise ValueError(f"the tensor {name} is {_short(have)} and has to be {_short(need)}")
+        # a mixture's unused components have a log weight of -inf, in a new model too
+        if wrong := int((~tensor.isfinite() & (tensor != expected[name])).sum()):
+            raise ValueError(f"the tensor {name} has {wrong} values that are NaN or infinite")
+
+
+def _short(kind: torch.dtype | torch.Size) -> str:
+    return str(tuple(kind)) if isinstance(kind, torch.Size) else str(kind).removeprefix("torch.")
 
 
 def _check(checksums: Path, content: Mapping[str, bytes]) -> None:

@@ -114,7 +114,7 @@ def _from_prior(reference: str, name: str, question: Question) -> NDArray[np.flo
         raise UserError(f"--prior {name}: {reference} has no encoder, so no codes; leave --prior out")
     if model.conditional:
         raise UserError(f"--prior {name}: {reference} is conditional; use --label")
-    codes = load_codes(folder)
+    codes = load_codes(folder, model.latent_dim)
     note(f"fitting the prior {name} to {len(codes):,} codes; a flow takes up to a minute")
     return answer_from(model, name, codes, question)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -11,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import call, refused
 from safetensors.torch import load_file, save_file
 
 from aemodels import catalog
 from aemodels.checkpoint import load_model
 from aemodels.config import SettingsError, UserError
+from aemodels.modelfile import load_codes, seal
 from aemodels.registry import find, get, history, promote, register, rollback
 from aemodels.settings import load_settings
 from aemodels.store import Store
@@ -103,6 +106,106 @@ def test_a_version_that_was_exchanged_is_found_out(
         action()
         with pytest.raises(UserError, match=r"tiny/1: .*model\.sha256 is not the one that was registered"):
             find("tiny/1", store)
+        for source in ("models:/tiny/1", "models:/tiny@challenger", store.client.get_model_version("tiny", "1").source):
+            with pytest.raises(UserError, match=r"model\.sha256 is not the one that was registered"):
+                pyfunc.load_model(source)
+
+
+def test_mlflow_loads_a_copy_of_a_model_that_no_store_knows(
+    store: Store, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a store in use, and with one that has no such model."""
+    from mlflow import pyfunc
+
+    with start_run(store, "tiny", "one") as run:
+        register(run, model_folder, "tiny", {"mse": 0.1}, "d" * 32)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    pyfunc.load_model("models:/tiny/1")
+    copy = shutil.copytree(find("tiny/1", store).parent, tmp_path / "copy")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.chdir(tmp_path)
+    pyfunc.load_model(str(copy))
+    assert not (tmp_path / "mlflow.db").exists()
+    store.client.delete_model_version("tiny", "1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    pyfunc.load_model(str(copy))
+
+
+def replaced(folder: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> str:
+    """Changes a tensor of a file; the checksums are those of the new file."""
+    tensors = load_file(folder / name)
+    key = next(key for key, tensor in tensors.items() if tensor.ndim == 2)
+    save_file(tensors | {key: change(tensors[key]).contiguous()}, folder / name)
+    seal(folder)
+    return key
+
+
+def with_one(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        tensor[0, 0] = value
+        return tensor
+
+    return change
+
+
+UNFIT = {
+    "NaN": (with_one(float("nan")), "has 1 values that are NaN or infinite"),
+    "infinite": (with_one(float("-inf")), "has 1 values that are NaN or infinite"),
+    "int8": (lambda tensor: tensor.to(torch.int8), "is int8 and has to be float32"),
+    "float16": (lambda tensor: tensor.half(), "is float16 and has to be float32"),
+    "float64": (lambda tensor: tensor.double(), "is float64 and has to be float32"),
+    "complex": (lambda tensor: tensor.to(torch.complex64), "is complex64 and has to be float32"),
+    "transposed": (lambda tensor: tensor.T, "and has to be ("),
+    "one row less": (lambda tensor: tensor[1:], "and has to be ("),
+}
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["checksums", "no checksums"])
+@pytest.mark.parametrize("case", UNFIT)
+def test_weights_that_no_such_model_has_are_refused(folder: Path, case: str, sealed: bool) -> None:
+    change, says = UNFIT[case]
+    name = replaced(folder, "weights.safetensors", change)
+    if not sealed:
+        (folder / "model.sha256").unlink()
+    with pytest.raises(UserError, match=re.escape(f"damaged model (the tensor {name} ")) as told:
+        load_model(folder)
+    assert says in str(told.value)
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_codes_that_no_such_model_has_are_refused(folder: Path, case: str) -> None:
+    change, says = UNFIT[case]
+    save_file({"codes": torch.zeros(5, 3)}, folder / "codes.safetensors")
+    seal(folder)
+    load_codes(folder, 3)
+    replaced(folder, "codes.safetensors", change)
+    if case == "one row less":  # as good as any
+        load_codes(folder, 3)
+        return
+    with pytest.raises(UserError, match=re.escape("damaged codes (the tensor codes ")) as told:
+        load_codes(folder, 3)
+    assert says in str(told.value)
+
+
+def test_a_command_refuses_them_as_well(folder: Path, tmp_path: Path) -> None:
+    name = replaced(folder, "weights.safetensors", with_one(float("nan")))
+    answer = call("generate", folder, "-o", tmp_path / "drawn.png")
+    refused(answer, f"the tensor {name} has 1 values that are NaN or infinite", "train it again")
+    assert not (tmp_path / "drawn.png").exists()
+
+
+def test_a_tensor_too_many_or_too_few_is_named(folder: Path) -> None:
+    file = folder / "weights.safetensors"
+    tensors = load_file(file)
+    name = min(tensors)
+    for others, says in (
+        (tensors | {"more": torch.zeros(1)}, "the tensor more belongs to another model"),
+        ({key: tensor for key, tensor in tensors.items() if key != name}, f"the tensor {name} is missing"),
+    ):
+        save_file(others, file)
+        seal(folder)
+        with pytest.raises(UserError, match=re.escape(says)):
+            load_model(folder)
 
 
 def test_a_pickle_is_not_loaded(folder: Path) -> None:
