@@ -28,7 +28,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.events import emit_event
 from prefect.exceptions import Abort, ObjectNotFound
 from prefect.logging import get_run_logger
-from prefect.runtime import deployment, flow_run
+from prefect.runtime import deployment, flow_run, task_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Crashed
 
@@ -113,6 +113,8 @@ def only_attempt() -> Iterator[None]:
     with FileLock(path, thread_local=False, is_singleton=True) as lock:  # a flow may hold it around its steps
         with _optional():
             _stop_if_started_again()
+            if flow_run.run_count > 1:
+                _end_tasks(UUID(flow_run.id), but=task_run.id)
         try:
             yield
         finally:
@@ -141,16 +143,28 @@ def _stop_if_started_again() -> None:
 
 def end_killed_run(run_id: str) -> None:
     """Ends a flow run whose work this one has taken over: nobody tells a command's temporary server that it died."""
-    ended: State[Any] = Crashed(message="Its process was killed; another run has taken over its work")
     with _optional(), suppress(ObjectNotFound), get_client(sync_client=True) as client:
         run = client.read_flow_run(UUID(run_id))
-        if run.state is None or not run.state.is_running():
-            return
-        client.set_flow_run_state(run.id, ended, force=True)
-        at_work = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
-        for task_run in client.read_task_runs(flow_run_filter=at_work):
-            if task_run.state is None or not task_run.state.is_final():
-                client.set_task_run_state(task_run.id, ended, force=True)
+        if run.state is not None and run.state.is_running():
+            client.set_flow_run_state(run.id, _killed(), force=True)
+            _end_tasks(run.id)
+
+
+def _end_tasks(run_id: UUID, but: str | None = None) -> None:
+    """Ends the tasks of a killed attempt, which nobody else does: of a run one task works at a time.
+
+    Args:
+        but: the task that works now.
+    """
+    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+    with get_client(sync_client=True) as client:
+        for one in client.read_task_runs(flow_run_filter=of_run):
+            if str(one.id) != but and (one.state is None or not one.state.is_final()):
+                client.set_task_run_state(one.id, _killed(), force=True)
+
+
+def _killed() -> State[Any]:
+    return Crashed(message="Its process was killed; its work goes on elsewhere")
 
 
 class _Published:

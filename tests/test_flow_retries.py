@@ -211,3 +211,29 @@ def test_locks_of_killed_attempts_are_removed_and_those_of_others_kept(own_store
     assert "alive" in seen
     assert "killed" not in seen
     assert [path.stem for path in place.iterdir()] == ["alive"]
+
+
+@pytest.mark.usefixtures("own_store")
+def test_the_tasks_of_a_killed_attempt_do_not_stay_running() -> None:
+    from prefect import flow, task
+    from prefect.flow_engine import run_flow
+    from prefect.states import Running
+
+    from flows.running import only_attempt
+
+    @task
+    def work() -> None:
+        with only_attempt():
+            pass
+
+    @flow
+    def attempt() -> None:
+        work()
+
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(attempt)
+        client.set_flow_run_state(run.id, Running(), force=True)
+        killed = client.create_task_run(work, flow_run_id=run.id, dynamic_key="killed", state=Running())
+        run_flow(attempt, flow_run=client.read_flow_run(run.id))
+        assert client.read_task_run(killed.id).state.is_crashed()
+        assert client.read_flow_run(run.id).state.is_completed()
