@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, g
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from aemodels.texts import visible
+
 ALLOWED = {  # kinds of pydantic's errors -> what is allowed, with the names that pydantic gives the limits
     "greater_than_equal": "at least {ge:g}",
     "greater_than": "more than {gt:g}",
@@ -26,6 +28,9 @@ ALLOWED = {  # kinds of pydantic's errors -> what is allowed, with the names tha
 
 class UserError(Exception):
     """Something that the person at the command line can mend: names the field, the value and the remedy."""
+
+    def __str__(self) -> str:
+        return visible(super().__str__(), keep="\n")  # it may name a file
 
 
 class SettingsError(UserError, ValueError):

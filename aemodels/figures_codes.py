@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aemodels.evidence import Evidence
+from aemodels.lettering import legend, shortened
 from aemodels.pictures import FONT, GAP, WIDTH, Labels, Picture, drawn, plots, sheet
 from aemodels.undisturbed import undisturbed
 
@@ -134,26 +135,28 @@ def codes_tsne(evidence: Evidence) -> Picture:
     return _scatter(evidence, layout.fit_transform(z), ("", ""), title)
 
 
-def _scatter(evidence: Evidence, points: NDArray[np.floating], names: tuple[str, str], title: str) -> Picture:
+def _scatter(evidence: Evidence, points: NDArray[np.floating], directions: tuple[str, str], title: str) -> Picture:
     """The points (N, 2) of the first N codes."""
     from matplotlib import colormaps
 
     y, classes = evidence.codes.y, evidence.data.classes
     figure, (axes,) = plots(1, 1, WIDTH, 560, title)
-    axes.set_xlabel(names[0], fontsize=FONT)
-    axes.set_ylabel(names[1], fontsize=FONT)
-    if not any(names):
+    axes.set_xlabel(directions[0], fontsize=FONT)
+    axes.set_ylabel(directions[1], fontsize=FONT)
+    if not any(directions):
         axes.tick_params(labelbottom=False, labelleft=False, length=0)
         axes.grid(visible=False)
     colours = colormaps["tab10" if len(classes) <= 10 else "tab20" if len(classes) <= LEGEND_CLASSES else "turbo"]
     size = 24 if len(points) < 1_000 else 10
+    drawn_points = []
     for label in range(max(1, len(classes))):
         own = points if y is None else points[y[: len(points)] == label]
         colour = colours(label) if len(classes) <= LEGEND_CLASSES else colours(label / (len(classes) - 1))
-        name = classes[label][:LEGEND_LETTERS].replace("$", r"\$") if classes else None  # no formula
-        axes.scatter(own[:, 0], own[:, 1], s=size, color=colour, linewidths=0, label=name)
+        drawn_points.append(axes.scatter(own[:, 0], own[:, 1], s=size, color=colour, linewidths=0))
     if 1 < len(classes) <= LEGEND_CLASSES:
-        axes.legend(fontsize=FONT, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, markerscale=2)
+        names = [shortened(name, LEGEND_LETTERS) for name in classes]
+        beside = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+        legend(axes, drawn_points, names, fontsize=FONT, frameon=False, markerscale=2, **beside)
     return drawn(figure)
 
 

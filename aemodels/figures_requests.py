@@ -9,6 +9,7 @@ import torch
 
 from aemodels.distributions import derived_seed
 from aemodels.evidence import Evidence
+from aemodels.lettering import shortened
 from aemodels.pictures import Labels, Picture, sheet
 from aemodels.undisturbed import undisturbed
 
@@ -54,4 +55,4 @@ def like(evidence: Evidence) -> Picture:
 
 
 def _names(evidence: Evidence) -> list[str]:
-    return [evidence.data.classes[label][:LETTERS] for label in evidence.requests.classes]
+    return [shortened(evidence.data.classes[label], LETTERS) for label in evidence.requests.classes]

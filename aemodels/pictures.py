@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aemodels.lettering import letter
+
 if TYPE_CHECKING:  # half a second that only drawing has to wait for
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -25,7 +27,6 @@ GAP = 2  # pixels between images
 PAPER = 255
 DPI = 100
 FONT, TITLE = 9, 11  # points
-LETTER = 7  # pixels of a letter of that font, about
 
 
 def tile(images: Tensor, across: int, factor: int) -> Picture:
@@ -61,8 +62,7 @@ def sheet(images: Tensor, across: int, labels: Labels) -> Picture:
 def framed(grid: Picture, labels: Labels, columns: Sequence[float], rows: Sequence[float]) -> Picture:
     """Labels around a grid; the centres of its columns and rows, in pixels of it."""
     height, width = grid.shape[:2]
-    longest = max((len(line) for row in labels.rows for line in row.splitlines()), default=0)
-    left, right = (max(104, LETTER * longest + 6) if labels.rows else 12), 12
+    left, right = (max(104, _width(labels.rows) + 10) if labels.rows else 12), 12
     top, bottom = 36, 12 + (18 if labels.columns else 0) + (20 if labels.below else 0)
     figure = _figure(width + left + right, height + top + bottom)
     total = figure.get_size_inches() * DPI
@@ -75,6 +75,17 @@ def framed(grid: Picture, labels: Labels, columns: Sequence[float], rows: Sequen
     axes.set_xlabel(labels.below, fontsize=FONT)
     figure.text(0.5, 1 - 10 / total[1], labels.title, fontsize=TITLE, ha="center", va="top")
     return drawn(figure)
+
+
+def _width(labels: Sequence[str]) -> int:
+    """Pixels that the longest of the labels takes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = _figure(1, 1)
+    written = [figure.text(0, 0, label, fontsize=FONT) for label in labels]
+    letter(figure)
+    canvas: Any = FigureCanvasAgg(figure)
+    return math.ceil(max(text.get_window_extent(canvas.get_renderer()).width for text in written))
 
 
 def _centres(labels: Sequence[str], side: int) -> list[float]:
@@ -101,8 +112,10 @@ def plots(rows: int, columns: int, width: int, height: int, title: str) -> tuple
 
 
 def drawn(figure: Figure) -> Picture:
+    """The pixels of a figure; all texts in it are drawn as they are."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    letter(figure)
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

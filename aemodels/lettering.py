@@ -1,0 +1,142 @@
+"""Text in plots is drawn letter by letter: it starts no formula, hides no entry, and has a font for each letter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from aemodels.texts import escape, visible
+
+if TYPE_CHECKING:  # half a second that only drawing has to wait for
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+USUAL = "DejaVu Sans"  # matplotlib brings it
+LAST_RESORT = "Last Resort"  # begins the name of a font that has a box for every letter
+REGULAR = 400  # weight of a font that is neither light nor bold
+TRIED_SIZE, TRIED_DPI = 9, 100
+
+
+def letter(figure: Figure) -> None:
+    """Makes all texts of a figure that is about to be drawn show what they say."""
+    from matplotlib.text import Text
+
+    numbers: set[Text] = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            numbers |= _written_on(axis)
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text not in numbers:
+            text.set_parse_math(False)
+            text.set_text(drawable(text.get_text()))
+            text.set_fontfamily([USUAL, *_fonts(_rare(text.get_text()))])
+
+
+def _written_on(axis: Axis) -> set[Any]:
+    """Writes an axis's own labels; returns those that matplotlib makes of powers of ten, which are formulas."""
+    from matplotlib.ticker import LogFormatter
+
+    labels = axis.get_ticklabels()  # makes those that drawing would make
+    if isinstance(axis.get_major_formatter(), LogFormatter):
+        ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+        return {label for tick in ticks for label in (tick.label1, tick.label2)}
+    names = [label.get_text() for label in labels]
+    if any(drawable(name) != name for name in names):  # drawing takes them from the axis again
+        axis.set_ticks(axis.get_majorticklocs(), [drawable(name) for name in names])
+    return set()
+
+
+def legend(axes: Axes, handles: Sequence[Any], names: Sequence[str], **how: Any) -> None:
+    """A legend with an entry for each handle, whatever its name; matplotlib leaves out those that begin with `_`."""
+    axes.legend(handles=list(handles), labels=list(names), **how)
+
+
+def shortened(name: str, most: int) -> str:
+    """A name on one line, of at most so many letters; dots stand for what is left out."""
+    name = visible(name)
+    return name if len(name) <= most else f"{name[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def drawable(text: str) -> str:
+    """The text with an escape for each character that no installed font has."""
+    shown = visible(text, keep="\n")
+    absent = _absent(_rare(shown))
+    return "".join(escape(letter) if letter in absent else letter for letter in shown) if absent else shown
+
+
+# ---------------------------------------------------------------- fonts
+
+
+def _rare(text: str) -> str:
+    """The letters that a font may not have, in order: a key."""
+    return "".join(sorted({letter for letter in text if not letter.isascii()}))
+
+
+def _fonts(letters: str) -> tuple[str, ...]:
+    """Families that have those of the letters that the usual font has not."""
+    return _found(letters)[0]
+
+
+@cache
+def _absent(letters: str) -> frozenset[str]:
+    """Those that no installed font has, which is said once."""
+    absent = _found(letters)[1]
+    if absent:
+        points = ", ".join(map(escape, sorted(absent)))
+        logging.getLogger(__name__).warning(
+            "no installed font has %s: pictures show these numbers instead; install a font that has them: "
+            "those named Noto have the letters of all languages",
+            points,
+        )
+    return absent
+
+
+@cache
+def _found(letters: str) -> tuple[tuple[str, ...], frozenset[str]]:
+    return choose_fonts(letters, _installed()) if letters else ((), frozenset())
+
+
+def choose_fonts(letters: str, families: Sequence[str]) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The first families that have the letters which the usual one has not, and the letters that no family has."""
+    missing = {one for one in letters if not _has(USUAL, one)}
+    chosen: list[str] = []
+    for family in families:
+        if not missing:
+            break
+        if had := {one for one in missing if _has(family, one)}:
+            chosen.append(family)
+            missing -= had
+    return tuple(chosen), frozenset(missing)
+
+
+@cache
+def _installed() -> list[str]:
+    """Families of fonts, those without serifs first; also such as were installed after matplotlib looked for fonts."""
+    from matplotlib.font_manager import findSystemFonts, fontManager
+
+    for path in sorted({*findSystemFonts()} - {font.fname for font in fontManager.ttflist}):
+        try:
+            fontManager.addfont(path)
+        except (OSError, RuntimeError):  # a file that is no font
+            continue
+    plain = [font for font in fontManager.ttflist if (font.weight, font.style) == (REGULAR, "normal")]
+    families = dict.fromkeys(font.name for font in plain if not font.name.startswith(LAST_RESORT))
+    return sorted(families, key=lambda family: ("Sans" not in family, "Mono" in family))
+
+
+def _has(family: str, one: str) -> bool:
+    """Whether a family draws a letter: fonts of coloured pixels list letters that matplotlib cannot draw."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    try:
+        font = get_font(findfont(FontProperties(family=[family]), fallback_to_default=False))
+        font.set_size(TRIED_SIZE, TRIED_DPI)
+        if ord(one) not in font.get_charmap():
+            return False
+        font.load_char(ord(one))
+    except (OSError, RuntimeError, ValueError):  # also where the file is gone
+        return False
+    return True

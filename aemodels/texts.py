@@ -1,0 +1,56 @@
+"""Text from outside, such as names of classes and files, is shown as it is: what cannot be shown becomes an escape."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from datetime import datetime
+
+ESCAPED = ("Cc", "Cs", "Zl", "Zp")  # controls such as ESC, halves of letters, separators of lines and paragraphs
+REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # they make a text read otherwise
+
+
+def visible(text: str, keep: str = "") -> str:
+    r"""The text with escapes such as `\x1b` for what would act on a terminal or a page instead of being shown there.
+
+    Args:
+        keep: characters that stay, such as the line breaks of a message.
+
+    Example:
+        >>> visible("a\x1b[31m[red] b\n")
+        'a\\x1b[31m[red] b\\n'
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter in keep or not _acts(letter) else escape(letter) for letter in text)
+
+
+def _acts(letter: str) -> bool:
+    return unicodedata.category(letter) in ESCAPED or letter in REORDERING
+
+
+def escape(letter: str) -> str:
+    r"""A character as Python writes its code point, such as `\u4e2d`."""
+    return letter.encode("unicode_escape").decode("ascii")
+
+
+def in_markdown(text: str) -> str:
+    r"""The text for a page in Markdown, on which no letter of it is a sign of Markdown or HTML.
+
+    Example:
+        >>> in_markdown("a|b <i>")
+        'a\\|b \\<i\\>'
+    """
+    return re.sub(r"([\\`*_{}\[\]()<>#+\-!|~$&:])", r"\\\1", visible(text))
+
+
+def local_time(moment: datetime) -> str:
+    """A moment as a person reads it: in the time zone of this machine (or of TZ), which is named.
+
+    Args:
+        moment: with a time zone, whichever.
+    """
+    local = moment.astimezone()
+    offset = f"{local:%z}"  # +0100
+    zone = "UTC" if offset == "+0000" else f"UTC{offset[:3]}:{offset[3:5]}"
+    return f"{local:%Y-%m-%d %H:%M} {zone}"
