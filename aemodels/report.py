@@ -20,6 +20,7 @@ from aemodels.figures import FIGURES
 from aemodels.metrics import METRICS
 from aemodels.metrics.table import number
 from aemodels.pictures import Picture
+from aemodels.texts import local_time
 
 SHORT = {"elbo", "knn", "mse", "psnr", "ssim"}  # words that stand for several
 BETTER = {"minimize": "lower is better", "maximize": "higher is better", None: "for comparison"}
@@ -159,7 +160,7 @@ def _page(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return pages.get_template(template).render(written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", **content)
+    return pages.get_template(template).render(written=local_time(datetime.now(UTC)), **content)
 
 
 def metric_rows(metrics: Mapping[str, float], primary: str) -> list[MetricRow]:

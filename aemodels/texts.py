@@ -44,6 +44,13 @@ def in_markdown(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()<>#+\-!|~$&:])", r"\\\1", visible(text))
 
 
+def code_in_markdown(text: str) -> str:
+    """The text as code on a page in Markdown; it may hold backticks, which begin and end code there."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence, space = "`" * (longest + 1), " " if longest else ""
+    return f"{fence}{space}{visible(text)}{space}{fence}"
+
+
 def local_time(moment: datetime) -> str:
     """A moment as a person reads it: in the time zone of this machine (or of TZ), which is named.
 

@@ -48,7 +48,48 @@ def answering(verbose: bool, computes: bool = False) -> Iterator[None]:
 
 def note(message: str) -> None:
     """Something that a person should know of a result; standard output keeps to the result."""
-    typer.echo(f"note: {message}", err=True)
+    tell(f"note: {message}")
+
+
+def tell(message: str) -> None:
+    """Prints something beside the result, on standard error, as it is."""
+    from aemodels.texts import visible
+
+    typer.echo(visible(message, keep="\n"), err=True)
+
+
+def check_file(out: Path, suffix: str) -> None:
+    """Before any work for a file that a person named: it is written under exactly that name, or refused.
+
+    Raises:
+        UserError: the name has another ending, or nothing can be written there.
+    """
+    from aemodels.config import UserError
+
+    folder = out.absolute().parent
+    if not out.name.lower().endswith(suffix):
+        raise UserError(f"-o {out}: the name must end in {suffix}")
+    if not folder.is_dir():
+        raise UserError(f"-o {out}: there is no folder {folder}; make it first")
+    if out.is_dir():
+        raise UserError(f"-o {out}: is a folder; give another name")
+    if not os.access(out if out.exists() else folder, os.W_OK):
+        raise UserError(f"-o {out}: may not be written; give another name, or change its permissions")
+
+
+def check_folder(out: Path) -> None:
+    """Before any work for a folder of files that a person named; it need not be there yet.
+
+    Raises:
+        UserError: it cannot be one, or nothing can be written there.
+    """
+    from aemodels.config import UserError
+
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"-o {out}: {there} is a file; give a folder")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"-o {out}: {there} may not be written; give another folder, or change its permissions")
 
 
 def under_prefect() -> bool:
@@ -150,5 +191,5 @@ def _interrupt(_signal: int, _frame: object) -> NoReturn:
 def _fail(message: str, code: int) -> NoReturn:
     from aemodels.environment import without_secrets
 
-    typer.echo(without_secrets(message), err=True)
+    tell(without_secrets(message))
     raise typer.Exit(code)

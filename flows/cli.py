@@ -34,6 +34,7 @@ from flows.options import (
     Seed,
     Verbose,
 )
+from flows.streams import protected
 
 ABOUT = "Train, tune, compare, promote and use autoencoders on images. `aemodels settings` lists what can be set."
 app = typer.Typer(
@@ -304,7 +305,8 @@ for _command in (compare, report, serve, ui):
 
 def main() -> None:
     """The console script."""
-    app()
+    with protected():
+        app()
 
 
 if __name__ == "__main__":

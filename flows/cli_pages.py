@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flows.answering import answering
+from flows.answering import answering, check_file, tell
 from flows.options import Json, Model
 
 
@@ -23,20 +23,17 @@ def report(
     It is one file with the metrics, the settings and all figures, for a browser or to send to others.
     """
     with answering(verbose=False):
-        from aemodels.config import UserError
         from aemodels.registry import find_report
         from flows import reports
 
-        if out is not None and not out.absolute().parent.is_dir():
-            raise UserError(f"-o {out}: there is no folder {out.absolute().parent}; make it first")
-        if out is not None and out.suffix.lower() != ".html":
-            raise UserError(f"-o {out}: the name must end in .html")
+        if out is not None:
+            check_file(out, ".html")
         file = find_report(model)
         if out is not None and out.resolve() != file.resolve():
             shutil.copyfile(file, out)
         reports.used({"model": model, "report": str(out or file)}, json)
         if out is None and not json and not webbrowser.open(file.as_uri()):
-            typer.echo("no browser was found on this machine; open the file in one", err=True)
+            tell("no browser was found on this machine; open the file in one")
 
 
 def serve(
@@ -51,13 +48,14 @@ def serve(
     with answering(verbose=False, computes=True):
         from aemodels.server import is_local, listen
         from aemodels.server import serve as run
+        from flows import display
         from flows.use import open_to_serve
 
         listener = listen(host, port)
         network = open_to_serve(model)
         if not is_local(listener):
-            typer.echo(f"warning: --host {host}: whoever reaches this machine may ask; no password is wanted", err=True)
-        typer.echo(f"{model}: http://{host}:{listener.getsockname()[1]}/invocations  (Ctrl-C ends it)")
+            tell(f"warning: --host {host}: whoever reaches this machine may ask; no password is wanted")
+        display.sentence(f"{model}: http://{host}:{listener.getsockname()[1]}/invocations  (Ctrl-C ends it)")
         run(network, listener)
 
 
@@ -65,6 +63,7 @@ def ui(port: Annotated[int, typer.Option(help="On this machine.")] = 5000) -> No
     """Serve MLflow's pages on this machine until Ctrl-C."""
     with answering(verbose=False):
         from aemodels.store import serve_ui
+        from flows import display
 
-        typer.echo(f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)")
+        display.sentence(f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)")
         raise typer.Exit(serve_ui(port))

@@ -28,8 +28,10 @@ from prefect.exceptions import ObjectNotFound
 
 from aemodels.config import UserError
 from flows.answering import answering, note, under_prefect
+from flows.display import sentence
 from flows.plan import read_plan
 from flows.running import gpu_limit
+from flows.streams import protected
 from flows.worker import RESTARTS, STARTED_AGAIN, TAG, Worker
 
 POOL = "aemodels"
@@ -53,7 +55,7 @@ def main(file: Annotated[Path, typer.Option(help="The deployments.")] = FILE) ->
             deploy(file)
             drop_schedules(plan, client)
         address = os.environ["PREFECT_API_URL"]
-        typer.echo(f"deployed: {address.removesuffix('/').removesuffix('/api')}/deployments")
+        sentence(f"deployed: {address.removesuffix('/').removesuffix('/api')}/deployments")
 
 
 def make_pool(client: SyncPrefectClient) -> None:
@@ -180,4 +182,5 @@ def drop_schedules(plan: dict[str, Any], client: SyncPrefectClient) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with protected():
+        typer.run(main)

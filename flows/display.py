@@ -1,6 +1,7 @@
 """What a person sees: bars on standard error while work goes on, tables on standard output at its end.
 
-With `--json` standard output holds nothing but the JSON.
+With `--json` standard output holds nothing but the JSON. Whatever is printed is printed here, as it is: texts come from
+outside, and `[red]` in a file's name is no colour.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +22,7 @@ from rich.table import Table
 
 from aemodels.progress import Progress as Report
 from aemodels.progress import Steps, finish
+from aemodels.texts import local_time, visible
 
 T = TypeVar("T")
 LINE_SECONDS = 15.0  # between two lines on a pipe while a piece of work goes on
@@ -30,11 +33,11 @@ class Bars:
 
     def __init__(self, console: Console) -> None:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}", style="dim"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
         )
         self.console = console
         self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
@@ -44,6 +47,7 @@ class Bars:
 
     def show(self, report: Report) -> None:
         """Moves the bar of the report's work."""
+        report = report._replace(work=visible(report.work), note=visible(report.note))
         if report.work not in self.tasks:
             self.tasks[report.work] = self.progress.add_task(report.work, note="")
         task = self.tasks[report.work]
@@ -66,7 +70,7 @@ class Bars:
         far = "" if ended else f" {report.done}/{report.total}"
         line = f"{report.work}{far}: {report.note}".removesuffix(": ")
         if line != self.printed:
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self.console.print(line, soft_wrap=True)
         self.printed, self.last = line, now
 
 
@@ -76,7 +80,7 @@ current: ContextVar[Bars | None] = ContextVar("bars", default=None)
 @contextmanager
 def bars() -> Iterator[Bars]:
     """Draws what is followed inside the block, also by flows that run in this process."""
-    drawn = Bars(Console(stderr=True))
+    drawn = Bars(_console(stderr=True))
     token = current.set(drawn)
     try:
         with drawn.progress:
@@ -88,7 +92,7 @@ def bars() -> Iterator[Bars]:
 def say(text: str) -> None:
     """Something that a person who watches should know at once."""
     if drawn := current.get():
-        drawn.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        drawn.console.print(visible(text, keep="\n"), soft_wrap=True)
 
 
 def follow(steps: Steps[T]) -> T:
@@ -99,21 +103,32 @@ def follow(steps: Steps[T]) -> T:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Prints a table; numbers are aligned at the right."""
-    drawn = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    drawn = Table(title=visible(title), title_justify="left", title_style="bold", header_style="bold")
     kept = [list(row) for row in rows]
     for i, column in enumerate(columns):
         numeric = any(isinstance(row[i], int | float) for row in kept)
-        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        drawn.add_column(visible(column), justify="right" if numeric else "left", overflow="fold")
     for row in kept:
         drawn.add_row(*(text(value) for value in row))
     _out().print(drawn)
 
 
 def facts(rows: Mapping[str, object]) -> None:
-    """Prints names and values; values that are links or paths stay whole, so that they can be clicked and copied."""
+    """Prints names and values; values that are links or paths stay whole, so that they can be clicked and copied.
+
+    What is a list stands below its name, line by line.
+    """
     width = max(map(len, rows), default=0)
     for name, value in rows.items():
-        print(f"{name:<{width}}  {text(value)}")
+        first, *more = ["", *map(text, value)] if isinstance(value, list) else [text(value)]
+        print(f"{visible(name):<{width}}  {first}")
+        for line in more:
+            print(f"  {line}")
+
+
+def sentence(words: str) -> None:
+    """Prints a sentence, on standard output."""
+    print(visible(words))
 
 
 def as_json(value: object) -> None:
@@ -122,12 +137,12 @@ def as_json(value: object) -> None:
 
 
 def text(value: object) -> str:
-    """A value as a person reads it: four digits of a number."""
+    """A value as a person reads it, on one line: four digits of a number, a moment in the local time zone."""
     if value is None:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    return str(value)
+    return local_time(value) if isinstance(value, datetime) else visible(str(value))
 
 
 def _plain(value: object) -> Any:
@@ -147,4 +162,9 @@ def wide() -> bool:
 
 def _out() -> Console:
     # a pipe has no width of its own: a table there is as wide as it needs to be
-    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
+    return _console() if sys.stdout.isatty() else _console(width=160)
+
+
+def _console(stderr: bool = False, width: int | None = None) -> Console:
+    """Reads no markup, no `:smile:` and no numbers to colour in what it prints."""
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)

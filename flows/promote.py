@@ -20,6 +20,7 @@ from aemodels.settings import Settings
 from aemodels.steps import promote as step
 from aemodels.steps.promote import Comparison, Promotion
 from aemodels.store import open_store
+from aemodels.texts import in_markdown
 from flows import display
 from flows.prepare import prepare_data
 from flows.running import (
@@ -165,5 +166,5 @@ def _side_by_side(comparison: Comparison) -> str:
     ]
     lines = [["test", *titles.values()], ["---"] * (1 + len(titles)), *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    head = f"**{comparison.name}**. The gate says: {comparison.reason}. [In MLflow]({comparison.url})"
+    head = f"**{comparison.name}**. The gate says: {in_markdown(comparison.reason)}. [In MLflow]({comparison.url})"
     return "\n\n".join([head, *samples, table])

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from flows.display import as_json, facts, table, wide
+from flows.display import as_json, facts, sentence, table, wide
 
 if TYPE_CHECKING:
     from aemodels.config import Setting
@@ -116,7 +116,7 @@ def compared(result: Compared, json: bool) -> None:
         if name not in left_out
     ]
     table("On the test images", ("metric", "unit", *(row.system for row in result.table.rows)), shown)
-    print(legend(result.table))
+    sentence(legend(result.table))
     facts(
         {
             "all metrics": result.folder / "table.md",
@@ -144,7 +144,7 @@ def models(rows: Sequence[Registered], json: bool) -> None:
     if json:
         return as_json([_registered(row) for row in rows])
     if not rows:
-        print("no model is registered yet; `aemodels pipeline` or `aemodels train` registers one")
+        sentence("no model is registered yet; `aemodels pipeline` or `aemodels train` registers one")
         return None
     metrics = KEY_METRICS if wide() else KEY_METRICS[:1]
     shown = [
@@ -152,7 +152,7 @@ def models(rows: Sequence[Registered], json: bool) -> None:
             f"{row.version.name}/{row.version.version}",
             ", ".join(row.aliases),
             *(row.metrics.get(metric) for metric in metrics),
-            f"{row.created:%Y-%m-%d %H:%M}",
+            row.created,
             row.tags.get("gate.decision", ""),
         )
         for row in rows
@@ -165,7 +165,7 @@ def models(rows: Sequence[Registered], json: bool) -> None:
 def champion(row: Registered, json: bool) -> None:
     if json:
         return as_json(_registered(row))
-    print(f"{row.version.name} version {row.version.version} is the champion now")
+    sentence(f"{row.version.name} version {row.version.version} is the champion now")
     return None
 
 
@@ -173,20 +173,13 @@ def history(name: str, lines: Sequence[HistoryLine], json: bool) -> None:
     if json:
         return as_json([{**line._asdict(), "since": line.since.isoformat()} for line in lines])
     if not lines:
-        print(f"{name} has had no champion yet; `aemodels promote {name} VERSION` chooses one")
+        sentence(f"{name} has had no champion yet; `aemodels promote {name} VERSION` chooses one")
         return None
     shown = [
-        (
-            f"{name}/{line.version}",
-            f"{line.since:%Y-%m-%d %H:%M:%S}",
-            line.decision,
-            line.by,
-            line.replaced or "",
-            line.reason,
-        )
+        (f"{name}/{line.version}", line.since, line.decision, line.by, line.replaced or "", line.reason)
         for line in lines
     ]
-    table("Decisions, the latest last", ("model", "when (UTC)", "decision", "by", "replaced", "why"), shown)
+    table("Decisions, the latest last", ("model", "when", "decision", "by", "replaced", "why"), shown)
     return None
 
 
@@ -266,10 +259,10 @@ def _metrics(title: str, metrics: dict[str, float]) -> None:
 
 
 def _pictures(result: Trained) -> dict[str, object]:
-    return {"pictures": "\n".join(["", *(f"  {path}" for path in result.figures)]), "report": result.report}
+    return {"pictures": list(result.figures), "report": result.report}
 
 
 def _how_to_open(url: str) -> None:
     served = os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http")
     if url.startswith("http://127.0.0.1") and not served:
-        print("`aemodels ui` (or `make ui`) serves these links on this machine.")
+        sentence("`aemodels ui` (or `make ui`) serves these links on this machine.")

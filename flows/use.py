@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +22,12 @@ from aemodels.modelfile import load_codes
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.registry import find
 from aemodels.serving import Question, answer, answer_from, answer_like, assumed_classes
-from flows.answering import note
+from flows.answering import check_file, check_folder, note
 
 ACROSS = 8  # images in a row of a grid
 MOST_DRAWN = 64  # reconstructions in one picture: more would be too tall to look at
 ASSUMED = "assumed class"  # of the images that a conditional model is shown; the one of its best bound
+LONGEST_STEM = 240  # bytes: with number and ending it is still a name that file systems take
 LEAST_SIDE = 64  # pixels of an image in a grid: small ones are magnified by whole numbers
 
 
@@ -78,7 +80,7 @@ class Wanted(NamedTuple):
 
 def generate(reference: str, wanted: Wanted, out: Path) -> dict[str, object]:
     """Draws new images into one picture: from the model's own prior, from another one, of a class, or like others."""
-    _check_output(out, ".png")
+    check_file(out, ".png")
     n, seed = wanted.n, wanted.seed
     told: dict[str, object] = {}
     if wanted.like:
@@ -135,12 +137,12 @@ def _label(reference: str, loaded: Loaded, text: str) -> int:
 
 def denoise(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]:
     """Writes a file for each image into a folder: what the model takes for the clean image."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"-o {out}: is a file; give a folder")
+    check_folder(out)
     given = open_with_images(reference, paths)
     clean = answer(given.model, given.images, Question("reconstruct"))
     out.mkdir(parents=True, exist_ok=True)
-    names = [f"{i:05d}-{file.stem}.png" for i, file in enumerate(given.files)]  # folders may hold the same names
+    stems = [os.fsencode(file.stem)[:LONGEST_STEM].decode("utf-8", "ignore") for file in given.files]
+    names = [f"{i:05d}-{stem}.png" for i, stem in enumerate(stems)]  # folders may hold the same names
     for name, image in zip(names, _pixels(clean), strict=True):
         _save(image, out / name)
     corruption = given.loaded.card.experiment.training.corruption.name
@@ -155,7 +157,7 @@ def denoise(reference: str, paths: Sequence[Path], out: Path) -> dict[str, objec
 
 def reconstruct(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]:
     """Draws rows of reconstructions, each above the row of its originals; the first MOST_DRAWN images."""
-    _check_output(out, ".png")
+    check_file(out, ".png")
     given = open_with_images(reference, paths)
     originals = given.images[:MOST_DRAWN] / np.float32(255)
     drawn = answer(given.model, given.images[:MOST_DRAWN], Question("reconstruct"))
@@ -176,12 +178,13 @@ def reconstruct(reference: str, paths: Sequence[Path], out: Path) -> dict[str, o
 
 def embed(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]:
     """Writes the codes (N, D), the files' names and, of a conditional model, the classes that it assumed."""
-    _check_output(out, ".npz")
+    check_file(out, ".npz")
     given = open_with_images(reference, paths)
     codes = answer(given.model, given.images, Question("embed"))
     assumed = _assumed(given)
     columns: dict[str, Any] = {"codes": codes, "files": list(map(str, given.files))}
-    np.savez(out, **columns | ({"classes": assumed} if assumed else {}))
+    with out.open("wb") as file:  # to a name, numpy may add an ending
+        np.savez(file, **columns | ({"classes": assumed} if assumed else {}))
     told = _counted(assumed)
     return {"model": reference, "images": len(codes), "latent_dim": codes.shape[1], **told, "out": str(out)}
 
@@ -207,13 +210,6 @@ def _counted(assumed: list[str]) -> dict[str, object]:
     return {ASSUMED: ", ".join(f"{name} ({count})" for name, count in counts)} if assumed else {}
 
 
-def _check_output(out: Path, suffix: str) -> None:
-    if out.suffix.lower() != suffix:
-        raise UserError(f"-o {out}: the name must end in {suffix}")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"-o {out}: there is no folder {out.absolute().parent}; make it first")
-
-
 def _save_grid(images: NDArray[np.floating], across: int, out: Path) -> None:
     """Images (N, C, H, W) in [0, 1] as one PNG, `across` in a row, with a thin white line between them."""
     scale = max(1, -(-LEAST_SIDE // images.shape[-1]))
@@ -234,4 +230,4 @@ def _pixels(images: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 def _save(pixels: NDArray[np.uint8], out: Path) -> None:
     """An image (H, W, C)."""
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(out)
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(out, "PNG")

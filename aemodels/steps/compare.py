@@ -30,6 +30,7 @@ from aemodels.steps.recording import Result, keep_figures, keep_model_figures, k
 from aemodels.steps.train import check as check_training
 from aemodels.steps.train import learn
 from aemodels.store import open_store
+from aemodels.texts import code_in_markdown
 from aemodels.tracking import Run, versions
 from aemodels.training import new_model
 
@@ -209,7 +210,7 @@ def _finish(
     experiments = {name: config.experiment(name, 0) for name in config.systems}
     primary = next(iter(experiments.values())).evaluation.primary
     measured = {name: [child.measured for child in children] for name, children in found.items()}
-    asked = f"`{command}`" if command else f"a flow or a program, with the settings of MLflow's run {run.id}"
+    asked = code_in_markdown(command) if command else f"a flow or a program, with the settings of MLflow's run {run.id}"
     table = make_table(measured, primary, f"Made by {asked}: {_circumstances(config, data, measured)}.")
     title = f"{len(experiments)} systems on {data.name}"
     _keep("table.md", as_markdown(table, title), folder.path, run)

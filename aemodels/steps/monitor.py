@@ -27,6 +27,7 @@ from aemodels.registry import CHAMPION, find, get
 from aemodels.serving import Question, answer
 from aemodels.steps.recording import Result, save_figures, show_figures
 from aemodels.store import Store, open_store
+from aemodels.texts import in_markdown
 from aemodels.tracking import Run, standard_tags, start_run
 
 ANNOUNCED = "retraining.announced"  # a tag
@@ -96,7 +97,7 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig) -> Steps
         repeated = bool(reasons) and _repeated(store, run, reference, len(present))
         run.params({"paths": [str(path) for path in paths], **config.flat()})
         run.metrics({f"drift/{key}": value for key, value in numbers.items()})
-        run.text("reasons.md", "\n".join(f"* {line}" for line in (*reasons, *read.unfit)) or "No alarm.")
+        run.text("reasons.md", "\n".join(f"* {in_markdown(line)}" for line in (*reasons, *read.unfit)) or "No alarm.")
         place = store_folder() / "checks" / run.id if reasons else None  # a check an hour would fill this disk
         figures = _draw(loaded.model, images, checked, run, place) if checked else ()
     yield Progress("comparing", 1, 1, "alarm" if reasons else "no alarm")

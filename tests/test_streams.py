@@ -1,0 +1,91 @@
+"""Whoever reads a command's output may stop; and only one place prints."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.streams import CLOSED
+
+ROOT = Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "flows.cli"]
+PRINTS = {"flows/display.py"}  # what may print; a message beside the result: flows/answering.py, by `tell` alone
+
+
+def read_and_leave(arguments: list[str], letters: int, environment: dict[str, str]) -> tuple[int, bytes]:
+    """The exit code and standard error of a command whose reader takes some letters, and closes the pipe."""
+    ours, its = os.pipe()
+    running = subprocess.Popen(
+        [*COMMAND, *arguments], stdout=its, stderr=subprocess.PIPE, cwd=ROOT, env=os.environ | environment
+    )
+    os.close(its)
+    if letters:
+        assert os.read(ours, letters)
+    os.close(ours)
+    _, errors = running.communicate(timeout=120)
+    return running.returncode, errors
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("letters", [0, 1])
+@pytest.mark.parametrize(
+    "command",
+    [["models", "--json"], ["models"], ["settings", "--json"], ["settings"], ["--help"], ["train", "--help"]],
+    ids=" ".join,
+)
+def test_a_command_whose_reader_leaves_ends_without_a_word(command: list[str], letters: int, buffered: str) -> None:
+    code, errors = read_and_leave(command, letters, {"PYTHONUNBUFFERED": buffered})
+    assert code in (0, CLOSED)
+    assert errors == b""
+    if not letters:
+        assert code == CLOSED
+
+
+def test_work_goes_on_where_nobody_reads_of_its_progress(tmp_path: Path) -> None:
+    ours, its = os.pipe()
+    os.close(ours)
+    places = {"AEMODELS_STORE": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [*COMMAND, "prepare", "data=sprites", "data.count=100", "data.image_size=8", "--json"]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=its, env=os.environ | places, timeout=120, check=False
+    )
+    os.close(its)
+    assert done.returncode == 0
+    assert b'"sizes"' in done.stdout
+
+
+def test_only_one_place_prints() -> None:
+    """Elsewhere texts from outside would be read as markup, or act on the terminal."""
+    found = [
+        (str(path.relative_to(ROOT)), ast.unparse(node))
+        for path in [*(ROOT / "flows").rglob("*.py"), *(ROOT / "aemodels").rglob("*.py")]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and _prints(node)
+    ]
+    found = [(name, call) for name, call in found if name not in PRINTS]
+    assert found == [("flows/answering.py", "typer.echo(visible(message, keep='\\n'), err=True)")]
+
+
+def _prints(call: ast.Call) -> object:
+    name = ast.unparse(call.func)
+    return name.rpartition(".")[2] in ("print", "echo", "secho", "Console", "rprint") or re.match(
+        r"sys\.std\w+\.write", name
+    )
+
+
+def test_the_place_that_prints_reads_no_markup() -> None:
+    tree = ast.parse((ROOT / "flows" / "display.py").read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    (console,) = [call for call in calls if ast.unparse(call.func) == "Console"]
+    columns = [call for call in calls if ast.unparse(call.func) == "TextColumn"]
+    assert columns
+    for call in (console, *columns):
+        assert {"markup": "False"}.items() <= {word.arg: ast.unparse(word.value) for word in call.keywords}.items()
+    assert "emoji" in {word.arg for word in console.keywords}
