@@ -50,7 +50,7 @@ from aemodels.modelfile import digest as digest_of
 from aemodels.promotion import LONGEST_NAME, LONGEST_REASON, Decision, Review
 from aemodels.serving import pack
 from aemodels.store import NAME, Store
-from aemodels.tracking import LONGEST_TAG, Run, forget_models, user_name
+from aemodels.tracking import Run, forget_models, tag_text, user_name
 
 __all__ = [
     "BY_GATE",
@@ -111,7 +111,7 @@ def register(
             client.set_registered_model_alias(name, CHALLENGER, known[0].version)
         return ModelVersion(name, int(known[0].version), run.id)
     texts = {f"{METRIC}{key}": f"{value:.8g}" for key, value in metrics.items()} | {DIGEST: digest}
-    texts |= {key: str(value)[:LONGEST_TAG] for key, value in (tags or {}).items()}
+    texts |= {key: tag_text(value) for key, value in (tags or {}).items()}
     texts[CHECKSUMS] = digest_of((folder / CHECKSUMS).read_bytes())
     model_id: str | None = None
     new_name = False
@@ -363,4 +363,4 @@ def _note(store: Store, version: ModelVersion, key: str, verdict: Mapping[str, s
 def _write(store: Store, version: ModelVersion, verdict: Mapping[str, str]) -> None:
     """The latest decision on a version and its numbers, as tags."""
     for key, text in {**verdict, "time": datetime.now(UTC).isoformat(timespec="seconds")}.items():
-        store.client.set_model_version_tag(version.name, str(version.version), GATE + key, text[:LONGEST_TAG])
+        store.client.set_model_version_tag(version.name, str(version.version), GATE + key, tag_text(text))

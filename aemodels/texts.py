@@ -29,6 +29,17 @@ def _acts(letter: str) -> bool:
     return unicodedata.category(letter) in ESCAPED or letter in REORDERING
 
 
+def storable(text: str) -> str:
+    r"""The text with escapes for halves of letters, which databases and files do not take; a name of a file has such
+    where it is no Unicode.
+
+    Example:
+        >>> storable("a\udcff")
+        'a\\udcff'
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def escape(letter: str) -> str:
     r"""A character as Python writes its code point, such as `\u4e2d`."""
     return letter.encode("unicode_escape").decode("ascii")
@@ -41,7 +52,8 @@ def in_markdown(text: str) -> str:
         >>> in_markdown("a|b <i>")
         'a\\|b \\<i\\>'
     """
-    return re.sub(r"([\\`*_{}\[\]()<>#+\-!|~$&:])", r"\\\1", visible(text))
+    marked = re.sub(r"([\\`*_{}\[\]()<>#+\-!|~$&:])", r"\\\1", visible(text))
+    return re.sub(r"^(\d+)\.", r"\1\\.", marked)  # no list
 
 
 def code_in_markdown(text: str) -> str:

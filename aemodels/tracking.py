@@ -29,6 +29,7 @@ from aemodels.data.prepared import PreparedData
 from aemodels.environment import without_secrets
 from aemodels.process_names import is_gone, own_name
 from aemodels.store import Store
+from aemodels.texts import storable
 
 LONGEST_PARAM = 500  # characters; more is unreadable in a table, and config.json has it whole
 LONGEST_TAG = 4000
@@ -81,7 +82,7 @@ class Run:
         """Sets or replaces tags."""
         from mlflow.entities import RunTag
 
-        self.store.client.log_batch(self.id, tags=[RunTag(k, str(v)[:LONGEST_TAG]) for k, v in tags.items()])
+        self.store.client.log_batch(self.id, tags=[RunTag(k, tag_text(v)) for k, v in tags.items()])
 
     def image(self, key: str, image: NDArray[np.uint8], step: int = 0) -> None:
         """A picture (H, W, 3) or (H, W) on the run's page, as a card with a slider over the steps."""
@@ -185,7 +186,7 @@ def start_run(
 
     experiment_id = store.experiment(experiment)
     given = _origin() | {PROCESS: own_name()} | dict(tags or {})
-    texts = {key: str(value)[:LONGEST_TAG] for key, value in given.items()}
+    texts = {key: tag_text(value) for key, value in given.items()}
     if parent is not None:
         texts[MLFLOW_PARENT_RUN_ID] = parent
     else:
@@ -278,7 +279,12 @@ def _version(package: str) -> str | None:
         return None
 
 
+def tag_text(value: object) -> str:
+    """A tag's value as MLflow takes it; long ones are cut."""
+    return storable(str(value))[:LONGEST_TAG]
+
+
 def _param_text(value: Any) -> str:
     """As the command line takes it, so that it can be copied: null, true, [400, 200]; long values are cut."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    text = storable(value if isinstance(value, str) else json.dumps(value, default=str))
     return text if len(text) <= LONGEST_PARAM else f"{text[: LONGEST_PARAM - 30]}... ({len(text)} characters)"

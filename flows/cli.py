@@ -6,10 +6,12 @@ A single command calls the library's steps; the pipeline, and everything when PR
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from aemodels.texts import visible
 from flows.answering import (
     answering,
     model_first,
@@ -37,8 +39,27 @@ from flows.options import (
 from flows.streams import protected
 
 ABOUT = "Train, tune, compare, promote and use autoencoders on images. `aemodels settings` lists what can be set."
+
+
+class Commands(TyperGroup):
+    """The commands; what is wrong with a command line is said as it was given."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if hasattr(error, "format_message"):  # one of Typer's, which prints it
+                error.message = visible(error.message)  # type: ignore[attr-defined]
+            raise
+
+
 app = typer.Typer(
-    help=ABOUT, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    cls=Commands,
+    help=ABOUT,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 

@@ -65,5 +65,7 @@ def ui(port: Annotated[int, typer.Option(help="On this machine.")] = 5000) -> No
         from aemodels.store import serve_ui
         from flows import display
 
-        display.sentence(f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)")
+        display.sentence(
+            f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)"
+        )
         raise typer.Exit(serve_ui(port))

@@ -76,6 +76,14 @@ def test_errors_name_files_as_they_are(name: str, in_shop: Shop) -> None:
     assert not RAW.search(refused.err)
 
 
+@pytest.mark.parametrize("arguments", [["models", "--\x07"], ["\x07"], ["ui", "\x07"]], ids=ascii)
+def test_a_command_line_that_is_wrong_is_told_as_it_is(arguments: list[str]) -> None:
+    refused = call(*arguments)
+    assert refused.code == 2
+    assert not RAW.search(refused.err)
+    assert r"\x07" in refused.err
+
+
 @pytest.mark.usefixtures("own_registry")
 def test_a_reason_is_printed_as_it_is() -> None:
     assert call("promote", "digits", 2, "--reason", WORDS).code == 0
@@ -204,3 +212,10 @@ def test_codes_are_read_from_the_file_that_was_named(in_shop: Shop, tmp_path: Pa
     with np.load(tmp_path / "codes.NPZ") as codes:
         assert codes["codes"].shape == (1, 2)
     assert json.dumps(told)
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_reason_that_is_no_unicode_is_kept() -> None:
+    told = call("promote", "digits", 2, "--reason", "caf\udce9")
+    assert told.code == 0, told.err
+    assert r"caf\udce9" in call("history", "digits").out
