@@ -4,6 +4,7 @@ MLflow's own server answers an error with a stack trace, and runs the source tha
 runs the installed library and reads nothing of the model but config.json and weights.safetensors.
 
 POST /invocations  {"inputs": [...], "params": {"mode": "embed"}} -> {"predictions": [...]}, or {"error": "..."}
+                   Where images were sent, the answer also says how their pixels were read: "range": "unit" or "bytes"
                    "instances" is the same as "inputs"; a data frame is {"dataframe_split": {"data": [...]}}
 GET  /ping, /health, /version
 """
@@ -24,7 +25,6 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -32,7 +32,7 @@ from starlette.types import Receive, Scope, Send
 from aemodels.config import UserError
 from aemodels.connections import Connection, EvictedError, Room
 from aemodels.models.base import GenerativeModel
-from aemodels.serving import MODES, Question, answer
+from aemodels.serving import MODES, Question, answer, as_numbers, range_of
 
 PORT = 5001
 MOST_IMAGES = 1000  # in one request
@@ -274,15 +274,16 @@ def respond(model: GenerativeModel, limits: Limits, body: bytearray) -> str:
         raise HTTPException(400, f"n={str(question.n)[:20]}: from 1 to {limits.images} images in one request")
     if len(inputs) > limits.images:
         raise HTTPException(413, f"{len(inputs)} inputs; send at most {limits.images} in one request")
+    told = ""
     try:
+        if question.mode in MODES:
+            inputs = as_numbers(inputs, "codes" if question.mode == "decode" else "images")
         predictions = answer(model, inputs, question)
+        if question.mode in MODES and question.mode != "decode":
+            told = f', "range": "{range_of(inputs, question.range)}"'
     except UserError as error:
         raise HTTPException(400, str(error)) from None
     if not np.isfinite(predictions).all():
         raise HTTPException(400, "the model's answer is not finite; send values as they occur in training")
-    return _text(predictions)
-
-
-def _text(predictions: NDArray[np.float32]) -> str:
-    """Row by row, so that other threads get their turn."""
-    return f'{{"predictions": [{", ".join(json.dumps(row.tolist()) for row in predictions)}]}}'
+    rows = ", ".join(json.dumps(row.tolist()) for row in predictions)  # one by one: other threads get their turn
+    return f'{{"predictions": [{rows}]{told}}}'

@@ -39,6 +39,7 @@ FILES = {
 }  # of a packed model, by MLflow's names
 CHUNK = 500  # images at once: enough for speed, little enough for memory
 MOST_GENERATED = 10_000  # images in one answer: 30 MB of grey 28 x 28 ones
+RANGES = ("auto", "unit", "bytes")  # of pixels: 0 to 1, whole numbers from 0 to 255, or what their type says
 _NOISE = threading.Lock()  # a process has one: two threads that draw at once would disturb each other's seed
 
 
@@ -49,6 +50,7 @@ class Question(NamedTuple):
     n: int = 16  # images to generate
     seed: int = 0  # of the noise of generated images
     label: int = -1  # number of the class of generated and decoded images; -1: any
+    range: str = "auto"  # of the pixels of images that are given, one of RANGES
 
 
 def answer(model: GenerativeModel, inputs: Any, question: Question) -> NDArray[np.float32]:
@@ -61,7 +63,8 @@ def answer(model: GenerativeModel, inputs: Any, question: Question) -> NDArray[n
     score        images -> mean squared error (N,) of their reconstruction, on pixels in [0, 1]
 
     Args:
-        inputs: images (N, C, H, W), or (N, H, W) if they are grey: integers 0 to 255, or floats 0 to 1.
+        inputs: images (N, C, H, W), or (N, H, W) if they are grey. Integers run from 0 to 255, other numbers from 0 to
+            1, unless the question's range says otherwise; see `range_of`.
 
     Raises:
         UserError: the mode, a number, or the shape or range of the inputs is wrong.
@@ -72,7 +75,10 @@ def answer(model: GenerativeModel, inputs: Any, question: Question) -> NDArray[n
         raise UserError(f"mode={question.mode}: unknown; choose one of {', '.join([*MODES, 'generate'])}")
     if not isinstance(model, Autoencoder):
         raise UserError(f"mode={question.mode}: this model has no encoder; it knows mode=generate only")
-    x = read_codes(inputs, model.latent_dim) if question.mode == "decode" else read_images(inputs, model.image_shape)
+    if question.mode == "decode":
+        x = read_codes(inputs, model.latent_dim)
+    else:
+        x = read_images(inputs, model.image_shape, question.range)
     with torch.inference_mode():
         parts = [MODES[question.mode](model, part.to(model.device), question) for part in x.split(CHUNK)]
         return _plain(torch.cat(parts))
@@ -138,16 +144,19 @@ def answer_like(model: Autoencoder, inputs: Any, question: Question) -> NDArray[
         UserError: a number is wrong, or the images are not of its shape.
     """
     _check(question)
-    x = read_images(inputs, model.image_shape).to(model.device)
+    x = read_images(inputs, model.image_shape, question.range).to(model.device)
     with _NOISE, torch.no_grad(), seeded(question.seed):
         return _plain(model.sample_like(x, question.n, question.seed))
 
 
-def assumed_classes(model: Autoencoder, inputs: Any) -> list[int]:
+def assumed_classes(model: Autoencoder, inputs: Any, pixels: str = "auto") -> list[int]:
     """The class of each image, which nobody says: a conditional model assumes the one of its best bound. Empty for
     other models.
+
+    Args:
+        pixels: their range, one of RANGES.
     """
-    x = read_images(inputs, model.image_shape).to(model.device)
+    x = read_images(inputs, model.image_shape, pixels).to(model.device)
     with torch.inference_mode():
         found = [model.classify(part) for part in x.split(CHUNK)]
     return [label for y in found if y is not None for label in y.tolist()]
@@ -168,13 +177,16 @@ def labels(model: GenerativeModel, label: int, n: int) -> Tensor | None:
     return torch.full((n,), label, device=model.device)
 
 
-def read_images(inputs: Any, image_shape: ImageShape) -> Tensor:
+def read_images(inputs: Any, image_shape: ImageShape, pixels: str = "auto") -> Tensor:
     """Images of a request -> (N, C, H, W), float32 in [0, 1].
 
+    Args:
+        pixels: their range, one of RANGES.
+
     Raises:
-        UserError: their shape, type or range is wrong.
+        UserError: their shape, type or range is wrong, or their range is not known.
     """
-    array = _numbers(inputs, "images")
+    array = as_numbers(inputs, "images")
     if array.ndim == 3 and image_shape[0] == 1:
         array = array[:, None]
     if array.ndim != 4 or array.shape[1:] != image_shape or not len(array):
@@ -185,13 +197,39 @@ def read_images(inputs: Any, image_shape: ImageShape) -> Tensor:
         raise UserError(
             f"images of shape {np.shape(inputs)}: this model takes (N, {channels}, {side[0]}, {side[1]}){or_grey}{hint}"
         )
-    if array.dtype.kind in "iu":
-        low, high, unit = 0, 255, "integer pixels run from 0 to 255"
-    else:
-        low, high, unit = 0, 1, "pixels that are no integers run from 0 to 1; divide by 255, or send integers"
-    if array.min() < low or array.max() > high:
-        raise UserError(f"images with pixels from {array.min():g} to {array.max():g}: {unit}")
-    return torch.from_numpy(array.astype(np.float32) / np.float32(high))
+    most, low, high = (1 if range_of(array, pixels) == "unit" else 255), array.min(), array.max()
+    if low < 0 or high > most:
+        told = f"range={pixels}: pixels run from 0 to {most}"
+        if pixels == "auto":
+            no_bytes = "pixels that are no integers run from 0 to 1; divide by 255, or send range=bytes"
+            told = no_bytes if most == 1 else "integer pixels run from 0 to 255"
+        raise UserError(f"images with pixels from {low:g} to {high:g}: {told}")
+    if most == 255 and array.dtype.kind == "f" and (array != np.rint(array)).any():
+        raise UserError("range=bytes: these pixels are no whole numbers; send range=unit, or leave it out")
+    return torch.from_numpy(array.astype(np.float32) / np.float32(most))
+
+
+def range_of(array: NDArray[Any], asked: str) -> str:
+    """The range in which the pixels of images are read: "unit" or "bytes".
+
+    Integers are bytes, and floats and booleans lie in [0, 1]. Integers that are all 0 or 1 could be either, as
+    JavaScript writes 1.0 as 1. They are refused: the same image must not be white in one batch and black in another.
+
+    Raises:
+        UserError: the range is unknown, or the pixels could be of either.
+    """
+    if asked not in RANGES:
+        raise UserError(f"range={asked}: unknown; choose one of {', '.join(RANGES)}")
+    if asked != "auto":
+        return asked
+    if array.dtype.kind not in "iu":
+        return "unit"
+    if array.size and array.min() >= 0 and array.max() == 1:
+        raise UserError(
+            "images whose pixels are all 0 or 1, as integers: is 1 white, or nearly black? "
+            "Send range=unit if it is white, range=bytes if white is 255"
+        )
+    return "bytes"
 
 
 def read_codes(inputs: Any, latent_dim: int) -> Tensor:
@@ -200,7 +238,7 @@ def read_codes(inputs: Any, latent_dim: int) -> Tensor:
     Raises:
         UserError: they have another shape, or are no finite numbers.
     """
-    array = _numbers(inputs, "codes")
+    array = as_numbers(inputs, "codes")
     if array.ndim != 2 or array.shape[1] != latent_dim or not len(array):
         raise UserError(f"codes of shape {array.shape}: this model takes (N, {latent_dim})")
     if np.abs(array).max() > np.finfo(np.float32).max:
@@ -208,7 +246,12 @@ def read_codes(inputs: Any, latent_dim: int) -> Tensor:
     return torch.from_numpy(array.astype(np.float32))
 
 
-def _numbers(inputs: Any, what: str) -> NDArray[Any]:
+def as_numbers(inputs: Any, what: str) -> NDArray[Any]:
+    """Lists or arrays of finite numbers, as an array.
+
+    Raises:
+        UserError: they are something else.
+    """
     try:
         array = np.asarray(inputs)
     except ValueError:  # rows of different length

@@ -106,7 +106,7 @@ def _like(reference: str, given: Given, question: Question) -> NDArray[np.float3
             f"--like {given.files[0]}: one image is one code of {reference} (model.name={kind}), without a spread to "
             "draw others from; give at least two images"
         )
-    return answer_like(given.model, given.images, question)
+    return answer_like(given.model, given.images, question._replace(range="bytes"))
 
 
 def _from_prior(reference: str, name: str, question: Question) -> NDArray[np.float32]:
@@ -139,7 +139,7 @@ def denoise(reference: str, paths: Sequence[Path], out: Path) -> dict[str, objec
     """Writes a file for each image into a folder: what the model takes for the clean image."""
     check_folder(out)
     given = open_with_images(reference, paths)
-    clean = answer(given.model, given.images, Question("reconstruct"))
+    clean = answer(given.model, given.images, Question("reconstruct", range="bytes"))
     out.mkdir(parents=True, exist_ok=True)
     stems = [os.fsencode(file.stem)[:LONGEST_STEM].decode("utf-8", "ignore") for file in given.files]
     names = [f"{i:05d}-{stem}.png" for i, stem in enumerate(stems)]  # folders may hold the same names
@@ -160,12 +160,12 @@ def reconstruct(reference: str, paths: Sequence[Path], out: Path) -> dict[str, o
     check_file(out, ".png")
     given = open_with_images(reference, paths)
     originals = given.images[:MOST_DRAWN] / np.float32(255)
-    drawn = answer(given.model, given.images[:MOST_DRAWN], Question("reconstruct"))
+    drawn = answer(given.model, given.images[:MOST_DRAWN], Question("reconstruct", range="bytes"))
     across = min(len(drawn), ACROSS)
     rows = [part for i in range(0, len(drawn), across) for part in (drawn[i : i + across], originals[i : i + across])]
     filled = [np.concatenate([row, np.ones((across - len(row), *row.shape[1:]), np.float32)]) for row in rows]
     _save_grid(np.concatenate(filled), across, out)
-    errors = answer(given.model, given.images, Question("score"))
+    errors = answer(given.model, given.images, Question("score", range="bytes"))
     return {
         "model": reference,
         "images": len(given.images),
@@ -180,7 +180,7 @@ def embed(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]
     """Writes the codes (N, D), the files' names and, of a conditional model, the classes that it assumed."""
     check_file(out, ".npz")
     given = open_with_images(reference, paths)
-    codes = answer(given.model, given.images, Question("embed"))
+    codes = answer(given.model, given.images, Question("embed", range="bytes"))
     assumed = _assumed(given)
     columns: dict[str, Any] = {"codes": codes, "files": list(map(str, given.files))}
     with out.open("wb") as file:  # to a name, numpy may add an ending
@@ -192,7 +192,7 @@ def embed(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]
 def score(reference: str, paths: Sequence[Path]) -> list[dict[str, object]]:
     """Each file with the mean squared error of its reconstruction on pixels in [0, 1], largest first."""
     given = open_with_images(reference, paths)
-    errors = answer(given.model, given.images, Question("score"))
+    errors = answer(given.model, given.images, Question("score", range="bytes"))
     classes = [{ASSUMED: name} for name in _assumed(given)] or [{}] * len(errors)
     order = (-errors).argsort(kind="stable")
     return [{"file": str(given.files[i]), "mse": float(errors[i]), **classes[i]} for i in order]
@@ -201,7 +201,7 @@ def score(reference: str, paths: Sequence[Path]) -> list[dict[str, object]]:
 def _assumed(given: Given) -> list[str]:
     """The class that a conditional model assumed of each image, before it answered; empty for other models."""
     classes = given.loaded.card.classes
-    return [classes[label] for label in assumed_classes(given.model, given.images)]
+    return [classes[label] for label in assumed_classes(given.model, given.images, "bytes")]
 
 
 def _counted(assumed: list[str]) -> dict[str, object]:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +50,26 @@ def test_it_answers_like_the_library(server: Server, model: GenerativeModel) -> 
         np.testing.assert_allclose(told, answer(model, None, Question("generate", 3, 7)), atol=1e-6)
 
 
+def test_an_answer_says_how_pixels_were_read(server: Server) -> None:
+    """Black-and-white images of JavaScript, which writes 1 for 1.0, are not silently read as nearly black ones."""
+    floats = (PICTURES > 127).astype(float).tolist()
+    integers = (PICTURES > 127).astype(int).tolist()
+
+    def score(images: Any, **params: str) -> Any:
+        return json.loads(server.send(json.dumps({"inputs": images, "params": {"mode": "score"} | params})).text)
+
+    assert score(floats)["range"] == "unit"
+    assert score(PICTURES.tolist())["range"] == "bytes"
+    assert "is 1 white, or nearly black?" in score(integers)["error"]
+    assert score(integers, range="unit") == score(floats)
+    dark = score(integers, range="bytes")
+    assert dark["range"] == "bytes"
+    assert dark["predictions"] != score(floats)["predictions"]
+    for mode in ("decode", "generate"):
+        body = json.dumps({"inputs": [[0, 0, 1]], "params": {"mode": mode, "n": 1}})
+        assert list(json.loads(server.send(body).text)) == ["predictions"]
+
+
 def test_it_says_that_it_is_there(server: Server) -> None:
     for path in ("/ping", "/health"):
         assert server.send(None, method="GET", path=path) == (200, "\n")
@@ -62,6 +83,8 @@ def test_mlflow_asks_it_as_its_own_server(server: Server, model: GenerativeModel
     client = ScoringServerClient("127.0.0.1", server.port)  # type: ignore[no-untyped-call]
     client.ping()
     codes = answer(model, PICTURES, Question("embed"))
+    told = client.invoke(PICTURES, {"mode": "embed"}).get_predictions(predictions_format="ndarray")
+    np.testing.assert_allclose(told, codes, atol=1e-6)
     told = client.invoke(codes, {"mode": "decode"}).get_predictions(predictions_format="ndarray")
     np.testing.assert_allclose(told, answer(model, codes, Question("decode")), atol=1e-6)
 

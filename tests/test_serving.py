@@ -23,7 +23,7 @@ from aemodels.config import UserError
 from aemodels.models.base import GenerativeModel
 from aemodels.promotion import Decision
 from aemodels.registry import conclude, register
-from aemodels.serving import CHUNK, MOST_GENERATED, Question, answer, requirements
+from aemodels.serving import CHUNK, MOST_GENERATED, RANGES, Question, answer, requirements
 from aemodels.store import Store
 from aemodels.tracking import start_run
 
@@ -63,6 +63,53 @@ def test_bytes_floats_and_lists_are_the_same_images(model: GenerativeModel) -> N
         np.testing.assert_allclose(answer(model, same, Question("embed")), expected, atol=1e-6)
 
 
+BLACK_AND_WHITE = np.random.default_rng(1).integers(0, 2, (4, 1, 8, 8), dtype=np.uint8)
+AS = {  # the ways in which the same image may come
+    "floats": BLACK_AND_WHITE.astype(np.float64),
+    "booleans": BLACK_AND_WHITE.astype(bool),
+    "JSON floats": BLACK_AND_WHITE.astype(float).tolist(),
+    "JSON booleans": BLACK_AND_WHITE.astype(bool).tolist(),
+    "integers": BLACK_AND_WHITE,
+    "wide integers": BLACK_AND_WHITE.astype(np.int64),
+    "JSON integers": BLACK_AND_WHITE.tolist(),
+    "one byte image": [BLACK_AND_WHITE[0].tolist(), *(BLACK_AND_WHITE[1:] * 255).tolist()],
+    "mixed numbers": [BLACK_AND_WHITE[0].tolist(), *BLACK_AND_WHITE[1:].astype(float).tolist()],
+}
+
+
+@pytest.mark.parametrize("kind", AS)
+def test_a_black_and_white_image_is_read_the_same_or_not_at_all(model: GenerativeModel, kind: str) -> None:
+    """Integers 0 and 1 are what JavaScript writes for 0.0 and 1.0; they could be two nearly black bytes, too."""
+    images = AS[kind]
+    expected = answer(model, AS["floats"], Question("score"))
+    if kind.endswith("integers"):
+        with pytest.raises(UserError, match=r"is 1 white, or nearly black\? Send range=unit .*, range=bytes"):
+            answer(model, images, Question("score"))
+        dark = answer(model, BLACK_AND_WHITE / 255, Question("score"))
+        np.testing.assert_allclose(answer(model, images, Question("score", range="bytes")), dark, rtol=1e-5)
+    if kind == "one byte image":  # bytes beside it say what it is
+        dark = answer(model, BLACK_AND_WHITE[:1] / 255, Question("score"))
+        np.testing.assert_allclose(answer(model, images, Question("score"))[:1], dark, rtol=1e-5)
+    elif kind.endswith("integers"):
+        np.testing.assert_allclose(answer(model, images, Question("score", range="unit")), expected, rtol=1e-5)
+    else:
+        np.testing.assert_allclose(answer(model, images, Question("score")), expected, rtol=1e-5)
+
+
+def test_black_is_black_in_every_range(model: GenerativeModel) -> None:
+    black = np.zeros((2, 8, 8), np.uint8)
+    for images in (black, black.tolist(), black.astype(float)):
+        for pixels in RANGES:
+            told = answer(model, images, Question("embed", range=pixels))
+            np.testing.assert_array_equal(told, answer(model, black, Question("embed")))
+
+
+def test_floats_are_bytes_where_one_says_so(model: GenerativeModel) -> None:
+    expected = answer(model, BYTES, Question("embed"))
+    told = answer(model, BYTES.astype(np.float32), Question("embed", range="bytes"))
+    np.testing.assert_array_equal(told, expected)
+
+
 def test_many_images_are_answered_like_few(model: GenerativeModel) -> None:
     many = np.tile(BYTES, (CHUNK // 5 + 1, 1, 1, 1))
     np.testing.assert_allclose(
@@ -90,6 +137,11 @@ def test_a_seed_draws_the_same_images(model: GenerativeModel) -> None:
         (BYTES.transpose(0, 2, 3, 1), Question(), "move the channels to the front"),
         (BYTES.astype(np.float32), Question(), "images with pixels from 0 to 255: pixels that are no integers run"),
         (BYTES.astype(np.int16) - 300, Question(), "integer pixels run from 0 to 255"),
+        (BYTES / 255, Question(range="bytes"), "range=bytes: these pixels are no whole numbers; send range=unit"),
+        (BYTES, Question(range="unit"), "range=unit: pixels run from 0 to 1"),
+        (BYTES * 2.0, Question(range="bytes"), "range=bytes: pixels run from 0 to 255"),
+        (BYTES, Question(range="byte"), "range=byte: unknown; choose one of auto, unit, bytes"),
+        ([[[0.5] * 8] * 7 + [[200] * 8]], Question(), "from 0.5 to 200: pixels that are no integers run from 0 to 1"),
         (np.full((1, 8, 8), np.nan), Question(), "images: 64 values are NaN or infinite"),
         ([[[1, 2], [3]]], Question(), "images: not an array"),
         (None, Question(), "images: not an array of numbers"),
@@ -115,6 +167,11 @@ def test_a_champion_is_loaded_by_mlflow(champion: str, model: GenerativeModel, m
     np.testing.assert_array_equal(served.predict(BYTES), answer(model, BYTES, Question()))
     for mode in ("embed", "score"):
         np.testing.assert_array_equal(served.predict(BYTES, {"mode": mode}), answer(model, BYTES, Question(mode)))
+    black_and_white = (BYTES > 127).astype(np.uint8)
+    told = served.predict(black_and_white, {"mode": "score", "range": "unit"})
+    np.testing.assert_array_equal(told, answer(model, BYTES > 127, Question("score")))
+    with pytest.raises(MlflowException, match="is 1 white, or nearly black"):
+        served.predict(black_and_white, {"mode": "score"})
     expected = answer(model, None, Question("generate", 3, 7))
     for nothing in (None, []):
         np.testing.assert_array_equal(served.predict(nothing, {"mode": "generate", "n": 3, "seed": 7}), expected)

@@ -141,7 +141,7 @@ def _check(
     known = _some(data.split("test").images)
     if len(images) < fewest(len(known), config):
         return None
-    space = CodeSpace(answer(model, _some(data.split("train").images), Question("embed")))
+    space = CodeSpace(answer(model, _some(data.split("train").images), Question("embed", range="bytes")))
     test, new = _score(model, known, space), _score(model, images, space)
     return _Checked(test, new, compare(test, new, config))
 
@@ -162,7 +162,8 @@ def _some(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _score(model: Autoencoder, images: NDArray[np.uint8], space: CodeSpace) -> Scores:
-    return Scores(answer(model, images, Question("score")), space.distances(answer(model, images, Question("embed"))))
+    codes = answer(model, images, Question("embed", range="bytes"))
+    return Scores(answer(model, images, Question("score", range="bytes")), space.distances(codes))
 
 
 def _unfit_reasons(unfit: Sequence[str], total: int, config: MonitoringConfig) -> tuple[str, ...]:
@@ -198,7 +199,7 @@ def _draw(
 ) -> tuple[Path, ...]:
     """The pictures of a check into its run, and into a folder where there is one."""
     order = np.argsort(-checked.new.errors)[:64]
-    reconstructed = answer(model, images[order], Question("reconstruct"))
+    reconstructed = answer(model, images[order], Question("reconstruct", range="bytes"))
     pictures = {
         "distributions": histograms(checked.test, checked.new),
         "worst": worst(images[order], reconstructed, checked.new.errors[order]),

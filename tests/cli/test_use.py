@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from commands import call, picture_folder
+from commands import call, picture_folder, save
 from PIL import Image
 
 from aemodels.checkpoint import load_model, save_card, save_weights
@@ -18,7 +18,7 @@ from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.nets import MLPConfig
 from aemodels.priors import PRIORS
-from aemodels.serving import MOST_GENERATED
+from aemodels.serving import MOST_GENERATED, Question, answer
 from aemodels.training import TrainingConfig
 from flows.options import PriorName
 
@@ -234,3 +234,12 @@ def test_a_conditional_model_needs_classes(tmp_path: Path, store: object) -> Non
     answer = call("train", *settings)
     assert answer.code == 2
     assert "model.name=cvae: needs images of several classes, these have no labels" in answer.err
+
+
+def test_a_nearly_black_file_is_no_black_and_white_one(model: Callable[[str], Path], tmp_path: Path) -> None:
+    """The pixels of files are bytes, also where all of them are 0 or 1."""
+    folder = model("ae")
+    pixels = np.random.default_rng(0).integers(0, 2, (8, 8))
+    dark = call("score", folder, save(tmp_path / "dark.png", pixels), "--json").json[0]["mse"]
+    expected = answer(load_model(folder).model, pixels[None] / 255, Question("score"))
+    assert dark == pytest.approx(float(expected[0]), rel=1e-5)
