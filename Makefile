@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-live test-stack test-browser lint ui deploy worker backup restore bench
+.PHONY: demo test test-slow test-live test-stack test-browser test-chaos lint ui deploy worker backup restore bench
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## the main job on handwritten digits
@@ -22,6 +22,9 @@ test-stack: .venv/ready  ## Docker: the image, the compose file
 
 test-browser: .venv/ready  ## the pages, in Chromium
 	$(BIN)/python -m pytest -m browser
+
+test-chaos: .venv/ready  ## an hour of faults: kill -9, servers away, a full disk; goes on where it was
+	$(BIN)/python -m pytest -m chaos -rs
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -1,0 +1,90 @@
+"""What the suite of faults shares: its rows, what undisturbed runs leave, and the two kinds of sites."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import postgres as postgres_server
+import pytest
+import team as team_servers
+from chaos.plan import LANES, SEED
+from chaos.rows import Rows
+from chaos.sites import Deployed, Embedded, Run
+from chaos.verdict import Undisturbed, undisturbed
+from team import Service
+
+DISK = "size=48m"
+
+
+@pytest.fixture(scope="session")
+def rows() -> Rows:
+    """CHAOS_SEED takes another plan; CHAOS_AGAIN=1 runs faults again that have their row for this commit."""
+    return Rows(int(os.environ.get("CHAOS_SEED", SEED)))
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Embedded:
+    """One store for all commands of the suite."""
+    return Embedded(tmp_path_factory.mktemp("embedded"))
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory, embedded: Embedded) -> dict[str, Undisturbed]:
+    """What a pipeline and a training leave to which nothing happens; on the embedded store, so by commands."""
+    site = Embedded(tmp_path_factory.mktemp("undisturbed"))
+    left = {}
+    for flow in ("train", "pipeline"):
+        run = Run(f"undisturbed-{flow}", flow)
+        site.start(run)
+        left[flow] = undisturbed(site, run)
+    shutil.copytree(site.folder / "cache", embedded.folder / "cache")
+    return left
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployed, Service]]:
+    """A team's servers with deployments, and a worker."""
+    from prefect import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    several = {"limit": LANES, "collision_strategy": "ENQUEUE"}
+    with (
+        postgres_server.running() as server,
+        team_servers.running(server, tmp_path_factory.mktemp("team")) as team,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in team.environment.items():
+            patch.setenv(name, value)
+        team.deploy(pipeline={"schedules": [], "concurrency_limit": several}, monitor={"schedules": []})
+        with (
+            temporary_settings({PREFECT_API_URL: team.environment["PREFECT_API_URL"]}),
+            get_client(sync_client=True) as client,
+            team.worker() as worker,
+        ):
+            yield Deployed(team, server, client), worker
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk of its own; skips the test where it cannot be mounted."""
+    with mounted(tmp_path / "disk") as folder:
+        yield folder
+
+
+@contextmanager
+def mounted(folder: Path) -> Iterator[Path]:
+    """A disk in memory, which only root may mount."""
+    folder.mkdir()
+    command: list[Any] = ["mount", "-t", "tmpfs", "-o", DISK, "chaos", folder]
+    if os.getuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here: that takes root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=False)

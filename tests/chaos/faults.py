@@ -1,0 +1,152 @@
+"""Faults: each starts its runs, waits for the stage, does the harm, undoes it, and judges what became of the runs."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+from chaos.plan import Fault
+from chaos.records import EPOCHS, STAGES, Signs
+from chaos.rows import Row
+from chaos.sites import Run, Site, until
+from chaos.verdict import Undisturbed, verdict
+
+SPANS = {"prepare": 2.0, "search": 1.5, "judging": 0.3, "registration": 0.25, "gate": 0.15, "start": 0.5}  # seconds
+TRIES = 3  # to hit a stage that may be over before it is seen
+SECONDS_TO_ARRIVE = 0.5  # of what was on its way to a server when its sender was killed
+DEATHS = {"SIGKILL": 1, "SIGSTOP, SIGCONT": 0}  # of the flow's process, and so restarts
+
+Harm = Callable[[], None]
+Alone = Mapping[str, Undisturbed]  # by flow
+
+
+class MissedError(Exception):
+    """The run was over before the fault."""
+
+
+def process_fault(site: Site, fault: Fault, alone: Alone) -> Row:
+    """A signal to the process that does a run's work."""
+    for attempt in range(TRIES):
+        run = a_run(site, fault, f"-{attempt}" if attempt else "")
+        site.start(run)
+        try:
+            reach(site, run, fault)
+            hit, since = _signal(site, run, fault)
+        except (MissedError, psutil.NoSuchProcess):
+            verdict(site, run, alone[run.flow], range(9))
+            continue
+        break
+    else:
+        return Row.of(fault, [], [], [f"the stage was over {TRIES} times before it was seen"])
+    site.resume(run)
+    seconds = recovered(site, {run.name: (run, hit)}, since)
+    count = DEATHS[fault.kind]
+    wrong = verdict(site, run, alone[run.flow], range(count, count + 1))
+    return Row.of(fault, [hit.stage], seconds, wrong, site, [run])
+
+
+def _signal(site: Site, run: Run, fault: Fault) -> tuple[Signs, float]:
+    """What the records hold when it had come; when it came."""
+    process = site.main(run)
+    if process is None or site.over(run):
+        raise MissedError
+    stops = fault.kind.startswith("SIGSTOP")
+    process.send_signal(signal.SIGSTOP if stops else signal.SIGKILL)
+    since = time.monotonic()
+    time.sleep(SECONDS_TO_ARRIVE)
+    hit = site.records.signs(run.name)
+    if stops:
+        time.sleep(max(0.0, fault.seconds - SECONDS_TO_ARRIVE))
+        process.send_signal(signal.SIGCONT)
+    return hit, since
+
+
+def shared_fault(site: Site, fault: Fault, alone: Alone, harm: Harm, restarts: range) -> Row:
+    """Something that several runs share is harmed, and well again when `harm` returns."""
+    other = "train" if fault.flow == "pipeline" else "pipeline"
+    runs = [a_run(site, fault, "-a"), a_run(site, fault, "-b", other)]
+    for run in runs:
+        site.start(run)
+    reach(site, runs[0], fault)
+    hit = {run.name: (run, site.records.signs(run.name)) for run in runs}
+    since = time.monotonic()
+    harm()
+    seconds = recovered(site, hit, since)
+    wrong = [f"{run.name}: {found}" for run in runs for found in verdict(site, run, alone[run.flow], restarts)]
+    return Row.of(fault, [signs.stage for _, signs in hit.values()], seconds, wrong, site, runs)
+
+
+def disk_fault(site: Site, fault: Fault, alone: Alone, store: Path) -> Row:
+    """The disk of a run's store is full for some seconds. `store` is a folder on it."""
+    run = a_run(site, fault)
+    run.environment["AEMODELS_STORE"] = str(store)
+    site.start(run)
+    reach(site, run, fault)
+    hit, since = site.records.signs(run.name), time.monotonic()
+    ballast = store / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(bytes(1 << 16)):
+            pass
+    site.stumbles(run, fault.seconds)
+    ballast.unlink()
+    site.resume(run)
+    seconds = recovered(site, {run.name: (run, hit)}, since)
+    return Row.of(fault, [hit.stage], seconds, verdict(site, run, alone[run.flow], range(2)), site, [run])
+
+
+def a_run(site: Site, fault: Fault, suffix: str = "", flow: str = "") -> Run:
+    """The run of a fault; one that is to be hit while it prepares has nothing prepared."""
+    run = Run(fault.name + suffix, flow or fault.flow)
+    if fault.stage == "prepare":
+        run.environment["AEMODELS_CACHE"] = str(site.folder / f"cache-{run.name}")
+    return run
+
+
+def reach(site: Site, run: Run, fault: Fault) -> None:
+    """Waits for the moment of the fault.
+
+    Raises:
+        MissedError: the run was over before.
+    """
+    cache = Path(run.environment.get("AEMODELS_CACHE", ""))
+
+    def reached() -> bool:
+        if fault.stage == "start":
+            return site.main(run) is not None
+        if fault.stage == "prepare":
+            return (cache / "prepared").exists()
+        signs = site.records.signs(run.name)
+        if fault.stage == "training" and signs.stage == "training":
+            return signs.epochs > fault.delay * (EPOCHS - 3)
+        return signs.stage == "end" or STAGES.index(signs.stage) >= STAGES.index(fault.stage)
+
+    looked = 0.0
+
+    def over() -> bool:
+        nonlocal looked
+        if time.monotonic() - looked < 1:
+            return False
+        looked = time.monotonic()
+        return site.over(run)
+
+    if not until(lambda: reached() or over(), pause=0.01) or site.over(run):
+        raise MissedError
+    time.sleep(fault.delay * SPANS.get(fault.stage, 0.0))
+
+
+def recovered(site: Site, hit: Mapping[str, tuple[Run, Signs]], since: float) -> list[float]:
+    """For each run that was not over: seconds from the fault to the first new sign of its work in MLflow."""
+    seconds: dict[str, float] = {}
+
+    def all_go_on() -> bool:
+        for name, (_, before) in hit.items():
+            if name not in seconds and site.records.signs(name) != before:
+                seconds[name] = time.monotonic() - since
+        return all(name in seconds or site.over(run) for name, (run, _) in hit.items())
+
+    until(all_go_on, pause=0.1)
+    return list(seconds.values())

@@ -1,0 +1,37 @@
+"""Runs a part of the plan: several faults at a time where they do not disturb each other."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+
+from chaos.plan import Fault, plan
+from chaos.rows import Row, Rows
+
+
+def run_part(part: str, rows: Rows, inflict: Callable[[Fault], Row], at_once: int = 1) -> None:
+    """Inflicts the faults of a part that have no row yet, and fails for those that left something wrong."""
+    only = {int(number) for number in os.environ.get("CHAOS_ONLY", "").split(",") if number}
+    faults = [fault for fault in plan(rows.seed) if fault.part == part and (not only or fault.number in only)]
+    again = bool(os.environ.get("CHAOS_AGAIN"))
+
+    def one(fault: Fault) -> None:
+        begun = time.monotonic()
+        try:
+            row = inflict(fault)
+        except Exception as error:
+            row = Row.of(fault, [], [], [f"the suite failed: {type(error).__name__}: {error}"])
+        rows.keep(row)
+        print(f"{time.monotonic() - begun:.0f} s: {row}", file=sys.stderr, flush=True)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        todo = [fault for fault in faults if again or not rows.has(fault)]
+        for future in [pool.submit(copy_context().run, one, fault) for fault in todo]:
+            future.result()
+    numbers = {fault.number for fault in faults}
+    wrong = {row.number: row.wrong for row in rows.read() if row.number in numbers and row.wrong}
+    assert not wrong

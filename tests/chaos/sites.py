@@ -1,0 +1,248 @@
+"""Where runs are started: commands on an embedded store, and deployments of a team's servers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+from chaos.records import EPOCHS, Records, of_file, of_postgres
+from postgres import Server
+from team import Team
+
+MARK = "CHAOS_RUN"  # the environment variable by which the processes of a run are found
+PATIENCE = 900.0  # seconds that a run may take to its end
+AGAIN = 4  # how often a command is given before it counts as one that does not end
+
+SETTINGS: dict[str, Any] = {
+    "data": {"name": "digits"},
+    "model": {"name": "vae", "latent_dim": 4, "trunk": {"name": "mlp", "widths": [32]}},
+    "training": {"epochs": EPOCHS, "images": 300, "batch_size": 16},
+    "tuning": {"trials": 2, "generation": 2, "epochs": 2, "images": 200},
+}
+
+
+@dataclass
+class Run:
+    """Work under a registered name of its own."""
+
+    name: str
+    flow: str  # pipeline or train
+    environment: dict[str, str] = field(default_factory=dict)
+    flow_run: str = ""  # Prefect's id of a deployment's run
+    commands: list[subprocess.Popen[str]] = field(default_factory=list)  # as often as it was given
+
+
+class Site(Protocol):
+    """What faults and verdicts need to know of a place."""
+
+    folder: Path
+    store: Path
+    artifacts: Path
+    records: Records
+
+    def start(self, run: Run) -> None:
+        """Begins the run."""
+
+    def main(self, run: Run) -> psutil.Process | None:
+        """The process that does the run's work; None while there is none."""
+
+    def finish(self, run: Run) -> list[str]:
+        """Waits for the run's end; what was wrong with it."""
+
+    def over(self, run: Run) -> bool:
+        """Whether the run has come to an end."""
+
+    def resume(self, run: Run) -> None:
+        """What a person does for a run that has died; a worker does it by itself."""
+
+    def stumbles(self, run: Run, seconds: float) -> None:
+        """Waits while the run meets a disk that is full."""
+
+    def restarts(self, run: Run) -> int:
+        """How often it was begun again."""
+
+    def command(self, run: Run, *arguments: str) -> subprocess.Popen[str]:
+        """Starts a command that belongs to the run; what it says is kept in a file."""
+
+
+def marked(name: str) -> list[psutil.Process]:
+    """All living processes of a run, oldest first."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK) == name and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return sorted(found, key=lambda process: process.create_time())
+
+
+# ---------------------------------------------------------------- commands
+
+
+class Embedded:
+    """Commands without any server: a store with sqlite files, and Prefect's temporary server of a pipeline."""
+
+    def __init__(self, folder: Path, store: Path | None = None) -> None:
+        self.folder, self.store = folder, store or folder / "store"
+        self.artifacts = self.store / "artifacts"
+        prefect = of_file(folder / "prefect" / "prefect.db")
+        self.records = Records(of_file(self.store / "mlflow.db"), of_file(self.store / "optuna.db"), prefect)
+
+    def environment(self, run: Run) -> dict[str, str]:
+        """Of the run's commands."""
+        own = {
+            "AEMODELS_STORE": str(self.store),
+            "AEMODELS_CACHE": str(self.folder / "cache"),
+            "PREFECT_HOME": str(self.folder / "prefect"),
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "passive",
+        }
+        return {**own, **run.environment}
+
+    def command(self, run: Run, *arguments: str) -> subprocess.Popen[str]:
+        return _command(self.folder, run, self.environment(run), *arguments)
+
+    def start(self, run: Run) -> None:
+        run.commands.append(self.command(run, run.flow, "--json", *dotted(settings_of(run))))
+
+    def main(self, run: Run) -> psutil.Process | None:
+        with suppress(psutil.Error):
+            return psutil.Process(run.commands[-1].pid)
+        return None
+
+    def over(self, run: Run) -> bool:
+        return run.commands[-1].poll() is not None
+
+    def finish(self, run: Run) -> list[str]:
+        """Gives the command again until it ends well, as a person does."""
+        while (code := run.commands[-1].wait(timeout=PATIENCE)) != 0:
+            if len(run.commands) == AGAIN:
+                return [f"the command ended {AGAIN} times, the last time with exit code {code}: {self.said(run)}"]
+            self.start(run)
+        return []
+
+    def resume(self, run: Run) -> None:
+        if until(lambda: self.over(run), 5) and run.commands[-1].returncode:
+            self.start(run)
+
+    def stumbles(self, run: Run, seconds: float) -> None:
+        """A command ends, with a word for a person."""
+        until(lambda: self.over(run), 60 + seconds)
+
+    def said(self, run: Run) -> str:
+        """The last words of the run's commands."""
+        return (self.folder / f"{run.name}.log").read_text()[-300:].strip()
+
+    def restarts(self, run: Run) -> int:
+        return len(run.commands) - 1
+
+
+def _command(folder: Path, run: Run, environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[str]:
+    """A command of the run's; what it says is kept in a file."""
+    with (folder / f"{run.name}.log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", *arguments],
+            stdout=log,
+            stderr=log,
+            text=True,
+            env={**os.environ, **environment, MARK: run.name},
+            start_new_session=True,
+        )
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """The same for every run but for its name."""
+    return {**SETTINGS, "registry": {"name": run.name}}
+
+
+def dotted(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """As a command takes them."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={value}".replace(" ", "")
+
+
+# ---------------------------------------------------------------- deployments
+
+
+class Deployed:
+    """Runs of deployments on a team's servers, which a worker starts."""
+
+    def __init__(self, team: Team, server: Server, client: Any) -> None:
+        self.team, self.server, self.client = team, server, client
+        self.folder, self.store, self.artifacts = team.folder, team.folder / "store", team.folder / "artifacts"
+        self.records = Records(*(of_postgres(server, name) for name in ("mlflow", "optuna", "prefect")))
+        self.deployments = {
+            flow: client.read_deployment_by_name(f"{flow}/{flow}").id for flow in ("pipeline", "train", "rollback")
+        }
+
+    def start(self, run: Run) -> None:
+        self.ask(run, run.flow, {"settings": settings_of(run)})
+
+    def ask(self, run: Run, flow: str, parameters: dict[str, Any]) -> None:
+        """Begins a run of a deployment."""
+        variables = {"env": {**run.environment, MARK: run.name}}
+        made = self.client.create_flow_run_from_deployment(
+            self.deployments[flow], parameters=parameters, job_variables=variables
+        )
+        run.flow_run = str(made.id)
+
+    def main(self, run: Run) -> psutil.Process | None:
+        """The youngest process of the run's whose parent is none of it."""
+        found = marked(run.name)
+        ids = {process.pid for process in found}
+        with suppress(psutil.Error):
+            return next((process for process in reversed(found) if process.ppid() not in ids), None)
+        return None
+
+    def state(self, run: Run) -> tuple[str, int]:
+        """Prefect's name of the run's state, and how often it has been running."""
+        ((name, count),) = self.records.prefect(
+            "SELECT state_name, run_count FROM flow_run WHERE CAST(id AS text) = ?", run.flow_run
+        )
+        return str(name), int(count)
+
+    def over(self, run: Run) -> bool:
+        return self.state(run)[0] in ("Completed", "Failed", "Cancelled")
+
+    def finish(self, run: Run) -> list[str]:
+        end = time.monotonic() + PATIENCE
+        while not self.over(run) and time.monotonic() < end:
+            time.sleep(0.5)
+        name, _ = self.state(run)
+        return [] if name == "Completed" else [f"the run is {name} in Prefect"]
+
+    def resume(self, run: Run) -> None:
+        """The worker does."""
+
+    def stumbles(self, run: Run, seconds: float) -> None:
+        """A task is tried again."""
+        time.sleep(seconds)
+
+    def restarts(self, run: Run) -> int:
+        return self.state(run)[1] - 1
+
+    def command(self, run: Run, *arguments: str) -> subprocess.Popen[str]:
+        return _command(self.folder, run, {**self.team.environment, **run.environment}, *arguments)
+
+
+# ---------------------------------------------------------------- waiting
+
+
+def until(reached: Callable[[], bool], seconds: float = PATIENCE, pause: float = 0.02) -> bool:
+    """Whether it was reached in that time."""
+    end = time.monotonic() + seconds
+    while not reached():
+        if time.monotonic() > end:
+            return False
+        time.sleep(pause)
+    return True
