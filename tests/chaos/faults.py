@@ -15,7 +15,7 @@ from chaos.rows import Row
 from chaos.sites import Run, Site, until
 from chaos.verdict import Undisturbed, verdict
 
-SPANS = {"prepare": 2.0, "search": 1.5, "judging": 0.3, "registration": 0.25, "gate": 0.15, "start": 0.5}  # seconds
+SPANS = {"prepare": 2.0, "search": 1.5, "judging": 0.3, "registration": 0.25, "gate": 0.8, "start": 0.5}  # seconds
 TRIES = 3  # to hit a stage that may be over before it is seen
 SECONDS_TO_ARRIVE = 0.5  # of what was on its way to a server when its sender was killed
 DEATHS = {"SIGKILL": 1, "SIGSTOP, SIGCONT": 0}  # of the flow's process, and so restarts
@@ -133,7 +133,7 @@ def reach(site: Site, run: Run, fault: Fault) -> None:
         looked = time.monotonic()
         return site.over(run)
 
-    if not until(lambda: reached() or over(), pause=0.01) or site.over(run):
+    if not until(lambda: reached() or over(), pause=0.02) or site.over(run):
         raise MissedError
     time.sleep(fault.delay * SPANS.get(fault.stage, 0.0))
 

@@ -27,7 +27,8 @@ SIGNS = """
 SELECT
  (SELECT count(*) FROM logged_models m WHERE m.experiment_id = e.experiment_id),
  (SELECT count(*) FROM model_versions v WHERE v.name = e.name),
- (SELECT count(*) FROM model_version_tags t WHERE t.name = e.name AND t.key = 'gate.decision'),
+ (SELECT count(*) FROM model_version_tags t WHERE t.name = e.name AND t.key LIKE 'gate.%'),
+ (SELECT count(*) FROM registered_model_aliases a WHERE a.name = e.name AND a.alias = 'champion'),
  (SELECT count(*) FROM metrics JOIN runs r USING (run_uuid)
   WHERE r.experiment_id = e.experiment_id AND key NOT LIKE 'system/%'),
  (SELECT coalesce(max(step), 0) FROM metrics JOIN runs r USING (run_uuid) JOIN tags k USING (run_uuid)
@@ -45,7 +46,8 @@ class Signs(NamedTuple):
 
     models: int = 0  # of MLflow's logged models
     versions: int = 0
-    decisions: int = 0  # of the gate
+    verdict: int = 0  # tags of the gate's
+    champions: int = 0
     points: int = 0  # of all metrics but the machine's
     epochs: int = 0  # tracked of the training
     search: str | None = None  # the status of its run, None before
@@ -54,7 +56,7 @@ class Signs(NamedTuple):
     @property
     def stage(self) -> str:
         """The stage that the work is in; `end` is the time after the gate."""
-        if self.decisions:
+        if self.champions:
             return "end"
         if self.training == "FINISHED":
             return "gate"

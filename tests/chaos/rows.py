@@ -6,6 +6,7 @@ import json
 import platform
 import statistics
 import subprocess
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -81,6 +82,7 @@ class Rows:
         self.seed, self.commit = seed, commit()
         self.folder = ROOT / "build" / "chaos" / f"{self.commit}-{seed}"
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._alone = threading.Lock()
 
     def has(self, fault: Fault) -> bool:
         """Whether the fault has its row."""
@@ -88,8 +90,9 @@ class Rows:
 
     def keep(self, row: Row) -> None:
         """Adds the row; writes the table anew."""
-        self._file(row.number).write_text(json.dumps(asdict(row), indent=1))
-        self.write()
+        with self._alone:  # faults are inflicted from several threads
+            self._file(row.number).write_text(json.dumps(asdict(row), indent=1))
+            self.write()
 
     def read(self) -> list[Row]:
         """All rows so far."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 from chaos.sites import Run, Site, marked, until
 from filelock import FileLock, Timeout
 
@@ -165,7 +167,9 @@ def flow_runs(site: Site, run: Run) -> list[tuple[str, str, str]]:
 def _processes(run: Run) -> Iterator[str]:
     if not until(lambda: not marked(run.name), SECONDS_TO_LEAVE, pause=0.5):
         for process in marked(run.name):
-            yield f"a process is left: {process.pid} {' '.join(process.cmdline())[-120:]}"
+            with suppress(psutil.Error):
+                yield f"a process is left: {' '.join(process.cmdline())[-120:]}"
+                process.kill()
 
 
 def _locks(site: Site, run: Run) -> Iterator[str]:
