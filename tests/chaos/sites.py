@@ -152,9 +152,15 @@ def _command(folder: Path, run: Run, environment: Mapping[str, str], *arguments:
             stdout=log,
             stderr=log,
             text=True,
-            env={**os.environ, **environment, MARK: run.name},
+            env={**_clean(), **environment, MARK: run.name},
             start_new_session=True,
         )
+
+
+def _clean() -> dict[str, str]:
+    """This process's environment without the addresses of servers."""
+    addresses = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "OPTUNA_STORAGE")
+    return {name: value for name, value in os.environ.items() if name not in addresses}
 
 
 def settings_of(run: Run) -> dict[str, Any]:
