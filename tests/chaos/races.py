@@ -10,7 +10,7 @@ import psutil
 from chaos.plan import Fault
 from chaos.rows import Row
 from chaos.sites import Run, Site, dotted, marked, settings_of, until
-from chaos.verdict import flow_runs, held
+from chaos.verdict import SECONDS_TO_LEAVE, flow_runs, held
 
 ALIASES = "SELECT alias, version FROM registered_model_aliases WHERE name = ?"
 REIGNS = "SELECT key, version FROM model_version_tags WHERE name = ? AND key LIKE 'reign.%'"
@@ -73,5 +73,5 @@ def verdict(site: Site, run: Run) -> Iterator[str]:
     for _, name, state in flow_runs(site, run):
         if state not in ("Completed", "Failed", "Crashed", "Cancelled"):
             yield f"Prefect's run {name} is {state}"
-    if not until(lambda: not marked(run.name), 20, pause=0.5):
+    if not until(lambda: not marked(run.name), SECONDS_TO_LEAVE, pause=0.5):
         yield f"processes are left: {[process.pid for process in marked(run.name)]}"

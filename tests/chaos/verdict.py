@@ -16,7 +16,7 @@ import psutil
 from chaos.sites import Run, Site, marked, until
 from filelock import FileLock, Timeout
 
-SECONDS_TO_LEAVE = 20.0  # that processes have when their run has ended
+SECONDS_TO_LEAVE = 60.0  # that processes have when their run has ended
 PENDING = 1  # MLflow's number of a logged model that is being made
 
 RUNS = """
