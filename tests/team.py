@@ -1,7 +1,9 @@
 """What a team runs, for real: PostgreSQL, MLflow and Prefect on free ports of this machine, and a worker.
 
-with running(postgres, folder) as team, team.worker():
-team.deploy()
+    with running(postgres, folder) as team, team.worker():
+        team.deploy()
+
+All of it ends with its block.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ def _command(folder: Path, run: Run, environment: Mapping[str, str], *arguments:
 
 
 def _clean() -> dict[str, str]:
-    """This process's environment without the addresses of servers."""
+    """The environment of this process without the addresses of servers."""
     addresses = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "OPTUNA_STORAGE")
     return {name: value for name, value in os.environ.items() if name not in addresses}
 
