@@ -203,11 +203,11 @@ class Deployed:
         run.flow_run = str(made.id)
 
     def main(self, run: Run) -> psutil.Process | None:
-        """The youngest process of the run's whose parent is none of it."""
-        found = marked(run.name)
-        ids = {process.pid for process in found}
-        with suppress(psutil.Error):
-            return next((process for process in reversed(found) if process.ppid() not in ids), None)
+        """The youngest of the run's engines: others only look for hooks, or are its children."""
+        for process in reversed(marked(run.name)):
+            with suppress(psutil.Error):
+                if "prefect.engine" in process.cmdline():
+                    return process
         return None
 
     def state(self, run: Run) -> tuple[str, int]:
