@@ -9,12 +9,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 
+import pytest
 from chaos.plan import Fault, plan
 from chaos.rows import Row, Rows
 
 
 def run_part(part: str, rows: Rows, inflict: Callable[[Fault], Row], at_once: int = 1) -> None:
-    """Inflicts the faults of a part that have no row yet, and fails for those that left something wrong."""
+    """Inflicts the faults of a part that have no row yet, and fails for those that left something wrong.
+
+    CHAOS_ONLY=3,7 inflicts those alone; CHAOS_AGAIN=1 those too that have their row.
+    """
     only = {int(number) for number in os.environ.get("CHAOS_ONLY", "").split(",") if number}
     faults = [fault for fault in plan(rows.seed) if fault.part == part and (not only or fault.number in only)]
     again = bool(os.environ.get("CHAOS_AGAIN"))
@@ -33,5 +37,7 @@ def run_part(part: str, rows: Rows, inflict: Callable[[Fault], Row], at_once: in
         for future in [pool.submit(copy_context().run, one, fault) for fault in todo]:
             future.result()
     numbers = {fault.number for fault in faults}
-    wrong = {row.number: row.wrong for row in rows.read() if row.number in numbers and row.wrong}
-    assert not wrong
+    found = [row for row in rows.read() if row.number in numbers and row.wrong]
+    wrong = [f"{row.number}, {row.kind} ({row.planned}): {'; '.join(row.wrong)}" for row in found]
+    if wrong:
+        pytest.fail("\n".join(wrong), pytrace=False)
