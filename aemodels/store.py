@@ -195,6 +195,8 @@ def _unusable(uri: str, error: Exception) -> UserError:
     kind, remedy = UserError, "set MLFLOW_TRACKING_URI to the address of an MLflow server"
     if "out-of-date database schema" in reason:
         remedy = f"another release of MLflow wrote it: back it up and run `mlflow db upgrade {printable(uri)}`"
+    elif "error code 401" in reason:
+        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user of the server and the password"
     elif uri.startswith("sqlite") and isinstance(error, ImportError):
         remedy = "a library cannot be loaded: free memory, or install it again"
     elif uri.startswith("sqlite"):

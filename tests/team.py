@@ -9,13 +9,15 @@ All of it ends with its block.
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,7 +53,12 @@ class Service:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, stdout=log, stderr=log, env={**os.environ, **self.environment}, start_new_session=True
+                self.command,
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environment},
+                start_new_session=True,
             )
         if self.port is not None:
             within(120, self.listens, f"{self.command} on {self.port}, see {self.log}")
@@ -60,11 +67,12 @@ class Service:
         """Whether the port is this program's, and no other's that was faster."""
         assert self.process is not None
         assert self.process.poll() is None, f"ended at its start:\n{self.log.read_text()[-3000:]}"
-        return any(
-            connection.laddr.port == self.port and connection.status == psutil.CONN_LISTEN
-            for process in self.processes()
-            for connection in process.net_connections("tcp")
-        )
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):  # what a script starts may have ended by now
+                for connection in process.net_connections("tcp"):
+                    if connection.laddr.port == self.port and connection.status == psutil.CONN_LISTEN:
+                        return True
+        return False
 
     def processes(self) -> list[psutil.Process]:
         assert self.process is not None
@@ -117,6 +125,16 @@ class Team:
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
     @contextmanager
+    def client(self) -> Iterator[Any]:
+        """Prefect's, with the password."""
+        from prefect import get_client
+        from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+        known = {setting: self.environment.get(setting.name) for setting in (PREFECT_API_URL, PREFECT_API_AUTH_STRING)}
+        with temporary_settings(known), get_client(sync_client=True) as client:
+            yield client
+
+    @contextmanager
     def worker(self, name: str = "worker") -> Iterator[Service]:
         """As `make worker` starts it."""
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "aemodels", "--name", name]
@@ -139,14 +157,40 @@ class Team:
         assert done.returncode == 0, done.stderr
 
 
+def filled_in(values: Mapping[str, str]) -> dict[str, str]:
+    """What ops/team.env.example sets when a person has given these values, as a shell reads it."""
+    text = (ROOT / "ops" / "team.env.example").read_text()
+    for name, value in values.items():
+        text, found = re.subn(rf"^{name}=.*$", f"{name}={value}", text, flags=re.MULTILINE)
+        assert found == 1, name
+    command = ["sh", "-c", f"set -a; {text}\nenv -0"]
+    done = subprocess.run(command, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True)
+    variables = dict(line.split("=", 1) for line in done.stdout.split("\0") if line)
+    return {name: variables[name] for name in re.findall(r"^(\w+)=", text, flags=re.MULTILINE)}
+
+
+def documented_servers() -> dict[str, list[str]]:
+    """The commands that start the two servers, from docs/operations.md."""
+    text = (ROOT / "docs" / "operations.md").read_text()
+    section = text.partition("## Without containers\n")[2].partition("\n## ")[0]
+    commands = [line.split() for line in section.splitlines() if line.startswith("    ops/serve.sh")]
+    return {command[1]: command for command in commands}
+
+
 @contextmanager
 def running(postgres: Server, folder: Path) -> Iterator[Team]:
-    """Both servers, started; they end with the block."""
-    ports = {"mlflow": free_port(), "prefect": free_port()}
-    environment = {
-        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{ports['mlflow']}",
-        "PREFECT_API_URL": f"http://127.0.0.1:{ports['prefect']}/api",
-        "OPTUNA_STORAGE": postgres.url("optuna"),
+    """Both servers, started as docs/operations.md has it without containers; they end with the block."""
+    for database in ("mlflow", "prefect", "optuna"):
+        postgres.url(database)
+    values = {
+        "TEAM_PASSWORD": secrets.token_hex(16),
+        "PGPASSWORD": postgres.password,
+        "POSTGRES": f"tester@127.0.0.1:{postgres.port}",
+        "TEAM_FOLDER": str(folder),
+        "MLFLOW_PORT": str(free_port()),
+        "PREFECT_PORT": str(free_port()),
+    }
+    environment = filled_in(values) | {
         "AEMODELS_STORE": str(folder / "store"),
         "AEMODELS_CACHE": str(folder / "cache"),
         "PREFECT_HOME": str(folder / "prefect"),
@@ -154,32 +198,19 @@ def running(postgres: Server, folder: Path) -> Iterator[Team]:
         "OMP_WAIT_POLICY": "passive",
         "OMP_NUM_THREADS": "1",
         "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     if (MNIST / "MNIST").exists():
         environment["AEMODELS_DATA"] = str(MNIST)
-    mlflow = ["mlflow", "server", "--backend-store-uri", postgres.url("mlflow")]
-    mlflow += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--workers", "1"]
-    prefect = ["prefect", "server", "start", "--host", "127.0.0.1"]
-    database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": postgres.url("prefect", "postgresql+asyncpg")}
-    database["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] = "prefect.server.concurrency.lease_storage.filesystem"
-    services = [
-        Service(
-            [sys.executable, "-m", *command, "--port", str(ports[name])],
-            folder / f"{name}.log",
-            environment | database,
-            ports[name],
-        )
-        for name, command in (("mlflow", mlflow), ("prefect", prefect))
-    ]
+    servers = {
+        name: Service(command, folder / f"{name}.log", environment, int(values[f"{name.upper()}_PORT"]))
+        for name, command in documented_servers().items()
+    }
     try:
-        for service in services:
-            service.start()
+        for server in servers.values():
+            server.start()
         within(60, lambda: answers(f"{environment['MLFLOW_TRACKING_URI']}/health"), "MLflow")
         within(60, lambda: answers(f"{environment['PREFECT_API_URL']}/health"), "Prefect")
-        yield Team(*services, folder, environment)
+        yield Team(servers["mlflow"], servers["prefect"], folder, environment)
     finally:  # they have sessions of their own: nothing else would end them
-        for service in services:
-            service.stop()
+        for server in servers.values():
+            server.stop()

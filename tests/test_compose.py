@@ -35,17 +35,92 @@ def test_every_service_is_kept_up_and_kept_in(name: str) -> None:
 
 
 def test_no_secret_has_a_value() -> None:
-    for key, value in re.findall(r"^ +(\w*(?:PASSWORD|SECRET|AUTH_STRING)\w*):(.*)$", TEXT, re.MULTILINE):
-        assert value == "" or re.fullmatch(r" \$\{\w+:\?[^}]+\}", value), key
-    for key, value in re.findall(r"(\w*(?:PASSWORD|SECRET|AUTH_STRING)\w*)=(.*)", EXAMPLE):
-        assert value in ("", "...", "admin:..."), key
+    """Each is asked for: compose refuses to start without."""
+    secret = r"\w*(?:PASSWORD|SECRET|AUTH_STRING)\w*"
+    for key, value in re.findall(rf"^ +({secret}):(.*)$", TEXT, re.MULTILINE):
+        assert value == "" or re.fullmatch(r" (admin:)?\$\{\w+:\?[^}]+\}( +#.*)?", value), key
+    for text in (EXAMPLE, (ROOT / "ops" / "team.env.example").read_text()):
+        for key, value in re.findall(rf"^#?({secret})=(.*)$", text, re.MULTILINE):
+            assert value in ("", "$TEAM_PASSWORD", "admin:$TEAM_PASSWORD"), key
 
 
-def test_prefect_remembers_who_holds_a_limit() -> None:
-    """In memory, as is its default, a restart forgets it, and the limit stays taken."""
-    prefect = SERVICES["prefect"]
-    assert prefect["environment"]["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"].endswith(".filesystem")
+def test_both_servers_start_by_the_script_that_tests_start() -> None:
+    """What keeps them safe is there and not here; tests/live starts them by it."""
+    for name in ("mlflow", "prefect"):
+        assert SERVICES[name]["command"][:3] == ["sh", "/ops/serve.sh", name]
+        assert "./ops:/ops:ro" in SERVICES[name]["volumes"]
+    prefect = SERVICES["prefect"]  # who holds a limit is kept there
     assert f"prefect:{prefect['environment']['PREFECT_HOME']}" in prefect["volumes"]
+    mlflow = SERVICES["mlflow"]
+    assert f"mlflow:{mlflow['environment']['TEAM_FOLDER']}" in mlflow["volumes"]
+
+
+PASSWORDS = {"POSTGRES_PASSWORD": "postgres-Xq7", "TEAM_PASSWORD": "team-Xq7-secret"}
+
+
+def compose_command() -> list[str] | None:
+    known = (["docker", "compose"], ["docker-compose"])
+    there = (command for command in known if shutil.which(command[0]))
+    works = (command for command in there if not subprocess.run([*command, "version"], capture_output=True).returncode)
+    return next(works, None)
+
+
+def compose(folder: Path, values: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """`docker compose config`, of whichever version is there, with these values in .env."""
+    command = compose_command()
+    if command is None:
+        pytest.skip("no docker compose here: apt-get install docker-compose")
+    file = folder / "env"
+    file.write_text("\n".join(f"{name}={value}" for name, value in values.items()))
+    command += ["--project-directory", str(ROOT), "-f", str(ROOT / "docker-compose.yml"), "--env-file", str(file)]
+    clean = {name: value for name, value in os.environ.items() if name not in PASSWORDS}
+    return subprocess.run([*command, "config"], env=clean, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("missing", PASSWORDS)
+def test_compose_refuses_an_unfilled_env(missing: str, tmp_path: Path) -> None:
+    done = compose(tmp_path, PASSWORDS | {missing: ""})
+    assert done.returncode != 0
+    assert missing in done.stderr
+    assert "give it a value in .env" in done.stderr
+
+
+def test_compose_puts_no_password_into_a_command_or_an_address(tmp_path: Path) -> None:
+    done = compose(tmp_path, PASSWORDS)
+    assert done.returncode == 0, done.stderr
+    for service in yaml.safe_load(done.stdout)["services"].values():
+        holders = {name for name, value in service["environment"].items() if "Xq7" in str(value)}
+        assert all(name.endswith(("PASSWORD", "AUTH_STRING")) for name in holders)
+        assert "Xq7" not in str({**service, "environment": None})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "words"),
+    [
+        (["prefect"], {}, ["TEAM_PASSWORD", "twelve characters", "without-passwords"]),
+        (["mlflow"], {"TEAM_PASSWORD": "short"}, ["TEAM_PASSWORD", "twelve characters"]),
+        (["mlflow"], {"TEAM_PASSWORD": "long-enough-password"}, ["TEAM_FOLDER", "no such folder"]),
+        (["mlfow"], {"TEAM_PASSWORD": "long-enough-password"}, ["mlfow", "mlflow or prefect"]),
+        ([], {"TEAM_PASSWORD": "long-enough-password"}, ["mlflow or prefect"]),
+    ],
+)
+def test_a_server_that_would_be_open_by_mistake_does_not_start(
+    arguments: list[str], settings: dict[str, str], words: list[str]
+) -> None:
+    environment = {"PATH": os.environ["PATH"], **settings}
+    command = [str(ROOT / "ops" / "serve.sh"), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_no_documented_command_has_a_password_as_an_argument() -> None:
+    """Everybody on the machine sees a command's arguments; addresses with a password and -e NAME=VALUE are such."""
+    for page in ("README.md", "docs/operations.md"):
+        for line in (ROOT / page).read_text().splitlines():
+            assert not re.search(r"(-e|--env) \w*(PASSWORD|AUTH_STRING|SECRET)\w*=", line), line
+            assert not re.search(r"\w://\w+:[^@/ ]+@", line), line
+            assert '"$MLFLOW_BACKEND_STORE_URI"' not in line, line
 
 
 def test_docker_compose_1_29_takes_it() -> None:

@@ -27,15 +27,9 @@ def team(postgres: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture
 def client(team: Team, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Prefect's client; the library sees the team's servers too."""
-    from prefect import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
     for name, value in team.environment.items():
         monkeypatch.setenv(name, value)
-    with (
-        temporary_settings({PREFECT_API_URL: team.environment["PREFECT_API_URL"]}),
-        get_client(sync_client=True) as client,
-    ):
+    with team.client() as client:
         yield client
 
 

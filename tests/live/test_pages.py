@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import KEPT, started
+from chromium import KEPT, logged_in, started
 
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
 
@@ -23,9 +23,9 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def open_page(browser: Any) -> Iterator[Open]:
-    """A fresh browser's: without cookies, as a person sees it who follows a link for the first time."""
-    context = browser.new_context(viewport={"width": 1400, "height": 1000})
+def open_page(browser: Any, team: Any) -> Iterator[Open]:
+    """A fresh browser's, as a person sees it who has given the passwords and follows a link for the first time."""
+    context = logged_in(browser, team.environment)
 
     def visit(url: str) -> Any:
         page = context.new_page()

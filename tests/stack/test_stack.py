@@ -27,18 +27,12 @@ pytestmark = pytest.mark.stack
 ROOT = Path(__file__).parents[2]
 HOST = "mlflow.example.org"
 SECRET = "a-secret-that-no-image-and-no-log-may-hold"
-PASSWORDS = {
-    "POSTGRES_PASSWORD": SECRET,
-    "PREFECT_SERVER_API_AUTH_STRING": f"admin:{SECRET}",
+PASSWORDS = {"POSTGRES_PASSWORD": SECRET, "TEAM_PASSWORD": SECRET}  # what .env.example asks for
+CLIENTS = {
     "PREFECT_API_AUTH_STRING": f"admin:{SECRET}",
-    "MLFLOW_OPTIONS": "--app-name basic-auth",
-    "MLFLOW_FLASK_SERVER_SECRET_KEY": SECRET,
-    "MLFLOW_AUTH_ADMIN_USERNAME": "admin",
-    "MLFLOW_AUTH_ADMIN_PASSWORD": SECRET,
     "MLFLOW_TRACKING_USERNAME": "admin",
     "MLFLOW_TRACKING_PASSWORD": SECRET,
 }
-CLIENTS = ("PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 TRAINING = ["data.name=digits", "registry.name=stacked", 'model.trunk={"name": "mlp", "widths": [32]}']
 
 
@@ -117,7 +111,7 @@ class Stack:
         return {
             "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{ports['MLFLOW']}",
             "PREFECT_API_URL": f"http://127.0.0.1:{ports['PREFECT']}/api",
-            **{name: PASSWORDS[name] for name in CLIENTS},
+            **CLIENTS,
         }
 
 
@@ -136,7 +130,7 @@ def stack(docker: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
     for name in ("MLFLOW", "PREFECT", "POSTGRES"):
         environment[f"{name}_PORT"] = str(free_port())
     environment["PREFECT_URL"] = f"http://127.0.0.1:{environment['PREFECT_PORT']}"
-    environment |= {"MLFLOW_URL": f"https://{HOST}", "MLFLOW_HOST": HOST}  # as if behind a proxy
+    environment |= {"MLFLOW_URL": f"https://{HOST}"}  # as if behind a proxy
     if not pulled("python:3.11.14-slim-bookworm"):  # no registry: made from Debian
         run(["bash", "tests/stack/base_images.sh"])
         environment |= {"BASE_IMAGE": "aemodels-test/python", "POSTGRES_IMAGE": "aemodels-test/postgres"}
@@ -196,8 +190,8 @@ def use(stack: Stack, store: Path, model: str) -> None:
 
 
 def test_the_stack(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in CLIENTS:
-        monkeypatch.setenv(name, PASSWORDS[name])
+    for name, value in CLIENTS.items():
+        monkeypatch.setenv(name, value)
     # a training on this machine, and one by the worker
     trained = aemodels(stack, tmp_path, "train", *TRAINING, "training.epochs=2")
     settings = {"data": {"name": "digits"}, "registry": {"name": "worked"}, "training": {"epochs": 2}}
@@ -244,10 +238,9 @@ def delete_for_good(stack: Stack, run_id: str) -> None:
     client = MlflowClient(stack.clients["MLFLOW_TRACKING_URI"])
     client.delete_run(run_id)
     assert client.get_run(run_id).info.lifecycle_stage == "deleted"
-    known = {name: PASSWORDS[name] for name in CLIENTS} | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}
-    given = [text for name, value in known.items() for text in ("-e", f"{name}={value}")]
-    where = '--backend-store-uri "$MLFLOW_BACKEND_STORE_URI" --artifacts-destination "$MLFLOW_ARTIFACTS_DESTINATION"'
-    stack("exec", "-T", *given, "mlflow", "sh", "-c", f"mlflow gc {where}")
+    given = ["-e", "MLFLOW_TRACKING_URI=http://127.0.0.1:5000"]
+    database = "postgresql+psycopg://aemodels@postgres/mlflow"
+    stack("exec", "-T", *given, "mlflow", "mlflow", "gc", "--backend-store-uri", database)
     with pytest.raises(MlflowException):
         client.get_run(run_id)
 
@@ -260,7 +253,7 @@ def prefect(stack: Stack) -> Iterator[Any]:
 
     address = {
         PREFECT_API_URL: stack.clients["PREFECT_API_URL"],
-        PREFECT_API_AUTH_STRING: PASSWORDS["PREFECT_API_AUTH_STRING"],
+        PREFECT_API_AUTH_STRING: CLIENTS["PREFECT_API_AUTH_STRING"],
     }
     with temporary_settings(address), get_client(sync_client=True) as client:
         yield client
@@ -288,6 +281,7 @@ def test_pages_are_there_and_passwords_are_asked_for(stack: Stack) -> None:
     mlflow, prefect = stack.clients["MLFLOW_TRACKING_URI"], stack.environment["PREFECT_URL"]
     assert status(f"{prefect}/") == (200, "text/html; charset=utf-8")  # the page that asks for it
     assert status(f"{prefect}/api/admin/version")[0] == 401
+    assert status(urllib.request.Request(f"{prefect}/api/flow_runs/filter", data=b"{}"))[0] == 403  # without a token
     assert status(f"{mlflow}/")[0] == 401
     assert status(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=1")[0] == 401
 
