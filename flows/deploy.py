@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from aemodels.config import UserError
 from flows.answering import answering, note, under_prefect
@@ -48,6 +49,7 @@ def main(file: Annotated[Path, typer.Option(help="The deployments.")] = FILE) ->
             raise UserError("PREFECT_API_URL: not set; give the server's address, such as http://127.0.0.1:4200/api")
         plan = read_plan(file)
         with get_client(sync_client=True) as client:
+            warn_of_other_pages(client)
             make_pool(client)
             limit_gpus(client)
             for automation in (silent_runs_have_crashed(), crashed_runs_start_again(), lost_runs_start_again()):
@@ -56,6 +58,28 @@ def main(file: Annotated[Path, typer.Option(help="The deployments.")] = FILE) ->
             drop_schedules(plan, client)
         address = os.environ["PREFECT_API_URL"]
         sentence(f"deployed: {address.removesuffix('/').removesuffix('/api')}/deployments")
+
+
+def warn_of_other_pages(client: SyncPrefectClient) -> None:
+    """Says so where a page of another site, open in somebody's browser, could change the server: it is asked itself.
+
+    A changing request needs a token where the server has protection, and other pages must not be able to read one.
+    """
+    elsewhere = "https://elsewhere.example"
+    try:
+        answer = client.request("GET", "/csrf-token", params={"client": "deploy"}, headers={"Origin": elsewhere})
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != HTTPStatus.UNPROCESSABLE_ENTITY:  # Prefect's way to say that it is disabled
+            return
+    else:
+        if answer.headers.get("Access-Control-Allow-Origin") not in ("*", elsewhere):
+            return
+    note(
+        "the server at PREFECT_API_URL takes changes from pages of other sites. Such a page, open in a browser that "
+        "reaches the server, can start runs, and with them any command on a worker. Start the server by `ops/serve.sh "
+        "prefect`, or set PREFECT_SERVER_CSRF_PROTECTION_ENABLED=true and PREFECT_SERVER_CORS_ALLOWED_ORIGINS, to the "
+        "address of its own page, where it is started; docs/operations.md tells more"
+    )
 
 
 def make_pool(client: SyncPrefectClient) -> None:
