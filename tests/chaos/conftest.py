@@ -50,9 +50,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory, embedded: Embedded) -> dict[
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployed, Service]]:
     """A team's servers with deployments, and a worker."""
-    from prefect import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
     several = {"limit": LANES, "collision_strategy": "ENQUEUE"}
     with (
         postgres_server.running() as server,
@@ -62,11 +59,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployed
         for name, value in team.environment.items():
             patch.setenv(name, value)
         team.deploy(pipeline={"schedules": [], "concurrency_limit": several}, monitor={"schedules": []})
-        with (
-            temporary_settings({PREFECT_API_URL: team.environment["PREFECT_API_URL"]}),
-            get_client(sync_client=True) as client,
-            team.worker() as worker,
-        ):
+        with team.client() as client, team.worker() as worker:
             yield Deployed(team, server, client), worker
 
 
