@@ -23,6 +23,7 @@ REIGN = "reign."  # what tags of a version begin with that tell when it became c
 DECISION = "decision."  # and those of a person's decision that made no champion; each has a key of its own
 PROMOTED, REJECTED, WITHOUT_EFFECT = "promoted", "rejected", "without effect"  # what a line of the history says
 MODEL_ID = r"m-[0-9A-Za-z]+"  # MLflow's; part of a path in the cache
+REFERENCE = r"([^@/]+)(?:@([^@/]+)|/(\d+))"  # NAME@ALIAS or NAME/VERSION
 MOST_NAMED = 10  # versions, in a message
 REPORT = "report.html"  # of a run: in its folder, and among its artifacts
 METRIC, DIGEST = "test/", "data.digest"  # tags of a version: metrics begin with the first, the data is the second
@@ -192,15 +193,27 @@ def _folder(reference: str) -> Path:
     return Path(os.path.expanduser(reference.removeprefix("models:/")))  # as MLflow writes it
 
 
+def is_folder(reference: str) -> bool:
+    """Whether a reference means a run's folder, there or not, and no registered model."""
+    reference = reference.removeprefix("models:/")
+    named = re.fullmatch(REFERENCE, reference) is not None or not re.search(r"[/\\]", reference)
+    return not named or os.path.isdir(_folder(reference))
+
+
+def whole_reference(reference: str) -> str:
+    """The same model, whichever folder this runs in: a relative path starts from the current one."""
+    return str(_folder(reference).absolute()) if is_folder(reference) else reference
+
+
 def _named(reference: str, store: Store | None) -> tuple[Store, Registered]:
     """A registered model by NAME@ALIAS or NAME/VERSION.
 
     Raises:
         UserError: it is neither, or there is no such model.
     """
-    reference, folder = reference.removeprefix("models:/"), _folder(reference)
-    match = re.fullmatch(r"([^@/]+)(?:@([^@/]+)|/(\d+))", reference)
-    if os.path.isdir(folder) or (match is None and ("/" in reference or "\\" in reference)):
+    reference = reference.removeprefix("models:/")
+    match = re.fullmatch(REFERENCE, reference)
+    if is_folder(reference):
         from aemodels.modelfile import CONFIG, WEIGHTS
 
         raise UserError(

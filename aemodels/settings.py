@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from aemodels.config import SettingsError, did_you_mean
-from aemodels.data.folder import FolderConfig
+from aemodels.config import SettingsError, did_you_mean, read_text
+from aemodels.data.folder import FolderConfig, whole_paths
 from aemodels.experiment import Experiment
 from aemodels.promotion import RegistryConfig
 from aemodels.tuning import TuningConfig
@@ -40,6 +40,30 @@ class Settings(Experiment):
         """
         if self.registry.name is None and isinstance(self.data, FolderConfig):
             raise SettingsError("registry.name: a model of images from folders needs a name; give registry.name=...")
+
+
+def read_changes(arguments: Sequence[str]) -> dict[str, Any]:
+    """What a person in the current folder writes, such as data.path=photos -> settings with whole paths.
+
+    Raises:
+        SettingsError: an argument is not of the form key=value.
+    """
+    return _from_here(read_text(list(arguments)))
+
+
+def _from_here(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings of an experiment, or of the systems of a comparison, whose folders start from the current one."""
+    result: dict[str, Any] = {}
+    for name, value in settings.items():
+        key = f"{prefix}.{name}"
+        nested = isinstance(value, Mapping)
+        result[name] = _from_here(value, key) if nested else whole_paths(value) if is_data_path(key) else value
+    return result
+
+
+def is_data_path(key: str) -> bool:
+    """Whether a dotted key names folders of images: data.path, by itself or within the settings of a system."""
+    return f".{key}".endswith(".data.path")
 
 
 def presets() -> dict[str, Path]:
@@ -77,7 +101,7 @@ def known_file(name: str, known: Mapping[str, Path], asked: str) -> Path:
 
 
 def read_file(path: Path, asked: str) -> dict[str, Any]:
-    """The JSON object in a file; `asked` as in `known_file`."""
+    """The JSON object in a file, its paths from the current folder; `asked` as in `known_file`."""
     try:
         settings = json.loads(path.read_text(), object_pairs_hook=_once)
     except FileNotFoundError:
@@ -86,7 +110,7 @@ def read_file(path: Path, asked: str) -> dict[str, Any]:
         raise SettingsError(f"{asked}: not readable as JSON ({error})") from None
     if not isinstance(settings, dict):
         raise SettingsError(f"{asked}: holds no settings; a JSON object of sections is expected")
-    return settings
+    return _from_here(settings)
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

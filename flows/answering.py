@@ -129,10 +129,9 @@ def reach_prefect() -> None:
 
 def read_settings(changes: list[str] | None, preset: list[str] | None, config: Path | None) -> Settings:
     """Defaults, presets, a file and single changes, in this order."""
-    from aemodels.config import read_text
-    from aemodels.settings import load_settings
+    from aemodels.settings import load_settings, read_changes
 
-    return load_settings(read_text(changes or []), preset, config)
+    return load_settings(read_changes(changes or []), preset, config)
 
 
 def model_first(arguments: list[str]) -> tuple[str, list[str]]:
@@ -145,13 +144,13 @@ def read_evaluation_settings(
     changes: list[str] | None, preset: list[str] | None, config: Path | None
 ) -> dict[str, Any]:
     """Of a preset or file only how and on what to judge; the model is there already."""
-    from aemodels.config import read_text
+    from aemodels.settings import read_changes
 
     settings: dict[str, Any] = {}
     if preset or config:
         start = read_settings(None, preset, config)
         settings = {"data": start.data.model_dump(mode="json"), "evaluation": start.evaluation.model_dump(mode="json")}
-    return settings | read_text(changes or [])
+    return settings | read_changes(changes or [])
 
 
 def _set_environment(verbose: bool) -> None:

@@ -183,9 +183,10 @@ def evaluate(
 
         with display.bars():
             if under_prefect():
+                from aemodels.catalog import whole_reference
                 from flows.evaluate import evaluate as flow
 
-                result = flow(model, settings)
+                result = flow(whole_reference(model), settings)
             else:
                 from aemodels.steps.evaluate import evaluate as step
 

@@ -30,10 +30,10 @@ def compare(
     """Train and judge several systems on the same images."""
     with answering(v, computes=True):
         from aemodels.comparison import load_comparison
-        from aemodels.config import read_text
+        from aemodels.settings import read_changes
 
         named = [text for text in arguments or [] if "=" not in text]
-        changes = read_text([text for text in arguments or [] if "=" in text])
+        changes = read_changes([text for text in arguments or [] if "=" in text])
         comparison = load_comparison(named, changes, preset or (), seeds)
         command = _command(arguments or (), preset or (), seeds)
         from aemodels.steps.compare import check

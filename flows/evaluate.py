@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Annotated, Any
 
 from prefect import flow
+from pydantic import AfterValidator
 
+from aemodels.catalog import is_folder
 from aemodels.steps import evaluate as step
 from aemodels.steps.evaluate import Evaluated
 from flows.running import device_slot, follow, publish_metrics, step_task
+
+
+def _found_anywhere(model: str) -> str:
+    if is_folder(model) and not os.path.isabs(os.path.expanduser(model)):
+        raise ValueError(
+            f"{model} is a relative path, and a worker may start anywhere; give NAME@ALIAS, NAME/VERSION or the whole "
+            "path of a run's folder, from /"
+        )
+    return model
+
+
+Reference = Annotated[str, AfterValidator(_found_anywhere)]
 
 
 @step_task("evaluate")
@@ -20,6 +35,6 @@ def evaluate_model(model: str, changes: dict[str, Any]) -> Evaluated:
 
 
 @flow(name="evaluate")
-def evaluate(model: str, changes: dict[str, Any] | None = None) -> Evaluated:
+def evaluate(model: Reference, changes: dict[str, Any] | None = None) -> Evaluated:
     """Judges NAME@ALIAS, NAME/VERSION or a run's folder on the images it was made for, or on others."""
     return evaluate_model(model, changes or {})

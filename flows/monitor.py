@@ -42,9 +42,10 @@ def monitor(name: str, folders: list[Path], monitoring: MonitoringConfig | None 
         name: of a registered model.
         folders: of the new images, below AEMODELS_DATA unless absolute; nothing is done while they are empty.
     """
-    filled = [path for path in (data_root() / folder for folder in folders) if has_images(path)]
+    places = [data_root() / folder.expanduser() for folder in folders]
+    filled = [path for path in places if has_images(path)]
     if not filled:
-        get_run_logger().warning("no images in %s", ", ".join(str(data_root() / folder) for folder in folders))
+        get_run_logger().warning("no images in %s", ", ".join(map(str, places)))
         return None
     checked = check_images(name, filled, monitoring or MonitoringConfig())
     if checked.drift:

@@ -5,7 +5,6 @@ deploys what comes before a mistake, and a wrong parameter fails in the night.
 from __future__ import annotations
 
 import inspect
-import os
 import typing
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,8 @@ from prefect.flows import load_flow_from_entrypoint
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from aemodels.config import Config, SettingsError, UserError, did_you_mean
+from aemodels.data.folder import FolderConfig
+from aemodels.settings import is_data_path
 
 PARTS: dict[str, type[BaseModel]] = {  # of a deployment: their own keys
     "work_pool": WorkPoolConfig,
@@ -88,8 +89,9 @@ def _unknown(section: Mapping[str, Any], model: type[BaseModel], place: str) -> 
 
 
 def _wrong_parameters(deployment: Mapping[str, Any], place: str) -> Iterator[str]:
-    """Those that no run could start with; what Prefect fills in (`{{ ... }}`) is not known yet."""
-    entrypoint, given = str(deployment.get("entrypoint")), deployment.get("parameters") or {}
+    """Those that no run could start with, also of a schedule or a trigger."""
+    entrypoint = str(deployment.get("entrypoint"))
+    given = list(_given_parameters(deployment, place))
     if "{{" in entrypoint:
         return
     try:
@@ -99,11 +101,27 @@ def _wrong_parameters(deployment: Mapping[str, Any], place: str) -> Iterator[str
         yield f"{place}entrypoint={entrypoint}: cannot be loaded ({error}); give MODULE.FLOW, such as flows.train.train"
         return
     taken = inspect.signature(flow.fn).parameters
-    for name, value in given.items():
+    for key, name, value in given:
         if name not in taken:
-            yield f"{place}parameters.{name}: {flow.name} has no such parameter; {_hint(name, taken)}"
-        elif "{{" not in str(value):
-            yield from (f"{place}parameters.{name}{wrong}" for wrong in _wrong_value(hints.get(name, Any), value))
+            yield f"{key}: {flow.name} has no such parameter; {_hint(name, taken)}"
+            continue
+        known = "{{" not in str(value) and "__prefect_kind" not in str(value)  # what Prefect fills in is known later
+        wrong = list(_wrong_value(hints.get(name, Any), value)) if known else []
+        yield from (f"{key}{one}" for one in wrong)
+        if not wrong:
+            yield from _vague_folders(key, value)
+
+
+def _given_parameters(deployment: Mapping[str, Any], place: str) -> Iterator[tuple[str, str, Any]]:
+    """The place, the name and the value of each."""
+    sections = [(place, deployment)]
+    for kind in ("schedules", "triggers"):
+        listed = deployment.get(kind)
+        sections += [(f"{place}{kind}.", one) for one in (listed if isinstance(listed, list) else [])]
+    for where, section in sections:
+        given = section.get("parameters") if isinstance(section, Mapping) else None
+        for name, value in (given or {}).items():
+            yield f"{where}parameters.{name}", name, value
 
 
 def _wrong_value(hint: Any, value: Any) -> Iterator[str]:
@@ -114,27 +132,34 @@ def _wrong_value(hint: Any, value: Any) -> Iterator[str]:
             configs[0].validated(value)
         else:
             TypeAdapter(hint).validate_python(value)
-        if isinstance(value, Mapping):
-            yield from _vague_folders(value)
     except SettingsError as error:
         yield from (f".{line}" for line in str(error).splitlines())
     except ValidationError as error:
-        yield f"={value!r}: {error.errors()[0]['msg']}"
+        wrong, key = error.errors()[0], ""
+        for step in wrong["loc"]:  # it names variants of unions, too
+            if isinstance(value, Mapping) and step in value:
+                key, value = f"{key}.{step}", value[step]
+        yield f"{key}={value!r}: {wrong['msg'].removeprefix('Value error, ')}"
 
 
-def _vague_folders(section: Mapping[str, Any], place: str = "") -> Iterator[str]:
-    """Folders of images, in whatever section, that a worker would look for where it starts, or in a form that Prefect's
-    own check refuses.
+def _vague_folders(key: str, value: Any) -> Iterator[str]:
+    """Folders of images that no type has checked, as they are among free settings, or beside what Prefect fills in; and
+    those in a form that Prefect's own check refuses.
     """
-    given = section.get("path") if section.get("name") == "folder" else None
-    if isinstance(given, str):
-        yield f"{place}.path={given}: here it is a list; write path: [{given}]"
-    for folder in given if isinstance(given, list) else []:
-        if not os.path.isabs(os.path.expanduser(str(folder))):
-            yield f"{place}.path={folder}: a worker may start anywhere; give the whole path"
-    for key, inner in section.items():
-        if isinstance(inner, Mapping):
-            yield from _vague_folders(inner, f"{place}.{key}")
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _vague_folders(f"{key}.{name}", inner)
+        return
+    if not is_data_path(key):
+        return
+    if isinstance(value, str) and not value.startswith("{{"):
+        yield f"{key}={value}: here it is a list; write path: [{value}]"
+    for folder in value if isinstance(value, list) else []:
+        try:
+            if not str(folder).startswith("{{"):
+                FolderConfig.validated({"path": [folder]})
+        except SettingsError as error:
+            yield f"{key}{str(error).removeprefix('path')}"
 
 
 def _hint(key: str, known: Collection[str]) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from aemodels.config import SettingsError, list_settings, read_text
-from aemodels.settings import Settings, load_settings, presets
+from aemodels.settings import Settings, is_data_path, load_settings, presets, read_changes, read_file
 
 
 @pytest.mark.parametrize("preset", [None, *presets()])
@@ -21,6 +24,39 @@ def test_later_settings_win_and_another_variant_starts_from_its_defaults() -> No
     other = settings.override(read_text(["model=ae", "model.trunk=conv", "model.trunk.channels=[8, 16]"]))
     assert other.flat()["model.trunk.channels"] == [8, 16]
     assert "model.beta" not in other.flat()
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (["data=folder", "data.path=photos"], ["photos"]),
+        (['data={"name": "folder", "path": "photos"}'], ["photos"]),
+        (["data=folder", 'data.path=["a", "../b"]'], ["a", "../b"]),
+        (["data=folder", "data.path=/photos"], ["/photos"]),
+        (["data=folder", "data.path=~/photos"], [str(Path.home() / "photos")]),
+    ],
+)
+def test_a_person_may_name_a_folder_from_where_they_are(
+    written: list[str], meant: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = tuple((tmp_path / path).resolve() for path in meant)
+    settings, given = read_changes(written), read_text(written)
+    (tmp_path / "mine.json").write_text(json.dumps({"shared": given, "systems": {"x.y": given}}))
+    found = read_file(tmp_path / "mine.json", "mine.json")
+    monkeypatch.chdir("/")  # as a worker, which is handed the settings
+    for one in (settings, found["shared"], found["systems"]["x.y"]):
+        assert load_settings(one).data.path == here
+    for wrong in ("", "[1]", "[", "null"):
+        with pytest.raises(SettingsError, match=r"data\.path"):
+            load_settings(read_changes(["data=folder", f"data.path={wrong}"]))
+
+
+def test_every_setting_that_is_a_path_is_read_from_where_a_person_is() -> None:
+    assert [row.key for row in list_settings(Settings) if "Path" in row.type] == ["data.path"]
+    assert is_data_path("data.path")
+    with pytest.raises(SettingsError, match=r"data\.path=photos: photos is a relative path, .* give the whole path"):
+        Settings().override({"data.name": "folder", "data.path": "photos"})  # by type: no flow can be handed one
 
 
 def test_every_setting_is_described() -> None:

@@ -22,7 +22,7 @@ from flows.deploy import (
     lost_runs_start_again,
     silent_runs_have_crashed,
 )
-from flows.plan import read_plan
+from flows.plan import find_mistakes, read_plan
 from flows.running import gpu_limit
 
 PLAN: dict[str, Any] = yaml.safe_load(FILE.read_text())
@@ -50,13 +50,9 @@ def test_nothing_is_wrong_with_it() -> None:
         ({"parameters": {"settings": {"training": {"epochs": 0}}}}, ["settings.training.epochs=0", "at least 1"]),
         (
             {"parameters": {"settings": {"data": {"name": "folder", "path": ["photos"]}}}},
-            ["data.path=photos: a worker"],
+            ["settings.data.path=['photos']: photos is a relative path, and a worker may start anywhere"],
         ),
         ({"parameters": {"settings": {"data": {"name": "folder", "path": "/a"}}}}, ["data.path=/a", "path: [/a]"]),
-        (
-            {"entrypoint": "flows.pipeline.pipeline", "parameters": {"data": {"name": "folder", "path": ["photos"]}}},
-            ["parameters.data.path=photos: a worker"],
-        ),
     ],
 )
 def test_a_mistake_is_named_before_anything_is_deployed(
@@ -67,6 +63,59 @@ def test_a_mistake_is_named_before_anything_is_deployed(
     with pytest.raises(UserError) as refused:
         read_plan(file)
     assert all(word in str(refused.value) for word in words), refused.value
+
+
+FILLED_IN = "{{ prefect.variables.some }}"
+
+
+def _of_folder(*paths: str) -> dict[str, Any]:
+    return {"data": {"name": "folder", "path": list(paths)}, "registry": {"name": "own"}}
+
+
+@pytest.mark.parametrize("folder", ["photos", "./photos", "../photos", "$HOME/photos", r"C:\photos", "~nobody-here/x"])
+@pytest.mark.parametrize(
+    ("flow", "changes"),
+    [
+        ("train", lambda path: {"parameters": {"settings": _of_folder("/a", path)}}),
+        ("train", lambda path: {"parameters": {"settings": _of_folder(path) | {"training": {"epochs": FILLED_IN}}}}),
+        ("train", lambda path: {"parameters": {"settings": _of_folder(FILLED_IN, path)}}),
+        ("pipeline", lambda path: {"parameters": {"data": _of_folder(path)["data"]}}),
+        ("pipeline", lambda path: {"schedules": [{"cron": "0 2 * * *", "parameters": {"settings": _of_folder(path)}}]}),
+        ("pipeline", lambda path: {"triggers": [{"expect": ["x"], "parameters": {"settings": _of_folder(path)}}]}),
+        ("evaluate", lambda path: {"parameters": {"model": "a@b", "changes": {"data.path": [path]}}}),
+        ("evaluate", lambda path: {"parameters": {"model": "a@b", "changes": _of_folder(path)}}),
+        (
+            "compare",
+            lambda path: {"parameters": {"comparison": {"shared": _of_folder(path), "systems": {"a": {}, "b": {}}}}},
+        ),
+        (
+            "compare",
+            lambda path: {
+                "parameters": {
+                    "comparison": {
+                        "systems": {
+                            name: {"data.name": "folder", "data.path": [path], "registry.name": "x"} for name in "ab"
+                        }
+                    }
+                }
+            },
+        ),
+    ],
+)
+def test_a_relative_folder_is_refused_wherever_it_is_given(flow: str, changes: Any, folder: str) -> None:
+    plan = {**PLAN, "deployments": [{"name": "one", "entrypoint": f"flows.{flow}.{flow}", **changes(folder)}]}
+    (mistake,) = find_mistakes(plan)
+    assert f"{folder} is a relative path, and a worker may start anywhere; give the whole path, from /" in mistake
+    assert "data.path" in mistake
+    assert not list(find_mistakes({**plan, "deployments": [{**plan["deployments"][0], **changes("~/photos")}]}))
+
+
+@pytest.mark.parametrize(("model", "refused"), [("mlruns/runs/abc", True), ("/runs/abc", False), ("digits/3", False)])
+def test_a_relative_folder_of_a_model_is_refused(model: str, refused: bool) -> None:
+    plan = {**PLAN, "deployments": [{**DEPLOYMENTS["evaluate"], "parameters": {"model": model}}]}
+    mistakes = list(find_mistakes(plan))
+    assert len(mistakes) == refused, mistakes
+    assert all(f"{model} is a relative path" in mistake for mistake in mistakes)
 
 
 def test_what_prefect_fills_in_is_not_judged(tmp_path: Path) -> None:

@@ -339,6 +339,35 @@ def _counted(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[st
     return calls
 
 
+@pytest.mark.usefixtures("own_store")
+def test_a_relative_folder_is_refused_at_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker starts in a temporary folder, where a person's `photos` never lies."""
+    from prefect.exceptions import ParameterTypeError, PrefectHTTPStatusError
+    from prefect.flows import load_flow_from_entrypoint
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    own: dict[str, Any] = {"data": {"name": "folder", "path": ["photos"]}, "registry": {"name": "own"}}
+    given: dict[str, dict[str, Any]] = {
+        "prepare": {"settings": own},
+        "tune": {"settings": own},
+        "train": {"settings": own},
+        "promote": {"settings": own},
+        "pipeline": {"settings": {}, "data": own["data"]},
+        "compare": {"comparison": {"shared": own, "systems": {"a": "conv-vae", "b": {}}}},
+        "evaluate": {"model": "photos/"},
+    }
+    words = "photos/? is a relative path, and a worker may start anywhere"
+    for name, parameters in given.items():
+        with pytest.raises(ParameterTypeError, match=words):
+            load_flow_from_entrypoint(f"flows.{name}.{name}")(**parameters)
+    for name in ("train", "pipeline"):  # the form, and `prefect deployment run`
+        deployment = load_flow_from_entrypoint(f"flows.{name}.{name}").to_deployment("one", work_pool_name=None).apply()
+        with get_client(sync_client=True) as client, pytest.raises(PrefectHTTPStatusError, match="data") as refused:
+            client.create_flow_run_from_deployment(deployment, parameters={"settings": own, **given[name]})
+        assert refused.value.response.status_code == 409
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_store")
 def test_single_commands_run_as_flows_where_there_is_a_server() -> None:

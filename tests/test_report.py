@@ -129,7 +129,7 @@ def test_settings_that_differ_from_the_defaults() -> None:
         "model.latent_dim": "3",
         "training.epochs": "7",
     }
-    folder = {"name": "folder", "path": ["a"], "image_size": 8}
+    folder = {"name": "folder", "path": ["/a"], "image_size": 8}
     assert {"data.name", "data.path", "data.image_size"} == changed(data=folder).keys()
     rows = list(setting_rows(Experiment()))
     assert [row.key for row in rows] == list(Experiment().flat())

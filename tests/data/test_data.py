@@ -39,7 +39,8 @@ def test_union_reads_every_source_by_name() -> None:
     adapter: TypeAdapter[Any] = TypeAdapter(DataConfig)
     for name in ("digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "sprites"):
         assert adapter.validate_python({"name": name}).name == name
-    assert adapter.validate_python({"name": "folder", "path": "x"}).path == (Path.cwd() / "x",)
+    assert adapter.validate_python({"name": "folder", "path": "/a/../x"}).path == (Path("/x"),)
+    assert adapter.validate_python({"name": "folder", "path": "~/x"}).path == (Path.home() / "x",)
 
 
 def test_settings_are_explained() -> None:
