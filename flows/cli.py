@@ -78,10 +78,11 @@ def pipeline(
 
         check(settings)
         reach_prefect()  # without one Prefect starts a server for a while
+        from flows.attempts import run_here
         from flows.pipeline import pipeline as flow
 
         with display.bars():
-            result = flow(settings)
+            result = run_here(flow, settings)
         reports.pipeline(result, json)
 
 
@@ -96,9 +97,10 @@ def prepare(
 
         with display.bars():
             if under_prefect():
+                from flows.attempts import run_here
                 from flows.prepare import prepare as flow
 
-                result = flow(settings)
+                result = run_here(flow, settings)
             else:
                 from aemodels.steps.prepare import prepare as step
 
@@ -120,9 +122,10 @@ def tune(
 
         with display.bars():
             if under_prefect():
+                from flows.attempts import run_here
                 from flows.tune import tune as flow
 
-                result = flow(settings)
+                result = run_here(flow, settings)
             else:
                 from aemodels.steps.prepare import prepare as prepare_step
                 from aemodels.steps.tune import tune as step
@@ -151,9 +154,10 @@ def train(
 
         with display.bars():
             if under_prefect():
+                from flows.attempts import run_here
                 from flows.train import train as flow
 
-                result = flow(settings)
+                result = run_here(flow, settings)
             else:
                 from aemodels.steps.prepare import prepare as prepare_step
                 from aemodels.steps.train import train as step
@@ -184,9 +188,10 @@ def evaluate(
         with display.bars():
             if under_prefect():
                 from aemodels.catalog import whole_reference
+                from flows.attempts import run_here
                 from flows.evaluate import evaluate as flow
 
-                result = flow(whole_reference(model), settings)
+                result = run_here(flow, whole_reference(model), settings)
             else:
                 from aemodels.steps.evaluate import evaluate as step
 
@@ -309,9 +314,10 @@ def monitor(name: Name, images: ImageFiles, json: Json = False, v: Verbose = Fal
         image_files(paths)
         with display.bars():
             if under_prefect():
+                from flows.attempts import run_here
                 from flows.monitor import monitor as flow
 
-                result = flow(name, paths)
+                result = run_here(flow, name, paths)
                 assert result is not None  # there are images
             else:
                 from aemodels.steps.monitor import monitor as step

@@ -42,9 +42,10 @@ def compare(
         check(comparison)
         with display.bars():
             if under_prefect():
+                from flows.attempts import run_here
                 from flows.compare import compare as flow
 
-                result = flow(comparison, command)
+                result = run_here(flow, comparison, command)
             else:
                 from aemodels.steps.compare import compare as step
                 from aemodels.steps.prepare import prepare

@@ -33,9 +33,10 @@ def promote(
         from flows import reports
 
         if under_prefect():
+            from flows.attempts import run_here
             from flows.promote import choose
 
-            choose(name, version, reason)
+            run_here(choose, name, version, reason)
         else:
             registry.promote(open_store(), name, version, reason)
         reports.champion(registry.get(open_store(), name, version), json)
@@ -49,9 +50,10 @@ def rollback(name: Name, reason: Reason = "", json: Json = False) -> None:
         from flows import reports
 
         if under_prefect():
+            from flows.attempts import run_here
             from flows.promote import rollback as flow
 
-            flow(name, reason=reason)
+            run_here(flow, name, reason=reason)
         else:
             registry.rollback(open_store(), name, reason=reason)
         reports.champion(registry.get(open_store(), name, registry.CHAMPION), json)

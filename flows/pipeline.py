@@ -16,9 +16,10 @@ from aemodels.steps.promote import Promotion
 from aemodels.steps.recording import Result
 from aemodels.steps.train import Trained
 from aemodels.steps.tune import Tuned, check
+from flows.attempts import only_attempt
 from flows.prepare import prepare_data
 from flows.promote import pass_gate
-from flows.running import end_killed_run, only_attempt, passed
+from flows.running import passed
 from flows.train import train_model
 from flows.tune import tune_model
 
@@ -48,11 +49,8 @@ def pipeline(settings: Settings, data: DataConfig | None = None) -> Finished:
     prepared = prepare_data(settings)
     asker = str(flow_run.id)
     with only_attempt(), claimed(f"pipeline-{settings.identity(prepared.digest)}", asker) as folder:
-        notes = folder.notes()
-        group: str = notes.get("group") or asker
-        if (before := notes.get("flow_run", asker)) != asker:
-            end_killed_run(before)
-        folder.note(group=group, flow_run=asker)
+        group: str = folder.notes().get("group") or asker
+        folder.note(group=group)
         tuned = _once(folder, "tuned", Tuned, lambda: tune_model(settings, prepared, group))
         best = settings.override(tuned.best)
         trained = _once(folder, "trained", Trained, lambda: train_model(best, prepared, group))

@@ -6,13 +6,12 @@ import base64
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 import httpx
-from filelock import FileLock, Timeout
 from prefect import Task, get_client, task
 from prefect.artifacts import (
     create_image_artifact,
@@ -22,23 +21,21 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.sync import concurrency
 from prefect.events import emit_event
-from prefect.exceptions import Abort, ObjectNotFound
 from prefect.logging import get_run_logger
-from prefect.runtime import deployment, flow_run, task_run
+from prefect.runtime import flow_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-from prefect.states import Crashed
 
 from aemodels.config import UserError
 from aemodels.devices import best_device
-from aemodels.environment import store_folder, without_secrets
+from aemodels.environment import without_secrets
 from aemodels.progress import Progress, Steps, finish
 from aemodels.store import UnreachableError, is_outage
 from aemodels.training import TrainingDivergedError
 from flows import display
+from flows.attempts import for_show, only_attempt, stop_if_started_again
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -99,74 +96,6 @@ def follow(steps: Steps[T]) -> T:
         return finish(steps, show)
 
 
-@contextmanager
-def only_attempt() -> Iterator[None]:
-    """Of a flow run's attempts one works at a time on this store.
-
-    Prefect's server, back after more than a minute, takes what it has not heard of for dead and starts it again. The
-    new attempt waits here until the first, which lives, has noticed, and goes on where it was.
-    """
-    place = store_folder() / "attempts"
-    place.mkdir(parents=True, exist_ok=True)
-    path = place / f"{flow_run.id}.lock"
-    _remove_unheld(place, path)
-    with FileLock(path, thread_local=False, is_singleton=True) as lock:  # a flow may hold it around its steps
-        with _optional():
-            _stop_if_started_again()
-            if flow_run.run_count > 1:
-                _end_tasks(UUID(flow_run.id), but=task_run.id)
-        try:
-            yield
-        finally:
-            if lock.lock_counter == 1:
-                path.unlink(missing_ok=True)
-
-
-def _remove_unheld(place: Path, own: Path) -> None:
-    """Removes the locks of attempts that were killed; under the lock, so that none is removed which somebody holds."""
-    for path in place.glob("*.lock"):
-        if path == own:
-            continue
-        with suppress(Timeout, OSError), FileLock(path, timeout=0, thread_local=False):
-            path.unlink(missing_ok=True)
-
-
-def _stop_if_started_again() -> None:
-    """Ends this attempt where another one has begun; Prefect takes `Abort` as its own word and changes no state."""
-    if deployment.id is None:  # Prefect starts no such run again; and one that was paused has a higher count
-        return
-    with get_client(sync_client=True) as client:
-        begun = client.read_flow_run(UUID(flow_run.id)).run_count
-    if begun > flow_run.run_count:
-        raise Abort(f"attempt {flow_run.run_count} of this run ends: attempt {begun} has begun")
-
-
-def end_killed_run(run_id: str) -> None:
-    """Ends a flow run whose work this one has taken over: nobody tells a command's temporary server that it died."""
-    with _optional(), suppress(ObjectNotFound), get_client(sync_client=True) as client:
-        run = client.read_flow_run(UUID(run_id))
-        if run.state is not None and run.state.is_running():
-            client.set_flow_run_state(run.id, _killed(), force=True)
-            _end_tasks(run.id)
-
-
-def _end_tasks(run_id: UUID, but: str | None = None) -> None:
-    """Ends the tasks of a killed attempt, which nobody else does: of a run one task works at a time.
-
-    Args:
-        but: the task that works now.
-    """
-    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
-    with get_client(sync_client=True) as client:
-        for one in client.read_task_runs(flow_run_filter=of_run):
-            if str(one.id) != but and (one.state is None or not one.state.is_final()):
-                client.set_task_run_state(one.id, _killed(), force=True)
-
-
-def _killed() -> State[Any]:
-    return Crashed(message="Its process was killed; its work goes on elsewhere")
-
-
 class _Published:
     """Progress on Prefect's pages: an artifact per piece of work, updated now and then."""
 
@@ -181,8 +110,8 @@ class _Published:
             return
         self.last = now
         share = 100 * report.done / report.total
-        with _optional(), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # where it is away, on with the work
-            _stop_if_started_again()
+        with for_show(), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # where it is away, on with the work
+            stop_if_started_again()
             if report.work not in self.artifacts and not ended:
                 self.artifacts[report.work] = create_progress_artifact(share, description=report.work)  # type: ignore[assignment]
             elif report.work in self.artifacts:
@@ -232,26 +161,17 @@ def remember(**parameters: Any) -> None:
         client.update_flow_run(run.id, parameters=run.parameters | parameters)
 
 
-@contextmanager
-def _optional() -> Iterator[None]:
-    """Where Prefect's server is away: what only adds to its pages must not end a training, nor make it run again."""
-    try:
-        yield
-    except Exception as error:
-        get_run_logger().warning("Prefect's server did not take what is shown on its pages: %r", error)
-
-
 def publish_metrics(key: str, metrics: Mapping[str, float], url: str) -> None:
     """A table of metrics and a link to the run in MLflow."""
     rows = [{"metric": name, "value": display.text(value)} for name, value in metrics.items()]
-    with _optional():
+    with for_show():
         create_table_artifact(rows, key=f"{key}-metrics")
         create_link_artifact(url, key=f"{key}-mlflow", link_text="The run in MLflow")
 
 
 def publish_picture(key: str, picture: Path) -> None:
     """A picture, carried by the artifact itself: no other server has to be reachable."""
-    with _optional():
+    with for_show():
         create_image_artifact(picture_as_text(picture), key=f"{key}-{picture.stem}")
 
 

@@ -48,6 +48,7 @@ def test_a_run_that_was_started_again_ends_its_first_attempt(own_store: Path, mo
 
     from aemodels.progress import Progress, Steps
     from flows import running
+    from flows.attempts import only_attempt
 
     monkeypatch.setattr(running, "PUBLISH_SECONDS", 0.0)
     done: list[int] = []
@@ -77,7 +78,7 @@ def test_a_run_that_was_started_again_ends_its_first_attempt(own_store: Path, mo
         (own_store / "attempts").mkdir()
         threading.Thread(target=live, args=[own_store / "attempts" / f"{flow_run.id}.lock"]).start()
         assert begun.wait(10)
-        with running.only_attempt():
+        with only_attempt():
             assert over.is_set()
             running.follow(work())
 
@@ -193,7 +194,7 @@ def test_locks_of_killed_attempts_are_removed_and_those_of_others_kept(own_store
     from filelock import FileLock
     from prefect import flow
 
-    from flows.running import only_attempt
+    from flows.attempts import only_attempt
 
     place = own_store / "attempts"
     place.mkdir()
@@ -219,7 +220,7 @@ def test_the_tasks_of_a_killed_attempt_do_not_stay_running() -> None:
     from prefect.flow_engine import run_flow
     from prefect.states import Running
 
-    from flows.running import only_attempt
+    from flows.attempts import only_attempt
 
     @task
     def work() -> None:
@@ -237,3 +238,33 @@ def test_the_tasks_of_a_killed_attempt_do_not_stay_running() -> None:
         run_flow(attempt, flow_run=client.read_flow_run(run.id))
         assert client.read_task_run(killed.id).state.is_crashed()
         assert client.read_flow_run(run.id).state.is_completed()
+
+
+@pytest.mark.usefixtures("own_store")
+def test_the_flow_run_of_a_killed_command_does_not_stay_running() -> None:
+    """Nobody but the next command can tell Prefect's server that it is dead."""
+    from prefect import flow, task
+    from prefect.states import Running
+
+    from aemodels.process_names import own_name
+    from flows.attempts import PROCESS, run_here
+
+    @task
+    def work() -> None:
+        pass
+
+    @flow
+    def command() -> None:
+        pass
+
+    place, number, begun = own_name().rsplit(":", 2)
+    names = {"killed": f"{place}:{number}:{int(begun) - 3600}", "alive": own_name(), "elsewhere": f"x:{number}:{begun}"}
+    with get_client(sync_client=True) as client:
+        runs = {which: client.create_flow_run(command, tags=[f"{PROCESS}{name}"]) for which, name in names.items()}
+        for run in runs.values():
+            client.set_flow_run_state(run.id, Running(), force=True)
+        at_work = client.create_task_run(work, flow_run_id=runs["killed"].id, dynamic_key="0", state=Running())
+        run_here(command)
+        ended = {which for which, run in runs.items() if client.read_flow_run(run.id).state.is_crashed()}
+        assert ended == {"killed"}
+        assert client.read_task_run(at_work.id).state.is_crashed()
