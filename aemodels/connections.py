@@ -19,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 HEAD_SECONDS = 10.0  # for the head of a request to arrive, and for the last of an answer to be taken
+REST_SECONDS = 30.0  # for the rest of a refused body, which nobody looks at: many clients read no answer before
 MOST_CONNECTIONS = 500  # a process may have 1,024 open files on most systems
 
 
@@ -55,7 +56,8 @@ class Connection(H11Protocol):
         self.since = self.loop.time()
         if self.end is not None:
             self.end.cancel()
-        self.end = self.loop.call_later(HEAD_SECONDS, self._is_late)
+        refused = self.cycle is not None and self.cycle.more_body
+        self.end = self.loop.call_later(REST_SECONDS if refused else HEAD_SECONDS, self._is_late)
 
     def _is_late(self) -> None:
         if self.cycle is None or self.cycle.response_complete or self.transport.is_closing():

@@ -174,6 +174,17 @@ def test_half_a_head_is_waited_for_only_so_long(server: Server) -> None:
                 client.sendall(b"x")
 
 
+@pytest.mark.slow
+def test_a_refused_body_may_be_sent_to_its_end(server: Server) -> None:
+    """Many clients read an answer only then."""
+    with connect(server) as client:
+        client.sendall(HEAD + b"Content-Length: 24000000\r\n\r\n")
+        for _ in range(24):
+            client.sendall(b" " * 1_000_000)
+            time.sleep((HEAD_SECONDS + 2) / 24)
+        assert client.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
 # ---------------------------------------------------------------- what is not HTTP
 
 
