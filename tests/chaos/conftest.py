@@ -54,10 +54,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployed
     with (
         postgres_server.running() as server,
         team_servers.running(server, tmp_path_factory.mktemp("team")) as team,
-        pytest.MonkeyPatch.context() as patch,
     ):
-        for name, value in team.environment.items():
-            patch.setenv(name, value)
         team.deploy(pipeline={"schedules": [], "concurrency_limit": several}, monitor={"schedules": []})
         with team.client() as client, team.worker() as worker:
             yield Deployed(team, server, client), worker

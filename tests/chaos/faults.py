@@ -46,7 +46,7 @@ def process_fault(site: Site, fault: Fault, alone: Alone) -> Row:
     seconds = recovered(site, {run.name: (run, hit)}, since)
     count = DEATHS[fault.kind]
     wrong = verdict(site, run, alone[run.flow], range(count, count + 1))
-    return Row.of(fault, [hit.stage], seconds, wrong, site, [run])
+    return Row.of(fault, [run.stage(hit)], seconds, wrong, site, [run])
 
 
 def _signal(site: Site, run: Run, fault: Fault) -> tuple[Signs, float]:
@@ -77,7 +77,7 @@ def shared_fault(site: Site, fault: Fault, alone: Alone, harm: Harm, restarts: r
     harm()
     seconds = recovered(site, hit, since)
     wrong = [f"{run.name}: {found}" for run in runs for found in verdict(site, run, alone[run.flow], restarts)]
-    return Row.of(fault, [signs.stage for _, signs in hit.values()], seconds, wrong, site, runs)
+    return Row.of(fault, [run.stage(signs) for run, signs in hit.values()], seconds, wrong, site, runs)
 
 
 def disk_fault(site: Site, fault: Fault, alone: Alone, store: Path) -> Row:
@@ -95,7 +95,7 @@ def disk_fault(site: Site, fault: Fault, alone: Alone, store: Path) -> Row:
     ballast.unlink()
     site.resume(run)
     seconds = recovered(site, {run.name: (run, hit)}, since)
-    return Row.of(fault, [hit.stage], seconds, verdict(site, run, alone[run.flow], range(2)), site, [run])
+    return Row.of(fault, [run.stage(hit)], seconds, verdict(site, run, alone[run.flow], range(2)), site, [run])
 
 
 def a_run(site: Site, fault: Fault, suffix: str = "", flow: str = "") -> Run:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
-from chaos.records import EPOCHS, Records, of_file, of_postgres
+from chaos.records import EPOCHS, Records, Signs, of_file, of_postgres
 from postgres import Server
 from team import Team
 
@@ -38,6 +38,10 @@ class Run:
     environment: dict[str, str] = field(default_factory=dict)
     flow_run: str = ""  # Prefect's id of a deployment's run
     commands: list[subprocess.Popen[str]] = field(default_factory=list)  # as often as it was given
+
+    def stage(self, signs: Signs) -> str:
+        """The stage that these signs of it tell; a training alone has no gate."""
+        return "end" if self.flow == "train" and signs.stage == "gate" else signs.stage
 
 
 class Site(Protocol):
@@ -152,15 +156,9 @@ def _command(folder: Path, run: Run, environment: Mapping[str, str], *arguments:
             stdout=log,
             stderr=log,
             text=True,
-            env={**_clean(), **environment, MARK: run.name},
+            env={**os.environ, **environment, MARK: run.name},
             start_new_session=True,
         )
-
-
-def _clean() -> dict[str, str]:
-    """The environment of this process without the addresses of servers."""
-    addresses = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "OPTUNA_STORAGE")
-    return {name: value for name, value in os.environ.items() if name not in addresses}
 
 
 def settings_of(run: Run) -> dict[str, Any]:
