@@ -57,7 +57,7 @@ class Worker(ProcessWorker):
         )
         for run in await self.client.read_flow_runs(flow_run_filter=crashed):
             if run.deployment_id is not None and await self._restarts(run) < RESTARTS:
-                self._logger.warning("Flow run '%s' has crashed and was not started again: starting it", run.name)
+                self.get_flow_run_logger(run).warning("This run has crashed and was not started again: starting it")
                 await self.client.set_flow_run_state(run.id, Scheduled(message=STARTED_AGAIN))
 
     async def _restarts(self, run: FlowRun) -> int:
