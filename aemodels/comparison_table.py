@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from aemodels.config import Config
 from aemodels.metrics import METRICS
@@ -63,6 +63,8 @@ class Row(Config):
     """Of training alone."""
     validation: Score | None = None
     """Validation loss after the last epoch, nats per image, each system's own; null of adversarial models."""
+    left_out: dict[str, str] = Field(default_factory=dict)
+    """Metrics that could not be measured with one of the seeds, with the reason."""
 
 
 class Line(NamedTuple):
@@ -117,6 +119,8 @@ class Measured(Config):
     """Validation loss after the last epoch, nats per image; null of an adversarial model."""
     made_with: str = ""
     """Versions and device of its training."""
+    left_out: dict[str, str] = Field(default_factory=dict)
+    """Metrics that could not be measured, with the reason."""
 
 
 def make_table(found: Mapping[str, Sequence[Measured]], primary: str, origin: str = "") -> Table:
@@ -128,11 +132,15 @@ def make_table(found: Mapping[str, Sequence[Measured]], primary: str, origin: st
         origin: as the table has it.
     """
     order = sorted(METRICS, key=lambda name: name != primary)
-    known = {name for runs in found.values() for run in runs for name in run.metrics}
     rows = {
-        system: {name: _score([run.metrics[name] for run in runs]) for name in order if name in runs[0].metrics}
+        system: {
+            name: _score([run.metrics[name] for run in runs])
+            for name in order
+            if all(name in run.metrics for run in runs)
+        }
         for system, runs in found.items()
     }
+    known = {name for scores in rows.values() for name in scores}
     for name in known:
         having = {system: scores for system, scores in rows.items() if name in scores}
         if name not in OF_LIKELIHOOD or len({found[system][0].likelihood for system in having}) == 1:
@@ -145,6 +153,7 @@ def make_table(found: Mapping[str, Sequence[Measured]], primary: str, origin: st
                 scores=scores,
                 seconds=_score([run.seconds for run in found[system]]),
                 validation=_validation(found[system]),
+                left_out={name: why for run in found[system] for name, why in run.left_out.items()},
             )
             for system, scores in rows.items()
         ),
@@ -179,7 +188,8 @@ def _mark_best(metric: str, rows: dict[str, dict[str, Score]]) -> None:
 
 def as_markdown(table: Table, heading: str) -> str:
     """For a README: a row for each metric, a column for each system; the best of a row is bold."""
-    parts = f"# {heading}", "\n".join(_rows(table)), legend(table), table.origin
+    reasons = "\n".join(f"* {line}." for line in left_out(table))
+    parts = f"# {heading}", "\n".join(_rows(table)), legend(table), reasons, table.origin
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -196,6 +206,15 @@ def legend(table: Table) -> str:
         f"best is bold, but of nats only where all have the same likelihood; {ABSENT} where a system does not have the "
         f"metric. {validation}Seconds are those of training alone."
     )
+
+
+def left_out(table: Table) -> list[str]:
+    """Why systems lack metrics that their kind has: a line for each reason."""
+    same: dict[tuple[str, str], list[str]] = {}
+    for row in table.rows:
+        for name, why in row.left_out.items():
+            same.setdefault((name, why), []).append(row.system)
+    return [f"{name} of {', '.join(systems)} was left out: {why}" for (name, why), systems in same.items()]
 
 
 def _rows(table: Table) -> Iterator[str]:

@@ -20,6 +20,7 @@ from aemodels.config import Config
 TESTS = 3  # they share the level: errors, distances, anomalies
 BINS = 10  # of the population stability index: deciles of the test images
 RIDGE = 1e-3  # of the codes' mean variance: units that are always the same have none of their own
+PRECISION = 1e-6  # of a code's numbers: what is nearer to another, as a share of its size, counts as the same
 
 Numbers = NDArray[np.floating]
 
@@ -62,8 +63,8 @@ class CodeSpace:
 
     def __init__(self, codes: Numbers) -> None:
         z = codes.astype(np.float64)  # (N, D)
-        covariance = np.cov(z, rowvar=False).reshape(z.shape[1], z.shape[1])
-        ridge = RIDGE * np.trace(covariance) / len(covariance) + np.finfo(np.float64).tiny
+        covariance = np.cov(z, rowvar=False, ddof=min(1, len(z) - 1)).reshape(z.shape[1], z.shape[1])
+        ridge = RIDGE * np.trace(covariance) / len(covariance) + PRECISION**2 * (1 + np.square(z).mean())
         self.centre = z.mean(0)
         self.inverse_root = np.linalg.inv(np.linalg.cholesky(covariance + ridge * np.eye(len(covariance))))
 

@@ -12,6 +12,7 @@ from aemodels.pictures import FONT, WIDTH, Labels, Picture, drawn, plots, sheet
 ACROSS, WORST = 8, 16  # images
 BARS = 40
 LONGEST_TAIL = 3  # times the range of the test images
+SMALLEST_RANGE = 1e-6  # of an axis, as a share of its values: with less the bars have no width
 
 
 def histograms(test: Scores, new: Scores) -> Picture:
@@ -20,7 +21,9 @@ def histograms(test: Scores, new: Scores) -> Picture:
     names = ("mean squared error", "distance in code space")
     for axes, name, known, found in zip(panels, names, test, new, strict=True):
         low, high = min(known.min(), found.min()), max(known.max(), found.max())
-        high = min(high, known.max() + LONGEST_TAIL * (known.max() - known.min()))
+        if (spread := known.max() - known.min()) > 0:  # of test images that are all alike there is no tail to cut
+            high = min(high, known.max() + LONGEST_TAIL * spread)
+        high = max(high, low + SMALLEST_RANGE * max(1, abs(low)))
         edges = np.linspace(low, high, BARS + 1).tolist()
         axes.hist(known, edges, density=True, color="0.7", label=f"{len(known):,} test images")
         clipped = np.minimum(found, high)  # what lies further away is in the last bar

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Self
 
+import torch
 from pydantic import Field, field_validator, model_validator
 
-from aemodels.config import Config, SettingsError
+from aemodels.config import Config, SettingsError, UserError
 from aemodels.data.prepared import PreparedData
 from aemodels.evidence import Evidence, Need
 from aemodels.features import Features
+from aemodels.leaving_out import make_from, named
 from aemodels.metrics import METRICS, Direction
 from aemodels.models.base import GenerativeModel
 
@@ -78,6 +80,7 @@ class Evaluation(NamedTuple):
 
     metrics: dict[str, float]  # names as in METRICS, of those that the model and the data have
     evidence: Evidence  # what they were made from; the figures are drawn from it too
+    left_out: dict[str, str]  # metric -> why it could not be measured on these images
 
 
 def evaluate(
@@ -91,6 +94,8 @@ def evaluate(
     seen: int = 0,
 ) -> Evaluation:
     """Measures a model; the same weights give the same numbers, and nothing outside is disturbed.
+
+    A metric that fails, or for which these images are not enough, is left out with its reason.
 
     Args:
         features: None leaves out what needs them.
@@ -115,10 +120,11 @@ def evaluate(
     evidence = config.evidence(model, data, features, split, history, seen)
     if only is not None:
         _require(only, evidence)
-    wanted = METRICS if only is None else only
-    return Evaluation(
-        {name: METRICS[name].measure(evidence) for name in wanted if not lacking(name, evidence)}, evidence
-    )
+    makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in (METRICS if only is None else only)}
+    # Trials that are stacked on a GPU are stacked anew where its memory is not enough: they ask for few metrics.
+    raised = (UserError,) if only is None else (UserError, torch.OutOfMemoryError, MemoryError)
+    metrics, left_out = make_from(evidence, makers, raised)
+    return Evaluation(metrics, evidence, left_out)
 
 
 def check_primary(model: GenerativeModel, data: PreparedData, config: EvaluationConfig) -> None:
@@ -127,7 +133,8 @@ def check_primary(model: GenerativeModel, data: PreparedData, config: Evaluation
     Raises:
         SettingsError: `evaluation.primary` does not exist for this model and these data.
     """
-    _require((config.primary,), config.evidence(model, data, None, "val"), "evaluation.primary=", COMING)
+    for split in ("val", "test"):  # of the search, of the gate
+        _require((config.primary,), config.evidence(model, data, None, split), "evaluation.primary=", COMING)
 
 
 def check_likelihood(model: GenerativeModel, data: PreparedData, config: EvaluationConfig) -> None:
@@ -157,7 +164,7 @@ def _require(metrics: Collection[str], evidence: Evidence, setting: str = "", co
     for name in metrics:
         if name not in METRICS:
             raise SettingsError(f"{setting}{name}: no such metric; choose from {', '.join(METRICS)}")
-        if missing := " and ".join(lacking(name, evidence, coming)):
+        if missing := " and ".join(named(need, evidence) for need in lacking(name, evidence, coming)):
             possible = [
                 other for other, entry in METRICS.items() if entry.ranking and not lacking(other, evidence, coming)
             ]

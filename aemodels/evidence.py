@@ -29,7 +29,6 @@ from aemodels.undisturbed import undisturbed
 BATCH = 500  # images; large enough for speed, small enough for any trunk
 TRAINING_CODES = 10_000  # at most so many, by the probes, to show the spread of a code, and as examples of a class
 NOISY = 200  # images: the filters that denoisers are compared with are slow
-FEWEST_NEIGHBOURS = 10  # codes, below which a layout by neighbours means nothing
 
 Need = Literal[
     "autoencoder",
@@ -47,8 +46,11 @@ Need = Literal[
     "history",
     "seen",
     "two_dimensions",
-    "neighbours",  # more latent units than a plot has axes, and codes enough for a layout by neighbours
+    "more_dimensions",  # more latent units than a plot has axes
+    "two_images",
+    "ten_images",  # with fewer a layout by neighbours means nothing
 ]
+AMOUNTS: dict[Need, int] = {"two_images": 2, "ten_images": 10}  # images of the split: needs that more images meet
 
 
 class Codes(NamedTuple):
@@ -118,9 +120,10 @@ class Evidence:
                 return self.seen > 0
             case "two_dimensions":
                 return self.has("autoencoder") and self.model.latent_dim == 2
-            case "neighbours":
-                enough = self.data.sizes[self.split] >= FEWEST_NEIGHBOURS
-                return self.has("autoencoder") and self.model.latent_dim > 2 and enough
+            case "more_dimensions":
+                return self.has("autoencoder") and self.model.latent_dim > 2
+            case "two_images" | "ten_images":
+                return self.data.sizes[self.split] >= AMOUNTS[need]
 
     @property
     def autoencoder(self) -> Autoencoder:

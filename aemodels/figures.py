@@ -21,6 +21,7 @@ from aemodels.distributions import derived_seed
 from aemodels.evidence import Evidence, Need
 from aemodels.figures_codes import codes, codes_tsne, decode, manifold, traversals
 from aemodels.figures_requests import classes, denoising, like
+from aemodels.leaving_out import Made, make_from
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.pictures import FONT, GAP, WIDTH, Labels, Picture, drawn, plots, sheet, tile
 from aemodels.undisturbed import undisturbed
@@ -274,7 +275,7 @@ FIGURES = {
     ),
     "interpolations": FigureKind(
         interpolations,
-        ("autoencoder",),
+        ("autoencoder", "two_images"),
         "Interpolations",
         "Each row walks on a straight line from the code of one held-out image to that of another. A smooth code space "
         "shows plausible images on the way.",
@@ -288,14 +289,14 @@ FIGURES = {
     ),
     "codes": FigureKind(
         codes,
-        ("autoencoder", "unconditional"),
+        ("autoencoder", "unconditional", "two_images"),
         "Codes",
         "Each dot is the code of a held-out image, in the two directions in which codes differ most. Where the dots of "
         "one colour lie together, the code tells what class an image is of.",
     ),
     "codes_tsne": FigureKind(
         codes_tsne,
-        ("neighbours", "unconditional"),
+        ("more_dimensions", "unconditional", "ten_images"),
         "Codes by t-SNE",
         "Codes laid out so that neighbours stay neighbours, whatever the number of latent units. Sizes of clusters and "
         "distances between them mean nothing.",
@@ -316,12 +317,9 @@ FIGURES = {
 }
 
 
-def draw_figures(evidence: Evidence, only: Collection[str] | None = None) -> dict[str, Picture]:
-    """The figures that the model and the data have, by name; what they need is computed once, and shared with the
-    metrics.
+def draw_figures(evidence: Evidence, only: Collection[str] | None = None) -> Made[Picture]:
+    """The figures that the model and the data have, by name, and why others could not be drawn; what they need is
+    computed once, and shared with the metrics.
     """
-    return {
-        name: figure.draw(evidence)
-        for name, figure in FIGURES.items()
-        if (only is None or name in only) and all(evidence.has(need) for need in figure.needs)
-    }
+    kinds = {name: (kind.needs, kind.draw) for name, kind in FIGURES.items() if only is None or name in only}
+    return make_from(evidence, kinds)

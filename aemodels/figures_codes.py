@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aemodels.evidence import Evidence
+from aemodels.leaving_out import NotEnoughError
 from aemodels.lettering import legend, shortened
 from aemodels.pictures import FONT, GAP, WIDTH, Labels, Picture, drawn, plots, sheet
 from aemodels.undisturbed import undisturbed
@@ -53,6 +54,8 @@ def prior_of_units(evidence: Evidence) -> tuple[Tensor, Tensor] | None:
 def traversals(evidence: Evidence) -> Picture:
     """One latent unit changes in each row, the others stay as an image has them."""
     z, rates, prior = evidence.codes.z, evidence.unit_rates, prior_of_units(evidence)
+    if prior is None and len(z) < 2:
+        raise NotEnoughError(f"needs 2 {evidence.split} images or more: a model without a prior moves by their spread")
     importance = z.var(0) if rates is None else rates
     centre, spread = (z.mean(0), z.std(0)) if prior is None else prior
     units = importance.nan_to_num(0).argsort(descending=True)[:TRAVERSED].tolist()
@@ -107,6 +110,8 @@ def _places(evidence: Evidence, count: int) -> tuple[Tensor, str]:
         mean, spread = prior  # (2,) each, of a normal distribution
         places = mean + spread * torch.special.ndtri(shares)[:, None]
         return places, "unit 0, and unit 1 upwards, at quantiles of the prior"
+    if len(evidence.codes.z) < 2:
+        raise NotEnoughError(f"needs 2 {evidence.split} images or more: a model without a prior is shown between them")
     low, high = evidence.codes.z.nan_to_num(0, posinf=0, neginf=0).quantile(torch.tensor(RANGE), dim=0)  # (2,) each
     share = torch.linspace(0, 1, count)[:, None]
     return low + (high - low) * share, "unit 0, and unit 1 upwards, over the range of the codes"

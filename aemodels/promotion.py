@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from pydantic import Field, field_validator
@@ -13,6 +14,7 @@ from aemodels.metrics import METRICS
 from aemodels.store import NAME
 
 LONGEST_NAME, LONGEST_REASON = 100, 1_000  # characters, of who decides and why
+NOT_MEASURED = "it was not measured"
 
 
 class RegistryConfig(Config):
@@ -44,6 +46,13 @@ class Decision(NamedTuple):
     numbers: dict[str, float]
 
 
+class Reasons(NamedTuple):
+    """Why metrics of the two models are missing, by the metrics' names."""
+
+    challenger: Mapping[str, str] = MappingProxyType({})
+    champion: Mapping[str, str] = MappingProxyType({})
+
+
 class Review(Config):
     """What a person says of a promotion that the gate would allow."""
 
@@ -73,20 +82,27 @@ def decide(
     primary: str,
     smaller_is_better: Mapping[str, bool],
     config: RegistryConfig,
+    reasons: Reasons = Reasons(),  # noqa: B008  immutable
 ) -> Decision:
     """Compares two models by their metrics on the same test images.
+
+    A metric that the gate goes by and that could not be measured, of either model, promotes nobody.
 
     Args:
         champion: None where there is none yet.
         primary: the metric that defines better.
         smaller_is_better: the direction of the primary metric and of every metric that has a limit.
+        reasons: why metrics are missing.
     """
     numbers = {primary: challenger.get(primary, math.nan)}
-    if faults := _faults(challenger, primary, smaller_is_better, config):
+    if faults := _faults(challenger, primary, smaller_is_better, config, reasons.challenger):
         return Decision(False, "; ".join(faults), numbers)
     if champion is None:
         return Decision(True, "the first champion", numbers)
-    old = champion.get(primary, math.nan)
+    if primary not in champion:
+        why = reasons.champion.get(primary, NOT_MEASURED)
+        return Decision(False, f"the champion cannot be judged by {primary}, since {why}", numbers)
+    old = champion[primary]
     numbers[f"champion.{primary}"] = old
     if not math.isfinite(old):
         return Decision(True, f"the champion's {primary} is not finite", numbers)
@@ -99,11 +115,18 @@ def decide(
 
 
 def _faults(
-    metrics: Mapping[str, float], primary: str, smaller_is_better: Mapping[str, bool], config: RegistryConfig
+    metrics: Mapping[str, float],
+    primary: str,
+    smaller_is_better: Mapping[str, bool],
+    config: RegistryConfig,
+    reasons: Mapping[str, str],
 ) -> list[str]:
     """Why a model may not be a champion, whatever it is compared with."""
     missing = [name for name in (primary, *config.limits) if name not in metrics]
-    faults = [f"{name} was not measured" for name in dict.fromkeys(missing)]
+    faults = [
+        f"the challenger cannot be judged by {name}, since {reasons.get(name, NOT_MEASURED)}"
+        for name in dict.fromkeys(missing)
+    ]
     faults += [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
     for name, limit in config.limits.items():
         value = metrics.get(name, math.nan)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from aemodels.comparison_table import VALIDATION, VALIDATION_HOW, VALIDATION_UNIT, Score, Table
+from aemodels.comparison_table import VALIDATION, VALIDATION_HOW, VALIDATION_UNIT, Score, Table, left_out
 from aemodels.config import Config
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
@@ -94,13 +94,20 @@ class FigureRow(NamedTuple):
     height: int
 
 
-def write_report(subject: Subject, metrics: Mapping[str, float], pictures: Mapping[str, Picture]) -> str:
+def write_report(
+    subject: Subject,
+    metrics: Mapping[str, float],
+    pictures: Mapping[str, Picture],
+    reasons: Mapping[str, str] | None = None,
+) -> str:
     """The page.
 
     Args:
         metrics: on the test images, by their names in METRICS.
         pictures: by their names in FIGURES.
+        reasons: why metrics and figures were left out, by their names.
     """
+    reasons = reasons or {}
     return _page(
         "report.html",
         subject=subject,
@@ -113,14 +120,19 @@ def write_report(subject: Subject, metrics: Mapping[str, float], pictures: Mappi
             for name, kind in FIGURES.items()
             if name in pictures
         ],
+        unmeasured={_words(name): reasons[name] for name in METRICS if name in reasons},
+        undrawn={kind.heading: reasons[name] for name, kind in FIGURES.items() if name in reasons},
     )
 
 
-def write_comparison(subject: Contest, table: Table, pictures: Mapping[str, Picture]) -> str:
+def write_comparison(
+    subject: Contest, table: Table, pictures: Mapping[str, Picture], undrawn: Mapping[str, str] | None = None
+) -> str:
     """The page of a comparison: a column for each system.
 
     Args:
         pictures: by their names in OF_COMPARISONS.
+        undrawn: those that could not be drawn, with the reason.
     """
     changed = {
         name: [row for row in setting_rows(experiment) if row.changed or row.key == "model.name"]
@@ -140,6 +152,8 @@ def write_comparison(subject: Contest, table: Table, pictures: Mapping[str, Pict
         shared=[row for row in next(iter(changed.values())) if (row.key, row.value) in shared],
         own={name: [row for row in rows if (row.key, row.value) not in shared] for name, rows in changed.items()},
         figures=[_figure_row(*OF_COMPARISONS[name], picture) for name, picture in pictures.items()],
+        undrawn={OF_COMPARISONS[name][1]: reason for name, reason in (undrawn or {}).items()},
+        unmeasured=left_out(table),
     )
 
 

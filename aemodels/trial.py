@@ -56,21 +56,30 @@ def out_of_memory(error: Exception) -> str:
 def watch(
     epoch: Epoch, experiment: Experiment, data: PreparedData, features: Features | None, goals: Goals
 ) -> float | None:
-    """What is watched, on the weights of the epoch."""
+    """What is watched, on the weights of the epoch; None where nothing is, or where it cannot be measured."""
     if goals.watched is None:
         return None
     fit_prior(epoch.model, data, experiment.seed, experiment.training.images)
     rules, seen = experiment.evaluation, experiment.seen(data)
-    return evaluate(epoch.model, data, features, rules, "val", (goals.watched,), seen=seen).metrics[goals.watched]
+    return evaluate(epoch.model, data, features, rules, "val", (goals.watched,), seen=seen).metrics.get(goals.watched)
 
 
 def judge(
     epoch: Epoch, experiment: Experiment, data: PreparedData, features: Features | None, goals: Goals
 ) -> dict[str, float]:
-    """The metrics of the best weights of a training, after its last epoch."""
+    """The metrics of the best weights of a training, after its last epoch.
+
+    Raises:
+        SettingsError: one that the search goes by cannot be measured.
+    """
     rules = experiment.evaluation
     model = best_model(experiment.model, data, experiment.training, experiment.seed, epoch.state)
     has = rules.evidence(model, data, features, "val").has
     compared = [metric for metric in COMPARED if all(map(has, METRICS[metric].needs))]
-    wanted = dict.fromkeys((*goals.objectives, rules.primary, *compared))
-    return evaluate(model, data, features, rules, "val", only=wanted.keys(), seen=experiment.seen(data)).metrics
+    needed = (*goals.objectives, rules.primary)
+    wanted = dict.fromkeys((*needed, *compared))
+    found = evaluate(model, data, features, rules, "val", only=wanted.keys(), seen=experiment.seen(data))
+    for name in needed:
+        if name in found.left_out:
+            raise SettingsError(f"{name} cannot be measured on the validation images: {found.left_out[name]}")
+    return found.metrics

@@ -268,8 +268,12 @@ class _Stack:
             if not one.last:
                 return False
             started = time.perf_counter()
-            metrics = judge(one, experiment, self.data, self.features, self.goals)
-            yield MemberEnd(i, metrics, self.seconds[i] + time.perf_counter() - started)
+            metrics, reason = {}, ""
+            try:
+                metrics = judge(one, experiment, self.data, self.features, self.goals)
+            except SettingsError as error:
+                reason = str(error)
+            yield MemberEnd(i, metrics, self.seconds[i] + time.perf_counter() - started, reason)
         del self.members[i]
         return False
 

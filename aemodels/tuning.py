@@ -16,6 +16,7 @@ from aemodels.config import Choice, Config, Range, SettingsError, Space
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation import COMING, check_likelihood, check_primary, direction, lacking
 from aemodels.experiment import Experiment
+from aemodels.leaving_out import named
 from aemodels.training import new_model
 
 CHECKED_COMBINATIONS = 1_000  # of the ends of all ranges, before a search starts
@@ -219,7 +220,7 @@ def check_models(experiment: Experiment, data: PreparedData, config: TuningConfi
     check_likelihood(model, data, experiment.evaluation)  # of the training that follows
     evidence = experiment.evaluation.evidence(model, data, None, "val")
     for metric in config.pareto or ():
-        if missing := " and ".join(lacking(metric, evidence, COMING)):
+        if missing := " and ".join(named(need, evidence) for need in lacking(metric, evidence, COMING)):
             raise SettingsError(
                 f"tuning.pareto: {metric} needs {missing}, which this model, these data or these settings do not have"
             )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aemodels.config import Choice, Range
+from aemodels.leaving_out import Made, make_each
 from aemodels.pictures import FONT, WIDTH, Picture, drawn, plots
 from aemodels.tuning import SearchResult, Trial
 
@@ -22,18 +24,18 @@ HEIGHT = 380  # pixels of a panel
 WIDE = 10.0  # times the smallest value: beyond it values are drawn on a logarithmic scale
 
 
-def draw_search_figures(result: SearchResult) -> dict[str, Picture]:
+def draw_search_figures(result: SearchResult) -> Made[Picture]:
     """The figures that there are trials enough for, by name: history, importances, and contour or front."""
-    figures = {"history": _history(result)}
+    drawings = {"history": _history}
     if len(result.importances) > 1:
-        figures["importances"] = _importances(result)
+        drawings["importances"] = _importances
     if len(result.objectives) > 1:
-        figures["front"] = _front(result)
+        drawings["front"] = _front
     elif len(result.space) > 1:
-        figures["contour"] = _contour(result)
+        drawings["contour"] = _contour
     else:
-        figures["slice"] = _slice(result)
-    return figures
+        drawings["slice"] = _slice
+    return make_each({name: partial(draw, result) for name, draw in drawings.items()})
 
 
 # ---------------------------------------------------------------- the figures

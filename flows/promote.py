@@ -154,7 +154,8 @@ def _side_by_side(comparison: Comparison) -> str:
     """Samples of both models, drawn from the same noise, and all metrics; narrow, as Prefect's form is."""
     titles = {role: f"{role} {number}" for role, number in comparison.versions.items()}
     samples = [
-        f"Samples, {titles[role]}:\n\n![{role}]({picture_as_text(comparison.pictures[role])})" for role in titles
+        f"Samples, {titles[role]}:\n\n![{role}]({picture_as_text(picture)})"
+        for role, picture in comparison.pictures.items()
     ]
     names = dict.fromkeys(name for role in titles for name in comparison.metrics[role])
     rows = [

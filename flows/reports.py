@@ -38,6 +38,7 @@ def pipeline(result: Finished, json: bool) -> None:
     facts(
         {
             "gate": f"{outcome}: {result.promotion.reason}",
+            **_left_out(result.trained.left_out),
             **_pictures(result.trained),
             "search pictures": result.tuned.folder / "figures",
             "compare trials": result.tuned.compare_url,
@@ -73,6 +74,7 @@ def tuned(result: Tuned, json: bool) -> None:
         {
             **{f"trial {row.index} failed": row.error for row in result.trials if row.error},
             "best": " ".join(f"{key}={value}" for key, value in result.best.items()),
+            **_left_out(result.left_out),
             "pictures": result.folder / "figures",
             "compare trials": result.compare_url,
             "run": result.url,
@@ -88,6 +90,7 @@ def trained(result: Trained, json: bool) -> None:
     facts(
         {
             "trained in": f"{result.seconds:.1f} s, {result.images_per_second:,.0f} images/s",
+            **_left_out(result.left_out),
             **_pictures(result),
             "models side by side": result.pictures_url,
             "run": result.url,
@@ -101,24 +104,26 @@ def evaluated(result: Evaluated, json: bool) -> None:
         return as_json({**result.model_dump(mode="json", exclude={"metrics"}), **result.metrics})
     _metrics(f"{result.model}, on the test images", result.metrics)
     pictures = result.figures[0].parent if result.figures else None
-    facts({"pictures": pictures, "report": result.report, "run": result.url})
+    facts({**_left_out(result.left_out), "pictures": pictures, "report": result.report, "run": result.url})
 
 
 def compared(result: Compared, json: bool) -> None:
     if json:
         return as_json(result.model_dump(mode="json"))
-    from aemodels.comparison_table import legend
+    from aemodels.comparison_table import left_out, legend
 
-    left_out = set(result.table.metrics[1:]) - set(COMPARED)  # the first one defines better
+    hidden = set(result.table.metrics[1:]) - set(COMPARED)  # the first one defines better
     shown = [
         (f"{name}{arrow}", unit, *("–" if score is None else score.text for score in scores))
         for name, unit, scores, arrow in result.table.lines()
-        if name not in left_out
+        if name not in hidden
     ]
     table("On the test images", ("metric", "unit", *(row.system for row in result.table.rows)), shown)
-    sentence(legend(result.table))
+    for words in (legend(result.table), *left_out(result.table)):
+        sentence(words)
     facts(
         {
+            **_left_out(result.left_out),
             "all metrics": result.folder / "table.md",
             "picture": result.picture,
             **({"rate and distortion": result.curve} if result.curve else {}),
@@ -217,6 +222,7 @@ def _trained(result: Trained) -> dict[str, Any]:
         "images_per_second": result.images_per_second,
         "folder": result.folder,
         "figures": result.figures,
+        "left_out": result.left_out,
         "report": result.report,
         "url": result.url,
         "pictures_url": result.pictures_url,
@@ -256,6 +262,14 @@ def _metrics(title: str, metrics: dict[str, float]) -> None:
 
     rows = [(name, value, METRICS[name.removeprefix("test/")].unit) for name, value in metrics.items()]
     table(title, ("metric", "value", "unit"), rows)
+
+
+def _left_out(reasons: dict[str, str]) -> dict[str, object]:
+    """Metrics and figures that could not be made, in lines; several have one reason."""
+    same: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        same.setdefault(reason, []).append(name)
+    return {"left out": [f"{', '.join(names)}: {reason}" for reason, names in same.items()]} if same else {}
 
 
 def _pictures(result: Trained) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -23,6 +24,31 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name in ("AEMODELS_DATA", "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "OPTUNA_STORAGE", "AEMODELS_MLFLOW_UI"):
             patch.delenv(name, raising=False)
         yield root
+
+
+class _Kept(logging.Handler):
+    """Keeps records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@pytest.fixture(autouse=True)
+def mistakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[logging.LogRecord]]:
+    """A metric or figure whose code fails is left out with its reason, but fails the test in whose process it was.
+
+    A test that plants a mistake empties the list.
+    """
+    log, kept = logging.getLogger("aemodels.leaving_out"), _Kept()
+    monkeypatch.setattr(log, "level", logging.INFO)
+    log.addHandler(kept)
+    yield kept.records
+    log.removeHandler(kept)
+    assert not [logging.Formatter().format(record) for record in kept.records]
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ LAYERS = [  # from the bottom; a module imports from its own layer and those bel
         "out_of_domain",
         "information",
         "evidence",
+        "leaving_out",
         "metrics",
         "lettering",
         "pictures",

@@ -131,7 +131,7 @@ def test_autoencoders_of_sprites_are_judged_and_drawn(kind: type[ModelConfig], s
     metrics, evidence = judged(kind.model_validate({"trunk": MLPConfig(widths=(16,))}), sprites, features)
     assert 0 <= metrics["mutual_information_gap"] <= 1
     assert "probe_accuracy" in metrics
-    labelled = draw_figures(evidence, only=("traversals",))["traversals"]
+    labelled = draw_figures(evidence, only=("traversals",)).found["traversals"]
     evidence.data = sprites.model_copy(update={"factors": ()})
     assert not np.array_equal(labelled, traversals(evidence))
 
@@ -149,7 +149,7 @@ def test_no_unit_knows_more_of_a_factor_than_its_rate(sprites: PreparedData, fea
 def test_units_of_a_model_that_is_told_the_class_are_not_judged_by_it(sprites, features) -> None:
     metrics, evidence = judged(CVAEConfig(trunk=MLPConfig(widths=(16,))), sprites, features)
     assert "mutual_information_gap" not in metrics
-    figures = draw_figures(evidence, only=("traversals", "codes", "codes_tsne"))
+    figures = draw_figures(evidence, only=("traversals", "codes", "codes_tsne")).found
     assert set(figures) == {"traversals"}
     evidence.data = sprites.model_copy(update={"factors": ()})
     assert np.array_equal(figures["traversals"], traversals(evidence))  # no factor stands beside a unit

@@ -101,7 +101,7 @@ def test_classes_without_images_are_left_out(digits: PreparedData, features: Fea
     for kind in ("label", "like"):
         assert all(map(math.isfinite, measured(evidence, kind)))
     assert math.isfinite(METRICS["prior_diversity"].measure(evidence))
-    assert set(draw_figures(evidence, only=("classes", "like"))) == {"classes", "like"}
+    assert set(draw_figures(evidence, only=("classes", "like")).found) == {"classes", "like"}
     single = evidence_of(digits, features, seen=1)
     assert math.isnan(measured(single, "like")[1])
 

@@ -29,7 +29,8 @@ from aemodels.tuning_figures import draw_search_figures
 )
 def test_figures(digits: PreparedData, settings: dict[str, Any], names: set[str]) -> None:
     _, result = run(digits, TuningConfig().override(settings))
-    figures = draw_search_figures(result)
+    figures, left_out = draw_search_figures(result)
+    assert not left_out
     assert figures.keys() >= names
     for picture in figures.values():
         assert picture.dtype == np.uint8
@@ -46,4 +47,4 @@ def test_figure_of_one_parameter() -> None:
         Trial(2, {"model.latent_dim": 32}, "failed", error="nan"),
     ]
     result = SearchResult("x", space, ("mse",), ("minimize",), trials, trials[:1], trials[0], {})
-    assert draw_search_figures(result).keys() == {"history", "slice"}
+    assert draw_search_figures(result).found.keys() == {"history", "slice"}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from aemodels.evidence import Evidence
+from aemodels.leaving_out import NotEnoughError
 from aemodels.metrics.held_out import mean_squared_error
 from aemodels.metrics.table import Metric
 
@@ -46,7 +47,9 @@ def _explained(pairs: Pairs) -> float:
         count, error = count + len(x), error + (x - r).cpu().double().square().sum()
         total, squares = total + wide.sum(0), squares + wide.square().sum()
     distance = squares - total.square().sum() / count
-    return float(1 - error / distance) if distance > 0 else math.nan
+    if distance == 0:
+        raise NotEnoughError("needs images that differ; these are all the same")
+    return float(1 - error / distance)  # NaN of a model that is not finite
 
 
 # ---------------------------------------------------------------- the table
@@ -65,7 +68,9 @@ COMPRESSION = {
         None,
         "Bytes of an image, one for each pixel and channel, over those of its code, four for each latent unit.",
     ),
-    "explained_variance": Metric(explained_variance, ("autoencoder",), "share", "maximize", f"{_EXPLAINED}."),
+    "explained_variance": Metric(
+        explained_variance, ("autoencoder", "two_images"), "share", "maximize", f"{_EXPLAINED}."
+    ),
     "out_of_domain_mse": Metric(
         out_of_domain_mse,
         ("autoencoder",),

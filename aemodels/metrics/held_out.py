@@ -138,7 +138,7 @@ def probe_accuracy(evidence: Evidence) -> float:
     from sklearn.linear_model import LogisticRegression
 
     codes, training = evidence.codes.z.double(), evidence.training_codes.z.double()
-    spread = training.std(0)
+    spread = training.std(0, correction=min(1, len(training) - 1))
     spread = spread.clamp(min=0.01 * float(spread.max()) + 1e-12)  # a dead unit's noise is not blown up
     return _accuracy(LogisticRegression(max_iter=1_000), training / spread, codes / spread, evidence)
 
@@ -264,7 +264,7 @@ HELD_OUT = {
     ),
     "active_units": Metric(
         active_units,
-        ("rate",),
+        ("rate", "two_images"),
         "units",
         "maximize",
         "Latent units whose posterior mean has a variance over 0.01 between images; of a conditional model what counts "

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from aemodels.evidence import Evidence
+from aemodels.leaving_out import NotEnoughError
 from aemodels.metrics.table import Metric
 from aemodels.requests import ASKED, EXAMPLES, MOST_CLASSES
 
@@ -45,10 +46,12 @@ def _accuracy(drawn: Mapping[int, Tensor], evidence: Evidence) -> float:
 
 
 def _diversity(drawn: Mapping[int, Tensor], evidence: Evidence) -> float:
-    """Mean over the classes whose examples differ, as one example alone cannot; NaN where there is none."""
+    """Mean over the classes whose examples differ, as one example alone cannot."""
     real = {label: _spread(features) for label, features in evidence.requests.examples.items()}
     shares = [_spread(drawn[label]) / spread for label, spread in real.items() if spread > 0]
-    return float(torch.stack(shares).mean()) if shares else math.nan
+    if not shares:
+        raise NotEnoughError("needs a class with training images that differ; no class has two that do")
+    return float(torch.stack(shares).mean())
 
 
 def _spread(features: Tensor) -> Tensor:

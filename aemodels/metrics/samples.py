@@ -13,8 +13,10 @@ from torch.nn import functional as F
 
 from aemodels.distributions import derived_seed
 from aemodels.evidence import Evidence
+from aemodels.leaving_out import NotEnoughError
 from aemodels.metrics.table import Metric
 from aemodels.models.base import Variational
+from aemodels.neighbours import Balls
 from aemodels.priors import fitted
 from aemodels.undisturbed import undisturbed
 
@@ -84,13 +86,21 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 def density(evidence: Evidence) -> float:
     """Balls that hold a sample, over the images that a ball reaches (Naeem et al., 2020, arXiv:2002.09797)."""
-    found = evidence.balls
+    found = _balls(evidence)
     return math.nan if found is None else float(found.held.double().mean()) / found.reached
 
 
 def coverage(evidence: Evidence) -> float:
     """The share of the balls that hold any sample (the same paper)."""
-    return math.nan if evidence.balls is None else float(evidence.balls.hit.double().mean())
+    found = _balls(evidence)
+    return math.nan if found is None else float(found.hit.double().mean())
+
+
+def _balls(evidence: Evidence) -> Balls | None:
+    """None of a model whose samples are not finite."""
+    if evidence.count < 2:
+        raise NotEnoughError("needs 2 images on each side of the Frechet distance, which takes one here")
+    return evidence.balls
 
 
 def confident_samples(evidence: Evidence) -> float:
@@ -169,7 +179,7 @@ SAMPLES = {
     ),
     "density": Metric(
         density,
-        ("features",),
+        ("features", "two_images"),
         "1 as real images",
         "maximize",
         "Balls around the split's images that hold a sample, over 5: a ball reaches to its image's 5th nearest in the "
@@ -177,7 +187,7 @@ SAMPLES = {
     ),
     "coverage": Metric(
         coverage,
-        ("features",),
+        ("features", "two_images"),
         "share",
         "maximize",
         "Share of the same balls that hold at least one of as many samples; 0.97 is expected of real images.",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TypeVar
+
+from pydantic import Field
 
 from aemodels import parallel
 from aemodels.checkpoint import load_model
@@ -22,6 +25,7 @@ from aemodels.evidence import Evidence
 from aemodels.experiment import Experiment
 from aemodels.features import Features, feature_network
 from aemodels.figures import draw_figures
+from aemodels.leaving_out import Made, NotEnoughError, as_tags, make_each
 from aemodels.pictures import Picture
 from aemodels.progress import Progress, Steps
 from aemodels.report import Contest, Subject, write_comparison, write_report
@@ -35,6 +39,7 @@ from aemodels.tracking import Run, versions
 from aemodels.training import new_model
 
 T = TypeVar("T")
+SIDE_BY_SIDE, CURVE = "comparison", "rate_distortion"  # pictures, as the report has them
 
 
 class Compared(Result):
@@ -49,12 +54,14 @@ class Compared(Result):
     """System -> ids of its runs, one for each seed."""
     folder: Path
     """table.md, table.json, and under systems/ a folder of each trained model with its report, by system and seed."""
-    picture: Path
-    """Systems by reconstructions, samples, interpolation."""
+    picture: Path | None
+    """Systems by reconstructions, samples, interpolation; null where it could not be drawn."""
     curve: Path | None
     """Rate and distortion, with samples, of systems that differ in beta alone; null where fewer than three do."""
     report: Path
     """One file for a browser: the picture, the table, settings."""
+    left_out: dict[str, str] = Field(default_factory=dict)
+    """Pictures of the comparison that could not be drawn, with the reason."""
 
 
 class _Child(Result):
@@ -157,12 +164,14 @@ def _child(
     with open_run(parent.store, folder, name, f"{system} {experiment.seed}", experiment.seed, tags, parent.id) as run:
         learned = yield from learn(experiment, data, features, folder, run, model)
         run.metrics({"seconds": learned.seconds}, at=folder.time("judged"))
-        pictures = draw_figures(learned.evaluation.evidence)
+        pictures, undrawn = draw_figures(learned.evaluation.evidence)
+        left_out = learned.evaluation.left_out | undrawn
+        run.tags(as_tags(left_out))
         keep_model_figures(pictures, folder.path, run)
         subject = Subject(
             f"{system}, seed {experiment.seed}", "trained", run.id, experiment, data, experiment.training.images
         )
-        keep_report(write_report(subject, learned.evaluation.metrics, pictures), folder.path, run)
+        keep_report(write_report(subject, learned.evaluation.metrics, pictures, left_out), folder.path, run)
     likelihood = getattr(experiment.model, "likelihood", None)
     measured = Measured(
         metrics=learned.evaluation.metrics,
@@ -170,6 +179,7 @@ def _child(
         likelihood="" if likelihood is None else f"{likelihood.name}{', given the class' * model.conditional}",
         validation=_validation(learned.evaluation.evidence),
         made_with=_made_with(),
+        left_out=learned.evaluation.left_out,
     )
     return _Child(run_id=run.id, measured=measured)
 
@@ -215,10 +225,11 @@ def _finish(
     title = f"{len(experiments)} systems on {data.name}"
     _keep("table.md", as_markdown(table, title), folder.path, run)
     _keep("table.json", table.model_dump_json(indent=2), folder.path, run)
-    pictures = _pictures(config, table, data, folder.path)
-    picture, *curves = keep_figures(pictures, folder.path, run)
+    pictures, left_out = _pictures(config, table, data, folder.path)
+    run.tags(as_tags(left_out))
+    kept = dict(zip(pictures, keep_figures(pictures, folder.path, run), strict=True))
     contest = Contest(title, run.id, experiments, data)
-    report = keep_report(write_comparison(contest, table, pictures), folder.path, run)
+    report = keep_report(write_comparison(contest, table, pictures, left_out), folder.path, run)
     runs = {name: tuple(child.run_id for child in children) for name, children in found.items()}
     return Compared(
         run_id=run.id,
@@ -227,9 +238,10 @@ def _finish(
         table=table,
         runs=runs,
         folder=folder.path,
-        picture=picture,
-        curve=next(iter(curves), None),
+        picture=kept.get(SIDE_BY_SIDE),
+        curve=kept.get(CURVE),
         report=report,
+        left_out=left_out,
     )
 
 
@@ -245,7 +257,7 @@ def _keep(file: str, text: str, folder: Path, run: Run) -> None:
     run.text(file, text)
 
 
-def _pictures(config: ComparisonConfig, table: Table, data: PreparedData, folder: Path) -> dict[str, Picture]:
+def _pictures(config: ComparisonConfig, table: Table, data: PreparedData, folder: Path) -> Made[Picture]:
     """Of the models of the first seed."""
 
     def evidence(name: str) -> Evidence:
@@ -253,9 +265,20 @@ def _pictures(config: ComparisonConfig, table: Table, data: PreparedData, folder
         return config.experiment(name, 0).evaluation.evidence(model, data, None, "test")
 
     systems = {name: evidence(name) for name in config.systems}
-    pictures = {"comparison": side_by_side(systems, f"{len(systems)} systems on the test images of {data.name}")}
-    scores = {row.system: row.scores for row in table.rows}
-    points = {name: (scores[name]["rate"].mean, scores[name]["distortion"].mean) for name in config.swept()}
-    if points:
-        pictures["rate_distortion"] = rate_distortion({name: systems[name] for name in points}, points)
-    return pictures
+    makers: dict[str, Callable[[], Picture]] = {
+        SIDE_BY_SIDE: partial(side_by_side, systems, f"{len(systems)} systems on the test images of {data.name}")
+    }
+    if swept := config.swept():
+        makers[CURVE] = partial(_curve, table, {name: systems[name] for name in swept})
+    return make_each(makers)
+
+
+def _curve(table: Table, systems: Mapping[str, Evidence]) -> Picture:
+    """Systems that differ in beta alone."""
+    points: dict[str, tuple[float, float]] = {}
+    for row in table.rows:
+        if row.system in systems:
+            if absent := {"rate", "distortion"} - row.scores.keys():
+                raise NotEnoughError(f"needs the {' and the '.join(sorted(absent))} of {row.system}")
+            points[row.system] = row.scores["rate"].mean, row.scores["distortion"].mean
+    return rate_distortion(systems, points)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from aemodels import parallel
 from aemodels.checkpoint import Loaded, load_model
 from aemodels.config import SettingsError
@@ -17,6 +19,7 @@ from aemodels.evaluation import check_likelihood
 from aemodels.evaluation import evaluate as judge
 from aemodels.features import feature_network
 from aemodels.figures import draw_figures
+from aemodels.leaving_out import as_tags
 from aemodels.progress import Progress, Steps
 from aemodels.registry import find
 from aemodels.report import Subject, write_report
@@ -38,6 +41,8 @@ class Evaluated(Result):
     figures: tuple[Path, ...]
     report: Path
     """One file for a browser: metrics, settings, figures."""
+    left_out: dict[str, str] = Field(default_factory=dict)
+    """Metrics and figures that could not be made of these images, with the reason."""
 
 
 def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[Evaluated]:
@@ -75,12 +80,16 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         run.metrics(metrics)
         folder = store_folder() / "evaluations" / run.id
         folder.mkdir(parents=True)
-        pictures = draw_figures(evaluation.evidence)
+        pictures, undrawn = draw_figures(evaluation.evidence)
+        left_out = evaluation.left_out | undrawn
+        run.tags(as_tags(left_out))
         figures = keep_figures(pictures, folder, run)
         subject = Subject(model, "judged again", run.id, experiment, data, images)
-        report = keep_report(write_report(subject, evaluation.metrics, pictures), folder, run)
+        report = keep_report(write_report(subject, evaluation.metrics, pictures, left_out), folder, run)
     yield Progress("judging", 1, 1)
-    return Evaluated(run_id=run.id, url=run.url, model=model, metrics=metrics, figures=figures, report=report)
+    return Evaluated(
+        run_id=run.id, url=run.url, model=model, metrics=metrics, figures=figures, report=report, left_out=left_out
+    )
 
 
 def _check(reference: str, loaded: Loaded, data: PreparedData) -> None:

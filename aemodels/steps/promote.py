@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +18,10 @@ from aemodels.environment import store_folder
 from aemodels.evaluation import evaluate
 from aemodels.features import Features, feature_network
 from aemodels.figures import sample_grid
+from aemodels.leaving_out import from_tags, make_each
 from aemodels.metrics import METRICS
 from aemodels.progress import Progress, Steps
-from aemodels.promotion import Decision, Review, decide, reviewed
+from aemodels.promotion import Decision, Reasons, Review, decide, reviewed
 from aemodels.registry import (
     BY_GATE,
     IS_CHAMPION,
@@ -101,10 +103,15 @@ def compare(settings: Settings, data: PreparedData, version: ModelVersion) -> St
     metrics = {"challenger": judged.challenger, "champion": judged.champion}
     folder = store_folder() / "comparisons" / f"{version.name}-{version.version}"
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {role: folder / f"{role}.png" for role in versions}
-    for role, number in versions.items():
-        model = load_model(find(f"{version.name}/{number}", store), str(best_device())).model
-        Image.fromarray(sample_grid(model, settings.evaluation.seed)).save(pictures[role])
+    models = {
+        role: load_model(find(f"{version.name}/{number}", store), str(best_device())).model
+        for role, number in versions.items()
+    }
+    seed = settings.evaluation.seed
+    grids = make_each({role: partial(sample_grid, model, seed) for role, model in models.items()}).found
+    pictures = {role: folder / f"{role}.png" for role in grids}
+    for role, grid in grids.items():
+        Image.fromarray(grid).save(pictures[role])
     yield Progress(f"comparison of {version.name}", 1, 1)
     return Comparison(
         name=version.name,
@@ -174,7 +181,7 @@ def _judge(settings: Settings, data: PreparedData, features: Features, version: 
     """What the gate says of two models."""
     challenger, old = get(store, version.name, version.version), champion(store, version.name)
     smaller = {name: metric.direction == "minimize" for name, metric in METRICS.items() if metric.direction}
-    new = _metrics_on(settings, data, features, challenger, store) or {}
+    new, missing = _metrics_on(settings, data, features, challenger, store) or ({}, {})
     meant = f"`aemodels promote {version.name} {version.version}` if that is meant"
     number = old.version.version if old is not None else None
     if number == version.version:
@@ -184,12 +191,15 @@ def _judge(settings: Settings, data: PreparedData, features: Features, version: 
         reason += f"these perhaps; train it again, or {meant}"
         return _Judged(Decision(False, reason, {}), new, {}, number)
     if old is None:
-        return _Judged(decide(new, None, settings.evaluation.primary, smaller, settings.registry), new, {}, None)
-    known = _metrics_on(settings, data, features, old, store)
-    if known is None:
+        decision = decide(new, None, settings.evaluation.primary, smaller, settings.registry, Reasons(missing))
+        return _Judged(decision, new, {}, None)
+    measured = _metrics_on(settings, data, features, old, store)
+    if measured is None:
         reason = f"the champion takes images of another shape or of other classes; {meant}, or another registry.name"
         return _Judged(Decision(False, reason, {}), new, {}, number)
-    decision = decide(new, known, settings.evaluation.primary, smaller, settings.registry)
+    known, unknown = measured
+    reasons = Reasons(missing, unknown)
+    decision = decide(new, known, settings.evaluation.primary, smaller, settings.registry, reasons)
     if not is_of(old.digest, data):
         if forgotten := _forgotten(settings.data, old, store):
             reason = f"the champion knows the images of {forgotten} too; add that to data.path, or {meant}"
@@ -214,13 +224,16 @@ def _forgotten(source: DataConfig, old: Registered, store: Store) -> str:
 
 def _metrics_on(
     settings: Settings, data: PreparedData, features: Features, registered: Registered, store: Store
-) -> dict[str, float] | None:
-    """The model's metrics by this yardstick: as registered, or measured again; None if it cannot see these images."""
+) -> tuple[dict[str, float], dict[str, str]] | None:
+    """The model's metrics by this yardstick, and why others are missing: as registered, or measured again; None if it
+    cannot see these images.
+    """
     if registered.digest == yardstick(settings, data, features):
-        return registered.metrics
+        return registered.metrics, from_tags(registered.tags)
     name, version, _ = registered.version
     model, card = load_model(find(f"{name}/{version}", store), str(best_device()))
     if card.image_shape != data.image_shape or (model.conditional and card.classes != data.classes):
         return None
     seen = card.experiment.seen(data) if card.digest == data.digest else 0
-    return evaluate(model, data, features, settings.evaluation, seen=seen).metrics
+    found = evaluate(model, data, features, settings.evaluation, seen=seen)
+    return found.metrics, found.left_out

@@ -70,7 +70,9 @@ def keep_model_figures(pictures: Mapping[str, Picture], folder: Path, run: Run) 
 
 
 def show_figures(pictures: Mapping[str, Picture], run: Run) -> None:
-    """Into the run, whose page shows them small."""
+    """Into the run, whose page shows them small, where there are any."""
+    if not pictures:
+        return
     for name, picture in pictures.items():
         run.figure(name, picture)
     pages = {

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+from pydantic import Field
 
 from aemodels import parallel
 from aemodels.checkpoint import load_state, save_card, save_state, save_weights
@@ -15,7 +18,9 @@ from aemodels.evaluation import Evaluation, check_likelihood, check_primary, eva
 from aemodels.experiment import Experiment
 from aemodels.features import Features, feature_network
 from aemodels.figures import draw_figures, reconstruction_grid, sample_grid
+from aemodels.leaving_out import as_tags, make_each
 from aemodels.models.base import Autoencoder, GenerativeModel
+from aemodels.pictures import Picture
 from aemodels.progress import Progress, Steps, finish
 from aemodels.registry import ModelVersion, register
 from aemodels.report import Subject, write_report
@@ -57,6 +62,8 @@ class Trained(Result):
     figures: tuple[Path, ...]
     report: Path
     """One file for a browser: metrics, settings, figures."""
+    left_out: dict[str, str] = Field(default_factory=dict)
+    """Metrics and figures that could not be made of these images, with the reason."""
 
 
 def check(settings: Settings) -> None:
@@ -113,13 +120,16 @@ def _train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]
         with open_run(store, folder, name, title, experiment.seed, tags) as run:
             learned = yield from learn(experiment, data, features, folder, run, model)
             evaluation = learned.evaluation
-            pictures = draw_figures(evaluation.evidence)
+            pictures, undrawn = draw_figures(evaluation.evidence)
+            left_out = evaluation.left_out | undrawn
+            run.tags(as_tags(left_out))
             figures = keep_model_figures(pictures, folder.path, run)
-            version = register(run, folder.path, name, evaluation.metrics, yardstick(settings, data, features))
+            digest, reasons = yardstick(settings, data, features), as_tags(evaluation.left_out)
+            version = register(run, folder.path, name, evaluation.metrics, digest, reasons)
             subject = Subject(
                 f"{name}/{version.version}", "trained", run.id, experiment, data, experiment.training.images
             )
-            report = keep_report(write_report(subject, evaluation.metrics, pictures), folder.path, run)
+            report = keep_report(write_report(subject, evaluation.metrics, pictures, left_out), folder.path, run)
         result = Trained(
             run_id=run.id,
             url=run.url,
@@ -131,6 +141,7 @@ def _train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]
             folder=folder.path,
             figures=figures,
             report=report,
+            left_out=left_out,
         )
         folder.finish(result.model_dump(mode="json"), group)
     yield Progress("judging", 1, 1, f"{name} version {version.version}")
@@ -239,6 +250,10 @@ def _note(epoch: Epoch) -> str:
 def _cards(model: GenerativeModel, step: int, data: PreparedData, run: Run, experiment: Experiment) -> None:
     """The same images and the same codes in every run, so that runs compare."""
     fit_prior(model, data, experiment.seed, experiment.training.images)
+    grids: dict[str, Callable[[], Picture]] = {"samples": partial(sample_grid, model)}
     if isinstance(model, Autoencoder):
-        run.image("reconstructions", reconstruction_grid(model, data), step)
-    run.image("samples", sample_grid(model), step)
+        grids = {"reconstructions": partial(reconstruction_grid, model, data), **grids}
+    cards, left_out = make_each(grids)
+    for key, picture in cards.items():
+        run.image(key, picture, step)
+    run.tags(as_tags({f"card of {key}": reason for key, reason in left_out.items()}))

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pydantic import Field
+
 from aemodels import parallel
 from aemodels.config import Config, UserError
 from aemodels.data import PreparedData
@@ -18,6 +20,7 @@ from aemodels.devices import best_device
 from aemodels.environment import search_database
 from aemodels.experiment import Experiment
 from aemodels.features import feature_network
+from aemodels.leaving_out import as_tags
 from aemodels.progress import Progress, Steps
 from aemodels.runfolder import RunFolder, claimed, joined, numbered
 from aemodels.settings import Settings
@@ -77,6 +80,8 @@ class Tuned(Result):
     """Indices of the trials that no other one beats in all objectives."""
     folder: Path
     figures: tuple[Path, ...]
+    left_out: dict[str, str] = Field(default_factory=dict)
+    """Figures that could not be drawn, with the reason."""
 
 
 def check(settings: Settings) -> None:
@@ -300,12 +305,13 @@ def _short(value: object) -> str:
 
 def _finish(result: SearchResult, study: Study, run: Run, trials: _TrialRuns, folder: RunFolder) -> Tuned:
     """What the caller needs to go on. One worker records it, and ends the run."""
-    ranked, pictures = _best_first(result), draw_search_figures(result)
+    ranked, (pictures, left_out) = _best_first(result), draw_search_figures(result)
     with study.alone():
         if study.finished:
             figures = save_figures(pictures, folder.path)
         else:
             figures = keep_figures(pictures, folder.path, run)
+            run.tags(as_tags(left_out))
             _summarize(result, run, folder.time("summarized"))
             run.end("FINISHED")
             study.finish(run.id)
@@ -320,6 +326,7 @@ def _finish(result: SearchResult, study: Study, run: Run, trials: _TrialRuns, fo
         front=tuple(trial.index for trial in result.front),
         folder=folder.path,
         figures=figures,
+        left_out=left_out,
     )
 
 

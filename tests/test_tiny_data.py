@@ -1,0 +1,223 @@
+"""A handful of images goes all the way: trained, judged, drawn, reported, registered; what cannot be made says why."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pytest
+from commands import save
+
+from aemodels.comparison import ComparisonConfig
+from aemodels.config import SettingsError, UserError
+from aemodels.data import PreparedData
+from aemodels.evidence import Evidence
+from aemodels.figures import FIGURES
+from aemodels.leaving_out import NotEnoughError, from_tags
+from aemodels.metrics import METRICS
+from aemodels.progress import Steps, finish
+from aemodels.registry import get
+from aemodels.registry import promote as crown
+from aemodels.settings import Settings
+from aemodels.steps.compare import compare
+from aemodels.steps.prepare import prepare
+from aemodels.steps.promote import promote
+from aemodels.steps.train import Trained, train
+from aemodels.steps.tune import tune
+from aemodels.store import Store
+
+MODELS = "ae", "vae", "cvae", "iwae", "vae_gan", "gan"
+SIZES = 7, 8, 10, 13
+KINDS = "labelled", "plain", "single", "alike", "alike and labelled"
+EVERY = [case for case in product(MODELS, SIZES, KINDS) if case[0] != "cvae" or case[2] not in ("plain", "alike")]
+SOME = [  # each model, each size and each kind several times, in other company
+    (model, size, kind)
+    for model, size, kind in EVERY
+    if (turn := MODELS.index(model) + KINDS.index(kind)) % 2 == 0 and size == SIZES[(turn // 2 + KINDS.index(kind)) % 4]
+]
+TINY = {"model.trunk": {"name": "mlp", "widths": [16]}, "model.latent_dim": 3, "training.epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    from sklearn.datasets import load_digits
+
+    return load_digits().images * 15.9
+
+
+def folder_of(root: Path, images: np.ndarray, size: int, kind: str) -> Path:
+    """So many images: of two classes, of none, with classes of one image, all the same."""
+    for i in range(size):
+        pixels = images[0 if kind.startswith("alike") else i]
+        label = {"plain": "", "alike": "", "single": f"class {min(i, 3)}"}.get(kind, "ab"[i % 2])
+        save(root / kind / label / f"{i}.png", pixels)
+    return root / kind
+
+
+def settings_of(folder: Path, model: str, **changes: object) -> Settings:
+    return Settings().override(
+        TINY | {"data": {"name": "folder", "path": str(folder)}, "model.name": model, "registry.name": "tiny"} | changes
+    )
+
+
+def trained(settings: Settings) -> tuple[Trained, PreparedData]:
+    """Any warning of a library is an error here, which would be left out as one, or end the run."""
+    data = finish(prepare(settings))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", module="mlflow")  # of its own code, at its import
+        return finish(train(settings, data, group="")), data
+
+
+def check(model: str, size: int, kind: str, images: np.ndarray, store: Store, root: Path) -> None:
+    settings = settings_of(folder_of(root, images, size, kind), model)
+    result, data = trained(settings)
+    assert min(data.sizes.values()) >= 1
+    assert "test/frechet_samples" in result.metrics
+    assert np.isfinite(list(result.metrics.values())).all()
+    assert {"samples", "training_curves"} < {path.stem for path in result.figures}
+    assert {"density", "coverage"} <= result.left_out.keys()  # of one test image there is no neighbour
+    page, tags = result.report.read_text(), store.client.get_run(result.run_id).data.tags
+    for name, reason in result.left_out.items():
+        assert reason.startswith("it needs ")  # nothing failed
+        assert reason in page
+        assert tags[f"left_out.{name}"] == reason
+        assert f"test/{name}" not in result.metrics
+        assert name not in {path.stem for path in result.figures}
+    version = get(store, "tiny", result.version.version)
+    assert from_tags(version.tags).keys() == result.left_out.keys() & METRICS.keys()
+    assert finish(promote(settings, data, result.version)).promoted
+
+
+@pytest.mark.parametrize(("model", "size", "kind"), SOME, ids=lambda value: str(value).replace(" ", "_"))
+def test_a_handful_of_images_is_trained_judged_drawn_and_registered(
+    model: str, size: int, kind: str, images: np.ndarray, store: Store, tmp_path: Path
+) -> None:
+    check(model, size, kind, images, store, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "size", "kind"), [case for case in EVERY if case not in SOME])
+def test_every_handful_of_images_is_registered(
+    model: str, size: int, kind: str, images: np.ndarray, store: Store, tmp_path: Path
+) -> None:
+    check(model, size, kind, images, store, tmp_path)
+
+
+# ---------------------------------------------------------------- mistakes in the program, and what the gate says
+
+
+def test_a_mistake_in_any_metric_or_figure_ends_no_run(
+    images: np.ndarray, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistakes: list[object]
+) -> None:
+    """Each of a model's metrics and figures fails, and a training's image cards."""
+
+    def fail(*_: object) -> NoReturn:
+        raise IndexError("a list\nof lines")
+
+    settings = settings_of(folder_of(tmp_path, images, 13, "labelled"), "vae")
+    ordinary, _ = trained(settings.override({"seed": 1}))
+    for name, metric in METRICS.items():
+        monkeypatch.setitem(METRICS, name, metric._replace(measure=fail))
+    for name, kind in FIGURES.items():
+        monkeypatch.setitem(FIGURES, name, kind._replace(draw=fail))
+    monkeypatch.setattr("aemodels.steps.train.sample_grid", fail)
+    result, data = trained(settings)
+    assert not result.metrics
+    assert not result.figures
+    wanted = {key.removeprefix("test/") for key in ordinary.metrics} | {path.stem for path in ordinary.figures}
+    assert result.left_out.keys() == wanted | ordinary.left_out.keys()
+    told = result.left_out["frechet_samples"]
+    assert told.startswith("the program failed at it with IndexError: a list (test_tiny_data.py, line ")
+    assert told in result.report.read_text()
+    tags = store.client.get_run(result.run_id).data.tags
+    assert tags["left_out.frechet_samples"] == tags["left_out.card of samples"] == told
+    assert len(mistakes) == len(wanted) + 2  # the card before the first epoch and after it
+    mistakes.clear()
+    decision = finish(promote(settings, data, result.version))
+    assert not decision.promoted
+    assert decision.reason == f"the challenger cannot be judged by frechet_samples, since {told}"
+
+
+def test_a_champion_that_cannot_be_judged_stays(
+    images: np.ndarray, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person promoted it; its challenger has the metric that it lacks, and any value would be better than none."""
+
+    def refuse(_: Evidence) -> NoReturn:
+        raise NotEnoughError("needs other images")
+
+    settings = settings_of(folder_of(tmp_path, images, 13, "labelled"), "vae")
+    with monkeypatch.context() as patch:
+        patch.setitem(METRICS, "frechet_samples", METRICS["frechet_samples"]._replace(measure=refuse))
+        first, _ = trained(settings)
+    crown(store, "tiny", first.version.version)
+    second, data = trained(settings.override({"seed": 1}))
+    decision = finish(promote(settings, data, second.version))
+    assert not decision.promoted
+    assert decision.reason == "the champion cannot be judged by frechet_samples, since it needs other images"
+
+
+@pytest.mark.parametrize("work", [train, tune])
+@pytest.mark.parametrize("primary", ["coverage", "explained_variance"])
+def test_a_primary_that_one_image_cannot_give_is_refused_before_any_work(
+    work: Callable[..., Steps[object]], primary: str, images: np.ndarray, store: Store, tmp_path: Path
+) -> None:
+    folder = folder_of(tmp_path, images, 13, "labelled")
+    settings = settings_of(folder, "vae", **{"evaluation.primary": primary})
+    data = finish(prepare(settings))
+    with pytest.raises(
+        SettingsError, match=f"evaluation.primary={primary}: needs 2 val images or more, .*; choose from"
+    ):
+        finish(work(settings, data, group=""))
+    assert not store.client.search_experiments(filter_string="name = 'tiny'")
+
+
+def test_a_search_whose_goal_cannot_be_measured_says_why(images: np.ndarray, store: Store, tmp_path: Path) -> None:
+    """Twenty images are validation images enough, but they are all the same."""
+    folder = folder_of(tmp_path, images, 20, "alike")
+    settings = settings_of(folder, "vae", **{"evaluation.primary": "explained_variance", "tuning.trials": 2})
+    with pytest.raises(
+        UserError, match="explained_variance cannot be measured on the validation images: it needs images"
+    ):
+        finish(tune(settings, finish(prepare(settings)), group=""))
+    assert store.client.get_experiment_by_name("tiny")
+
+
+def test_a_search_and_a_comparison_go_through_mistakes_in_their_figures(
+    images: np.ndarray, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistakes: list[object]
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise ZeroDivisionError("of nothing")
+
+    for place in ("tuning_figures._history", "steps.compare.side_by_side", "steps.compare.rate_distortion"):
+        monkeypatch.setattr(f"aemodels.{place}", fail)
+    settings = settings_of(folder_of(tmp_path, images, 7, "plain"), "vae", **{"tuning.trials": 2})
+    data = finish(prepare(settings))
+    tuned = finish(tune(settings, data, group=""))
+    assert tuned.left_out.keys() == {"history"}
+    assert [path.stem for path in tuned.figures] == ["contour"]
+    shared = {key: value for key, value in settings.model_dump(mode="json").items() if key in ("data", "registry")}
+    systems = {f"beta-{beta}": {"model.beta": beta} for beta in (1, 2, 3)}
+    compared = finish(compare(ComparisonConfig.parse({"shared": shared | TINY, "systems": systems}), data))
+    assert compared.picture is None
+    assert compared.curve is None
+    assert compared.left_out.keys() == {"comparison", "rate_distortion"}
+    page, table = compared.report.read_text(), (compared.folder / "table.md").read_text()
+    assert "the program failed at it with ZeroDivisionError: of nothing" in page
+    told = "coverage of beta-1, beta-2, beta-3 was left out: it needs 2 test images or more; the data have 1."
+    assert told in page
+    assert told in table
+    assert len(mistakes) == 3
+    mistakes.clear()
+    assert store.client.get_run(compared.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("count", [3, 6])
+def test_fewer_images_are_refused_with_the_remedy(count: int, images: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"{count} images are too few for data.test_fraction=0.15 and .*at least 7"):
+        finish(prepare(settings_of(folder_of(tmp_path, images, count, "plain"), "vae")))
