@@ -37,6 +37,10 @@ class SettingsError(UserError, ValueError):
     """Settings that do not fit together or do not exist."""
 
 
+class OwnWarning(UserWarning):
+    """Something that a person should know who trains a model; the commands show it, and no library's warnings."""
+
+
 class Config(BaseModel):
     """Base of all settings. A section with variants (`data`, `model`) is a union discriminated by its `name`."""
 

@@ -21,6 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
+from aemodels.config import OwnWarning
+
 aten = torch.ops.aten
 BY_VALUE = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}  # `item`, `unique`, `nonzero`
 WRITTEN = {aten._local_scalar_dense.default: "item(), or `if` with a tensor", aten.index.Tensor: "a boolean mask"}
@@ -99,7 +101,7 @@ class Replay:
     def _stay(self, reason: str) -> None:
         """With the update as it is."""
         self.program, self.recorder = self.update, None
-        warnings.warn(f"no replay of the update ({reason}); training goes on without it, slower", stacklevel=4)
+        warnings.warn(f"no replay of the update ({reason}); training goes on without it, slower", OwnWarning, 4)
 
 
 class Recorder(TorchDispatchMode):

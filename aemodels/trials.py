@@ -10,13 +10,14 @@ from __future__ import annotations
 import gc
 import math
 import time
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
 import torch
 
-from aemodels.config import SettingsError
+from aemodels.config import OwnWarning, SettingsError
 from aemodels.data import batches
 from aemodels.data.batches import fits, free_memory
 from aemodels.data.prepared import PreparedData
@@ -293,6 +294,7 @@ def _hired(count: int, threads: int) -> Worker:
 def _begin(count: int) -> Generator[None, None, None]:
     """Its first work; to find it, a worker imports this module with all that a trial needs."""
     batches.processes = count
+    warnings.simplefilter("default", OwnWarning)  # also where a command keeps its processes' libraries quiet
     yield from ()
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from aemodels import parallel
+from aemodels.config import OwnWarning
 from aemodels.data.batches import Batches
 from aemodels.devices import bfloat16_units
 from aemodels.distributions import derived_seed, seeded
@@ -181,7 +182,7 @@ class Updates:
             why = (
                 "several processes share it" if parallel.active() else "the images do not fit into the device's memory"
             )
-            warnings.warn(f"no CUDA graph of the update ({why}); each of its kernels is launched alone", stacklevel=2)
+            warnings.warn(f"no CUDA graph of the update ({why}); each of its kernels is launched alone", OwnWarning, 2)
             return None
         with seeded(0):
             self._graph = captured(self)
@@ -249,7 +250,7 @@ def captured(updates: Updates) -> Graph | None:
         raise
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        warnings.warn(f"no CUDA graph of the update ({reason}); training goes on without it, slower", stacklevel=2)
+        warnings.warn(f"no CUDA graph of the update ({reason}); training goes on without it, slower", OwnWarning, 2)
         return None
     finally:
         torch.cuda.current_stream().wait_stream(aside)

@@ -5,8 +5,10 @@ Nothing heavy is imported before it is needed, so that help answers at once.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ BUSY = 0.5  # cores that others use, from which on threads should not spin
 def answering(verbose: bool, computes: bool = False) -> Iterator[None]:
     """Quiet libraries, errors in words, exit codes: 2 for what a person can mend, 130 for an interruption, else 1."""
     _set_environment(verbose)
+    _set_messages(verbose)
     if computes:
         _set_waiting()
         from flows.leftovers import end_leftovers, mark_own
@@ -165,6 +168,21 @@ def _set_environment(verbose: bool) -> None:
     defaults |= {"PREFECT_LOGGING_LEVEL": level, "MLFLOW_LOGGING_LEVEL": level}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def _set_messages(verbose: bool) -> None:
+    """What libraries warn of, and the traces of metrics and figures that failed, is for -v: a person who trains a model
+    can do nothing about it. Warnings of this project's own are shown.
+    """
+    from aemodels.config import OwnWarning
+
+    if verbose:
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("aemodels").setLevel(logging.INFO)
+    else:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("default", OwnWarning)
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of the processes that it starts
 
 
 def _set_waiting() -> None:

@@ -195,7 +195,8 @@ def monitored(result: Monitored, json: bool) -> None:
     table(f"{result.images} images against {result.model}/{result.version}", ("", "why"), rows)
     if result.unfit:
         facts({f"left out, {len(result.unfit)} in all, such as": result.unfit[0]})
-    facts({"pictures": result.figures[0].parent if result.figures else None, "run": result.url})
+    pictures = result.figures[0].parent if result.figures else None
+    facts({**_left_out(result.left_out), "pictures": pictures, "run": result.url})
     return None
 
 

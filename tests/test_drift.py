@@ -59,7 +59,10 @@ def test_distances_know_units_that_never_vary() -> None:
     d = space.distances(codes)
     assert np.isfinite(d).all()
     assert 1.5 < d.mean() < 2.0  # of three units that vary: the mean of a chi distribution is 1.6
-    assert CodeSpace(np.zeros((5, 2))).distances(np.zeros((1, 2))) == 0
+    for same in (np.zeros((5, 2)), np.full((5, 2), 0.3), np.full((1, 2), 0.3)):  # or of one image alone
+        space = CodeSpace(same)
+        assert space.distances(same[:1]) == pytest.approx(0, abs=1e-3)
+        assert 1e3 < space.distances(same[:1] + 1) < 1e9
 
 
 def test_stability_is_zero_for_the_same_and_large_for_others() -> None:
@@ -171,7 +174,8 @@ def test_files_that_are_no_such_images_are_named(watched: Callable[[Any], Any], 
     from aemodels.progress import finish
     from aemodels.steps.monitor import announced, monitor
 
-    assert watched(held_out[:2]).reasons == ("2 new images are too few to tell",)
+    told = "2 new images are too few to tell, at least 3 are needed; found: 2 image files"
+    assert watched(held_out[:2]).reasons == (told,)
     save(held_out[:40], tmp_path / "new")
     (tmp_path / "new" / "broken.png").write_bytes(b"no image")
     (tmp_path / "new" / ".hidden").mkdir()

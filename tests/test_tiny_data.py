@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from itertools import product
@@ -10,11 +11,12 @@ from typing import NoReturn
 
 import numpy as np
 import pytest
-from commands import save
+from commands import save, shell
 
 from aemodels.comparison import ComparisonConfig
 from aemodels.config import SettingsError, UserError
 from aemodels.data import PreparedData
+from aemodels.drift import MonitoringConfig
 from aemodels.evidence import Evidence
 from aemodels.figures import FIGURES
 from aemodels.leaving_out import NotEnoughError, from_tags
@@ -24,6 +26,7 @@ from aemodels.registry import get
 from aemodels.registry import promote as crown
 from aemodels.settings import Settings
 from aemodels.steps.compare import compare
+from aemodels.steps.monitor import Monitored, monitor
 from aemodels.steps.prepare import prepare
 from aemodels.steps.promote import promote
 from aemodels.steps.train import Trained, train
@@ -221,3 +224,56 @@ def test_a_search_and_a_comparison_go_through_mistakes_in_their_figures(
 def test_fewer_images_are_refused_with_the_remedy(count: int, images: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{count} images are too few for data.test_fraction=0.15 and .*at least 7"):
         finish(prepare(settings_of(folder_of(tmp_path, images, count, "plain"), "vae")))
+
+
+# ---------------------------------------------------------------- new images
+
+
+@pytest.fixture
+def champion(images: np.ndarray, store: Store, tmp_path: Path) -> Path:  # noqa: ARG001  the store is set there
+    """The folder of a model of 20 images, some of which are alike; the model is the champion."""
+    folder = folder_of(tmp_path, images, 20, "alike")
+    result, _ = trained(settings_of(folder, "vae"))
+    crown(store, "tiny", result.version.version)
+    return folder
+
+
+def watched(folder: Path, **settings: object) -> Monitored:
+    """No library warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return finish(monitor("tiny", [folder], MonitoringConfig().override(settings)))
+
+
+def test_images_that_are_all_the_same_are_compared_without_a_warning(
+    champion: Path, images: np.ndarray, tmp_path: Path
+) -> None:
+    """With a model of such images: no score varies. The command prints nothing of a library either."""
+    same, others = tmp_path / "more", tmp_path / "others"
+    for i in range(200):
+        save(same / f"{i}.png", images[0])
+        save(others / f"{i}.png", images[1 + i % 2])
+    result = watched(same)
+    assert (result.drift, result.images, result.left_out) == (False, 200, {})
+    assert np.isfinite(list(result.numbers.values())).all()
+    result = watched(others)
+    assert result.drift
+    assert [path.stem for path in result.figures] == ["distributions", "worst"]
+    assert np.isfinite(list(result.numbers.values())).all()
+    for folder, code in ((same, 0), (others, 3)):
+        told = shell("monitor", "tiny", folder, cwd=tmp_path)
+        assert told.code == code
+        assert "arning" not in told.out + told.err
+    assert champion.exists()
+
+
+def test_a_check_says_why_nothing_is_new(champion: Path, images: np.ndarray) -> None:
+    (champion / "broken.png").write_bytes(b"no image")
+    os.utime(champion / "broken.png", (0, 0))  # the oldest
+    told = watched(champion, anomalies=0.5).reasons[0]
+    assert told.startswith("0 new images are too few to tell, at least ")
+    assert " are needed; found: 21 image files; 1 cannot be read as images of the model's shape, such as " in told
+    assert "broken.png" in told
+    assert told.endswith("; 20 are among the images that the model was made from")
+    told = watched(champion, newest=5).reasons[0]
+    assert told.endswith("21 image files, of which the newest 5 were read; 5 are among the images that the model was made from")

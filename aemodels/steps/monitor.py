@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from aemodels import parallel
 from aemodels.checkpoint import Loaded, load_model
 from aemodels.config import UserError
 from aemodels.data import DataConfig, PreparedData, prepare, prepared_before
-from aemodels.data.files import fitting_images, image_files
+from aemodels.data.files import Fitting, fitting_images, image_files
 from aemodels.data.folder import FolderConfig
 from aemodels.data.prepared import SPLITS
 from aemodels.devices import best_device
 from aemodels.drift import CodeSpace, MonitoringConfig, Scores, Verdict, compare, fewest
 from aemodels.drift_figures import histograms, worst
 from aemodels.environment import store_folder
+from aemodels.leaving_out import Made, as_tags, make_each
 from aemodels.models.base import Autoencoder
+from aemodels.pictures import Picture
 from aemodels.progress import Progress, Steps
 from aemodels.registry import CHAMPION, find, get
 from aemodels.serving import Question, answer
@@ -55,6 +59,8 @@ class Monitored(Result):
     url: str
     figures: tuple[Path, ...]
     """Of an alarm; the run has them of every check."""
+    left_out: dict[str, str] = Field(default_factory=dict)
+    """Figures that could not be drawn, with the reason."""
 
 
 class _Checked(NamedTuple):
@@ -89,7 +95,9 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig) -> Steps
     images = read.images
     if isinstance(source, FolderConfig) and any(map(source.holds, paths)):
         images = _unknown(images, data)
-    checked = _check(loaded.model, data, images, config)
+    known = _some(data.split("test").images)
+    needed = fewest(len(known), config)
+    checked = _check(loaded.model, data, known, images, config) if len(images) >= needed else None
     reasons = (*(checked.verdict.reasons if checked else ()), *_unfit_reasons(read.unfit, len(files), config))
     numbers = (checked.verdict.numbers if checked else {"images": len(images)}) | {"unfit": len(read.unfit)}
     tags = {"kind": "monitoring", "model": reference, "images": str(len(present)), "drift": str(bool(reasons)).lower()}
@@ -99,7 +107,7 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig) -> Steps
         run.metrics({f"drift/{key}": value for key, value in numbers.items()})
         run.text("reasons.md", "\n".join(f"* {in_markdown(line)}" for line in (*reasons, *read.unfit)) or "No alarm.")
         place = store_folder() / "checks" / run.id if reasons else None  # a check an hour would fill this disk
-        figures = _draw(loaded.model, images, checked, run, place) if checked else ()
+        drawn = _draw(loaded.model, images, checked, run, place) if checked else Made({}, {})
     yield Progress("comparing", 1, 1, "alarm" if reasons else "no alarm")
     return Monitored(
         model=name,
@@ -107,13 +115,28 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig) -> Steps
         images=len(images),
         unfit=read.unfit,
         drift=bool(reasons),
-        reasons=reasons or (() if checked else (f"{len(images)} new images are too few to tell",)),
+        reasons=reasons or (() if checked else (_too_few(len(images), needed, read, len(files), len(present)),)),
         numbers=numbers,
         repeated=repeated,
         retraining=_retraining(source, paths) if checked and checked.verdict.reasons else None,
         run_id=run.id,
         url=run.url,
-        figures=figures,
+        figures=tuple(drawn.found.values()),
+        left_out=drawn.left_out,
+    )
+
+
+def _too_few(new: int, needed: int, read: Fitting, looked_at: int, present: int) -> str:
+    """Why there is nothing to compare: what became of the files."""
+    found = f"{present} image files" + (f", of which the newest {looked_at} were read" if looked_at < present else "")
+    lost = []
+    if read.unfit:
+        lost.append(f"{len(read.unfit)} cannot be read as images of the model's shape, such as {read.unfit[0]}")
+    if seen := len(read.images) - new:
+        lost.append(f"{seen} are among the images that the model was made from")
+    return (
+        f"{new} new images are too few to tell, at least {needed} are needed; found: "
+        + "; ".join([found, *lost])
     )
 
 
@@ -135,12 +158,13 @@ def _own_data(loaded: Loaded, reference: str) -> Steps[PreparedData]:
 
 
 def _check(
-    model: Autoencoder, data: PreparedData, images: NDArray[np.uint8], config: MonitoringConfig
-) -> _Checked | None:
-    """None where there are too few images to tell."""
-    known = _some(data.split("test").images)
-    if len(images) < fewest(len(known), config):
-        return None
+    model: Autoencoder,
+    data: PreparedData,
+    known: NDArray[np.uint8],
+    images: NDArray[np.uint8],
+    config: MonitoringConfig,
+) -> _Checked:
+    """Scores the known test images and the new ones alike."""
     space = CodeSpace(answer(model, _some(data.split("train").images), Question("embed", range="bytes")))
     test, new = _score(model, known, space), _score(model, images, space)
     return _Checked(test, new, compare(test, new, config))
@@ -196,16 +220,20 @@ def _retraining(source: DataConfig, paths: Sequence[Path]) -> dict[str, object] 
 
 def _draw(
     model: Autoencoder, images: NDArray[np.uint8], checked: _Checked, run: Run, place: Path | None
-) -> tuple[Path, ...]:
-    """The pictures of a check into its run, and into a folder where there is one."""
+) -> Made[Path]:
+    """The pictures of a check into its run, and into a folder where there is one; and why others are missing."""
     order = np.argsort(-checked.new.errors)[:64]
-    reconstructed = answer(model, images[order], Question("reconstruct", range="bytes"))
-    pictures = {
-        "distributions": histograms(checked.test, checked.new),
-        "worst": worst(images[order], reconstructed, checked.new.errors[order]),
-    }
+
+    def draw_worst() -> Picture:
+        reconstructed = answer(model, images[order], Question("reconstruct", range="bytes"))
+        return worst(images[order], reconstructed, checked.new.errors[order])
+
+    pictures, left_out = make_each(
+        {"distributions": partial(histograms, checked.test, checked.new), "worst": draw_worst}
+    )
+    run.tags(as_tags(left_out))
     show_figures(pictures, run)
     if place is None:
-        return ()
+        return Made({}, left_out)
     place.mkdir(parents=True)
-    return save_figures(pictures, place)
+    return Made(dict(zip(pictures, save_figures(pictures, place), strict=True)), left_out)
