@@ -21,7 +21,8 @@ from aemodels.config import Config
 TESTS = 3  # they share the level: errors, distances, anomalies
 BINS = 10  # of the population stability index: deciles of the test images
 RIDGE = 1e-3  # of the codes' mean variance: units that are always the same have none of their own
-PRECISION = 1e-6  # of a code's numbers: what is nearer to another, as a share of its size, counts as the same
+PRECISION = 1e-4  # of a code: codes that differ by less, as a share of their size, differ by rounding
+SMALLEST_CODE = 1e-6  # the same of codes that are all zero
 
 Numbers = NDArray[np.floating]
 
@@ -48,6 +49,9 @@ class Scores(NamedTuple):
     distances: Numbers  # (N,) from the training images, in code space
 
 
+ROUNDING = Scores(np.array(1e-9), np.array(0.1))  # scores of one image differ by so much between batches, at most
+
+
 class Verdict(NamedTuple):
     """What a check found."""
 
@@ -65,7 +69,7 @@ class CodeSpace:
     def __init__(self, codes: Numbers) -> None:
         z = codes.astype(np.float64)  # (N, D)
         covariance = np.cov(z, rowvar=False, ddof=min(1, len(z) - 1)).reshape(z.shape[1], z.shape[1])
-        ridge = RIDGE * np.trace(covariance) / len(covariance) + PRECISION**2 * (1 + np.square(z).mean())
+        ridge = RIDGE * np.trace(covariance) / len(covariance) + (PRECISION**2 * np.square(z).mean() + SMALLEST_CODE**2)
         self.centre = z.mean(0)
         self.inverse_root = np.linalg.inv(np.linalg.cholesky(covariance + ridge * np.eye(len(covariance))))
 
@@ -82,6 +86,7 @@ def compare(test: Scores, new: Scores, config: MonitoringConfig) -> Verdict:
     the TESTS), and if it is large enough to matter.
     """
     level = config.false_alarms / TESTS
+    test, new = _without_rounding(test, new)
     numbers: dict[str, float] = {"images": len(new.errors)}
     reasons: list[str] = []
     for name, known, found in zip(("error", "distance"), test, new, strict=True):
@@ -101,6 +106,16 @@ def compare(test: Scores, new: Scores, config: MonitoringConfig) -> Verdict:
     if p < level and share > config.anomalies:
         reasons.append(f"{share:.1%} of the images are anomalies, more than {config.anomalies:.1%} (p {p:.1g})")
     return Verdict(tuple(reasons), numbers)
+
+
+def _without_rounding(test: Scores, new: Scores) -> tuple[Scores, Scores]:
+    """The same scores; those that differ by rounding alone, as of images that are all the same, become equal."""
+    known, found = test._asdict(), new._asdict()
+    for name, least in ROUNDING._asdict().items():
+        both = np.concatenate((known[name], found[name]))
+        if np.ptp(both) <= max(least, PRECISION * np.abs(both).max()):
+            known[name], found[name] = (np.full(len(scores[name]), both[0]) for scores in (known, found))
+    return Scores(**known), Scores(**found)
 
 
 def anomalies(test: Numbers, new: Numbers, quantile: float) -> tuple[float, float]:

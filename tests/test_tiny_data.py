@@ -226,11 +226,28 @@ def test_fewer_images_are_refused_with_the_remedy(count: int, images: np.ndarray
         finish(prepare(settings_of(folder_of(tmp_path, images, count, "plain"), "vae")))
 
 
+def test_a_split_whose_only_image_cannot_be_read_is_named(images: np.ndarray, tmp_path: Path) -> None:
+    """Of 13 images validation and test get one each: whichever file that is, it is found among these."""
+    told: list[str] = []
+    for i in range(13):
+        folder = folder_of(tmp_path / str(i), images, 13, "plain")
+        (folder / f"{i}.png").write_bytes(b"no image")
+        try:
+            finish(prepare(settings_of(folder, "vae", **{"data.on_error": "skip"})))
+        except UserError as error:
+            told.append(str(error))
+            assert f"{i}.png" in told[-1]
+    assert len(told) == 2
+    for split in ("val", "test"):
+        start = f"data.on_error=skip: none of the 1 images that were drawn for {split} can be read ("
+        assert any(message.startswith(start) for message in told)
+
+
 # ---------------------------------------------------------------- new images
 
 
 @pytest.fixture
-def champion(images: np.ndarray, store: Store, tmp_path: Path) -> Path:  # noqa: ARG001  the store is set there
+def champion(images: np.ndarray, store: Store, tmp_path: Path) -> Path:
     """The folder of a model of 20 images, some of which are alike; the model is the champion."""
     folder = folder_of(tmp_path, images, 20, "alike")
     result, _ = trained(settings_of(folder, "vae"))
@@ -263,11 +280,12 @@ def test_images_that_are_all_the_same_are_compared_without_a_warning(
     for folder, code in ((same, 0), (others, 3)):
         told = shell("monitor", "tiny", folder, cwd=tmp_path)
         assert told.code == code
-        assert "arning" not in told.out + told.err
+        assert "Warning" not in told.err
+        assert told.err.startswith("comparing")
     assert champion.exists()
 
 
-def test_a_check_says_why_nothing_is_new(champion: Path, images: np.ndarray) -> None:
+def test_a_check_says_why_nothing_is_new(champion: Path) -> None:
     (champion / "broken.png").write_bytes(b"no image")
     os.utime(champion / "broken.png", (0, 0))  # the oldest
     told = watched(champion, anomalies=0.5).reasons[0]
@@ -276,4 +294,6 @@ def test_a_check_says_why_nothing_is_new(champion: Path, images: np.ndarray) -> 
     assert "broken.png" in told
     assert told.endswith("; 20 are among the images that the model was made from")
     told = watched(champion, newest=5).reasons[0]
-    assert told.endswith("21 image files, of which the newest 5 were read; 5 are among the images that the model was made from")
+    assert told.endswith(
+        "21 image files, of which the newest 5 were read; 5 are among the images that the model was made from"
+    )

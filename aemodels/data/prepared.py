@@ -29,7 +29,6 @@ from aemodels.data.source import (
     SourceConfig,
     digest_of,
     split_rows,
-    too_few,
 )
 from aemodels.environment import cache_folder
 from aemodels.progress import Progress, Steps
@@ -242,7 +241,10 @@ def _write_decoded(config: SourceConfig, source: Source, decoder: Decoder, folde
                 yield Progress(work, done, images.count, f"{len(skipped)} unreadable images skipped" if skipped else "")
             arrays[f"{split}_images.npy"] = writer.finish()
         if not kept:
-            raise too_few(images.count - len(skipped), shares)
+            raise UserError(
+                f"data.on_error=skip: none of the {len(rows)} images that were drawn for {split} can be read "
+                f"({_some(skipped[-len(rows) :])}); mend or remove them, then others are drawn"
+            )
         if images.labels is not None:
             labels = images.labels[kept]
             arrays[f"{split}_labels.npy"] = _write_array(folder / f"{split}_labels.npy", labels)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -134,10 +133,7 @@ def _too_few(new: int, needed: int, read: Fitting, looked_at: int, present: int)
         lost.append(f"{len(read.unfit)} cannot be read as images of the model's shape, such as {read.unfit[0]}")
     if seen := len(read.images) - new:
         lost.append(f"{seen} are among the images that the model was made from")
-    return (
-        f"{new} new images are too few to tell, at least {needed} are needed; found: "
-        + "; ".join([found, *lost])
-    )
+    return f"{new} new images are too few to tell, at least {needed} are needed; found: " + "; ".join([found, *lost])
 
 
 def _own_data(loaded: Loaded, reference: str) -> Steps[PreparedData]:
@@ -218,19 +214,18 @@ def _retraining(source: DataConfig, paths: Sequence[Path]) -> dict[str, object] 
         return None
 
 
-def _draw(
-    model: Autoencoder, images: NDArray[np.uint8], checked: _Checked, run: Run, place: Path | None
-) -> Made[Path]:
+def _draw(model: Autoencoder, images: NDArray[np.uint8], checked: _Checked, run: Run, place: Path | None) -> Made[Path]:
     """The pictures of a check into its run, and into a folder where there is one; and why others are missing."""
     order = np.argsort(-checked.new.errors)[:64]
+
+    def draw_distributions() -> Picture:
+        return histograms(checked.test, checked.new)
 
     def draw_worst() -> Picture:
         reconstructed = answer(model, images[order], Question("reconstruct", range="bytes"))
         return worst(images[order], reconstructed, checked.new.errors[order])
 
-    pictures, left_out = make_each(
-        {"distributions": partial(histograms, checked.test, checked.new), "worst": draw_worst}
-    )
+    pictures, left_out = make_each({"distributions": draw_distributions, "worst": draw_worst})
     run.tags(as_tags(left_out))
     show_figures(pictures, run)
     if place is None:
