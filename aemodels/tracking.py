@@ -79,7 +79,9 @@ class Run:
         self.store.client.log_batch(self.id, metrics=[Metric(k, float(v), when, step) for k, v in metrics.items()])
 
     def tags(self, tags: Mapping[str, Any]) -> None:
-        """Sets or replaces tags."""
+        """Sets or replaces tags; none at all are no call."""
+        if not tags:
+            return
         from mlflow.entities import RunTag
 
         self.store.client.log_batch(self.id, tags=[RunTag(k, tag_text(v)) for k, v in tags.items()])
