@@ -86,7 +86,7 @@ def decide(
 ) -> Decision:
     """Compares two models by their metrics on the same test images.
 
-    A metric that the gate goes by and that could not be measured, of either model, promotes nobody.
+    Where a metric that the gate goes by could not be measured, of either model, nobody is promoted.
 
     Args:
         champion: None where there is none yet.
@@ -99,9 +99,11 @@ def decide(
         return Decision(False, "; ".join(faults), numbers)
     if champion is None:
         return Decision(True, "the first champion", numbers)
+    if primary in reasons.champion:
+        why = f"the champion cannot be judged by {primary}, since {reasons.champion[primary]}"
+        return Decision(False, why, numbers)
     if primary not in champion:
-        why = reasons.champion.get(primary, NOT_MEASURED)
-        return Decision(False, f"the champion cannot be judged by {primary}, since {why}", numbers)
+        return Decision(True, f"the champion has no {primary}: it is another kind of model", numbers)
     old = champion[primary]
     numbers[f"champion.{primary}"] = old
     if not math.isfinite(old):
