@@ -14,6 +14,7 @@ from aemodels.data import DataConfig, PreparedData
 from aemodels.data.files import has_images
 from aemodels.data.folder import FolderConfig
 from aemodels.devices import best_device
+from aemodels.disk import at_path
 from aemodels.environment import store_folder
 from aemodels.evaluation import evaluate
 from aemodels.features import Features, feature_network
@@ -111,7 +112,8 @@ def compare(settings: Settings, data: PreparedData, version: ModelVersion) -> St
     grids = make_each({role: partial(sample_grid, model, seed) for role, model in models.items()}).found
     pictures = {role: folder / f"{role}.png" for role in grids}
     for role, grid in grids.items():
-        Image.fromarray(grid).save(pictures[role])
+        with at_path(pictures[role]):
+            Image.fromarray(grid).save(pictures[role])
     yield Progress(f"comparison of {version.name}", 1, 1)
     return Comparison(
         name=version.name,
