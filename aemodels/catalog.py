@@ -23,6 +23,7 @@ CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 REIGN = "reign."  # what tags of a version begin with that tell when it became champion
 DECISION = "decision."  # and those of a person's decision that made no champion; each has a key of its own
 PROMOTED, REJECTED, WITHOUT_EFFECT = "promoted", "rejected", "without effect"  # what a line of the history says
+ORIGIN = "pipeline.origin"  # a tag of a version: what the pipeline that made it was given
 MODEL_ID = r"m-[0-9A-Za-z]+"  # MLflow's; part of a path in the cache
 REFERENCE = r"([^@/]+)(?:@([^@/]+)|/(\d+))"  # NAME@ALIAS or NAME/VERSION
 MOST_NAMED = 10  # versions, in a message
@@ -96,6 +97,13 @@ def get(store: Store, name: str, version: int | str) -> Registered:
     )
     asked = f"{name}@{version}" if isinstance(version, str) else f"{name}/{version}"
     raise UserError(f"{asked}: not registered; there is {', '.join(there) or 'no version of it'}")
+
+
+def made_from(store: Store, name: str, origin: str) -> Registered | None:
+    """The newest version that a pipeline of that origin has made; None where there is none."""
+    asked = f"name = '{name}' and tags.`{ORIGIN}` = '{origin}'"
+    numbers = [int(one.version) for one in store.client.search_model_versions(asked)]
+    return get(store, name, max(numbers)) if numbers else None
 
 
 def champion(store: Store, name: str) -> Registered | None:

@@ -27,6 +27,9 @@ class RegistryConfig(Config):
     limits: dict[str, float] = Field(default_factory=dict)
     """Worst values that a champion may have, by metric: {"mse": 0.05}."""
 
+    repeat: bool = False
+    """Whether a pipeline searches and trains again what the same images and settings have given before."""
+
     @field_validator("limits")
     @classmethod
     def _known(cls, limits: dict[str, float]) -> dict[str, float]:

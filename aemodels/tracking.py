@@ -12,6 +12,7 @@ import logging
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from aemodels.data.prepared import PreparedData
 from aemodels.disk import in_words
 from aemodels.environment import without_secrets
 from aemodels.process_names import is_gone, own_name
-from aemodels.store import Store
+from aemodels.store import Store, UnreachableError, is_outage
 from aemodels.texts import storable
 
 LONGEST_PARAM = 500  # characters; more is unreadable in a table, and config.json has it whole
@@ -106,6 +107,22 @@ class Run:
     def text(self, file: str, text: str) -> None:
         """An artifact of that name, for example table.md."""
         self.store.client.log_text(self.id, text, file)
+
+    def read(self, file: str) -> str | None:
+        """The text of an artifact; None where the run or the artifact is not there any more.
+
+        Raises:
+            UnreachableError: the server does not give it.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                return Path(self.store.client.download_artifacts(self.id, file, scratch)).read_text(encoding="utf-8")
+        except (MlflowException, OSError) as error:
+            if is_outage(error):
+                raise UnreachableError(f"MLflow does not give {file} of run {self.id}: {error}") from error
+            return None
 
     def dataset(self, data: PreparedData) -> None:
         """The data set as an input of the run, with its digest."""

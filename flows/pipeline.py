@@ -2,42 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
-from prefect import flow
+from filelock import FileLock, Timeout
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from aemodels.data import DataConfig, PreparedData
+from aemodels.environment import store_folder
 from aemodels.runfolder import RunFolder, claimed
 from aemodels.settings import Settings
+from aemodels.steps import pipeline as step
 from aemodels.steps import promote as gate
-from aemodels.steps.promote import Promotion
+from aemodels.steps.pipeline import Finished
 from aemodels.steps.recording import Result
 from aemodels.steps.train import Trained
 from aemodels.steps.tune import Tuned, check
+from flows import display
 from flows.attempts import only_attempt
 from flows.prepare import prepare_data
 from flows.promote import pass_gate
-from flows.running import passed
+from flows.running import DELAYS, RETRIES, passed, step_task, worth_retrying
 from flows.train import train_model
 from flows.tune import tune_model
 
 R = TypeVar("R", bound=Result)
 
 
-class Finished(Result):
-    """What the pipeline leaves."""
+@task(
+    name="look for the same",
+    retries=RETRIES,
+    retry_delay_seconds=DELAYS,
+    retry_condition_fn=worth_retrying,
+    cache_policy=NO_CACHE,
+)
+def done_before(settings: Settings, data: PreparedData) -> Finished | None:
+    """What an earlier pipeline, on whatever machine, has made of the same images and settings."""
+    return None if settings.registry.repeat else step.find(settings, data)
 
-    data: PreparedData
-    tuned: Tuned
-    trained: Trained
-    promotion: Promotion
+
+@step_task("keep")
+def keep(settings: Settings, finished: Finished) -> None:
+    step.keep(settings, finished)
 
 
 @flow(name="pipeline")
 def pipeline(settings: Settings, data: DataConfig | None = None) -> Finished:
     """Prepares the images, searches the settings, trains the best, judges and registers it; the gate decides.
+
+    What the same images and settings have given before is not done again, unless `registry.repeat` asks for it.
 
     Args:
         data: other images than those of the settings: after a drift the old and the new ones together.
@@ -47,16 +64,47 @@ def pipeline(settings: Settings, data: DataConfig | None = None) -> Finished:
     passed(check, settings)
     passed(gate.check, settings)
     prepared = prepare_data(settings)
-    asker = str(flow_run.id)
-    with only_attempt(), claimed(f"pipeline-{settings.identity(prepared.digest)}", asker) as folder:
+    identity, asker = f"pipeline-{settings.identity(prepared.digest)}", str(flow_run.id)
+    with only_attempt(), ExitStack() as stack:
+        if not settings.registry.repeat:
+            stack.enter_context(_in_turn(identity))
+        if (known := done_before(settings, prepared)) is not None:
+            return known if known.asked == asker else _tell(step.nothing_new(known))
+        folder = stack.enter_context(claimed(identity, asker))
         group: str = folder.notes().get("group") or asker
         folder.note(group=group)
         tuned = _once(folder, "tuned", Tuned, lambda: tune_model(settings, prepared, group))
         best = settings.override(tuned.best)
         trained = _once(folder, "trained", Trained, lambda: train_model(best, prepared, group))
         promotion = pass_gate(best, prepared, trained.version)
+        finished = Finished(data=prepared, tuned=tuned, trained=trained, promotion=promotion, asked=asker)
+        keep(settings, finished)
         folder.finish(promotion.model_dump(mode="json"), asker)
-    return Finished(data=prepared, tuned=tuned, trained=trained, promotion=promotion)
+    return finished
+
+
+@contextmanager
+def _in_turn(identity: str) -> Iterator[None]:
+    """Of pipelines of the same images and settings on this machine one works at a time: the next one finds its result,
+    or goes on where it was killed.
+    """
+    folder = store_folder() / "runs" / identity
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "turn", thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        display.say("another pipeline works on the same images and settings; this one waits for its end")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _tell(finished: Finished) -> Finished:
+    get_run_logger().info(finished.promotion.reason)
+    return finished
 
 
 def _once(folder: RunFolder, key: str, kind: type[R], work: Callable[[], R]) -> R:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from aemodels.steps.compare import Compared
     from aemodels.steps.evaluate import Evaluated
     from aemodels.steps.monitor import Monitored
+    from aemodels.steps.pipeline import Finished
     from aemodels.steps.train import Trained
     from aemodels.steps.tune import Tuned
-    from flows.pipeline import Finished
 
 KEY_METRICS = ("frechet_samples", "negative_elbo", "mse", "probe_accuracy")
 COMPARED = (*KEY_METRICS, "coverage", "confident_samples", "label_accuracy", "like_accuracy")
@@ -31,16 +31,21 @@ def pipeline(result: Finished, json: bool) -> None:
             _trained(result.trained)
             | {"data": result.data.model_dump(mode="json"), "tuned": result.tuned.model_dump(mode="json")}
             | {"promotion": promotion, "promoted": result.promotion.promoted, "champion": result.promotion.champion}
+            | {"new": result.new}
         )
-    _trials(result.tuned)
+    if result.new:
+        _trials(result.tuned)
+    else:
+        sentence(result.promotion.reason)
     _metrics(f"{result.promotion.name} version {result.promotion.version}, on the test images", result.trained.metrics)
     outcome = "promoted to champion" if result.promotion.promoted else "not promoted"
+    here = result.trained.folder.exists()  # another machine may have done the work
     facts(
         {
-            "gate": f"{outcome}: {result.promotion.reason}",
+            **({"gate": f"{outcome}: {result.promotion.reason}"} if result.new else {}),
             **_left_out(result.trained.left_out),
-            **_pictures(result.trained),
-            "search pictures": result.tuned.folder / "figures",
+            **(_pictures(result.trained) if here else {}),
+            **({"search pictures": result.tuned.folder / "figures"} if here else {}),
             "compare trials": result.tuned.compare_url,
             "models side by side": result.trained.pictures_url,
             "run": result.trained.url,

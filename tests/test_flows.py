@@ -55,13 +55,68 @@ def test_the_pipeline_leaves_a_champion_and_its_runs_share_a_tag() -> None:
     kinds = sorted(run.data.tags["kind"] for run in runs)
     assert kinds == ["search", "training", "trial", "trial"]
     assert len({run.data.tags["pipeline"] for run in runs}) == 1
-    again = pipeline(settings)  # another flow run does its work anew
+    again = pipeline(settings.override({"registry.repeat": True}))  # another flow run does its work anew
     assert again.trained.run_id != result.trained.run_id
     assert again.trained.version.version == 2
     assert again.tuned.run_id != result.tuned.run_id
     assert not again.promotion.promoted  # the same model is not better than itself
     assert again.promotion.champion == 1
     assert again.data == result.data
+
+
+@pytest.mark.usefixtures("own_store")
+def test_a_pipeline_of_the_same_images_and_settings_does_nothing(tmp_path: Path) -> None:
+    from aemodels import registry
+    from aemodels.store import open_store
+
+    first = done(call(*PIPED))
+    assert (first["new"], first["promoted"], first["version"]) == (True, True, 1)
+    runs = {run.info.run_id for run in tracked("piped")}
+    for folder in (Path(os.environ["AEMODELS_STORE"]) / "runs").iterdir():
+        folder.rename(tmp_path / f"elsewhere-{folder.name}")  # as on another machine of the team
+    again = done(call(*PIPED))
+    assert again.keys() == first.keys()
+    assert (again["new"], again["promoted"], again["promotion"]["already"], again["champion"]) == (
+        False,
+        False,
+        True,
+        1,
+    )
+    assert (again["version"], again["test/mse"]) == (1, first["test/mse"])
+    assert {run.info.run_id for run in tracked("piped")} == runs
+    told = call(*[word for word in PIPED if word != "--json"])
+    assert told.exit_code == 0
+    assert "nothing new since version 1" in told.stdout
+    assert "registry.repeat=true" in told.stdout
+    # a person's word stays: what was taken back is not made again
+    repeated = done(call(*PIPED, "registry.repeat=true"))
+    assert (repeated["new"], repeated["version"], repeated["champion"]) == (True, 2, 1)
+    assert "nothing new since version 2" in done(call(*PIPED))["promotion"]["reason"]
+    registry.promote(open_store(), "piped", 2, "by hand", "anna")
+    registry.rollback(open_store(), "piped", reason="on second thought", by="anna")
+    unchanged = done(call(*PIPED))
+    assert (unchanged["new"], unchanged["champion"]) == (False, 1)
+    # another setting, and a version that is gone, are something new
+    assert done(call(*PIPED, "seed=1"))["version"] == 3
+    for version in (1, 2):
+        open_store().client.delete_model_version("piped", str(version))
+    assert done(call(*PIPED))["new"]
+
+
+@pytest.mark.usefixtures("own_store")
+def test_of_two_pipelines_at_once_one_does_the_work() -> None:
+    from aemodels.settings import Settings
+    from flows.pipeline import pipeline
+
+    settings = Settings().override({**TINY, "registry.name": "both"})
+    both: list[Future[Any]] = [Future(), Future()]
+    for future in both:
+        work = partial(copy_context().run, lambda f=future: f.set_result(pipeline(settings)))
+        threading.Thread(target=work, daemon=True).start()
+    results = [future.result(timeout=240) for future in both]
+    assert sorted(result.new for result in results) == [False, True]
+    assert {result.trained.version.version for result in results} == {1}
+    assert len(tracked("both")) == 4
 
 
 @pytest.mark.usefixtures("own_store")

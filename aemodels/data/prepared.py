@@ -283,7 +283,7 @@ def _write_array(file: Path, array: Rows | Factors) -> ArrayRecord:
 
 def _finish(folder: Path, manifest: dict[str, Any]) -> None:
     # Written without fsync: what a power cut takes is noticed by the checks at opening.
-    own = {"digest": _digest(manifest), "created_by": f"aemodels {_own_version()}"}
+    own = {"digest": _digest(manifest), "created_by": f"aemodels {own_version()}"}
     (folder / "manifest.json").write_text(json.dumps(manifest | own, indent=1))
     for file in folder.iterdir():
         file.chmod(0o444)
@@ -293,7 +293,8 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
-def _own_version() -> str:
+def own_version() -> str:
+    """The release of this project that runs."""
     try:
         return version("aemodels")
     except PackageNotFoundError:  # run from a checkout that is not installed

@@ -1,0 +1,89 @@
+"""What a whole pipeline leaves, kept beside its model: the same images and settings need no second one.
+
+It is kept where every machine finds it: a tag of the registered version tells what the pipeline was given, and an
+artifact of the version's run holds the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from aemodels.catalog import ORIGIN, made_from
+from aemodels.data import PreparedData
+from aemodels.data.prepared import own_version
+from aemodels.registry import GATE, Registered, champion, get
+from aemodels.settings import Settings
+from aemodels.steps.promote import Promotion
+from aemodels.steps.recording import Result
+from aemodels.steps.train import Trained
+from aemodels.steps.tune import Tuned
+from aemodels.store import open_store
+from aemodels.tracking import Run
+
+FILE = "pipeline.json"
+
+
+class Finished(Result):
+    """What the pipeline leaves."""
+
+    data: PreparedData
+    tuned: Tuned
+    trained: Trained
+    promotion: Promotion
+    asked: str
+    """The flow run that did the work."""
+    new: bool = True
+    """False: nothing was searched or trained, as an earlier pipeline had done the same; all else tells of that one."""
+
+
+def origin(settings: Settings, data: PreparedData) -> str:
+    """A hash of all that a pipeline's outcome depends on: the images, the settings and the release of this project.
+
+    Where the images lie does not count, nor whether a pipeline is wanted again.
+    """
+    given = settings.model_dump(mode="json", exclude={"data": {"path"}, "registry": {"repeat"}})
+    text = json.dumps([given, data.digest, own_version()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def keep(settings: Settings, finished: Finished) -> None:
+    """Keeps the result; the tag comes last, so that whoever finds it finds the result too."""
+    store, made = open_store(), finished.trained.version
+    Run(store, made.run_id, store.experiment(made.name)).text(FILE, finished.model_dump_json())
+    store.client.set_model_version_tag(made.name, str(made.version), ORIGIN, origin(settings, finished.data))
+
+
+def find(settings: Settings, data: PreparedData) -> Finished | None:
+    """The result of the latest pipeline that was given the same; None where there is none, or its run was deleted."""
+    store = open_store()
+    made = made_from(store, settings.registered_name, origin(settings, data))
+    if made is None:
+        return None
+    text = Run(store, made.version.run_id, store.experiment(made.version.name)).read(FILE)
+    return None if text is None else Finished.model_validate_json(text)
+
+
+def nothing_new(before: Finished) -> Finished:
+    """The earlier result as that of a pipeline that does nothing; the champion stays the one that there is."""
+    store, made = open_store(), before.trained.version
+    now = champion(store, made.name)
+    known = get(store, made.name, made.version)
+    reason = f"nothing new since version {made.version}, which the same images and settings gave: {_verdict(known)}; "
+    reason += f"the champion is {f'version {now.version.version}' if now else 'none'}; "
+    reason += "registry.repeat=true searches and trains all the same"
+    promotion = before.promotion.model_copy(
+        update={
+            "promoted": False,
+            "already": now is not None and now.version == made,
+            "reason": reason,
+            "champion": now.version.version if now else None,
+        }
+    )
+    return before.model_copy(update={"promotion": promotion, "new": False})
+
+
+def _verdict(made: Registered) -> str:
+    """What was decided about it in the end, by the gate or a person."""
+    decision, by, reason = (made.tags.get(f"{GATE}{key}", "") for key in ("decision", "by", "reason"))
+    return f"{decision} by {by} ({reason})"
