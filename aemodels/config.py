@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from aemodels.texts import visible
@@ -23,6 +23,8 @@ ALLOWED = {  # kinds of pydantic's errors -> what is allowed, with the names tha
     **dict.fromkeys(("float_parsing", "float_type"), "a number"),
     **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
     "finite_number": "a finite number",
+    "tuple_type": "a list, such as [400, 200]",
+    "too_short": "a list of at least {min_length}",
 }
 
 
@@ -142,13 +144,18 @@ class Range(BaseModel):
             raise ValueError("needs low <= high, and low > 0 on a logarithmic scale")
         return self
 
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers are tried."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
 
 class Choice(BaseModel):
-    """Values that a search may try."""
+    """Values that a search may try: texts, numbers, true and false, null, lists, or whole sections."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    choices: tuple[str | int | float | bool, ...] = Field(min_length=1)
+    choices: tuple[JsonValue, ...] = Field(min_length=1)
 
 
 Space = Mapping[str, Range | Choice]  # dotted key -> what a search may try there
@@ -216,6 +223,29 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def as_written(value: Any) -> str:
+    """A value as the command line takes it: null, true, [400, 200]."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def in_short(value: Any) -> str:
+    """A value as a table or a figure shows it: four digits of a number, a section as `conv channels=[32, 64]`."""
+    if isinstance(value, Mapping):
+        kind = [str(value["name"])] if "name" in value else []
+        return " ".join(kind + [f"{key}={in_short(inner)}" for key, inner in value.items() if key != "name"])
+    return f"{value:.4g}" if isinstance(value, float) else as_written(value)
+
+
+def demand(error: Any) -> str:
+    """What one of pydantic's errors asks for."""
+    kind, context = error["type"], error.get("ctx", {})
+    return f"must be {ALLOWED[kind].format(**context)}" if kind in ALLOWED else _message(error)
+
+
+def _message(error: Any) -> str:
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint at the known name that is nearest, with a space behind it; "" if none is near."""
     close = difflib.get_close_matches(name, list(known), n=1)
@@ -244,14 +274,14 @@ def _explain(config: type[Config], error: Any) -> str:
     if kind == "missing":
         return f"{key}: required; give {key}=..."
     if kind == "value_error" and isinstance(value, Mapping | Config):  # a rule between several settings
-        return ": ".join(filter(None, (key, error["msg"].removeprefix("Value error, "))))
+        return ": ".join(filter(None, (key, _message(error))))
     if kind == "string_pattern_mismatch":
         return f"{key}={_short(value)}: does not fit; {owner.model_fields[key.rpartition('.')[2]].description}"
     if kind in ALLOWED:
         section = key.partition(".")[0]
         more = f"; see `aemodels settings {section}`" if section != key else ""
-        return f"{key}={_short(value)}: must be {ALLOWED[kind].format(**context)}{more}"
-    return f"{key}={_short(value)}: {error['msg'].removeprefix('Value error, ')}"
+        return f"{key}={_short(value)}: {demand(error)}{more}"
+    return f"{key}={_short(value)}: {_message(error)}"
 
 
 def _locate(config: type[Config], location: tuple[int | str, ...]) -> tuple[str, type[Config]]:

@@ -26,6 +26,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from aemodels.config import as_written
 from aemodels.data.prepared import PreparedData
 from aemodels.disk import in_words
 from aemodels.environment import without_secrets
@@ -306,6 +307,6 @@ def tag_text(value: object) -> str:
 
 
 def _param_text(value: Any) -> str:
-    """As the command line takes it, so that it can be copied: null, true, [400, 200]; long values are cut."""
-    text = storable(value if isinstance(value, str) else json.dumps(value, default=str))
+    """As the command line takes it, so that it can be copied; long values are cut."""
+    text = storable(as_written(value))
     return text if len(text) <= LONGEST_PARAM else f"{text[: LONGEST_PARAM - 30]}... ({len(text)} characters)"

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from pydantic import Field, ValidationError, field_validator
 
-from aemodels.config import Choice, Config, Range, SettingsError, Space
+from aemodels.config import Choice, Config, Range, SettingsError, Space, demand
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation import COMING, check_likelihood, check_primary, direction, lacking
 from aemodels.experiment import Experiment
@@ -27,7 +27,8 @@ class TuningConfig(Config):
     """What a search varies, and how long it may take."""
 
     trials: int = Field(12, ge=1)
-    """Models to train. The first has the experiment's own settings, if they lie in the space."""
+    """Models that the search trains; the pipeline then trains the best of them in full. The first has the experiment's
+    own settings, if they lie in the space. No two have the same settings: a space that holds fewer ends the search."""
     generation: int | None = Field(None, ge=1)
     """Trials that are chosen and trained together, from the results of those before them: as many cores, stacked models
     or machines find work at a time. null: a quarter of all, at least 4."""
@@ -37,7 +38,9 @@ class TuningConfig(Config):
     """Training images of a trial, at most training.images; null takes training.images."""
     space: dict[str, Range | Choice] = Field(default_factory=dict)
     """What varies beside, or in other ranges than, the model's own search space: {"training.learning_rate": {"low":
-    1e-4, "high": 1e-2, "log": true}, "model.beta": {"choices": [1, 4]}}. Whole numbers where both ends are."""
+    1e-4, "high": 1e-2, "log": true}, "model.beta": {"choices": [1, 4]}, "model.trunk.widths": {"choices": [[128],
+    [256, 128]]}}. A range whose ends are both whole numbers holds whole numbers only; a choice may be any value that
+    the setting takes: a number, a text, true or false, null, a list, or a section such as {"name": "conv"}."""
     pareto: tuple[str, str] | None = None
     """Search by two metrics, such as ["mse", "frechet_samples"], for their Pareto front; null: evaluation.primary."""
     prune: bool = True
@@ -87,7 +90,7 @@ def _varied(key: str, values: Any) -> Range | Choice:
     except ValidationError as error:
         wrong = error.errors()[0]
         place = ".".join(map(str, [key, *wrong["loc"][:1]]))
-        raise ValueError(f"{place}: {wrong['msg'].removeprefix('Value error, ')}") from None
+        raise ValueError(f"{place}: {demand(wrong)}") from None
 
 
 # ---------------------------------------------------------------- trials and events

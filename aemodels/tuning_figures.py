@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aemodels.config import Choice, Range
+from aemodels.config import Choice, Range, in_short
 from aemodels.leaving_out import Made, make_each
 from aemodels.pictures import FONT, WIDTH, Picture, drawn, plots
 from aemodels.tuning import SearchResult, Trial
@@ -21,6 +22,9 @@ if TYPE_CHECKING:  # half a second that only drawing has to wait for
     from matplotlib.tri import Triangulation
 
 HEIGHT = 380  # pixels of a panel
+TITLE_LINE, TRIAL_LINE = 90, 60  # letters
+CHOICE_LINE, CHOICE_LINES = 22, 3  # letters and lines of a choice's label; of a longer one the beginning is shown
+ACROSS, BESIDE = 80, 8  # letters that the axis below has room for; choices that are written beside each other there
 WIDE = 10.0  # times the smallest value: beyond it values are drawn on a logarithmic scale
 
 
@@ -87,7 +91,7 @@ def _contour(result: SearchResult) -> Picture:
     """The objective over the two parameters that matter most."""
     from matplotlib.colors import LogNorm, Normalize
 
-    figure, (axes,) = plots(1, 1, WIDTH, HEIGHT, f"Best: {_params(result.best)}")
+    figure, (axes,) = plots(1, 1, WIDTH, HEIGHT, _title(result))
     x_key, y_key = sorted(result.space, key=lambda key: -result.importances.get(key, 0))[:2]
 
     def places(trials: list[Trial]) -> tuple[list[float], list[float]]:
@@ -116,7 +120,7 @@ def _contour(result: SearchResult) -> Picture:
 
 def _slice(result: SearchResult) -> Picture:
     """The objective over the only parameter."""
-    figure, (axes,) = plots(1, 1, WIDTH, HEIGHT, f"Best: {_params(result.best)}")
+    figure, (axes,) = plots(1, 1, WIDTH, HEIGHT, _title(result))
     ((key, varied),) = result.space.items()
     complete = _in_state(result, "complete")
     values = [trial.values[0] for trial in complete]
@@ -142,7 +146,8 @@ def _front(result: SearchResult) -> Picture:
     axes.scatter(x_front, y_front, color="tab:blue", zorder=3, label="Pareto front")
     for trial in result.front:
         place = (trial.values[0], trial.values[1])
-        axes.annotate(_params(trial), place, (4, 4), textcoords="offset points", fontsize=FONT, rotation=20)
+        text = textwrap.shorten(_params(trial), TRIAL_LINE, placeholder=" ...")
+        axes.annotate(text, place, (4, 4), textcoords="offset points", fontsize=FONT, rotation=20)
     _value_axis(axes, y)
     if _spreads(x):
         axes.set_xscale("log")
@@ -181,7 +186,21 @@ def _params(trial: Trial) -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else in_short(value)
+
+
+def _choices_axis(axis: Axis, choices: Sequence[Any], below: bool) -> None:
+    """Labels in lines as long as there is room for; many labels below a panel are turned."""
+    beside = below and len(choices) <= BESIDE
+    line = min(CHOICE_LINE, ACROSS // len(choices)) if beside else CHOICE_LINE
+    labels = [textwrap.fill(in_short(c), line, max_lines=CHOICE_LINES, placeholder=" ...") for c in choices]
+    axis.set_ticks(range(len(choices)), labels)
+    if below and not beside:
+        axis.set_tick_params(rotation=90)
+
+
+def _title(result: SearchResult) -> str:
+    return textwrap.fill(f"Best: {_params(result.best)}", TITLE_LINE)
 
 
 def _star(axes: Axes, x: Sequence[float], y: Sequence[float]) -> None:
@@ -219,7 +238,7 @@ def _parameter_axis(axes: Axes, axis: Axis, key: str, varied: Range | Choice) ->
     """The whole range, so that a best value at its end is seen to lie there."""
     axis.set_label_text(key, fontsize=FONT)
     if isinstance(varied, Choice):
-        axis.set_ticks(range(len(varied.choices)), [str(choice) for choice in varied.choices])
+        _choices_axis(axis, varied.choices, axis is axes.xaxis)
         low, high = -0.4, len(varied.choices) - 0.6
     elif varied.log:
         low, high = math.log10(varied.low), math.log10(varied.high)

@@ -31,7 +31,6 @@ from aemodels.tuning import (
     TrialEpoch,
     TrialLost,
     TrialStarted,
-    TuningConfig,
     Waiting,
     check_models,
     trial_experiment,
@@ -44,7 +43,7 @@ Prepare = Callable[[Mapping[str, Any]], Experiment]  # a trial's parameters -> i
 
 
 def search(
-    experiment: Experiment, data: PreparedData, features: Features, config: TuningConfig, study: Study
+    experiment: Experiment, data: PreparedData, features: Features, study: Study
 ) -> Generator[Event, None, SearchResult]:
     """Runs a search, or goes on with it, or works on it beside others.
 
@@ -56,7 +55,7 @@ def search(
         SettingsError: a model of the space does not fit the images or the objectives.
         UserError: every trial failed.
     """
-    runner = Runner(data, features, study.goals)
+    config, runner = study.config, Runner(data, features, study.goals)
     with closing(runner):
         alike = [trial_experiment(experiment, config, {})] * config.generation_size
         runner.start(alike, config.trials)  # they import meanwhile

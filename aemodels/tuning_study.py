@@ -84,7 +84,9 @@ class Study:
         self.objectives = config.pareto or (self.primary,)
         self.directions = tuple(direction(metric) for metric in self.objectives)
         self.goals = Goals(self.objectives, self.primary if config.prune and config.pareto is None else None)
-        self._config, self._sampler = config, Sampler(experiment, config, space, self.directions)
+        self._sampler = Sampler(experiment, config, space, self.directions)
+        self.config = config.override({"trials": self._sampler.total()})
+        """Of the search, with no more trials than there are settings in its space."""
         self._storage, self._id = storage, self._find(storage)
         self._claims = claims(storage, self._id)
         self._rows: dict[int, int] = {}  # index -> Optuna's id of the row that counts
@@ -157,7 +159,7 @@ class Study:
         """All recorded trials, by index."""
         found: dict[int, Trial] = {}
         for row in sorted(self._storage.get_all_trials(self._id), key=lambda row: row.number):
-            trial = _trial(row)
+            trial = _trial(row, self._sampler.decoded(row.params))
             if trial.index not in found or found[trial.index].state == "interrupted":
                 found[trial.index] = trial
                 self._rows[trial.index] = row._trial_id
@@ -177,8 +179,8 @@ class Study:
         return trials
 
     def _indices(self, number: int) -> range:
-        size = self._config.generation_size
-        return range(number * size, min((number + 1) * size, self._config.trials))
+        size = self.config.generation_size
+        return range(number * size, min((number + 1) * size, self.config.trials))
 
     def _generation(self, number: int) -> list[Trial]:
         return [trial for trial in self.trials() if trial.index in self._indices(number)]
@@ -200,9 +202,9 @@ class Study:
     def _record(self, index: int, params: dict[str, Any]) -> None:
         row = create_trial(
             state=TrialState.WAITING,
-            params=params,
+            params=self._sampler.encoded(params),
             distributions=self._sampler.distributions,
-            user_attrs={"index": index, "generation": index // self._config.generation_size},
+            user_attrs={"index": index, "generation": index // self.config.generation_size},
         )
         self._storage.create_new_trial(self._id, row)
 
@@ -280,11 +282,11 @@ def _finite(value: float) -> float:
     return value if math.isfinite(value) else math.inf
 
 
-def _trial(row: FrozenTrial) -> Trial:
+def _trial(row: FrozenTrial, params: dict[str, Any]) -> Trial:
     error = "" if INTERRUPTED in row.user_attrs else row.user_attrs.get("error", "")
     return Trial(
         index=row.user_attrs["index"],
-        params=row.params,
+        params=params,
         state=STATES.get(row.state) or ("failed" if error else "interrupted"),
         values=tuple(row.values or ()) if row.state == TrialState.COMPLETE else (),
         metrics=row.user_attrs.get("metrics", {}),

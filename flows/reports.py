@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -74,11 +75,14 @@ def prepared(data: PreparedData, json: bool) -> None:
 def tuned(result: Tuned, json: bool) -> None:
     if json:
         return as_json(result.model_dump(mode="json"))
+    from aemodels.config import as_written
+
     _trials(result)
     facts(
         {
+            **({"note": result.note} if result.note else {}),
             **{f"trial {row.index} failed": row.error for row in result.trials if row.error},
-            "best": " ".join(f"{key}={value}" for key, value in result.best.items()),
+            "best": " ".join(shlex.quote(f"{key}={as_written(value)}") for key, value in result.best.items()),
             **_left_out(result.left_out),
             "pictures": result.folder / "figures",
             "compare trials": result.compare_url,
@@ -253,7 +257,7 @@ def _trials(result: Tuned) -> None:
     shown = [
         (
             row.index,
-            *(row.params.get(key) for key in keys),
+            *(_shown(row.params[key]) for key in keys),
             *(row.values.get(name) for name in result.objectives),
             row.state,
             row.seconds,
@@ -261,6 +265,13 @@ def _trials(result: Tuned) -> None:
         for row in result.trials[:SHOWN_TRIALS]
     ]
     table("Trials, best first, on the validation images", columns, shown)
+
+
+def _shown(value: Any) -> object:
+    """A setting in a table, which aligns numbers."""
+    from aemodels.config import in_short
+
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else in_short(value)
 
 
 def _metrics(title: str, metrics: dict[str, float]) -> None:

@@ -163,7 +163,7 @@ def remember(**parameters: Any) -> None:
         client.update_flow_run(run.id, parameters=run.parameters | parameters)
 
 
-def publish_metrics(key: str, metrics: Mapping[str, float], url: str) -> None:
+def publish_metrics(key: str, metrics: Mapping[str, float | str], url: str) -> None:
     """A table of metrics and a link to the run in MLflow."""
     rows = [{"metric": name, "value": display.text(value)} for name, value in metrics.items()]
     with for_show():

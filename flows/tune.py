@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 from prefect.runtime import flow_run
 
+from aemodels.config import in_short
 from aemodels.data import PreparedData
 from aemodels.settings import Settings
 from aemodels.steps import tune as step
@@ -18,7 +19,8 @@ def tune_model(settings: Settings, data: PreparedData, group: str) -> Tuned:
     with device_slot():
         tuned = follow(step.tune(settings, data, group))
     best = next(trial for trial in tuned.trials if trial.params == tuned.best)
-    publish_metrics("search", best.params | best.values, tuned.compare_url)
+    shown = {key: in_short(value) for key, value in best.params.items()}
+    publish_metrics("search", {**shown, **best.values}, tuned.compare_url)
     for picture in tuned.figures:
         publish_picture("search", picture)
     return tuned

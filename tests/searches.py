@@ -63,7 +63,7 @@ def run(
 ) -> tuple[list[Event], SearchResult]:
     study = open_study(name or next(NAMES), experiment, config)
     features: Any = object() if experiment is not SMALL else None
-    steps = search(experiment, data, features, config, study)
+    steps = search(experiment, data, features, study)
     events = []
     while True:
         try:

@@ -144,7 +144,7 @@ def test_an_end_that_does_not_count_is_undone(
     features: Any = object()
     with workers() as (a, b), start_run(store, "digits", "search") as parent:
         late, other = (_TrialRuns(store, study, parent, "digits", "") for study in (a, b))
-        events = search(EXPERIMENT, digits, features, CONFIG, a)
+        events = search(EXPERIMENT, digits, features, a)
         for event in events:
             if isinstance(event, TrialEnded):
                 break

@@ -44,20 +44,81 @@ def test_first_trial_is_the_experiment_as_it_stands(digits: PreparedData) -> Non
     assert all(2 <= trial.params["model.beta"] <= 4 for trial in outside.trials)
 
 
+TWO_OR_THREE = {"model.latent_dim": {"low": 2, "high": 3}}
+ONE_BETA = {"model.beta": {"choices": [1.0]}}
+WIDTHS = {"model.trunk.widths": {"choices": [[128], [256, 128], [64, 64, 32]]}}
+
+
 @pytest.mark.usefixtures("pretended")
-def test_no_trial_is_run_twice(digits: PreparedData) -> None:
-    config = TuningConfig.parse(
-        {"trials": 12, "space": {"model": {"latent_dim": {"low": 2, "high": 8}, "beta": {"choices": [0.5, 1.0]}}}}
-    )
-    _, result = run(digits, config)
-    assert len({tuple(trial.params.values()) for trial in result.trials}) == 12
+@pytest.mark.parametrize(
+    ("trials", "space", "expected"),
+    [
+        (12, {"model.latent_dim": {"low": 2, "high": 8}, "model.beta": {"choices": [0.5, 1.0]}}, 12),
+        (14, {"model.latent_dim": {"low": 2, "high": 8}, "model.beta": {"choices": [0.5, 1.0]}}, 14),
+        (8, {**TWO_OR_THREE, **ONE_BETA}, 2),
+        (8, {**TWO_OR_THREE, "model.beta": {"low": 0.5, "high": 0.5}}, 2),
+        (8, {**TWO_OR_THREE, "model.beta": {"choices": [0.5, 1, 1.0, "1"]}}, 4),  # of which three are one
+        (9, {"model.latent_dim": {"low": 2, "high": 10**12, "log": True}, **ONE_BETA}, 9),
+        (30, {**WIDTHS, **TWO_OR_THREE, "model.beta": {"choices": [0.5, 1.0]}}, 12),
+        (8, {"model.latent_dim": {"choices": [20]}, **ONE_BETA}, 1),
+        (8, {**TWO_OR_THREE, "model.beta": {"low": 0.5, "high": 1.0}}, 8),
+    ],
+)
+@pytest.mark.parametrize("generation", [None, 1, 8])
+def test_no_setting_is_trained_twice(
+    digits: PreparedData, trials: int, space: dict[str, Any], expected: int, generation: int | None
+) -> None:
+    """Neither within a generation; a space that holds fewer settings than there were to be trials ends the search."""
+    config = TuningConfig.parse({"trials": trials, "generation": generation, "space": space})
+    events, result = run(digits, config)
+    started = [event.experiment.model_dump_json() for event in events if isinstance(event, TrialStarted)]
+    assert len(started) == len(set(started)) == len(result.trials) == expected
+    _, again = run(digits, config)
+    assert facts(again) == facts(result)
+
+
+@pytest.mark.usefixtures("pretended")
+@pytest.mark.parametrize("generation", [None, 1, 2, 4, 9])
+def test_there_are_as_many_trials_as_were_asked_for(digits: PreparedData, generation: int | None) -> None:
+    for trials in range(1, 10):
+        events, result = run(digits, TuningConfig(trials=trials, generation=generation, epochs=1))
+        started = [event.trial.index for event in events if isinstance(event, TrialStarted)]
+        assert started == [trial.index for trial in result.trials] == list(range(trials))
+
+
+@pytest.mark.usefixtures("pretended")
+def test_lists_and_sections_can_be_searched(digits: PreparedData) -> None:
+    """And texts, numbers and null; they are kept as they are, the experiment's own settings come first."""
+    trunks = ["mlp", {"name": "mlp", "widths": [64, 32], "activation": "tanh"}, {"name": "conv", "channels": [8, 16]}]
+    space = {
+        "model.trunk": {"choices": trunks},
+        "training": {"images": {"choices": [100, None]}},
+        **ONE_BETA,
+        "model.latent_dim": {"choices": [20, "8"]},
+    }
+    name, config = next(NAMES), TuningConfig.parse({"trials": 40, "space": space})
+    events, result = run(digits, config, name=name)
+    own = {"model.trunk": "mlp", "training.images": None, "model.beta": 1.0, "model.latent_dim": 20}
+    assert result.trials[0].params == own
+    tried = [trial.params for trial in result.trials]
+    assert [tried.count({**own, "model.trunk": trunk, "training.images": 100}) for trunk in trunks] == [1, 1, 1]
+    assert len(tried) == 12
+    models = {event.trial.index: event.experiment.model for event in events if isinstance(event, TrialStarted)}
+    for trial in result.trials:
+        trunk = models[trial.index].flat()
+        if trial.params["model.trunk"] == trunks[1]:
+            assert (trunk["trunk.widths"], trunk["trunk.activation"]) == ([64, 32], "tanh")
+        if trial.params["model.trunk"] == trunks[2]:
+            assert (trunk["trunk.name"], trunk["trunk.channels"]) == ("conv", [8, 16])
+    _, again = run(digits, config, name=name)  # what is recorded
+    assert again == result
 
 
 @pytest.mark.usefixtures("pretended")
 def test_generation_is_recorded_before_it_runs(digits: PreparedData) -> None:
     study = open_study(next(NAMES), EXPERIMENT, CONFIG)
     features: Any = object()
-    steps = search(EXPERIMENT, digits, features, CONFIG, study)
+    steps = search(EXPERIMENT, digits, features, study)
     assert isinstance(next(steps), TrialStarted)
     assert [trial.state for trial in study.trials()] == ["running", "waiting", "waiting"]
 
@@ -70,7 +131,7 @@ def test_a_generation_is_a_share_of_the_search(digits: PreparedData) -> None:
     config = TuningConfig(trials=26)
     study = open_study(next(NAMES), EXPERIMENT, config)
     features: Any = object()
-    assert isinstance(next(search(EXPERIMENT, digits, features, config, study)), TrialStarted)
+    assert isinstance(next(search(EXPERIMENT, digits, features, study)), TrialStarted)
     assert [trial.state for trial in study.trials()] == ["running"] + ["waiting"] * 6
     assert [trial.index for trial in study.generation(3)] == [21, 22, 23, 24, 25]
 

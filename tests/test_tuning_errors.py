@@ -27,7 +27,7 @@ def test_a_search_outlives_its_processes(digits: PreparedData, monkeypatch: pyte
     monkeypatch.setattr(trials, "cores", lambda: 2)
     workers: list[Worker] = []
     monkeypatch.setattr(trials, "Worker", lambda threads: workers.append(Worker(threads)) or workers[-1])
-    steps = search(SMALL, digits, None, config, open_study(name, SMALL, config))
+    steps = search(SMALL, digits, None, open_study(name, SMALL, config))
     ended: list[int] = []
     for event in steps:
         if isinstance(event, TrialEpoch) and event.index == 1 and len(workers) == 2:
@@ -52,6 +52,15 @@ def test_a_search_outlives_its_processes(digits: PreparedData, monkeypatch: pyte
             {"space": {"model.trunk.name": {"choices": ["mlp", "cnn"]}}},
             r"tuning\.space: model\.trunk\.name=cnn.*unknown",
         ),
+        (
+            {"space": {"model.trunk.widths": {"choices": [[128], 64]}}},
+            r"tuning\.space: model\.trunk\.widths=64: must be a list, such as \[400, 200\]",
+        ),
+        ({"space": {"model.trunk.widths": {"choices": [[]]}}}, r"model\.trunk\.widths=\[\]: .*a list of at least 1"),
+        (
+            {"space": {"model.trunk": {"choices": ["conv", {"name": "mlp", "widht": [8]}]}}},
+            r"tuning\.space: model\.trunk\.widht=\[8\]: .*did you mean model\.trunk\.widths\?",
+        ),
     ],
 )
 def test_space_that_does_not_fit(settings: dict[str, Any], message: str) -> None:
@@ -74,6 +83,7 @@ def test_combination_that_does_not_fit() -> None:
         ({"space.model.beta": {"low": 0, "high": 1, "log": True}}, r"space.*model\.beta.*low > 0"),
         ({"space.model.beta": {"from": 0, "to": 1}}, r"space.*model\.beta"),
         ({"space.model.beta": 3}, r"space.*model\.beta=3: give"),
+        ({"space.model.beta": {"choices": []}}, r"space.*model\.beta\.choices: must be a list of at least 1"),
         ({"pareto": ["mse", "msee"]}, r"pareto.*msee"),
         ({"pareto": ["mse", "mse"]}, r"pareto.*the same"),
         ({"trials": 0}, "trials"),

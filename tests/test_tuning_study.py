@@ -116,7 +116,7 @@ def child(action):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 def killed_after(events):
-    steps = t.search(t.SMALL, data, None, config, t.open_study("killed", t.SMALL, config))
+    steps = t.search(t.SMALL, data, None, t.open_study("killed", t.SMALL, config))
     for _ in range(events):
         next(steps)
     threading.Timer(0.005, os.kill, (os.getpid(), signal.SIGKILL)).start()

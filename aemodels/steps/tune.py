@@ -14,7 +14,7 @@ from typing import Any, Self
 from pydantic import Field
 
 from aemodels import parallel
-from aemodels.config import Config, UserError
+from aemodels.config import Config, UserError, in_short
 from aemodels.data import PreparedData
 from aemodels.devices import best_device
 from aemodels.environment import search_database
@@ -82,6 +82,8 @@ class Tuned(Result):
     figures: tuple[Path, ...]
     left_out: dict[str, str] = Field(default_factory=dict)
     """Figures that could not be drawn, with the reason."""
+    note: str = ""
+    """What is to be known about the search, such as that its space holds fewer settings than `tuning.trials` asks."""
 
 
 def check(settings: Settings) -> None:
@@ -134,9 +136,11 @@ def tune(settings: Settings, data: PreparedData, group: str) -> Steps[Tuned]:
         with _run(store, study, folder, settings, group) as run, study:
             run.params({**experiment.flat(), **{f"tuning.{key}": value for key, value in config.flat().items()}})
             run.dataset(data)
+            note = _fewer(config.trials, study.config.trials)
             with _TrialRuns(store, study, run, name, group) as trials:
-                result = yield from _follow(search(experiment, data, features, config, study), config.trials, trials)
-            tuned = _finish(result, study, run, trials, folder)
+                events = search(experiment, data, features, study)
+                result = yield from _follow(events, study.config.trials, trials, note)
+            tuned = _finish(result, study, run, trials, folder, note)
         if not study.shared:
             folder.finish(tuned.model_dump(mode="json"), group)
     return tuned
@@ -181,10 +185,21 @@ def _run(store: Store, study: Study, folder: RunFolder, settings: Settings, grou
         raise
 
 
-def _follow(events: Generator[Event, None, SearchResult], total: int, trials: _TrialRuns) -> Steps[SearchResult]:
+def _fewer(asked: int, there: int) -> str:
+    """Says so where the space ends the search."""
+    plural = "" if there == 1 else "s"
+    verb = "is" if there == 1 else "are"
+    if there == asked:
+        return ""
+    return f"{there} setting{plural} {verb} all there {verb}: {there} trial{plural} instead of {asked}"
+
+
+def _follow(
+    events: Generator[Event, None, SearchResult], total: int, trials: _TrialRuns, note: str
+) -> Steps[SearchResult]:
     """Records what happens to trials as it happens."""
     ended: set[int] = set()
-    yield Progress("searching", 0, total)
+    yield Progress("searching", 0, total, note)
     with closing(events):
         while True:
             try:
@@ -287,7 +302,7 @@ class _TrialRuns:
 
 def _note(event: Event, trials: _TrialRuns) -> str:
     if isinstance(event, TrialStarted):
-        values = ", ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in event.trial.params.items())
+        values = ", ".join(f"{key.rpartition('.')[2]} {in_short(value)}" for key, value in event.trial.params.items())
         return f"trial {event.trial.index}: {values}"
     if isinstance(event, Waiting):
         return f"other workers run trials {', '.join(map(str, event.indices))}"
@@ -299,11 +314,7 @@ def _note(event: Event, trials: _TrialRuns) -> str:
     return f"trial {event.trial.index}: {event.trial.state}"
 
 
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _finish(result: SearchResult, study: Study, run: Run, trials: _TrialRuns, folder: RunFolder) -> Tuned:
+def _finish(result: SearchResult, study: Study, run: Run, trials: _TrialRuns, folder: RunFolder, note: str) -> Tuned:
     """What the caller needs to go on. One worker records it, and ends the run."""
     ranked, (pictures, left_out) = _best_first(result), draw_search_figures(result)
     with study.alone():
@@ -327,6 +338,7 @@ def _finish(result: SearchResult, study: Study, run: Run, trials: _TrialRuns, fo
         folder=folder.path,
         figures=figures,
         left_out=left_out,
+        note=note,
     )
 
 

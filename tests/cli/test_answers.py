@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from commands import TINY, Shop, call, shell
 from PIL import Image
 
+from aemodels.config import read_text
 from aemodels.steps.tune import Tuned
 from flows import reports
 
@@ -133,6 +135,31 @@ def test_tune_answers_a_machine(store) -> None:
     children = store.client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{told['run_id']}'")
     assert {run.info.run_id for run in children} == set(json.loads(_query(told["compare_url"], "runs")))
     assert all(run.info.status == "FINISHED" and "objective" in run.data.metrics for run in children)
+
+
+def test_widths_are_searched_to_the_last_setting(store) -> None:
+    """Of four there are, for eight trials; each is in MLflow, and the best can be copied into another command."""
+    space = 'tuning.space={"model.trunk.widths": {"choices": [[8], [16, 8]]}, "model.latent_dim": {"choices": [2, 3]}, '
+    space += '"model.beta": {"choices": [1]}}'
+    search = [*TINY, *SMALL_SEARCH, "tuning.trials=8", space]
+    told = call("tune", "--json", *search).json
+    tried = [trial["params"] for trial in told["trials"]]
+    assert sorted((p["model.trunk.widths"], p["model.latent_dim"]) for p in tried) == [
+        ([8], 2),
+        ([8], 3),
+        ([16, 8], 2),
+        ([16, 8], 3),
+    ]
+    assert told["note"] == "4 settings are all there are: 4 trials instead of 8"
+    children = store.client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{told['run_id']}'")
+    assert sorted(run.data.params["model.trunk.widths"] for run in children) == ["[16, 8]"] * 2 + ["[8]"] * 2
+    best = told["best"]["model.trunk.widths"]
+    assert store.client.get_run(told["run_id"]).data.params["best.model.trunk.widths"] == json.dumps(best)
+    answered = call("tune", *search)
+    assert "note            4 settings are all there are: 4 trials instead of 8" in answered.out
+    (line,) = (line for line in answered.out.splitlines() if line.startswith("best "))
+    settings = read_text(shlex.split(line.removeprefix("best")))
+    assert settings["model.trunk.widths"] == best
 
 
 def _query(url: str, name: str) -> str:
