@@ -3,10 +3,14 @@
     <store>/runs/<identity>      config.json, state.safetensors while training, weights.safetensors, figures/,
                                  report.html, run.json
     <store>/runs/<identity>-2    the same experiment, run again after the first was finished
-    <store>/runs/joined-<name>   what this machine draws of a search that several machines work on
+    <store>/runs/joined-<name>   what this machine draws of a search that several machines work on; seat-1.lock, ...
 
 Unfinished and not locked, a folder is resumed by the same command; finished, the same command makes a new one. But
 whoever asked for a finished run, and was killed before it had the result, finds it there when it asks again.
+
+A search that several machines work on is finished by one of them, when others may have been killed or interrupted. So
+each process that works on it has a seat, a locked file, which it removes when it has the result. A seat that nobody
+holds is of a process that is still to get it.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ from aemodels.disk import write_whole
 from aemodels.environment import store_folder
 
 NOTES = "run.json"
+SEATS = "seat-*.lock"
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,10 @@ class RunFolder:
     def finished(self) -> bool:
         return self.result is not None
 
+    def asked_by(self, asker: str) -> bool:
+        """Tells whether the result was for that asker; "" is nobody."""
+        return bool(asker) and self.notes().get("asker") == asker
+
 
 @contextmanager
 def claimed(identity: str, asker: str = "") -> Iterator[RunFolder]:
@@ -94,11 +103,50 @@ def numbered(identity: str) -> Iterator[str]:
     return (identity if number == 1 else f"{identity}-{number}" for number in count(1))
 
 
-def joined(study: str) -> RunFolder:
-    """The folder of a search in a shared database; never locked, and there may be several workers on this machine."""
-    folder = RunFolder(_runs() / f"joined-{study}")
+@contextmanager
+def joined(study: str, asker: str = "") -> Iterator[RunFolder]:
+    """Gives this process a seat at a search in a shared database, beside others of this machine, and its folder here.
+
+    The seat stays where the block ends with an error, and where the process is killed.
+
+    Args:
+        asker: as in `claimed`.
+    """
+    folder = _joined(study)
     folder.path.mkdir(parents=True, exist_ok=True)
-    return folder
+    new = (folder.path / SEATS.replace("*", str(number)) for number in count(1))
+    lock = next(filter(None, map(_locked, chain(sorted(folder.path.glob(SEATS)), new))))
+    try:
+        yield folder
+        folder.note(asker=asker)
+        Path(lock.lock_file).unlink()
+    finally:
+        lock.release()
+
+
+def awaited(study: str, asker: str, newer: bool) -> bool:
+    """Tells whether this machine is still to get the result of a finished search in a shared database.
+
+    It is where a process that worked on it here was killed or interrupted, and where the same `asker` asks again. It is
+    also where nobody here has heard of it, as of a worker that was started too late, unless there is a `newer` one to
+    join.
+    """
+    folder = _joined(study)
+    if not folder.path.exists():
+        return not newer
+    return folder.asked_by(asker) or any(map(_left, folder.path.glob(SEATS)))
+
+
+def _joined(study: str) -> RunFolder:
+    return RunFolder(_runs() / f"joined-{study}")
+
+
+def _left(seat: Path) -> bool:
+    """Tells whether nobody holds a seat any more."""
+    lock = _locked(seat)
+    if lock is not None:
+        lock.release()
+    return lock is not None
 
 
 def _runs() -> Path:
@@ -111,13 +159,20 @@ def _candidates(identity: str) -> Iterator[Path]:
 
 def _claim(path: Path, asker: str) -> tuple[RunFolder, FileLock] | None:
     path.mkdir(parents=True, exist_ok=True)
-    folder = RunFolder(path)
-    lock = FileLock(path / "lock", timeout=0, thread_local=False)  # a generator may go on in another thread
+    folder, lock = RunFolder(path), _locked(path / "lock")
+    if lock is None:
+        return None
+    if folder.finished and not folder.asked_by(asker):
+        lock.release()
+        return None
+    return folder, lock
+
+
+def _locked(path: Path) -> FileLock | None:
+    """Locks a file for this process; None where another one holds it."""
+    lock = FileLock(path, timeout=0, thread_local=False)  # a generator may go on in another thread
     try:
         lock.acquire()
     except Timeout:
         return None
-    if folder.finished and not (asker and folder.notes().get("asker") == asker):
-        lock.release()
-        return None
-    return folder, lock
+    return lock

@@ -219,21 +219,31 @@ def start_run(
 
 def resume_run(store: Store, run_id: str) -> Run | None:
     """The run, running again; None where it is not in this store any more."""
+    found = _found(store, run_id)
+    if found is None:
+        return None
+    store.client.set_tag(run_id, PROCESS, own_name())  # first: a run that goes on is no dead process's
+    store.client.update_run(run_id, status="RUNNING")
+    if "error" in found.data.tags:
+        store.client.delete_tag(run_id, "error")
+    return Run(store, run_id, found.info.experiment_id)
+
+
+def has_run(store: Store, run_id: str) -> bool:
+    """Tells whether the run is in this store, and was not deleted."""
+    return _found(store, run_id) is not None
+
+
+def _found(store: Store, run_id: str) -> Any | None:
     from mlflow.exceptions import MlflowException
 
     try:
         found = store.client.get_run(run_id)
-        if found.info.lifecycle_stage == "deleted":
-            return None
-        store.client.set_tag(run_id, PROCESS, own_name())  # first: a run that goes on is no dead process's
-        store.client.update_run(run_id, status="RUNNING")
-        if "error" in found.data.tags:
-            store.client.delete_tag(run_id, "error")
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
-    return Run(store, run_id, found.info.experiment_id)
+    return None if found.info.lifecycle_stage == "deleted" else found
 
 
 def end_dead_runs(store: Store, experiment_id: str) -> None:

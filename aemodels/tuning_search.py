@@ -57,8 +57,9 @@ def search(
     """
     config, runner = study.config, Runner(data, features, study.goals)
     with closing(runner):
-        alike = [trial_experiment(experiment, config, {})] * config.generation_size
-        runner.start(alike, config.trials)  # they import meanwhile
+        if not study.ended:
+            alike = [trial_experiment(experiment, config, {})] * config.generation_size
+            runner.start(alike, config.trials)  # they import meanwhile
         check_models(experiment, data, config, study.space)
         for number in range(math.ceil(config.trials / config.generation_size)):
             yield from _generation(number, partial(trial_experiment, experiment, config), runner, study)

@@ -7,7 +7,7 @@ counts: so two workers that record a generation at the same moment agree, withou
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -44,27 +44,48 @@ def open_study(name: str, experiment: Experiment, config: TuningConfig) -> Study
         SettingsError: the search space does not fit the experiment.
         UserError: the database is damaged, or of another version of Optuna.
     """
-    return _open([name], experiment, config, None, Claims)
+    return _open(name, experiment, config, open_storage(None), Claims)
 
 
-def join_study(names: Iterable[str], experiment: Experiment, config: TuningConfig, url: str) -> Study:
-    """The first of these studies in a shared database that is not finished, or a new one, beside other workers.
+Owed = Callable[[str, str, bool], bool]  # a finished study, its run, whether there is a newer one -> who asks awaits it
+
+
+def join_study(names: Iterable[str], experiment: Experiment, config: TuningConfig, url: str, owed: Owed) -> Study:
+    """The study in a shared database to work on beside other workers.
+
+    That is the first of the names that is not finished, or a new one; but first those finished ones whose result is
+    `owed` to whoever asks.
 
     Raises:
         SettingsError: the search space does not fit the experiment.
         UserError: the database is of another version of Optuna, no PostgreSQL database, or does not answer.
     """
-    return _open(names, experiment, config, url, Leases)
-
-
-def _open(
-    names: Iterable[str], experiment: Experiment, config: TuningConfig, url: str | None, claims: type[Claims]
-) -> Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = search_space(experiment, config)
     storage = open_storage(url)
-    studies = (Study(name, experiment, config, space, storage, claims) for name in names)
-    return next(study for study in studies if not study.finished)
+    return _open(_chosen(storage, names, owed), experiment, config, storage, Leases)
+
+
+def _chosen(storage: RDBStorage, names: Iterable[str], owed: Owed) -> str:
+    finished: dict[str, str] = {}  # name -> run
+    for name in names:
+        notes = _notes(storage, name)
+        if notes is None or FINISHED not in notes:
+            break
+        finished[name] = notes[FINISHED]
+    newest = next(reversed(finished), None) if notes is None else name
+    return next((known for known, run in finished.items() if owed(known, run, known != newest)), name)
+
+
+def _notes(storage: RDBStorage, name: str) -> dict[str, Any] | None:
+    """None where there is no such study yet."""
+    try:
+        return storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+    except KeyError:
+        return None
+
+
+def _open(name: str, experiment: Experiment, config: TuningConfig, storage: RDBStorage, claims: type[Claims]) -> Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return Study(name, experiment, config, search_space(experiment, config), storage, claims)
 
 
 class Study:
@@ -127,7 +148,7 @@ class Study:
 
     @property
     def finished(self) -> bool:
-        """All trials ended, and what follows from them is recorded: nobody joins it any more.
+        """All trials ended, and what follows from them is recorded: there is only its result to be told.
 
         Of a study of this process alone its run folder knows that.
         """
@@ -154,6 +175,11 @@ class Study:
         self._claims.close()
 
     # ---------------------------------------------------------------- the record
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to train."""
+        return sum(trial.ended for trial in self.trials()) == self.config.trials
 
     def trials(self) -> list[Trial]:
         """All recorded trials, by index."""

@@ -35,7 +35,10 @@ def tune(settings: Settings) -> Tuned:
 
 @flow(name="search-worker")
 def search_worker(settings: Settings) -> Tuned:
-    """Joins the search of these settings, which any number of machines work on, or begins it."""
+    """Joins the search of these settings, which any number of machines work on, or begins it.
+
+    Where the others have ended it already, it returns what they found.
+    """
     step.check_joining()
     passed(step.check, settings)
     return tune_model(settings, prepare_data(settings), group=str(flow_run.id))

@@ -12,6 +12,8 @@ import yaml
 from prefect.events import DeploymentEventTrigger
 from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import validate
 
 from aemodels.config import UserError
 from flows.deploy import (
@@ -24,6 +26,7 @@ from flows.deploy import (
 )
 from flows.plan import find_mistakes, read_plan
 from flows.running import gpu_limit
+from flows.tune import tune
 
 PLAN: dict[str, Any] = yaml.safe_load(FILE.read_text())
 DEPLOYMENTS = {deployment["name"]: deployment for deployment in PLAN["deployments"]}
@@ -211,3 +214,18 @@ def test_a_server_that_does_not_answer_is_named(
         main(FILE)
     assert ended.value.exit_code == 2
     assert f"PREFECT_API_URL={address}: the Prefect server does not answer" in capsys.readouterr().err
+
+
+def test_a_form_takes_a_search_space_of_lists_and_sections() -> None:
+    """As Prefect's pages check what was filled in, against the schema; and as the flow reads it."""
+    space = {
+        "model.trunk.widths": {"choices": [[128], [256, 128]]},
+        "model.trunk": {"choices": ["mlp", {"name": "mlp", "activation": "tanh"}]},
+        "training.images": {"choices": [1000, None]},
+    }
+    given = {"settings": {"tuning": {"space": space}}}
+    assert not validate(given, parameter_schema(tune).model_dump_for_openapi())
+    read = tune.validate_parameters(given)["settings"].tuning.space
+    assert {key: list(varied.choices) for key, varied in read.items()} == {
+        key: varied["choices"] for key, varied in space.items()
+    }

@@ -17,7 +17,7 @@ from aemodels.config import UserError
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.settings import Settings
-from aemodels.steps.tune import _TrialRuns
+from aemodels.steps.trial_runs import TrialRuns
 from aemodels.store import Store
 from aemodels.tracking import start_run
 from aemodels.tuning import Trial, TrialEnded, TrialLost, TrialStarted, TuningConfig, search_space
@@ -143,7 +143,7 @@ def test_an_end_that_does_not_count_is_undone(
     replace_trials(monkeypatch, pretend)
     features: Any = object()
     with workers() as (a, b), start_run(store, "digits", "search") as parent:
-        late, other = (_TrialRuns(store, study, parent, "digits", "") for study in (a, b))
+        late, other = (TrialRuns(store, study, parent, "digits", "") for study in (a, b))
         events = search(EXPERIMENT, digits, features, a)
         for event in events:
             if isinstance(event, TrialEnded):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from pydantic import Field
 
@@ -22,12 +19,13 @@ from aemodels.experiment import Experiment
 from aemodels.features import feature_network
 from aemodels.leaving_out import as_tags
 from aemodels.progress import Progress, Steps
-from aemodels.runfolder import RunFolder, claimed, joined, numbered
+from aemodels.runfolder import RunFolder, awaited, claimed, joined, numbered
 from aemodels.settings import Settings
 from aemodels.steps.recording import Result, keep_figures, open_run, save_figures
 from aemodels.steps.train import check as check_training
+from aemodels.steps.trial_runs import TrialRuns
 from aemodels.store import Store, open_store
-from aemodels.tracking import Run, Status, resume_run, start_run
+from aemodels.tracking import Run, has_run
 from aemodels.tuning import (
     Event,
     SearchResult,
@@ -47,8 +45,8 @@ from aemodels.tuning_search import search
 from aemodels.tuning_storage import parse_url
 from aemodels.tuning_study import Study, join_study, open_study
 
-STATUS: dict[str, Status] = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 RUN = "run"  # a note of the study
+ENDED = "this search has ended: its result; the same command again searches anew"
 COMPARED = 6  # trials on the comparison page: as many as its legend shows
 
 
@@ -117,6 +115,8 @@ def check_joining() -> None:
 def tune(settings: Settings, data: PreparedData, group: str) -> Steps[Tuned]:
     """Searches the settings, or goes on where it was killed; with OPTUNA_STORAGE, beside any number of other workers.
 
+    Whoever worked on a search gets its result, also where others finished it meanwhile, and so does who came too late.
+
     Args:
         group: who asks, such as the id of a flow run or pipeline; a tag that its runs share. As for a training.
 
@@ -126,20 +126,17 @@ def tune(settings: Settings, data: PreparedData, group: str) -> Steps[Tuned]:
     """
     experiment, config, name = settings.experiment, settings.tuning, settings.registered_name
     check_models(experiment, data, config, search_space(experiment, config))  # before any work, and anything recorded
-    features = yield from feature_network(data, best_device())
     # under another name it is another run
-    identity = search_identity(experiment, config, f"{name}{data.digest}")
-    with _opened(identity, experiment, config, group) as (study, folder):
+    identity, store = search_identity(experiment, config, f"{name}{data.digest}"), open_store()
+    with _opened(identity, experiment, config, store, group) as (study, folder):
         if folder.result is not None:
             return Tuned.model_validate(folder.result)
-        store = open_store()
-        with _run(store, study, folder, settings, group) as run, study:
-            run.params({**experiment.flat(), **{f"tuning.{key}": value for key, value in config.flat().items()}})
-            run.dataset(data)
+        features = yield from feature_network(data, best_device())
+        with _run(store, study, folder, settings, data, group) as run, study:
             note = _fewer(config.trials, study.config.trials)
-            with _TrialRuns(store, study, run, name, group) as trials:
+            with TrialRuns(store, study, run, name, group) as trials:
                 events = search(experiment, data, features, study)
-                result = yield from _follow(events, study.config.trials, trials, note)
+                result = yield from _follow(events, study.config.trials, trials, ENDED if study.finished else note)
             tuned = _finish(result, study, run, trials, folder, note)
         if not study.shared:
             folder.finish(tuned.model_dump(mode="json"), group)
@@ -148,13 +145,17 @@ def tune(settings: Settings, data: PreparedData, group: str) -> Steps[Tuned]:
 
 @contextmanager
 def _opened(
-    identity: str, experiment: Experiment, config: TuningConfig, group: str
+    identity: str, experiment: Experiment, config: TuningConfig, store: Store, group: str
 ) -> Iterator[tuple[Study, RunFolder]]:
     """The study that goes on, or a new one, and its folder on this machine."""
+
+    def owed(study: str, run: str, newer: bool) -> bool:
+        return awaited(study, group, newer) and has_run(store, run)
+
     with ExitStack() as stack:
         if url := search_database():
-            study = join_study(numbered(identity), experiment, config, url)
-            folder = joined(study.name)
+            study = join_study(numbered(identity), experiment, config, url, owed)
+            folder = stack.enter_context(joined(study.name, group))
         else:
             folder = stack.enter_context(claimed(identity, group))
             study = open_study(folder.path.name, experiment, config)
@@ -163,12 +164,14 @@ def _opened(
 
 
 @contextmanager
-def _run(store: Store, study: Study, folder: RunFolder, settings: Settings, group: str) -> Iterator[Run]:
+def _run(
+    store: Store, study: Study, folder: RunFolder, settings: Settings, data: PreparedData, group: str
+) -> Iterator[Run]:
     """The one run of the search, whoever founded it. It ends with the search, or with the last worker that leaves."""
-    name, experiment = settings.registered_name, settings.experiment
+    name, experiment, config = settings.registered_name, settings.experiment, settings.tuning
     with study.alone():
         study.arrive()
-        if study.finished:  # by another worker, at this moment
+        if study.finished:
             run = Run(store, study.notes()[RUN], store.experiment(name))
         else:
             if study.shared:
@@ -176,11 +179,13 @@ def _run(store: Store, study: Study, folder: RunFolder, settings: Settings, grou
             tags = {"kind": "search", "pipeline": group, "study": study.name}
             run = open_run(store, folder, name, f"search {experiment.model.name}", experiment.seed, tags)
             study.remember(RUN, run.id)
+            run.params({**experiment.flat(), **{f"tuning.{key}": value for key, value in config.flat().items()}})
+            run.dataset(data)
     try:
         yield run
     except BaseException as error:
         with study.leaving() as last:
-            if last:
+            if last and not study.finished:
                 run.__exit__(type(error), error, error.__traceback__)
         raise
 
@@ -195,7 +200,7 @@ def _fewer(asked: int, there: int) -> str:
 
 
 def _follow(
-    events: Generator[Event, None, SearchResult], total: int, trials: _TrialRuns, note: str
+    events: Generator[Event, None, SearchResult], total: int, trials: TrialRuns, note: str
 ) -> Steps[SearchResult]:
     """Records what happens to trials as it happens."""
     ended: set[int] = set()
@@ -212,95 +217,7 @@ def _follow(
             yield Progress("searching", len(ended), total, _note(event, trials))
 
 
-class _TrialRuns:
-    """A child run per trial. An event may come twice after a kill; the second says the same."""
-
-    def __init__(self, store: Store, study: Study, parent: Run, name: str, group: str) -> None:
-        self.store, self.study, self.parent, self.name, self.group = store, study, parent, name, group
-        self.worker = f"{platform.node()}:{os.getpid()}"
-        self.runs: dict[int, Run] = {}
-        self.running: dict[int, Run] = {}
-        self.undone: set[int] = set()  # trials whose end was recorded here, but does not count
-        self.resumed: set[int] = set()  # trials that an attempt before this one has begun to record
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Trials end with an interrupted search: they must not look as if they went on."""
-        for index in self.study.kept(self.running):
-            self.running[index].__exit__(kind, error, trace)
-
-    def record(self, event: Event) -> None:
-        if isinstance(event, Waiting):
-            return
-        if isinstance(event, TrialLost):
-            self._lose(event.index)
-        elif not isinstance(event, TrialEpoch) and event.replayed and self.study.shared:
-            self._elsewhere(event)
-        elif isinstance(event, TrialStarted):
-            self._start(event)
-        elif isinstance(event, TrialEpoch):
-            self._track(event)
-        else:
-            self._end(event)
-
-    def _lose(self, index: int) -> None:
-        """It is another worker's, with its run; one that has been ended here goes on."""
-        if self.running.pop(index, None) is None:
-            resume_run(self.store, self.runs[index].id)
-            self.undone.add(index)
-
-    def _elsewhere(self, event: TrialStarted | TrialEnded) -> None:
-        """Its worker has recorded all of it; this one perhaps something else, later."""
-        index = event.trial.index
-        self.runs[index] = Run(self.store, self.study.notes()[f"run.{index}"], self.parent.experiment_id)
-        if index in self.undone and isinstance(event, TrialEnded):
-            self._end(event)
-
-    def _start(self, event: TrialStarted) -> None:
-        trial, key = event.trial, f"run.{event.trial.index}"
-        known = self.study.notes().get(key)
-        run = resume_run(self.store, known) if known else None
-        if run is None:
-            title = f"trial {trial.index}"
-            tags = {"kind": "trial", "pipeline": self.group, "trial": trial.index, "worker": self.worker}
-            run = start_run(self.store, self.name, title, tags, parent=self.parent.id)
-            self.study.remember(key, run.id)
-        else:
-            # a pipeline that was started again, or a trial of another worker
-            run.tags({"worker": self.worker} | ({"pipeline": self.group} if self.group else {}))
-            self.resumed.add(trial.index)
-        run.params(event.experiment.flat())
-        self.runs[trial.index] = self.running[trial.index] = run
-
-    def _track(self, event: TrialEpoch) -> None:
-        """Tracks an epoch, unless an attempt that was killed has: the trial trains again, and the same."""
-        run = self.runs[event.index]
-        if event.index in self.resumed:
-            before = self.store.client.get_metric_history(run.id, next(iter(event.metrics)))
-            if any(point.step == event.epoch for point in before):
-                return
-        # first, because MLflow's comparison opens on the metric that was logged first
-        objective = {"objective": event.value} if event.value is not None else {}
-        run.metrics(objective | event.metrics, event.epoch)
-
-    def _end(self, event: TrialEnded) -> None:
-        trial, run = event.trial, self.runs[event.trial.index]
-        metrics = {f"val/{name}": value for name, value in trial.metrics.items()}
-        objective = trial.values[0] if trial.values else trial.curve[max(trial.curve)] if trial.curve else None
-        if objective is not None:
-            metrics["objective"] = objective
-        if not (trial.index in self.resumed and "seconds" in self.store.client.get_run(run.id).data.metrics):
-            run.metrics(metrics | {"seconds": trial.seconds}, max(trial.curve, default=0))
-        run.tags({"state": trial.state, **({"error": trial.error} if trial.error else {})})
-        run.end(STATUS[trial.state])
-        self.running.pop(trial.index, None)
-
-
-def _note(event: Event, trials: _TrialRuns) -> str:
+def _note(event: Event, trials: TrialRuns) -> str:
     if isinstance(event, TrialStarted):
         values = ", ".join(f"{key.rpartition('.')[2]} {in_short(value)}" for key, value in event.trial.params.items())
         return f"trial {event.trial.index}: {values}"
@@ -314,7 +231,7 @@ def _note(event: Event, trials: _TrialRuns) -> str:
     return f"trial {event.trial.index}: {event.trial.state}"
 
 
-def _finish(result: SearchResult, study: Study, run: Run, trials: _TrialRuns, folder: RunFolder, note: str) -> Tuned:
+def _finish(result: SearchResult, study: Study, run: Run, trials: TrialRuns, folder: RunFolder, note: str) -> Tuned:
     """What the caller needs to go on. One worker records it, and ends the run."""
     ranked, (pictures, left_out) = _best_first(result), draw_search_figures(result)
     with study.alone():

@@ -213,6 +213,44 @@ def test_a_killed_worker(site: Site, alone: Any, founder: bool) -> None:
     check_runs(site, told)
 
 
+@pytest.mark.live
+def test_a_worker_that_was_killed_and_comes_back_late_gets_the_result(site: Site, alone: Any) -> None:
+    """When the other one has ended the search, and more than once; who has it and asks again searches anew."""
+    workers = [site.start(*SEARCH)]
+    site.wait(lambda: (0, "RUNNING") in site.rows())
+    workers += [site.start(*SEARCH), site.start(*SEARCH)]
+    site.wait(lambda: [state for _, state in site.rows()].count("RUNNING") == 3)
+    for dying in workers[:2]:
+        dying.send_signal(signal.SIGKILL)
+    told = site.answer(workers[2])
+    assert found(told) == alone
+    rows = site.rows()
+    assert [site.answer(site.start(*SEARCH)) for _ in range(2)] == [told, told]
+    assert site.rows() == rows
+    assert len(site.studies()) == 1
+    check_runs(site, told)
+    again = site.start(*SEARCH)
+    site.wait(lambda: len(site.studies()) == 2)
+    again.send_signal(signal.SIGINT)
+    again.communicate(timeout=60)
+    assert again.returncode == 130
+
+
+@pytest.mark.live
+def test_a_worker_of_another_machine_that_comes_too_late_gets_the_result(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{site.store / 'mlflow.db'}")  # as a server that all reach
+    told = site.answer(site.start(*SMALL))
+    rows = site.rows()
+    site.store = tmp_path / "another"
+    late = site.answer(site.start(*SMALL))
+    assert (found(late), late["run_id"]) == (found(told), told["run_id"])
+    assert site.rows() == rows
+    anew = site.answer(site.start(*SMALL))
+    assert (found(anew), len(site.studies())) == (found(told), 2)
+
+
 def suspend(worker: subprocess.Popen[str], site: Site) -> None:
     """Until its trial is taken. Here MLflow's database is a file, which it may hold locked; no server lets it."""
     for _ in range(5):
