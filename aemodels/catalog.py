@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from aemodels.config import UserError, did_you_mean
+from aemodels.disk import in_words
 from aemodels.environment import cache_folder
 from aemodels.store import NAME, Store, UnreachableError, is_outage, open_store, printable
 
@@ -184,7 +185,9 @@ def find_report(reference: str, store: Store | None = None) -> Path:
             return Path(download_artifacts(address, tracking_uri=store.uri))  # a local file is not copied
         copy.mkdir(parents=True, exist_ok=True)
         return Path(download_artifacts(address, dst_path=str(copy), tracking_uri=store.uri))
-    except (MlflowException, OSError):
+    except (MlflowException, OSError) as error:
+        if (told := in_words(error)) is not None:
+            raise told from error
         raise UserError(f"{name}/{version}: its run has no {REPORT}; {remedy}") from None
 
 
@@ -253,6 +256,8 @@ def _files(store: Store, model: Registered) -> Path:
                 files.rename(copy)
         return copy
     except (MlflowException, OSError) as error:
+        if (told := in_words(error)) is not None:
+            raise told from error
         if is_outage(error):
             raise UnreachableError(f"{name}/{version}: MLflow does not give its files ({first_line(error)})") from error
         raise UserError(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from aemodels.config import Config, UserError
 from aemodels.data.prepared import PreparedData
-from aemodels.environment import write_whole
+from aemodels.disk import write_whole
 from aemodels.experiment import Experiment
 from aemodels.modelfile import CODES, CONFIG, WEIGHTS, first_line, load_network, seal
 from aemodels.models.base import GenerativeModel
@@ -80,7 +80,7 @@ def load_card(folder: Path) -> ModelCard:
     """
     try:
         return ModelCard.model_validate_json((folder / CONFIG).read_text())
-    except (OSError, ValidationError) as error:
+    except (FileNotFoundError, UnicodeDecodeError, ValidationError) as error:
         raise UserError(f"{folder}: damaged model ({first_line(error)}); train it again") from None
 
 

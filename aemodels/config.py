@@ -33,6 +33,10 @@ class UserError(Exception):
         return visible(super().__str__(), keep="\n")  # it may name a file
 
 
+class OutageError(UserError):
+    """Something that may be over by itself, such as a server that is away or a full disk: it can be tried again."""
+
+
 class SettingsError(UserError, ValueError):
     """Settings that do not fit together or do not exist."""
 

@@ -14,27 +14,87 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote
+
+from aemodels.config import UserError
 
 # What the names of such variables end in.
 SECRETS = ("PASSWORD", "TOKEN", "SECRET", "AUTH_STRING", "ACCESS_KEY", "SECRET_KEY", "API_KEY")
+# Variables of libraries that write below the home folder otherwise.
+HOMES = {"MPLCONFIGDIR": "matplotlib", "PREFECT_HOME": "prefect", "TORCH_HOME": "torch"}
 SHORTEST_SECRET = 4  # characters; shorter ones would be found in ordinary words
 
 
 def cache_folder() -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return _folder("AEMODELS_CACHE", base / "aemodels")
+    return _folder("AEMODELS_CACHE", _default_cache)
 
 
 def data_root() -> Path:
-    return _folder("AEMODELS_DATA", cache_folder() / "data")
+    return _folder("AEMODELS_DATA", lambda: cache_folder() / "data")
 
 
 def store_folder() -> Path:
     """The same folder wherever a command is called from, as long as it is called from the same checkout's install."""
-    checkout = Path(__file__).resolve().parents[1]
-    base = checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
-    return _folder("AEMODELS_STORE", base / "mlruns")
+    return _folder("AEMODELS_STORE", _default_store)
+
+
+def folders() -> dict[str, Path]:
+    """The folders that are written to, by the variables that name them."""
+    found: dict[str, Path] = {}
+    places = {"AEMODELS_STORE": store_folder, "AEMODELS_CACHE": cache_folder}
+    if os.environ.get("AEMODELS_DATA"):  # else it is in the cache
+        places = {"AEMODELS_DATA": data_root, **places}
+    for variable, folder in places.items():
+        with suppress(UserError):  # it cannot be told where it is
+            found[variable] = folder()
+    return found
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or the embedded store's: what other MLflow programs need to find the same models."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(store_folder() / "mlflow.db")
+
+
+def databases() -> Iterator[Path]:
+    """The files of sqlite that this process may work with."""
+    tracking = sqlite_file(tracking_uri())
+    if tracking is not None:
+        yield tracking
+    yield store_folder() / "optuna.db"
+
+
+def sqlite_uri(file: Path) -> str:
+    """The file as SQLAlchemy takes it, which would end a plain path at a question mark."""
+    if "?" not in str(file):
+        return f"sqlite:///{file.as_posix()}"
+    return f"sqlite+pysqlite:///{file.as_uri()}?uri=true"  # MLflow would make folders for one without a driver
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of such a URI; None of another one."""
+    match = re.match(r"sqlite(?:\+\w+)?:///(file:)?([^?]+)", uri)
+    return match and Path(unquote(match[2]) if match[1] else match[2]).absolute()
+
+
+def give_libraries_a_home() -> None:
+    """Lets matplotlib, Prefect and torch keep their files in the cache where this user has no home to write to.
+
+    What the person has set stays. A user without any home gets one there for what else asks for it.
+
+    Raises:
+        UserError: there is no home and no AEMODELS_CACHE.
+    """
+    home = _home()
+    if home is not None and os.access(home, os.W_OK | os.X_OK):
+        return
+    place = cache_folder() / "home"
+    place.mkdir(parents=True, exist_ok=True)
+    for variable, name in HOMES.items():
+        os.environ.setdefault(variable, str(place / name))
+    if home is None:
+        os.environ["HOME"] = str(place)
 
 
 def cores() -> int:
@@ -51,8 +111,30 @@ def search_database() -> str | None:
     return os.environ.get("OPTUNA_STORAGE") or None
 
 
-def _folder(variable: str, default: Path) -> Path:
-    return Path(os.environ.get(variable) or default).expanduser().resolve()
+def _folder(variable: str, default: Callable[[], Path]) -> Path:
+    given = os.environ.get(variable)
+    try:
+        return Path(given).expanduser().resolve() if given else default().resolve()
+    except (RuntimeError, FileNotFoundError) as error:  # no home; or the current folder was deleted
+        told = f"{variable}={given}" if given else f"{variable} is not set"
+        raise UserError(f"{told}: {str(error).rstrip('.')}; set it to the whole path of a folder") from None
+
+
+def _default_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "aemodels"
+
+
+def _default_store() -> Path:
+    checkout = Path(__file__).resolve().parents[1]
+    return (checkout if (checkout / "pyproject.toml").exists() else Path.cwd()) / "mlruns"
+
+
+def _home() -> Path | None:
+    try:
+        return Path.home()
+    except RuntimeError:  # neither HOME nor an entry for this user
+        return None
 
 
 def without_secrets(text: str) -> str:
@@ -69,12 +151,3 @@ def _secrets() -> Iterator[str]:
         secret = value if name.upper().endswith(SECRETS) else in_address[1] if in_address else ""
         if len(secret) >= SHORTEST_SECRET:
             yield secret
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes beside the file, then renames: whoever reads sees the old or the new one, also after a power cut."""
-    partial = path.with_suffix(".partial")
-    write(partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
+from aemodels.disk import write_whole
 from aemodels.distributions import derived_seed, seeded
 from aemodels.progress import Progress, Steps
 from aemodels.schedules import learning_rate_factor
@@ -239,7 +241,7 @@ def _load(data: PreparedData) -> Features | None:
         nets.load_state_dict(load(content))
         features = Features(name, dimensions, nets, meta["accuracy"])
         return features if features.hash == meta["hash"] == _hash(content) else None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
         return None
 
 
@@ -249,9 +251,7 @@ def _save(folder: Path, features: Features) -> None:
     fields = ("name", "dimensions", "accuracy", "hash")
     meta = json.dumps({field: getattr(features, field) for field in fields}, indent=1)
     for path, content in ((weights, features.content), (card, meta.encode())):
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(content)
-        partial.replace(path)
+        write_whole(path, partial(Path.write_bytes, data=content))
 
 
 def _files(folder: Path) -> tuple[Path, Path]:

@@ -19,7 +19,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from aemodels.config import UserError
-from aemodels.environment import write_whole
+from aemodels.disk import write_whole
 from aemodels.models import AnyModelConfig
 from aemodels.models.base import GenerativeModel
 from aemodels.nets import ImageShape
@@ -57,7 +57,7 @@ def load_network(config: Path, weights: Path, device: str = "cpu") -> Generative
     except FileNotFoundError as error:
         missing = Path(error.filename or weights)
         raise UserError(f"{missing}: not there; {missing.parent} holds no finished model") from None
-    except (SafetensorError, RuntimeError, ValidationError, ValueError, OSError) as error:
+    except (SafetensorError, RuntimeError, ValidationError, ValueError) as error:
         raise UserError(f"{config.parent}: damaged model ({first_line(error)}); train it again") from None
     return model.to(device).eval()
 
@@ -76,7 +76,7 @@ def load_codes(folder: Path, latent_dim: int) -> Tensor:
         return codes
     except FileNotFoundError:
         raise UserError(f"{folder}: no {CODES}, so no other prior can be fitted; train the model again") from None
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder}: damaged codes ({first_line(error)}); train the model again") from None
 
 

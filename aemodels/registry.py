@@ -44,6 +44,7 @@ from aemodels.catalog import (
     list_models,
 )
 from aemodels.config import UserError
+from aemodels.disk import in_words
 from aemodels.environment import store_folder
 from aemodels.modelfile import CHECKSUMS
 from aemodels.modelfile import digest as digest_of
@@ -201,7 +202,8 @@ def _withdraw(run: Run, name: str, model_id: str | None, new_name: bool) -> None
         if model_id is not None:
             client.delete_logged_model(model_id)
     except MlflowException as problem:
-        logging.getLogger(__name__).warning("remains of the registration of run %s: %s", run.id, problem)
+        told = in_words(problem) or problem
+        logging.getLogger(__name__).warning("remains of the registration of run %s: %s", run.id, told)
 
 
 # ---- promoting

@@ -23,7 +23,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from aemodels.config import UserError
-from aemodels.environment import store_folder, write_whole
+from aemodels.disk import write_whole
+from aemodels.environment import store_folder
 
 NOTES = "run.json"
 

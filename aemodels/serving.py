@@ -295,7 +295,7 @@ def pack(folder: Path, target: Path, description: Model) -> None:
             target,
             mlflow_model=description,
             python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={name: str(folder / file) for name, file in FILES.items() if (folder / file).exists()},
+            artifacts={name: (folder / file).as_uri() for name, file in FILES.items() if (folder / file).exists()},
             code_paths=[str(Path(__file__).parent)],
             pip_requirements=requirements(),
             signature=ModelSignature(params=ParamSchema(params)),  # images and codes alike: inputs are checked here

@@ -106,7 +106,7 @@ def read_file(path: Path, asked: str) -> dict[str, Any]:
         settings = json.loads(path.read_text(), object_pairs_hook=_once)
     except FileNotFoundError:
         raise SettingsError(f"{asked}: there is no such file") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise SettingsError(f"{asked}: not readable as JSON ({error})") from None
     if not isinstance(settings, dict):
         raise SettingsError(f"{asked}: holds no settings; a JSON object of sections is expected")

@@ -14,6 +14,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ from urllib.parse import quote, unquote, urlsplit
 
 from filelock import FileLock
 
-from aemodels.config import UserError
-from aemodels.environment import store_folder, without_secrets
+from aemodels.config import OutageError, UserError
+from aemodels.disk import at_path, in_words
+from aemodels.environment import sqlite_file, sqlite_uri, store_folder, tracking_uri, without_secrets
 from aemodels.mlflow_views import PICTURES, TABLE, view_tags
 
 if TYPE_CHECKING:
@@ -36,16 +38,16 @@ ANSWER_SECONDS = 4.0  # a server that needs longer at the start counts as not an
 DATABASES = ("postgresql", "mysql", "mssql")
 
 
-class UnreachableError(UserError):
+class UnreachableError(OutageError):
     """The server does not answer now; a scheduled run may try again later."""
 
 
 def is_outage(error: object) -> bool:
-    """Whether a server did not answer that may be back later: ours said so, or MLflow's client, after minutes."""
+    """Whether it may be over later: a full disk, or a server that for minutes did not answer us or MLflow's client."""
     from urllib3.exceptions import HTTPError  # beneath what MLflow's client raises where there is no connection
 
-    if isinstance(error, UserError):
-        return isinstance(error, UnreachableError)
+    if isinstance(error, BaseException) and (told := in_words(error)) is not None:
+        return isinstance(told, OutageError)
     while isinstance(error, BaseException):
         if isinstance(error, HTTPError):
             return True
@@ -123,11 +125,6 @@ class Store:
         return f"{self.ui}/#/{page}?{'&'.join(parts)}"
 
 
-def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or the embedded store's: what other MLflow programs need to find the same models."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(store_folder() / 'mlflow.db').as_posix()}"
-
-
 def printable(uri: str) -> str:
     """The URI without user and password."""
     scheme, separator, rest = uri.partition("://")
@@ -159,8 +156,8 @@ def open_store() -> Store:
     if scheme in ("http", "https"):
         _wait_for_answer(uri)
         return Store(_client(uri), uri, None)
-    if scheme == "sqlite" and (path := uri.removeprefix("sqlite:///")) != uri:
-        _ensure_database(Path(path).absolute(), artifacts)
+    if (file := sqlite_file(uri)) is not None:
+        _ensure_database(file, artifacts)
     elif scheme not in DATABASES:
         raise UserError(
             f"MLFLOW_TRACKING_URI={printable(uri)}: not a store that works here; give the address of an MLflow server "
@@ -186,7 +183,7 @@ def _client(uri: str) -> MlflowClient:
         client = MlflowClient(uri, os.environ.get("MLFLOW_REGISTRY_URI") or uri)
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, ImportError) as error:  # ImportError: of a database's driver
-        raise _unusable(uri, error) from error
+        raise in_words(error) or _unusable(uri, error) from error
     return client
 
 
@@ -244,21 +241,17 @@ def _ensure_database(path: Path, artifacts: Path) -> None:
     """Makes the database where there is none. It gets its name when it is whole; two processes make it once."""
     if path.exists():
         return
-    partial = path.with_name(path.name + ".partial")
-    try:
+    # MLflow keeps its connections by name: a second attempt of this process must not meet the first one's file.
+    partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex}")
+    with at_path(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(path.name + ".lock")):
             if path.exists():
                 return
-            for leftover in path.parent.glob(f"{partial.name}*"):
+            for leftover in path.parent.glob(f"{path.name}.partial*"):
                 leftover.unlink()
             _migrate(partial, artifacts)
             partial.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"AEMODELS_STORE: cannot write the store to {path.parent} ({error.strerror}); make room or give write "
-            "permission there, or set AEMODELS_STORE to another folder"
-        ) from error
 
 
 def _migrate(path: Path, artifacts: Path) -> None:
@@ -267,7 +260,7 @@ def _migrate(path: Path, artifacts: Path) -> None:
 
     with _unsynchronised(path):
         make: Any = SqlAlchemyStore  # untyped
-        make(f"sqlite:///{path.as_posix()}", artifacts.as_uri()).engine.dispose()
+        make(sqlite_uri(path), artifacts.as_uri()).engine.dispose()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")  # kept in the file; a logging call takes 11 ms instead of 30
     with path.open("rb") as file:
@@ -316,8 +309,8 @@ def serve_ui(port: int = UI_PORT) -> NoReturn:
         except OSError as error:
             raise UserError(f"--port {port}: cannot be used ({error.strerror}); give another one") from None
     _quiet()
-    if uri.startswith("sqlite:///"):
-        _ensure_database(Path(uri.removeprefix("sqlite:///")).absolute(), store_folder() / "artifacts")
+    if (file := sqlite_file(uri)) is not None:
+        _ensure_database(file, store_folder() / "artifacts")
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     command += ["--default-artifact-root", (store_folder() / "artifacts").as_uri(), "--no-serve-artifacts"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--uvicorn-opts", "--log-level warning"]

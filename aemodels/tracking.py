@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aemodels.data.prepared import PreparedData
+from aemodels.disk import in_words
 from aemodels.environment import without_secrets
 from aemodels.process_names import is_gone, own_name
 from aemodels.store import Store
@@ -162,7 +163,8 @@ class Run:
                 self.tags({"error": without_secrets(f"{type(error).__name__}: {error}")})
             self.end("FAILED" if isinstance(error, Exception) else "KILLED")
         except MlflowException as problem:
-            logging.getLogger(__name__).warning("the end of run %s was not recorded: %s", self.id, problem)
+            told = in_words(problem) or problem
+            logging.getLogger(__name__).warning("the end of run %s was not recorded: %s", self.id, told)
 
 
 def now() -> int:

@@ -24,7 +24,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from aemodels.config import UserError
-from aemodels.environment import store_folder
+from aemodels.disk import in_words
+from aemodels.environment import sqlite_uri, store_folder
 from aemodels.store import UnreachableError
 
 SECONDS_FOR_OTHERS = 60  # to finish their write to the same sqlite file
@@ -53,6 +54,8 @@ def open_storage(url: str | None) -> RDBStorage:
     try:
         return _embedded() if parsed is None else _shared(parsed)
     except (SQLAlchemyError, OptunaError, RuntimeError, ImportError) as error:
+        if parsed is None and (told := in_words(error)) is not None:
+            raise told from error
         reason = str(error).partition("\n")[0]
         if parsed is None:
             raise UserError(f"the database of searches does not open ({reason}); move {_file()} away") from None
@@ -101,7 +104,8 @@ def _embedded() -> RDBStorage:
     path = store_folder() / "optuna.db"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # two processes that create the tables at once would fail
-        storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": SECONDS_FOR_OTHERS}})
+        template = sqlite_uri(path).replace("{", "{{").replace("}", "}}")
+        storage = RDBStorage(template, engine_kwargs={"connect_args": {"timeout": SECONDS_FOR_OTHERS}})
         with storage.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
     return storage

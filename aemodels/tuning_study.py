@@ -18,6 +18,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from aemodels.config import Space, UserError
+from aemodels.disk import in_words
 from aemodels.evaluation import direction
 from aemodels.experiment import Experiment
 from aemodels.members import Goals
@@ -108,7 +109,7 @@ class Study:
             self._claims.release()
         if isinstance(error, DATABASE_ERRORS):
             reason = str(error.__cause__ or error).partition("\n")[0]
-            raise UnreachableError(
+            raise in_words(error) or UnreachableError(
                 f"the database of searches does not answer any more ({reason}); when it does, the same command goes on"
             ) from error
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,19 +25,25 @@ BUSY = 0.5  # cores that others use, from which on threads should not spin
 @contextmanager
 def answering(verbose: bool, computes: bool = False) -> Iterator[None]:
     """Quiet libraries, errors in words, exit codes: 2 for what a person can mend, 130 for an interruption, else 1."""
-    _set_environment(verbose)
-    if computes:
-        _set_waiting()
-        from flows.leftovers import end_leftovers, mark_own
-
-        end_leftovers()
-        mark_own()
     signal.signal(signal.SIGTERM, _interrupt)
     from aemodels.config import UserError
+    from aemodels.disk import at_path
+    from aemodels.environment import give_libraries_a_home
 
     try:
-        yield
+        with at_path():
+            _set_environment(verbose)
+            give_libraries_a_home()
+            if computes:
+                _set_waiting()
+                from flows.leftovers import end_leftovers, mark_own
+
+                end_leftovers()
+                mark_own()
+            yield
     except UserError as error:
+        if verbose and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
         _fail(f"error: {error}", 2)
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on where it was", INTERRUPTED)

@@ -30,6 +30,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from aemodels.config import UserError
 from aemodels.devices import best_device
+from aemodels.disk import at_path
 from aemodels.environment import without_secrets
 from aemodels.progress import Progress, Steps, finish
 from aemodels.store import UnreachableError, is_outage
@@ -79,7 +80,8 @@ def step_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
 )
 def passed(check: Callable[[S], None], settings: S) -> None:
     """A step's check, as a task: a server that is away at the scheduled hour may be back soon."""
-    check(settings)
+    with at_path():
+        check(settings)
 
 
 def follow(steps: Steps[T]) -> T:
@@ -92,7 +94,7 @@ def follow(steps: Steps[T]) -> T:
         if drawn is not None:
             drawn.show(report)
 
-    with only_attempt():
+    with at_path(), only_attempt():
         return finish(steps, show)
 
 

@@ -17,6 +17,7 @@ from aemodels.config import UserError
 from aemodels.data.files import image_files, read_images
 from aemodels.data.folder import FolderConfig
 from aemodels.devices import best_device
+from aemodels.disk import at_path
 from aemodels.environment import device_name
 from aemodels.modelfile import load_codes
 from aemodels.models.base import Autoencoder, GenerativeModel
@@ -183,7 +184,7 @@ def embed(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]
     codes = answer(given.model, given.images, Question("embed", range="bytes"))
     assumed = _assumed(given)
     columns: dict[str, Any] = {"codes": codes, "files": list(map(str, given.files))}
-    with out.open("wb") as file:  # to a name, numpy may add an ending
+    with at_path(out), out.open("wb") as file:  # to a name, numpy may add an ending
         np.savez(file, **columns | ({"classes": assumed} if assumed else {}))
     told = _counted(assumed)
     return {"model": reference, "images": len(codes), "latent_dim": codes.shape[1], **told, "out": str(out)}
@@ -230,4 +231,5 @@ def _pixels(images: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 def _save(pixels: NDArray[np.uint8], out: Path) -> None:
     """An image (H, W, C)."""
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(out, "PNG")
+    with at_path(out):
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(out, "PNG")

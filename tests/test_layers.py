@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [  # from the bottom; a module imports from its own layer and those below
-    {"config", "texts", "environment", "progress", "process_names", "workers", "parallel", "devices"},
+    {"config", "texts", "environment", "disk", "progress", "process_names", "workers", "parallel", "devices"},
     {"schedules", "objectives", "distributions", "corruption", "nets", "priors"},
     {"models", "data", "modelfile"},
     {

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aemodels.config import UserError
+from aemodels.disk import at_path
 
 HASHED_BLOCK = 16 * 2**20  # bytes; hashed in blocks, so that a part of an array can be checked
 CHECKED = 512 * 2**20  # bytes of an array that are checked when it is opened
@@ -37,7 +38,7 @@ class ArrayWriter:
         self.dtype, self.item_shape, self.length = dtype, shape[1:], 0
         self.blocks: list[str] = []
         self.hash, self.filled = hashlib.sha256(), 0
-        self.file = path.open("wb")
+        self.path, self.file = path, path.open("wb")
         self._write_header(shape[0])
 
     def __enter__(self) -> ArrayWriter:
@@ -49,7 +50,8 @@ class ArrayWriter:
     def append(self, array: NDArray[Any]) -> None:
         self.length += len(array)
         content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        self.file.write(content.data)
+        with at_path(self.path):
+            self.file.write(content.data)
         while len(content):
             part = content[: HASHED_BLOCK - self.filled]
             self.hash.update(part.data)
@@ -61,9 +63,10 @@ class ArrayWriter:
     def finish(self) -> ArrayRecord:
         if self.filled:
             self._end_block()
-        self.file.seek(0)
-        self._write_header(self.length)
-        self.file.close()
+        with at_path(self.path):
+            self.file.seek(0)
+            self._write_header(self.length)
+            self.file.close()
         return ArrayRecord(str(self.dtype), (self.length, *self.item_shape), tuple(self.blocks))
 
     def _end_block(self) -> None:
@@ -108,7 +111,7 @@ class StoredArray:
         """A read-only memory map: address space of the array's size, memory for what is touched."""
         try:
             return np.memmap(self.file, self.dtype, "r", self.start, self.shape)
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, ValueError) as error:
             raise damaged(self.file, str(error)) from None
 
     def read(self) -> NDArray[Any]:
@@ -127,7 +130,7 @@ def stored_array(file: Path, record: ArrayRecord) -> StoredArray:
     """
     try:
         stat = file.stat()
-    except OSError as error:
+    except FileNotFoundError as error:
         raise damaged(file, error.strerror or "") from None
     return _checked(file, record, stat.st_size, stat.st_mtime_ns)
 
@@ -158,7 +161,7 @@ def _read_header(file: Path, content: FileIO) -> StoredArray:
     try:
         np.lib.format.read_magic(content)
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(content)
-    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
+    except (ValueError, EOFError, SyntaxError, TokenError) as error:
         raise damaged(file, str(error)) from None
     if fortran_order:
         raise damaged(file, "its axes are in Fortran's order")
@@ -173,7 +176,7 @@ def opened(file: Path) -> FileIO:
     """
     try:
         return FileIO(file)
-    except OSError as error:
+    except FileNotFoundError as error:
         raise damaged(file, error.strerror or "") from None
 
 
@@ -183,15 +186,13 @@ def read_exactly(file: FileIO, start: int, target: NDArray[np.uint8]) -> None:
     Raises:
         UserError: the file cannot be read, or ends before.
     """
-    left = target.data
-    try:
+    left, path = target.data, Path(os.fsdecode(file.name))
+    with at_path(path):
         file.seek(start)
         while len(left):
             if not (count := file.readinto(left)):
-                raise EOFError("it ends early")
+                raise damaged(path, "it ends early")
             left = left[count:]
-    except (OSError, EOFError) as error:
-        raise damaged(Path(os.fsdecode(file.name)), str(error)) from None
 
 
 def damaged(file: Path, reason: str) -> UserError:

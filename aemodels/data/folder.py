@@ -13,7 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from pydantic import BeforeValidator, Field
 
-from aemodels.config import UserError
+from aemodels.config import OutageError, UserError
 from aemodels.data.source import (
     SMALLEST_SIDE,
     FileStamp,
@@ -26,6 +26,7 @@ from aemodels.data.source import (
     fingerprint,
     square,
 )
+from aemodels.disk import in_words
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 FORMATS = ("PNG", "JPEG")  # what a file may be, whatever its suffix says: Pillow would start Ghostscript for some
@@ -148,7 +149,7 @@ def _walk_checked(folder: Path) -> list[_File]:
         raise UserError(f"data.path={folder}: is a file; give the folder that it lies in")
     try:
         return list(_walk(folder, folder, "", frozenset()))
-    except OSError as error:
+    except PermissionError as error:
         where = error.filename or folder
         raise UserError(
             f"data.path={folder}: {where} cannot be read ({error.strerror}); give read permission"
@@ -263,6 +264,8 @@ def decode(path: Path | str, size: int | None, crop: bool, remedy: str = "mend o
                 image = square(image, size, crop=crop)
         pixels = np.frombuffer(image.tobytes(), dtype=np.uint8)
     except Exception as error:  # Pillow's readers raise anything on damaged files: OSError, SyntaxError, IndexError ...
+        if isinstance(told := in_words(error), OutageError):  # not the image's fault
+            raise told from error
         reason = "no PNG or JPEG" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UnreadableError(str(path), reason, remedy) from None
     return pixels.reshape(image.height, image.width, -1).transpose(2, 0, 1), area

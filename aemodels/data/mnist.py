@@ -25,6 +25,7 @@ from filelock import FileLock
 
 from aemodels.config import UserError
 from aemodels.data.source import FileStamp, Images, Pixels, Source, SourceConfig, array_images, fingerprint
+from aemodels.disk import in_words
 from aemodels.environment import data_root
 
 IDX_FILES = (
@@ -142,7 +143,7 @@ def _read_idx(file: Path) -> Pixels:
         content = file.read_bytes()
         if file.suffix == ".gz":
             content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise _damaged(file, str(error)) from None
     axes = 3 if "idx3" in file.name else 1
     start = 4 + 4 * axes
@@ -187,6 +188,8 @@ def _found(
             if len(find()) < needed:
                 _download_aside(root, root / f".{name}.partial", folder, download)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
+        if (told := in_words(error, root)) is not None:
+            raise told from error
         reason = " ".join(str(error).split())
         raise UserError(
             f"data.name={name}: neither on disk nor downloadable: {root / folder} has {len(find())} of {needed} files, "

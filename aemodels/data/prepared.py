@@ -31,6 +31,7 @@ from aemodels.data.source import (
     split_rows,
     too_few,
 )
+from aemodels.disk import at_path
 from aemodels.environment import cache_folder
 from aemodels.progress import Progress, Steps
 
@@ -128,7 +129,7 @@ def prepare(config: SourceConfig) -> Steps[PreparedData]:
 def prepared_before(config: SourceConfig, digest: str) -> PreparedData | None:
     """What was prepared under that digest, also when the raw images have changed since."""
     for folder in sorted((cache_folder() / "prepared").glob(f"{config.name}-*")):
-        with suppress(UserError):  # a damaged one is not this call's concern
+        with suppress(UserError, OSError):  # a damaged one is not this call's concern
             if (folder / "manifest.json").exists() and (data := _open(folder, config)).digest == digest:
                 return data
     return None
@@ -155,7 +156,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(file.read_bytes())
         if manifest["digest"] != _digest(manifest):
             raise ValueError("it does not fit its own digest")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise damaged(file, str(error)) from None
     return manifest
 
@@ -177,7 +178,7 @@ def _digest(manifest: dict[str, Any]) -> str:
 def _prepare_alone(config: SourceConfig, source: Source, folder: Path, work: str) -> Steps[None]:
     """One process prepares, others wait and find it done. What a killed one leaves is a `.partial` folder."""
     root, partial = folder.parent, folder.with_suffix(".partial")
-    try:
+    with at_path():
         root.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)
         while not _acquired(lock, 0.2):
@@ -192,11 +193,6 @@ def _prepare_alone(config: SourceConfig, source: Source, folder: Path, work: str
         finally:
             shutil.rmtree(partial, ignore_errors=True)
             lock.release()
-    except OSError as error:
-        raise UserError(
-            f"AEMODELS_CACHE: cannot write the prepared images to {root} ({error.strerror}); make room or give "
-            "write permission there, or set AEMODELS_CACHE to another folder"
-        ) from error
 
 
 def _lock(folder: Path) -> FileLock:
@@ -257,7 +253,7 @@ def _write_decoded(config: SourceConfig, source: Source, decoder: Decoder, folde
 def _read(config: SourceConfig, source: Source) -> Images:
     try:
         return source.read()
-    except OSError as error:
+    except PermissionError as error:
         raise UserError(
             f"data.name={config.name}: {', '.join(source.origin)} cannot be read ({error}); give read permission, "
             "or delete it, so that it is fetched again"

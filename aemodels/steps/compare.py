@@ -16,7 +16,7 @@ from aemodels.comparison_table import Measured, Table, as_markdown, make_table
 from aemodels.config import SettingsError
 from aemodels.data import PreparedData
 from aemodels.devices import best_device, described
-from aemodels.environment import write_whole
+from aemodels.disk import write_whole
 from aemodels.evaluation import check_primary
 from aemodels.evidence import Evidence
 from aemodels.experiment import Experiment

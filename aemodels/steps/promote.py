@@ -13,6 +13,7 @@ from aemodels.data import DataConfig, PreparedData
 from aemodels.data.files import has_images
 from aemodels.data.folder import FolderConfig
 from aemodels.devices import best_device
+from aemodels.disk import at_path
 from aemodels.environment import store_folder
 from aemodels.evaluation import evaluate
 from aemodels.features import Features, feature_network
@@ -104,7 +105,8 @@ def compare(settings: Settings, data: PreparedData, version: ModelVersion) -> St
     pictures = {role: folder / f"{role}.png" for role in versions}
     for role, number in versions.items():
         model = load_model(find(f"{version.name}/{number}", store), str(best_device())).model
-        Image.fromarray(sample_grid(model, settings.evaluation.seed)).save(pictures[role])
+        with at_path(pictures[role]):
+            Image.fromarray(sample_grid(model, settings.evaluation.seed)).save(pictures[role])
     yield Progress(f"comparison of {version.name}", 1, 1)
     return Comparison(
         name=version.name,

@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 from aemodels.config import Config
 from aemodels.data import PreparedData
 from aemodels.devices import best_device
-from aemodels.environment import write_whole
+from aemodels.disk import at_path, write_whole
 from aemodels.features import Features
 from aemodels.mlflow_views import FINAL
 from aemodels.pictures import Picture
@@ -86,7 +86,8 @@ def save_figures(pictures: Mapping[str, Picture], folder: Path) -> tuple[Path, .
     (folder / "figures").mkdir(exist_ok=True)
     paths = tuple(folder / "figures" / f"{name}.png" for name in pictures)
     for path, picture in zip(paths, pictures.values(), strict=True):
-        Image.fromarray(picture).save(path)
+        with at_path(path):
+            Image.fromarray(picture).save(path)
     return paths
 
 

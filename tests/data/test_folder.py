@@ -286,7 +286,7 @@ def test_unreadable_folder(animals: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_cache_that_cannot_be_written(animals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("AEMODELS_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match=r"AEMODELS_CACHE: cannot write .*Not a directory.*set AEMODELS_CACHE"):
+    with pytest.raises(UserError, match=r"/file/prepared: Not a directory; .*set AEMODELS_CACHE"):
         finish(prepare(FolderConfig(path=animals)))
 
 
