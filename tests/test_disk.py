@@ -271,8 +271,9 @@ def test_a_training_goes_on_after_the_disk_was_full(
         filling.unlink()
         resumed = call("train", *SMALL, "--json")
         assert weights(resumed) == weights(whole)
-        assert resumed.json["metrics"] == whole.json["metrics"]
-        assert resumed.json["version"]["version"] == 1
+        told_of = {key: value for key, value in whole.json.items() if key.startswith("test/")} | {"version": 1}
+        assert len(told_of) > 20
+        assert {key: resumed.json[key] for key in told_of} == told_of
 
 
 @pytest.mark.parametrize(
