@@ -171,6 +171,42 @@ def test_what_is_retried(monkeypatch: pytest.MonkeyPatch, error: str, calls: int
     assert len(stumbled) == calls
 
 
+def test_a_full_disk_is_waited_for_and_a_read_only_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The person makes room when the notice says so."""
+    from disks import fill, read_only, small_disk
+    from prefect import flow
+
+    import aemodels.steps.train as step
+    from aemodels.settings import Settings
+    from flows import display
+    from flows.prepare import prepare_data
+    from flows.train import train_model
+
+    at_once = train_model.with_options(retry_delay_seconds=0)
+    opened, notices = [], []
+    real = step.open_store
+    monkeypatch.setattr(step, "open_store", lambda: opened.append(1) or real())
+
+    @flow
+    def training(seed: int) -> int:
+        settings = Settings().override({**TINY, "registry.name": "kept", "seed": seed})
+        return at_once(settings, prepare_data(settings), "").version.version
+
+    with small_disk(tmp_path / "disk", 20_000) as disk:
+        monkeypatch.setenv("AEMODELS_STORE", str(disk / "store"))
+        filling = fill(disk, 1_500_000)  # the database has room, the training has not
+        monkeypatch.setattr(display, "say", lambda notice: (notices.append(notice), filling.unlink()))
+        assert training(0) == 1
+        assert len(opened) == 2
+        assert len(notices) == 1
+        assert f"{disk}" in notices[0]
+        assert "No space left on device; make room there" in notices[0]
+        with read_only(disk), pytest.raises(UserError, match="Read-only file system; mount it for writing"):
+            training(1)
+        assert len(notices) == 1
+        assert len(opened) <= 3
+
+
 def test_an_event_waits_for_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prefect's client would drop it without a word; a task that fails is tried again."""
     from postgres import free_port
