@@ -144,8 +144,7 @@ def test_a_user_without_name_and_home_runs_everything() -> None:
         work = ["data=digits", *TINY]
         commands: list[list[object]] = [
             ["pipeline", *work, "tuning.trials=1", "--json"],
-            ["train", *work, "--json"],
-            ["compare", "ae", "vae", *work, "compare.seeds=1", "--json"],
+            ["compare", "conv-vae", "iwae", *work, "--json"],
             ["models", "--json"],
             ["evaluate", "digits@champion", "--json"],
             ["generate", "digits@champion", "-o", folder / "drawn.png"],
