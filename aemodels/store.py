@@ -43,13 +43,14 @@ class UnreachableError(OutageError):
 
 
 def is_outage(error: object) -> bool:
-    """Whether it may be over later: a full disk, or a server that for minutes did not answer us or MLflow's client."""
+    """Whether it may be over later: a full disk, or a server or database that for minutes did not answer."""
+    from psycopg import OperationalError  # beneath what Optuna raises while its database is away
     from urllib3.exceptions import HTTPError  # beneath what MLflow's client raises where there is no connection
 
     if isinstance(error, BaseException) and (told := in_words(error)) is not None:
         return isinstance(told, OutageError)
     while isinstance(error, BaseException):
-        if isinstance(error, HTTPError):
+        if isinstance(error, HTTPError | OperationalError):
             return True
         error = error.__cause__ or error.__context__
     return False

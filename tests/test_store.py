@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from optuna.storages import RDBStorage
 
 from aemodels.config import UserError
 from aemodels.store import Store, UnreachableError, is_outage, open_store, printable, serve_ui
@@ -120,6 +121,9 @@ def test_an_outage_is_told_from_what_waiting_does_not_mend(monkeypatch: pytest.M
         MlflowClient(f"http://127.0.0.1:{port}").search_experiments()
     assert is_outage(away.value)
     assert is_outage(UnreachableError("no answer"))
+    with pytest.raises(Exception, match="refused") as away:  # Optuna's study, whose PostgreSQL is not there now
+        RDBStorage("postgresql+psycopg://nobody@127.0.0.1:9/optuna")
+    assert is_outage(away.value)
     told = UserError("mend me")
     told.__context__ = away.value
     assert not any(map(is_outage, (told, OSError("no space left"), MlflowException("no such run"), None)))

@@ -175,7 +175,7 @@ def _run(
             run = Run(store, study.notes()[RUN], store.experiment(name))
         else:
             if study.shared:
-                folder.note(run_id=study.notes().get(RUN))
+                folder.note(run_id=study.notes().get(RUN) or _begun(store, folder))
             tags = {"kind": "search", "pipeline": group, "study": study.name}
             run = open_run(store, folder, name, f"search {experiment.model.name}", experiment.seed, tags)
             study.remember(RUN, run.id)
@@ -188,6 +188,14 @@ def _run(
             if last and not study.finished:
                 run.__exit__(type(error), error, error.__traceback__)
         raise
+
+
+def _begun(store: Store, folder: RunFolder) -> str | None:
+    """The run that an attempt on this machine began, and could not note in the study because the database was away."""
+    run_id: str | None = folder.notes().get("run_id")
+    if run_id is None or not has_run(store, run_id):
+        return None
+    return None if store.client.get_run(run_id).info.status == "FINISHED" else run_id
 
 
 def _fewer(asked: int, there: int) -> str:
