@@ -23,21 +23,23 @@ def run_part(part: str, rows: Rows, inflict: Callable[[Fault], Row], at_once: in
     faults = [fault for fault in plan(rows.seed) if fault.part == part and (not only or fault.number in only)]
     again = bool(os.environ.get("CHAOS_AGAIN"))
 
-    def one(fault: Fault) -> None:
+    def one(fault: Fault) -> str:
+        """What went wrong with the suite itself: then the fault has no row, and comes again the next time."""
         begun = time.monotonic()
         try:
             row = inflict(fault)
         except Exception as error:
-            row = Row.of(fault, [], [], [f"the suite failed: {type(error).__name__}: {error}"])
+            return f"{fault.number}: the suite failed: {type(error).__name__}: {error}"
         rows.keep(row)
         print(f"{time.monotonic() - begun:.0f} s: {row}", file=sys.stderr, flush=True)
+        return ""
 
     with ThreadPoolExecutor(at_once) as pool:
         todo = [fault for fault in faults if again or not rows.has(fault)]
-        for future in [pool.submit(copy_context().run, one, fault) for fault in todo]:
-            future.result()
+        futures = [pool.submit(copy_context().run, one, fault) for fault in todo]
+    failed = [problem for future in futures if (problem := future.result())]
     numbers = {fault.number for fault in faults}
     found = [row for row in rows.read() if row.number in numbers and row.wrong]
     wrong = [f"{row.number}, {row.kind} ({row.planned}): {'; '.join(row.wrong)}" for row in found]
-    if wrong:
-        pytest.fail("\n".join(wrong), pytrace=False)
+    if wrong or failed:
+        pytest.fail("\n".join(wrong + failed), pytrace=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -182,7 +183,7 @@ class Deployed:
     """Runs of deployments on a team's servers, which a worker starts."""
 
     def __init__(self, team: Team, server: Server, client: Any) -> None:
-        self.team, self.server, self.client = team, server, client
+        self.team, self.server, self.client, self.alone = team, server, client, threading.Lock()
         self.folder, self.store, self.artifacts = team.folder, team.folder / "store", team.folder / "artifacts"
         self.records = Records(*(of_postgres(server, name) for name in ("mlflow", "optuna", "prefect")))
         self.deployments = {
@@ -195,9 +196,10 @@ class Deployed:
     def ask(self, run: Run, flow: str, parameters: dict[str, Any]) -> None:
         """Begins a run of a deployment."""
         variables = {"env": {**run.environment, MARK: run.name}}
-        made = self.client.create_flow_run_from_deployment(
-            self.deployments[flow], parameters=parameters, job_variables=variables
-        )
+        with self.alone:  # two threads that fetch the client's CSRF token at once would make one of them worthless
+            made = self.client.create_flow_run_from_deployment(
+                self.deployments[flow], parameters=parameters, job_variables=variables
+            )
         run.flow_run = str(made.id)
 
     def main(self, run: Run) -> psutil.Process | None:
