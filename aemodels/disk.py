@@ -73,6 +73,17 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             raise
 
 
+def require_room(folder: Path, needed: int) -> None:
+    """Makes the folder, and tries whether so many bytes can be written there.
+
+    Raises:
+        UserError: the file system refuses it.
+    """
+    with at_path(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_and_forget(folder, needed)
+
+
 @contextmanager
 def at_path(path: Path | None = None) -> Iterator[None]:
     """Puts into words what the file system refuses inside the block.
@@ -148,13 +159,17 @@ def _by_database(error: BaseException) -> _Refusal | None:
 def _probe(file: Path) -> _Refusal | None:
     """What the system says of writing to the file and beside it."""
     try:
-        with tempfile.TemporaryFile(dir=file.parent, buffering=0) as scratch:
-            scratch.write(bytes(PROBE))
+        _write_and_forget(file.parent, PROBE)
         if file.exists():
             file.open("r+b").close()
     except OSError as error:
         return _Refusal(error.errno, str(file)) if error.errno in REMEDIES else None
     return None
+
+
+def _write_and_forget(folder: Path, count: int) -> None:
+    with tempfile.TemporaryFile(dir=folder) as scratch:  # buffered: else it may write only a part
+        scratch.write(bytes(count))
 
 
 def _elsewhere(path: str | None) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from aemodels.settings import Settings
 
 INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
+SERVER_BYTES = 2 * 2**20  # of the database of Prefect's own server
 BUSY = 0.5  # cores that others use, from which on threads should not spin
 
 
@@ -135,6 +136,21 @@ def reach_prefect() -> None:
         if getattr(getattr(error, "response", None), "status_code", None) == 401:
             remedy = "Set PREFECT_API_AUTH_STRING to its user and password, USER:PASSWORD"
         raise UserError(f"PREFECT_API_URL={address}: the Prefect server does not answer ({reason}). {remedy}") from None
+
+
+def let_prefect_start() -> None:
+    """Looks, where no server is given, whether Prefect can start one for a while: its own complaints are pages long.
+
+    Raises:
+        UserError: its home cannot be written to, or a server that is given does not answer.
+    """
+    reach_prefect()
+    if not os.environ.get("PREFECT_API_URL"):
+        from prefect.settings import get_current_settings
+
+        from aemodels.disk import require_room
+
+        require_room(get_current_settings().home, SERVER_BYTES)
 
 
 def read_settings(changes: list[str] | None, preset: list[str] | None, config: Path | None) -> Settings:

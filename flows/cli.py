@@ -14,8 +14,8 @@ from typer.core import TyperGroup
 from aemodels.texts import visible
 from flows.answering import (
     answering,
+    let_prefect_start,
     model_first,
-    reach_prefect,
     read_evaluation_settings,
     read_settings,
     under_prefect,
@@ -77,7 +77,7 @@ def pipeline(
         from flows import display, reports
 
         check(settings)
-        reach_prefect()  # without one Prefect starts a server for a while
+        let_prefect_start()
         from flows.attempts import run_here
         from flows.pipeline import pipeline as flow
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -298,3 +299,15 @@ def test_a_full_or_read_only_cache_is_named(tmp_path: Path, monkeypatch: pytest.
     for answer, reason in ((full, "No space left on device"), (refused, "Read-only file system")):
         assert answer.code == 2
         told(Exception(answer.err.splitlines()[-1]), str(disk / "prepared"), reason, "set AEMODELS_CACHE to")
+
+
+def test_prefects_home_is_tried_before_it_starts_a_server(tmp_path: Path) -> None:
+    work = ["pipeline", *SMALL, "tuning.trials=1"]
+    with small_disk(tmp_path / "disk", 100) as disk:
+        environment = {**os.environ, "PREFECT_HOME": str(disk), "AEMODELS_STORE": str(tmp_path / "store")}
+        command = [sys.executable, "-m", "flows.cli", *work]
+        for reason in ("No space left on device", "Read-only file system"):
+            with read_only(disk) if reason.startswith("Read") else nullcontext():
+                ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+            assert ran.returncode == 2, ran
+            told(Exception(ran.stderr.splitlines()[-1]), f"{disk}: {reason}")

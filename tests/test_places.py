@@ -141,10 +141,10 @@ def test_a_user_without_name_and_home_runs_everything() -> None:
     """Nor TERM, nor a language, nor a current folder to write to; the pipeline starts Prefect's own server."""
     with open_folder() as folder:
         places = {"AEMODELS_CACHE": str(folder / "cache"), "AEMODELS_STORE": str(folder / "store")}
-        work = ["data=digits", *TINY]
+        work, judged = ["data=digits", *TINY], ["evaluation.nll_samples=10", "evaluation.nll_images=50"]
         commands: list[list[object]] = [
             ["pipeline", *work, "tuning.trials=1", "--json"],
-            ["compare", "conv-vae", "iwae", *work, "--json"],
+            ["compare", "conv-vae", "iwae", *work, *judged, "--json"],
             ["models", "--json"],
             ["evaluate", "digits@champion", "--json"],
             ["generate", "digits@champion", "-o", folder / "drawn.png"],
