@@ -124,15 +124,15 @@ def history(store: Store, name: str) -> list[HistoryLine]:
     """
     wanted = aliases_of(store, name).get(CHAMPION)
     stored = store.client.search_model_versions(f"name = '{name}'", max_results=1000)
-    lines = list(_noted(stored, DECISION))
-    for reign in sorted(_noted(stored, REIGN), key=lambda reign: reign.since, reverse=True):
+    lines = list(_lines_of(stored, DECISION))
+    for reign in sorted(_lines_of(stored, REIGN), key=lambda reign: reign.since, reverse=True):
         if reign.version == wanted:
             lines.append(reign)
             wanted = reign.replaced
     return sorted(lines, key=lambda line: line.since)
 
 
-def _noted(stored: Iterable[StoredVersion], kind: str) -> Iterator[HistoryLine]:
+def _lines_of(stored: Iterable[StoredVersion], kind: str) -> Iterator[HistoryLine]:
     """What the tags of that kind tell, in no order."""
     told = {"since", "by", "reason", "replaced", "decision", "id"}
     for one in stored:

@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 HEAD_SECONDS = 10.0  # for the head of a request to arrive, and for the last of an answer to be taken
 REST_SECONDS = 30.0  # for the rest of a refused body, which nobody looks at: many clients read no answer before
 MOST_CONNECTIONS = 500  # a process may have 1,024 open files on most systems
+BACKLOG = 128  # clients that are accepted at once, before one of them can be turned away
 
 
 class Connection(H11Protocol):
@@ -50,18 +51,29 @@ class Connection(H11Protocol):
     @property
     def waits_for_client(self) -> bool:
         """Whether the server waits for a request, for the rest of one, or until its answer is taken."""
-        return self.cycle is None or self.cycle.more_body or self.cycle.response_started
+        return self.cycle is None or self.cycle.more_body or self.cycle.response_started or bool(self.flow.write_paused)
 
     def _expect_request(self) -> None:
+        refused = self.cycle is not None and self.cycle.more_body
+        self._wait(REST_SECONDS if refused else HEAD_SECONDS)
+
+    def _wait(self, seconds: float) -> None:
+        """The client has so long to do its part."""
         self.since = self.loop.time()
         if self.end is not None:
             self.end.cancel()
-        refused = self.cycle is not None and self.cycle.more_body
-        self.end = self.loop.call_later(REST_SECONDS if refused else HEAD_SECONDS, self._is_late)
+        self.end = self.loop.call_later(seconds, self._is_late)
 
     def _is_late(self) -> None:
-        if self.cycle is None or self.cycle.response_complete or self.transport.is_closing():
+        """Closes the connection, unless the server is at work on a request and the client takes its answers."""
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle or self.flow.write_paused or self.transport.is_closing():
             self.transport.abort()  # to close it would wait until everything is sent
+
+    def pause_writing(self) -> None:
+        """Waits for the client to take what was sent; with requests in a row, the next answer waits as well."""
+        super().pause_writing()
+        self._wait(HEAD_SECONDS)
 
     def on_response_complete(self) -> None:
         """Waits for the next request; what came of this one and was not looked at is let go."""
@@ -90,8 +102,8 @@ class EvictedError(TimeoutError):
     """The server needs the room of this client for others."""
 
 
-class Stay:
-    """What one client makes the server hold, and until when."""
+class Holding:
+    """A holding is what one client makes the server keep in memory, and until when."""
 
     def __init__(self, until: asyncio.Timeout) -> None:
         self.until = until
@@ -100,37 +112,37 @@ class Stay:
         self.evicted = False
 
 
-class Room:
-    """The bytes that all clients together make the server hold, while it reads their questions or sends its answers."""
+class HeldBytes:
+    """The server counts here the bytes of all questions that are being read and all answers that are being sent."""
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.stays: list[Stay] = []
+        self.holdings: list[Holding] = []
 
     @asynccontextmanager
-    async def stay(self, seconds: float) -> AsyncIterator[Stay]:
-        """Holds something for a client, for some time.
+    async def holding(self, seconds: float) -> AsyncIterator[Holding]:
+        """Within this block something is held for a client, for some time at most.
 
         Raises:
             EvictedError: others needed the room.
             TimeoutError: the time is over.
         """
-        stay = Stay(asyncio.timeout(seconds))
-        self.stays.append(stay)
+        holding = Holding(asyncio.timeout(seconds))
+        self.holdings.append(holding)
         try:
-            async with stay.until:
-                yield stay
+            async with holding.until:
+                yield holding
         except TimeoutError as error:
-            raise (EvictedError() if stay.evicted else error) from None
+            raise (EvictedError() if holding.evicted else error) from None
         finally:
-            self.stays.remove(stay)
+            self.holdings.remove(holding)
 
-    def grow(self, stay: Stay, size: int) -> None:
-        """Says how much is held now. Where it is too much, whoever has held the most for the longest makes way."""
-        stay.size, now = size, time.monotonic()
-        staying = [one for one in self.stays if not one.evicted and not one.until.expired()]
-        total = sum(one.size for one in staying)
-        for one in sorted(staying, key=lambda one: one.size * (one.since - now)):
+    def grow(self, holding: Holding, size: int) -> None:
+        """Tells how much is held now. Where it is too much, whoever has held the most for the longest makes way."""
+        holding.size, now = size, time.monotonic()
+        still_held = [one for one in self.holdings if not one.evicted and not one.until.expired()]
+        total = sum(one.size for one in still_held)
+        for one in sorted(still_held, key=lambda one: one.size * (one.since - now)):
             if total <= self.most:
                 break
             one.evicted = True

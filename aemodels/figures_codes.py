@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aemodels.evidence import Evidence
 from aemodels.leaving_out import NotEnoughError
-from aemodels.lettering import legend, shortened
+from aemodels.lettering import shortened
 from aemodels.pictures import FONT, GAP, WIDTH, Labels, Picture, drawn, plots, sheet
 from aemodels.undisturbed import undisturbed
 
@@ -161,7 +161,7 @@ def _scatter(evidence: Evidence, points: NDArray[np.floating], directions: tuple
     if 1 < len(classes) <= LEGEND_CLASSES:
         names = [shortened(name, LEGEND_LETTERS) for name in classes]
         beside = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
-        legend(axes, drawn_points, names, fontsize=FONT, frameon=False, markerscale=2, **beside)
+        axes.legend(handles=drawn_points, labels=names, fontsize=FONT, frameon=False, markerscale=2, **beside)
     return drawn(figure)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from aemodels.texts import escape, visible
 
 if TYPE_CHECKING:  # half a second that only drawing has to wait for
-    from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
@@ -47,11 +46,6 @@ def _written_on(axis: Axis) -> set[Any]:
     if any(drawable(name) != name for name in names):  # drawing takes them from the axis again
         axis.set_ticks(axis.get_majorticklocs(), [drawable(name) for name in names])
     return set()
-
-
-def legend(axes: Axes, handles: Sequence[Any], names: Sequence[str], **how: Any) -> None:
-    """A legend with an entry for each handle, whatever its name; matplotlib leaves out those that begin with `_`."""
-    axes.legend(handles=list(handles), labels=list(names), **how)
 
 
 def shortened(name: str, most: int) -> str:
@@ -96,14 +90,18 @@ def _absent(letters: str) -> frozenset[str]:
 
 @cache
 def _found(letters: str) -> tuple[tuple[str, ...], frozenset[str]]:
-    return choose_fonts(letters, _installed()) if letters else ((), frozenset())
+    return choose_fonts(letters, _installed)
 
 
-def choose_fonts(letters: str, families: Sequence[str]) -> tuple[tuple[str, ...], frozenset[str]]:
-    """The first families that have the letters which the usual one has not, and the letters that no family has."""
+def choose_fonts(letters: str, families: Callable[[], Sequence[str]]) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Returns the first families that have the letters which the usual one has not, and the letters that none has.
+
+    Args:
+        families: looks for those of the machine, which takes seconds; it is asked where a letter is missing.
+    """
     missing = {one for one in letters if not _has(USUAL, one)}
     chosen: list[str] = []
-    for family in families:
+    for family in families() if missing else ():
         if not missing:
             break
         if had := {one for one in missing if _has(family, one)}:

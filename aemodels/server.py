@@ -22,7 +22,6 @@ from importlib.metadata import version
 from itertools import chain
 from typing import Any, NamedTuple, NoReturn
 
-import numpy as np
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -30,9 +29,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from aemodels.config import UserError
-from aemodels.connections import Connection, EvictedError, Room
+from aemodels.connections import BACKLOG, Connection, EvictedError, HeldBytes
 from aemodels.models.base import GenerativeModel
-from aemodels.serving import MODES, Question, answer, as_numbers, range_of
+from aemodels.serving import MODES, Question, answer_and_range, as_numbers
 
 PORT = 5001
 MOST_IMAGES = 1000  # in one request
@@ -88,10 +87,11 @@ def is_local(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
-def serve(model: GenerativeModel, listener: socket.socket) -> None:
+def serve(model: GenerativeModel, listener: socket.socket, host: str) -> None:
     """Answers until it is interrupted, then ends what it began. What nobody expected is on stderr, with its trace."""
     config = uvicorn.Config(
-        create_app(model),
+        create_app(model, ("localhost", host.lower()) if is_local(listener) else None),
+        backlog=BACKLOG,
         http=Connection,  # of h11, which discards the rest of a body that is too long; the limits were tried with it
         ws="none",
         lifespan="off",
@@ -104,19 +104,25 @@ def serve(model: GenerativeModel, listener: socket.socket) -> None:
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def create_app(model: GenerativeModel) -> FastAPI:
-    """The routes. One thread computes, with all of torch's; the others keep answering."""
+def create_app(model: GenerativeModel, names: tuple[str, ...] | None = None) -> FastAPI:
+    """Makes the routes. One thread computes, with all of torch's; the others keep answering.
+
+    Args:
+        names: under which it answers alone, beside addresses of this machine; None: under every one.
+    """
     app, limits, worker = FastAPI(openapi_url=None), limits_of(model), ThreadPoolExecutor(1)
-    places, room = asyncio.Semaphore(MOST_AT_ONCE), Room(MOST_HELD * limits.bytes)
+    places, held = asyncio.Semaphore(MOST_AT_ONCE), HeldBytes(MOST_HELD * limits.bytes)
 
     async def invocations(request: Request) -> Response:
+        if names is not None:
+            _check_name(request, names)
         _check_type(request)
-        body = await _read_body(request, limits, room)
+        body = await _read_body(request, limits, held)
         if places.locked():
             raise HTTPException(503, "too many requests at once; try again", AGAIN)
         async with places:
             text = await asyncio.get_running_loop().run_in_executor(worker, respond, model, limits, body)
-        return Answer(text, room)
+        return Answer(text, held)
 
     async def ping(_request: Request) -> Response:
         return _json(200, "\n")
@@ -136,19 +142,20 @@ def create_app(model: GenerativeModel) -> FastAPI:
 class Answer(Response):
     """An answer is sent as fast as its client takes it; when its time or its room is over, the connection is closed."""
 
-    def __init__(self, text: str, room: Room) -> None:
+    def __init__(self, text: str, held: HeldBytes) -> None:
         super().__init__(text, 200, NO_SNIFFING, "application/json")
-        self.room = room
+        self.held = held
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Sends it in pieces: each waits until the one before it is on its way."""
         try:
-            async with self.room.stay(ANSWER_SECONDS) as stay:
-                self.room.grow(stay, len(self.body))
+            async with self.held.holding(ANSWER_SECONDS) as holding:
+                self.held.grow(holding, len(self.body))
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 for start in range(0, len(self.body), PIECE):
                     piece, more = self.body[start : start + PIECE], start + PIECE < len(self.body)
                     await send({"type": "http.response.body", "body": piece, "more_body": more})
+                    await asyncio.sleep(0)  # where the client has hung up, this becomes known before the next piece
         except TimeoutError:
             scope["state"]["connection"].transport.abort()
             await asyncio.sleep(0)  # it is lost when the loop comes round; until then uvicorn would wait for more
@@ -172,13 +179,26 @@ async def _failed(_request: Request, _error: Exception) -> Response:
 # ---------------------------------------------------------------- reading
 
 
+def _check_name(request: Request, names: tuple[str, ...]) -> None:
+    """Refuses a page elsewhere whose name leads to this machine: its browser takes the model for that page's own."""
+    try:
+        name = request.url.hostname or ""
+        known = name in names or ipaddress.ip_address(name).is_loopback
+    except ValueError:  # no address
+        known = False
+    if not known:
+        raise HTTPException(
+            403, f"this model answers its own machine alone, at {' or '.join(names)}; give serve a --host"
+        )
+
+
 def _check_type(request: Request) -> None:
     kind, *options = request.headers.get("content-type", "").lower().replace(" ", "").split(";")
     if kind != "application/json" or any(option not in ("", "charset=utf-8") for option in options):
         raise HTTPException(415, "send JSON: Content-Type: application/json, in UTF-8")
 
 
-async def _read_body(request: Request, limits: Limits, room: Room) -> bytearray:
+async def _read_body(request: Request, limits: Limits, held: HeldBytes) -> bytearray:
     """The body, read no further than the limit; whether its length was announced or not."""
     too_long = HTTPException(
         413, f"the body is over {limits.bytes:,} bytes; send fewer images, at most {limits.images}, or integer pixels"
@@ -188,12 +208,12 @@ async def _read_body(request: Request, limits: Limits, room: Room) -> bytearray:
         raise too_long
     body = bytearray()
     try:
-        async with room.stay(BODY_SECONDS) as stay:
+        async with held.holding(BODY_SECONDS) as holding:
             async for part in request.stream():
                 if len(body) + len(part) > limits.bytes:
                     raise too_long
                 body += part
-                room.grow(stay, len(body))
+                held.grow(holding, len(body))
     except EvictedError:
         raise HTTPException(503, "the body came too slowly while many others wait; try again", AGAIN) from None
     except TimeoutError:
@@ -274,16 +294,12 @@ def respond(model: GenerativeModel, limits: Limits, body: bytearray) -> str:
         raise HTTPException(400, f"n={str(question.n)[:20]}: from 1 to {limits.images} images in one request")
     if len(inputs) > limits.images:
         raise HTTPException(413, f"{len(inputs)} inputs; send at most {limits.images} in one request")
-    told = ""
     try:
         if question.mode in MODES:
             inputs = as_numbers(inputs, "codes" if question.mode == "decode" else "images")
-        predictions = answer(model, inputs, question)
-        if question.mode in MODES and question.mode != "decode":
-            told = f', "range": "{range_of(inputs, question.range)}"'
+        predictions, pixels = answer_and_range(model, inputs, question)
     except UserError as error:
         raise HTTPException(400, str(error)) from None
-    if not np.isfinite(predictions).all():
-        raise HTTPException(400, "the model's answer is not finite; send values as they occur in training")
+    told = f', "range": "{pixels}"' if pixels else ""
     rows = ", ".join(json.dumps(row.tolist()) for row in predictions)  # one by one: other threads get their turn
     return f'{{"predictions": [{rows}]{told}}}'

@@ -67,21 +67,26 @@ def answer(model: GenerativeModel, inputs: Any, question: Question) -> NDArray[n
             1, unless the question's range says otherwise; see `range_of`.
 
     Raises:
-        UserError: the mode, a number, or the shape or range of the inputs is wrong.
+        UserError: the mode, a number, or the shape or range of the inputs is wrong, or the answer is not finite.
     """
+    return answer_and_range(model, inputs, question)[0]
+
+
+def answer_and_range(model: GenerativeModel, inputs: Any, question: Question) -> tuple[NDArray[np.float32], str]:
+    """The model's answer, as `answer` gives it, and the range in which pixels were read; "" where there were none."""
     if question.mode == "generate":
-        return _generate(model, question)
+        return _generate(model, question), ""
     if question.mode not in MODES:
         raise UserError(f"mode={question.mode}: unknown; choose one of {', '.join([*MODES, 'generate'])}")
     if not isinstance(model, Autoencoder):
         raise UserError(f"mode={question.mode}: this model has no encoder; it knows mode=generate only")
     if question.mode == "decode":
-        x = read_codes(inputs, model.latent_dim)
+        x, pixels = read_codes(inputs, model.latent_dim), ""
     else:
-        x = read_images(inputs, model.image_shape, question.range)
+        x, pixels = _read_images(inputs, model.image_shape, question.range)
     with torch.inference_mode():
         parts = [MODES[question.mode](model, part.to(model.device), question) for part in x.split(CHUNK)]
-        return _plain(torch.cat(parts))
+        return _plain(torch.cat(parts)), pixels
 
 
 def _reconstruct(model: Autoencoder, x: Tensor, _: Question) -> Tensor:
@@ -110,7 +115,7 @@ MODES: dict[str, Callable[[Autoencoder, Tensor, Question], Tensor]] = {
 
 
 def _check(question: Question) -> None:
-    """Of questions for new images."""
+    """Checks the numbers of a question for new images."""
     if not 1 <= question.n <= MOST_GENERATED:
         raise UserError(f"n={question.n}: from 1 to {MOST_GENERATED} images in one call; ask more often for more")
     if not 0 <= question.seed < 2**63:
@@ -186,6 +191,11 @@ def read_images(inputs: Any, image_shape: ImageShape, pixels: str = "auto") -> T
     Raises:
         UserError: their shape, type or range is wrong, or their range is not known.
     """
+    return _read_images(inputs, image_shape, pixels)[0]
+
+
+def _read_images(inputs: Any, image_shape: ImageShape, pixels: str) -> tuple[Tensor, str]:
+    """The images, and the range in which their pixels were read."""
     array = as_numbers(inputs, "images")
     if array.ndim == 3 and image_shape[0] == 1:
         array = array[:, None]
@@ -197,7 +207,8 @@ def read_images(inputs: Any, image_shape: ImageShape, pixels: str = "auto") -> T
         raise UserError(
             f"images of shape {np.shape(inputs)}: this model takes (N, {channels}, {side[0]}, {side[1]}){or_grey}{hint}"
         )
-    most, low, high = (1 if range_of(array, pixels) == "unit" else 255), array.min(), array.max()
+    read = range_of(array, pixels)
+    most, low, high = (1 if read == "unit" else 255), array.min(), array.max()
     if low < 0 or high > most:
         told = f"range={pixels}: pixels run from 0 to {most}"
         if pixels == "auto":
@@ -206,7 +217,7 @@ def read_images(inputs: Any, image_shape: ImageShape, pixels: str = "auto") -> T
         raise UserError(f"images with pixels from {low:g} to {high:g}: {told}")
     if most == 255 and array.dtype.kind == "f" and (array != np.rint(array)).any():
         raise UserError("range=bytes: these pixels are no whole numbers; send range=unit, or leave it out")
-    return torch.from_numpy(array.astype(np.float32) / np.float32(most))
+    return torch.from_numpy(array.astype(np.float32) / np.float32(most)), read
 
 
 def range_of(array: NDArray[Any], asked: str) -> str:
@@ -266,7 +277,13 @@ def as_numbers(inputs: Any, what: str) -> NDArray[Any]:
 
 
 def _plain(result: Tensor) -> NDArray[np.float32]:
+    """The answer as an array; every answer passes here, and none that is no number gets further."""
     array: NDArray[np.float32] = result.float().cpu().numpy()
+    if not np.isfinite(array).all():
+        raise UserError(
+            "the model's answer is not finite: a number became too large on the way. Give values as they occur in "
+            "training; if these are such, the weights are of no use: train the model again"
+        )
     return array
 
 

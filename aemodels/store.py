@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # of experiments and models: fits into a path, a link and `name@alias`
 UI_PORT = 5000
+# MLflow's own list has patterns, such as 10.*: a stranger's page under the name 10.example.org, which leads to this
+# machine, could do all that MLflow's own page can.
+OWN_HOSTS = "localhost:*,127.0.0.1:*"
 ANSWER_SECONDS = 4.0  # a server that needs longer at the start counts as not answering
 DATABASES = ("postgresql", "mysql", "mssql")
 
@@ -315,7 +318,8 @@ def serve_ui(port: int = UI_PORT) -> NoReturn:
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     command += ["--default-artifact-root", (store_folder() / "artifacts").as_uri(), "--no-serve-artifacts"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--uvicorn-opts", "--log-level warning"]
-    environment = {"PYTHONWARNINGS": "ignore", **os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {"PYTHONWARNINGS": "ignore", "MLFLOW_SERVER_ALLOWED_HOSTS": OWN_HOSTS, **os.environ}
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     environment["MLFLOW_BACKEND_STORE_URI"] = uri  # not as an argument, which every user of the machine sees
     sys.stdout.flush()
     sys.stderr.flush()

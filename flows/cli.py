@@ -36,7 +36,7 @@ from flows.options import (
     Seed,
     Verbose,
 )
-from flows.streams import protected
+from flows.streams import guarded
 
 ABOUT = "Train, tune, compare, promote and use autoencoders on images. `aemodels settings` lists what can be set."
 
@@ -333,7 +333,7 @@ for _command in (compare, report, serve, ui):
 
 def main() -> None:
     """The console script."""
-    with protected():
+    with guarded():
         app()
 
 

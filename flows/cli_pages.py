@@ -58,7 +58,7 @@ def serve(
         if not is_local(listener):
             tell(f"warning: --host {host}: whoever reaches this machine may ask; no password is wanted")
         display.sentence(f"{model}: http://{host}:{listener.getsockname()[1]}/invocations  (Ctrl-C ends it)")
-        run(network, listener)
+        run(network, listener, host)
 
 
 def ui(port: Annotated[int, typer.Option(help="On this machine.")] = 5000) -> None:

@@ -32,7 +32,7 @@ from flows.answering import answering, note, under_prefect
 from flows.display import sentence
 from flows.plan import read_plan
 from flows.running import gpu_limit
-from flows.streams import protected
+from flows.streams import guarded
 from flows.worker import RESTARTS, STARTED_AGAIN, TAG, Worker
 
 POOL = "aemodels"
@@ -61,7 +61,7 @@ def main(file: Annotated[Path, typer.Option(help="The deployments.")] = FILE) ->
 
 
 def warn_of_other_pages(client: SyncPrefectClient) -> None:
-    """Says so where a page of another site, open in somebody's browser, could change the server: it is asked itself.
+    """Warns where a page of another site, open in somebody's browser, could change the server; the server is asked.
 
     A changing request needs a token where the server has protection, and other pages must not be able to read one.
     """
@@ -206,5 +206,5 @@ def drop_schedules(plan: dict[str, Any], client: SyncPrefectClient) -> None:
 
 
 if __name__ == "__main__":
-    with protected():
+    with guarded():
         typer.run(main)

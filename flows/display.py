@@ -127,8 +127,8 @@ def facts(rows: Mapping[str, object]) -> None:
 
 
 def sentence(words: str) -> None:
-    """Prints a sentence, on standard output."""
-    print(visible(words))
+    """Prints a sentence on standard output, at once: the command may go on for hours."""
+    print(visible(words), flush=True)
 
 
 def as_json(value: object) -> None:

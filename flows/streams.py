@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
+from flows.answering import tell
+
+UNWRITABLE = 2  # as of all that a person can mend
 CLOSED = 141  # what a shell calls a command whose reader went away, such as `head`
 
 
@@ -31,32 +34,41 @@ class Stream(io.TextIOWrapper):
         self.ends = ends
 
     def write(self, text: str) -> int:
-        try:
+        with self._watched():
             return super().write(text)
-        except BrokenPipeError:
-            self._closed()
-            return len(text)
+        return len(text)
 
     def flush(self) -> None:
-        try:
+        with self._watched():
             super().flush()
-        except BrokenPipeError:
-            self._closed()
 
-    def _closed(self) -> None:
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """The command ends where nobody reads its results, or where they cannot be written, which is said."""
+        try:
+            yield
+        except BrokenPipeError:
+            self._let_go()
+            if self.ends:
+                raise SystemExit(CLOSED) from None
+        except OSError as error:
+            self._let_go()
+            if self.ends:
+                tell(f"error: standard output: cannot be written ({error.strerror}); send it to another place")
+                raise SystemExit(UNWRITABLE) from None
+
+    def _let_go(self) -> None:
         """What is still held back goes nowhere, also at the end of Python."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.fileno())
         os.close(nowhere)
-        if self.ends:
-            raise SystemExit(CLOSED)
 
 
 @contextmanager
-def protected() -> Iterator[None]:
+def guarded() -> Iterator[None]:
     """Puts such streams in the place of this process's own, for the rest of its life."""
-    sys.stdout = cast(TextIO, _protected(sys.stdout, ends=True))
-    sys.stderr = cast(TextIO, _protected(sys.stderr, ends=False))
+    sys.stdout = cast(TextIO, _guarded(sys.stdout, ends=True))
+    sys.stderr = cast(TextIO, _guarded(sys.stderr, ends=False))
     try:
         yield
     finally:
@@ -64,6 +76,6 @@ def protected() -> Iterator[None]:
             sys.stdout.flush()  # what was held back may find its reader gone only now
 
 
-def _protected(stream: TextIO | None, ends: bool) -> TextIO | None:
+def _guarded(stream: TextIO | None, ends: bool) -> TextIO | None:
     """A stream that was closed by the caller, or is no file, stays as it is."""
     return Stream(stream, ends) if isinstance(stream, io.TextIOWrapper) else stream

@@ -6,7 +6,9 @@
 #   TEAM_FOLDER                where MLflow keeps its users, and artifacts unless MLFLOW_ARTIFACTS_DESTINATION is set
 #   MLFLOW_URL, PREFECT_URL    where browsers find the servers, if not at 127.0.0.1
 #   MLFLOW_PORT, PREFECT_PORT  where the servers listen, if not at 5000 and 4200
+#   PUBLISHED_PORT             where browsers find the port of a container, if it is another
 set -eu
+umask 077 # what the servers write, such as their users, is for them alone
 
 fail() {
     echo "$1" >&2
@@ -28,7 +30,8 @@ export DO_NOT_TRACK=1
 case $server in
 mlflow)
     port=${MLFLOW_PORT:-5000}
-    page=${MLFLOW_URL:-http://127.0.0.1:$port}
+    page=${MLFLOW_URL:-http://127.0.0.1:${PUBLISHED_PORT:-$port}}
+    page=${page%/}
     host=${page#*://}
     folder=${TEAM_FOLDER:-}
     [ -d "$folder" ] || fail "TEAM_FOLDER=$folder: no such folder; give one for the users and artifacts of MLflow"
@@ -50,7 +53,8 @@ mlflow)
     ;;
 prefect)
     port=${PREFECT_PORT:-4200}
-    page=${PREFECT_URL:-http://127.0.0.1:$port}
+    page=${PREFECT_URL:-http://127.0.0.1:${PUBLISHED_PORT:-$port}}
+    page=${page%/}
     export PREFECT_SERVER_API_PORT="$port" PREFECT_SERVER_UI_API_URL="$page/api" PREFECT_SERVER_ANALYTICS_ENABLED=false
     # A change needs a token, and only these pages may read one: no other page that is open in a browser can start runs.
     export PREFECT_SERVER_CSRF_PROTECTION_ENABLED=true

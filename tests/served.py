@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import psutil
 from questions import JSON, Reply
 
 ROOT = Path(__file__).parents[1]
+OPEN_FILES = 1024  # that a process may have, as on most systems
 
 
 class Server(NamedTuple):
@@ -47,9 +49,10 @@ class Server(NamedTuple):
 def running(model: Path, folder: Path) -> Iterator[Server]:
     """On a free port, in a folder without the checkout; it must end well and have nothing to say on stderr."""
     command = [sys.executable, "-m", "flows.cli", "serve", str(model), "--port", "0"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
         try:
             assert process.stdout is not None
             told = re.search(r"http://127\.0\.0\.1:(\d+)/invocations", process.stdout.readline())

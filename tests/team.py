@@ -138,7 +138,7 @@ class Team:
     def worker(self, name: str = "worker") -> Iterator[Service]:
         """As `make worker` starts it."""
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "aemodels", "--name", name]
-        service = Service(command, self.folder / f"{name}.log", self.environment)
+        service = Service(command, self.folder / f"{name}.log", {**self.environment, "DO_NOT_TRACK": "1"})
         service.start()
         try:
             yield service
@@ -197,7 +197,6 @@ def running(postgres: Server, folder: Path) -> Iterator[Team]:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "OMP_WAIT_POLICY": "passive",
         "OMP_NUM_THREADS": "1",
-        "DO_NOT_TRACK": "1",
     }
     if (MNIST / "MNIST").exists():
         environment["AEMODELS_DATA"] = str(MNIST)

@@ -114,6 +114,55 @@ def test_a_server_that_would_be_open_by_mistake_does_not_start(
     assert all(word in done.stderr for word in words), done.stderr
 
 
+def environment_in(service: str, folder: Path, **values: str) -> dict[str, str]:
+    """What the program in a service's container has in its environment, with these values in .env."""
+    shutil.copytree(ROOT / "ops", folder / "ops", dirs_exist_ok=True)
+    programs = folder / ".venv" / "bin"
+    programs.mkdir(parents=True, exist_ok=True)
+    for name in ("mlflow", "prefect"):
+        (programs / name).write_text("#!/bin/sh\nenv\n")
+        (programs / name).chmod(0o755)
+
+    def value(found: re.Match[str]) -> str:
+        return values.get(found[1]) or found[2] or "a-long-password"
+
+    given = {name: str(text or "") for name, text in SERVICES[service]["environment"].items()}
+    environment = {name: re.sub(r"\$\{(\w+)(?::-|:\?)?([^}]*)\}", value, text) for name, text in given.items()}
+    environment |= {"PATH": f"{programs}:{os.environ['PATH']}", "TEAM_FOLDER": str(folder)}
+    environment |= {name: "" for name in ("MLFLOW_URL", "PREFECT_URL") if name in environment and name not in values}
+    command = [str(folder) + part if part.startswith("/ops/") else part for part in SERVICES[service]["command"]]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("values", "mlflow", "prefect"),
+    [
+        ({}, "http://127.0.0.1:5000", "http://127.0.0.1:4200"),
+        ({"MLFLOW_PORT": "5300", "PREFECT_PORT": "4300"}, "http://127.0.0.1:5300", "http://127.0.0.1:4300"),
+        (
+            {"MLFLOW_URL": "https://m.example.org/", "PREFECT_URL": "https://p.example.org/", "PREFECT_PORT": "4300"},
+            "https://m.example.org",
+            "https://p.example.org",
+        ),
+    ],
+)
+def test_pages_and_links_lead_where_the_servers_are(
+    values: dict[str, str], mlflow: str, prefect: str, tmp_path: Path
+) -> None:
+    """A port alone is enough, and an address may end in a slash."""
+    served = environment_in("prefect", tmp_path, **values)
+    assert served["PREFECT_SERVER_UI_API_URL"] == f"{prefect}/api"
+    assert served["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"].split(",")[0] == prefect
+    assert served["PREFECT_SERVER_API_PORT"] == "4200"  # in the container
+    served = environment_in("mlflow", tmp_path, **values)
+    assert served["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] == mlflow
+    assert served["MLFLOW_SERVER_ALLOWED_HOSTS"].endswith("," + mlflow.partition("://")[2])
+    assert served["MLFLOW_PORT"] == "5000"
+    works = environment_in("worker", tmp_path, **values)
+    assert (works["AEMODELS_MLFLOW_UI"], works["PREFECT_UI_URL"]) == (mlflow, prefect)
+
+
 def test_no_documented_command_has_a_password_as_an_argument() -> None:
     """Everybody on the machine sees a command's arguments; addresses with a password and -e NAME=VALUE are such."""
     for page in ("README.md", "docs/operations.md"):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import resource
+import signal
 import socket
+import struct
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -35,8 +38,8 @@ def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 # ---------------------------------------------------------------- slow ones
 
 
-HALF_A_HEAD = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Ty"
-HEAD = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\n".encode()
+HALF_A_HEAD = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Ty"
+HEAD = f"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: {JSON}\r\n".encode()
 LONG = HEAD + f"Content-Length: {LONGEST}\r\n\r\n".encode()
 ASKS_FOR_MUCH = json.dumps({"params": {"mode": "generate", "n": 1000}}).encode()
 MUCH = HEAD + f"Content-Length: {len(ASKS_FOR_MUCH)}\r\n\r\n".encode() + ASKS_FOR_MUCH
@@ -158,6 +161,50 @@ def test_more_clients_than_it_has_room_for_make_way(server: Server, model: Gener
         first.settimeout(2)
         with suppress(ConnectionResetError):  # as it is where the server had not yet read all
             assert first.recv(1) == b""
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """The tests may have as many open files as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_files")
+def test_a_burst_of_clients_takes_no_more_files_than_there_are(server: Server, model: GenerativeModel) -> None:
+    """While it is stopped they gather, as they do while it is busy; the fixture sees to it that nothing is logged."""
+    with ExitStack() as stack:
+        server.process.send_signal(signal.SIGSTOP)
+        for _ in range(1500):
+            client = stack.enter_context(closing(socket.socket()))
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", server.port))
+        server.process.send_signal(signal.SIGCONT)
+        asks_like_anybody(server, model)
+
+
+@pytest.mark.slow
+def test_a_client_that_asks_and_asks_and_takes_no_answer_is_let_go(server: Server) -> None:
+    """The answers to requests in a row wait for the first of them to be taken."""
+    with connect(server, buffer=4096) as client:
+        client.settimeout(3)
+        with pytest.raises(TimeoutError):  # the server reads no more of them
+            client.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n" * 1_000_000)
+        client.settimeout(2 * HEAD_SECONDS)
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            client.sendall(b"GET " * 2**20)
+
+
+def test_a_client_that_hangs_up_during_the_work_is_no_news(server: Server, model: GenerativeModel) -> None:
+    """The fixture sees to it that nothing is on stderr."""
+    images = json.dumps({"inputs": np.full((1000, 8, 8), 0.5).tolist()}).encode()
+    for _ in range(3):
+        with connect(server) as client:
+            client.sendall(HEAD + f"Content-Length: {len(images)}\r\n\r\n".encode() + images)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    asks_like_anybody(server, model)
 
 
 @pytest.mark.slow

@@ -112,9 +112,21 @@ def of_name(name: str) -> Picture:
 
 def test_a_letter_that_the_usual_font_lacks_comes_from_another() -> None:
     families = ["STIXGeneral", "DejaVu Serif", "DejaVu Sans Mono"]
-    assert choose_fonts("\xe9", families) == ((), frozenset())
-    assert choose_fonts(ONLY_SERIF + ONLY_MONO, families[1:]) == (("DejaVu Serif", "DejaVu Sans Mono"), frozenset())
-    assert choose_fonts(ONLY_SERIF + CHINESE, families[:2]) == (("DejaVu Serif",), frozenset(CHINESE))
+    assert choose_fonts(ONLY_SERIF + ONLY_MONO, lambda: families[1:]) == (
+        ("DejaVu Serif", "DejaVu Sans Mono"),
+        frozenset(),
+    )
+    assert choose_fonts(ONLY_SERIF + CHINESE, lambda: families[:2]) == (("DejaVu Serif",), frozenset(CHINESE))
+
+
+def test_fonts_are_looked_for_only_where_the_usual_one_lacks_a_letter() -> None:
+    """A minus sign and an e with an accent are no ASCII, and every number and many names have them."""
+
+    def looked_for() -> list[str]:
+        raise AssertionError
+
+    assert choose_fonts("\u2212\xe9", looked_for) == ((), frozenset())
+    assert choose_fonts("", looked_for) == ((), frozenset())
 
 
 @pytest.fixture

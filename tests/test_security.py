@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import call, refused
+from commands import call, refused, save
 from safetensors.torch import load_file, save_file
 
 from aemodels import catalog
@@ -20,6 +20,7 @@ from aemodels.checkpoint import load_model
 from aemodels.config import SettingsError, UserError
 from aemodels.modelfile import load_codes, seal
 from aemodels.registry import find, get, history, promote, register, rollback
+from aemodels.serving import Question, answer
 from aemodels.settings import load_settings
 from aemodels.store import Store
 from aemodels.tracking import start_run
@@ -185,6 +186,21 @@ def test_codes_that_no_such_model_has_are_refused(folder: Path, case: str) -> No
     with pytest.raises(UserError, match=re.escape("damaged codes (the tensor codes ")) as told:
         load_codes(folder, 3)
     assert says in str(told.value)
+
+
+def test_no_command_gives_an_answer_that_is_no_number(folder: Path, tmp_path: Path) -> None:
+    """The weights are finite, and what comes of them is not."""
+    file = folder / "weights.safetensors"
+    save_file({name: tensor * 1e37 for name, tensor in load_file(file).items()}, file)
+    seal(folder)
+    image = save(tmp_path / "image.png", np.full((8, 8), 255, np.uint8))
+    refused(call("score", folder, image), "the model's answer is not finite", "train the model again")
+    for command in ("reconstruct", "generate"):
+        given = [image] if command == "reconstruct" else []
+        refused(call(command, folder, *given, "-o", tmp_path / "drawn.png"), "the model's answer is not finite")
+        assert not (tmp_path / "drawn.png").exists()
+    with pytest.raises(UserError, match="not finite"):
+        answer(load_model(folder), np.full((1, 8, 8), 1.0), Question("reconstruct"))
 
 
 def test_a_command_refuses_them_as_well(folder: Path, tmp_path: Path) -> None:

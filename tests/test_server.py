@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import random
 import re
@@ -9,7 +10,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,15 @@ def test_an_answer_says_how_pixels_were_read(server: Server) -> None:
     for mode in ("decode", "generate"):
         body = json.dumps({"inputs": [[0, 0, 1]], "params": {"mode": mode, "n": 1}})
         assert list(json.loads(server.send(body).text)) == ["predictions"]
+
+
+def test_a_page_whose_name_leads_to_this_machine_is_refused(server: Server) -> None:
+    question, kind = json.dumps({"inputs": PICTURES.tolist()}), {"Content-Type": JSON}
+    names = {f"10.elsewhere.example:{server.port}": 403, "127.0.0.1.example": 403, "[": 403, "": 403}
+    for name, status in (names | {"LOCALHOST:80": 200, "127.0.0.1": 200, "[::1]:1": 200}).items():
+        with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
+            connection.request("POST", "/invocations", question, kind | {"Host": name})
+            assert connection.getresponse().status == status, name
 
 
 def test_it_says_that_it_is_there(server: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import socket
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 from questions import JSON, PICTURES, Reply, refused
 
 from aemodels import server as module
@@ -36,7 +38,7 @@ def test_what_nobody_expected_is_in_the_log_alone(model: GenerativeModel, monkey
     def fail(*_: object) -> None:
         raise RuntimeError("CUDA error in /secret/place.py")
 
-    monkeypatch.setattr(module, "answer", fail)
+    monkeypatch.setattr(module, "answer_and_range", fail)
     question = json.dumps({"inputs": PICTURES.tolist()})
     status, text = call(model, question)
     assert (status, json.loads(text)) == (500, {"error": "the server failed on this request; its log says why"})
@@ -44,9 +46,12 @@ def test_what_nobody_expected_is_in_the_log_alone(model: GenerativeModel, monkey
         call(model, question, raises=True)
 
 
-def test_an_answer_that_is_no_number_is_refused(model: GenerativeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "answer", lambda *_: np.array([[np.nan]], np.float32))
-    assert "not finite" in refused(call(model, json.dumps({"inputs": PICTURES.tolist()})), 400)
+def test_an_answer_that_is_no_number_is_refused(model: GenerativeModel) -> None:
+    with torch.inference_mode():
+        broken = copy.deepcopy(model)
+        for weights in broken.parameters():
+            weights *= 1e37
+    assert "not finite" in refused(call(broken, json.dumps({"inputs": PICTURES.tolist()})), 400)
 
 
 def test_a_slow_body_is_given_up(model: GenerativeModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +69,9 @@ def test_more_at_once_than_it_takes_are_told_to_come_back(
 ) -> None:
     """While a body arrives it takes no place."""
     freed = threading.Event()
-    monkeypatch.setattr(module, "answer", lambda *_: np.zeros((1, 1), np.float32) if freed.wait(20) else None)
+    monkeypatch.setattr(
+        module, "answer_and_range", lambda *_: (np.zeros((1, 1), np.float32), "") if freed.wait(20) else None
+    )
     question = json.dumps({"inputs": PICTURES.tolist()}).encode()
 
     async def slow() -> AsyncIterator[bytes]:

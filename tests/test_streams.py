@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.streams import CLOSED
+from flows.streams import CLOSED, UNWRITABLE
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "flows.cli"]
@@ -46,6 +46,17 @@ def test_a_command_whose_reader_leaves_ends_without_a_word(command: list[str], l
     assert errors == b""
     if not letters:
         assert code == CLOSED
+
+
+@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("command", [["settings", "seed"], ["settings", "--json"], ["--help"]], ids=" ".join)
+def test_results_that_cannot_be_written_are_told_in_a_sentence(command: list[str], buffered: str) -> None:
+    environment = os.environ | {"PYTHONUNBUFFERED": buffered}
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([*COMMAND, *command], stdout=full, stderr=subprocess.PIPE, cwd=ROOT, env=environment)
+    assert done.returncode == UNWRITABLE
+    words = b"error: standard output: cannot be written (No space left on device); send it to another place\n"
+    assert done.stderr == words
 
 
 def test_work_goes_on_where_nobody_reads_of_its_progress(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 import urllib.request
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,14 @@ def test_system_metrics_are_recorded_without_an_active_run(run: Run, monkeypatch
 # ---- servers, for real
 
 
+def status_of(port: int, headers: dict[str, str]) -> int:
+    """Of a question that a page may send without asking first."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        body = json.dumps({"max_results": 1})
+        connection.request("POST", "/ajax-api/2.0/mlflow/experiments/search", body, headers)
+        return connection.getresponse().status
+
+
 @pytest.mark.slow
 def test_the_ui_shows_the_embedded_store(run: Run) -> None:
     port = free_port()
@@ -144,6 +153,13 @@ def test_the_ui_shows_the_embedded_store(run: Run) -> None:
         address = f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/get?run_id={run.id}"
         with urllib.request.urlopen(address, timeout=60) as reply:
             assert json.load(reply)["run"]["info"]["run_name"] == "vae 3"
+        foreign = [
+            {"Host": f"10.elsewhere.example:{port}"},
+            {"Origin": "http://elsewhere.example", "Host": "localhost:1"},
+        ]
+        for headers in foreign:  # a page elsewhere, whose name leads to this machine, and one that sends across
+            assert status_of(port, headers) == 403
+        assert status_of(port, {"Host": "localhost:1"}) == 200  # such as through a tunnel
     finally:
         ui.terminate()
         ui.wait(60)

@@ -205,7 +205,6 @@ def alone(folder: Path, command: list[str], settings: dict[str, str]) -> Iterato
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_PORT": str(port),
         "PREFECT_SERVER_API_PORT": str(port),
-        "DO_NOT_TRACK": "1",
         **settings,
     }
     server = Service(command, folder / "prefect.log", environment, port)
@@ -237,7 +236,7 @@ def test_without_passwords_no_page_starts_a_run(browser: Any, page_port: int, tm
 
 def test_the_attack_works_where_nothing_prevents_it(browser: Any, page_port: int, tmp_path: Path) -> None:
     """Without this the other tests could not fail. The server is as it once was documented; `make deploy` names it."""
-    own = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:4200,http://localhost:4200"}
+    own = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:4200,http://localhost:4200"}
     command = [sys.executable, "-m", "prefect", "server", "start"]
     with alone(tmp_path, command, own) as open_team, open_team.client() as client:
         deployed = open_team.command("flows.deploy")

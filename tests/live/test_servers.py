@@ -43,6 +43,9 @@ def test_no_password_is_in_a_command_or_a_file_that_others_read(team: Team) -> N
             assert not any(password in " ".join(process.cmdline()) for password in passwords)
     for log in (team.mlflow.log, team.prefect.log, worker.log):
         assert not any(password in log.read_text() for password in passwords)
+    (users,) = team.folder.rglob("users.db")
+    written = [users, *(team.folder / "artifacts").rglob("*")]
+    assert not any(path.stat().st_mode & 0o077 for path in written)
 
 
 def test_prefects_page_calls_the_port_that_was_given_and_nothing_is_reported(team: Team, client: Any) -> None:
@@ -52,6 +55,8 @@ def test_prefects_page_calls_the_port_that_was_given_and_nothing_is_reported(tea
     assert page["csrf_enabled"]
     settings = client.request("GET", "/admin/settings").json()
     assert settings["server"]["analytics_enabled"] is False
+    for server in (team.mlflow, team.prefect):
+        assert all(process.environ()["DO_NOT_TRACK"] == "1" for process in server.processes())
     assert settings["server"]["concurrency"]["lease_storage"].endswith(".filesystem")
 
 
