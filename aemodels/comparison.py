@@ -67,7 +67,7 @@ class ComparisonConfig(Config):
                 return load_settings(self.shared, system)
             return load_settings(system).override(self.shared)
         except SettingsError as error:
-            raise SettingsError(f"system {name}: {error}") from None
+            raise SettingsError(*(f"system {name}: {line}" for line in error.args)) from None
 
     @model_validator(mode="after")
     def _comparable(self) -> Self:

@@ -29,10 +29,17 @@ ALLOWED = {  # kinds of pydantic's errors -> what is allowed, with the names tha
 
 
 class UserError(Exception):
-    """Something that the person at the command line can mend: names the field, the value and the remedy."""
+    """Something that the person at the command line can mend: names the field, the value and the remedy.
+
+    Args:
+        lines: of the message. A line break inside one comes from outside, such as from a file's name, and is escaped.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
 
     def __str__(self) -> str:
-        return visible(super().__str__(), keep="\n")  # it may name a file
+        return "\n".join(map(visible, self.args))
 
 
 class OutageError(UserError):
@@ -121,7 +128,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise SettingsError("\n".join(_explain(cls, e) for e in error.errors())) from None
+            raise SettingsError(*(_explain(cls, e) for e in error.errors())) from None
 
 
 def section_kinds(field: FieldInfo) -> dict[str, type[Config]]:

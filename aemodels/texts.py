@@ -48,12 +48,14 @@ def escape(letter: str) -> str:
 def in_markdown(text: str) -> str:
     r"""The text for a page in Markdown, on which no letter of it is a sign of Markdown or HTML.
 
+    Where a page makes links of bare addresses, such as www.example.org, it does so in the text as well.
+
     Example:
         >>> in_markdown("a|b <i>")
         'a\\|b \\<i\\>'
     """
     marked = re.sub(r"([\\`*_{}\[\]()<>#+\-!|~$&:])", r"\\\1", visible(text))
-    return re.sub(r"^(\d+)\.", r"\1\\.", marked)  # no list
+    return re.sub(r"^ ", "&#32;", re.sub(r"^(\d+)\.", r"\1\\.", marked))  # no list, and no code
 
 
 def code_in_markdown(text: str) -> str:

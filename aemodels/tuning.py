@@ -193,7 +193,7 @@ def search_space(experiment: Experiment, config: TuningConfig) -> Space:
         try:
             experiment.override(settings)
         except SettingsError as error:
-            raise SettingsError(f"tuning.space: {error}") from None
+            raise SettingsError(*(f"tuning.space: {line}" for line in error.args)) from None
     return space
 
 
@@ -217,7 +217,7 @@ def check_models(experiment: Experiment, data: PreparedData, config: TuningConfi
             with torch.device("meta"):
                 experiment.override(settings).model.build(data.image_shape, data.num_classes)
         except SettingsError as error:
-            raise SettingsError(f"tuning.space: {error}") from None
+            raise SettingsError(*(f"tuning.space: {line}" for line in error.args)) from None
     model = new_model(experiment.model, data, experiment.seed)
     check_primary(model, data, experiment.evaluation)
     check_likelihood(model, data, experiment.evaluation)  # of the training that follows

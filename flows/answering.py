@@ -63,10 +63,10 @@ def note(message: str) -> None:
 
 
 def tell(message: str) -> None:
-    """Prints something beside the result, on standard error, as it is."""
+    """Prints a line beside the result, on standard error, as it is."""
     from aemodels.texts import visible
 
-    typer.echo(visible(message, keep="\n"), err=True)
+    typer.echo(visible(message), err=True)
 
 
 def check_file(out: Path, suffix: str) -> None:
@@ -231,5 +231,6 @@ def _interrupt(_signal: int, _frame: object) -> NoReturn:
 def _fail(message: str, code: int) -> NoReturn:
     from aemodels.environment import without_secrets
 
-    tell(without_secrets(message))
+    for line in without_secrets(message).split("\n"):
+        tell(line)
     raise typer.Exit(code)

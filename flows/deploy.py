@@ -191,7 +191,7 @@ def deploy(file: Path) -> None:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"{file}: not deployed\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        raise UserError(f"{file}: not deployed", *(done.stdout[-2000:] + done.stderr[-2000:]).splitlines())
 
 
 def drop_schedules(plan: dict[str, Any], client: SyncPrefectClient) -> None:

@@ -46,9 +46,9 @@ def read_plan(file: Path) -> dict[str, Any]:
     try:
         plan: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise UserError(f"{file}: not YAML: {error}") from None
+        raise UserError(f"{file}: not YAML:", *str(error).splitlines()) from None
     if mistakes := list(find_mistakes(plan)):
-        raise UserError("\n".join(f"{file.name}: {mistake}" for mistake in mistakes) + "\nnothing was deployed")
+        raise UserError(*(f"{file.name}: {mistake}" for mistake in mistakes), "nothing was deployed")
     return plan
 
 

@@ -81,7 +81,7 @@ def test_only_one_place_prints() -> None:
         if isinstance(node, ast.Call) and _prints(node)
     ]
     found = [(name, call) for name, call in found if name not in PRINTS]
-    assert found == [("flows/answering.py", "typer.echo(visible(message, keep='\\n'), err=True)")]
+    assert found == [("flows/answering.py", "typer.echo(visible(message), err=True)")]
 
 
 def _prints(call: ast.Call) -> object:

@@ -31,6 +31,7 @@ MARKED = [
     "&amp; \\*",
     "~~a~~",
     "1. a",
+    "    a",
     "- a",
     "> a",
     "```",
@@ -51,12 +52,13 @@ def test_what_acts_is_escaped(letter: str) -> None:
     assert shown.isprintable()
     assert shown.encode().decode("unicode_escape") == f"a{letter}b"
     assert visible(letter, keep=letter) == letter
-    assert letter == "\n" or letter not in str(UserError(f"a{letter}b"))
+    assert letter not in str(UserError(f"a{letter}b"))
+    assert str(UserError("a", f"b{letter}")) == f"a\nb{visible(letter)}"
 
 
 @pytest.mark.parametrize("text", PLAIN + MARKED)
 def test_markdown_shows_the_text(text: str) -> None:
-    """As a page renders it: nothing but a paragraph, or a cell of a table, with the text."""
+    """A page that makes no links of addresses shows nothing but a paragraph, or a cell of a table, with the text."""
     page = MarkdownIt("gfm-like", {"linkify": False})
     (words,) = re.fullmatch(r"<p>(.*)</p>\n", page.render(in_markdown(text)), re.DOTALL).groups()  # type: ignore[union-attr]
     assert "<" not in words

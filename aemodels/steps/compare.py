@@ -115,7 +115,7 @@ def _check_fits(system: str, experiment: Experiment, data: PreparedData) -> None
     try:
         check_primary(new_model(experiment.model, data, 0), data, experiment.evaluation)
     except SettingsError as error:
-        raise SettingsError(f"system {system}: {error}") from None
+        raise SettingsError(*(f"system {system}: {line}" for line in error.args)) from None
 
 
 def _identity(config: ComparisonConfig, digest: str) -> str:

@@ -72,7 +72,8 @@ def test_errors_name_files_as_they_are(name: str, in_shop: Shop) -> None:
     del in_shop
     refused = call("score", "digits@champion", f"no {name}")
     assert refused.code == 2
-    assert visible(f"error: no {name}: there is no such file", keep="\n") in refused.err
+    assert visible(f"error: no {name}: there is no such file") in refused.err
+    assert refused.err.count("\n") == 1  # a name begins no line
     assert not RAW.search(refused.err)
 
 
