@@ -160,8 +160,15 @@ def _scatter(evidence: Evidence, points: NDArray[np.floating], directions: tuple
         drawn_points.append(axes.scatter(own[:, 0], own[:, 1], s=size, color=colour, linewidths=0))
     if 1 < len(classes) <= LEGEND_CLASSES:
         names = [shortened(name, LEGEND_LETTERS) for name in classes]
-        beside = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
-        axes.legend(handles=drawn_points, labels=names, fontsize=FONT, frameon=False, markerscale=2, **beside)
+        axes.legend(
+            drawn_points,
+            names,
+            fontsize=FONT,
+            frameon=False,
+            markerscale=2,
+            loc="center left",
+            bbox_to_anchor=(1.01, 0.5),
+        )
     return drawn(figure)
 
 
