@@ -200,7 +200,7 @@ def test_no_command_gives_an_answer_that_is_no_number(folder: Path, tmp_path: Pa
         refused(call(command, folder, *given, "-o", tmp_path / "drawn.png"), "the model's answer is not finite")
         assert not (tmp_path / "drawn.png").exists()
     with pytest.raises(UserError, match="not finite"):
-        answer(load_model(folder), None, Question("generate"))
+        answer(load_model(folder).model, None, Question("generate"))
 
 
 def test_a_command_refuses_them_as_well(folder: Path, tmp_path: Path) -> None:
