@@ -24,6 +24,11 @@ def is_gone(name: str) -> bool:
     return False
 
 
+def is_here(name: str) -> bool:
+    """Tells whether the name is of a process of this machine or container, alive or gone."""
+    return name.rsplit(":", 2)[0] == _place()
+
+
 def _runs(number: int, begun: int) -> bool:
     try:
         process = psutil.Process(number)

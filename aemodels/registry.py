@@ -141,7 +141,7 @@ def _settle(run: Run, version: Any) -> None:
     for one in client.search_model_versions(f"name = '{version.name}' and run_id = '{run.id}'"):
         if one.version != version.version:
             client.delete_model_version(one.name, one.version)
-    forget_models(run.store, run.experiment_id, run.id, version.source.removeprefix("models:/"))
+    forget_models(run.store, run.experiment_id, run.id)
 
 
 def _log_model(run: Run, folder: Path, model_id: str, metrics: Mapping[str, float]) -> None:

@@ -15,12 +15,13 @@ holds is of a process that is still to get it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ SEATS = "seat-*.lock"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder that this process alone works in."""
+    """A folder of a run. One process works in it at a time, but for a search that several machines work on."""
 
     path: Path
 
@@ -64,7 +65,12 @@ class RunFolder:
 
     def finish(self, result: dict[str, Any], asker: str = "") -> None:
         """Keeps the result, for `asker` if it asks again; the state that a resumed run would need goes."""
-        self.note(result=result, asker=asker)
+        self.asked_for(asker)
+        self.note(result=result)
+        self.forget_state()
+
+    def forget_state(self) -> None:
+        """Removes the checkpoint, which is of no use to a finished run."""
         (self.path / "state.safetensors").unlink(missing_ok=True)
 
     @property
@@ -77,8 +83,17 @@ class RunFolder:
         return self.result is not None
 
     def asked_by(self, asker: str) -> bool:
-        """Tells whether the result was for that asker; "" is nobody."""
-        return bool(asker) and self.notes().get("asker") == asker
+        """Tells whether the result is for that asker too; "" is nobody."""
+        return bool(asker) and self._asker(asker).exists()
+
+    def asked_for(self, asker: str) -> None:
+        """Notes, in a file of its own, one who gets the result: those who share a search overwrite nobody."""
+        if asker:
+            self._asker(asker).parent.mkdir(exist_ok=True)
+            self._asker(asker).touch()
+
+    def _asker(self, asker: str) -> Path:
+        return self.path / "askers" / hashlib.sha256(asker.encode()).hexdigest()[:16]
 
 
 @contextmanager
@@ -96,6 +111,21 @@ def claimed(identity: str, asker: str = "") -> Iterator[RunFolder]:
         yield folder
     finally:
         lock.release()
+
+
+def turn(identity: str) -> FileLock:
+    """Returns the lock under which those that ask for the same come one after the other."""
+    folder = _runs() / identity
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / "turn", thread_local=False)
+
+
+def finish_left(identity: str, result: dict[str, Any]) -> None:
+    """Finishes what was killed just before its end, when its result was found elsewhere; only at one's `turn`."""
+    for path in takewhile(Path.exists, _candidates(identity)):
+        folder = RunFolder(path)
+        if folder.notes() and not folder.finished:
+            folder.finish(result)
 
 
 def numbered(identity: str) -> Iterator[str]:
@@ -118,7 +148,7 @@ def joined(study: str, asker: str = "") -> Iterator[RunFolder]:
     lock = next(filter(None, map(_locked, chain(sorted(folder.path.glob(SEATS)), new))))
     try:
         yield folder
-        folder.note(asker=asker)
+        folder.asked_for(asker)
         Path(lock.lock_file).unlink()
     finally:
         lock.release()
@@ -162,9 +192,11 @@ def _claim(path: Path, asker: str) -> tuple[RunFolder, FileLock] | None:
     folder, lock = RunFolder(path), _locked(path / "lock")
     if lock is None:
         return None
-    if folder.finished and not folder.asked_by(asker):
-        lock.release()
-        return None
+    if folder.finished:
+        folder.forget_state()  # its process may have been killed before it did
+        if not folder.asked_by(asker):
+            lock.release()
+            return None
     return folder, lock
 
 

@@ -30,7 +30,7 @@ from aemodels.config import as_written
 from aemodels.data.prepared import PreparedData
 from aemodels.disk import in_words
 from aemodels.environment import without_secrets
-from aemodels.process_names import is_gone, own_name
+from aemodels.process_names import is_gone, is_here, own_name
 from aemodels.store import Store, UnreachableError, is_outage
 from aemodels.texts import storable
 
@@ -38,6 +38,7 @@ LONGEST_PARAM = 500  # characters; more is unreadable in a table, and config.jso
 LONGEST_TAG = 4000
 OVERVIEW = "overview.png"
 PACKAGES = ("aemodels", "torch", "torchvision", "numpy", "scikit-learn", "mlflow", "prefect", "optuna")
+PIPELINE = "pipeline"  # the tag that the runs of one flow run share
 PROCESS = "process"  # the tag that names the process which works on a run
 SYSTEM_SAMPLES = 5  # of a second each, averaged into one point
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -82,7 +83,7 @@ class Run:
         self.store.client.log_batch(self.id, metrics=[Metric(k, float(v), when, step) for k, v in metrics.items()])
 
     def tags(self, tags: Mapping[str, Any]) -> None:
-        """Sets or replaces tags; none at all are no call."""
+        """Sets or replaces tags; where there are none, MLflow is not called."""
         if not tags:
             return
         from mlflow.entities import RunTag
@@ -212,7 +213,7 @@ def start_run(
     if parent is not None:
         texts[MLFLOW_PARENT_RUN_ID] = parent
     else:
-        end_dead_runs(store, experiment_id)
+        end_dead_runs(store, texts.get(PIPELINE, ""))
     run = store.client.create_run(experiment_id, tags=texts, run_name=name)
     return Run(store, run.info.run_id, experiment_id)
 
@@ -246,19 +247,31 @@ def _found(store: Store, run_id: str) -> Any | None:
     return None if found.info.lifecycle_stage == "deleted" else found
 
 
-def end_dead_runs(store: Store, experiment_id: str) -> None:
-    """Ends the runs of this machine whose processes were killed, as nobody else does; they can still be resumed."""
-    running = store.client.search_runs([experiment_id], "attributes.status = 'RUNNING'", max_results=1000)
-    for run in running:
-        if is_gone(run.data.tags.get(PROCESS, "")):
+def end_dead_runs(store: Store, pipeline: str = "") -> None:
+    """Ends the runs whose processes were killed, as nobody else does; they can still be resumed.
+
+    Those are the ones of processes of this machine that are gone, and those that an attempt of the same flow run has
+    left elsewhere, such as in a container that is no more. What their registrations had begun goes too.
+
+    Args:
+        pipeline: the tag that the runs of this attempt carry; "" is none.
+    """
+    places = [experiment.experiment_id for experiment in store.client.search_experiments()]
+    for run in store.client.search_runs(places, "attributes.status = 'RUNNING'", max_results=1000):
+        process = run.data.tags.get(PROCESS, "")
+        left_elsewhere = bool(pipeline) and run.data.tags.get(PIPELINE) == pipeline and not is_here(process)
+        if left_elsewhere or is_gone(process):
+            forget_models(store, run.info.experiment_id, run.info.run_id)
             store.client.set_terminated(run.info.run_id, "KILLED")
 
 
-def forget_models(store: Store, experiment_id: str, run_id: str, keep: str = "") -> None:
-    """Deletes the logged models of a run, but the one to keep: what registrations that were killed have left."""
+def forget_models(store: Store, experiment_id: str, run_id: str) -> None:
+    """Deletes the logged models of a run that no version is of: what killed registrations have left."""
+    versions = store.client.search_model_versions(f"run_id = '{run_id}'")
+    registered = {(version.source or "").removeprefix("models:/") for version in versions}
     of_run = f"source_run_id = '{run_id}'"
     for model in store.client.search_logged_models([experiment_id], of_run, max_results=50):
-        if model.model_id != keep:
+        if model.model_id not in registered:
             store.client.delete_logged_model(model.model_id)
 
 

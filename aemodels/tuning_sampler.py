@@ -94,8 +94,10 @@ class Sampler:
         return proposals
 
     def _untried(self, study: optuna.Study, tried: set[str], rest: random.Random) -> dict[str, Any]:
-        """Settings that no trial has had. What Optuna was asked for in vain drives its next draws away; where it
-        insists, one of the others is drawn: at least one is left, as there are no more trials than `total` says.
+        """Proposes settings that no trial has had.
+
+        A proposal that was known already stays in Optuna's study, which then proposes something else. Where it insists,
+        one of the other settings is drawn; one is left, as there are no more trials than `total` says.
         """
         for _ in range(ATTEMPTS):
             params = self.decoded(study.ask(self.distributions).params)

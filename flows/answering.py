@@ -40,10 +40,10 @@ def answering(verbose: bool, computes: bool = False) -> Iterator[None]:
             give_libraries_a_home()
             if computes:
                 _set_waiting()
-                from flows.leftovers import end_leftovers, mark_own
+            from flows.leftovers import end_leftovers, mark_own
 
-                end_leftovers()
-                mark_own()
+            end_leftovers()
+            mark_own()
             yield
     except UserError as error:
         if verbose and error.__cause__ is not None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from prefect import Flow, get_client, tags
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -24,8 +23,8 @@ from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run, task_run
 from prefect.states import Crashed
 
-from aemodels.environment import store_folder
 from aemodels.process_names import is_gone, own_name
+from flows.leftovers import attempts_folder, remove_unheld_locks
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,10 +61,10 @@ def only_attempt() -> Iterator[None]:
     Prefect's server, back after more than a minute, takes what it has not heard of for dead and starts it again. The
     new attempt waits here until the first, which lives, has noticed, and goes on where it was.
     """
-    place = store_folder() / "attempts"
+    place = attempts_folder()
     place.mkdir(parents=True, exist_ok=True)
     path = place / f"{flow_run.id}.lock"
-    _remove_unheld(place, path)
+    remove_unheld_locks(place, path)
     with FileLock(path, thread_local=False, is_singleton=True) as lock:  # a flow may hold it around its steps
         with for_show():
             stop_if_started_again()
@@ -76,15 +75,6 @@ def only_attempt() -> Iterator[None]:
         finally:
             if lock.lock_counter == 1:
                 path.unlink(missing_ok=True)
-
-
-def _remove_unheld(place: Path, own: Path) -> None:
-    """Removes the locks of attempts that were killed; under the lock, so that none is removed which somebody holds."""
-    for path in place.glob("*.lock"):
-        if path == own:
-            continue
-        with suppress(Timeout, OSError), FileLock(path, timeout=0, thread_local=False):
-            path.unlink(missing_ok=True)
 
 
 def stop_if_started_again() -> None:

@@ -6,6 +6,7 @@ import os
 from typing import Annotated, Any
 
 from prefect import flow
+from prefect.runtime import flow_run
 from pydantic import AfterValidator
 
 from aemodels.catalog import is_folder
@@ -29,7 +30,7 @@ Reference = Annotated[str, AfterValidator(_found_anywhere)]
 @step_task("evaluate")
 def evaluate_model(model: str, changes: dict[str, Any]) -> Evaluated:
     with device_slot():
-        evaluated = follow(step.evaluate(model, changes))
+        evaluated = follow(step.evaluate(model, changes, str(flow_run.id)))
     publish_metrics("evaluation", evaluated.metrics, evaluated.url)
     return evaluated
 

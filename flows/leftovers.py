@@ -1,4 +1,4 @@
-"""Processes that a killed command left behind: the next command ends them.
+"""Processes and locks that a killed command left behind: the next command removes them.
 
 Prefect's temporary server outlives a command that was killed. Every process that a command starts carries the
 command's name in its environment, so that it is known whose it was.
@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
+from filelock import FileLock, Timeout
 
+from aemodels.environment import store_folder
 from aemodels.process_names import is_gone, own_name
 
 MARK = "AEMODELS_COMMAND"  # the variable that names the command which started a process
@@ -31,6 +34,24 @@ def end_leftovers() -> None:
     _, stubborn = psutil.wait_procs(left, PATIENCE)
     for process in stubborn:
         _quietly(process.kill)
+    remove_unheld_locks(attempts_folder())
+
+
+def attempts_folder() -> Path:
+    """Returns the folder of the locks that attempts of flow runs hold."""
+    return store_folder() / "attempts"
+
+
+def remove_unheld_locks(place: Path, own: Path | None = None) -> None:
+    """Removes the locks of attempts that were killed; under the lock, so that none is removed which somebody holds.
+
+    Args:
+        own: one to keep.
+    """
+    for path in place.glob("*.lock"):
+        if path != own:
+            with suppress(Timeout, OSError), FileLock(path, timeout=0, thread_local=False):
+                path.unlink(missing_ok=True)
 
 
 def _is_left(process: psutil.Process) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prefect import flow
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 
 from aemodels.data.files import has_images
 from aemodels.drift import MonitoringConfig
@@ -27,7 +28,7 @@ DRIFT, RETRAIN = "aemodels.drift", "aemodels.retrain"  # events; the second star
 @step_task("monitor")
 def check_images(name: str, folders: list[Path], monitoring: MonitoringConfig) -> Monitored:
     with device_slot():
-        monitored = follow(step.monitor(name, folders, monitoring))
+        monitored = follow(step.monitor(name, folders, monitoring, str(flow_run.id)))
     publish_metrics("check", monitored.numbers, monitored.url)
     for picture in monitored.figures:
         publish_picture("check", picture)

@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from aemodels.data import DataConfig, PreparedData
-from aemodels.environment import store_folder
-from aemodels.runfolder import RunFolder, claimed
+from aemodels.runfolder import RunFolder, claimed, finish_left, turn
 from aemodels.settings import Settings
 from aemodels.steps import pipeline as step
 from aemodels.steps import promote as gate
@@ -41,7 +40,7 @@ R = TypeVar("R", bound=Result)
     cache_policy=NO_CACHE,
 )
 def done_before(settings: Settings, data: PreparedData) -> Finished | None:
-    """What an earlier pipeline, on whatever machine, has made of the same images and settings."""
+    """Finds what an earlier pipeline, on whatever machine, has made of the same images and settings."""
     return None if settings.registry.repeat else step.find(settings, data)
 
 
@@ -69,6 +68,7 @@ def pipeline(settings: Settings, data: DataConfig | None = None) -> Finished:
         if not settings.registry.repeat:
             stack.enter_context(_in_turn(identity))
         if (known := done_before(settings, prepared)) is not None:
+            finish_left(identity, known.promotion.model_dump(mode="json"))
             return known if known.asked == asker else _tell(step.nothing_new(known))
         folder = stack.enter_context(claimed(identity, asker))
         group: str = folder.notes().get("group") or asker
@@ -85,12 +85,11 @@ def pipeline(settings: Settings, data: DataConfig | None = None) -> Finished:
 
 @contextmanager
 def _in_turn(identity: str) -> Iterator[None]:
-    """Of pipelines of the same images and settings on this machine one works at a time: the next one finds its result,
-    or goes on where it was killed.
+    """Lets pipelines of the same images and settings work one after the other on this machine.
+
+    The next one finds the result of the one before, or goes on where that was killed.
     """
-    folder = store_folder() / "runs" / identity
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "turn", thread_local=False)
+    lock = turn(identity)
     try:
         lock.acquire(timeout=0)
     except Timeout:

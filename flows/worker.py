@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid5
 
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -15,7 +16,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
     FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, StateDetails, StateType
 from prefect.states import Scheduled
 from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 
@@ -45,10 +46,13 @@ class Worker(ProcessWorker):
     async def sync_with_backend(self) -> None:
         """Sends the worker's heartbeat, then starts again the crashed runs that the server has forgotten."""
         await super().sync_with_backend()
-        await self._start_forgotten_runs()
+        try:
+            await self._start_forgotten_runs()
+        except Exception as error:  # such as a run that was deleted meanwhile: no reason for a worker to end
+            self._logger.warning("Crashed runs were not looked after this time: %r", error)
 
     async def _start_forgotten_runs(self) -> None:
-        """The server's automations see events only: one that happens while the server restarts is never seen."""
+        """Starts crashed runs again that the server has missed: its automations see events, none while it restarts."""
         now = datetime.now(UTC)
         crashed = FlowRunFilter(
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
@@ -58,7 +62,16 @@ class Worker(ProcessWorker):
         for run in await self.client.read_flow_runs(flow_run_filter=crashed):
             if run.deployment_id is not None and await self._restarts(run) < RESTARTS:
                 self.get_flow_run_logger(run).warning("This run has crashed and was not started again: starting it")
-                await self.client.set_flow_run_state(run.id, Scheduled(message=STARTED_AGAIN))
+                await self._start_again(run)
+
+    async def _start_again(self, run: FlowRun) -> None:
+        """Starts a run again, unless somebody else has done so since it was listed."""
+        now = await self.client.read_flow_run(run.id)
+        if run.state is None or now.state is None or now.state.id != run.state.id:
+            return
+        # Of two workers that come here at once, the server refuses the second the same transition.
+        details = StateDetails(transition_id=uuid5(run.state.id, STARTED_AGAIN))
+        await self.client.set_flow_run_state(run.id, Scheduled(message=STARTED_AGAIN, state_details=details))
 
     async def _restarts(self, run: FlowRun) -> int:
         states = await self.client.read_flow_run_states(run.id)

@@ -68,12 +68,13 @@ class _Checked(NamedTuple):
     verdict: Verdict
 
 
-def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig) -> Steps[Monitored]:
+def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: str = "") -> Steps[Monitored]:
     """Compares new images with the test images, as the champion sees them, in a run of its own.
 
     Args:
         name: of a registered model.
         paths: image files, or folders of them; the newest ones are compared.
+        group: who asks, such as the id of a flow run; a tag of the check's run.
 
     Raises:
         UserError: no champion, no encoder, no such folder, or the test images are not those of the champion.
@@ -99,7 +100,13 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig) -> Steps
     checked = _check(loaded.model, data, known, images, config) if len(images) >= needed else None
     reasons = (*(checked.verdict.reasons if checked else ()), *_unfit_reasons(read.unfit, len(files), config))
     numbers = (checked.verdict.numbers if checked else {"images": len(images)}) | {"unfit": len(read.unfit)}
-    tags = {"kind": "monitoring", "model": reference, "images": str(len(present)), "drift": str(bool(reasons)).lower()}
+    tags = {
+        "kind": "monitoring",
+        "pipeline": group,
+        "model": reference,
+        "images": str(len(present)),
+        "drift": str(bool(reasons)).lower(),
+    }
     with start_run(store, name, f"check of {len(files)} images", tags | standard_tags(0, "")) as run:
         repeated = bool(reasons) and _repeated(store, run, reference, len(present))
         run.params({"paths": [str(path) for path in paths], **config.flat()})

@@ -47,7 +47,7 @@ def open_run(
     if (run_id := folder.notes().get("run_id")) and (run := resume_run(store, run_id)):
         run.tags(given)  # a pipeline that was started again has another tag
         if parent is None:
-            end_dead_runs(store, run.experiment_id)
+            end_dead_runs(store, given.get("pipeline", ""))
         return run
     own = {"registry.name": experiment, "folder": str(folder.path), **given}
     run = start_run(store, experiment, title, own | standard_tags(seed, str(best_device())), parent)

@@ -51,7 +51,7 @@ class TrialRuns:
             self._end(event)
 
     def _lose(self, index: int) -> None:
-        """It is another worker's, with its run; one that has been ended here goes on."""
+        """Records that another worker has taken the trial over; a run that was ended by mistake is opened again."""
         if self.running.pop(index, None) is None:
             resume_run(self.store, self.runs[index].id)
             self.undone.add(index)
