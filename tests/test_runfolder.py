@@ -131,8 +131,11 @@ def test_a_registration_that_was_killed_leaves_no_pending_model(folder: Path) ->
     killed = subprocess.run([sys.executable, "-c", script, *TRAIN], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert len(pending_or_ready(folder)) == 1
-    assert done(call(*TRAIN))["version"] == 1
+    assert done(call(*TRAIN, "registry.name=other"))["version"] == 1  # whatever the next command is
     assert pending_or_ready(folder) == ["READY"]
+    assert [run.info.status for run in runs(folder, "training")] == ["KILLED", "FINISHED"]
+    assert done(call(*TRAIN))["version"] == 1
+    assert pending_or_ready(folder) == ["READY", "READY"]
 
 
 def test_what_a_killed_evaluation_left_running_is_ended_by_the_next_command(folder: Path) -> None:
@@ -148,6 +151,54 @@ def test_what_a_killed_evaluation_left_running_is_ended_by_the_next_command(fold
     assert [run.info.status for run in runs(folder, "evaluation")] == ["RUNNING"]
     done(call("evaluate", "digits/1", "--json"))
     assert [run.info.status for run in runs(folder, "evaluation")] == ["KILLED", "FINISHED"]
+
+
+def test_what_an_attempt_left_in_a_container_that_is_gone_is_ended_by_the_next_attempt(store) -> None:
+    """Of another container's processes nothing is known, but a flow run has one attempt at a time."""
+    from aemodels.process_names import own_name
+    from aemodels.tracking import PIPELINE, PROCESS, start_run
+
+    elsewhere = {PROCESS: f"gone-{own_name()}"}
+    left = start_run(store, "digits", "left", {PIPELINE: "flow run", **elsewhere})
+    others = start_run(store, "digits", "another's", {PIPELINE: "another flow run", **elsewhere})
+    start_run(store, "digits", "again", {PIPELINE: "flow run"})
+    statuses = {run.id: store.client.get_run(run.id).info.status for run in (left, others)}
+    assert statuses == {left.id: "KILLED", others.id: "RUNNING"}
+
+
+def test_all_who_share_a_search_are_still_to_get_its_result(folder: Path) -> None:  # noqa: ARG001  the store is set
+    from aemodels.runfolder import awaited, joined
+
+    for asker in ("one", "two"):
+        with joined("shared", asker):
+            pass
+    assert awaited("shared", "one", newer=False)
+    assert awaited("shared", "two", newer=False)
+    assert not awaited("shared", "three", newer=False)
+
+
+def test_a_pipeline_that_was_killed_just_before_its_end_is_not_gone_on_with(folder: Path) -> None:
+    """Its result was kept with the version: a later pipeline, of another release, must not take it up."""
+    from aemodels.runfolder import claimed, finish_left
+
+    with claimed("pipeline-1") as killed:
+        killed.note(trained={"version": 1})
+    finish_left("pipeline-1", {"promoted": True})
+    with claimed("pipeline-1") as new:
+        assert new.path == folder / "runs" / "pipeline-1-2"
+    finish_left("pipeline-1", {"promoted": True})
+    with claimed("pipeline-1") as same:  # nothing was begun in it
+        assert same.path == new.path
+
+
+def test_a_finished_run_keeps_no_checkpoint_even_if_it_was_killed_then(folder: Path) -> None:  # noqa: ARG001
+    from aemodels.runfolder import claimed
+
+    with claimed("one") as run:
+        run.finish({})
+        (run.path / "state.safetensors").touch()  # as if it had not come to its removal
+    with claimed("one"):
+        assert not (run.path / "state.safetensors").exists()
 
 
 def pending_or_ready(folder: Path) -> list[str]:

@@ -9,6 +9,7 @@ import anyio
 import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed, Running, Scheduled
 
 from flows import worker
@@ -75,3 +76,27 @@ def test_a_crash_that_the_server_has_missed_is_mended_by_a_worker(
     old = crashed(deployment)
     anyio.run(beat)
     assert state(old) == "CRASHED"
+
+
+def test_two_workers_start_a_forgotten_run_once_and_one_that_was_deleted_ends_no_worker(
+    deployment: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "FORGOTTEN", timedelta(0))
+    runs = [crashed(deployment) for _ in range(3)]
+    deleted = crashed(deployment)
+
+    async def both() -> None:
+        async with Worker(work_pool_name="own", name="a") as one, Worker(work_pool_name="own", name="b") as other:
+            listed = await one.client.read_flow_run(deleted)
+            await one.client.delete_flow_run(deleted)
+            with pytest.raises(ObjectNotFound):
+                await one._start_again(listed)
+            async with anyio.create_task_group() as group:
+                group.start_soon(one.sync_with_backend)
+                group.start_soon(other.sync_with_backend)
+
+    anyio.run(both)
+    with get_client(sync_client=True) as client:
+        for run in runs:
+            messages = [one.message for one in client.read_flow_run_states(run)]
+            assert messages.count(STARTED_AGAIN) == 1
