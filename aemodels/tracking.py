@@ -230,6 +230,21 @@ def resume_run(store: Store, run_id: str) -> Run | None:
     return Run(store, run_id, found.info.experiment_id)
 
 
+def begun_run(store: Store, experiment: str, tags: Mapping[str, str]) -> Run | None:
+    """Finds the run of these tags that a killed attempt made and had no time to note: it goes on, or None.
+
+    Nothing is tracked in such a run yet, which tells it from one that was left on purpose.
+    """
+    if any("'" in value and '"' in value for value in tags.values()):  # MLflow has no sign to escape them with
+        return None
+    quoted = {key: f'"{value}"' if "'" in value else f"'{value}'" for key, value in tags.items()}
+    wanted = " and ".join(f"tags.`{key}` = {value}" for key, value in quoted.items())
+    for run in store.client.search_runs([store.experiment(experiment)], wanted, max_results=10):
+        if not run.data.metrics and run.info.status != "FINISHED":
+            return resume_run(store, run.info.run_id)
+    return None
+
+
 def has_run(store: Store, run_id: str) -> bool:
     """Tells whether the run is in this store, and was not deleted."""
     return _found(store, run_id) is not None

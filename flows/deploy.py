@@ -37,6 +37,8 @@ from flows.worker import RESTARTS, STARTED_AGAIN, TAG, Worker
 
 POOL = "aemodels"
 SILENCE = timedelta(seconds=90)  # three heartbeats: Prefect sends them every 30 seconds at the most often
+SLOWEST_START = timedelta(minutes=10)  # of a process, on a machine that does much else
+BEATS = {"prefect.flow-run.Running", "prefect.flow-run.heartbeat"}
 REST = timedelta(hours=1)  # between two restarts of a run that has never run: nothing counts those
 ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Suspended", "AwaitingConcurrencySlot")  # without heartbeats
 FILE = Path(__file__).resolve().parents[1] / "prefect.yaml"
@@ -52,8 +54,8 @@ def main(file: Annotated[Path, typer.Option(help="The deployments.")] = FILE) ->
             warn_of_other_pages(client)
             make_pool(client)
             limit_gpus(client)
-            for automation in (silent_runs_have_crashed(), crashed_runs_start_again(), lost_runs_start_again()):
-                replace(automation, client)
+            for automation in AUTOMATIONS:
+                replace(automation(), client)
             deploy(file)
             drop_schedules(plan, client)
         address = os.environ["PREFECT_API_URL"]
@@ -104,21 +106,33 @@ def limit_gpus(client: SyncPrefectClient) -> None:
 
 
 def silent_runs_have_crashed() -> AutomationCore:
-    """A run whose heartbeats end without an end of the run: its process or its machine has died."""
-    alive = {"prefect.flow-run.heartbeat", "prefect.flow-run.Pending"}  # and before its first heartbeat
+    """Takes a run whose heartbeats end, without an end of the run, for dead: with its process or its machine."""
+    return _have_crashed("silent runs have crashed", BEATS, SILENCE)
+
+
+def unbegun_runs_have_crashed() -> AutomationCore:
+    """Takes a run that a worker has fetched, and that does not begin, for dead: its worker died at that moment.
+
+    A busy machine needs minutes to start a process; a run that is taken for dead meanwhile would work twice.
+    """
+    return _have_crashed("runs that do not begin have crashed", {"prefect.flow-run.Pending"}, SLOWEST_START)
+
+
+def _have_crashed(name: str, after: set[str], within: timedelta) -> AutomationCore:
+    """An automation that ends runs of which nothing is heard for some time after a sign of life."""
     trigger = EventTrigger(
         posture=Posture.Proactive,
-        after=alive,
-        expect={*alive, "prefect.flow-run.Running", *(f"prefect.flow-run.{end}" for end in ENDS)},
+        after=after,
+        expect={*after, *BEATS, *(f"prefect.flow-run.{end}" for end in ENDS)},
         match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
         match_related=_ours(),
         for_each={"prefect.resource.id"},
         threshold=1,
-        within=SILENCE,
+        within=within,
     )
-    message = f"No heartbeat for {SILENCE.seconds} seconds: the worker has died"
+    message = f"No sign of life for {within.seconds} seconds: the worker has died"
     crash = ChangeFlowRunState(state=StateType.CRASHED, message=message)
-    return AutomationCore(name="aemodels: silent runs have crashed", trigger=trigger, actions=[crash])
+    return AutomationCore(name=f"aemodels: {name}", trigger=trigger, actions=[crash])
 
 
 def crashed_runs_start_again() -> AutomationCore:
@@ -156,6 +170,14 @@ def _starting_again(name: str, about: str, runs: list[str], rest: timedelta) -> 
 def _ours() -> ResourceSpecification:
     """Runs of our deployments."""
     return ResourceSpecification({"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"})
+
+
+AUTOMATIONS = (
+    silent_runs_have_crashed,
+    unbegun_runs_have_crashed,
+    crashed_runs_start_again,
+    lost_runs_start_again,
+)
 
 
 def replace(automation: AutomationCore, client: SyncPrefectClient) -> None:

@@ -23,6 +23,7 @@ from flows.deploy import (
     crashed_runs_start_again,
     lost_runs_start_again,
     silent_runs_have_crashed,
+    unbegun_runs_have_crashed,
 )
 from flows.plan import find_mistakes, read_plan
 from flows.running import gpu_limit
@@ -185,7 +186,10 @@ def test_restarts_have_an_end() -> None:
     lost = lost_runs_start_again()  # run-count stays 0, so the time between has to end it
     assert lost.trigger.match["prefect.run-count"] == ["0"]
     assert lost.trigger.within > 10 * silent_runs_have_crashed().trigger.within
-    silent = silent_runs_have_crashed()
+    silent, unbegun = silent_runs_have_crashed(), unbegun_runs_have_crashed()
+    assert "prefect.flow-run.Pending" not in silent.trigger.after  # a busy machine needs minutes to start a process
+    assert unbegun.trigger.within >= 5 * silent.trigger.within
+    assert "prefect.flow-run.Running" in unbegun.trigger.expect
     assert silent.trigger.after <= silent.trigger.expect
 
 

@@ -153,6 +153,42 @@ def test_what_a_killed_evaluation_left_running_is_ended_by_the_next_command(fold
     assert [run.info.status for run in runs(folder, "evaluation")] == ["KILLED", "FINISHED"]
 
 
+def test_a_run_that_was_begun_and_not_noted_goes_on(folder: Path) -> None:
+    """Killed between MLflow's answer and the note of the run's id."""
+    from aemodels.runfolder import RunFolder
+
+    real = RunFolder.note
+
+    def interrupted(own: RunFolder, **facts: Any) -> None:
+        if "run_id" in facts:
+            raise KeyboardInterrupt
+        real(own, **facts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "note", interrupted)
+        assert call(*TRAIN).exit_code == 130
+    told = done(call(*TRAIN))
+    assert [(run.info.run_id, run.info.status) for run in runs(folder, "training")] == [(told["run_id"], "FINISHED")]
+
+
+def test_a_trial_that_was_begun_and_not_noted_goes_on(folder: Path) -> None:
+    from aemodels.tuning_study import Study
+
+    real = Study.remember
+
+    def interrupted(study: Study, key: str, value: str) -> None:
+        if key == "run.1":
+            raise KeyboardInterrupt
+        real(study, key, value)
+
+    search = ["tune", "--json", *TINY, "tuning.trials=2", "tuning.generation=2", "tuning.epochs=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Study, "remember", interrupted)
+        assert call(*search).exit_code == 130
+    done(call(*search))
+    assert sorted(run.data.tags["trial"] for run in runs(folder, "trial")) == ["0", "1"]
+
+
 def test_what_an_attempt_left_in_a_container_that_is_gone_is_ended_by_the_next_attempt(store) -> None:
     """Of another container's processes nothing is known, but a flow run has one attempt at a time."""
     from aemodels.process_names import own_name

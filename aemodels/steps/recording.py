@@ -22,7 +22,7 @@ from aemodels.registry import REPORT
 from aemodels.runfolder import RunFolder
 from aemodels.settings import Settings
 from aemodels.store import Store
-from aemodels.tracking import Run, end_dead_runs, resume_run, standard_tags, start_run
+from aemodels.tracking import Run, begun_run, end_dead_runs, resume_run, standard_tags, start_run
 
 OVERVIEW_WIDTH, SMALL_ACROSS = 570, 3  # pixels, pictures
 
@@ -50,7 +50,8 @@ def open_run(
             end_dead_runs(store, given.get("pipeline", ""))
         return run
     own = {"registry.name": experiment, "folder": str(folder.path), **given}
-    run = start_run(store, experiment, title, own | standard_tags(seed, str(best_device())), parent)
+    run = begun_run(store, experiment, {"folder": own["folder"]})
+    run = run or start_run(store, experiment, title, own | standard_tags(seed, str(best_device())), parent)
     folder.note(run_id=run.id, tracked=None, times={})  # it has no metrics yet, whatever an earlier one had
     return run
 

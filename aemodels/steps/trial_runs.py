@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from aemodels.store import Store
-from aemodels.tracking import Run, Status, resume_run, start_run
+from aemodels.tracking import Run, Status, begun_run, resume_run, start_run
 from aemodels.tuning import Event, TrialEnded, TrialEpoch, TrialLost, TrialStarted, Waiting
 from aemodels.tuning_study import Study
 
@@ -67,6 +67,8 @@ class TrialRuns:
         trial, key = event.trial, f"run.{event.trial.index}"
         known = self.study.notes().get(key)
         run = resume_run(self.store, known) if known else None
+        if run is None and (run := begun_run(self.store, self.name, self._names(trial.index))) is not None:
+            self.study.remember(key, run.id)
         if run is None:
             title = f"trial {trial.index}"
             tags = {"kind": "trial", "pipeline": self.group, "trial": trial.index, "worker": self.worker}
@@ -78,6 +80,10 @@ class TrialRuns:
             self.resumed.add(trial.index)
         run.params(event.experiment.flat())
         self.runs[trial.index] = self.running[trial.index] = run
+
+    def _names(self, index: int) -> dict[str, str]:
+        """The tags that a trial's run has from its creation on, and no other run has."""
+        return {"mlflow.parentRunId": self.parent.id, "trial": str(index)}
 
     def _track(self, event: TrialEpoch) -> None:
         """Tracks an epoch, unless an attempt that was killed has: the trial trains again, and the same."""

@@ -48,7 +48,7 @@ def test_what_is_deployed_twice_is_there_once(team: Any, client: Any) -> None:
     assert deployed() == once
     (schedule,) = client.read_deployment_by_name("pipeline/pipeline").schedules
     assert not schedule.active  # a person has switched it off
-    assert len(set(once[0])) == len(once[0]) == 5  # three of ours, and a trigger each of the pipeline and of monitor
+    assert len(set(once[0])) == len(once[0]) == 6  # four of ours, and a trigger each of the pipeline and of monitor
 
 
 def start(client: Any, name: str, parameters: dict[str, Any]) -> UUID:
