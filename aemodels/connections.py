@@ -98,6 +98,9 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
 
+PATIENCE = 1.0  # seconds that a client may take for its answer while others wait for the room of it
+
+
 class EvictedError(TimeoutError):
     """The server needs the room of this client for others."""
 
@@ -139,12 +142,27 @@ class HeldBytes:
 
     def grow(self, holding: Holding, size: int) -> None:
         """Tells how much is held now. Where it is too much, whoever has held the most for the longest makes way."""
-        holding.size, now = size, time.monotonic()
-        still_held = [one for one in self.holdings if not one.evicted and not one.until.expired()]
-        total = sum(one.size for one in still_held)
-        for one in sorted(still_held, key=lambda one: one.size * (one.since - now)):
-            if total <= self.most:
-                break
-            one.evicted = True
-            one.until.reschedule(0)
-            total -= one.size
+        holding.size = size
+        while self._excess() > 0:
+            self._evict(self._still_held())
+
+    async def room(self) -> None:
+        """Waits until there is room for more; whoever holds something for longer than a client needs makes way."""
+        while self._excess() > 0:
+            late = [one for one in self._still_held() if time.monotonic() - one.since > PATIENCE]
+            if late:
+                self._evict(late)
+            else:
+                await asyncio.sleep(PATIENCE / 20)
+
+    def _still_held(self) -> list[Holding]:
+        return [one for one in self.holdings if not one.evicted and not one.until.expired()]
+
+    def _excess(self) -> int:
+        return sum(one.size for one in self._still_held()) - self.most
+
+    def _evict(self, some: list[Holding]) -> None:
+        now = time.monotonic()
+        slowest = max(some, key=lambda one: one.size * (now - one.since))
+        slowest.evicted = True
+        slowest.until.reschedule(0)

@@ -39,7 +39,7 @@ MOST_VALUES = 2**20  # pixels in one request or answer; as JSON they take 25 MB,
 LONGEST_VALUE = 24  # characters: a float and its comma
 LONGEST_MESSAGE = 300  # characters: a message may quote what was sent
 MOST_AT_ONCE = 8  # requests that wait for their answer; one is computed at a time
-MOST_HELD = 4  # times the longest body: of all that is being received or sent
+MOST_HELD = 4  # times the longest body: of all that is being received, and again of all that is being sent
 BODY_SECONDS = 30.0  # for the whole body to arrive
 ANSWER_SECONDS = 60.0  # for the answer to be taken
 PIECE = 2**16  # bytes of an answer that are handed on at once
@@ -111,18 +111,20 @@ def create_app(model: GenerativeModel, names: tuple[str, ...] | None = None) -> 
         names: under which it answers alone, beside addresses of this machine; None: under every one.
     """
     app, limits, worker = FastAPI(openapi_url=None), limits_of(model), ThreadPoolExecutor(1)
-    places, held = asyncio.Semaphore(MOST_AT_ONCE), HeldBytes(MOST_HELD * limits.bytes)
+    places, turn = asyncio.Semaphore(MOST_AT_ONCE), asyncio.Lock()
+    received, sent = HeldBytes(MOST_HELD * limits.bytes), HeldBytes(MOST_HELD * limits.bytes)
 
     async def invocations(request: Request) -> Response:
         if names is not None:
             _check_name(request, names)
         _check_type(request)
-        body = await _read_body(request, limits, held)
+        body = await _read_body(request, limits, received)
         if places.locked():
             raise HTTPException(503, "too many requests at once; try again", AGAIN)
-        async with places:
+        async with places, turn:
+            await sent.room()  # before more is made that has to be held
             text = await asyncio.get_running_loop().run_in_executor(worker, respond, model, limits, body)
-        return Answer(text, held)
+        return Answer(text, sent)
 
     async def ping(_request: Request) -> Response:
         return _json(200, "\n")
@@ -150,7 +152,7 @@ class Answer(Response):
         """Sends it in pieces: each waits until the one before it is on its way."""
         try:
             async with self.held.holding(ANSWER_SECONDS) as holding:
-                self.held.grow(holding, len(self.body))
+                holding.size = len(self.body)
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 for start in range(0, len(self.body), PIECE):
                     piece, more = self.body[start : start + PIECE], start + PIECE < len(self.body)

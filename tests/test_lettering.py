@@ -70,10 +70,10 @@ def test_every_figure_of_a_model_shows_the_names_of_classes(
     with_names = {"like", "classes", "codes", "codes_tsne"}
     for name in FIGURES:
         drawn_texts.clear()
-        if draw_figures(evidence, only=(name,)) and name in with_names:
+        if draw_figures(evidence, only=(name,)).found and name in with_names:
             missing = {visible(one) for one in NAMES} - set(shown(drawn_texts))
             assert not missing, name
-    assert ("codes" in draw_figures(evidence, only=("codes",))) == (config is not CVAEConfig)
+    assert ("codes" in draw_figures(evidence, only=("codes",)).found) == (config is not CVAEConfig)
 
 
 def test_figures_of_a_search_show_its_choices(drawn_texts: list[Any]) -> None:
@@ -82,7 +82,7 @@ def test_figures_of_a_search_show_its_choices(drawn_texts: list[Any]) -> None:
     trials = [Trial(i, {key: choice}, "complete", (1.0 + 20 * i,)) for i, choice in enumerate(choices)]
     varied = {key: Choice(choices=choices)}
     result = SearchResult("x", varied, ("mse",), ("minimize",), trials, trials[:1], trials[0], {})
-    assert draw_search_figures(result).keys() == {"history", "slice"}
+    assert draw_search_figures(result).found.keys() == {"history", "slice"}
     assert {*choices, "Best: trunk $a$"} <= set(shown(drawn_texts))
     powers = [text for text in drawn_texts if "mathdefault" in text.get_text()]  # of the logarithmic axis
     assert powers

@@ -28,7 +28,9 @@ def clusters(seed: int, kinds: int = KINDS) -> Tensor:
 
 
 class Stub(Evidence):
-    """Given features or probabilities."""
+    """Given features or probabilities, of as many images as any metric needs."""
+
+    count = 100
 
     def __init__(self, **given: Any) -> None:
         self.__dict__ |= given

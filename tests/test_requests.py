@@ -15,6 +15,7 @@ from aemodels.evaluation import EvaluationConfig, evaluate
 from aemodels.evidence import Evidence
 from aemodels.features import Features
 from aemodels.figures import draw_figures
+from aemodels.leaving_out import NotEnoughError
 from aemodels.metrics import METRICS
 from aemodels.models import AEConfig, CVAEConfig, VAEConfig
 from aemodels.models.ae import AE
@@ -103,7 +104,8 @@ def test_classes_without_images_are_left_out(digits: PreparedData, features: Fea
     assert math.isfinite(METRICS["prior_diversity"].measure(evidence))
     assert set(draw_figures(evidence, only=("classes", "like")).found) == {"classes", "like"}
     single = evidence_of(digits, features, seen=1)
-    assert math.isnan(measured(single, "like")[1])
+    with pytest.raises(NotEnoughError, match="images that differ"):
+        measured(single, "like")
 
 
 # ---------------------------------------------------------------- likeness
