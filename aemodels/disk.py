@@ -135,7 +135,7 @@ def _by_system(error: BaseException) -> _Refusal | None:
 
 
 def _by_quotation(error: BaseException) -> _Refusal | None:
-    """Of safetensors, which is written in Rust, and of torch."""
+    """Finds what errors of safetensors, which is written in Rust, and of torch quote from the system."""
     if isinstance(error, OSError) or not (type(error).__name__ == "SafetensorError" or isinstance(error, RuntimeError)):
         return None
     text = str(error)
@@ -145,7 +145,7 @@ def _by_quotation(error: BaseException) -> _Refusal | None:
 
 
 def _by_database(error: BaseException) -> _Refusal | None:
-    """Of sqlite, which says neither which file nor, often, why: both are asked of the system."""
+    """Asks the system which file sqlite was refused, and why, as its errors often say neither."""
     number = SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)  # the rest of it are details
     if number is None:
         return None

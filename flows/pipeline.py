@@ -7,8 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 from filelock import Timeout
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
@@ -25,20 +24,14 @@ from flows import display
 from flows.attempts import only_attempt
 from flows.prepare import prepare_data
 from flows.promote import pass_gate
-from flows.running import DELAYS, RETRIES, passed, step_task, worth_retrying
+from flows.running import looking_task, passed, step_task
 from flows.train import train_model
 from flows.tune import tune_model
 
 R = TypeVar("R", bound=Result)
 
 
-@task(
-    name="look for the same",
-    retries=RETRIES,
-    retry_delay_seconds=DELAYS,
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-)
+@looking_task("look for the same")
 def done_before(settings: Settings, data: PreparedData) -> Finished | None:
     """Finds what an earlier pipeline, on whatever machine, has made of the same images and settings."""
     return None if settings.registry.repeat else step.find(settings, data)

@@ -71,13 +71,18 @@ def step_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
     )
 
 
-@task(
-    name="check",
-    retries=RETRIES,
-    retry_delay_seconds=DELAYS,
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-)
+def looking_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Makes a function that looks something up a task: tried again where that can help, never remembered."""
+    return task(
+        name=name,
+        retries=RETRIES,
+        retry_delay_seconds=DELAYS,
+        retry_condition_fn=worth_retrying,
+        cache_policy=NO_CACHE,
+    )
+
+
+@looking_task("check")
 def passed(check: Callable[[S], None], settings: S) -> None:
     """A step's check, as a task: a server that is away at the scheduled hour may be back soon."""
     with at_path():
