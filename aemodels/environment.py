@@ -52,6 +52,17 @@ def folders() -> dict[str, Path]:
     return found
 
 
+def make_whole() -> None:
+    """Makes whole paths of relative ones in the environment: for processes that start in another folder."""
+    for variable, folder in folders().items():
+        if os.environ.get(variable):
+            os.environ[variable] = str(folder)
+    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
+    file = sqlite_file(tracking)
+    if file is not None and str(file) not in unquote(tracking):
+        os.environ["MLFLOW_TRACKING_URI"] = sqlite_uri(file)
+
+
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or the embedded store's: what other MLflow programs need to find the same models."""
     return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(store_folder() / "mlflow.db")

@@ -111,7 +111,7 @@ class Run:
         self.store.client.log_text(self.id, text, file)
 
     def read(self, file: str) -> str | None:
-        """The text of an artifact; None where the run or the artifact is not there any more.
+        """The text of an artifact; None where it cannot be read: the run, or the artifact, is not there any more.
 
         Raises:
             UnreachableError: the server does not give it.

@@ -23,7 +23,7 @@ def report(
     It is one file with the metrics, the settings and all figures, for a browser or to send to others.
     """
     with answering(verbose=False):
-        from aemodels.disk import at_path
+        from aemodels.disk import write_whole
         from aemodels.registry import find_report
         from flows import reports
 
@@ -31,8 +31,7 @@ def report(
             check_file(out, ".html")
         file = find_report(model)
         if out is not None and out.resolve() != file.resolve():
-            with at_path(out):
-                shutil.copyfile(file, out)
+            write_whole(out, lambda partial: shutil.copyfile(file, partial))
         reports.used({"model": model, "report": str(out or file)}, json)
         if out is None and not json and not webbrowser.open(file.as_uri()):
             tell("no browser was found on this machine; open the file in one")

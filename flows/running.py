@@ -6,7 +6,7 @@ import base64
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
@@ -46,7 +46,9 @@ PUBLISH_SECONDS = 5.0  # between two updates of a progress artifact
 DELAYS = [10.0, 60.0, 300.0] + 6 * [600.0]  # seconds before each retry: a server may be away for an hour
 RETRIES = len(DELAYS)
 RETRIES_OF_OTHERS = 2  # of what fails for another reason than a server that is away
+SILENCE = 5.0  # seconds that `alone` waits before it says so
 PATIENCE = 3600.0  # seconds that `alone` waits for others: what they do takes minutes
+LEASE = 60.0  # seconds until Prefect frees what a killed process has held; less it does not take
 
 
 def worth_retrying(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -152,13 +154,23 @@ def alone(name: str) -> Iterator[None]:
         client.upsert_global_concurrency_limit_by_name(name, 1)
     with ExitStack() as stack:
         try:
-            stack.enter_context(concurrency(name, occupy=1, timeout_seconds=PATIENCE))
+            stack.enter_context(_limit(name, SILENCE))
         except TimeoutError:
-            raise UserError(
-                f"{name}: another run has held this limit for {PATIENCE / 60:g} minutes; if none is there, free it: "
-                f"prefect gcl update {name} --active-slots 0"
-            ) from None
+            waits = f"{name}: waits for another run, which holds this limit; a killed one loses it in {LEASE:g} seconds"
+            get_run_logger().info(waits)
+            display.say(waits)
+            try:
+                stack.enter_context(_limit(name, PATIENCE))
+            except TimeoutError:
+                raise UserError(
+                    f"{name}: another run has held this limit for {PATIENCE / 60:g} minutes; if none is there, free "
+                    f"it: prefect gcl update {name} --active-slots 0"
+                ) from None
         yield
+
+
+def _limit(name: str, patience: float) -> AbstractContextManager[None]:
+    return concurrency(name, occupy=1, timeout_seconds=patience, lease_duration=LEASE)
 
 
 def remember(**parameters: Any) -> None:

@@ -17,7 +17,7 @@ from aemodels.config import UserError
 from aemodels.data.files import image_files, read_images
 from aemodels.data.folder import FolderConfig
 from aemodels.devices import best_device
-from aemodels.disk import at_path
+from aemodels.disk import write_whole
 from aemodels.environment import device_name
 from aemodels.modelfile import load_codes
 from aemodels.models.base import Autoencoder, GenerativeModel
@@ -184,8 +184,14 @@ def embed(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]
     codes = answer(given.model, given.images, Question("embed", range="bytes"))
     assumed = _assumed(given)
     columns: dict[str, Any] = {"codes": codes, "files": list(map(str, given.files))}
-    with at_path(out), out.open("wb") as file:  # to a name, numpy may add an ending
-        np.savez(file, **columns | ({"classes": assumed} if assumed else {}))
+    if assumed:
+        columns["classes"] = assumed
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:  # to a name, numpy may add an ending
+            np.savez(file, **columns)
+
+    write_whole(out, write)
     told = _counted(assumed)
     return {"model": reference, "images": len(codes), "latent_dim": codes.shape[1], **told, "out": str(out)}
 
@@ -231,5 +237,5 @@ def _pixels(images: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 def _save(pixels: NDArray[np.uint8], out: Path) -> None:
     """An image (H, W, C)."""
-    with at_path(out):
-        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(out, "PNG")
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    write_whole(out, lambda partial: image.save(partial, "PNG"))

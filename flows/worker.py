@@ -6,7 +6,7 @@ Prefect finds it as the type `aemodels` of a work pool, by the entry point `pref
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 from uuid import uuid5
 
 from prefect.client.schemas.filters import (
@@ -19,6 +19,8 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateDetails, StateType
 from prefect.states import Scheduled
 from prefect.workers.process import ProcessWorker, ProcessWorkerResult
+
+from aemodels.environment import make_whole
 
 TAG = "aemodels"  # It is on every deployment of prefect.yaml, and so on its runs.
 RESTARTS = 3  # of one run: what kills its process every time must not go on for ever
@@ -33,6 +35,12 @@ class Worker(ProcessWorker):
     type = "aemodels"
     _display_name = "aemodels"
     _description = "Runs the flows of aemodels as processes of this machine."
+
+    async def __aenter__(self) -> Self:
+        """Starts the worker. What it starts runs in another folder, so relative paths in the environment end here."""
+        make_whole()
+        await super().__aenter__()
+        return self
 
     async def run(self, *arguments: Any, **named: Any) -> ProcessWorkerResult:
         """Runs a flow run's process to its end, and hides how it ended from the caller.

@@ -119,6 +119,30 @@ def test_of_two_pipelines_at_once_one_does_the_work() -> None:
     assert len(tracked("both")) == 4
 
 
+def test_who_waits_at_a_gate_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody holds it and may have been killed: then it is free again within LEASE."""
+    from prefect import flow
+
+    from flows import display, running
+
+    @flow
+    def waits() -> list[str]:
+        with running.alone("gate-waits"):
+            return list(said)
+
+    said: list[str] = []
+    monkeypatch.setattr(running, "SILENCE", 1.0)
+    monkeypatch.setattr(display, "say", said.append)
+    assert waits() == []
+    with get_client(sync_client=True) as client:
+        held = client.increment_concurrency_slots_with_lease(["gate-waits"], 1, "concurrency", running.LEASE).json()
+        free = threading.Timer(2, client.release_concurrency_slots_with_lease, [UUID(held["lease_id"])])
+        free.start()
+        (text,) = waits()
+        free.join()
+    assert "gate-waits: waits for another run" in text
+
+
 @pytest.mark.usefixtures("own_store")
 def test_a_comparison_shows_its_table_and_picture_on_prefects_pages() -> None:
     systems = json.dumps({"systems": {name: {"model.name": name} for name in ("ae", "gan")}})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -76,6 +78,22 @@ def test_a_crash_that_the_server_has_missed_is_mended_by_a_worker(
     old = crashed(deployment)
     anyio.run(beat)
     assert state(old) == "CRASHED"
+
+
+@pytest.mark.usefixtures("deployment")
+def test_relative_paths_in_the_environment_start_where_the_worker_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flow run's process starts in a folder of its own, which is removed at its end."""
+    monkeypatch.chdir(tmp_path)
+    for variable, value in (("AEMODELS_STORE", "kept"), ("MLFLOW_TRACKING_URI", "sqlite:///kept/mlflow.db")):
+        monkeypatch.setenv(variable, value)
+    anyio.run(beat)
+    assert os.environ["AEMODELS_STORE"] == str(tmp_path / "kept")
+    assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/kept/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
+    anyio.run(beat)
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://localhost:5000"
 
 
 def test_two_workers_start_a_forgotten_run_once_and_one_that_was_deleted_ends_no_worker(

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from chaos.plan import Fault
+from chaos.plan import Fault, MissedError
 from chaos.records import EPOCHS, STAGES, Signs
 from chaos.rows import Row
 from chaos.sites import Run, Site, until
 from chaos.verdict import Undisturbed, verdict
 
 SPANS = {"prepare": 2.0, "search": 1.5, "judging": 0.3, "registration": 0.25, "gate": 0.8, "start": 0.5}  # seconds
-TRIES = 3  # to hit a stage that may be over before it is seen
 SECONDS_TO_ARRIVE = 0.5  # of what was on its way to a server when its sender was killed
 DEATHS = {"SIGKILL": 1, "SIGSTOP, SIGCONT": 0}  # of the flow's process, and so restarts
 
@@ -24,45 +23,48 @@ Harm = Callable[[], None]
 Alone = Mapping[str, Undisturbed]  # by flow
 
 
-class MissedError(Exception):
-    """The run was over before the fault."""
-
-
 def process_fault(site: Site, fault: Fault, alone: Alone) -> Row:
     """A signal to the process that does a run's work."""
-    for attempt in range(TRIES):
-        run = a_run(site, fault, f"-{attempt}" if attempt else "")
-        site.start(run)
-        try:
-            reach(site, run, fault)
-            hit, since = _signal(site, run, fault)
-        except (MissedError, psutil.NoSuchProcess):
-            verdict(site, run, alone[run.flow], range(9))
-            continue
-        break
-    else:
-        return Row.of(fault, [], [], [f"the stage was over {TRIES} times before it was seen"])
+    run = a_run(site, fault)
+    site.start(run)
+    reached, process = reach(site, run, fault), site.main(run)
+    before = site.records.signs(run.name)
+    if not reached or process is None or not _signal(process, fault):
+        raise MissedError(verdict(site, run, alone[run.flow], range(1)))
+    since = time.monotonic()
+    time.sleep(SECONDS_TO_ARRIVE)
+    hit = site.records.signs(run.name)
+    if fault.seconds:
+        time.sleep(max(0.0, fault.seconds - SECONDS_TO_ARRIVE))
+        process.send_signal(signal.SIGCONT)
     site.resume(run)
     seconds = recovered(site, {run.name: (run, hit)}, since)
     count = DEATHS[fault.kind]
     wrong = verdict(site, run, alone[run.flow], range(count, count + 1))
-    return Row.of(fault, [run.stage(hit)], seconds, wrong, site, [run])
+    stage = stage_hit(run, fault, (before, hit), wrong)
+    return Row.of(fault, [stage], seconds, wrong, site, [run])
 
 
-def _signal(site: Site, run: Run, fault: Fault) -> tuple[Signs, float]:
-    """What the records hold when it had come; when it came."""
-    process = site.main(run)
-    if process is None or site.over(run):
-        raise MissedError
-    stops = fault.kind.startswith("SIGSTOP")
-    process.send_signal(signal.SIGSTOP if stops else signal.SIGKILL)
-    since = time.monotonic()
-    time.sleep(SECONDS_TO_ARRIVE)
-    hit = site.records.signs(run.name)
-    if stops:
-        time.sleep(max(0.0, fault.seconds - SECONDS_TO_ARRIVE))
-        process.send_signal(signal.SIGCONT)
-    return hit, since
+def _signal(process: psutil.Process, fault: Fault) -> bool:
+    """Whether the process was there to take it."""
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(signal.SIGSTOP if fault.seconds else signal.SIGKILL)
+        return True
+    return False
+
+
+def stage_hit(run: Run, fault: Fault, seen: Sequence[Signs], wrong: list[str]) -> str:
+    """The stage of the fault, where the run was in it when it was looked at before or after.
+
+    Raises:
+        MissedError: it was in another one.
+    """
+    stages = [run.stage(signs) for signs in seen]
+    if fault.stage == "start":
+        return stages[0]
+    if fault.stage not in stages:
+        raise MissedError(wrong)
+    return fault.stage
 
 
 def shared_fault(site: Site, fault: Fault, alone: Alone, harm: Harm, restarts: range) -> Row:
@@ -71,13 +73,16 @@ def shared_fault(site: Site, fault: Fault, alone: Alone, harm: Harm, restarts: r
     runs = [a_run(site, fault, "-a"), a_run(site, fault, "-b", other)]
     for run in runs:
         site.start(run)
-    reach(site, runs[0], fault)
+    if not reach(site, runs[0], fault):
+        raise MissedError([wrong for run in runs for wrong in verdict(site, run, alone[run.flow], range(1))])
     hit = {run.name: (run, site.records.signs(run.name)) for run in runs}
     since = time.monotonic()
     harm()
     seconds = recovered(site, hit, since)
     wrong = [f"{run.name}: {found}" for run in runs for found in verdict(site, run, alone[run.flow], restarts)]
-    return Row.of(fault, [run.stage(signs) for run, signs in hit.values()], seconds, wrong, site, runs)
+    planned, other = (signs for _, signs in hit.values())
+    stages = [stage_hit(runs[0], fault, [planned], wrong), runs[1].stage(other)]
+    return Row.of(fault, stages, seconds, wrong, site, runs)
 
 
 def disk_fault(site: Site, fault: Fault, alone: Alone, store: Path) -> Row:
@@ -85,7 +90,8 @@ def disk_fault(site: Site, fault: Fault, alone: Alone, store: Path) -> Row:
     run = a_run(site, fault)
     run.environment["AEMODELS_STORE"] = str(store)
     site.start(run)
-    reach(site, run, fault)
+    if not reach(site, run, fault):
+        raise MissedError(verdict(site, run, alone[run.flow], range(1)))
     hit, since = site.records.signs(run.name), time.monotonic()
     ballast = store / "ballast"
     with suppress(OSError), ballast.open("wb", buffering=0) as file:
@@ -95,7 +101,8 @@ def disk_fault(site: Site, fault: Fault, alone: Alone, store: Path) -> Row:
     ballast.unlink()
     site.resume(run)
     seconds = recovered(site, {run.name: (run, hit)}, since)
-    return Row.of(fault, [run.stage(hit)], seconds, verdict(site, run, alone[run.flow], range(2)), site, [run])
+    wrong = verdict(site, run, alone[run.flow], range(2))
+    return Row.of(fault, [stage_hit(run, fault, [hit], wrong)], seconds, wrong, site, [run])
 
 
 def a_run(site: Site, fault: Fault, suffix: str = "", flow: str = "") -> Run:
@@ -106,12 +113,8 @@ def a_run(site: Site, fault: Fault, suffix: str = "", flow: str = "") -> Run:
     return run
 
 
-def reach(site: Site, run: Run, fault: Fault) -> None:
-    """Waits for the moment of the fault.
-
-    Raises:
-        MissedError: the run was over before.
-    """
+def reach(site: Site, run: Run, fault: Fault) -> bool:
+    """Waits for the moment of the fault; False where the run was over before."""
     cache = Path(run.environment.get("AEMODELS_CACHE", ""))
 
     def reached() -> bool:
@@ -134,8 +137,9 @@ def reach(site: Site, run: Run, fault: Fault) -> None:
         return site.over(run)
 
     if not until(lambda: reached() or over(), pause=0.02) or site.over(run):
-        raise MissedError
+        return False
     time.sleep(fault.delay * SPANS.get(fault.stage, 0.0))
+    return True
 
 
 def recovered(site: Site, hit: Mapping[str, tuple[Run, Signs]], since: float) -> list[float]:

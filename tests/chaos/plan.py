@@ -22,11 +22,20 @@ class Fault(NamedTuple):
     stage: str
     delay: float
     seconds: float = 0.0  # that it lasts, where it lasts
+    attempt: int = 0  # to hit the stage, which may be over before it is seen
 
     @property
     def name(self) -> str:
         """Under which its runs are registered."""
-        return f"chaos-{self.number:02d}"
+        return f"chaos-{self.number:02d}" + (f"-{self.attempt}" if self.attempt else "")
+
+
+class MissedError(Exception):
+    """The fault came in another stage than the planned one; `wrong` is what its runs left nevertheless."""
+
+    def __init__(self, wrong: list[str]) -> None:
+        super().__init__("the stage was over before it was seen")
+        self.wrong = wrong
 
 
 PARTS = (

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import psutil
-from chaos.plan import Fault
+from chaos.plan import Fault, MissedError
 from chaos.rows import Row
 from chaos.sites import Run, Site, dotted, marked, settings_of, until
 from chaos.verdict import SECONDS_TO_LEAVE, flow_runs, held
@@ -38,7 +38,9 @@ def race(site: Site, fault: Fault) -> Row:
     seconds = time.monotonic() - since
     wrong = [f"a command ended with exit code {code}" for code in codes if code]
     wrong += [*verdict(site, run)]
-    return Row.of(fault, ["gate" if died else "end"], [seconds], wrong)
+    if not died:
+        raise MissedError(wrong)
+    return Row.of(fault, ["gate"], [seconds], wrong)
 
 
 def two_versions(site: Site, run: Run) -> list[str]:

@@ -10,8 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 
 import pytest
-from chaos.plan import Fault, plan
+from chaos.plan import Fault, MissedError, plan
 from chaos.rows import Row, Rows
+
+TRIES = 3  # to hit a stage
 
 
 def run_part(part: str, rows: Rows, inflict: Callable[[Fault], Row], at_once: int = 1) -> None:
@@ -27,7 +29,7 @@ def run_part(part: str, rows: Rows, inflict: Callable[[Fault], Row], at_once: in
         """What went wrong with the suite itself: then the fault has no row, and comes again the next time."""
         begun = time.monotonic()
         try:
-            row = inflict(fault)
+            row = _insist(inflict, fault)
         except Exception as error:
             return f"{fault.number}: the suite failed: {type(error).__name__}: {error}"
         rows.keep(row)
@@ -43,3 +45,17 @@ def run_part(part: str, rows: Rows, inflict: Callable[[Fault], Row], at_once: in
     wrong = [f"{row.number}, {row.kind} ({row.planned}): {'; '.join(row.wrong)}" for row in found]
     if wrong or failed:
         pytest.fail("\n".join(wrong + failed), pytrace=False)
+
+
+def _insist(inflict: Callable[[Fault], Row], fault: Fault) -> Row:
+    """Inflicts a fault in the stage it is planned for; what earlier attempts left wrong stays in the row."""
+    missed: list[str] = []
+    for attempt in range(TRIES):
+        try:
+            row = inflict(fault._replace(attempt=attempt))
+        except MissedError as error:
+            missed += error.wrong
+        else:
+            row.wrong = missed + row.wrong
+            return row
+    return Row.of(fault, [], [], [*missed, f"the stage was over {TRIES} times before it was seen"])

@@ -45,3 +45,6 @@ def test_the_committed_table_is_that_of_its_rows() -> None:
     assert [row.number for row in rows] == [fault.number for fault in plan(kept["seed"])]
     head = {key: kept[key] for key in ("commit", "date", "hardware", "seed", "command")}
     assert (RESULTS / "chaos.md").read_text() == as_markdown(head, rows)
+    for row, fault in zip(rows, plan(kept["seed"]), strict=True):
+        assert not row.wrong, f"fault {row.number}"
+        assert fault.stage in ("start", row.hit[0]), f"fault {row.number} came in another stage"

@@ -112,9 +112,9 @@ def weights(site: Site, run: Run) -> str:
 
 
 def _versions(site: Site, run: Run) -> Iterator[str]:
-    versions = site.records.mlflow("SELECT version FROM model_versions WHERE name = ? ORDER BY version", run.name)
-    if len(versions) != 1:
-        yield f"versions {[number for (number,) in versions]} for one run"
+    rows = site.records.mlflow("SELECT version FROM model_versions WHERE name = ? ORDER BY version", run.name)
+    if (versions := [number for (number,) in rows]) != [1]:
+        yield f"versions {versions} for one run"
     aliases = dict(site.records.mlflow("SELECT alias, version FROM registered_model_aliases WHERE name = ?", run.name))
     wanted = "champion" if run.flow == "pipeline" else "challenger"
     if list(aliases) != [wanted]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import Shop, call, refused, save
+from disks import small_disk
 from PIL import Image
 
 
@@ -52,6 +53,14 @@ def test_embed_writes_codes(reference: str, in_shop: Shop) -> None:
         assert saved["codes"].dtype == np.float32
         assert np.isfinite(saved["codes"]).all()
         assert saved["files"].tolist() == sorted(map(str, in_shop.images))
+
+
+def test_a_full_disk_leaves_no_half_of_a_picture_and_the_one_before(reference: str, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 8) as disk:
+        grid = disk / "grid.png"
+        grid.write_bytes(b"the one before")
+        refused(call("generate", reference, "-n", 100, "-o", grid), str(grid), "No space left on device", "make room")
+        assert [path.read_bytes() for path in disk.iterdir()] == [b"the one before"]
 
 
 def test_score_lists_the_worst_first(reference: str, in_shop: Shop) -> None:
