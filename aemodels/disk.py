@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import blake2s
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +44,7 @@ REMEDIES = {
 }
 MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOTCONN}
 COMMON = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR}  # often part of another story, where they are handled
+OF_FILES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}  # never said of a network
 SQLITE = {3: errno.EACCES, 8: errno.EROFS, 10: errno.EIO, 13: errno.ENOSPC, 14: errno.ENOENT}  # PERM ... CANTOPEN
 PROBE = 2**16  # bytes; a database in use grows by as much at once
 
@@ -60,13 +62,15 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         UserError: the file system refuses it.
     """
-    partial = path.with_suffix(".partial")
+    whole = Path(os.path.realpath(path))  # where a link leads
+    # The name is of a fixed length, no person's, and the same for whoever repeats what was killed.
+    partial = whole.with_name(f".{blake2s(os.fsencode(whole.name), digest_size=8).hexdigest()}.partial")
     with at_path(path):
         try:
             write(partial)
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
-            partial.replace(path)
+            partial.replace(whole)
         except BaseException:
             with suppress(OSError):  # on a full disk what is half written takes the room of others
                 partial.unlink()
@@ -140,7 +144,7 @@ def _by_quotation(error: BaseException) -> _Refusal | None:
         return None
     text = str(error)
     quoted = re.search(r"\(os error (\d+)\)", text)
-    numbers = [int(quoted[1])] if quoted else [n for n in REMEDIES if n not in COMMON and os.strerror(n) in text]
+    numbers = [int(quoted[1])] if quoted else [n for n in OF_FILES if os.strerror(n) in text]
     return _Refusal(numbers[0], None) if numbers and numbers[0] in REMEDIES else None
 
 

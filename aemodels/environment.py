@@ -53,10 +53,9 @@ def folders() -> dict[str, Path]:
 
 
 def make_whole() -> None:
-    """Makes whole paths of relative ones in the environment: for processes that start in another folder."""
+    """Writes the folders into the environment, as whole paths: for processes that start in another folder."""
     for variable, folder in folders().items():
-        if os.environ.get(variable):
-            os.environ[variable] = str(folder)
+        os.environ[variable] = str(folder)
     tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
     file = sqlite_file(tracking)
     if file is not None and str(file) not in unquote(tracking):

@@ -77,14 +77,14 @@ def check_file(out: Path, suffix: str) -> None:
     """
     from aemodels.config import UserError
 
-    folder = out.absolute().parent
+    folder = Path(os.path.realpath(out)).parent
     if not out.name.lower().endswith(suffix):
         raise UserError(f"-o {out}: the name must end in {suffix}")
     if not folder.is_dir():
         raise UserError(f"-o {out}: there is no folder {folder}; make it first")
     if out.is_dir():
         raise UserError(f"-o {out}: is a folder; give another name")
-    if not os.access(out if out.exists() else folder, os.W_OK):
+    if not os.access(folder, os.W_OK) or (out.exists() and not os.access(out, os.W_OK)):
         raise UserError(f"-o {out}: may not be written; give another name, or change its permissions")
 
 

@@ -25,7 +25,7 @@ def report(
     with answering(verbose=False):
         from aemodels.disk import write_whole
         from aemodels.registry import find_report
-        from flows import reports
+        from flows import leftovers, reports
 
         if out is not None:
             check_file(out, ".html")
@@ -33,7 +33,11 @@ def report(
         if out is not None and out.resolve() != file.resolve():
             write_whole(out, lambda partial: shutil.copyfile(file, partial))
         reports.used({"model": model, "report": str(out or file)}, json)
-        if out is None and not json and not webbrowser.open(file.as_uri()):
+        if out is not None or json:
+            return
+        with leftovers.outliving():
+            opened = webbrowser.open(file.as_uri())
+        if not opened:
             tell("no browser was found on this machine; open the file in one")
 
 

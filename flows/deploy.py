@@ -33,7 +33,7 @@ from flows.display import sentence
 from flows.plan import read_plan
 from flows.running import gpu_limit
 from flows.streams import guarded
-from flows.worker import RESTARTS, STARTED_AGAIN, TAG, Worker
+from flows.worker import AUTOMATION, RESTARTS, STARTED_AGAIN, TAG, Worker
 
 POOL = "aemodels"
 SILENCE = timedelta(seconds=90)  # three heartbeats: Prefect sends them every 30 seconds at the most often
@@ -138,13 +138,13 @@ def _have_crashed(name: str, after: set[str], within: timedelta) -> AutomationCo
 def crashed_runs_start_again() -> AutomationCore:
     """A training resumes from its checkpoint, a search with its next trial."""
     runs = [str(count) for count in range(1, RESTARTS + 1)]
-    return _starting_again("crashed runs start again", f"{RESTARTS} times at most.", runs, timedelta(0))
+    return _starting_again(AUTOMATION, f"{RESTARTS} times at most.", runs, timedelta(0))
 
 
 def lost_runs_start_again() -> AutomationCore:
     """Those whose worker died before they ran."""
     about = f"Not twice within {REST.seconds // 60} minutes; a worker of ours starts sooner what it finds crashed."
-    return _starting_again("runs that crashed before they ran start again", about, ["0"], REST)
+    return _starting_again("aemodels: runs that crashed before they ran start again", about, ["0"], REST)
 
 
 def _starting_again(name: str, about: str, runs: list[str], rest: timedelta) -> AutomationCore:
@@ -164,7 +164,7 @@ def _starting_again(name: str, about: str, runs: list[str], rest: timedelta) -> 
         within=rest,
     )
     again = ChangeFlowRunState(state=StateType.SCHEDULED, message=STARTED_AGAIN)
-    return AutomationCore(name=f"aemodels: {name}", description=about, trigger=trigger, actions=[again])
+    return AutomationCore(name=name, description=about, trigger=trigger, actions=[again])
 
 
 def _ours() -> ResourceSpecification:

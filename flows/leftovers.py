@@ -7,8 +7,8 @@ command's name in its environment, so that it is known whose it was.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -24,6 +24,17 @@ PATIENCE = 5.0  # seconds until what does not end is killed
 def mark_own() -> None:
     """Names this command to all processes that it will start."""
     os.environ[MARK] = own_name()
+
+
+@contextmanager
+def outliving() -> Iterator[None]:
+    """Lets what the block starts live on when this command has ended, such as a browser."""
+    name = os.environ.pop(MARK, None)
+    try:
+        yield
+    finally:
+        if name is not None:
+            os.environ[MARK] = name
 
 
 def end_leftovers() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
@@ -54,10 +56,21 @@ LEASE = 60.0  # seconds until Prefect frees what a killed process has held; less
 def worth_retrying(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """A server or disk may come back; what a person has to mend, and a training that diverged, will not."""
     error = state.result(raise_on_failure=False)
-    if is_outage(error):
+    if is_outage(error) or is_away(error):
         display.say(f"an outage, tried again up to {RETRIES} times within an hour: {without_secrets(str(error))}")
         return True
     return run.run_count <= RETRIES_OF_OTHERS and not isinstance(error, UserError | TrainingDivergedError)
+
+
+def is_away(error: object) -> bool:
+    """Whether Prefect's server did not answer, or only said that it cannot now."""
+    while isinstance(error, BaseException):
+        if isinstance(error, httpx.TransportError):
+            return True
+        if isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def step_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
@@ -153,26 +166,27 @@ def alone(name: str) -> Iterator[None]:
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(name, 1)
     with ExitStack() as stack:
+        told = threading.Timer(SILENCE, copy_context().run, [_tell_that_it_waits, name])
+        told.start()
         try:
-            stack.enter_context(_limit(name, SILENCE))
+            stack.enter_context(concurrency(name, occupy=1, timeout_seconds=PATIENCE, lease_duration=LEASE))
         except TimeoutError:
-            waits = f"{name}: waits for another run, which holds this limit; a killed one loses it in {LEASE:g} seconds"
-            get_run_logger().info(waits)
-            display.say(waits)
-            try:
-                stack.enter_context(_limit(name, PATIENCE))
-            except TimeoutError:
-                raise UserError(
-                    f"{name}: another run has held this limit for {PATIENCE / 60:g} minutes; if none is there, free "
-                    f"it: prefect gcl update {name} --active-slots 0"
-                ) from None
+            raise UserError(
+                f"{name}: another run has held this limit for {PATIENCE / 60:g} minutes; if none is there, free it: "
+                f"prefect gcl update {name} --active-slots 0"
+            ) from None
+        finally:
+            told.cancel()
         yield
 
 
-def _limit(name: str, patience: float) -> AbstractContextManager[None]:
-    return concurrency(name, occupy=1, timeout_seconds=patience, lease_duration=LEASE)
+def _tell_that_it_waits(name: str) -> None:
+    text = f"{name}: waits for another run, which holds this limit; a killed one loses it within {LEASE:g} seconds"
+    get_run_logger().info(text)
+    display.say(text)
 
 
+@looking_task("remember")
 def remember(**parameters: Any) -> None:
     """Writes into a run's parameters what it found out: started again, after a crash or approval, it does the same."""
     with get_client(sync_client=True) as client:

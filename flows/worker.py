@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
-from uuid import uuid5
+from uuid import UUID, uuid5
 
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -17,13 +17,14 @@ from prefect.client.schemas.filters import (
     FlowRunFilterTags,
 )
 from prefect.client.schemas.objects import FlowRun, StateDetails, StateType
-from prefect.states import Scheduled
+from prefect.states import Scheduled, to_state_create
 from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 
 from aemodels.environment import make_whole
 
 TAG = "aemodels"  # It is on every deployment of prefect.yaml, and so on its runs.
 RESTARTS = 3  # of one run: what kills its process every time must not go on for ever
+AUTOMATION = "aemodels: crashed runs start again"  # which does so before a worker does
 STARTED_AGAIN = "Started again after a crash"  # the message of the state, by which restarts are counted
 FORGOTTEN = timedelta(minutes=2)  # by then the server's automation has started a crashed run again, if it ever will
 ABANDONED = timedelta(hours=1)  # what crashed before that is left to people
@@ -68,6 +69,8 @@ class Worker(ProcessWorker):
             end_time=FlowRunFilterEndTime(after_=now - ABANDONED, before_=now - FORGOTTEN),
         )
         for run in await self.client.read_flow_runs(flow_run_filter=crashed):
+            if await self._is_switched_off():
+                return
             if run.deployment_id is not None and await self._restarts(run) < RESTARTS:
                 self.get_flow_run_logger(run).warning("This run has crashed and was not started again: starting it")
                 await self._start_again(run)
@@ -75,11 +78,23 @@ class Worker(ProcessWorker):
     async def _start_again(self, run: FlowRun) -> None:
         """Starts a run again, unless somebody else has done so since it was listed."""
         now = await self.client.read_flow_run(run.id)
-        if run.state is None or now.state is None or now.state.id != run.state.id:
-            return
-        # Of two workers that come here at once, the server refuses the second the same transition.
-        details = StateDetails(transition_id=uuid5(run.state.id, STARTED_AGAIN))
-        await self.client.set_flow_run_state(run.id, Scheduled(message=STARTED_AGAIN, state_details=details))
+        if run.state is not None and now.state is not None and now.state.id == run.state.id:
+            await self._schedule(run.id, run.state.id)
+
+    async def _schedule(self, run_id: UUID, crash: UUID) -> None:
+        """Schedules a run after a crash. Of two workers that do so at once the server refuses the second.
+
+        It does where both propose the same transition, to which Prefect's own method would give another name each time.
+        """
+        details = StateDetails(flow_run_id=run_id, transition_id=uuid5(crash, STARTED_AGAIN))
+        state = to_state_create(Scheduled(message=STARTED_AGAIN, state_details=details))
+        body = {"state": state.model_dump(mode="json", serialize_as_any=True)}
+        await self.client.request("POST", "/flow_runs/{id}/set_state", path_params={"id": run_id}, json=body)
+
+    async def _is_switched_off(self) -> bool:
+        """Whether a person has switched off the automation that starts crashed runs again."""
+        automations = await self.client.read_automations_by_name(AUTOMATION)
+        return bool(automations) and not any(one.enabled for one in automations)
 
     async def _restarts(self, run: FlowRun) -> int:
         states = await self.client.read_flow_run_states(run.id)

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -62,6 +63,11 @@ class Server:
         """On the same port, with the same data; whether it came up."""
         options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c fsync=off"
         return self._control("start", "-t", SECONDS_TO_START, "-l", self.folder / "log", "-o", options)
+
+    def processes(self) -> list[psutil.Process]:
+        """The server's and those of its connections."""
+        top = psutil.Process(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]))
+        return [top, *top.children(recursive=True)]
 
     def _control(self, *arguments: object) -> bool:
         command = [self.binaries / "pg_ctl", "-D", self.folder / "data", "-s", "-w", *arguments]

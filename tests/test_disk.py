@@ -127,6 +127,22 @@ def test_a_full_disk_keeps_the_old_file_and_no_half_one(write: Callable[[Path], 
         assert os.statvfs(disk).f_bavail == before
 
 
+def test_a_link_is_written_through_and_a_file_of_a_like_name_stays(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    target, link, other = tmp_path / "there" / "grid.png", tmp_path / "grid.png", tmp_path / "there" / "grid.partial"
+    other.write_text("a person's")
+    link.symlink_to(target)
+    write_whole(link, lambda partial: partial.write_text("drawn"))
+    assert link.is_symlink()
+    assert (target.read_text(), other.read_text()) == ("drawn", "a person's")
+    assert sorted(tmp_path.rglob("*")) == sorted([tmp_path / "there", target, link, other])
+
+
+def test_what_a_network_says_is_no_trouble_of_a_disk() -> None:
+    assert in_words(RuntimeError("[gloo] Transport endpoint is not connected")) is None
+    assert in_words(RuntimeError("write failed: No space left on device")) is not None
+
+
 def test_a_variable_is_offered_only_for_what_lies_in_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

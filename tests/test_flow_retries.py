@@ -122,11 +122,16 @@ def test_a_server_that_is_away_at_the_beginning_is_waited_for(monkeypatch: pytes
 
 
 def test_an_outage_is_retried_for_an_hour_and_other_errors_twice() -> None:
+    import httpx
     from prefect.client.schemas.objects import TaskRun
     from prefect.states import Failed
 
     from aemodels.store import UnreachableError
     from flows import running
+
+    def of_prefect(status: int) -> Exception:
+        request = httpx.Request("POST", "http://prefect/api")
+        return httpx.HTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
 
     def retries(error: Exception) -> int:
         tries = (TaskRun(task_key="x", dynamic_key="0", run_count=count) for count in range(1, 1 + running.RETRIES))
@@ -134,7 +139,11 @@ def test_an_outage_is_retried_for_an_hour_and_other_errors_twice() -> None:
         return sum(worth(None, run, Failed(data=error)) for run in tries)
 
     assert retries(OSError("no space left")) == 2
-    assert sum(running.DELAYS[: retries(UnreachableError("no answer"))]) >= 3600
+    beneath = RuntimeError("no slot")
+    beneath.__cause__ = httpx.ConnectError("refused")
+    for outage in (UnreachableError("no answer"), httpx.ReadTimeout("slow"), beneath, of_prefect(503)):
+        assert sum(running.DELAYS[: retries(outage)]) >= 3600
+    assert retries(of_prefect(404)) == 2
 
 
 @pytest.mark.usefixtures("own_store")

@@ -94,19 +94,25 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     def tracked(epochs: int) -> Callable[[], bool]:
         def reached() -> bool:
             notes = list((store / "runs").glob("*/run.json"))
-            return bool(notes) and json.loads(notes[0].read_text()).get("tracked", 0) >= epochs
+            return bool(notes) and _tracked(notes[0]) >= epochs
 
         return reached
 
     stop(start(store, *LONG, AEMODELS_CACHE=cache), signal.SIGKILL, tracked(2))
     assert not tracked(12)()
     process = start(store, *LONG, AEMODELS_CACHE=cache)
-    said = stop(process, signal.SIGINT, tracked(json.loads(_notes(store).read_text())["tracked"] + 2))
+    said = stop(process, signal.SIGINT, tracked(_tracked(_notes(store)) + 2))
     (run,) = runs(store, "training")
     checkpoint = list((store / "runs").glob("*/state.safetensors"))
     interrupted = (process.returncode, said, run.info.status, bool(checkpoint))
     last = answer(start(store, *LONG, AEMODELS_CACHE=cache))
     return Story(undisturbed, [answer(one) for one in both], store, interrupted, last)
+
+
+def _tracked(notes: Path) -> int:
+    """The last epoch that was tracked."""
+    epoch, _ = json.loads(notes.read_text()).get("tracked") or (0, 0)
+    return int(epoch)
 
 
 def _notes(store: Path) -> Path:

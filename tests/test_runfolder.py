@@ -15,6 +15,8 @@ import pytest
 from tracked import TINY, client, history, runs, versions
 from typer.testing import CliRunner
 
+from aemodels.runfolder import RunFolder
+from aemodels.steps.train import _track_again
 from flows.cli import app
 
 TRAIN = ["train", "--json", *TINY, "training.epochs=3"]
@@ -103,6 +105,25 @@ def test_what_a_killed_attempt_has_tracked_is_not_tracked_twice(
     points = history(folder, told["run_id"])
     assert [step for step, _ in points["train/loss"]] == [1, 2, 3]
     assert [step for step, _ in points["test/mse"]] == [0]
+
+
+def test_a_training_that_an_earlier_release_left_goes_on(folder: Path) -> None:
+    """It noted the last tracked epoch without its time."""
+    epochs: list[int] = []
+
+    class Tracking:
+        def metrics(self, _metrics: object, step: int, *_at: int) -> None:
+            epochs.append(step)
+
+    class Left:
+        history = ({},) * 3
+        epoch = 3
+
+    own = RunFolder(folder)
+    own.note(tracked=2)
+    _track_again(Left(), own, Tracking())  # type: ignore[arg-type]
+    assert epochs == [3]
+    assert own.notes()["tracked"][0] == 3
 
 
 def test_who_asks_again_for_a_finished_run_gets_it(folder: Path, digits) -> None:

@@ -14,7 +14,9 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed, Running, Scheduled
 
+from aemodels.environment import store_folder
 from flows import worker
+from flows.deploy import crashed_runs_start_again
 from flows.worker import STARTED_AGAIN, TAG, Worker
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("prefect")]
@@ -92,8 +94,40 @@ def test_relative_paths_in_the_environment_start_where_the_worker_starts(
     assert os.environ["AEMODELS_STORE"] == str(tmp_path / "kept")
     assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/kept/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
+    monkeypatch.delenv("AEMODELS_STORE")
     anyio.run(beat)
     assert os.environ["MLFLOW_TRACKING_URI"] == "http://localhost:5000"
+    assert os.environ["AEMODELS_STORE"] == str(store_folder())  # the default, which may lie in the current folder
+
+
+def test_of_two_workers_at_the_same_moment_one_starts_a_run_again(deployment: Any) -> None:
+    """Both have seen the crash before either has done anything."""
+    run = crashed(deployment)
+
+    async def both() -> None:
+        async with Worker(work_pool_name="own", name="a") as one, Worker(work_pool_name="own", name="b") as other:
+            seen = await one.client.read_flow_run(run)
+            for worker_ in (one, other):
+                await worker_._schedule(run, seen.state.id)
+
+    anyio.run(both)
+    with get_client(sync_client=True) as client:
+        messages = [one.message for one in client.read_flow_run_states(run)]
+    assert messages.count(STARTED_AGAIN) == 1
+
+
+def test_restarts_that_a_person_has_switched_off_stay_off(deployment: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "FORGOTTEN", timedelta(0))
+    run = crashed(deployment)
+    with get_client(sync_client=True) as client:
+        made = client.create_automation(crashed_runs_start_again().model_copy(update={"enabled": False}))
+        try:
+            anyio.run(beat)
+            assert state(run) == "CRASHED"
+        finally:
+            client.delete_automation(made)
+    anyio.run(beat)
+    assert state(run) == "SCHEDULED"
 
 
 def test_two_workers_start_a_forgotten_run_once_and_one_that_was_deleted_ends_no_worker(

@@ -234,8 +234,9 @@ def _track(metrics: Mapping[str, float], index: int, folder: RunFolder, run: Run
 
 def _track_again(state: TrainingState, folder: RunFolder, run: Run) -> None:
     """Tracks what a killed attempt trained: its last epoch may have been tracked or not, those before it were."""
-    last, at = folder.notes().get("tracked") or (0, 0)
-    if last:
+    noted = folder.notes().get("tracked") or 0
+    last, at = (noted, None) if isinstance(noted, int) else noted  # before 2026-11-30 the epoch alone was noted
+    if at is not None:
         run.metrics(state.history[last - 1], last, at)
     for index in range(last + 1, state.epoch + 1):
         _track(state.history[index - 1], index, folder, run)

@@ -25,7 +25,7 @@ from aemodels.steps.recording import Result, keep_figures, open_run, save_figure
 from aemodels.steps.train import check as check_training
 from aemodels.steps.trial_runs import TrialRuns
 from aemodels.store import Store, open_store
-from aemodels.tracking import Run, has_run
+from aemodels.tracking import Run, has_run, now
 from aemodels.tuning import (
     Event,
     SearchResult,
@@ -45,7 +45,8 @@ from aemodels.tuning_search import search
 from aemodels.tuning_storage import parse_url
 from aemodels.tuning_study import Study, join_study, open_study
 
-RUN = "run"  # a note of the study
+RUN = "run"  # a note of the study, as is the next
+SUMMARIZED = "summarized"  # when, so that its metrics told twice are one point
 ENDED = "this search has ended: its result; the same command again searches anew"
 COMPARED = 6  # trials on the comparison page: as many as its legend shows
 
@@ -248,7 +249,9 @@ def _finish(result: SearchResult, study: Study, run: Run, trials: TrialRuns, fol
         else:
             figures = keep_figures(pictures, folder.path, run)
             run.tags(as_tags(left_out))
-            _summarize(result, run, folder.time("summarized"))
+            if SUMMARIZED not in study.notes():  # by another worker, which was killed before it had finished
+                study.remember(SUMMARIZED, str(now()))
+            _summarize(result, run, int(study.notes()[SUMMARIZED]))
             run.end("FINISHED")
             study.finish(run.id)
     compared = [trials.runs[trial.index].id for trial in ranked[:COMPARED]]

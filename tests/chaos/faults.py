@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from chaos.plan import Fault, MissedError
+from chaos.plan import TAKEN_FOR_DEAD, Fault, MissedError
 from chaos.records import EPOCHS, STAGES, Signs
 from chaos.rows import Row
 from chaos.sites import Run, Site, until
@@ -17,7 +17,7 @@ from chaos.verdict import Undisturbed, verdict
 
 SPANS = {"prepare": 2.0, "search": 1.5, "judging": 0.3, "registration": 0.25, "gate": 0.8, "start": 0.5}  # seconds
 SECONDS_TO_ARRIVE = 0.5  # of what was on its way to a server when its sender was killed
-DEATHS = {"SIGKILL": 1, "SIGSTOP, SIGCONT": 0}  # of the flow's process, and so restarts
+DEATHS = {"SIGKILL": 1, "SIGSTOP, SIGCONT": 0, TAKEN_FOR_DEAD: 1}  # of the flow's process, and so restarts
 
 Harm = Callable[[], None]
 Alone = Mapping[str, Undisturbed]  # by flow

@@ -10,6 +10,7 @@ from chaos.records import STAGES
 SEED = 16
 LANES = 4  # runs of a team at a time
 TRAINING = ("prepare", "training", "judging", "registration")  # the stages of a training alone
+TAKEN_FOR_DEAD = "SIGSTOP, SIGCONT after it was taken for dead"
 
 
 class Fault(NamedTuple):
@@ -96,4 +97,8 @@ def plan(seed: int = SEED) -> list[Fault]:
         add("embedded-processes", "SIGSTOP, SIGCONT", "train", stage, 3, 10)
     for stage in ("search", "registration", "gate"):
         add("embedded-processes", "SIGSTOP, SIGCONT", "pipeline", stage, 3, 10)
+    for server in ("MLflow", "Prefect", "PostgreSQL"):
+        add("team-servers", f"{server}: SIGSTOP, SIGCONT", "pipeline", "training", 20, 20)
+    for flow in ("train", "pipeline"):
+        add("team-processes", TAKEN_FOR_DEAD, flow, "training", 150, 150)
     return faults

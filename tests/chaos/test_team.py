@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from chaos.faults import disk_fault, process_fault, shared_fault
 from chaos.plan import LANES, Fault
@@ -64,15 +66,27 @@ def test_team_servers(servers: Servers, rows: Rows, alone: Alone) -> None:
     run_part("team-servers", rows, inflict)
 
 
+def _freeze(processes: list[psutil.Process], seconds: float) -> None:
+    """Stops the processes for some seconds; they keep their connections."""
+    for number, pause in ((signal.SIGSTOP, seconds), (signal.SIGCONT, 0.0)):
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        time.sleep(pause)
+
+
 def _restart(site: Deployed, fault: Fault) -> None:
-    """Ends the server of the fault's kind and starts it again when the fault's seconds are over."""
-    server = fault.kind.partition(":")[0]
-    if server == "PostgreSQL":
+    """Ends or freezes the server of the fault's kind, and undoes it when the fault's seconds are over."""
+    server, _, harm = fault.kind.partition(": ")
+    service = {"MLflow": site.team.mlflow, "Prefect": site.team.prefect}.get(server)
+    if harm == "SIGSTOP, SIGCONT":
+        _freeze(service.processes() if service else site.server.processes(), fault.seconds)
+        return
+    if service is None:
         site.server.stop()
         time.sleep(fault.seconds)
         assert site.server.start()
         return
-    service = {"MLflow": site.team.mlflow, "Prefect": site.team.prefect}[server]
     end: Callable[[], None] = service.kill if "SIGKILL" in fault.kind else service.stop
     end()
     time.sleep(fault.seconds)
