@@ -128,6 +128,7 @@ def test_the_plain_vae_gan_has_the_projects_gradients(mnist: PreparedData) -> No
             torch.testing.assert_close(ours, theirs.grad, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_searches_come_to_the_same(mnist: PreparedData) -> None:
     settings = {"latent_dims": [2, 20], "betas": [1.0], "images": 1_350, "epochs": 8, "peer_every": 1}
     job = Job("search", "", "cpu", 1, 1, mnist.model_dump(mode="json"), settings)

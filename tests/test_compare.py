@@ -215,6 +215,7 @@ def test_the_report_is_read_at_a_desk_and_on_a_phone(done: Done) -> None:
             assert picture.bounding_box()["width"] <= width  # all of it
 
 
+@pytest.mark.slow
 def test_systems_of_other_beta_make_a_curve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: PreparedData
 ) -> None:

@@ -317,6 +317,7 @@ def test_a_full_or_read_only_cache_is_named(tmp_path: Path, monkeypatch: pytest.
         told(Exception(answer.err.splitlines()[-1]), str(disk / "prepared"), reason, "set AEMODELS_CACHE to")
 
 
+@pytest.mark.slow
 def test_prefects_home_is_tried_before_it_starts_a_server(tmp_path: Path) -> None:
     work = ["pipeline", *SMALL, "tuning.trials=1"]
     with small_disk(tmp_path / "disk", 100) as disk:

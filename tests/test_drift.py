@@ -26,6 +26,7 @@ def scores(rng: np.random.Generator, n: int, shift: float = 0.0) -> Scores:
 # ---------------------------------------------------------------- the tests
 
 
+@pytest.mark.slow
 def test_false_alarms_are_as_rare_as_was_asked() -> None:
     """At a level of 5 % at most 5 % of 2,000 checks, within 4 standard deviations: the correction is not missing."""
     rng, config = np.random.default_rng(0), MonitoringConfig(false_alarms=0.05, stability=0, anomalies=0)
@@ -33,6 +34,7 @@ def test_false_alarms_are_as_rare_as_was_asked() -> None:
     assert 0 < alarms <= 100 + 4 * np.sqrt(2_000 * 0.05 * 0.95)
 
 
+@pytest.mark.slow
 def test_the_number_of_anomalies_is_judged_exactly() -> None:
     rng = np.random.default_rng(1)
     p = np.array([anomalies(rng.random(50), rng.random(30), 0.9)[1] for _ in range(4_000)])

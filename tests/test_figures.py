@@ -11,6 +11,7 @@ import torch
 from autoencoders import build
 from paper import paper_around
 from PIL import Image
+from quick import first
 from torch import Tensor, nn
 
 from aemodels import figures, figures_codes
@@ -62,13 +63,15 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 
 @pytest.mark.parametrize(
     ("kind", "source", "latent_dim"),
-    [
-        *itertools.product((AEConfig, VAEConfig), ("digits", "colour"), (1, 2, 40)),
-        *itertools.product((CVAEConfig,), ("digits",), (1, 2, 40)),
-        *itertools.product(
-            [kind for kind in MODELS if kind not in (AEConfig, VAEConfig, CVAEConfig)], ("digits",), (2,)
-        ),
-    ],
+    first(
+        len(MODELS) + 5,
+        [
+            *itertools.product(MODELS, ("digits",), (2,)),
+            *itertools.product((AEConfig, VAEConfig), ("colour",), (2,)),
+            *itertools.product((AEConfig, VAEConfig, CVAEConfig), ("digits",), (40, 1)),
+            *itertools.product((AEConfig, VAEConfig), ("colour",), (1, 40)),
+        ],
+    ),
 )
 def test_every_figure_of_every_model(kind: type[ModelConfig], source: str, latent_dim: int, request) -> None:
     data = request.getfixturevalue(source)
@@ -136,6 +139,7 @@ def test_grids_fit_a_card(digits: PreparedData) -> None:
     assert np.array_equal(grid[86 : 86 + 84], tile(original, 8, 3))  # the second row
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_finite_is_drawn(digits: PreparedData) -> None:
     model = build(VAEConfig(trunk=SMALL), digits)
     with torch.no_grad():

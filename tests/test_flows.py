@@ -64,6 +64,7 @@ def test_the_pipeline_leaves_a_champion_and_its_runs_share_a_tag() -> None:
     assert again.data == result.data
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_store")
 def test_a_pipeline_of_the_same_images_and_settings_does_nothing(tmp_path: Path) -> None:
     from aemodels import registry

@@ -52,6 +52,7 @@ def asked(folders: list[Path], epochs: int) -> Promotion:
     return finish(promote(settings, prepared, get(open_store(), "own", CHALLENGER).version))
 
 
+@pytest.mark.slow
 def test_a_champion_of_more_images_is_not_judged_by_some_of_them(folders: list[Path]) -> None:
     assert asked(folders[:1], epochs=1).promoted
     grown = asked(folders, epochs=30)

@@ -180,9 +180,9 @@ LONG = {"residual", "conv", "vae_gan"}  # convolutions take longer
 
 
 def cases() -> Iterator[Any]:
-    """Every population with Adam, and with clipping; the long ones with clipping are for the slow suite."""
+    """Every population with Adam, and with clipping; most of the long ones are for the slow suite."""
     for (kind, models), (how, training) in itertools.product(POPULATIONS.items(), TRAINING.items()):
-        slow = kind in LONG and how == "clipped"
+        slow = kind in LONG and (kind, how) != ("conv", "adam")
         yield pytest.param(models, training, id=f"{kind}-{how}", marks=[pytest.mark.slow] if slow else [])
 
 
@@ -209,7 +209,7 @@ def assert_losses_agree(models, data: PreparedData, training: TrainingConfig, re
 @pytest.mark.parametrize(
     "models",
     [
-        pytest.param(models, id=kind, marks=[pytest.mark.slow] if kind == "vae_gan" else [])
+        pytest.param(models, id=kind, marks=[pytest.mark.slow] if kind in LONG else [])
         for kind, models in POPULATIONS.items()
     ],
 )

@@ -55,6 +55,7 @@ def test_more_flexible_priors_have_a_higher_density_of_held_out_codes() -> None:
     assert flow > gaussian + 1
 
 
+@pytest.mark.slow
 def test_the_same_seed_fits_the_same_prior() -> None:
     codes = two_clusters(500)
     for name in PRIORS:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from quick import first
 from versions import NO, YES, aliases, registered
 
 from aemodels.config import SettingsError, UserError
@@ -211,7 +212,7 @@ def test_decisions_at_the_same_time_do_not_overwrite_each_other(store: Store, mo
     assert {line.by for line in history(store, "tiny")[1:]} == {one.name for one in reviews}
 
 
-@pytest.mark.parametrize("killed_at", [1, 2])
+@pytest.mark.parametrize("killed_at", first(1, [1, 2]))
 @pytest.mark.parametrize("then", ["again", "rollback"])
 def test_a_promotion_may_be_killed_at_any_alias(
     killed_at: int, then: str, store: Store, model_folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -232,7 +233,7 @@ def test_a_promotion_may_be_killed_at_any_alias(
         assert [reign.version for reign in history(store, "tiny")] == [1, 2, 1]
 
 
-@pytest.mark.parametrize("killed_at", [1, 2])
+@pytest.mark.parametrize("killed_at", first(1, [1, 2]))
 def test_a_rollback_may_be_killed_at_any_alias(
     killed_at: int, store: Store, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -262,6 +262,7 @@ def watched(folder: Path, **settings: object) -> Monitored:
         return finish(monitor("tiny", [folder], MonitoringConfig().override(settings)))
 
 
+@pytest.mark.slow
 def test_images_that_are_all_the_same_are_compared_without_a_warning(
     champion: Path, images: np.ndarray, tmp_path: Path
 ) -> None:

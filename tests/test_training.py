@@ -141,6 +141,7 @@ for epoch in train(VAEConfig(), data, TrainingConfig(epochs=60, images=200), 0, 
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_run_again_equals_uninterrupted(digits: PreparedData, tmp_path: Path) -> None:
     def start(folder: Path) -> subprocess.Popen[bytes]:
         folder.mkdir(exist_ok=True)

@@ -159,6 +159,7 @@ def test_a_stopped_trial_ends_and_the_others_go_on(digits: PreparedData, kind: t
     assert sorted(e.index for e in events if isinstance(e, MemberEnd)) == [0, 2]
 
 
+@pytest.mark.slow
 def test_a_stack_that_failed_is_gone_when_its_halves_run(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
     real, alive = trials.train_population, []
 
@@ -273,6 +274,7 @@ def test_a_killed_process_fails_its_trial_alone(runner: Runner, alone: dict[Any,
         assert [a is b for a, b in zip(before, runner.workers, strict=True)] == [i != trial for i in range(2)]
 
 
+@pytest.mark.slow
 def test_who_dies_between_two_trials_fails_none(runner: Runner, alone: dict[Any, float]) -> None:
     """Nothing is told twice either: of a trial whose end was told, or that was stopped."""
     events = killed(runner, 1, MemberEnd)
@@ -289,6 +291,7 @@ def test_who_dies_between_two_trials_fails_none(runner: Runner, alone: dict[Any,
     assert sorted(e.index for e in rest if isinstance(e, MemberEnd)) == [i for i in range(3) if i != first.index]
 
 
+@pytest.mark.slow
 def test_who_dies_before_it_has_a_trial_fails_that_alone(
     runner: Runner, alone: dict[Any, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +320,7 @@ def kept(sizes: Sequence[int]) -> Generator[list[int], None, None]:
     yield [size for size in sizes if batches.fits(size, torch.device("cpu"))]
 
 
+@pytest.mark.slow
 def test_processes_divide_the_memory(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "free_memory", None)  # and back
     assert next(kept([199, 201, 399, 401])) == [199, 201, 399]

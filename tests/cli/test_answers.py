@@ -90,6 +90,7 @@ def test_settings_answers_a_machine() -> None:
     assert {row["key"].split(".")[0] for row in call("settings", "model", "--json").json} == {"model"}
 
 
+@pytest.mark.slow
 def test_compare_answers_people_and_machines(store, tmp_path: Path) -> None:
     file = tmp_path / "gan.json"
     file.write_text(json.dumps({"model": {"name": "gan", "trunk": {"name": "mlp", "widths": [16]}}}))

@@ -57,6 +57,7 @@ def test_names_of_files_are_printed_as_they_are(pictures: list[str]) -> None:
     assert {row["file"] for row in call("score", "digits@champion", "p", "--json").json} == set(pictures)
 
 
+@pytest.mark.slow
 def test_a_name_that_is_no_unicode_is_printed(in_shop: Shop, tmp_path: Path) -> None:
     name = os.fsdecode(b"p/\xff\xfe.png")
     (tmp_path / "p").mkdir()

@@ -276,6 +276,7 @@ def sparse_data(folder: Path, megabytes: int) -> str:
     return json.dumps(fields | {"path": str(folder), "digest": digest, "binarize": "none"})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
     """512 MiB where the process may take 160 MiB more than its libraries: checked, shuffled, in order."""
