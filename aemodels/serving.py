@@ -212,9 +212,11 @@ def _read_images(inputs: Any, image_shape: ImageShape, pixels: str) -> tuple[Ten
     if low < 0 or high > most:
         told = f"range={pixels}: pixels run from 0 to {most}"
         if pixels == "auto":
-            no_bytes = "pixels that are no integers run from 0 to 1; divide by 255, or send range=bytes"
-            told = no_bytes if most == 1 else "integer pixels run from 0 to 255"
-        raise UserError(f"images with pixels from {low:g} to {high:g}: {told}")
+            remedy = "divide by 255, or send range=bytes" if low >= 0 else "shift and scale them"
+            told = "integer pixels run from 0 to 255"
+            if most == 1:
+                told = f"pixels that are no integers run from 0 to 1; {remedy}"
+        raise UserError(f"images with pixels from {low:g} to {high + 0:g}: {told}")
     if most == 255 and array.dtype.kind == "f" and (array != np.rint(array)).any():
         raise UserError("range=bytes: these pixels are no whole numbers; send range=unit, or leave it out")
     return torch.from_numpy(array.astype(np.float32) / np.float32(most)), read

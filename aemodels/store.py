@@ -184,11 +184,23 @@ def _client(uri: str) -> MlflowClient:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        client = MlflowClient(uri, os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+        readable = _readable(uri)
+        client = MlflowClient(readable, os.environ.get("MLFLOW_REGISTRY_URI") or readable)
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, ImportError) as error:  # ImportError: of a database's driver
         raise in_words(error) or _unusable(uri, error) from error
     return client
+
+
+def _readable(uri: str) -> str:
+    """The URI; of a database that this user may only read, one by which sqlite makes no files beside it."""
+    file = sqlite_file(uri)
+    if file is None or os.access(file, os.W_OK) or os.access(file.parent, os.W_OK):
+        return uri
+    with suppress(OSError):
+        if file.with_name(f"{file.name}-wal").stat().st_size:  # somebody writes to it: what is there counts
+            return uri
+    return f"sqlite+pysqlite:///{file.as_uri()}?immutable=1&uri=true"
 
 
 def _unusable(uri: str, error: Exception) -> UserError:

@@ -148,9 +148,13 @@ def let_prefect_start() -> None:
     if not os.environ.get("PREFECT_API_URL"):
         from prefect.settings import get_current_settings
 
+        from aemodels.config import UserError
         from aemodels.disk import require_room
 
-        require_room(get_current_settings().home, SERVER_BYTES)
+        home = get_current_settings().home
+        if "?" in str(home):  # Prefect would keep its database in a file whose name ends before it
+            raise UserError(f"PREFECT_HOME={home}: Prefect cannot work in a path with a ?; set it to another folder")
+        require_room(home, SERVER_BYTES)
 
 
 def read_settings(changes: list[str] | None, preset: list[str] | None, config: Path | None) -> Settings:

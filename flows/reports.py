@@ -149,7 +149,8 @@ def settings(rows: Sequence[Setting], json: bool) -> None:
     if json:
         return as_json([row._asdict() for row in rows])
     shown = [
-        (row.key, row.kind, row.type, "null" if row.default is None else row.default, row.description) for row in rows
+        (row.key, row.kind, row.type, "null" if row.default is None else row.default, " ".join(row.description.split()))
+        for row in rows
     ]
     table("Settings", ("key", "of", "type", "default", "what it is"), shown)
 

@@ -28,7 +28,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from aemodels.config import UserError
 from aemodels.devices import best_device
@@ -160,9 +160,14 @@ def gpu_limit(index: int) -> str:
 def alone(name: str) -> Iterator[None]:
     """What is done under that name, on whatever machine, is done one after the other.
 
+    A server that Prefect starts for one command knows of no other machine: there the lock of the step itself suffices.
+
     Raises:
         UserError: the others did not come to an end.
     """
+    if not PREFECT_API_URL.value():
+        yield
+        return
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(name, 1)
     with ExitStack() as stack:

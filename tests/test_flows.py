@@ -144,6 +144,17 @@ def test_who_waits_at_a_gate_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "gate-waits: waits for another run" in text
 
 
+def test_a_server_of_one_command_holds_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed with it, Prefect's temporary server forgets who holds a limit, which stays taken for ever."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows import running
+
+    monkeypatch.setattr(running, "get_client", None)
+    with temporary_settings({PREFECT_API_URL: None}), running.alone("gate-x"):
+        pass
+
+
 @pytest.mark.usefixtures("own_store")
 def test_a_comparison_shows_its_table_and_picture_on_prefects_pages() -> None:
     systems = json.dumps({"systems": {name: {"model.name": name} for name in ("ae", "gan")}})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -134,6 +135,26 @@ def command(*arguments: object, folder: Path, **environment: str) -> Answer:
 
 def test_a_user_without_a_home_is_told_the_variable() -> None:
     refused(command("models", folder=Path("/")), "AEMODELS_CACHE is not set: ", "whole path of a folder")
+
+
+def test_a_store_that_a_user_may_only_read_is_read() -> None:
+    """The database library makes files beside a database even where it only reads."""
+    with open_folder() as folder:
+        places = {"AEMODELS_CACHE": str(folder / "cache"), "AEMODELS_STORE": str(folder / "store")}
+        assert command("models", folder=Path("/"), **places).code == 0  # now there is a store
+        store = folder / "store"
+        with sqlite3.connect(store / "mlflow.db") as database:
+            assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+            database.execute("INSERT INTO registered_models (name, creation_time) VALUES ('seen', 0)")
+        database.close()
+        for path in (store, *store.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+            os.chown(path, 0, 0)
+        answer = command("history", "seen", folder=Path("/"), **places)
+        assert (answer.code, answer.err) == (0, "")
+        assert "seen has had no champion yet" in answer.out
+        work = ["data=digits", *TINY, "registry.name=seen"]
+        refused(command("train", *work, folder=Path("/"), **places), str(store), "Permission denied")
 
 
 @pytest.mark.slow

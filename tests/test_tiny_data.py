@@ -16,7 +16,7 @@ from commands import save, shell
 from aemodels.comparison import ComparisonConfig
 from aemodels.config import SettingsError, UserError
 from aemodels.data import PreparedData
-from aemodels.drift import MonitoringConfig
+from aemodels.drift import MonitoringConfig, fewest
 from aemodels.evidence import Evidence
 from aemodels.figures import FIGURES
 from aemodels.leaving_out import NotEnoughError, from_tags
@@ -26,7 +26,7 @@ from aemodels.registry import get
 from aemodels.registry import promote as crown
 from aemodels.settings import Settings
 from aemodels.steps.compare import compare
-from aemodels.steps.monitor import Monitored, monitor
+from aemodels.steps.monitor import Monitored, _too_few_known, monitor
 from aemodels.steps.prepare import prepare
 from aemodels.steps.promote import promote
 from aemodels.steps.train import Trained, train
@@ -286,6 +286,14 @@ def test_images_that_are_all_the_same_are_compared_without_a_warning(
     assert champion.exists()
 
 
+def test_a_champion_of_one_test_image_can_never_tell() -> None:
+    assert fewest(1, MonitoringConfig()) > MonitoringConfig().newest
+    told = _too_few_known("tiny/1", 1, MonitoringConfig())
+    assert told.startswith("the newest 500 can never tell anything, since tiny/1 has 1 test images")
+    assert "at least 2 are test images" in told
+    assert fewest(2, MonitoringConfig()) <= MonitoringConfig().newest
+
+
 def test_a_check_says_why_nothing_is_new(champion: Path) -> None:
     (champion / "broken.png").write_bytes(b"no image")
     os.utime(champion / "broken.png", (0, 0))  # the oldest
@@ -295,6 +303,5 @@ def test_a_check_says_why_nothing_is_new(champion: Path) -> None:
     assert "broken.png" in told
     assert told.endswith("; 20 are among the images that the model was made from")
     told = watched(champion, newest=5).reasons[0]
-    assert told.endswith(
-        "21 image files, of which the newest 5 were read; 5 are among the images that the model was made from"
-    )
+    assert "; found: 21 image files, of which the newest 5 were read; 5 are among the images that the model" in told
+    assert "the newest 5 can never tell anything, since tiny/1 has 3 test images" in told

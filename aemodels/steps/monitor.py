@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,6 +99,9 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
     known = _some(data.split("test").images)
     needed = fewest(len(known), config)
     checked = _check(loaded.model, data, known, images, config) if len(images) >= needed else None
+    no_answer = _too_few(len(images), needed, read, len(files), len(present))
+    if needed > config.newest:
+        no_answer += f"; {_too_few_known(reference, len(known), config)}"
     reasons = (*(checked.verdict.reasons if checked else ()), *_unfit_reasons(read.unfit, len(files), config))
     numbers = (checked.verdict.numbers if checked else {"images": len(images)}) | {"unfit": len(read.unfit)}
     tags = {
@@ -121,7 +125,7 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
         images=len(images),
         unfit=read.unfit,
         drift=bool(reasons),
-        reasons=reasons or (() if checked else (_too_few(len(images), needed, read, len(files), len(present)),)),
+        reasons=reasons or (() if checked else (no_answer,)),
         numbers=numbers,
         repeated=repeated,
         retraining=_retraining(source, paths) if checked and checked.verdict.reasons else None,
@@ -129,6 +133,15 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
         url=run.url,
         figures=tuple(drawn.found.values()),
         left_out=drawn.left_out,
+    )
+
+
+def _too_few_known(reference: str, known: int, config: MonitoringConfig) -> str:
+    """Why new images cannot be compared with the model's, however many they are."""
+    least = next(m for m in count(known) if fewest(m, config) <= config.newest)
+    return (
+        f"the newest {config.newest} can never tell anything, since {reference} has {known} test images: train it on "
+        f"more, of which at least {least} are test images"
     )
 
 

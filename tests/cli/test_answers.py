@@ -175,7 +175,9 @@ def test_people_read_tables() -> None:
     assert listed.code == 0
     assert "champion" in listed.out
     assert "frechet_samples" in listed.out
-    assert "training.epochs" in call("settings", "training").out
+    told = call("settings").out
+    assert "training.epochs" in told
+    assert "\\n" not in told  # line breaks within a description
     prepared = call("prepare")
     assert "1259 train, 269 val, 269 test" in prepared.out
     assert prepared.err.splitlines().count("preparing digits") == 1
