@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -70,6 +71,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             write(partial)
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
+            if whole.exists():
+                shutil.copymode(whole, partial)
             partial.replace(whole)
         except BaseException:
             with suppress(OSError):  # on a full disk what is half written takes the room of others

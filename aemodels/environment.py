@@ -58,7 +58,7 @@ def make_whole() -> None:
         os.environ[variable] = str(folder)
     tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
     file = sqlite_file(tracking)
-    if file is not None and str(file) not in unquote(tracking):
+    if file is not None and not re.match(r"[^/]*///(file:)?/", tracking):
         os.environ["MLFLOW_TRACKING_URI"] = sqlite_uri(file)
 
 

@@ -7,7 +7,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import copy_context
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -144,10 +144,7 @@ class _Published:
 def device_slot() -> Iterator[None]:
     """The GPU of this process for itself, where `make deploy` has set up such a limit."""
     device = best_device()
-    if device.type == "cpu":
-        yield
-        return
-    with concurrency(gpu_limit(device.index or 0), occupy=1, strict=False):
+    with nullcontext() if device.type == "cpu" else _held(gpu_limit(device.index or 0), None):
         yield
 
 
@@ -160,33 +157,51 @@ def gpu_limit(index: int) -> str:
 def alone(name: str) -> Iterator[None]:
     """What is done under that name, on whatever machine, is done one after the other.
 
-    A server that Prefect starts for one command knows of no other machine: there the lock of the step itself suffices.
+    Where Prefect's server is away for a while in the middle of it, another machine may begin all the same: what is
+    decided looks once more at what it was decided on.
 
     Raises:
         UserError: the others did not come to an end.
     """
-    if not PREFECT_API_URL.value():
-        yield
-        return
-    with get_client(sync_client=True) as client:
-        client.upsert_global_concurrency_limit_by_name(name, 1)
+    if PREFECT_API_URL.value():
+        with get_client(sync_client=True) as client:
+            client.upsert_global_concurrency_limit_by_name(name, 1)
     with ExitStack() as stack:
-        told = threading.Timer(SILENCE, copy_context().run, [_tell_that_it_waits, name])
-        told.start()
         try:
-            stack.enter_context(concurrency(name, occupy=1, timeout_seconds=PATIENCE, lease_duration=LEASE))
+            stack.enter_context(_held(name, PATIENCE))
         except TimeoutError:
             raise UserError(
                 f"{name}: another run has held this limit for {PATIENCE / 60:g} minutes; if none is there, free it: "
                 f"prefect gcl update {name} --active-slots 0"
             ) from None
+        yield
+
+
+@contextmanager
+def _held(name: str, patience: float | None) -> Iterator[None]:
+    """A slot of a limit of Prefect's; who has to wait for it says so.
+
+    A server that Prefect starts for one command knows of no other machine, and forgets at its end who holds a limit:
+    there what runs on this machine is kept apart by locks alone.
+
+    Args:
+        patience: seconds to wait, or None for as long as it takes.
+    """
+    if not PREFECT_API_URL.value():
+        yield
+        return
+    with ExitStack() as stack:
+        told = threading.Timer(SILENCE, copy_context().run, [_tell_that_it_waits, name])
+        told.start()
+        try:
+            stack.enter_context(concurrency(name, occupy=1, timeout_seconds=patience, lease_duration=LEASE))
         finally:
             told.cancel()
         yield
 
 
 def _tell_that_it_waits(name: str) -> None:
-    text = f"{name}: waits for another run, which holds this limit; a killed one loses it within {LEASE:g} seconds"
+    text = f"{name}: waits for its turn; what a killed run has held is freed after some two minutes"
     get_run_logger().info(text)
     display.say(text)
 

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 from uuid import UUID, uuid5
 
+import anyio
+import httpx
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterEndTime,
@@ -28,6 +30,9 @@ AUTOMATION = "aemodels: crashed runs start again"  # which does so before a work
 STARTED_AGAIN = "Started again after a crash"  # the message of the state, by which restarts are counted
 FORGOTTEN = timedelta(minutes=2)  # by then the server's automation has started a crashed run again, if it ever will
 ABANDONED = timedelta(hours=1)  # what crashed before that is left to people
+SECONDS_TO_ASK = 10.0  # for a run's state before its process starts
+SECONDS_AWAY = 600.0  # that the server may be away when a process has ended
+SECONDS_BETWEEN = 2.0  # two questions to a server that is away
 
 
 class Worker(ProcessWorker):
@@ -43,14 +48,42 @@ class Worker(ProcessWorker):
         await super().__aenter__()
         return self
 
-    async def run(self, *arguments: Any, **named: Any) -> ProcessWorkerResult:
+    async def run(self, flow_run: FlowRun, *arguments: Any, **named: Any) -> ProcessWorkerResult:
         """Runs a flow run's process to its end, and hides how it ended from the caller.
 
         Prefect's process worker reports a dead process at once. Its caller reports it a second time when this method
         returns, up to a minute later, and that report would end the attempt that has begun in the meantime.
         """
-        result = await super().run(*arguments, **named)
+        submitted = await self._state_of(flow_run, SECONDS_TO_ASK)
+        try:
+            result = await super().run(flow_run, *arguments, **named)
+        except Exception:
+            await self._report_unbegun(flow_run, submitted)
+            raise
+        if result.status_code:
+            await self._report_unbegun(flow_run, submitted)
         return ProcessWorkerResult(identifier=result.identifier, status_code=0)
+
+    async def _report_unbegun(self, flow_run: FlowRun, submitted: UUID | None) -> None:
+        """Reports the end of a process whose run has not begun, where that is not known: the server may be away then.
+
+        A run that has begun is found by the end of its heartbeats.
+        """
+        now = await self._state_of(flow_run, SECONDS_AWAY)
+        if now is not None and now == submitted:
+            await self._propose_crashed_state(flow_run, "Its process ended before the run began")
+
+    async def _state_of(self, flow_run: FlowRun, seconds: float) -> UUID | None:
+        """The id of the run's state; None where the server does not tell it in so many seconds."""
+        with anyio.move_on_after(seconds):
+            while True:
+                try:
+                    state = (await self.client.read_flow_run(flow_run.id)).state
+                except httpx.HTTPError:
+                    await anyio.sleep(SECONDS_BETWEEN)
+                else:
+                    return state.id if state else None
+        return None
 
     async def sync_with_backend(self) -> None:
         """Sends the worker's heartbeat, then starts again the crashed runs that the server has forgotten."""

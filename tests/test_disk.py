@@ -132,8 +132,11 @@ def test_a_link_is_written_through_and_a_file_of_a_like_name_stays(tmp_path: Pat
     target, link, other = tmp_path / "there" / "grid.png", tmp_path / "grid.png", tmp_path / "there" / "grid.partial"
     other.write_text("a person's")
     link.symlink_to(target)
+    target.write_text("before")
+    target.chmod(0o600)
     write_whole(link, lambda partial: partial.write_text("drawn"))
     assert link.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o600
     assert (target.read_text(), other.read_text()) == ("drawn", "a person's")
     assert sorted(tmp_path.rglob("*")) == sorted([tmp_path / "there", target, link, other])
 
@@ -183,13 +186,17 @@ def databases(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return folder
 
 
-@pytest.mark.parametrize("open_it", [open_store, lambda: open_storage(None)], ids=["mlflow", "optuna"])
-def test_a_read_only_store_is_not_damaged(open_it: Callable[[], object], databases: Path) -> None:
-    with read_only(databases), pytest.raises(UserError) as refused, at_path():
-        open_it()
-    told(refused.value, str(databases), "Read-only file system", "mount it for writing", "set AEMODELS_STORE to")
-    assert not is_outage(refused.value)
-    open_it()
+def test_a_read_only_store_is_not_damaged(databases: Path) -> None:
+    with read_only(databases):
+        store = open_store()
+        assert store.client.search_registered_models() == []  # what may only be read is read
+        for write in (lambda: logged(store), lambda: open_storage(None)):
+            with pytest.raises(UserError) as refused, at_path():
+                write()
+            told(refused.value, str(databases), "Read-only file system", "mount it for writing", "set AEMODELS_STORE")
+            assert not is_outage(refused.value)
+    logged(open_store())
+    open_storage(None)
 
 
 def test_a_store_that_becomes_read_only_is_named(databases: Path) -> None:
@@ -295,7 +302,7 @@ def test_a_training_goes_on_after_the_disk_was_full(
 
 @pytest.mark.parametrize(
     "command",
-    [("train", *SMALL), ("tune", *SMALL, "tuning.trials=1"), ("models",), ("promote", "digits", 1), ("report", "x/1")],
+    [("train", *SMALL), ("tune", *SMALL, "tuning.trials=1")],
     ids=lambda command: command[0],
 )
 @pytest.mark.usefixtures("digits")

@@ -14,6 +14,7 @@ from prefect import get_client
 from quick import first
 
 from aemodels.config import UserError
+from aemodels.training import TrainingDivergedError
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("prefect")]
 
@@ -145,6 +146,7 @@ def test_an_outage_is_retried_for_an_hour_and_other_errors_twice() -> None:
     for outage in (UnreachableError("no answer"), httpx.ReadTimeout("slow"), beneath, of_prefect(503)):
         assert sum(running.DELAYS[: retries(outage)]) >= 3600
     assert retries(of_prefect(404)) == 2
+    assert retries(UserError("a wrong setting")) == retries(TrainingDivergedError("nan")) == 0
 
 
 @pytest.mark.usefixtures("own_store")

@@ -15,6 +15,8 @@ from versions import NO, YES, aliases, registered
 from aemodels.config import SettingsError, UserError
 from aemodels.promotion import RegistryConfig, Review, decide, reviewed
 from aemodels.registry import champion, conclude, deciding, get, history, keep_review, promote, rollback
+from aemodels.settings import Settings
+from aemodels.steps import promote as step
 from aemodels.store import Store
 
 SMALLER = {"mse": True, "frechet_samples": True, "knn_accuracy": False}
@@ -198,6 +200,27 @@ def test_what_a_person_wants_in_vain_stays_and_a_repeated_task_does_not_double_i
     for action in (promote, rollback):
         with pytest.raises(UserError, match=r"reason=xx.*1,001 characters; give at most 1,000"):
             action(store, "tiny", 1, "x" * 1001)
+
+
+def test_a_champion_that_another_machine_chose_meanwhile_is_judged_too(
+    store: Store, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, third = (registered(store, model_folder) for _ in range(3))
+    promote(store, "tiny", 1, "first", "anna")
+    against: list[int] = []
+
+    def judge(*_: object) -> Any:
+        old = champion(store, "tiny")
+        assert old is not None
+        against.append(old.version.version)
+        if len(against) == 1:
+            promote(store, "tiny", 2, "elsewhere", "bert")
+        return step._Judged(YES, {}, {}, against[-1])
+
+    monkeypatch.setattr(step, "_judge", judge)
+    step._decide(Settings(), None, None, third, store, None)  # type: ignore[arg-type]
+    assert against == [1, 2]
+    assert aliases(store) == {"champion": 3, "previous": 2}
 
 
 def test_decisions_at_the_same_time_do_not_overwrite_each_other(store: Store, model_folder: Path) -> None:

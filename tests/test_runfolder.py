@@ -144,7 +144,6 @@ def test_who_asks_again_for_a_finished_run_gets_it(folder: Path, digits) -> None
     assert finish(train(settings, digits, group="")).version.version == 3  # nobody who could have asked before
 
 
-@pytest.mark.slow
 def test_a_registration_that_was_killed_leaves_no_pending_model(folder: Path) -> None:
     """SIGKILL: nothing of the registration's own clean-up runs."""
     script = (

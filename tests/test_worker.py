@@ -6,13 +6,16 @@ import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import anyio
+import httpx
 import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Crashed, Running, Scheduled
+from prefect.states import Crashed, Pending, Running, Scheduled
+from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 
 from aemodels.environment import store_folder
 from flows import worker
@@ -114,6 +117,41 @@ def test_of_two_workers_at_the_same_moment_one_starts_a_run_again(deployment: An
     with get_client(sync_client=True) as client:
         messages = [one.message for one in client.read_flow_run_states(run)]
     assert messages.count(STARTED_AGAIN) == 1
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_process_that_ends_before_its_run_begins_is_reported_when_the_server_is_back(
+    deployment: Any, monkeypatch: pytest.MonkeyPatch, begins: bool
+) -> None:
+    """Prefect's own report of its end is lost while the server is away."""
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run_from_deployment(deployment)
+        client.set_flow_run_state(run.id, Pending(), force=True)
+    away = [httpx.ConnectError("refused")] * 2
+
+    async def ends(worker_: Worker, *_: Any, **__: Any) -> ProcessWorkerResult:
+        if begins:
+            await worker_.client.set_flow_run_state(run.id, Running(), force=True)
+        monkeypatch.setattr(worker_.client, "read_flow_run", reading(worker_.client.read_flow_run))
+        return ProcessWorkerResult(identifier="1", status_code=1)
+
+    def reading(real: Any) -> Any:
+        async def read(run_id: UUID) -> Any:
+            if away:
+                raise away.pop()
+            return await real(run_id)
+
+        return read
+
+    async def work() -> None:
+        async with Worker(work_pool_name="own") as one:
+            assert (await one.run(run, None)).status_code == 0
+
+    monkeypatch.setattr(ProcessWorker, "run", ends)
+    monkeypatch.setattr(worker, "SECONDS_BETWEEN", 0.01)
+    anyio.run(work)
+    assert away == []
+    assert state(run.id) == ("RUNNING" if begins else "CRASHED")
 
 
 def test_restarts_that_a_person_has_switched_off_stay_off(deployment: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -138,7 +137,7 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
 
 def _too_few_known(reference: str, known: int, config: MonitoringConfig) -> str:
     """Why new images cannot be compared with the model's, however many they are."""
-    least = next(m for m in count(known) if fewest(m, config) <= config.newest)
+    least = next((m for m in range(known, MOST) if fewest(m, config) <= config.newest), MOST)
     return (
         f"the newest {config.newest} can never tell anything, since {reference} has {known} test images: train it on "
         f"more, of which at least {least} are test images"

@@ -172,9 +172,11 @@ def _decide(
             return Decision(False, late, {})
         by_gate = old.tags.get("gate.decision") == "promoted" and old.tags.get("gate.by", "").startswith(BY_GATE)
         return Decision(by_gate, old.tags["gate.reason"] if by_gate else IS_CHAMPION, {})
-    decision = _judge(settings, data, features, version, store).decision
-    if review is not None:
-        decision = reviewed(decision, review)
+    judged = _judge(settings, data, features, version, store)
+    now = champion(store, version.name)
+    if (now.version.version if now else None) != judged.old:  # another machine has decided meanwhile
+        return _decide(settings, data, features, version, store, review)
+    decision = judged.decision if review is None else reviewed(judged.decision, review)
     conclude(store, version, decision, review)
     return decision
 

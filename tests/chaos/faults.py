@@ -29,7 +29,7 @@ def process_fault(site: Site, fault: Fault, alone: Alone) -> Row:
     site.start(run)
     reached, process = reach(site, run, fault), site.main(run)
     before = site.records.signs(run.name)
-    if not reached or process is None or not _signal(process, fault):
+    if not reached or site.over(run) or process is None or not _signal(process, fault):
         raise MissedError(verdict(site, run, alone[run.flow], range(1)))
     since = time.monotonic()
     time.sleep(SECONDS_TO_ARRIVE)
@@ -39,8 +39,8 @@ def process_fault(site: Site, fault: Fault, alone: Alone) -> Row:
         process.send_signal(signal.SIGCONT)
     site.resume(run)
     seconds = recovered(site, {run.name: (run, hit)}, since)
-    count = DEATHS[fault.kind]
-    wrong = verdict(site, run, alone[run.flow], range(count, count + 1))
+    count, in_stage = DEATHS[fault.kind], fault.stage in (run.stage(before), run.stage(hit))
+    wrong = verdict(site, run, alone[run.flow], range(count if in_stage else 0, count + 1))
     stage = stage_hit(run, fault, (before, hit), wrong)
     return Row.of(fault, [stage], seconds, wrong, site, [run])
 
