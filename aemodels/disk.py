@@ -67,6 +67,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     # The name is of a fixed length, no person's, and the same for whoever repeats what was killed.
     partial = whole.with_name(f".{blake2s(os.fsencode(whole.name), digest_size=8).hexdigest()}.partial")
     with at_path(path):
+        if whole.exists() and not whole.is_file() and not whole.is_dir():  # a pipe or device, which takes what comes
+            write(whole)
+            return
         try:
             write(partial)
             with partial.open("rb") as file:

@@ -6,7 +6,8 @@
     <store>/runs/joined-<name>   what this machine draws of a search that several machines work on; seat-1.lock, ...
 
 Unfinished and not locked, a folder is resumed by the same command; finished, the same command makes a new one. But
-whoever asked for a finished run, and was killed before it had the result, finds it there when it asks again.
+whoever asked for a finished run, and was killed before it had the result, finds it there when it asks again: a flow
+run, or a command that has not told it.
 
 A search that several machines work on is finished by one of them, when others may have been killed or interrupted. So
 each process that works on it has a seat, a locked file, which it removes when it has the result. A seat that nobody
@@ -32,6 +33,7 @@ from aemodels.disk import write_whole
 from aemodels.environment import store_folder
 
 NOTES = "run.json"
+COMMAND = "a command"  # who asks: it is killed or interrupted at times before it has told the result
 SEATS = "seat-*.lock"
 
 
@@ -91,6 +93,10 @@ class RunFolder:
         if asker:
             self._asker(asker).parent.mkdir(exist_ok=True)
             self._asker(asker).touch()
+
+    def told(self, asker: str) -> None:
+        """Notes that the asker has the result: if it asks again, it means another run."""
+        self._asker(asker).unlink(missing_ok=True)
 
     def _asker(self, asker: str) -> Path:
         return self.path / "askers" / hashlib.sha256(asker.encode()).hexdigest()[:16]

@@ -115,6 +115,7 @@ def tune(
     """Search the settings: latent size, KL weight."""
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
+        from aemodels.runfolder import COMMAND, RunFolder
         from aemodels.steps.tune import check
         from flows import display, reports
 
@@ -130,8 +131,9 @@ def tune(
                 from aemodels.steps.prepare import prepare as prepare_step
                 from aemodels.steps.tune import tune as step
 
-                result = display.follow(step(settings, display.follow(prepare_step(settings)), group=""))
+                result = display.follow(step(settings, display.follow(prepare_step(settings)), group="", asker=COMMAND))
         reports.tuned(result, json)
+        RunFolder(result.folder).told(COMMAND)
 
 
 @app.command()
@@ -142,6 +144,7 @@ def train(
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
         from aemodels import parallel
+        from aemodels.runfolder import COMMAND, RunFolder
         from aemodels.steps.train import assist, check
         from flows import display, reports
 
@@ -162,8 +165,9 @@ def train(
                 from aemodels.steps.prepare import prepare as prepare_step
                 from aemodels.steps.train import train as step
 
-                result = display.follow(step(settings, display.follow(prepare_step(settings)), group=""))
+                result = display.follow(step(settings, display.follow(prepare_step(settings)), group="", asker=COMMAND))
         reports.trained(result, json)
+        RunFolder(result.folder).told(COMMAND)
 
 
 @app.command()

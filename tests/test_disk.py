@@ -141,6 +141,15 @@ def test_a_link_is_written_through_and_a_file_of_a_like_name_stays(tmp_path: Pat
     assert sorted(tmp_path.rglob("*")) == sorted([tmp_path / "there", target, link, other])
 
 
+def test_a_pipe_takes_what_is_written(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE)
+    write_whole(pipe, lambda out: out.write_text("drawn"))
+    assert reader.communicate(timeout=30)[0] == b"drawn"
+    assert pipe.is_fifo()
+
+
 def test_what_a_network_says_is_no_trouble_of_a_disk() -> None:
     assert in_words(RuntimeError("[gloo] Transport endpoint is not connected")) is None
     assert in_words(RuntimeError("write failed: No space left on device")) is not None

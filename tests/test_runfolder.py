@@ -21,6 +21,7 @@ from aemodels.steps.train import _track_again
 from flows.cli import app
 
 TRAIN = ["train", "--json", *TINY, "training.epochs=3"]
+SEARCH = ["tune", "--json", *TINY, "tuning.trials=1", "tuning.epochs=1", "tuning.images=100"]
 
 
 def call(*arguments: object) -> Any:
@@ -108,6 +109,27 @@ def test_what_a_killed_attempt_has_tracked_is_not_tracked_twice(
     points = history(folder, told["run_id"])
     assert [step for step, _ in points["train/loss"]] == [1, 2, 3]
     assert [step for step, _ in points["test/mse"]] == [0]
+
+
+@pytest.mark.parametrize("command", first(1, [TRAIN, SEARCH]), ids=["train", "tune"])
+def test_a_command_that_was_killed_before_it_told_its_result_tells_it_the_next_time(
+    folder: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And then the same command means another run."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.reports.trained", killed)
+        patch.setattr("flows.reports.tuned", killed)
+        assert call(*command).exit_code == 130
+    kind = "training" if command is TRAIN else "search"
+    (run,) = runs(folder, kind)
+    told = done(call(*command))
+    assert told["run_id"] == run.info.run_id
+    assert len(runs(folder, kind)) == 1
+    assert done(call(*command))["run_id"] != told["run_id"]
 
 
 def test_a_training_that_an_earlier_release_left_goes_on(folder: Path) -> None:

@@ -30,7 +30,7 @@ from aemodels.pictures import Picture
 from aemodels.progress import Progress, Steps
 from aemodels.report import Contest, Subject, write_comparison, write_report
 from aemodels.runfolder import RunFolder, claimed
-from aemodels.steps.recording import Result, keep_figures, keep_model_figures, keep_report, open_run
+from aemodels.steps.recording import FINISHED_BEFORE, Result, keep_figures, keep_model_figures, keep_report, open_run
 from aemodels.steps.train import check as check_training
 from aemodels.steps.train import learn
 from aemodels.store import open_store
@@ -82,12 +82,12 @@ def check(config: ComparisonConfig) -> None:
     check_training(next(iter(config.settings.values())))
 
 
-def compare(config: ComparisonConfig, data: PreparedData, command: str = "", group: str = "") -> Steps[Compared]:
+def compare(config: ComparisonConfig, data: PreparedData, command: str = "", asker: str = "") -> Steps[Compared]:
     """Trains and judges every system with every seed, or goes on where it was killed; registers nothing.
 
     Args:
         command: what a person gave, for the table; "" where it was none.
-        group: who asks, such as the id of a flow run; as for a training.
+        asker: who asks, such as the id of a flow run; as for a training.
 
     Raises:
         SettingsError: a model does not fit the images.
@@ -98,8 +98,9 @@ def compare(config: ComparisonConfig, data: PreparedData, command: str = "", gro
         _check_fits(system, experiment, data)
     features = yield from feature_network(data, best_device())
     name = next(iter(config.settings.values())).registered_name
-    with claimed(_identity(config, f"{name}{data.digest}"), group) as folder:
+    with claimed(_identity(config, f"{name}{data.digest}"), asker) as folder:
         if folder.result is not None:
+            yield Progress("comparing", 1, 1, FINISHED_BEFORE)
             return Compared.model_validate(folder.result)
         title, tags = f"comparison of {len(experiments)} systems", {"kind": "comparison"}
         with open_run(open_store(), folder, name, title, 0, tags) as run:
@@ -107,7 +108,7 @@ def compare(config: ComparisonConfig, data: PreparedData, command: str = "", gro
             run.dataset(data)
             found = yield from _children(config, data, features, folder, run)
             compared = _finish(config, data, found, folder, run, command)
-        folder.finish(compared.model_dump(mode="json"), group)
+        folder.finish(compared.model_dump(mode="json"), asker)
     return compared
 
 

@@ -98,9 +98,9 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
     known = _some(data.split("test").images)
     needed = fewest(len(known), config)
     checked = _check(loaded.model, data, known, images, config) if len(images) >= needed else None
-    no_answer = _too_few(len(images), needed, read, len(files), len(present))
-    if needed > config.newest:
-        no_answer += f"; {_too_few_known(reference, len(known), config)}"
+    no_answer = _too_few_known(reference, len(known), config)
+    if needed <= config.newest:
+        no_answer = _too_few(len(images), needed, read, len(files), len(present))
     reasons = (*(checked.verdict.reasons if checked else ()), *_unfit_reasons(read.unfit, len(files), config))
     numbers = (checked.verdict.numbers if checked else {"images": len(images)}) | {"unfit": len(read.unfit)}
     tags = {
@@ -139,8 +139,8 @@ def _too_few_known(reference: str, known: int, config: MonitoringConfig) -> str:
     """Why new images cannot be compared with the model's, however many they are."""
     least = next((m for m in range(known, MOST) if fewest(m, config) <= config.newest), MOST)
     return (
-        f"the newest {config.newest} can never tell anything, since {reference} has {known} test images: train it on "
-        f"more, of which at least {least} are test images"
+        f"new images cannot be compared with {reference}, which has too few test images ({known}): at least {least} "
+        f"are needed where the newest {config.newest} images are looked at; train it on more"
     )
 
 

@@ -33,6 +33,9 @@ class Result(Config):
     model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")
 
 
+FINISHED_BEFORE = "finished before, and not told; the same command again begins anew"
+
+
 def open_run(
     store: Store,
     folder: RunFolder,

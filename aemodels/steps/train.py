@@ -26,7 +26,7 @@ from aemodels.registry import ModelVersion, register
 from aemodels.report import Subject, write_report
 from aemodels.runfolder import RunFolder, claimed
 from aemodels.settings import Settings
-from aemodels.steps.recording import Result, keep_model_figures, keep_report, open_run, yardstick
+from aemodels.steps.recording import FINISHED_BEFORE, Result, keep_model_figures, keep_report, open_run, yardstick
 from aemodels.store import open_store
 from aemodels.tracking import Run, now
 from aemodels.training import (
@@ -80,19 +80,20 @@ def check(settings: Settings) -> None:
     open_store()
 
 
-def train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]:
+def train(settings: Settings, data: PreparedData, group: str, asker: str = "") -> Steps[Trained]:
     """Trains the experiment, or goes on where it was killed, judges it and registers it as a challenger.
 
     Args:
-        group: who asks, such as the id of a flow run or pipeline; a tag that its runs share. The same group that asks
-            again, because it was killed before it had the result, gets the run that was finished for it.
+        group: the id of a flow run or pipeline; a tag that its runs share.
+        asker: who asks, if it is not the group. The same asker that asks again, because it was killed before it had the
+            result, gets the run that was finished for it.
 
     Raises:
         SettingsError: the model does not fit the images, or has no name.
         TrainingDivergedError: a term of the loss is not finite.
     """
     with parallel.joined(best_device()):
-        return (yield from _train(settings, data, group))
+        return (yield from _train(settings, data, group, asker or group))
 
 
 def assist(settings: Settings, data: PreparedData) -> None:
@@ -104,7 +105,7 @@ def assist(settings: Settings, data: PreparedData) -> None:
             pass
 
 
-def _train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]:
+def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> Steps[Trained]:
     experiment, name = settings.experiment, settings.registered_name
     store = open_store()
     model = new_model(experiment.model, data, experiment.seed)  # what does not fit is refused before any work
@@ -112,8 +113,9 @@ def _train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]
     check_likelihood(model, data, experiment.evaluation)
     features = yield from feature_network(data, best_device())
     # under another name it is another run
-    with claimed(experiment.identity(f"{name}{data.digest}"), group) as folder:
+    with claimed(experiment.identity(f"{name}{data.digest}"), asker) as folder:
         if folder.result is not None:
+            yield Progress("judging", 1, 1, FINISHED_BEFORE)
             return Trained.model_validate(folder.result)
         title = f"{experiment.model.name} {experiment.model.latent_dim}"
         tags = {"kind": "training", "pipeline": group}
@@ -143,7 +145,7 @@ def _train(settings: Settings, data: PreparedData, group: str) -> Steps[Trained]
             report=report,
             left_out=left_out,
         )
-        folder.finish(result.model_dump(mode="json"), group)
+        folder.finish(result.model_dump(mode="json"), asker)
     yield Progress("judging", 1, 1, f"{name} version {version.version}")
     return result
 

@@ -21,7 +21,7 @@ from aemodels.leaving_out import as_tags
 from aemodels.progress import Progress, Steps
 from aemodels.runfolder import RunFolder, awaited, claimed, joined, numbered
 from aemodels.settings import Settings
-from aemodels.steps.recording import Result, keep_figures, open_run, save_figures
+from aemodels.steps.recording import FINISHED_BEFORE, Result, keep_figures, open_run, save_figures
 from aemodels.steps.train import check as check_training
 from aemodels.steps.trial_runs import TrialRuns
 from aemodels.store import Store, open_store
@@ -113,13 +113,13 @@ def check_joining() -> None:
         )
 
 
-def tune(settings: Settings, data: PreparedData, group: str) -> Steps[Tuned]:
+def tune(settings: Settings, data: PreparedData, group: str, asker: str = "") -> Steps[Tuned]:
     """Searches the settings, or goes on where it was killed; with OPTUNA_STORAGE, beside any number of other workers.
 
     Whoever worked on a search gets its result, also where others finished it meanwhile, and so does who came too late.
 
     Args:
-        group: who asks, such as the id of a flow run or pipeline; a tag that its runs share. As for a training.
+        group, asker: as for a training.
 
     Raises:
         SettingsError: a model of the search space does not fit the images.
@@ -129,8 +129,10 @@ def tune(settings: Settings, data: PreparedData, group: str) -> Steps[Tuned]:
     check_models(experiment, data, config, search_space(experiment, config))  # before any work, and anything recorded
     # under another name it is another run
     identity, store = search_identity(experiment, config, f"{name}{data.digest}"), open_store()
-    with _opened(identity, experiment, config, store, group) as (study, folder):
+    asker = asker or group
+    with _opened(identity, experiment, config, store, asker) as (study, folder):
         if folder.result is not None:
+            yield Progress("searching", 1, 1, FINISHED_BEFORE)
             return Tuned.model_validate(folder.result)
         features = yield from feature_network(data, best_device())
         with _run(store, study, folder, settings, data, group) as run, study:
@@ -140,25 +142,25 @@ def tune(settings: Settings, data: PreparedData, group: str) -> Steps[Tuned]:
                 result = yield from _follow(events, study.config.trials, trials, ENDED if study.finished else note)
             tuned = _finish(result, study, run, trials, folder, note)
         if not study.shared:
-            folder.finish(tuned.model_dump(mode="json"), group)
+            folder.finish(tuned.model_dump(mode="json"), asker)
     return tuned
 
 
 @contextmanager
 def _opened(
-    identity: str, experiment: Experiment, config: TuningConfig, store: Store, group: str
+    identity: str, experiment: Experiment, config: TuningConfig, store: Store, asker: str
 ) -> Iterator[tuple[Study, RunFolder]]:
     """The study that goes on, or a new one, and its folder on this machine."""
 
     def owed(study: str, run: str, newer: bool) -> bool:
-        return awaited(study, group, newer) and has_run(store, run)
+        return awaited(study, asker, newer) and has_run(store, run)
 
     with ExitStack() as stack:
         if url := search_database():
             study = join_study(numbered(identity), experiment, config, url, owed)
-            folder = stack.enter_context(joined(study.name, group))
+            folder = stack.enter_context(joined(study.name, asker))
         else:
-            folder = stack.enter_context(claimed(identity, group))
+            folder = stack.enter_context(claimed(identity, asker))
             study = open_study(folder.path.name, experiment, config)
         stack.callback(study.close)
         yield study, folder
