@@ -159,7 +159,8 @@ def test_the_ui_shows_the_embedded_store(run: Run) -> None:
         ]
         for headers in foreign:  # a page elsewhere, whose name leads to this machine, and one that sends across
             assert status_of(port, headers) == 403
-        assert status_of(port, {"Host": "localhost:1"}) == 200  # such as through a tunnel
+        own = {"Host": "localhost:1", "Content-Type": "application/json"}
+        assert status_of(port, own) == 200  # such as through a tunnel
     finally:
         ui.terminate()
         ui.wait(60)
