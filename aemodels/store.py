@@ -52,11 +52,14 @@ def is_outage(error: object) -> bool:
 
     if isinstance(error, BaseException) and (told := in_words(error)) is not None:
         return isinstance(told, OutageError)
+    return any(isinstance(cause, HTTPError | OperationalError) for cause in causes(error))
+
+
+def causes(error: object) -> Iterator[BaseException]:
+    """Yields an error, then what it came from, back to the first."""
     while isinstance(error, BaseException):
-        if isinstance(error, HTTPError | OperationalError):
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from aemodels.devices import best_device
 from aemodels.disk import at_path
 from aemodels.environment import without_secrets
 from aemodels.progress import Progress, Steps, finish
-from aemodels.store import UnreachableError, is_outage
+from aemodels.store import UnreachableError, causes, is_outage
 from aemodels.training import TrainingDivergedError
 from flows import display
 from flows.attempts import for_show, only_attempt, stop_if_started_again
@@ -48,7 +48,7 @@ PUBLISH_SECONDS = 5.0  # between two updates of a progress artifact
 DELAYS = [10.0, 60.0, 300.0] + 6 * [600.0]  # seconds before each retry: a server may be away for an hour
 RETRIES = len(DELAYS)
 RETRIES_OF_OTHERS = 2  # of what fails for another reason than a server that is away
-SILENCE = 5.0  # seconds that `alone` waits before it says so
+SILENCE = 5.0  # seconds that a run waits for its turn before it says so
 PATIENCE = 3600.0  # seconds that `alone` waits for others: what they do takes minutes
 LEASE = 60.0  # seconds until Prefect frees what a killed process has held; less it does not take
 
@@ -64,13 +64,11 @@ def worth_retrying(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bo
 
 def is_away(error: object) -> bool:
     """Whether Prefect's server did not answer, or only said that it cannot now."""
-    while isinstance(error, BaseException):
-        if isinstance(error, httpx.TransportError):
-            return True
-        if isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(
+        isinstance(cause, httpx.TransportError)
+        or (isinstance(cause, httpx.HTTPStatusError) and cause.response.is_server_error)
+        for cause in causes(error)
+    )
 
 
 def step_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:

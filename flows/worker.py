@@ -19,6 +19,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterTags,
 )
 from prefect.client.schemas.objects import FlowRun, StateDetails, StateType
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Scheduled, to_state_create
 from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 
@@ -79,6 +80,8 @@ class Worker(ProcessWorker):
             while True:
                 try:
                     state = (await self.client.read_flow_run(flow_run.id)).state
+                except ObjectNotFound:  # it was deleted
+                    return None
                 except httpx.HTTPError:
                     await anyio.sleep(SECONDS_BETWEEN)
                 else:
@@ -101,9 +104,10 @@ class Worker(ProcessWorker):
             tags=FlowRunFilterTags(all_=[TAG]),
             end_time=FlowRunFilterEndTime(after_=now - ABANDONED, before_=now - FORGOTTEN),
         )
-        for run in await self.client.read_flow_runs(flow_run_filter=crashed):
-            if await self._is_switched_off():
-                return
+        runs = await self.client.read_flow_runs(flow_run_filter=crashed)
+        if not runs or await self._is_switched_off():
+            return
+        for run in runs:
             if run.deployment_id is not None and await self._restarts(run) < RESTARTS:
                 self.get_flow_run_logger(run).warning("This run has crashed and was not started again: starting it")
                 await self._start_again(run)

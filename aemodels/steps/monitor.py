@@ -98,9 +98,12 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
     known = _some(data.split("test").images)
     needed = fewest(len(known), config)
     checked = _check(loaded.model, data, known, images, config) if len(images) >= needed else None
-    no_answer = _too_few_known(reference, len(known), config)
-    if needed <= config.newest:
-        no_answer = _too_few(len(images), needed, read, len(files), len(present))
+
+    def no_answer() -> str:
+        if needed > config.newest:
+            return _too_few_known(reference, len(known), config)
+        return _too_few(len(images), needed, read, len(files), len(present))
+
     reasons = (*(checked.verdict.reasons if checked else ()), *_unfit_reasons(read.unfit, len(files), config))
     numbers = (checked.verdict.numbers if checked else {"images": len(images)}) | {"unfit": len(read.unfit)}
     tags = {
@@ -124,7 +127,7 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
         images=len(images),
         unfit=read.unfit,
         drift=bool(reasons),
-        reasons=reasons or (() if checked else (no_answer,)),
+        reasons=reasons or (() if checked else (no_answer(),)),
         numbers=numbers,
         repeated=repeated,
         retraining=_retraining(source, paths) if checked and checked.verdict.reasons else None,
