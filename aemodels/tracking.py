@@ -297,7 +297,7 @@ def standard_tags(seed: int, device: str) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that make a result, as far as they are installed."""
+    """Lists the versions of the installed packages that make a result."""
     return {name: found for name in PACKAGES if (found := _version(name))}
 
 
@@ -345,6 +345,6 @@ def tag_text(value: object) -> str:
 
 
 def _param_text(value: Any) -> str:
-    """As the command line takes it, so that it can be copied; long values are cut."""
+    """Writes a value as the command line takes it, so that it can be copied; long values are cut."""
     text = storable(as_written(value))
     return text if len(text) <= LONGEST_PARAM else f"{text[: LONGEST_PARAM - 30]}... ({len(text)} characters)"

@@ -173,7 +173,7 @@ def model_first(arguments: list[str]) -> tuple[str, list[str]]:
 def read_evaluation_settings(
     changes: list[str] | None, preset: list[str] | None, config: Path | None
 ) -> dict[str, Any]:
-    """Of a preset or file only how and on what to judge; the model is there already."""
+    """Reads how and on what to judge, also from a preset or file; the model is there already."""
     from aemodels.settings import read_changes
 
     settings: dict[str, Any] = {}

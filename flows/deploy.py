@@ -142,7 +142,7 @@ def crashed_runs_start_again() -> AutomationCore:
 
 
 def lost_runs_start_again() -> AutomationCore:
-    """Those whose worker died before they ran."""
+    """Starts runs again whose worker died before they ran."""
     about = f"Not twice within {REST.seconds // 60} minutes; a worker of ours starts sooner what it finds crashed."
     return _starting_again("aemodels: runs that crashed before they ran start again", about, ["0"], REST)
 

@@ -147,7 +147,7 @@ def device_slot() -> Iterator[None]:
 
 
 def gpu_limit(index: int) -> str:
-    """Of one GPU of this machine alone: one name for all would let a fleet run one after the other."""
+    """Names the limit of one GPU of this machine; one name for all would let a fleet run one after the other."""
     return f"gpu-{platform.node()}-{index}"
 
 

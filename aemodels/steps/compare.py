@@ -259,7 +259,7 @@ def _keep(file: str, text: str, folder: Path, run: Run) -> None:
 
 
 def _pictures(config: ComparisonConfig, table: Table, data: PreparedData, folder: Path) -> Made[Picture]:
-    """Of the models of the first seed."""
+    """Draws the models of the first seed side by side."""
 
     def evidence(name: str) -> Evidence:
         model = load_model(_place(folder, name, 0), str(best_device())).model

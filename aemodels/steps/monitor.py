@@ -189,7 +189,7 @@ def _check(
 
 
 def _unknown(images: NDArray[np.uint8], data: PreparedData) -> NDArray[np.uint8]:
-    """Those that are not among the model's own: after a retraining the new images' folder belongs to them."""
+    """Leaves out the model's own images, to which the folder of new ones belongs after a retraining."""
     known = {_stamp(image) for split in SPLITS for image in data.split(split).images}
     return images[[_stamp(image) not in known for image in images]]
 
@@ -199,7 +199,7 @@ def _stamp(image: NDArray[np.uint8]) -> bytes:
 
 
 def _some(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """At most MOST, evenly spread."""
+    """Takes at most MOST images, evenly spread."""
     return np.ascontiguousarray(images[:: -(-len(images) // MOST)])
 
 
@@ -227,7 +227,7 @@ def _repeated(store: Store, run: Run, reference: str, files: int) -> bool:
 
 
 def _retraining(source: DataConfig, paths: Sequence[Path]) -> dict[str, object] | None:
-    """Of images in folders only: others' sources cannot take new ones."""
+    """Adds the new folders to the model's own; None where its images are in no folders, or these do not fit."""
     if not isinstance(source, FolderConfig) or not all(path.is_dir() for path in paths):
         return None
     try:

@@ -66,7 +66,7 @@ def keep_figures(pictures: Mapping[str, Picture], folder: Path, run: Run) -> tup
 
 
 def keep_model_figures(pictures: Mapping[str, Picture], folder: Path, run: Run) -> tuple[Path, ...]:
-    """As figures, and those of the prepared view as image cards too: at step 0, where every card stands at first."""
+    """Keeps figures, and those of the prepared view as image cards too: at step 0, where every card stands at first."""
     for key in FINAL:
         if (picture := pictures.get(key.removeprefix("test "))) is not None:
             run.image(key, picture)

@@ -143,7 +143,7 @@ def reach(site: Site, run: Run, fault: Fault) -> bool:
 
 
 def recovered(site: Site, hit: Mapping[str, tuple[Run, Signs]], since: float) -> list[float]:
-    """For each run that was not over: seconds from the fault to the first new sign of its work in MLflow."""
+    """Measures the seconds from the fault to the first new sign of work in MLflow, of each run that was not over."""
     seconds: dict[str, float] = {}
 
     def all_go_on() -> bool:

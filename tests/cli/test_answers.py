@@ -139,7 +139,7 @@ def test_tune_answers_a_machine(store) -> None:
 
 
 def test_widths_are_searched_to_the_last_setting(store) -> None:
-    """Of four there are, for eight trials; each is in MLflow, and the best can be copied into another command."""
+    """Eight trials find four settings; each is in MLflow, and the best can be copied into another command."""
     space = 'tuning.space={"model.trunk.widths": {"choices": [[8], [16, 8]]}, "model.latent_dim": {"choices": [2, 3]}, '
     space += '"model.beta": {"choices": [1]}}'
     search = [*TINY, *SMALL_SEARCH, "tuning.trials=8", space]
