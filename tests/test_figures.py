@@ -64,7 +64,7 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 @pytest.mark.parametrize(
     ("kind", "source", "latent_dim"),
     first(
-        len(MODELS) + 5,
+        len(MODELS) + 2,
         [
             *itertools.product(MODELS, ("digits",), (2,)),
             *itertools.product((AEConfig, VAEConfig), ("colour",), (2,)),

@@ -183,6 +183,7 @@ def test_what_is_retried(monkeypatch: pytest.MonkeyPatch, error: str, calls: int
     assert len(stumbled) == calls
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_waited_for_and_a_read_only_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The person makes room when the notice says so."""
     from disks import fill, read_only, small_disk

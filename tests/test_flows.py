@@ -104,6 +104,7 @@ def test_a_pipeline_of_the_same_images_and_settings_does_nothing(tmp_path: Path)
     assert done(call(*PIPED))["new"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_store")
 def test_of_two_pipelines_at_once_one_does_the_work() -> None:
     from aemodels.settings import Settings
@@ -382,6 +383,7 @@ def test_a_pipeline_that_was_interrupted_goes_on_where_it_was(monkeypatch: pytes
     assert isinstance(told["test/negative_elbo"], float)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_store")
 def test_the_same_flow_run_again_repeats_only_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the button `Retry` of Prefect's page does."""

@@ -65,6 +65,7 @@ def torchrun(*command: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.slow
 def test_the_loss_curves_are_those_of_one_process(digits: PreparedData, tmp_path: Path) -> None:
     script = tmp_path / "shared.py"
     script.write_text(SHARED)

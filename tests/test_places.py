@@ -137,6 +137,7 @@ def test_a_user_without_a_home_is_told_the_variable() -> None:
     refused(command("models", folder=Path("/")), "AEMODELS_CACHE is not set: ", "whole path of a folder")
 
 
+@pytest.mark.slow
 def test_a_store_that_a_user_may_only_read_is_read() -> None:
     """The database library makes files beside a database even where it only reads."""
     with open_folder() as folder:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from optuna.storages import RDBStorage
+from quick import first
 from searches import pretend, replace_trials
 
 from aemodels import tuning_study
@@ -88,6 +89,7 @@ def found(tuned: Tuned) -> dict[str, Any]:
     return tuned.model_dump(exclude={"folder", "figures"})
 
 
+@pytest.mark.slow
 def test_who_was_interrupted_gets_what_others_found(
     digits: PreparedData, machine: Machine, trained: list[Experiment]
 ) -> None:
@@ -188,7 +190,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.usefixtures("store")
-@pytest.mark.parametrize("moment", ["keep_figures", "_summarize", "finish"])
+@pytest.mark.parametrize("moment", first(1, ["_summarize", "keep_figures", "finish"]))
 def test_killed_between_the_end_of_a_search_and_its_record(
     digits: PreparedData, trained: list[Experiment], moment: str
 ) -> None:

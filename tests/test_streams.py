@@ -35,7 +35,7 @@ def read_and_leave(arguments: list[str], letters: int, environment: dict[str, st
 
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("buffered", first(1, ["", "1"]), ids=["buffered", "unbuffered"])
-@pytest.mark.parametrize("letters", [0, 1])
+@pytest.mark.parametrize("letters", first(1, [0, 1]))
 @pytest.mark.parametrize(
     "command",
     first(2, [["models", "--json"], ["--help"], ["models"], ["settings", "--json"], ["settings"], ["train", "--help"]]),
@@ -49,7 +49,7 @@ def test_a_command_whose_reader_leaves_ends_without_a_word(command: list[str], l
         assert code == CLOSED
 
 
-@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("buffered", first(1, ["", "1"]), ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("command", first(1, [["--help"], ["settings", "seed"], ["settings", "--json"]]), ids=" ".join)
 def test_results_that_cannot_be_written_are_told_in_a_sentence(command: list[str], buffered: str) -> None:
     environment = os.environ | {"PYTHONUNBUFFERED": buffered}

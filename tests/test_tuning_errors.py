@@ -19,6 +19,7 @@ from aemodels.tuning_study import open_study
 from aemodels.workers import Worker
 
 
+@pytest.mark.slow
 def test_a_search_outlives_its_processes(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trial of one that is killed has failed, in the record too; the others have the values that they have."""
     config, name = TuningConfig(trials=4, generation=2, epochs=2, images=128), next(NAMES)

@@ -36,6 +36,7 @@ class Killed(BaseException):
     """Stands for kill -9 between two writes; no handler may catch it."""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pretended")
 def test_killed_before_any_write(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
     config = CONFIG.override({"trials": 5, "epochs": 2})
