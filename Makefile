@@ -35,7 +35,7 @@ ui: .venv/ready  ## MLflow on localhost
 	$(BIN)/aemodels ui
 
 deploy: .venv/ready  ## brings the Prefect server at PREFECT_API_URL to the state of prefect.yaml
-	$(BIN)/python -m flows.deploy
+	$(BIN)/python -m flows.deployment.deploy
 
 # Prefect's smallest interval; threads that spin would starve those of another run on this machine.
 worker: export PREFECT_FLOWS_HEARTBEAT_FREQUENCY ?= 30

@@ -11,9 +11,9 @@ from aemodels.config import Config
 from aemodels.data import DataConfig
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.prepared import PreparedData
-from aemodels.evaluation import EvaluationConfig
+from aemodels.evaluation.evaluate import EvaluationConfig
 from aemodels.models import AnyModelConfig, VAEConfig
-from aemodels.training import TrainingConfig, check_model
+from aemodels.training.loop import TrainingConfig, check_model
 
 
 class Experiment(Config):

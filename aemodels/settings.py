@@ -11,8 +11,8 @@ from typing import Any
 from aemodels.config import SettingsError, did_you_mean, read_text
 from aemodels.data.folder import FolderConfig, whole_paths
 from aemodels.experiment import Experiment
-from aemodels.promotion import RegistryConfig
-from aemodels.tuning import TuningConfig
+from aemodels.tracking.gate import RegistryConfig
+from aemodels.tuning.config import TuningConfig
 
 
 class Settings(Experiment):

@@ -63,7 +63,7 @@ def _search(store: Path, cores: Sequence[int], changes: Sequence[str]) -> float:
     started = time.perf_counter()
     workers = []
     for core in cores:
-        code = f"import os, sys; os.sched_setaffinity(0, {{{core}}}); from flows.cli import main; main()"
+        code = f"import os, sys; os.sched_setaffinity(0, {{{core}}}); from flows.cli.main import main; main()"
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         workers.append(subprocess.Popen([sys.executable, "-c", code, *command], env=environment, **pipes))
     answers = [worker.communicate() for worker in workers]

@@ -23,7 +23,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run, task_run
 from prefect.states import Crashed
 
-from aemodels.process_names import is_gone, own_name
+from aemodels.runtime.process_names import is_gone, own_name
 from flows.leftovers import attempts_folder, remove_unheld_locks
 
 P = ParamSpec("P")

@@ -11,7 +11,7 @@ from aemodels.data import PreparedData
 from aemodels.steps import compare as step
 from aemodels.steps.compare import Compared
 from flows.prepare import prepare_data
-from flows.running import device_slot, follow, passed, publish_picture, step_task
+from flows.tasks import device_slot, follow, passed, publish_picture, step_task
 
 
 @step_task("compare")

@@ -9,10 +9,10 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import AfterValidator
 
-from aemodels.catalog import is_folder
 from aemodels.steps import evaluate as step
 from aemodels.steps.evaluate import Evaluated
-from flows.running import device_slot, follow, publish_metrics, step_task
+from aemodels.tracking.catalog import is_folder
+from flows.tasks import device_slot, follow, publish_metrics, step_task
 
 
 def _found_anywhere(model: str) -> str:

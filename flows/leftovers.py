@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from aemodels.environment import store_folder
-from aemodels.process_names import is_gone, own_name
+from aemodels.runtime.environment import store_folder
+from aemodels.runtime.process_names import is_gone, own_name
 
 MARK = "AEMODELS_COMMAND"  # the variable that names the command which started a process
 PATIENCE = 5.0  # seconds until what does not end is killed

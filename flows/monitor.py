@@ -8,19 +8,12 @@ from prefect import flow
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from aemodels.data.files import has_images
-from aemodels.drift import MonitoringConfig
-from aemodels.environment import data_root
+from aemodels.data.image_files import has_images
+from aemodels.evaluation.drift import MonitoringConfig
+from aemodels.runtime.environment import data_root
 from aemodels.steps import monitor as step
 from aemodels.steps.monitor import Monitored
-from flows.running import (
-    announce,
-    device_slot,
-    follow,
-    publish_metrics,
-    publish_picture,
-    step_task,
-)
+from flows.tasks import announce, device_slot, follow, publish_metrics, publish_picture, step_task
 
 DRIFT, RETRAIN = "aemodels.drift", "aemodels.retrain"  # events; the second starts the pipeline
 

@@ -11,8 +11,8 @@ from prefect import flow
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
+from aemodels.checkpoints.run_folder import RunFolder, claimed, finish_left, turn
 from aemodels.data import DataConfig, PreparedData
-from aemodels.runfolder import RunFolder, claimed, finish_left, turn
 from aemodels.settings import Settings
 from aemodels.steps import pipeline as step
 from aemodels.steps import promote as gate
@@ -20,11 +20,11 @@ from aemodels.steps.pipeline import Finished
 from aemodels.steps.recording import Result
 from aemodels.steps.train import Trained
 from aemodels.steps.tune import Tuned, check
-from flows import display
+from flows import terminal
 from flows.attempts import only_attempt
 from flows.prepare import prepare_data
 from flows.promote import pass_gate
-from flows.running import looking_task, passed, step_task
+from flows.tasks import looking_task, passed, step_task
 from flows.train import train_model
 from flows.tune import tune_model
 
@@ -86,7 +86,7 @@ def _in_turn(identity: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        display.say("another pipeline works on the same images and settings; this one waits for its end")
+        terminal.say("another pipeline works on the same images and settings; this one waits for its end")
         lock.acquire()
     try:
         yield

@@ -7,7 +7,7 @@ from prefect import flow
 from aemodels.data import PreparedData
 from aemodels.settings import Settings
 from aemodels.steps import prepare as step
-from flows.running import device_slot, follow, step_task
+from flows.tasks import device_slot, follow, step_task
 
 
 @step_task("prepare")

@@ -10,29 +10,20 @@ from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run, task_run
 from pydantic import Field
 
-from aemodels import registry
-from aemodels.comparison_table import ARROWS
 from aemodels.data import PreparedData
-from aemodels.metrics import METRICS
-from aemodels.promotion import LONGEST_NAME, LONGEST_REASON, Review
-from aemodels.registry import BY_GATE, CHALLENGER, ModelVersion, get
+from aemodels.evaluation.metrics import METRICS
+from aemodels.reports.table import ARROWS
 from aemodels.settings import Settings
 from aemodels.steps import promote as step
 from aemodels.steps.promote import Comparison, Promotion
-from aemodels.store import open_store
 from aemodels.texts import in_markdown
-from flows import display
+from aemodels.tracking import registry
+from aemodels.tracking.gate import LONGEST_NAME, LONGEST_REASON, Review
+from aemodels.tracking.registry import BY_GATE, CHALLENGER, ModelVersion, get
+from aemodels.tracking.store import open_store
+from flows import terminal
 from flows.prepare import prepare_data
-from flows.running import (
-    alone,
-    announce,
-    device_slot,
-    follow,
-    picture_as_text,
-    publish_metrics,
-    remember,
-    step_task,
-)
+from flows.tasks import alone, announce, device_slot, follow, picture_as_text, publish_metrics, remember, step_task
 
 PROMOTED, ROLLED_BACK = "aemodels.promoted", "aemodels.rolled-back"  # events; a deployment can be triggered by them
 PREDECESSOR = "predecessor"  # of the champion; no alias
@@ -161,7 +152,7 @@ def _side_by_side(comparison: Comparison) -> str:
     rows = [
         [
             f"{name}{ARROWS[METRICS[name].ranking]}",
-            *(display.text(comparison.metrics[role].get(name, "")) for role in titles),
+            *(terminal.text(comparison.metrics[role].get(name, "")) for role in titles),
         ]
         for name in names
     ]

@@ -10,7 +10,7 @@ from aemodels.settings import Settings
 from aemodels.steps import train as step
 from aemodels.steps.train import Trained
 from flows.prepare import prepare_data
-from flows.running import device_slot, follow, passed, publish_metrics, publish_picture, step_task
+from flows.tasks import device_slot, follow, passed, publish_metrics, publish_picture, step_task
 
 SHOWN = ("reconstructions", "samples")
 

@@ -11,7 +11,7 @@ from aemodels.settings import Settings
 from aemodels.steps import tune as step
 from aemodels.steps.tune import Tuned
 from flows.prepare import prepare_data
-from flows.running import device_slot, follow, passed, publish_metrics, publish_picture, step_task
+from flows.tasks import device_slot, follow, passed, publish_metrics, publish_picture, step_task
 
 
 @step_task("tune")

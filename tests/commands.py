@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.main import app
 
 TINY = ["model.trunk=mlp", "model.trunk.widths=[16]", "model.latent_dim=2", "training.epochs=2", "training.images=200"]
 

@@ -45,7 +45,7 @@ def mistakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[logging.LogRecord
 
     A test that plants a mistake empties the list.
     """
-    log, kept = logging.getLogger("aemodels.leaving_out"), _Kept()
+    log, kept = logging.getLogger("aemodels.evaluation.leaving_out"), _Kept()
     monkeypatch.setattr(log, "level", logging.INFO)
     log.addHandler(kept)
     yield kept.records
@@ -58,7 +58,7 @@ def digits(folders: Path):  # noqa: ARG001  the cache is set there
     """scikit-learn's digits, prepared."""
     from aemodels.data import prepare
     from aemodels.data.digits import DigitsConfig
-    from aemodels.progress import finish
+    from aemodels.runtime.progress import finish
 
     return finish(prepare(DigitsConfig()))
 
@@ -66,7 +66,7 @@ def digits(folders: Path):  # noqa: ARG001  the cache is set there
 @pytest.fixture(scope="session")
 def empty_database(folders: Path) -> Path:
     """A migrated MLflow database."""
-    from aemodels.store import open_store
+    from aemodels.tracking.store import open_store
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AEMODELS_STORE", str(folders / "empty"))
@@ -77,7 +77,7 @@ def empty_database(folders: Path) -> Path:
 @pytest.fixture
 def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """An embedded store of the test's own; AEMODELS_STORE names its folder."""
-    from aemodels.store import open_store
+    from aemodels.tracking.store import open_store
 
     (tmp_path / "store").mkdir()
     shutil.copy(empty_database, tmp_path / "store" / "mlflow.db")
@@ -96,7 +96,7 @@ def model_folder(folders: Path) -> Path:
 @pytest.fixture(scope="module")
 def model(model_folder: Path):
     """The model in that folder."""
-    from aemodels.checkpoint import load_model
+    from aemodels.checkpoints.checkpoint import load_model
 
     return load_model(model_folder).model
 
@@ -106,8 +106,8 @@ def features(digits):
     """The feature network of the digits."""
     import torch
 
-    from aemodels.features import feature_network
-    from aemodels.progress import finish
+    from aemodels.evaluation.features import feature_network
+    from aemodels.runtime.progress import finish
 
     return finish(feature_network(digits, torch.device("cpu")))
 
@@ -120,7 +120,7 @@ def colour(tmp_path_factory: pytest.TempPathFactory):
 
     from aemodels.data import prepare
     from aemodels.data.folder import FolderConfig
-    from aemodels.progress import finish
+    from aemodels.runtime.progress import finish
 
     root, rng = tmp_path_factory.mktemp("colour"), np.random.default_rng(0)
     for label in ("bright", "dark"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aemodels.pictures import Picture
+from aemodels.reports.pictures import Picture
 
 
 def paper_around(picture: Picture) -> bool:

@@ -11,11 +11,11 @@ import pytest
 
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.members import MemberEnd, MemberEpoch, MemberStart, Told
-from aemodels.trials import Runner
-from aemodels.tuning import Event, SearchResult, TuningConfig
-from aemodels.tuning_search import search
-from aemodels.tuning_study import open_study
+from aemodels.tuning.config import Event, SearchResult, TuningConfig
+from aemodels.tuning.messages import MemberEnd, MemberEpoch, MemberStart, Told
+from aemodels.tuning.runner import Runner
+from aemodels.tuning.search import search
+from aemodels.tuning.study import open_study
 
 NAMES = (f"test-{number}" for number in count())
 EXPERIMENT = Experiment()

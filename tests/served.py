@@ -48,7 +48,7 @@ class Server(NamedTuple):
 @contextmanager
 def running(model: Path, folder: Path) -> Iterator[Server]:
     """On a free port, in a folder without the checkout; it must end well and have nothing to say on stderr."""
-    command = [sys.executable, "-m", "flows.cli", "serve", str(model), "--port", "0"]
+    command = [sys.executable, "-m", "flows.cli.main", "serve", str(model), "--port", "0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True)

@@ -153,7 +153,7 @@ class Team:
             deployment.update(changes.get(deployment["name"], {}))
         path = self.folder / "prefect.yaml"
         path.write_text(yaml.safe_dump(plan))
-        done = self.command("flows.deploy", "--file", str(path))
+        done = self.command("flows.deployment.deploy", "--file", str(path))
         assert done.returncode == 0, done.stderr
 
 

@@ -12,7 +12,7 @@ import pytest
 from aemodels.comparison import ComparisonConfig
 from aemodels.config import SettingsError
 from aemodels.data import PreparedData
-from aemodels.progress import Steps
+from aemodels.runtime.progress import Steps
 from aemodels.settings import Settings
 from aemodels.steps.compare import compare
 from aemodels.steps.train import train

@@ -19,8 +19,8 @@ from aemodels.data import PreparedData, prepare
 from aemodels.data.mnist import IDX_FILES, MnistConfig
 from aemodels.models.base import Batch
 from aemodels.models.vae_gan import VAEGANConfig
-from aemodels.progress import finish
-from aemodels.training import new_model
+from aemodels.runtime.progress import finish
+from aemodels.training.loop import new_model
 from benchmarks import __main__ as command
 from benchmarks import joined, results, table
 from benchmarks.contender import measure
@@ -219,7 +219,9 @@ def test_the_peer_of_a_large_search_trains_every_value_of_both_settings() -> Non
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system binds no process to cores")
 def test_a_contender_has_as_many_cores_as_threads() -> None:
-    code = "from aemodels.environment import cores; from benchmarks.contender import bind; bind(1); print(cores())"
+    code = (
+        "from aemodels.runtime.environment import cores; from benchmarks.contender import bind; bind(1); print(cores())"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "1\n"
 
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aemodels.distributions import DiagonalNormal, DiagonalNormalHead, GaussianHead, kl_per_unit, seeded
-from aemodels.likelihoods import log_likelihood
+from aemodels.evaluation.likelihood import log_likelihood
 from aemodels.models import CVAEConfig, IWAEConfig, VAEConfig
 from aemodels.models.base import Batch, Networks
 from aemodels.models.cvae import CVAE
 from aemodels.models.iwae import IWAE
 from aemodels.models.vae import VAE
-from aemodels.nets import Encoder
-from aemodels.objectives import free_bits, importance_bound, log_mean_exp
+from aemodels.nn.distributions import DiagonalNormal, DiagonalNormalHead, GaussianHead, kl_per_unit, seeded
+from aemodels.nn.objectives import free_bits, importance_bound, log_mean_exp
+from aemodels.nn.trunks import Encoder
 
 CLASSES = 3
 STEP = torch.tensor(0)
@@ -83,7 +83,7 @@ def test_linear_gaussian_model_has_a_tight_bound(monkeypatch: pytest.MonkeyPatch
     """With the exact posterior the bound is the closed-form log-likelihood."""
     # The distortion is quadratic in the noise, so its mean over all signs is its mean over all noise.
     signs = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
-    monkeypatch.setattr("aemodels.distributions.noise_like", lambda z: signs.repeat(len(z) // 4, 1))
+    monkeypatch.setattr("aemodels.nn.distributions.noise_like", lambda z: signs.repeat(len(z) // 4, 1))
     model, x, exact = linear_gaussian_case()
     with torch.no_grad():
         terms = model.bound(Batch(x.repeat_interleave(4, 0), None))
@@ -283,7 +283,7 @@ def test_importance_sampling_decodes_few_codes_at_once(monkeypatch: pytest.Monke
     model, x, _ = linear_gaussian_case()
     decoded: list[int] = []
     model.decoder.register_forward_pre_hook(lambda _, inputs: decoded.append(len(inputs[0])))
-    monkeypatch.setattr("aemodels.likelihoods.AT_ONCE", 20)
+    monkeypatch.setattr("aemodels.evaluation.likelihood.AT_ONCE", 20)
     with torch.no_grad():
         log_likelihood(model, Batch(x, None), 10)
     assert decoded == [18, 18, 18, 6]  # three samples of each of six images

@@ -15,20 +15,20 @@ from chromium import KEPT, started
 from PIL import Image
 from systems import SHARED, SYSTEMS, comparison
 
-from aemodels.catalog import find_report
-from aemodels.comparison_figures import MARGIN, NORMAL, PANELS, side_by_side
 from aemodels.config import SettingsError
 from aemodels.data import PreparedData
-from aemodels.devices import best_device, described
-from aemodels.evaluation import EvaluationConfig
-from aemodels.metrics import METRICS
+from aemodels.evaluation.evaluate import EvaluationConfig
+from aemodels.evaluation.metrics import METRICS
 from aemodels.models import AEConfig, VAEConfig
 from aemodels.models.base import ModelConfig
-from aemodels.nets import MLPConfig
-from aemodels.pictures import Picture
-from aemodels.progress import Progress, finish
+from aemodels.nn.trunks import MLPConfig
+from aemodels.reports.figures.comparison import MARGIN, NORMAL, PANELS, side_by_side
+from aemodels.reports.pictures import Picture
+from aemodels.runtime.devices import best_device, described
+from aemodels.runtime.progress import Progress, finish
 from aemodels.steps.compare import Compared, check, compare
-from aemodels.store import Store
+from aemodels.tracking.catalog import find_report
+from aemodels.tracking.store import Store
 
 COMMAND = "aemodels compare three.json --seeds 2"
 TWO = [(seed, name) for seed in (0, 1) for name in SYSTEMS]
@@ -44,7 +44,7 @@ class Done(NamedTuple):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory, digits: PreparedData) -> Iterator[Done]:
-    from aemodels.store import open_store
+    from aemodels.tracking.store import open_store
 
     worked: list[str] = []
 

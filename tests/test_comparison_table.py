@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 
-from aemodels.comparison_table import Measured, as_markdown, make_table
+from aemodels.reports.table import Measured, as_markdown, make_table
 
 
 def test_the_best_is_marked_by_the_metrics_direction_where_there_is_a_choice() -> None:

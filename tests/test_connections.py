@@ -21,9 +21,9 @@ from questions import JSON, PICTURES
 from served import ROOT, Server, running
 from untrained import finished_folder
 
-from aemodels.connections import HEAD_SECONDS, MOST_CONNECTIONS
 from aemodels.models.base import GenerativeModel
-from aemodels.serving import Question, answer
+from aemodels.serving.answers import Question, answer
+from aemodels.serving.connections import HEAD_SECONDS, MOST_CONNECTIONS
 
 LONGEST = 64_000 * 24  # bytes: nearly the longest body that a model of 8 x 8 images takes
 PROMPTLY = 2.0  # seconds
@@ -298,7 +298,7 @@ def test_what_is_not_http_is_refused_in_silence(server: Server, model: Generativ
 
 
 def test_private_parts_of_uvicorn_are_what_they_were_when_this_was_tried() -> None:
-    """aemodels/connections.py uses them; a release that differs is tried before the bounds admit it."""
+    """aemodels/serving/connections.py uses them; a release that differs is tried before the bounds admit it."""
     from uvicorn.protocols.http import h11_impl
     from uvicorn.server import ServerState
 

@@ -16,7 +16,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 
 from aemodels.config import UserError
-from flows.deploy import (
+from flows.deployment.deploy import (
     FILE,
     POOL,
     TAG,
@@ -25,8 +25,8 @@ from flows.deploy import (
     silent_runs_have_crashed,
     unbegun_runs_have_crashed,
 )
-from flows.plan import find_mistakes, read_plan
-from flows.running import gpu_limit
+from flows.deployment.prefect_yaml import find_mistakes, read_plan
+from flows.tasks import gpu_limit
 from flows.tune import tune
 
 PLAN: dict[str, Any] = yaml.safe_load(FILE.read_text())
@@ -199,7 +199,7 @@ def test_every_gpu_of_every_machine_has_a_limit_of_its_own() -> None:
 
 
 def test_a_server_is_needed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from flows.deploy import main
+    from flows.deployment.deploy import main
 
     with pytest.raises(typer.Exit) as ended:
         main(tmp_path / "prefect.yaml")
@@ -211,7 +211,7 @@ def test_a_server_is_needed(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
 def test_a_server_that_does_not_answer_is_named(
     address: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.deploy import main
+    from flows.deployment.deploy import main
 
     monkeypatch.setenv("PREFECT_API_URL", address)
     with temporary_settings({PREFECT_API_URL: address}), pytest.raises(typer.Exit) as ended:

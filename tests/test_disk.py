@@ -20,11 +20,11 @@ from disks import fill, read_only, small_disk
 from safetensors.torch import save_file
 
 from aemodels.config import OutageError, UserError
-from aemodels.disk import at_path, in_words, write_whole
-from aemodels.environment import sqlite_file, sqlite_uri
-from aemodels.store import Store, is_outage, open_store
-from aemodels.tracking import start_run
-from aemodels.tuning_storage import open_storage
+from aemodels.runtime.environment import sqlite_file, sqlite_uri
+from aemodels.runtime.files import at_path, in_words, write_whole
+from aemodels.tracking.run import start_run
+from aemodels.tracking.store import Store, is_outage, open_store
+from aemodels.tuning.storage import open_storage
 
 
 def told(error: BaseException, *pieces: str) -> None:
@@ -338,7 +338,7 @@ def test_prefects_home_is_tried_before_it_starts_a_server(tmp_path: Path) -> Non
     work = ["pipeline", *SMALL, "tuning.trials=1"]
     with small_disk(tmp_path / "disk", 100) as disk:
         environment = {**os.environ, "PREFECT_HOME": str(disk), "AEMODELS_STORE": str(tmp_path / "store")}
-        command = [sys.executable, "-m", "flows.cli", *work]
+        command = [sys.executable, "-m", "flows.cli.main", *work]
         for reason in ("No space left on device", "Read-only file system"):
             with read_only(disk) if reason.startswith("Read") else nullcontext():
                 ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)

@@ -13,7 +13,15 @@ from PIL import Image
 
 from aemodels.config import UserError
 from aemodels.data.sprites import Sprite, draw_factors, render
-from aemodels.drift import CodeSpace, MonitoringConfig, Scores, anomalies, compare, fewest, population_stability
+from aemodels.evaluation.drift import (
+    CodeSpace,
+    MonitoringConfig,
+    Scores,
+    anomalies,
+    compare,
+    fewest,
+    population_stability,
+)
 
 MNIST = Path(__file__).parents[2] / "shared" / "data"
 OTHERS = MNIST / "rgb_folder"
@@ -89,13 +97,13 @@ def test_too_few_images_tell_nothing() -> None:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Any], Any]]:
     """Checks images (N, H, W) against the champion of scikit-learn's digits."""
-    from aemodels.progress import finish
-    from aemodels.registry import promote
+    from aemodels.runtime.progress import finish
     from aemodels.settings import Settings
     from aemodels.steps.monitor import monitor
     from aemodels.steps.prepare import prepare
     from aemodels.steps.train import train
-    from aemodels.store import open_store
+    from aemodels.tracking.registry import promote
+    from aemodels.tracking.store import open_store
 
     folder = tmp_path_factory.mktemp("watched")
     with pytest.MonkeyPatch.context() as patch:
@@ -139,7 +147,7 @@ def test_what_has_come_long_ago_does_not_hide_what_comes_now(
     watched: Callable[[Any], Any], held_out: Any, tmp_path: Path
 ) -> None:
     """One image in 30 of the folder is another one, and one in 12 of the newest."""
-    from aemodels.progress import finish
+    from aemodels.runtime.progress import finish
     from aemodels.steps.monitor import monitor
 
     many = np.tile(held_out, (5, 1, 1))[:1200]
@@ -173,7 +181,7 @@ def test_each_drift_raises_an_alarm(watched: Callable[[Any], Any], held_out: Any
 
 
 def test_files_that_are_no_such_images_are_named(watched: Callable[[Any], Any], held_out: Any, tmp_path: Path) -> None:
-    from aemodels.progress import finish
+    from aemodels.runtime.progress import finish
     from aemodels.steps.monitor import announced, monitor
 
     told = "2 new images are too few to tell, at least 3 are needed; found: 2 image files"
@@ -205,7 +213,7 @@ def test_files_that_are_no_such_images_are_named(watched: Callable[[Any], Any], 
 def test_the_command_says_so_by_its_exit_code(held_out: Any, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from flows.cli import app
+    from flows.cli.main import app
 
     save(held_out[:50], tmp_path / "same")
     save(255 - held_out[:50], tmp_path / "other")
@@ -222,13 +230,13 @@ def test_the_command_says_so_by_its_exit_code(held_out: Any, tmp_path: Path) -> 
 @pytest.mark.skipif(not (MNIST / "MNIST").exists(), reason="no MNIST here")
 def test_mnist_drifts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """20 checks of held-out digits without an alarm; an alarm on inverted and turned ones, and on photographs."""
-    from aemodels.progress import finish
-    from aemodels.registry import promote
+    from aemodels.runtime.progress import finish
     from aemodels.settings import load_settings
     from aemodels.steps.monitor import monitor
     from aemodels.steps.prepare import prepare
     from aemodels.steps.train import train
-    from aemodels.store import open_store
+    from aemodels.tracking.registry import promote
+    from aemodels.tracking.store import open_store
 
     monkeypatch.setenv("AEMODELS_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("AEMODELS_DATA", str(MNIST))

@@ -12,17 +12,17 @@ from torch import Tensor
 
 from aemodels.config import SettingsError, section_kinds
 from aemodels.data import PreparedData
-from aemodels.distributions import DiagonalNormalHead
-from aemodels.evaluation import EvaluationConfig, check_primary, direction, evaluate
+from aemodels.data.other_kind import images_of_another_kind
+from aemodels.evaluation.evaluate import EvaluationConfig, check_primary, direction, evaluate
+from aemodels.evaluation.features import Features, feature_network
+from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
-from aemodels.features import Features, feature_network
-from aemodels.metrics import METRICS
 from aemodels.models import AEConfig, CVAEConfig, VAEConfig
 from aemodels.models.base import Batch, ModelConfig, Variational
-from aemodels.nets import MLPConfig
-from aemodels.out_of_domain import images_of_another_kind
-from aemodels.progress import finish
-from aemodels.tuning import TuningConfig
+from aemodels.nn.distributions import DiagonalNormalHead
+from aemodels.nn.trunks import MLPConfig
+from aemodels.runtime.progress import finish
+from aemodels.tuning.config import TuningConfig
 
 CPU = torch.device("cpu")
 CONFIG = EvaluationConfig()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from aemodels.data import PreparedData
-from aemodels.features import Features, feature_count, feature_network
-from aemodels.progress import finish
+from aemodels.evaluation.features import Features, feature_count, feature_network
+from aemodels.runtime.progress import finish
 
 CPU = torch.device("cpu")
 

@@ -14,16 +14,22 @@ from PIL import Image
 from quick import first
 from torch import Tensor, nn
 
-from aemodels import figures, figures_codes
 from aemodels.config import section_kinds
 from aemodels.data import PreparedData, prepare
 from aemodels.data.folder import FolderConfig
 from aemodels.data.sprites import SpritesConfig
-from aemodels.evaluation import EvaluationConfig, evaluate
-from aemodels.evidence import TRAINING_CODES, Codes, Evidence
+from aemodels.evaluation.evaluate import EvaluationConfig, evaluate
+from aemodels.evaluation.evidence import TRAINING_CODES, Codes, Evidence
+from aemodels.evaluation.features import Features, feature_network
 from aemodels.experiment import Experiment
-from aemodels.features import Features, feature_network
-from aemodels.figures import (
+from aemodels.models import AEConfig, CVAEConfig, GANConfig, VAEConfig, VAEGANConfig
+from aemodels.models.ae import AE
+from aemodels.models.base import Autoencoder, ModelConfig
+from aemodels.models.cvae import CVAE
+from aemodels.nn.trunks import MLPConfig
+from aemodels.reports.figures import codes
+from aemodels.reports.figures import model as figures
+from aemodels.reports.figures.model import (
     ACROSS,
     FIGURES,
     _curves,
@@ -33,14 +39,9 @@ from aemodels.figures import (
     sample_grid,
     unlike_pairs,
 )
-from aemodels.models import AEConfig, CVAEConfig, GANConfig, VAEConfig, VAEGANConfig
-from aemodels.models.ae import AE
-from aemodels.models.base import Autoencoder, ModelConfig
-from aemodels.models.cvae import CVAE
-from aemodels.nets import MLPConfig
-from aemodels.pictures import GAP, Labels, tile
-from aemodels.progress import finish
-from aemodels.training import TrainingConfig, train
+from aemodels.reports.pictures import GAP, Labels, tile
+from aemodels.runtime.progress import finish
+from aemodels.training.loop import TrainingConfig, train
 
 SMALL = MLPConfig(widths=(16,))
 MODELS: list[Any] = list(section_kinds(Experiment.model_fields["model"]).values())  # the union
@@ -170,7 +171,7 @@ def decoded(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> list[Tenso
         seen.append(z)
         return torch.zeros(len(z), *digits.image_shape)
 
-    monkeypatch.setattr(figures_codes, "decode", decode)
+    monkeypatch.setattr(codes, "decode", decode)
     return seen
 
 
@@ -182,7 +183,7 @@ def test_the_manifold_has_unit_0_to_the_right_and_unit_1_upwards(
     kind: type[ModelConfig], digits: PreparedData, decoded: list[Tensor]
 ) -> None:
     model = build(kind.model_validate({"latent_dim": 2, "trunk": SMALL}), digits)
-    picture = figures_codes.manifold(Plane(PLANE, model, digits))
+    picture = codes.manifold(Plane(PLANE, model, digits))
     assert paper_around(picture)
     grid = decoded[0].reshape(16, 16, 2)  # (row, column, unit)
     assert (grid[:, 1:, 0] > grid[:, :-1, 0]).all()
@@ -206,12 +207,12 @@ def test_traversals_and_manifold_lie_where_the_class_has_its_prior(digits: Prepa
     mean, spread = p_z.mean[0], p_z.stddev[0]
     evidence = Plane(PLANE, model, digits)
 
-    figures_codes.manifold(evidence)
+    codes.manifold(evidence)
     grid = decoded[0].reshape(16, 16, 2)
     shares = torch.special.ndtr((torch.stack([grid[0, :, 0], grid[:, 0, 1].flip(0)], 1) - mean) / spread)
     assert shares.T.tolist() == [pytest.approx([(i + 0.5) / 16 for i in range(16)], abs=1e-5)] * 2
 
-    figures_codes.traversals(evidence)
+    codes.traversals(evidence)
     rows = decoded[1].reshape(2, 13, 2)
     for unit in (0, 1):
         expected = mean[unit] + spread[unit] * torch.linspace(-3, 3, 13)

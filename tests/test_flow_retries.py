@@ -14,7 +14,7 @@ from prefect import get_client
 from quick import first
 
 from aemodels.config import UserError
-from aemodels.training import TrainingDivergedError
+from aemodels.training.loop import TrainingDivergedError
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("prefect")]
 
@@ -48,11 +48,11 @@ def test_a_run_that_was_started_again_ends_its_first_attempt(own_store: Path, mo
     from prefect.runtime import flow_run
     from prefect.states import Running
 
-    from aemodels.progress import Progress, Steps
-    from flows import running
+    from aemodels.runtime.progress import Progress, Steps
+    from flows import tasks
     from flows.attempts import only_attempt
 
-    monkeypatch.setattr(running, "PUBLISH_SECONDS", 0.0)
+    monkeypatch.setattr(tasks, "PUBLISH_SECONDS", 0.0)
     done: list[int] = []
     ended, seen = [], []
     begun, over = threading.Event(), threading.Event()
@@ -82,7 +82,7 @@ def test_a_run_that_was_started_again_ends_its_first_attempt(own_store: Path, mo
         assert begun.wait(10)
         with only_attempt():
             assert over.is_set()
-            running.follow(work())
+            tasks.follow(work())
 
     with get_client(sync_client=True) as client:
         deployed = client.create_deployment(client.create_flow(working), name="working")
@@ -115,7 +115,7 @@ def test_a_server_that_is_away_at_the_beginning_is_waited_for(monkeypatch: pytes
     import aemodels.steps.train as step
     import flows.train
     from aemodels.settings import Settings
-    from aemodels.store import UnreachableError
+    from aemodels.tracking.store import UnreachableError
 
     stumbled = once(monkeypatch, step, "open_store", UnreachableError("no answer"))
     monkeypatch.setattr(flows.train, "passed", flows.train.passed.with_options(retry_delay_seconds=0))
@@ -128,23 +128,23 @@ def test_an_outage_is_retried_for_an_hour_and_other_errors_twice() -> None:
     from prefect.client.schemas.objects import TaskRun
     from prefect.states import Failed
 
-    from aemodels.store import UnreachableError
-    from flows import running
+    from aemodels.tracking.store import UnreachableError
+    from flows import tasks
 
     def of_prefect(status: int) -> Exception:
         request = httpx.Request("POST", "http://prefect/api")
         return httpx.HTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
 
     def retries(error: Exception) -> int:
-        tries = (TaskRun(task_key="x", dynamic_key="0", run_count=count) for count in range(1, 1 + running.RETRIES))
-        worth: Any = running.worth_retrying
+        tries = (TaskRun(task_key="x", dynamic_key="0", run_count=count) for count in range(1, 1 + tasks.RETRIES))
+        worth: Any = tasks.worth_retrying
         return sum(worth(None, run, Failed(data=error)) for run in tries)
 
     assert retries(OSError("no space left")) == 2
     beneath = RuntimeError("no slot")
     beneath.__cause__ = httpx.ConnectError("refused")
     for outage in (UnreachableError("no answer"), httpx.ReadTimeout("slow"), beneath, of_prefect(503)):
-        assert sum(running.DELAYS[: retries(outage)]) >= 3600
+        assert sum(tasks.DELAYS[: retries(outage)]) >= 3600
     assert retries(of_prefect(404)) == 2
     assert retries(UserError("a wrong setting")) == retries(TrainingDivergedError("nan")) == 0
 
@@ -156,8 +156,8 @@ def test_what_is_retried(monkeypatch: pytest.MonkeyPatch, error: str, calls: int
 
     import aemodels.steps.train as step
     from aemodels.settings import Settings
-    from aemodels.store import UnreachableError
-    from aemodels.training import TrainingDivergedError
+    from aemodels.tracking.store import UnreachableError
+    from aemodels.training.loop import TrainingDivergedError
     from flows.prepare import prepare_data
     from flows.train import train_model
 
@@ -191,7 +191,7 @@ def test_a_full_disk_is_waited_for_and_a_read_only_one_is_not(tmp_path: Path, mo
 
     import aemodels.steps.train as step
     from aemodels.settings import Settings
-    from flows import display
+    from flows import terminal
     from flows.prepare import prepare_data
     from flows.train import train_model
 
@@ -208,7 +208,7 @@ def test_a_full_disk_is_waited_for_and_a_read_only_one_is_not(tmp_path: Path, mo
     with small_disk(tmp_path / "disk", 20_000) as disk:
         monkeypatch.setenv("AEMODELS_STORE", str(disk / "store"))
         filling = fill(disk, 1_500_000)  # the database has room, the training has not
-        monkeypatch.setattr(display, "say", lambda notice: (notices.append(notice), filling.unlink()))
+        monkeypatch.setattr(terminal, "say", lambda notice: (notices.append(notice), filling.unlink()))
         assert training(0) == 1
         assert len(opened) == 2
         assert len(notices) == 1
@@ -225,17 +225,17 @@ def test_an_event_waits_for_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     from postgres import free_port
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-    from aemodels.store import is_outage
-    from flows import running
+    from aemodels.tracking.store import is_outage
+    from flows import tasks
 
     sent: list[str] = []
-    monkeypatch.setattr(running, "emit_event", lambda event, *_, **__: sent.append(event))
+    monkeypatch.setattr(tasks, "emit_event", lambda event, *_, **__: sent.append(event))
     away = {PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api", PREFECT_CLIENT_MAX_RETRIES: 0}
     with temporary_settings(away), pytest.raises(UserError, match=r"does not take the event aemodels\.drift") as error:
-        running.announce("aemodels.drift", "digits", {})
+        tasks.announce("aemodels.drift", "digits", {})
     assert is_outage(error.value)
     assert sent == []
-    running.announce("aemodels.drift", "digits", {})
+    tasks.announce("aemodels.drift", "digits", {})
     assert sent == ["aemodels.drift"]
 
 
@@ -295,7 +295,7 @@ def test_the_flow_run_of_a_killed_command_does_not_stay_running() -> None:
     from prefect import flow, task
     from prefect.states import Running
 
-    from aemodels.process_names import own_name
+    from aemodels.runtime.process_names import own_name
     from flows.attempts import PROCESS, run_here
 
     @task

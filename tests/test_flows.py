@@ -30,16 +30,16 @@ from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import SetStateStatus
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.main import app
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("prefect")]
 
 
 @pytest.mark.usefixtures("own_store")
 def test_the_pipeline_leaves_a_champion_and_its_runs_share_a_tag() -> None:
-    from aemodels import catalog
     from aemodels.settings import Settings
-    from aemodels.store import open_store
+    from aemodels.tracking import catalog
+    from aemodels.tracking.store import open_store
     from flows.pipeline import pipeline
 
     settings = Settings().override({**TINY, "registry.name": "piped"})
@@ -67,8 +67,8 @@ def test_the_pipeline_leaves_a_champion_and_its_runs_share_a_tag() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_store")
 def test_a_pipeline_of_the_same_images_and_settings_does_nothing(tmp_path: Path) -> None:
-    from aemodels import registry
-    from aemodels.store import open_store
+    from aemodels.tracking import registry
+    from aemodels.tracking.store import open_store
 
     first = done(call(*PIPED))
     assert (first["new"], first["promoted"], first["version"]) == (True, True, 1)
@@ -125,24 +125,24 @@ def test_who_waits_at_a_gate_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody holds it and may have been killed: then it is free again within LEASE."""
     from prefect import flow
 
-    from flows import display, running
+    from flows import tasks, terminal
 
     @flow
     def waits() -> list[str]:
-        with running.alone("gate-waits"):
+        with tasks.alone("gate-waits"):
             return list(said)
 
     said: list[str] = []
     assert waits() == []
     with get_client(sync_client=True) as client:
-        held = client.increment_concurrency_slots_with_lease(["gate-waits"], 1, "concurrency", running.LEASE).json()
+        held = client.increment_concurrency_slots_with_lease(["gate-waits"], 1, "concurrency", tasks.LEASE).json()
 
         def say(text: str) -> None:
             said.append(text)
             client.release_concurrency_slots_with_lease(UUID(held["lease_id"]))
 
-        monkeypatch.setattr(running, "SILENCE", 0.2)
-        monkeypatch.setattr(display, "say", say)
+        monkeypatch.setattr(tasks, "SILENCE", 0.2)
+        monkeypatch.setattr(terminal, "say", say)
         (text,) = waits()
     assert text.startswith("gate-waits: waits for its turn")
 
@@ -151,10 +151,10 @@ def test_a_server_of_one_command_holds_no_limit(monkeypatch: pytest.MonkeyPatch)
     """Killed with it, Prefect's temporary server forgets who holds a limit, which stays taken for ever."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows import running
+    from flows import tasks
 
-    monkeypatch.setattr(running, "get_client", None)
-    with temporary_settings({PREFECT_API_URL: None}), running.alone("gate-x"):
+    monkeypatch.setattr(tasks, "get_client", None)
+    with temporary_settings({PREFECT_API_URL: None}), tasks.alone("gate-x"):
         pass
 
 
@@ -199,9 +199,9 @@ def test_prefects_pages_show_metrics_pictures_and_the_way_to_mlflow() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_store")
 def test_a_promotion_waits_for_a_person_and_is_told_as_events() -> None:
-    from aemodels.registry import history
     from aemodels.settings import Settings
-    from aemodels.store import open_store
+    from aemodels.tracking.registry import history
+    from aemodels.tracking.store import open_store
     from flows.promote import PROMOTED, ROLLED_BACK, promote, rollback
     from flows.train import train
 
@@ -275,8 +275,8 @@ def test_of_two_approvals_of_one_version_the_rejection_stays_too() -> None:
 
 
 def champion_version(name: str) -> int:
-    from aemodels.registry import get
-    from aemodels.store import open_store
+    from aemodels.tracking.registry import get
+    from aemodels.tracking.store import open_store
 
     return get(open_store(), name, "champion").version.version
 
@@ -357,7 +357,7 @@ def done(result: Any) -> Any:
 
 
 def tracked(name: str) -> Any:
-    from aemodels.store import open_store
+    from aemodels.tracking.store import open_store
 
     store = open_store()
     return store.client.search_runs([store.experiment(name)])

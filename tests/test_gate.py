@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from aemodels.config import UserError
-from aemodels.progress import finish
-from aemodels.registry import CHALLENGER, CHAMPION, get
+from aemodels.runtime.progress import finish
 from aemodels.settings import Settings
 from aemodels.steps.prepare import prepare
 from aemodels.steps.promote import IS_CHAMPION, Promotion, check, compare, promote
 from aemodels.steps.train import train
-from aemodels.store import open_store
+from aemodels.tracking.registry import CHALLENGER, CHAMPION, get
+from aemodels.tracking.store import open_store
 
 
 @pytest.fixture

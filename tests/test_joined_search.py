@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 from searches import pretend, replace_trials
 
-from aemodels import tuning_storage
 from aemodels.config import UserError
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.settings import Settings
 from aemodels.steps.trial_runs import TrialRuns
-from aemodels.store import Store
-from aemodels.tracking import start_run
-from aemodels.tuning import Trial, TrialEnded, TrialLost, TrialStarted, TuningConfig, search_space
-from aemodels.tuning_search import search
-from aemodels.tuning_storage import Claims, Leases, open_storage
-from aemodels.tuning_study import Study
+from aemodels.tracking.run import start_run
+from aemodels.tracking.store import Store
+from aemodels.tuning import storage
+from aemodels.tuning.config import Trial, TrialEnded, TrialLost, TrialStarted, TuningConfig, search_space
+from aemodels.tuning.search import search
+from aemodels.tuning.storage import Claims, Leases, open_storage
+from aemodels.tuning.study import Study
 
 NAMES = (f"joined-{number}" for number in count())
 EXPERIMENT, CONFIG = Experiment(), TuningConfig(trials=6, generation=3, epochs=4)
@@ -77,13 +77,13 @@ def test_each_trial_is_claimed_once() -> None:
 
 @pytest.fixture
 def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning_storage, "LEASE_SECONDS", 1)
-    monkeypatch.setattr(tuning_storage, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(storage, "LEASE_SECONDS", 1)
+    monkeypatch.setattr(storage, "BEAT_SECONDS", 0.2)
 
 
 @pytest.mark.usefixtures("short_leases")
 def test_a_silent_workers_trial_is_run_by_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning_storage, "BEAT_SECONDS", 100)  # suspended: its threads too
+    monkeypatch.setattr(storage, "BEAT_SECONDS", 100)  # suspended: its threads too
     with workers() as (a, b):
         proposed = a.generation(0)
         lost = claimed(a)
@@ -115,7 +115,7 @@ def test_a_living_workers_trial_is_not_taken() -> None:
 
 @pytest.mark.usefixtures("short_leases")
 def test_a_worker_that_hangs_loses_its_trials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning_storage, "HUNG_SECONDS", 0.1)
+    monkeypatch.setattr(storage, "HUNG_SECONDS", 0.1)
     with workers() as (a, b):
         a.generation(0)
         trial = claimed(a)
@@ -130,7 +130,7 @@ def test_an_error_that_is_written_too_late_does_not_count() -> None:
         a.generation(0)
         trial = claimed(a)
         row = a._mine[trial.index]
-        b._storage.set_trial_user_attr(row, tuning_storage.INTERRUPTED, True)
+        b._storage.set_trial_user_attr(row, storage.INTERRUPTED, True)
         a.end(replace(trial, state="failed", error="out of memory"))
         assert b.generation(0)[0].state == "waiting"
 

@@ -63,8 +63,8 @@ def new_store(folder: Path, empty_database: Path) -> Path:
 
 def registered_weights(store: Path, version: int = 1) -> bytes:
     """As the registry hands them out."""
-    from aemodels.catalog import find
-    from aemodels.store import open_store
+    from aemodels.tracking.catalog import find
+    from aemodels.tracking.store import open_store
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AEMODELS_STORE", str(store))

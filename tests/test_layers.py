@@ -60,7 +60,7 @@ ONLY_HERE = {
 
 
 def module(path: Path) -> str:
-    """aemodels/models/vae.py -> models; flows/cli.py -> flows."""
+    """aemodels/models/vae.py -> models; flows/cli/main.py -> flows."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return "flows" if parts[0] == "flows" else parts[1]
 
@@ -94,13 +94,13 @@ def test_imports_run_one_way(path: Path) -> None:
 @pytest.mark.parametrize(
     ("imported", "absent"),
     [
-        ("flows.cli", {"torch", "mlflow", "prefect", "optuna", "pydantic_core"}),
-        ("aemodels.workers", {"torch", "numpy", "PIL"}),
-        ("aemodels.catalog", {"torch", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
-        ("aemodels.training", {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
+        ("flows.cli.main", {"torch", "mlflow", "prefect", "optuna", "pydantic_core"}),
+        ("aemodels.runtime.processes", {"torch", "numpy", "PIL"}),
+        ("aemodels.tracking.catalog", {"torch", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
+        ("aemodels.training.loop", {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
         ("aemodels.experiment", {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
         (
-            "aemodels.modelfile",
+            "aemodels.checkpoints.model_files",
             {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib", "psutil", "PIL"},
         ),
     ],
@@ -114,7 +114,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(imported: str, absent: se
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("command", [["models"], ["history", "digits"]], ids=lambda command: command[0])
 def test_what_is_registered_is_listed_without_torch(command: list[str]) -> None:
-    code = "import atexit, sys; from flows.cli import main; atexit.register(lambda: print(*sys.modules)); main()"
+    code = "import atexit, sys; from flows.cli.main import main; atexit.register(lambda: print(*sys.modules)); main()"
     ran = subprocess.run([sys.executable, "-c", code, *command, "--json"], capture_output=True, text=True, cwd=ROOT)
     assert ran.returncode == (0 if command == ["models"] else 2), ran.stderr  # there is no such model
     loaded = set(ran.stdout.splitlines()[-1].split())

@@ -10,14 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aemodels.process_names import is_gone, own_name
+from aemodels.runtime.process_names import is_gone, own_name
 from flows.leftovers import MARK, end_leftovers
 
 SLEEPS = [sys.executable, "-c", "import time; print(flush=True); time.sleep(600)"]
 
 
 def name_of_a_dead_process() -> str:
-    code = "from aemodels.process_names import own_name; print(own_name())"
+    code = "from aemodels.runtime.process_names import own_name; print(own_name())"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -53,7 +53,7 @@ def test_the_next_command_ends_what_a_killed_one_left_and_nothing_else() -> None
 @pytest.mark.flow
 def test_a_killed_pipeline_leaves_no_server(tmp_path: Path) -> None:
     """Prefect's temporary server goes on after a SIGKILL, until the next command."""
-    command = [sys.executable, "-m", "flows.cli"]
+    command = [sys.executable, "-m", "flows.cli.main"]
     store = {**os.environ, "AEMODELS_STORE": str(tmp_path / "store"), "PREFECT_HOME": str(tmp_path / "prefect")}
     killed = subprocess.Popen([*command, "pipeline", "--preset", "digits"], env=store, stderr=subprocess.DEVNULL)
     servers: list[psutil.Process] = []

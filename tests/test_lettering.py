@@ -13,22 +13,22 @@ import pytest
 import torch
 from autoencoders import build
 
-from aemodels import lettering, pictures
-from aemodels.comparison_figures import rate_distortion, side_by_side
 from aemodels.config import Choice
 from aemodels.data import PreparedData
-from aemodels.drift import Scores
-from aemodels.drift_figures import histograms, worst
-from aemodels.evaluation import EvaluationConfig, evaluate
-from aemodels.features import Features
-from aemodels.figures import FIGURES, draw_figures
-from aemodels.lettering import choose_fonts, drawable
+from aemodels.evaluation.drift import Scores
+from aemodels.evaluation.evaluate import EvaluationConfig, evaluate
+from aemodels.evaluation.features import Features
 from aemodels.models import AEConfig, CVAEConfig, VAEConfig
-from aemodels.nets import MLPConfig
-from aemodels.pictures import Labels, Picture, sheet
+from aemodels.nn.trunks import MLPConfig
+from aemodels.reports import lettering, pictures
+from aemodels.reports.figures.comparison import rate_distortion, side_by_side
+from aemodels.reports.figures.drift import histograms, worst
+from aemodels.reports.figures.model import FIGURES, draw_figures
+from aemodels.reports.figures.search import draw_search_figures
+from aemodels.reports.lettering import choose_fonts, drawable
+from aemodels.reports.pictures import Labels, Picture, sheet
 from aemodels.texts import visible
-from aemodels.tuning import SearchResult, Trial
-from aemodels.tuning_figures import draw_search_figures
+from aemodels.tuning.config import SearchResult, Trial
 
 SMALL = MLPConfig(widths=(16,))
 NAMES = ("$", "$$", "$5 to $10_max", "_hidden", "_nolegend_", "[red] x", "<b>&amp;", "a\x1b[31m", r"\frac$x$", "a\nb")

@@ -12,17 +12,17 @@ from torch import Tensor
 
 from aemodels.data import PreparedData, prepare
 from aemodels.data.sprites import SpritesConfig, draw_factors
-from aemodels.evaluation import EvaluationConfig, check_primary, evaluate
-from aemodels.evidence import Evidence
-from aemodels.features import Features, feature_network
-from aemodels.figures import draw_figures
-from aemodels.figures_codes import traversals
-from aemodels.information import BINS, known_shares
-from aemodels.metrics.factors import mutual_information_gap
+from aemodels.evaluation.evaluate import EvaluationConfig, check_primary, evaluate
+from aemodels.evaluation.evidence import Evidence
+from aemodels.evaluation.features import Features, feature_network
+from aemodels.evaluation.metrics.factors import mutual_information_gap
+from aemodels.evaluation.mutual_information import BINS, known_shares
 from aemodels.models import AEConfig, CVAEConfig, GANConfig, VAEConfig
 from aemodels.models.base import ModelConfig
-from aemodels.nets import MLPConfig
-from aemodels.progress import finish
+from aemodels.nn.trunks import MLPConfig
+from aemodels.reports.figures.codes import traversals
+from aemodels.reports.figures.model import draw_figures
+from aemodels.runtime.progress import finish
 
 COUNT = 10_000
 FACTORS = torch.from_numpy(draw_factors(COUNT, seed=0))  # shape, scale, rotation, x, y

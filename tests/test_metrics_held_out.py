@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from aemodels.evidence import Codes, Evidence
-from aemodels.metrics.compression import explained_variance
-from aemodels.metrics.held_out import knn_accuracy, mse, probe_accuracy, psnr, structural_similarity
+from aemodels.evaluation.evidence import Codes, Evidence
+from aemodels.evaluation.metrics.compression import explained_variance
+from aemodels.evaluation.metrics.held_out import knn_accuracy, mse, probe_accuracy, psnr, structural_similarity
 
 
 class Stub(Evidence):

@@ -10,10 +10,10 @@ from autoencoders import build
 
 from aemodels.config import SettingsError
 from aemodels.data import PreparedData
-from aemodels.distributions import BernoulliConfig, GaussianConfig
-from aemodels.evaluation import EvaluationConfig, check_likelihood, evaluate
+from aemodels.evaluation.evaluate import EvaluationConfig, check_likelihood, evaluate
 from aemodels.models import AEConfig, VAEConfig
-from aemodels.nets import MLPConfig
+from aemodels.nn.distributions import BernoulliConfig, GaussianConfig
+from aemodels.nn.trunks import MLPConfig
 
 CONFIG = EvaluationConfig()
 SMALL = MLPConfig(widths=(32,))

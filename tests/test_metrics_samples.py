@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from aemodels import neighbours
-from aemodels.evidence import Evidence
-from aemodels.metrics import samples as metrics_samples
-from aemodels.metrics.samples import class_balance, confident_samples, coverage, density, frechet_distance
-from aemodels.neighbours import balls, nearest
+from aemodels.evaluation import neighbours
+from aemodels.evaluation.evidence import Evidence
+from aemodels.evaluation.metrics import samples as metrics_samples
+from aemodels.evaluation.metrics.samples import class_balance, confident_samples, coverage, density, frechet_distance
+from aemodels.evaluation.neighbours import balls, nearest
 
 KINDS, EACH, FEATURES = 10, 50, 8  # clusters of real images, far from each other
 

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from aemodels import parallel
 from aemodels.config import UserError
 from aemodels.data.prepared import PreparedData
-from aemodels.devices import best_device
-from aemodels.distributions import GaussianConfig
 from aemodels.models import AEConfig, VAEConfig, VAEGANConfig
-from aemodels.nets import ConvConfig, MLPConfig
-from aemodels.training import TrainingConfig, train
+from aemodels.nn.distributions import GaussianConfig
+from aemodels.nn.trunks import ConvConfig, MLPConfig
+from aemodels.runtime import torchrun as parallel
+from aemodels.runtime.devices import best_device
+from aemodels.training.loop import TrainingConfig, train
 
 SMALL = MLPConfig(widths=(16,))
 # 301 images in batches of 30: shares of 15, and at the end one image, which one of the processes has alone
@@ -118,7 +118,15 @@ def test_each_process_begins_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("store")
 def test_one_of_the_processes_writes(tmp_path: Path) -> None:
     """`torchrun ... aemodels train`: one run, one version, one answer; a search is refused."""
-    command = ["-m", "flows.cli", "train", "data.name=digits", "training.epochs=2", "training.images=200", "--json"]
+    command = [
+        "-m",
+        "flows.cli.main",
+        "train",
+        "data.name=digits",
+        "training.epochs=2",
+        "training.images=200",
+        "--json",
+    ]
     done = torchrun(*command)
     assert done.returncode == 0, done.stderr
     trained = json.loads(done.stdout)
@@ -130,5 +138,5 @@ def test_one_of_the_processes_writes(tmp_path: Path) -> None:
     assert tested
     assert tested.items() <= again.items()
     assert (trained["version"], again["version"]) == (1, 2)
-    refused = torchrun("-m", "flows.cli", "tune", "data.name=digits")
+    refused = torchrun("-m", "flows.cli.main", "tune", "data.name=digits")
     assert "a search runs in one process" in refused.stderr

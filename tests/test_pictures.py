@@ -8,9 +8,9 @@ import torch
 from paper import paper_around
 from torch import Tensor
 
-from aemodels.evidence import Evidence
-from aemodels.figures import reconstructions
-from aemodels.pictures import GAP, Labels, sheet, tile
+from aemodels.evaluation.evidence import Evidence
+from aemodels.reports.figures.model import reconstructions
+from aemodels.reports.pictures import GAP, Labels, sheet, tile
 
 
 def cornered(n: int, colour: tuple[float, ...] = (1,), side: int = 8) -> Tensor:

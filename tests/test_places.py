@@ -19,7 +19,7 @@ from commands import TINY, Answer, call, picture_folder, refused
 from disks import as_stranger, open_folder, read_only
 
 from aemodels.config import UserError
-from aemodels.environment import cache_folder, data_root, give_libraries_a_home, store_folder
+from aemodels.runtime.environment import cache_folder, data_root, give_libraries_a_home, store_folder
 
 NAMES = ["My%20Project #1?; é 'x'", '50%&{a}"b"~$HOME', "Ünïcödé 数字/ ends in a space "]
 
@@ -53,7 +53,9 @@ def ui(oddly_named: Path) -> Iterator[int]:  # noqa: ARG001  where it serves
     """`aemodels ui`, on that port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "flows.cli", "ui", "--port", str(port)], stdout=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli.main", "ui", "--port", str(port)], stdout=subprocess.DEVNULL
+    )
     yield port
     server.terminate()
     server.wait(30)
@@ -129,7 +131,7 @@ def test_a_deleted_current_folder_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 
 def command(*arguments: object, folder: Path, **environment: str) -> Answer:
-    ran = as_stranger(["-m", "flows.cli", *map(str, arguments)], folder, OMP_NUM_THREADS="1", **environment)
+    ran = as_stranger(["-m", "flows.cli.main", *map(str, arguments)], folder, OMP_NUM_THREADS="1", **environment)
     return Answer(ran.returncode, ran.stdout, ran.stderr)
 
 

@@ -15,20 +15,13 @@ from torch import Tensor, nn
 from aemodels.config import section_kinds
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
-from aemodels.distributions import GaussianConfig
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, CVAEConfig, GANConfig, IWAEConfig, VAEConfig, VAEGANConfig
 from aemodels.models.base import Batch, GenerativeModel, Loss, ModelConfig
-from aemodels.nets import ConvConfig, ImageShape, MLPConfig, ResidualConfig
-from aemodels.population import stackable, train_population
-from aemodels.training import (
-    Epoch,
-    TrainingConfig,
-    TrainingDivergedError,
-    TrainingState,
-    best_model,
-    train,
-)
+from aemodels.nn.distributions import GaussianConfig
+from aemodels.nn.trunks import ConvConfig, ImageShape, MLPConfig, ResidualConfig
+from aemodels.training.loop import Epoch, TrainingConfig, TrainingDivergedError, TrainingState, best_model, train
+from aemodels.training.population import stackable, train_population
 
 LARGEST = 7
 MLP, CONV = MLPConfig(widths=(16,)), ConvConfig(channels=(4, 6), hidden=12)
@@ -59,7 +52,7 @@ class Adversarial(GenerativeModel):
         return {"generator": ("generator",), "critic": ("critic",)}
 
     def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
-        from aemodels import distributions
+        from aemodels.nn import distributions
 
         z = distributions.noise_like(self.unit_mask.expand(len(batch.x), -1)) * self.unit_mask
         fake = self.critic(self.generator(z).sigmoid())[:, 0]
@@ -109,7 +102,7 @@ def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
         rows, units = (torch.arange(count, dtype=torch.float64) for count in z.shape[-2:])
         return (1.5 * (1.7 * rows[:, None] + 0.9 * units).sin()).to(z.dtype).expand_as(z)
 
-    monkeypatch.setattr("aemodels.distributions.noise_like", noise)
+    monkeypatch.setattr("aemodels.nn.distributions.noise_like", noise)
 
 
 @pytest.fixture
@@ -222,7 +215,7 @@ def test_losses_agree_in_float32(models, digits: PreparedData) -> None:
 @pytest.mark.usefixtures("same_noise")
 def test_losses_agree_in_bfloat16(kind: str, digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
     """With autocast, as on a GPU, whatever this processor multiplies bfloat16 with."""
-    monkeypatch.setattr("aemodels.updates.bfloat16_units", lambda _: "vector")
+    monkeypatch.setattr("aemodels.training.update.bfloat16_units", lambda _: "vector")
     models, training = POPULATIONS[kind], TRAINING["adam"].override({"precision": "bfloat16", "epochs": 2})
     assert_losses_agree(models, digits, training, rel=1e-3, nats=0.05)  # of a rate rounding is a larger part
     with pytest.raises(AssertionError):  # it was not float32 again

@@ -8,22 +8,20 @@ from typing import Any
 import pytest
 import torch
 
-from aemodels.checkpoint import load_model, load_state, save_state
+from aemodels.checkpoints.checkpoint import load_model, load_state, save_state
 from aemodels.config import SettingsError, section_kinds
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
-from aemodels.distributions import GaussianConfig, derived_seed, seeded
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, VAEConfig
 from aemodels.models.base import Autoencoder, Batch, ModelConfig
-from aemodels.nets import ConvConfig, MLPConfig
-from aemodels.population import train_population
-from aemodels.pretraining import hidden_layers
-from aemodels.progress import Progress, finish
+from aemodels.nn.distributions import GaussianConfig, derived_seed, seeded
+from aemodels.nn.trunks import ConvConfig, MLPConfig
+from aemodels.runtime.progress import Progress, finish
 from aemodels.settings import load_settings
 from aemodels.steps.train import train as train_step
-from aemodels.store import Store
-from aemodels.training import (
+from aemodels.tracking.store import Store
+from aemodels.training.loop import (
     TrainingConfig,
     TrainingDivergedError,
     TrainingState,
@@ -32,6 +30,8 @@ from aemodels.training import (
     new_model,
     train,
 )
+from aemodels.training.population import train_population
+from aemodels.training.pretraining import hidden_layers
 
 AUTOENCODERS: list[Any] = [
     kind for kind in section_kinds(Experiment.model_fields["model"]).values() if kind.has_encoder

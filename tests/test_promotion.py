@@ -13,11 +13,11 @@ from quick import first
 from versions import NO, YES, aliases, registered
 
 from aemodels.config import SettingsError, UserError
-from aemodels.promotion import RegistryConfig, Review, decide, reviewed
-from aemodels.registry import champion, conclude, deciding, get, history, keep_review, promote, rollback
 from aemodels.settings import Settings
 from aemodels.steps import promote as step
-from aemodels.store import Store
+from aemodels.tracking.gate import RegistryConfig, Review, decide, reviewed
+from aemodels.tracking.registry import champion, conclude, deciding, get, history, keep_review, promote, rollback
+from aemodels.tracking.store import Store
 
 SMALLER = {"mse": True, "frechet_samples": True, "knn_accuracy": False}
 

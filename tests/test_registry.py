@@ -9,9 +9,9 @@ import pytest
 from versions import YES, aliases, registered
 
 from aemodels.config import UserError
-from aemodels.registry import conclude, find, list_models, register
-from aemodels.store import Store
-from aemodels.tracking import start_run
+from aemodels.tracking.registry import conclude, find, list_models, register
+from aemodels.tracking.run import start_run
+from aemodels.tracking.store import Store
 
 # ---- registering
 

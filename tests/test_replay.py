@@ -17,18 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aemodels import replay as replay_module
-from aemodels import updates
 from aemodels.config import section_kinds
 from aemodels.data.prepared import PreparedData
-from aemodels.distributions import GaussianConfig, seeded
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, CVAEConfig, VAEConfig
 from aemodels.models.base import ModelConfig
-from aemodels.nets import ConvConfig, MLPConfig, ResidualConfig
-from aemodels.population import train_population
-from aemodels.replay import Recorder, Replay
-from aemodels.training import TrainingConfig, train
+from aemodels.nn.distributions import GaussianConfig, seeded
+from aemodels.nn.trunks import ConvConfig, MLPConfig, ResidualConfig
+from aemodels.training import cpu_replay as replay_module
+from aemodels.training import update as updates
+from aemodels.training.cpu_replay import Recorder, Replay
+from aemodels.training.loop import TrainingConfig, train
+from aemodels.training.population import train_population
 
 SMALL = MLPConfig(widths=(16,))
 MODELS: dict[str, ModelConfig] = {

@@ -15,10 +15,10 @@ from chromium import KEPT, started
 from typer.testing import CliRunner
 
 from aemodels.data import PreparedData
+from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
-from aemodels.figures import FIGURES
-from aemodels.metrics import METRICS
-from aemodels.report import BETTER, Subject, metric_rows, setting_rows, write_report
+from aemodels.reports.figures.model import FIGURES
+from aemodels.reports.page import BETTER, Subject, metric_rows, setting_rows, write_report
 
 NUMBERS = {name: 0.12345 + i for i, name in enumerate(METRICS)}
 PICTURES = {name: np.full((40, 60 + i, 3), i, np.uint8) for i, name in enumerate(FIGURES)}
@@ -157,7 +157,7 @@ KINDS = {  # settings, and figures that others lack
 
 @pytest.fixture(params=KINDS)
 def trained(request, store, digits: PreparedData) -> tuple[str, Path]:  # noqa: ARG001  where it trains, and on what
-    from flows.cli import app
+    from flows.cli.main import app
 
     kind: str = request.param
     small = ["model.latent_dim=2", "model.trunk=mlp", "model.trunk.widths=[64]"]

@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 from aemodels.data import PreparedData
-from aemodels.denoising import Denoising
-from aemodels.distributions import BernoulliConfig
-from aemodels.evaluation import EvaluationConfig, evaluate
-from aemodels.evidence import Evidence
-from aemodels.features import Features
-from aemodels.figures import draw_figures
-from aemodels.leaving_out import NotEnoughError
-from aemodels.metrics import METRICS
+from aemodels.evaluation.denoising import Denoising
+from aemodels.evaluation.evaluate import EvaluationConfig, evaluate
+from aemodels.evaluation.evidence import Evidence
+from aemodels.evaluation.features import Features
+from aemodels.evaluation.leaving_out import NotEnoughError
+from aemodels.evaluation.metrics import METRICS
 from aemodels.models import AEConfig, CVAEConfig, VAEConfig
 from aemodels.models.ae import AE
 from aemodels.models.base import AT_ONCE, Batch, Networks
 from aemodels.models.cvae import CVAE
-from aemodels.nets import MLPConfig
+from aemodels.nn.distributions import BernoulliConfig
+from aemodels.nn.trunks import MLPConfig
+from aemodels.reports.figures.model import draw_figures
 
 CONFIG = EvaluationConfig()
 CLASSES = 10

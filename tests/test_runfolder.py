@@ -16,9 +16,9 @@ from quick import first
 from tracked import TINY, client, history, runs, versions
 from typer.testing import CliRunner
 
-from aemodels.runfolder import RunFolder
+from aemodels.checkpoints.run_folder import RunFolder
 from aemodels.steps.train import _track_again
-from flows.cli import app
+from flows.cli.main import app
 
 TRAIN = ["train", "--json", *TINY, "training.epochs=3"]
 SEARCH = ["tune", "--json", *TINY, "tuning.trials=1", "tuning.epochs=1", "tuning.images=100"]
@@ -93,7 +93,7 @@ def test_wherever_it_is_interrupted_there_is_one_run_and_one_version(folder: Pat
 def test_what_a_killed_attempt_has_tracked_is_not_tracked_twice(
     folder: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aemodels.tracking import Run
+    from aemodels.tracking.run import Run
 
     real = Run.metrics
 
@@ -121,8 +121,8 @@ def test_a_command_that_was_killed_before_it_told_its_result_tells_it_the_next_t
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("flows.reports.trained", killed)
-        patch.setattr("flows.reports.tuned", killed)
+        patch.setattr("flows.cli.results.trained", killed)
+        patch.setattr("flows.cli.results.tuned", killed)
         assert call(*command).exit_code == 130
     kind = "training" if command is TRAIN else "search"
     (run,) = runs(folder, kind)
@@ -155,7 +155,7 @@ def test_a_training_that_an_earlier_release_left_goes_on(folder: Path) -> None:
 def test_who_asks_again_for_a_finished_run_gets_it(folder: Path, digits) -> None:
     """A flow run that was killed before it had the result of its training must not train, and register, again."""
     from aemodels.config import read_text
-    from aemodels.progress import finish
+    from aemodels.runtime.progress import finish
     from aemodels.settings import load_settings
     from aemodels.steps.train import train
 
@@ -171,7 +171,7 @@ def test_who_asks_again_for_a_finished_run_gets_it(folder: Path, digits) -> None
 def test_a_registration_that_was_killed_leaves_no_pending_model(folder: Path) -> None:
     """SIGKILL: nothing of the registration's own clean-up runs."""
     script = (
-        "import os, sys, aemodels.registry as registry, flows.cli as cli\n"
+        "import os, sys, aemodels.tracking.registry as registry, flows.cli.main as cli\n"
         "registry._ensure_model = lambda *_: os.kill(os.getpid(), 9)\n"
         "sys.argv = ['aemodels', *sys.argv[1:]]\n"
         "cli.main()"
@@ -190,7 +190,7 @@ def test_a_registration_that_was_killed_leaves_no_pending_model(folder: Path) ->
 def test_what_a_killed_evaluation_left_running_is_ended_by_the_next_command(folder: Path) -> None:
     done(call(*TRAIN))
     script = (
-        "import os, sys, aemodels.steps.evaluate as step, flows.cli as cli\n"
+        "import os, sys, aemodels.steps.evaluate as step, flows.cli.main as cli\n"
         "step.judge = lambda *_, **__: os.kill(os.getpid(), 9)\n"
         "sys.argv = ['aemodels', 'evaluate', 'digits/1']\n"
         "cli.main()"
@@ -204,7 +204,7 @@ def test_what_a_killed_evaluation_left_running_is_ended_by_the_next_command(fold
 
 def test_a_run_that_was_begun_and_not_noted_goes_on(folder: Path) -> None:
     """Killed between MLflow's answer and the note of the run's id."""
-    from aemodels.runfolder import RunFolder
+    from aemodels.checkpoints.run_folder import RunFolder
 
     real = RunFolder.note
 
@@ -221,7 +221,7 @@ def test_a_run_that_was_begun_and_not_noted_goes_on(folder: Path) -> None:
 
 
 def test_a_trial_that_was_begun_and_not_noted_goes_on(folder: Path) -> None:
-    from aemodels.tuning_study import Study
+    from aemodels.tuning.study import Study
 
     real = Study.remember
 
@@ -240,8 +240,8 @@ def test_a_trial_that_was_begun_and_not_noted_goes_on(folder: Path) -> None:
 
 def test_what_an_attempt_left_in_a_container_that_is_gone_is_ended_by_the_next_attempt(store) -> None:
     """Of another container's processes nothing is known, but a flow run has one attempt at a time."""
-    from aemodels.process_names import own_name
-    from aemodels.tracking import PIPELINE, PROCESS, start_run
+    from aemodels.runtime.process_names import own_name
+    from aemodels.tracking.run import PIPELINE, PROCESS, start_run
 
     elsewhere = {PROCESS: f"gone-{own_name()}"}
     left = start_run(store, "digits", "left", {PIPELINE: "flow run", **elsewhere})
@@ -252,7 +252,7 @@ def test_what_an_attempt_left_in_a_container_that_is_gone_is_ended_by_the_next_a
 
 
 def test_all_who_share_a_search_are_still_to_get_its_result(folder: Path) -> None:  # noqa: ARG001  the store is set
-    from aemodels.runfolder import awaited, joined
+    from aemodels.checkpoints.run_folder import awaited, joined
 
     for asker in ("one", "two"):
         with joined("shared", asker):
@@ -264,7 +264,7 @@ def test_all_who_share_a_search_are_still_to_get_its_result(folder: Path) -> Non
 
 def test_a_pipeline_that_was_killed_just_before_its_end_is_not_gone_on_with(folder: Path) -> None:
     """Its result was kept with the version: a later pipeline, of another release, must not take it up."""
-    from aemodels.runfolder import claimed, finish_left
+    from aemodels.checkpoints.run_folder import claimed, finish_left
 
     with claimed("pipeline-1") as killed:
         killed.note(trained={"version": 1})
@@ -277,7 +277,7 @@ def test_a_pipeline_that_was_killed_just_before_its_end_is_not_gone_on_with(fold
 
 
 def test_a_finished_run_keeps_no_checkpoint_even_if_it_was_killed_then(folder: Path) -> None:  # noqa: ARG001
-    from aemodels.runfolder import claimed
+    from aemodels.checkpoints.run_folder import claimed
 
     with claimed("one") as run:
         run.finish({})
@@ -305,7 +305,7 @@ def test_a_run_that_was_deleted_meanwhile_is_replaced_with_its_whole_history(fol
 @pytest.mark.slow
 def test_a_run_that_goes_on_belongs_to_the_pipeline_that_goes_on(folder: Path, digits) -> None:
     from aemodels.config import read_text
-    from aemodels.progress import finish
+    from aemodels.runtime.progress import finish
     from aemodels.settings import load_settings
     from aemodels.steps.train import train
 
@@ -380,7 +380,7 @@ def test_a_data_set_that_another_process_tracks_at_the_same_moment(
     """MLflow looks for the data set, then writes it: of two processes, one may meet the other's row."""
     from mlflow.exceptions import MlflowException
 
-    from aemodels.tracking import start_run
+    from aemodels.tracking.run import start_run
 
     real, calls = store.client.log_inputs, []
 
@@ -398,7 +398,7 @@ def test_a_data_set_that_another_process_tracks_at_the_same_moment(
 
 
 def test_an_interrupted_search_leaves_no_trial_running(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aemodels.tuning_study import Study
+    from aemodels.tuning.study import Study
 
     real, reported = Study.report, []
 

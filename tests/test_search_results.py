@@ -17,16 +17,16 @@ from optuna.storages import RDBStorage
 from quick import first
 from searches import pretend, replace_trials
 
-from aemodels import tuning_study
+from aemodels.checkpoints.run_folder import RunFolder
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.members import Told
-from aemodels.progress import finish
-from aemodels.runfolder import RunFolder
+from aemodels.runtime.progress import finish
 from aemodels.settings import Settings
 from aemodels.steps.tune import ENDED, Tuned, tune
-from aemodels.store import open_store
-from aemodels.tuning_storage import Claims, Leases
+from aemodels.tracking.store import open_store
+from aemodels.tuning import study
+from aemodels.tuning.messages import Told
+from aemodels.tuning.storage import Claims, Leases
 
 SETTINGS = Settings().override({"tuning": {"trials": 4, "generation": 2, "epochs": 2}, "registry.name": "shared"})
 
@@ -59,8 +59,8 @@ def machine(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatc
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setenv("OPTUNA_STORAGE", "postgresql://nobody@nowhere.invalid/searches")
-    monkeypatch.setattr(tuning_study, "Leases", Unlocked)
-    monkeypatch.setattr(tuning_study, "open_storage", lambda _: RDBStorage(f"sqlite:///{tmp_path / 'searches.db'}"))
+    monkeypatch.setattr(study, "Leases", Unlocked)
+    monkeypatch.setattr(study, "open_storage", lambda _: RDBStorage(f"sqlite:///{tmp_path / 'searches.db'}"))
     return lambda name: monkeypatch.setenv("AEMODELS_STORE", str(tmp_path / name))
 
 

@@ -17,9 +17,9 @@ from threading import Thread
 import pytest
 
 from aemodels.config import UserError
-from aemodels.environment import without_secrets
-from aemodels.store import Store, open_store
-from aemodels.tracking import start_run
+from aemodels.runtime.environment import without_secrets
+from aemodels.tracking.run import start_run
+from aemodels.tracking.store import Store, open_store
 
 ROOT = Path(__file__).parents[1]
 TINY = ["model.trunk=mlp", "model.trunk.widths=[16]", "model.latent_dim=2", "training.epochs=1", "training.images=200"]
@@ -36,7 +36,7 @@ def aemodels(*arguments: str, folder: Path, **environment: str) -> subprocess.Co
     """A command as a person starts it, with secrets in its environment and all of its files in one folder."""
     places = {f"AEMODELS_{name}": str(folder / name.lower()) for name in ("STORE", "CACHE")}
     found = os.environ | places | SECRETS | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
-    command = [sys.executable, "-m", "flows.cli", *arguments]
+    command = [sys.executable, "-m", "flows.cli.main", *arguments]
     return subprocess.run(command, env=found, cwd=folder, capture_output=True, timeout=240, check=False)
 
 

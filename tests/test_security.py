@@ -15,15 +15,15 @@ import torch
 from commands import call, refused, save
 from safetensors.torch import load_file, save_file
 
-from aemodels import catalog
-from aemodels.checkpoint import load_model
+from aemodels.checkpoints.checkpoint import load_model
+from aemodels.checkpoints.model_files import load_codes, seal
 from aemodels.config import SettingsError, UserError
-from aemodels.modelfile import load_codes, seal
-from aemodels.registry import find, get, history, promote, register, rollback
-from aemodels.serving import Question, answer
+from aemodels.serving.answers import Question, answer
 from aemodels.settings import load_settings
-from aemodels.store import Store
-from aemodels.tracking import start_run
+from aemodels.tracking import catalog
+from aemodels.tracking.registry import find, get, history, promote, register, rollback
+from aemodels.tracking.run import start_run
+from aemodels.tracking.store import Store
 
 # ---------------------------------------------------------------- files
 

@@ -21,8 +21,8 @@ from questions import JSON, PICTURES, Reply, refused, wrong_question
 from served import Server, running
 
 from aemodels.models.base import GenerativeModel
-from aemodels.server import MOST_AT_ONCE
-from aemodels.serving import Question, answer
+from aemodels.serving.answers import Question, answer
+from aemodels.serving.server import MOST_AT_ONCE
 
 ROOT = Path(__file__).parents[1]
 ALLOWED_GROWTH = 400e6  # bytes: a question of 25 MB is read, and an answer of as much is written

@@ -16,10 +16,10 @@ import pytest
 import torch
 from questions import JSON, PICTURES, Reply, refused
 
-from aemodels import server as module
 from aemodels.config import UserError
 from aemodels.models.base import GenerativeModel
-from aemodels.server import MOST_AT_ONCE, Limits, create_app, is_local, limits_of, listen
+from aemodels.serving import server as module
+from aemodels.serving.server import MOST_AT_ONCE, Limits, create_app, is_local, limits_of, listen
 
 
 def call(model: GenerativeModel, content: Any, raises: bool = False) -> Reply:

@@ -21,11 +21,11 @@ import pytest
 
 from aemodels.config import UserError
 from aemodels.models.base import GenerativeModel
-from aemodels.promotion import Decision
-from aemodels.registry import conclude, register
-from aemodels.serving import CHUNK, MOST_GENERATED, RANGES, Question, answer, requirements
-from aemodels.store import Store
-from aemodels.tracking import start_run
+from aemodels.serving.answers import CHUNK, MOST_GENERATED, RANGES, Question, answer, requirements
+from aemodels.tracking.gate import Decision
+from aemodels.tracking.registry import conclude, register
+from aemodels.tracking.run import start_run
+from aemodels.tracking.store import Store
 
 BYTES = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
 

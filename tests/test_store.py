@@ -19,8 +19,8 @@ import pytest
 from optuna.storages import RDBStorage
 
 from aemodels.config import UserError
-from aemodels.store import Store, UnreachableError, is_outage, open_store, printable, serve_ui
-from aemodels.tracking import start_run
+from aemodels.tracking.run import start_run
+from aemodels.tracking.store import Store, UnreachableError, is_outage, open_store, printable, serve_ui
 
 
 def test_a_fresh_store_is_made_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ open_store()
 
 @pytest.mark.slow
 def test_two_processes_open_a_fresh_store_at_once(tmp_path: Path) -> None:
-    code = "from aemodels.store import open_store; print(open_store().experiment('tiny'))"
+    code = "from aemodels.tracking.store import open_store; print(open_store().experiment('tiny'))"
     environment = os.environ | {"AEMODELS_STORE": str(tmp_path / "store")}
     both = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

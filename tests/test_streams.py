@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from quick import first
 
-from flows.streams import CLOSED, UNWRITABLE
+from flows.cli.streams import CLOSED, UNWRITABLE
 
 ROOT = Path(__file__).parents[1]
-COMMAND = [sys.executable, "-m", "flows.cli"]
-PRINTS = {"flows/display.py"}  # what may print; a message beside the result: flows/answering.py, by `tell` alone
+COMMAND = [sys.executable, "-m", "flows.cli.main"]
+PRINTS = {"flows/terminal.py"}  # what may print; a message beside the result: flows/cli/session.py, by `tell` alone
 
 
 def read_and_leave(arguments: list[str], letters: int, environment: dict[str, str]) -> tuple[int, bytes]:
@@ -82,7 +82,7 @@ def test_only_one_place_prints() -> None:
         if isinstance(node, ast.Call) and _prints(node)
     ]
     found = [(name, call) for name, call in found if name not in PRINTS]
-    assert found == [("flows/answering.py", "typer.echo(visible(message), err=True)")]
+    assert found == [("flows/cli/session.py", "typer.echo(visible(message), err=True)")]
 
 
 def _prints(call: ast.Call) -> object:

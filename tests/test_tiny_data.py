@@ -16,14 +16,12 @@ from commands import save, shell
 from aemodels.comparison import ComparisonConfig
 from aemodels.config import SettingsError, UserError
 from aemodels.data import PreparedData
-from aemodels.drift import MonitoringConfig, fewest
-from aemodels.evidence import Evidence
-from aemodels.figures import FIGURES
-from aemodels.leaving_out import NotEnoughError, from_tags
-from aemodels.metrics import METRICS
-from aemodels.progress import Steps, finish
-from aemodels.registry import get
-from aemodels.registry import promote as crown
+from aemodels.evaluation.drift import MonitoringConfig, fewest
+from aemodels.evaluation.evidence import Evidence
+from aemodels.evaluation.leaving_out import NotEnoughError, from_tags
+from aemodels.evaluation.metrics import METRICS
+from aemodels.reports.figures.model import FIGURES
+from aemodels.runtime.progress import Steps, finish
 from aemodels.settings import Settings
 from aemodels.steps.compare import compare
 from aemodels.steps.monitor import Monitored, _too_few_known, monitor
@@ -31,7 +29,9 @@ from aemodels.steps.prepare import prepare
 from aemodels.steps.promote import promote
 from aemodels.steps.train import Trained, train
 from aemodels.steps.tune import tune
-from aemodels.store import Store
+from aemodels.tracking.registry import get
+from aemodels.tracking.registry import promote as crown
+from aemodels.tracking.store import Store
 
 MODELS = "ae", "vae", "cvae", "iwae", "vae_gan", "gan"
 SIZES = 7, 8, 10, 13

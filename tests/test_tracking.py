@@ -21,9 +21,9 @@ import pytest
 from postgres import free_port
 
 from aemodels.data import PreparedData
-from aemodels.registry import find, register
-from aemodels.store import Store, open_store
-from aemodels.tracking import LONGEST_PARAM, Run, resume_run, standard_tags, start_run
+from aemodels.tracking.registry import find, register
+from aemodels.tracking.run import LONGEST_PARAM, Run, resume_run, standard_tags, start_run
+from aemodels.tracking.store import Store, open_store
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def status_of(port: int, headers: dict[str, str]) -> int:
 @pytest.mark.slow
 def test_the_ui_shows_the_embedded_store(run: Run) -> None:
     port = free_port()
-    code = f"from aemodels.store import serve_ui; serve_ui({port})"
+    code = f"from aemodels.tracking.store import serve_ui; serve_ui({port})"
     ui = subprocess.Popen([sys.executable, "-c", code])
     try:
         wait_for(f"http://127.0.0.1:{port}/health")

@@ -13,17 +13,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from aemodels.checkpoint import load_model, load_state, save_card, save_state, save_weights
+from aemodels.checkpoints.checkpoint import load_model, load_state, save_card, save_state, save_weights
 from aemodels.config import SettingsError, UserError, section_kinds
 from aemodels.data.prepared import PreparedData
-from aemodels.distributions import GaussianConfig
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, CVAEConfig, GANConfig, VAEConfig
 from aemodels.models.base import Autoencoder, Batch, GenerativeModel, Loss, ModelConfig
-from aemodels.nets import ConvConfig, ImageShape, MLPConfig
-from aemodels.population import train_population
-from aemodels.schedules import learning_rate_factor
-from aemodels.training import TrainingConfig, TrainingDivergedError, TrainingState, best_model, ends, train
+from aemodels.nn.distributions import GaussianConfig
+from aemodels.nn.schedules import learning_rate_factor
+from aemodels.nn.trunks import ConvConfig, ImageShape, MLPConfig
+from aemodels.training.loop import TrainingConfig, TrainingDivergedError, TrainingState, best_model, ends, train
+from aemodels.training.population import train_population
 
 SMALL = MLPConfig(widths=(16,))
 BATCH_NORM = MLPConfig(widths=(16,), normalization="batch")

@@ -6,7 +6,7 @@ import pytest
 from searches import SMALL
 
 from aemodels.data.prepared import PreparedData
-from aemodels.trial_costs import stack_bytes
+from aemodels.tuning.costs import stack_bytes
 
 
 @pytest.mark.parametrize("model", ["vae", "gan", "vae_gan"])

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from aemodels import trials
 from aemodels.data import batches
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.members import Goals, MemberEnd, MemberEpoch, MemberStart
-from aemodels.trial_costs import forward_seconds, stack_bytes
-from aemodels.trials import Runner
-from aemodels.workers import Worker, Yielded
+from aemodels.runtime.processes import Worker, Yielded
+from aemodels.tuning import runner as trials
+from aemodels.tuning.costs import forward_seconds, stack_bytes
+from aemodels.tuning.messages import Goals, MemberEnd, MemberEpoch, MemberStart
+from aemodels.tuning.runner import Runner
 
 GOALS = Goals(objectives=("mse",), watched="mse")
 SMALL = Experiment().override(
@@ -58,7 +58,7 @@ def values(events: Sequence[Any]) -> dict[Any, float]:
 @pytest.fixture
 def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     tape = torch.linspace(-1.5, 1.5, 20)
-    monkeypatch.setattr("aemodels.distributions.noise_like", lambda z: tape[: z.shape[-1]].to(z.device).expand_as(z))
+    monkeypatch.setattr("aemodels.nn.distributions.noise_like", lambda z: tape[: z.shape[-1]].to(z.device).expand_as(z))
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from searches import CONFIG, EXPERIMENT, NAMES, SMALL, facts, pretend, replace_t
 
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.members import Told
-from aemodels.tuning import TrialEpoch, TrialStarted, TuningConfig, trial_experiment
-from aemodels.tuning_sampler import RANDOM_TRIALS
-from aemodels.tuning_search import search
-from aemodels.tuning_study import open_study
+from aemodels.tuning.config import TrialEpoch, TrialStarted, TuningConfig, trial_experiment
+from aemodels.tuning.messages import Told
+from aemodels.tuning.sampler import RANDOM_TRIALS
+from aemodels.tuning.search import search
+from aemodels.tuning.study import open_study
 
 # ---------------------------------------------------------------- what it tries
 

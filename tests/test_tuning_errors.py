@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from searches import CONFIG, EXPERIMENT, NAMES, SMALL, miss, pretend, replace_trials, run
 
-from aemodels import trials
 from aemodels.config import Range, SettingsError, UserError
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.members import MemberEnd, Told
-from aemodels.tuning import TrialEnded, TrialEpoch, TuningConfig, search_space, trial_experiment
-from aemodels.tuning_search import search
-from aemodels.tuning_study import open_study
-from aemodels.workers import Worker
+from aemodels.runtime.processes import Worker
+from aemodels.tuning import runner
+from aemodels.tuning.config import TrialEnded, TrialEpoch, TuningConfig, search_space, trial_experiment
+from aemodels.tuning.messages import MemberEnd, Told
+from aemodels.tuning.search import search
+from aemodels.tuning.study import open_study
 
 
 @pytest.mark.slow
@@ -24,10 +24,10 @@ def test_a_search_outlives_its_processes(digits: PreparedData, monkeypatch: pyte
     """The trial of one that is killed has failed, in the record too; the others have the values that they have."""
     config, name = TuningConfig(trials=4, generation=2, epochs=2, images=128), next(NAMES)
     _, alone = run(digits, config, SMALL)
-    monkeypatch.setattr(trials, "WORTH_PROCESSES", 0)
-    monkeypatch.setattr(trials, "cores", lambda: 2)
+    monkeypatch.setattr(runner, "WORTH_PROCESSES", 0)
+    monkeypatch.setattr(runner, "cores", lambda: 2)
     workers: list[Worker] = []
-    monkeypatch.setattr(trials, "Worker", lambda threads: workers.append(Worker(threads)) or workers[-1])
+    monkeypatch.setattr(runner, "Worker", lambda threads: workers.append(Worker(threads)) or workers[-1])
     steps = search(SMALL, digits, None, open_study(name, SMALL, config))
     ended: list[int] = []
     for event in steps:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from searches import CONFIG, EXPERIMENT, run
 
-from aemodels import tuning_figures
 from aemodels.config import Choice
 from aemodels.data import PreparedData
-from aemodels.pictures import drawn
-from aemodels.tuning import SearchResult, Trial, TuningConfig, search_space
-from aemodels.tuning_figures import draw_search_figures
+from aemodels.reports.figures import search as tuning_figures
+from aemodels.reports.figures.search import draw_search_figures
+from aemodels.reports.pictures import drawn
+from aemodels.tuning.config import SearchResult, Trial, TuningConfig, search_space
 
 
 @pytest.mark.usefixtures("pretended")

@@ -16,9 +16,9 @@ from searches import CONFIG, EXPERIMENT, NAMES, facts, run
 from aemodels.config import UserError
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.tuning import TrialEnded, TrialEpoch, search_identity
-from aemodels.tuning_storage import open_storage
-from aemodels.tuning_study import open_study
+from aemodels.tuning.config import TrialEnded, TrialEpoch, search_identity
+from aemodels.tuning.storage import open_storage
+from aemodels.tuning.study import open_study
 
 WRITES = (
     "create_new_study",

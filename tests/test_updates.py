@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
-from aemodels.distributions import GaussianConfig
 from aemodels.models import VAEConfig
 from aemodels.models.base import Batch, GenerativeModel, Loss, ModelConfig
-from aemodels.nets import ImageShape, MLPConfig
-from aemodels.training import TrainingConfig, new_model, train
-from aemodels.updates import FusedAdam, Graph, Updates, captured
+from aemodels.nn.distributions import GaussianConfig
+from aemodels.nn.trunks import ImageShape, MLPConfig
+from aemodels.training.loop import TrainingConfig, new_model, train
+from aemodels.training.update import FusedAdam, Graph, Updates, captured
 
 SMALL = MLPConfig(widths=(16,))
 BATCH_NORM = MLPConfig(widths=(16,), normalization="batch")

@@ -10,10 +10,10 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 
-from aemodels.mlflow_views import FINAL, TAG, view_tags
 from aemodels.steps.recording import keep_figures
-from aemodels.store import Store
-from aemodels.tracking import OVERVIEW, start_run
+from aemodels.tracking.run import OVERVIEW, start_run
+from aemodels.tracking.store import Store
+from aemodels.tracking.views import FINAL, TAG, view_tags
 
 
 def state_of(tag: str) -> dict:

@@ -17,10 +17,10 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed, Pending, Running, Scheduled
 from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 
-from aemodels.environment import store_folder
-from flows import worker
-from flows.deploy import crashed_runs_start_again
-from flows.worker import STARTED_AGAIN, TAG, Worker
+from aemodels.runtime.environment import store_folder
+from flows.deployment import worker
+from flows.deployment.deploy import crashed_runs_start_again
+from flows.deployment.worker import STARTED_AGAIN, TAG, Worker
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("prefect")]
 

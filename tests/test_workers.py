@@ -19,7 +19,7 @@ import pytest
 
 from aemodels.config import UserError
 from aemodels.data.source import UnreadableError
-from aemodels.workers import Returned, Worker, WorkerDiedError, Yielded, ready
+from aemodels.runtime.processes import Returned, Worker, WorkerDiedError, Yielded, ready
 
 Steps = Generator[Any, Any, Any]
 FOLDER = str(Path(__file__).parent)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from aemodels.checkpoint import save_card, save_weights
+from aemodels.checkpoints.checkpoint import save_card, save_weights
 from aemodels.data import PreparedData
-from aemodels.distributions import seeded
 from aemodels.experiment import Experiment
 from aemodels.models import VAEConfig
 from aemodels.models.base import Autoencoder, Batch, GenerativeModel, ModelConfig
-from aemodels.nets import MLPConfig
+from aemodels.nn.distributions import seeded
+from aemodels.nn.trunks import MLPConfig
 
 BATCH_NORM = MLPConfig(widths=(32, 16), normalization="batch")
 CLASSES = 3

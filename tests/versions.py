@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from aemodels.promotion import Decision
-from aemodels.registry import ModelVersion, list_models, register
-from aemodels.store import Store
-from aemodels.tracking import start_run
+from aemodels.tracking.gate import Decision
+from aemodels.tracking.registry import ModelVersion, list_models, register
+from aemodels.tracking.run import start_run
+from aemodels.tracking.store import Store
 
 YES, NO = Decision(True, "better", {"mse": 0.01}), Decision(False, "worse", {"mse": 0.9})
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aemodels.config import UserError
-from aemodels.disk import at_path
+from aemodels.runtime.files import at_path
 
 HASHED_BLOCK = 16 * 2**20  # bytes; hashed in blocks, so that a part of an array can be checked
 CHECKED = 512 * 2**20  # bytes of an array that are checked when it is opened

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from aemodels.data import streaming
 from aemodels.data.prepared import PreparedData
-from aemodels.distributions import uniform_like
 from aemodels.models.base import Batch
-from aemodels.parallel import Share, on_this_machine, share_of, sharing
+from aemodels.nn.distributions import uniform_like
+from aemodels.runtime.torchrun import Share, on_this_machine, share_of, sharing
 
 CGROUP = Path("/sys/fs/cgroup")  # where a container finds its own limits
 RESIDENT_SHARE = 0.4  # of the memory that is free: the rest is for weights, activations and other processes

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aemodels.data.source import Images, Pixels, Rows, UnreadableError
-from aemodels.environment import cores
-from aemodels.workers import Worker, ready
+from aemodels.runtime.environment import cores
+from aemodels.runtime.processes import Worker, ready
 
 BLOCK_BYTES = 2**20  # of decoded images, at most
 BLOCK_SECONDS = 0.1  # that a block takes, about: progress is seen to move, and handing it over costs little beside

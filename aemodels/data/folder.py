@@ -26,7 +26,7 @@ from aemodels.data.source import (
     fingerprint,
     square,
 )
-from aemodels.disk import in_words
+from aemodels.runtime.files import in_words
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 FORMATS = ("PNG", "JPEG")  # what a file may be, whatever its suffix says: Pillow would start Ghostscript for some

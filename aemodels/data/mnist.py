@@ -25,8 +25,8 @@ from filelock import FileLock
 
 from aemodels.config import UserError
 from aemodels.data.source import FileStamp, Images, Pixels, Source, SourceConfig, array_images, fingerprint
-from aemodels.disk import in_words
-from aemodels.environment import data_root
+from aemodels.runtime.environment import data_root
+from aemodels.runtime.files import in_words
 
 IDX_FILES = (
     "train-images-idx3-ubyte",

@@ -20,19 +20,10 @@ from filelock import FileLock, Timeout
 from aemodels.config import Config, UserError
 from aemodels.data.arrays import ArrayRecord, ArrayWriter, StoredArray, damaged, stored_array
 from aemodels.data.decoding import Decoder
-from aemodels.data.source import (
-    Factors,
-    Images,
-    Pixels,
-    Rows,
-    Source,
-    SourceConfig,
-    digest_of,
-    split_rows,
-)
-from aemodels.disk import at_path
-from aemodels.environment import cache_folder
-from aemodels.progress import Progress, Steps
+from aemodels.data.source import Factors, Images, Pixels, Rows, Source, SourceConfig, digest_of, split_rows
+from aemodels.runtime.environment import cache_folder
+from aemodels.runtime.files import at_path
+from aemodels.runtime.progress import Progress, Steps
 
 FORMAT = 1  # of the folder; goes up when older ones cannot be read any more
 SPLITS = ("train", "val", "test")

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from aemodels.config import Range, Space
-from aemodels.distributions import GaussianConfig, LikelihoodConfig, PointHead
 from aemodels.models.base import Autoencoder, Batch, Loss, ModelConfig, Networks
-from aemodels.nets import ImageShape, MLPConfig, TrunkConfig
-from aemodels.objectives import distortion
-from aemodels.priors import GaussianMixturePrior
+from aemodels.nn.distributions import GaussianConfig, LikelihoodConfig, PointHead
+from aemodels.nn.objectives import distortion
+from aemodels.nn.trunks import ImageShape, MLPConfig, TrunkConfig
+from aemodels.priors.base import GaussianMixturePrior
 
 
 class AEConfig(ModelConfig):

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from aemodels.config import Config, Space
-from aemodels.distributions import DiagonalNormal, DiagonalNormalHead, LikelihoodHead, kl_per_unit
-from aemodels.nets import ImageShape
-from aemodels.priors import fitted_to_few
+from aemodels.nn.distributions import DiagonalNormal, DiagonalNormalHead, LikelihoodHead, kl_per_unit
+from aemodels.nn.trunks import ImageShape
+from aemodels.priors.base import fitted_to_few
 
 ADVERSARIAL_MOMENTUM = 0.5  # two parts that chase each other swing with more (Radford et al., 2016, arXiv:1511.06434)
 AT_ONCE = 500  # images: enough for speed, little enough for memory

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from aemodels.config import SettingsError, UserError
-from aemodels.distributions import DiagonalNormal, DiagonalNormalHead, kl_per_unit
 from aemodels.models.base import AT_ONCE, Autoencoder, Batch, Networks
 from aemodels.models.vae import VAE, VAEConfig
-from aemodels.nets import ImageShape
-from aemodels.objectives import distortion
+from aemodels.nn.distributions import DiagonalNormal, DiagonalNormalHead, kl_per_unit
+from aemodels.nn.objectives import distortion
+from aemodels.nn.trunks import ImageShape
 
 
 class CVAEConfig(VAEConfig):

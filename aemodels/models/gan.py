@@ -12,11 +12,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from aemodels import distributions
 from aemodels.config import Range, Space
 from aemodels.models.base import ADVERSARIAL_MOMENTUM, Batch, GenerativeModel, Loss, ModelConfig
-from aemodels.nets import Discriminator, ImageShape, MLPConfig, TrunkConfig
-from aemodels.objectives import gradient_penalty, is_drawn, is_real
+from aemodels.nn import distributions
+from aemodels.nn.objectives import gradient_penalty, is_drawn, is_real
+from aemodels.nn.trunks import Discriminator, ImageShape, MLPConfig, TrunkConfig
 
 
 class GANConfig(ModelConfig):

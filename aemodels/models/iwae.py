@@ -13,10 +13,10 @@ from pydantic import Field
 from torch import Tensor
 
 from aemodels.config import Range, Space
-from aemodels.distributions import BernoulliConfig, DiagonalNormal, DiagonalNormalHead, LikelihoodConfig, kl_per_unit
 from aemodels.models.base import AT_ONCE, Batch, Loss, ModelConfig, Networks, Variational
-from aemodels.nets import ImageShape, MLPConfig, TrunkConfig
-from aemodels.objectives import distortion, importance_bound
+from aemodels.nn.distributions import BernoulliConfig, DiagonalNormal, DiagonalNormalHead, LikelihoodConfig, kl_per_unit
+from aemodels.nn.objectives import distortion, importance_bound
+from aemodels.nn.trunks import ImageShape, MLPConfig, TrunkConfig
 
 
 class IWAEConfig(ModelConfig):

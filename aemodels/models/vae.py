@@ -13,11 +13,11 @@ from pydantic import Field
 from torch import Tensor
 
 from aemodels.config import Range, Space
-from aemodels.distributions import BernoulliConfig, DiagonalNormalHead, LikelihoodConfig, kl_per_unit
 from aemodels.models.base import Batch, Loss, ModelConfig, Networks, Variational
-from aemodels.nets import ImageShape, MLPConfig, TrunkConfig
-from aemodels.objectives import distortion, free_bits
-from aemodels.schedules import warm_up
+from aemodels.nn.distributions import BernoulliConfig, DiagonalNormalHead, LikelihoodConfig, kl_per_unit
+from aemodels.nn.objectives import distortion, free_bits
+from aemodels.nn.schedules import warm_up
+from aemodels.nn.trunks import ImageShape, MLPConfig, TrunkConfig
 
 
 class VAEConfig(ModelConfig):

@@ -11,32 +11,32 @@ from typing import TypeVar
 
 from pydantic import Field
 
-from aemodels import parallel
-from aemodels.checkpoint import load_model
+from aemodels.checkpoints.checkpoint import load_model
+from aemodels.checkpoints.run_folder import RunFolder, claimed
 from aemodels.comparison import ComparisonConfig
-from aemodels.comparison_figures import rate_distortion, side_by_side
-from aemodels.comparison_table import Measured, Table, as_markdown, make_table
 from aemodels.config import SettingsError
 from aemodels.data import PreparedData
-from aemodels.devices import best_device, described
-from aemodels.disk import write_whole
-from aemodels.evaluation import check_primary
-from aemodels.evidence import Evidence
+from aemodels.evaluation.evaluate import check_primary
+from aemodels.evaluation.evidence import Evidence
+from aemodels.evaluation.features import Features, feature_network
+from aemodels.evaluation.leaving_out import Made, NotEnoughError, as_tags, make_each
 from aemodels.experiment import Experiment
-from aemodels.features import Features, feature_network
-from aemodels.figures import draw_figures
-from aemodels.leaving_out import Made, NotEnoughError, as_tags, make_each
-from aemodels.pictures import Picture
-from aemodels.progress import Progress, Steps
-from aemodels.report import Contest, Subject, write_comparison, write_report
-from aemodels.runfolder import RunFolder, claimed
+from aemodels.reports.figures.comparison import rate_distortion, side_by_side
+from aemodels.reports.figures.model import draw_figures
+from aemodels.reports.page import Contest, Subject, write_comparison, write_report
+from aemodels.reports.pictures import Picture
+from aemodels.reports.table import Measured, Table, as_markdown, make_table
+from aemodels.runtime import torchrun
+from aemodels.runtime.devices import best_device, described
+from aemodels.runtime.files import write_whole
+from aemodels.runtime.progress import Progress, Steps
 from aemodels.steps.recording import FINISHED_BEFORE, Result, keep_figures, keep_model_figures, keep_report, open_run
 from aemodels.steps.train import check as check_training
 from aemodels.steps.train import learn
-from aemodels.store import open_store
 from aemodels.texts import code_in_markdown
-from aemodels.tracking import Run, versions
-from aemodels.training import new_model
+from aemodels.tracking.run import Run, versions
+from aemodels.tracking.store import open_store
+from aemodels.training.loop import new_model
 
 T = TypeVar("T")
 SIDE_BY_SIDE, CURVE = "comparison", "rate_distortion"  # pictures, as the report has them
@@ -78,7 +78,7 @@ def check(config: ComparisonConfig) -> None:
         SettingsError: the images have no name.
         UserError: the device does not work, the MLflow server does not answer, or torchrun started this.
     """
-    parallel.refuse("a comparison")
+    torchrun.refuse("a comparison")
     check_training(next(iter(config.settings.values())))
 
 

@@ -9,23 +9,23 @@ from typing import Any
 
 from pydantic import Field
 
-from aemodels import parallel
-from aemodels.checkpoint import Loaded, load_model
+from aemodels.checkpoints.checkpoint import Loaded, load_model
 from aemodels.config import SettingsError
 from aemodels.data import PreparedData, prepare
-from aemodels.devices import best_device
-from aemodels.environment import store_folder
-from aemodels.evaluation import check_likelihood
-from aemodels.evaluation import evaluate as judge
-from aemodels.features import feature_network
-from aemodels.figures import draw_figures
-from aemodels.leaving_out import as_tags
-from aemodels.progress import Progress, Steps
-from aemodels.registry import find
-from aemodels.report import Subject, write_report
+from aemodels.evaluation.evaluate import check_likelihood
+from aemodels.evaluation.evaluate import evaluate as judge
+from aemodels.evaluation.features import feature_network
+from aemodels.evaluation.leaving_out import as_tags
+from aemodels.reports.figures.model import draw_figures
+from aemodels.reports.page import Subject, write_report
+from aemodels.runtime import torchrun
+from aemodels.runtime.devices import best_device
+from aemodels.runtime.environment import store_folder
+from aemodels.runtime.progress import Progress, Steps
 from aemodels.steps.recording import Result, keep_figures, keep_report
-from aemodels.store import open_store
-from aemodels.tracking import standard_tags, start_run
+from aemodels.tracking.registry import find
+from aemodels.tracking.run import standard_tags, start_run
+from aemodels.tracking.store import open_store
 
 MOST_LISTED = 10  # classes, in a message
 
@@ -56,7 +56,7 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         SettingsError: other settings, or images of another shape, or of other classes for a conditional model.
         UserError: there is no such model, or torchrun started this.
     """
-    parallel.refuse("an evaluation")
+    torchrun.refuse("an evaluation")
     for key in changes:
         if not key.startswith(("data", "evaluation")):
             raise SettingsError(f"{key}: a trained model is judged as it is; only data.* and evaluation.* can change")

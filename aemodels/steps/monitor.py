@@ -11,27 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from aemodels import parallel
-from aemodels.checkpoint import Loaded, load_model
+from aemodels.checkpoints.checkpoint import Loaded, load_model
 from aemodels.config import UserError
 from aemodels.data import DataConfig, PreparedData, prepare, prepared_before
-from aemodels.data.files import Fitting, fitting_images, image_files
 from aemodels.data.folder import FolderConfig
+from aemodels.data.image_files import Fitting, fitting_images, image_files
 from aemodels.data.prepared import SPLITS
-from aemodels.devices import best_device
-from aemodels.drift import CodeSpace, MonitoringConfig, Scores, Verdict, compare, fewest
-from aemodels.drift_figures import histograms, worst
-from aemodels.environment import store_folder
-from aemodels.leaving_out import Made, as_tags, make_each
+from aemodels.evaluation.drift import CodeSpace, MonitoringConfig, Scores, Verdict, compare, fewest
+from aemodels.evaluation.leaving_out import Made, as_tags, make_each
 from aemodels.models.base import Autoencoder
-from aemodels.pictures import Picture
-from aemodels.progress import Progress, Steps
-from aemodels.registry import CHAMPION, find, get
-from aemodels.serving import Question, answer
+from aemodels.reports.figures.drift import histograms, worst
+from aemodels.reports.pictures import Picture
+from aemodels.runtime import torchrun
+from aemodels.runtime.devices import best_device
+from aemodels.runtime.environment import store_folder
+from aemodels.runtime.progress import Progress, Steps
+from aemodels.serving.answers import Question, answer
 from aemodels.steps.recording import Result, save_figures, show_figures
-from aemodels.store import Store, open_store
 from aemodels.texts import in_markdown
-from aemodels.tracking import Run, standard_tags, start_run
+from aemodels.tracking.registry import CHAMPION, find, get
+from aemodels.tracking.run import Run, standard_tags, start_run
+from aemodels.tracking.store import Store, open_store
 
 ANNOUNCED = "retraining.announced"  # a tag
 MOST = 10_000  # images of a split: enough for the tests, and soon scored
@@ -79,7 +79,7 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
     Raises:
         UserError: no champion, no encoder, no such folder, or the test images are not those of the champion.
     """
-    parallel.refuse("a check")
+    torchrun.refuse("a check")
     present = sorted(image_files(paths), key=lambda file: file.stat().st_mtime_ns)
     files = present[-config.newest :]
     store = open_store()

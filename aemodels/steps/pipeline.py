@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 
-from aemodels.catalog import ORIGIN, made_from
 from aemodels.data import PreparedData
 from aemodels.data.prepared import own_version
-from aemodels.registry import GATE, Registered, champion, get
 from aemodels.settings import Settings
 from aemodels.steps.promote import Promotion
 from aemodels.steps.recording import Result
 from aemodels.steps.train import Trained
 from aemodels.steps.tune import Tuned
-from aemodels.store import open_store
-from aemodels.tracking import Run
+from aemodels.tracking.catalog import ORIGIN, made_from
+from aemodels.tracking.registry import GATE, Registered, champion, get
+from aemodels.tracking.run import Run
+from aemodels.tracking.store import open_store
 
 FILE = "pipeline.json"
 

@@ -6,9 +6,9 @@ import torch
 
 from aemodels.data import PreparedData
 from aemodels.data import prepare as prepare_data
-from aemodels.devices import best_device
-from aemodels.features import feature_network
-from aemodels.progress import Steps
+from aemodels.evaluation.features import feature_network
+from aemodels.runtime.devices import best_device
+from aemodels.runtime.progress import Steps
 from aemodels.settings import Settings
 
 

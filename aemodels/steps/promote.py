@@ -8,22 +8,24 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from aemodels.checkpoint import load_card, load_model
+from aemodels.checkpoints.checkpoint import load_card, load_model
 from aemodels.config import UserError
 from aemodels.data import DataConfig, PreparedData
-from aemodels.data.files import has_images
 from aemodels.data.folder import FolderConfig
-from aemodels.devices import best_device
-from aemodels.disk import at_path
-from aemodels.environment import store_folder
-from aemodels.evaluation import evaluate
-from aemodels.features import Features, feature_network
-from aemodels.figures import sample_grid
-from aemodels.leaving_out import from_tags, make_each
-from aemodels.metrics import METRICS
-from aemodels.progress import Progress, Steps
-from aemodels.promotion import Decision, Reasons, Review, decide, reviewed
-from aemodels.registry import (
+from aemodels.data.image_files import has_images
+from aemodels.evaluation.evaluate import evaluate
+from aemodels.evaluation.features import Features, feature_network
+from aemodels.evaluation.leaving_out import from_tags, make_each
+from aemodels.evaluation.metrics import METRICS
+from aemodels.reports.figures.model import sample_grid
+from aemodels.runtime.devices import best_device
+from aemodels.runtime.environment import store_folder
+from aemodels.runtime.files import at_path
+from aemodels.runtime.progress import Progress, Steps
+from aemodels.settings import Settings
+from aemodels.steps.recording import Result, is_of, yardstick
+from aemodels.tracking.gate import Decision, Reasons, Review, decide, reviewed
+from aemodels.tracking.registry import (
     BY_GATE,
     IS_CHAMPION,
     ModelVersion,
@@ -36,9 +38,7 @@ from aemodels.registry import (
     keep_review,
     said_by_champion,
 )
-from aemodels.settings import Settings
-from aemodels.steps.recording import Result, is_of, yardstick
-from aemodels.store import Store, open_store
+from aemodels.tracking.store import Store, open_store
 
 
 class Promotion(Result):

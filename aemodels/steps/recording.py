@@ -11,18 +11,18 @@ import numpy as np
 from PIL import Image
 from pydantic import ConfigDict
 
+from aemodels.checkpoints.run_folder import RunFolder
 from aemodels.config import Config
 from aemodels.data import PreparedData
-from aemodels.devices import best_device
-from aemodels.disk import at_path, write_whole
-from aemodels.features import Features
-from aemodels.mlflow_views import FINAL
-from aemodels.pictures import Picture
-from aemodels.registry import REPORT
-from aemodels.runfolder import RunFolder
+from aemodels.evaluation.features import Features
+from aemodels.reports.pictures import Picture
+from aemodels.runtime.devices import best_device
+from aemodels.runtime.files import at_path, write_whole
 from aemodels.settings import Settings
-from aemodels.store import Store
-from aemodels.tracking import Run, begun_run, end_dead_runs, resume_run, standard_tags, start_run
+from aemodels.tracking.registry import REPORT
+from aemodels.tracking.run import Run, begun_run, end_dead_runs, resume_run, standard_tags, start_run
+from aemodels.tracking.store import Store
+from aemodels.tracking.views import FINAL
 
 OVERVIEW_WIDTH, SMALL_ACROSS = 570, 3  # pixels, pictures
 

@@ -10,36 +10,28 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from aemodels import parallel
-from aemodels.checkpoint import load_state, save_card, save_state, save_weights
+from aemodels.checkpoints.checkpoint import load_state, save_card, save_state, save_weights
+from aemodels.checkpoints.run_folder import RunFolder, claimed
 from aemodels.data import PreparedData
-from aemodels.devices import best_device
-from aemodels.evaluation import Evaluation, check_likelihood, check_primary, evaluate
+from aemodels.evaluation.evaluate import Evaluation, check_likelihood, check_primary, evaluate
+from aemodels.evaluation.features import Features, feature_network
+from aemodels.evaluation.leaving_out import as_tags, make_each
 from aemodels.experiment import Experiment
-from aemodels.features import Features, feature_network
-from aemodels.figures import draw_figures, reconstruction_grid, sample_grid
-from aemodels.leaving_out import as_tags, make_each
 from aemodels.models.base import Autoencoder, GenerativeModel
-from aemodels.pictures import Picture
-from aemodels.progress import Progress, Steps, finish
-from aemodels.registry import ModelVersion, register
-from aemodels.report import Subject, write_report
-from aemodels.runfolder import RunFolder, claimed
+from aemodels.reports.figures.model import draw_figures, reconstruction_grid, sample_grid
+from aemodels.reports.page import Subject, write_report
+from aemodels.reports.pictures import Picture
+from aemodels.runtime import torchrun
+from aemodels.runtime.devices import best_device
+from aemodels.runtime.progress import Progress, Steps, finish
 from aemodels.settings import Settings
 from aemodels.steps.recording import FINISHED_BEFORE, Result, keep_model_figures, keep_report, open_run, yardstick
-from aemodels.store import open_store
-from aemodels.tracking import Run, now
-from aemodels.training import (
-    Epoch,
-    TrainingState,
-    best_model,
-    first_state,
-    fit_prior,
-    new_model,
-    training_codes,
-)
-from aemodels.training import train as train_epochs
-from aemodels.tuning import search_space
+from aemodels.tracking.registry import ModelVersion, register
+from aemodels.tracking.run import Run, now
+from aemodels.tracking.store import open_store
+from aemodels.training.loop import Epoch, TrainingState, best_model, first_state, fit_prior, new_model, training_codes
+from aemodels.training.loop import train as train_epochs
+from aemodels.tuning.config import search_space
 
 CARDS = 10  # image cards of a training: enough to watch it, few enough not to slow it
 
@@ -92,14 +84,14 @@ def train(settings: Settings, data: PreparedData, group: str, asker: str = "") -
         SettingsError: the model does not fit the images, or has no name.
         TrainingDivergedError: a term of the loss is not finite.
     """
-    with parallel.joined(best_device()):
+    with torchrun.joined(best_device()):
         return (yield from _train(settings, data, group, asker or group))
 
 
 def assist(settings: Settings, data: PreparedData) -> None:
     """What the processes beside the one that writes do under torchrun: their share of every batch."""
     experiment = settings.experiment
-    with parallel.joined(best_device()):
+    with torchrun.joined(best_device()):
         finish(first_state(experiment.model, data, experiment.training, experiment.seed))
         for _ in train_epochs(experiment.model, data, experiment.training, experiment.seed):
             pass

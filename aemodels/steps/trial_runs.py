@@ -7,10 +7,10 @@ import platform
 from types import TracebackType
 from typing import Self
 
-from aemodels.store import Store
-from aemodels.tracking import Run, Status, begun_run, resume_run, start_run
-from aemodels.tuning import Event, TrialEnded, TrialEpoch, TrialLost, TrialStarted, Waiting
-from aemodels.tuning_study import Study
+from aemodels.tracking.run import Run, Status, begun_run, resume_run, start_run
+from aemodels.tracking.store import Store
+from aemodels.tuning.config import Event, TrialEnded, TrialEpoch, TrialLost, TrialStarted, Waiting
+from aemodels.tuning.study import Study
 
 STATUS: dict[str, Status] = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 

@@ -10,23 +10,24 @@ from typing import Any
 
 from pydantic import Field
 
-from aemodels import parallel
+from aemodels.checkpoints.run_folder import RunFolder, awaited, claimed, joined, numbered
 from aemodels.config import Config, UserError, in_short
 from aemodels.data import PreparedData
-from aemodels.devices import best_device
-from aemodels.environment import search_database
+from aemodels.evaluation.features import feature_network
+from aemodels.evaluation.leaving_out import as_tags
 from aemodels.experiment import Experiment
-from aemodels.features import feature_network
-from aemodels.leaving_out import as_tags
-from aemodels.progress import Progress, Steps
-from aemodels.runfolder import RunFolder, awaited, claimed, joined, numbered
+from aemodels.reports.figures.search import draw_search_figures
+from aemodels.runtime import torchrun
+from aemodels.runtime.devices import best_device
+from aemodels.runtime.environment import search_database
+from aemodels.runtime.progress import Progress, Steps
 from aemodels.settings import Settings
 from aemodels.steps.recording import FINISHED_BEFORE, Result, keep_figures, open_run, save_figures
 from aemodels.steps.train import check as check_training
 from aemodels.steps.trial_runs import TrialRuns
-from aemodels.store import Store, open_store
-from aemodels.tracking import Run, has_run, now
-from aemodels.tuning import (
+from aemodels.tracking.run import Run, has_run, now
+from aemodels.tracking.store import Store, open_store
+from aemodels.tuning.config import (
     Event,
     SearchResult,
     Trial,
@@ -40,10 +41,9 @@ from aemodels.tuning import (
     search_identity,
     search_space,
 )
-from aemodels.tuning_figures import draw_search_figures
-from aemodels.tuning_search import search
-from aemodels.tuning_storage import parse_url
-from aemodels.tuning_study import Study, join_study, open_study
+from aemodels.tuning.search import search
+from aemodels.tuning.storage import parse_url
+from aemodels.tuning.study import Study, join_study, open_study
 
 RUN = "run"  # a note of the study, as is the next
 SUMMARIZED = "summarized"  # when, so that its metrics told twice are one point
@@ -93,7 +93,7 @@ def check(settings: Settings) -> None:
         UserError: the device does not work, the MLflow server does not answer, OPTUNA_STORAGE is no database that
             machines can share, or torchrun started this.
     """
-    parallel.refuse("a search")
+    torchrun.refuse("a search")
     search_space(settings.experiment, settings.tuning)
     if url := search_database():
         parse_url(url)

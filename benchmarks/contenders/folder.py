@@ -41,7 +41,7 @@ def _write(data: PreparedData, folder: Path, count: int) -> None:
 def _ours(folder: Path) -> tuple[int, float]:
     from aemodels.data import prepare
     from aemodels.data.folder import FolderConfig
-    from aemodels.progress import finish
+    from aemodels.runtime.progress import finish
 
     with tempfile.TemporaryDirectory() as cache:
         os.environ["AEMODELS_CACHE"] = cache  # nothing is found prepared

@@ -101,7 +101,7 @@ def sample_distance(trained: Trained, data: PreparedData, device: torch.device) 
     """Frechet distance of as many samples as there are test images to these, both as 7 x 7 means of 4 x 4 pixels: no
     network that would have to be trained for it.
     """
-    from aemodels.metrics.samples import frechet_distance
+    from aemodels.evaluation.metrics.samples import frechet_distance
 
     assert trained.draws_from is not None
     noise = torch.Generator().manual_seed(0)

@@ -14,9 +14,9 @@ import numpy as np
 from aemodels.data import PreparedData, batches, prepare
 from aemodels.data.mnist import MnistConfig
 from aemodels.data.source import Images, Source
-from aemodels.environment import data_root
-from aemodels.progress import finish
-from aemodels.training import train
+from aemodels.runtime.environment import data_root
+from aemodels.runtime.progress import finish
+from aemodels.training.loop import train
 from benchmarks.contenders.judge import Epoch
 from benchmarks.contenders.task import BATCH_SIZE, Task, alike
 

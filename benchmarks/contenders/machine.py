@@ -39,7 +39,7 @@ def _data() -> Measured:
     """MNIST, prepared."""
     from aemodels.data import prepare
     from aemodels.data.mnist import MnistConfig
-    from aemodels.progress import finish
+    from aemodels.runtime.progress import finish
 
     return {"data": finish(prepare(MnistConfig())).model_dump(mode="json")}
 

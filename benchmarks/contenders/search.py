@@ -66,8 +66,8 @@ def _experiment(job: Job) -> Experiment:
 
 
 def _fixed(job: Job) -> Measured:
-    from aemodels.members import Goals, MemberEnd
-    from aemodels.trials import Runner
+    from aemodels.tuning.messages import Goals, MemberEnd
+    from aemodels.tuning.runner import Runner
 
     data, base = PreparedData.model_validate(job.data), _experiment(job)
     experiments = [
@@ -88,9 +88,9 @@ def _fixed(job: Job) -> Measured:
 
 
 def _pruned(job: Job) -> Measured:
-    from aemodels.tuning import TuningConfig
-    from aemodels.tuning_search import search
-    from aemodels.tuning_study import open_study
+    from aemodels.tuning.config import TuningConfig
+    from aemodels.tuning.search import search
+    from aemodels.tuning.study import open_study
 
     data, experiment = PreparedData.model_validate(job.data), _experiment(job)
     share = job.settings["granted"] / job.settings["epochs"]

@@ -24,7 +24,7 @@ from unittest import mock
 
 from aemodels.data import PreparedData
 from aemodels.settings import Settings, load_settings
-from aemodels.training import train
+from aemodels.training.loop import train
 from benchmarks.jobs import Job, Measured
 
 PATIENCE = 120  # seconds until a server answers
@@ -48,9 +48,9 @@ def measure(job: Job) -> Measured:
 
 
 def _tracked(settings: Settings, data: PreparedData, as_flow: bool) -> Measured:
-    from aemodels.progress import finish
+    from aemodels.runtime.progress import finish
     from aemodels.steps import train as step
-    from aemodels.store import open_store
+    from aemodels.tracking.store import open_store
 
     inside: list[float] = []  # seconds of each epoch
     asked: list[float] = []  # when the next epoch was asked for: all before it are tracked

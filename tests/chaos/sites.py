@@ -153,7 +153,7 @@ def _command(folder: Path, run: Run, environment: Mapping[str, str], *arguments:
     """A command of the run's; what it says is kept in a file."""
     with (folder / f"{run.name}.log").open("a") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *arguments],
+            [sys.executable, "-m", "flows.cli.main", *arguments],
             stdout=log,
             stderr=log,
             text=True,

@@ -14,7 +14,7 @@ from PIL import Image
 
 from aemodels.config import read_text
 from aemodels.steps.tune import Tuned
-from flows import reports
+from flows.cli import results
 
 SMALL_SEARCH = ["tuning.trials=2", "tuning.generation=2", "tuning.epochs=1", "tuning.images=200"]
 
@@ -62,7 +62,7 @@ def test_train_answers_a_machine(shop: Shop) -> None:
 
 
 def test_what_train_answers_is_what_is_tracked(in_shop: Shop) -> None:
-    from aemodels.store import open_store
+    from aemodels.tracking.store import open_store
 
     told = in_shop.trained[0]
     client = open_store().client
@@ -110,7 +110,7 @@ def test_compare_answers_people_and_machines(store, tmp_path: Path) -> None:
 
 
 def test_the_command_in_a_comparisons_table_names_no_folders() -> None:
-    from flows.cli_compare import _command
+    from flows.cli.compare import _command
 
     arguments = ["/home/me/wide.json", "article-vae", 'data.path=["/my images/b", "c/d"]', "data.path=~/photos"]
     told = """aemodels compare --preset fast wide.json article-vae 'data.path=["b", "d"]' data.path=photos --seeds 3"""
@@ -121,7 +121,7 @@ def test_a_person_is_told_why_a_trial_failed(capsys: pytest.CaptureFixture[str])
     rows = ({"index": 0, "state": "complete"}, {"index": 3, "state": "failed", "error": "ended by signal 9"})
     told = {"run_id": "", "url": "", "compare_url": "", "best": {}, "objectives": [], "front": [0], "figures": []}
     trials = [{"params": {}, "values": {}, "seconds": 1.0, **row} for row in rows]
-    reports.tuned(Tuned.model_validate({**told, "folder": "search", "trials": trials}), json=False)
+    results.tuned(Tuned.model_validate({**told, "folder": "search", "trials": trials}), json=False)
     assert "trial 3 failed  ended by signal 9" in capsys.readouterr().out
 
 

@@ -15,7 +15,7 @@ from commands import Shop, call, save, shell
 
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.report import Subject, write_report
+from aemodels.reports.page import Subject, write_report
 from aemodels.texts import visible
 
 NAMES = [

@@ -25,7 +25,7 @@ from aemodels.data.folder import FolderConfig
 from aemodels.data.mnist import Cifar10Config, MnistConfig
 from aemodels.data.source import Images, SourceConfig, split_rows
 from aemodels.data.sprites import SpritesConfig
-from aemodels.progress import finish
+from aemodels.runtime.progress import finish
 
 
 def contents(data: PreparedData) -> dict[str, Any]:

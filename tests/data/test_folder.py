@@ -17,8 +17,8 @@ from aemodels.data import PreparedData, decoding, prepare
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.source import UnreadableError
-from aemodels.progress import Progress, Steps, finish
-from aemodels.workers import Worker, WorkerDiedError, ready
+from aemodels.runtime.processes import Worker, WorkerDiedError, ready
+from aemodels.runtime.progress import Progress, Steps, finish
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
 

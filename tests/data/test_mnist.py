@@ -16,7 +16,7 @@ import pytest
 from aemodels.config import UserError
 from aemodels.data import prepare
 from aemodels.data.mnist import CIFAR_FILES, IDX_FILES, Cifar10Config, KmnistConfig, MnistConfig
-from aemodels.progress import finish
+from aemodels.runtime.progress import finish
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
 

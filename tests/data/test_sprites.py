@@ -11,7 +11,7 @@ from aemodels.config import UserError
 from aemodels.data import prepare
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.sprites import PLACES, SCALES, SHAPES, Sprite, SpritesConfig, draw_factors, render
-from aemodels.progress import finish
+from aemodels.runtime.progress import finish
 
 KINDS = pytest.mark.parametrize("shape", range(len(SHAPES)), ids=list(SHAPES))
 

@@ -16,17 +16,17 @@ import torch
 from aemodels.data import streaming
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
+from aemodels.evaluation.features import Features
 from aemodels.experiment import Experiment
-from aemodels.features import Features
-from aemodels.members import Goals, MemberEnd, MemberEpoch
 from aemodels.models import AEConfig, VAEConfig, VAEGANConfig
 from aemodels.models.base import ModelConfig
-from aemodels.nets import ConvConfig, MLPConfig
-from aemodels.population import train_population
-from aemodels.training import Epoch, TrainingConfig, new_model, train
-from aemodels.trial_costs import stack_bytes
-from aemodels.trials import STACK_SHARE, Runner
-from aemodels.updates import Graph, Updates
+from aemodels.nn.trunks import ConvConfig, MLPConfig
+from aemodels.training.loop import Epoch, TrainingConfig, new_model, train
+from aemodels.training.population import train_population
+from aemodels.training.update import Graph, Updates
+from aemodels.tuning.costs import stack_bytes
+from aemodels.tuning.messages import Goals, MemberEnd, MemberEpoch
+from aemodels.tuning.runner import STACK_SHARE, Runner
 
 pytestmark = [
     pytest.mark.gpu,

@@ -127,7 +127,7 @@ def events(client: Any, name: str) -> list[Any]:
 
 
 def test_no_page_drives_prefect(team: Team, client: Any, browser: Any, page_port: int, tmp_path: Path) -> None:
-    assert team.command("flows.deploy").returncode == 0
+    assert team.command("flows.deployment.deploy").returncode == 0
     deployment = client.read_deployment_by_name("train/train").id
     start = start_command(deployment, tmp_path / "touched")
     look = Target("/api/flow_runs/filter", {"sort": "ID_DESC", "flow_runs": {"name": {"any_": ["a=b"]}}})
@@ -178,7 +178,7 @@ def mlflow_state(client: Any, folder: Path) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("client")  # the environment with the password
 def test_no_page_drives_mlflow(team: Team, browser: Any, page_port: int) -> None:
-    from aemodels.store import open_store
+    from aemodels.tracking.store import open_store
 
     tracking = open_store().client
     experiment = tracking.get_experiment_by_name("mine")
@@ -227,7 +227,7 @@ def start_from_elsewhere(team: Team, client: Any, browser: Any, page_port: int, 
 def test_without_passwords_no_page_starts_a_run(browser: Any, page_port: int, tmp_path: Path) -> None:
     settings = {"TEAM_PASSWORD": "without-passwords"}
     with alone(tmp_path, documented_servers()["prefect"], settings) as open_team, open_team.client() as client:
-        deployed = open_team.command("flows.deploy")
+        deployed = open_team.command("flows.deployment.deploy")
         assert deployed.returncode == 0, deployed.stderr
         assert "pages of other sites" not in deployed.stderr
         start_from_elsewhere(open_team, client, browser, page_port, tmp_path / "touched")
@@ -239,7 +239,7 @@ def test_the_attack_works_where_nothing_prevents_it(browser: Any, page_port: int
     own = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:4200,http://localhost:4200"}
     command = [sys.executable, "-m", "prefect", "server", "start"]
     with alone(tmp_path, command, own) as open_team, open_team.client() as client:
-        deployed = open_team.command("flows.deploy")
+        deployed = open_team.command("flows.deployment.deploy")
         assert deployed.returncode == 0, deployed.stderr
         assert "takes changes from pages of other sites" in deployed.stderr
         start_from_elsewhere(open_team, client, browser, page_port, tmp_path / "touched")

@@ -20,8 +20,8 @@ from sqlalchemy import make_url
 
 from aemodels.config import UserError
 from aemodels.settings import Settings
-from aemodels.store import is_outage
-from aemodels.tuning_storage import open_storage
+from aemodels.tracking.store import is_outage
+from aemodels.tuning.storage import open_storage
 
 NAMES = (f"joined-{number}" for number in count())
 LEASE = 4  # seconds, in the tests with real workers
@@ -89,7 +89,7 @@ class Site:
     def runs(self, kind: str) -> list[Any]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("AEMODELS_STORE", str(self.store))
-            from aemodels.store import open_store
+            from aemodels.tracking.store import open_store
 
             store = open_store()
             places = [store.experiment("digits")]

@@ -47,15 +47,15 @@ def results(team: Any) -> dict[str, Any]:
     """Of a search, a champion, and a better challenger."""
 
     def run(*arguments: str) -> Any:
-        done = team.command("flows.cli", *arguments, *SMALL, "--json")
+        done = team.command("flows.cli.main", *arguments, *SMALL, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     searched = run("tune", "model.name=vae", "tuning.trials=4", "tuning.epochs=2")
     weak = run("train", "model.name=vae", "model.latent_dim=2", "training.epochs=2")
-    assert team.command("flows.cli", "promote", "shown", str(weak["version"])).returncode == 0
+    assert team.command("flows.cli.main", "promote", "shown", str(weak["version"])).returncode == 0
     better = run("train", "model.name=vae", "model.latent_dim=16", "training.epochs=40")
-    assert team.command("flows.deploy").returncode == 0
+    assert team.command("flows.deployment.deploy").returncode == 0
     return {"searched": searched, "weak": weak, "better": better}
 
 
@@ -83,7 +83,7 @@ def test_a_run_has_cards_of_its_images(results: dict[str, Any], open_page: Open)
 
 
 def test_a_servers_report_is_fetched(results: dict[str, Any], open_page: Open, team: Any) -> None:
-    asked = team.command("flows.cli", "report", f"shown/{results['better']['version']}", "--json")
+    asked = team.command("flows.cli.main", "report", f"shown/{results['better']['version']}", "--json")
     assert asked.returncode == 0, asked.stderr
     file = Path(json.loads(asked.stdout)["report"])
     assert file.is_relative_to(team.environment["AEMODELS_CACHE"])
@@ -129,8 +129,8 @@ def test_deployments_have_a_form(results: dict[str, Any], open_page: Open, team:
 def test_a_person_approves_on_the_page(
     results: dict[str, Any], open_page: Open, team: Any, client: Any, within: Any
 ) -> None:
-    from aemodels.registry import champion, history
-    from aemodels.store import open_store
+    from aemodels.tracking.registry import champion, history
+    from aemodels.tracking.store import open_store
 
     deployment = client.read_deployment_by_name("promote/promote").id
     asked = {"settings": {"data": {"name": "digits"}, "registry": {"name": "shown"}}, "approval": True}

@@ -61,7 +61,7 @@ def test_prefects_page_calls_the_port_that_was_given_and_nothing_is_reported(tea
 
 
 def test_deploying_says_nothing_of_a_server_that_is_closed_to_other_pages(team: Team) -> None:
-    deployed = team.command("flows.deploy")
+    deployed = team.command("flows.deployment.deploy")
     assert deployed.returncode == 0, deployed.stderr
     assert "note:" not in deployed.stderr
 
@@ -82,9 +82,9 @@ def test_a_password_is_changed_as_documented(team: Team) -> None:
     known, new = team.environment["TEAM_PASSWORD"], "another-long-password"
     change_password(team, known, new)
     try:
-        refused = team.command("flows.cli", "models")
+        refused = team.command("flows.cli.main", "models")
         assert refused.returncode == 2
         assert "MLFLOW_TRACKING_PASSWORD" in refused.stderr
     finally:
         change_password(team, new, known)
-    assert team.command("flows.cli", "models").returncode == 0
+    assert team.command("flows.cli.main", "models").returncode == 0

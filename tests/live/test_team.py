@@ -67,7 +67,7 @@ def states(client: Any, run: UUID) -> list[Any]:
 
 def epochs_tracked(name: str) -> list[int]:
     """Of the only training of that name, in the order of their steps."""
-    from aemodels.store import open_store
+    from aemodels.tracking.store import open_store
 
     store = open_store()
     found = store.client.get_experiment_by_name(name)
@@ -79,7 +79,7 @@ def epochs_tracked(name: str) -> list[int]:
 
 
 def training_status(name: str) -> str:
-    from aemodels.store import open_store
+    from aemodels.tracking.store import open_store
 
     store = open_store()
     (run,) = store.client.search_runs([store.experiment(name)], "tags.kind = 'training'")
@@ -87,8 +87,8 @@ def training_status(name: str) -> str:
 
 
 def test_runs_come_by_schedule_one_at_a_time(team: Any, client: Any, within: Any) -> None:
-    from aemodels.registry import champion
-    from aemodels.store import open_store
+    from aemodels.tracking.registry import champion
+    from aemodels.tracking.store import open_store
 
     every = {"interval": 5, "slug": "often", "active": True}
     parameters = {"settings": settings(team, "scheduled", 3)}
@@ -139,8 +139,8 @@ def test_a_run_whose_worker_dies_comes_to_its_end(team: Any, client: Any, within
 
 def test_a_killed_process_is_started_again_once(team: Any, client: Any, within: Any) -> None:
     """Prefect's own worker reports its end twice, and the second report ends the attempt begun since."""
-    from aemodels.registry import list_models
-    from aemodels.store import open_store
+    from aemodels.tracking.registry import list_models
+    from aemodels.tracking.store import open_store
 
     def process_of(run: UUID) -> psutil.Process | None:
         for process in worker.processes():
@@ -172,8 +172,8 @@ def test_a_run_that_is_taken_for_dead_goes_on_and_ends_once(team: Any, client: A
     """As after an outage of Prefect's server: the process lives, and the server starts another one."""
     from prefect.states import Crashed
 
-    from aemodels.registry import list_models
-    from aemodels.store import open_store
+    from aemodels.tracking.registry import list_models
+    from aemodels.tracking.store import open_store
 
     team.deploy()
     with team.worker():
@@ -202,7 +202,7 @@ def test_a_run_that_crashed_before_it_ran_starts_again_once(team: Any, client: A
 
 
 def test_a_limit_is_free_again_when_the_server_was_restarted_meanwhile(team: Any, client: Any) -> None:
-    from flows.running import alone
+    from flows.tasks import alone
 
     with alone("restarted"):
         team.prefect.stop()
@@ -228,8 +228,8 @@ def test_a_cancelled_run_stops_and_says_so(team: Any, client: Any, within: Any) 
 
 
 def test_nothing_is_lost_while_the_mlflow_server_is_away(team: Any, client: Any, within: Any) -> None:
-    from aemodels.registry import list_models
-    from aemodels.store import open_store
+    from aemodels.tracking.registry import list_models
+    from aemodels.tracking.store import open_store
 
     team.deploy()
     with team.worker():
@@ -267,8 +267,8 @@ def test_drift_starts_the_pipeline_and_a_new_champion_a_check(
 
     from sklearn.datasets import load_digits
 
-    from aemodels.registry import champion, history
-    from aemodels.store import open_store
+    from aemodels.tracking.registry import champion, history
+    from aemodels.tracking.store import open_store
 
     images = (load_digits().images * 15.9).astype("uint8").repeat(2, 1).repeat(2, 2)  # (N, 16, 16)
     drawn(tmp_path / "old", images[:900])

@@ -150,7 +150,7 @@ def stack(docker: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
 def aemodels(stack: Stack, store: Path, *arguments: str) -> Any:
     """A command of the project's on the host."""
     places = {"AEMODELS_STORE": str(store), "PREFECT_HOME": str(store / "prefect")}
-    return json.loads(run([sys.executable, "-m", "flows.cli", *arguments, "--json"], **stack.clients, **places))
+    return json.loads(run([sys.executable, "-m", "flows.cli.main", *arguments, "--json"], **stack.clients, **places))
 
 
 def digests(client: Any, run_id: str) -> dict[str, str]:
@@ -183,7 +183,7 @@ def kept(stack: Stack) -> dict[str, Any]:
 def use(stack: Stack, store: Path, model: str) -> None:
     """The model's files are there and are a model."""
     run(
-        [sys.executable, "-m", "flows.cli", "generate", model, "-n", "4", "-o", str(store / "out.png")],
+        [sys.executable, "-m", "flows.cli.main", "generate", model, "-n", "4", "-o", str(store / "out.png")],
         **stack.clients,
         AEMODELS_STORE=str(store),
     )

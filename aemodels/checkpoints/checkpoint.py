@@ -1,0 +1,112 @@
+"""A model on disk, and a training that can go on: JSON and safetensors, written whole or not at all; no pickle.
+
+config.json          the experiment and what the model must know of its data
+weights.safetensors  the finished model
+codes.safetensors    codes of training images
+model.sha256         the checksums of all three
+state.safetensors    the state after the last epoch, while training is not finished
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from aemodels.checkpoints.model_files import CODES, CONFIG, WEIGHTS, first_line, load_network, seal
+from aemodels.config import Config, UserError
+from aemodels.data.prepared import PreparedData
+from aemodels.experiment import Experiment
+from aemodels.models.base import GenerativeModel
+from aemodels.nn.trunks import ImageShape
+from aemodels.runtime.files import write_whole
+from aemodels.training.loop import TrainingState
+
+STATE = "state.safetensors"
+KEPT = ("epoch", "best", "best_epoch", "history", "pretraining")  # of a state, beside its tensors
+
+
+class ModelCard(Config):
+    """What is needed to build a model again."""
+
+    experiment: Experiment
+    image_shape: ImageShape
+    classes: tuple[str, ...]
+    digest: str
+    """Of the data that it was trained on."""
+
+
+class Loaded(NamedTuple):
+    """A trained model with its card."""
+
+    model: GenerativeModel
+    card: ModelCard
+
+
+def save_card(folder: Path, experiment: Experiment, data: PreparedData) -> None:
+    """Writes config.json."""
+    card = ModelCard(experiment=experiment, image_shape=data.image_shape, classes=data.classes, digest=data.digest)
+    write_whole(folder / CONFIG, lambda path: path.write_text(card.model_dump_json(indent=2)))
+
+
+def save_weights(folder: Path, model: GenerativeModel, codes: Tensor | None = None) -> None:
+    """Writes weights.safetensors, codes (N, D) if there are any, and the checksums: the model is finished."""
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    write_whole(folder / WEIGHTS, lambda path: save_file(tensors, path))
+    if codes is not None:
+        write_whole(folder / CODES, lambda path: save_file({"codes": codes.contiguous()}, path))
+    seal(folder)
+
+
+def load_model(folder: Path, device: str = "cpu") -> Loaded:
+    """A finished model from its folder, in evaluation mode.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    return Loaded(load_network(folder / CONFIG, folder / WEIGHTS, device), load_card(folder))
+
+
+def load_card(folder: Path) -> ModelCard:
+    """What a finished model was trained on, and how.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return ModelCard.model_validate_json((folder / CONFIG).read_text())
+    except (FileNotFoundError, UnicodeDecodeError, ValidationError) as error:
+        raise UserError(f"{folder}: damaged model ({first_line(error)}); train it again") from None
+
+
+def save_state(folder: Path, state: TrainingState) -> None:
+    """Writes the state after an epoch, in one file, so that it is never half of one epoch and half of another."""
+    meta = {name: json.dumps(getattr(state, name)) for name in KEPT}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
+    write_whole(folder / STATE, lambda path: save_file(tensors, path, metadata=meta))
+
+
+def load_state(folder: Path, device: str = "cpu") -> TrainingState | None:
+    """The state to resume from; None where there is none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # an earlier release kept more
+            meta = {name: json.loads(text) for name, text in file.metadata().items() if name in KEPT}
+        return TrainingState(**meta, tensors=tensors)
+    except (SafetensorError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: damaged checkpoint ({first_line(error)}); delete the folder {folder} to train from the start"
+        ) from None

@@ -1,0 +1,137 @@
+"""The files of a finished model, read with nothing but what a model needs to run.
+
+config.json          the experiment, and the shape of the images; only its `model` section matters here
+weights.safetensors  its weights
+codes.safetensors    codes of training images, to fit other priors to; models without an encoder have none
+model.sha256         the checksums of all, as `sha256sum -c` reads them; models of earlier releases have none
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from aemodels.config import UserError
+from aemodels.models import AnyModelConfig
+from aemodels.models.base import GenerativeModel
+from aemodels.nn.trunks import ImageShape
+from aemodels.runtime.files import write_whole
+
+CONFIG, WEIGHTS, CHECKSUMS = "config.json", "weights.safetensors", "model.sha256"
+CODES = "codes.safetensors"
+
+
+class _Experiment(BaseModel):
+    """The other sections are ignored: a model that is served knows nothing of data sources and metrics."""
+
+    model: AnyModelConfig
+
+
+class _Card(BaseModel):
+    experiment: _Experiment
+    image_shape: ImageShape
+    classes: tuple[str, ...]
+
+
+def load_network(config: Path, weights: Path, device: str = "cpu") -> GenerativeModel:
+    """Builds the model that the config describes, in evaluation mode. Everything that loads a model loads it here.
+
+    Raises:
+        UserError: a file is missing or damaged, is not the one that was saved, or the weights are not of such a model.
+    """
+    try:
+        content = {CONFIG: config.read_bytes(), WEIGHTS: weights.read_bytes()}
+        _check(config.with_name(CHECKSUMS), content)
+        card = _Card.model_validate_json(content[CONFIG])
+        model = card.experiment.model.build(card.image_shape, len(card.classes))
+        tensors = load(content[WEIGHTS])
+        _check_weights(tensors, model.state_dict())
+        model.load_state_dict(tensors)
+    except FileNotFoundError as error:
+        missing = Path(error.filename or weights)
+        raise UserError(f"{missing}: not there; {missing.parent} holds no finished model") from None
+    except (SafetensorError, RuntimeError, ValidationError, ValueError) as error:
+        raise UserError(f"{config.parent}: damaged model ({first_line(error)}); train it again") from None
+    return model.to(device).eval()
+
+
+def load_codes(folder: Path, latent_dim: int) -> Tensor:
+    """Reads the codes (N, D) of training images.
+
+    Raises:
+        UserError: the model has none, or the file is damaged.
+    """
+    try:
+        content = {CODES: (folder / CODES).read_bytes()}
+        _check(folder / CHECKSUMS, content)
+        codes = load(content[CODES])["codes"]
+        _check_weights({"codes": codes}, {"codes": torch.zeros(len(codes), latent_dim)})
+        return codes
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no {CODES}, so no other prior can be fitted; train the model again") from None
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: damaged codes ({first_line(error)}); train the model again") from None
+
+
+def seal(folder: Path) -> None:
+    """Writes model.sha256: nothing of the model changes any more."""
+    there = [name for name in (CONFIG, WEIGHTS, CODES) if (folder / name).exists()]
+    lines = [f"{digest((folder / name).read_bytes())}  {name}\n" for name in there]
+    write_whole(folder / CHECKSUMS, lambda path: path.write_text("".join(lines)))
+
+
+def check_registered(checksums: Path, known: str | None, what: str) -> None:
+    """Compares the file of checksums with what the registry knows of it; of models of earlier releases it knows none.
+
+    Args:
+        known: the file's SHA-256.
+        what: the model's name, for the message.
+
+    Raises:
+        UserError: it is another file, or gone.
+    """
+    if known is not None and not (checksums.exists() and digest(checksums.read_bytes()) == known):
+        raise UserError(f"{what}: {checksums} is not the one that was registered; restore it, or train it again")
+
+
+def _check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Says which tensor is not what a model of this config has, which torch either converts or tells at length."""
+    for name in sorted(found.keys() ^ expected.keys()):
+        raise ValueError(f"the tensor {name} {'is missing' if name in expected else 'belongs to another model'}")
+    for name, tensor in found.items():
+        for have, need in ((tensor.dtype, expected[name].dtype), (tensor.shape, expected[name].shape)):
+            if have != need:
+                raise ValueError(f"the tensor {name} is {_short(have)} and has to be {_short(need)}")
+        # a mixture's unused components have a log weight of -inf, in a new model too
+        if wrong := int((~tensor.isfinite() & (tensor != expected[name])).sum()):
+            raise ValueError(f"the tensor {name} has {wrong} values that are NaN or infinite")
+
+
+def _short(kind: torch.dtype | torch.Size) -> str:
+    return str(tuple(kind)) if isinstance(kind, torch.Size) else str(kind).removeprefix("torch.")
+
+
+def _check(checksums: Path, content: Mapping[str, bytes]) -> None:
+    if not checksums.exists():
+        return
+    expected = {name: known for known, name in (line.split() for line in checksums.read_text().splitlines())}
+    for name, read in content.items():
+        if digest(read) != expected.get(name):
+            raise ValueError(f"{name} is not the one that was saved: its SHA-256 is another one than in {CHECKSUMS}")
+
+
+def digest(content: bytes) -> str:
+    """SHA-256, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,187 @@
+"""Evaluation: a model on held-out images, by the tables of metrics.py and figures.py."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, Self
+
+import torch
+from pydantic import Field, field_validator, model_validator
+
+from aemodels.config import Config, SettingsError, UserError
+from aemodels.data.prepared import PreparedData
+from aemodels.evaluation.evidence import Evidence, Need
+from aemodels.evaluation.features import Features
+from aemodels.evaluation.leaving_out import make_from, named
+from aemodels.evaluation.metrics import METRICS, Direction
+from aemodels.models.base import GenerativeModel
+
+COMING: tuple[Need, ...] = ("features",)  # of any data, by the time that a training or a search measures
+
+
+class EvaluationConfig(Config):
+    """How a trained model is judged."""
+
+    primary: str = "frechet_samples"
+    """The metric that defines better: the search reads it on validation images, the promotion gate on test images."""
+    samples: int = Field(10_000, ge=2)
+    """Images on each side of a Frechet distance; fewer where the split or the training images are fewer."""
+    denoising: bool = False
+    """Measure how well Gaussian noise is removed, beside plain filters; for models trained with any corruption."""
+    seed: int = Field(0, ge=0)
+    """Of the evaluation's noise; the same for all runs, so that they compare."""
+
+    nll_samples: int = Field(0, ge=0)
+    """Codes from q(z|x) for each image, of the negative log-likelihood; 0 leaves it out."""
+    nll_images: int = Field(1_000, ge=1)
+    """The first images of the split, of which the negative log-likelihood is measured."""
+
+    @field_validator("primary")
+    @classmethod
+    def _known(cls, primary: str) -> str:
+        if primary not in METRICS or METRICS[primary].ranking is None:
+            known = ", ".join(name for name, metric in METRICS.items() if metric.ranking)
+            raise ValueError(f"not a metric that says by itself which model is better; choose one of {known}")
+        return primary
+
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        if self.primary == "nll" and self.nll_samples == 0:
+            raise ValueError("primary=nll needs nll_samples of at least 1; 100 and more make it a close bound")
+        return self
+
+    def evidence(
+        self,
+        model: GenerativeModel,
+        data: PreparedData,
+        features: Features | None,
+        split: str,
+        history: Sequence[Mapping[str, float]] = (),
+        seen: int = 0,
+    ) -> Evidence:
+        """What a model is judged by, by these rules; nothing is computed yet."""
+        return Evidence(
+            model,
+            data,
+            features,
+            split,
+            samples=self.samples,
+            seed=self.seed,
+            history=history,
+            nll_samples=self.nll_samples,
+            nll_images=self.nll_images,
+            denoises=self.denoising,
+            seen=seen,
+        )
+
+
+class Evaluation(NamedTuple):
+    """What a model was found to be."""
+
+    metrics: dict[str, float]  # names as in METRICS, of those that the model and the data have
+    evidence: Evidence  # what they were made from; the figures are drawn from it too
+    left_out: dict[str, str]  # metric -> why it could not be measured on these images
+
+
+def evaluate(
+    model: GenerativeModel,
+    data: PreparedData,
+    features: Features | None,
+    config: EvaluationConfig,
+    split: str = "test",
+    only: Collection[str] | None = None,
+    history: Sequence[Mapping[str, float]] = (),
+    seen: int = 0,
+) -> Evaluation:
+    """Measures a model; the same weights give the same numbers, and nothing outside is disturbed.
+
+    A metric that fails, or for which these images are not enough, is left out with its reason.
+
+    Args:
+        features: None leaves out what needs them.
+        only: these metrics, and no work for others.
+        history: a training's metrics, an entry per epoch, for its curves.
+        seen: how many of the first training images the model was trained on; 0 for a model of other images.
+
+    Raises:
+        SettingsError: a metric that was asked for does not exist for this model and these data, or the model is for
+            other images or, if it is conditional, other classes.
+    """
+    if model.image_shape != data.image_shape:
+        raise SettingsError(
+            f"the model is for images of (channels, height, width) {model.image_shape}, those of {data.name} are "
+            f"{data.image_shape}; choose other data, or train a model on these"
+        )
+    if model.conditional and model.num_classes != data.num_classes:
+        raise SettingsError(
+            f"the model is conditional on {model.num_classes} classes, {data.name} has "
+            f"{data.num_classes or 'no labels'}; choose data with those classes, or train a model on these"
+        )
+    evidence = config.evidence(model, data, features, split, history, seen)
+    if only is not None:
+        _require(only, evidence)
+    makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in (METRICS if only is None else only)}
+    # Trials that are stacked on a GPU are stacked anew where its memory is not enough: they ask for few metrics.
+    raised = (UserError,) if only is None else (UserError, torch.OutOfMemoryError, MemoryError)
+    metrics, left_out = make_from(evidence, makers, raised)
+    return Evaluation(metrics, evidence, left_out)
+
+
+def check_primary(model: GenerativeModel, data: PreparedData, config: EvaluationConfig) -> None:
+    """Takes a moment, before the work of a training or a search, and of the feature network that they judge by.
+
+    Raises:
+        SettingsError: `evaluation.primary` does not exist for this model and these data.
+    """
+    for split in ("val", "test"):  # of the search, of the gate
+        _require((config.primary,), config.evidence(model, data, None, split), "evaluation.primary=", COMING)
+
+
+def check_likelihood(model: GenerativeModel, data: PreparedData, config: EvaluationConfig) -> None:
+    """Takes a moment, too. A comparison does not ask: its systems share `evaluation`, and not all have a likelihood.
+
+    Raises:
+        SettingsError: a negative log-likelihood is asked for, and this model of these data has none.
+    """
+    evidence = config.evidence(model, data, None, "val")
+    if not evidence.has("nll_samples") or not lacking("nll", evidence):
+        return
+    if not evidence.has("rate"):
+        why = "this model has no bound on a likelihood; choose another model.name"
+    elif data.binarize == "none":
+        why = "coin flips are no likelihood of grey pixels; set data.binarize, or train model.likelihood=gaussian"
+    else:
+        why = "a density is none of black and white pixels; set data.binarize=none, or train model.likelihood=bernoulli"
+    raise SettingsError(f"evaluation.nll_samples={config.nll_samples}: {why}, or leave it out with 0")
+
+
+def lacking(metric: str, evidence: Evidence, coming: Collection[Need] = ()) -> list[Need]:
+    """What a metric needs and is not there, nor coming."""
+    return [need for need in METRICS[metric].needs if need not in coming and not evidence.has(need)]
+
+
+def _require(metrics: Collection[str], evidence: Evidence, setting: str = "", coming: Collection[Need] = ()) -> None:
+    for name in metrics:
+        if name not in METRICS:
+            raise SettingsError(f"{setting}{name}: no such metric; choose from {', '.join(METRICS)}")
+        if missing := " and ".join(named(need, evidence) for need in lacking(name, evidence, coming)):
+            possible = [
+                other for other, entry in METRICS.items() if entry.ranking and not lacking(other, evidence, coming)
+            ]
+            raise SettingsError(
+                f"{setting}{name}: needs {missing}, which this model, these data or these "
+                f"settings do not have; choose from {', '.join(possible)}"
+            )
+
+
+def direction(metric: str) -> Direction:
+    """Which values of a metric are better.
+
+    Raises:
+        SettingsError: there is no such metric, or it says nothing about a model.
+    """
+    found = METRICS[metric].direction if metric in METRICS else None
+    if found is None:
+        known = ", ".join(name for name, entry in METRICS.items() if entry.direction)
+        raise SettingsError(f"{metric}: not a metric that says which model is better; choose one of {known}")
+    return found

@@ -1,0 +1,349 @@
+"""What metrics and figures are made from: a model's codes, reconstructions and samples, each computed once.
+
+N images of a split, B of a batch, D latent units, F features, (C, H, W) an image with pixels in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from aemodels.data.batches import Batches, fits
+from aemodels.data.other_kind import images_of_another_kind
+from aemodels.data.prepared import PreparedData
+from aemodels.evaluation.class_requests import Requests
+from aemodels.evaluation.denoising import NOISES, Denoising
+from aemodels.evaluation.features import Features
+from aemodels.evaluation.likelihood import log_likelihood, mean_bound
+from aemodels.evaluation.mutual_information import known_shares
+from aemodels.evaluation.neighbours import Balls, balls
+from aemodels.models.base import Autoencoder, Batch, GenerativeModel
+from aemodels.nn.distributions import BernoulliPixels, GaussianPixels, derived_seed, noise_like
+from aemodels.runtime.randomness import undisturbed
+
+BATCH = 500  # images; large enough for speed, small enough for any trunk
+TRAINING_CODES = 10_000  # at most so many, by the probes, to show the spread of a code, and as examples of a class
+NOISY = 200  # images: the filters that denoisers are compared with are slow
+
+Need = Literal[
+    "autoencoder",
+    "rate",
+    "unit_rates",
+    "likelihood",
+    "denoising",
+    "conditional",
+    "unconditional",
+    "nll_samples",
+    "fitted_prior",
+    "labels",
+    "factors",
+    "features",
+    "history",
+    "seen",
+    "two_dimensions",
+    "more_dimensions",  # more latent units than a plot has axes
+    "two_images",
+    "ten_images",  # with fewer a layout by neighbours means nothing
+]
+AMOUNTS: dict[Need, int] = {"two_images": 2, "ten_images": 10}  # images of the split: needs that more images meet
+
+
+class Codes(NamedTuple):
+    """Posterior means and their images' labels, on the CPU."""
+
+    z: Tensor  # (N, D)
+    y: Tensor | None  # (N,)
+
+
+class Evidence:
+    """A model, and what it makes of a split's images; nothing is computed before it is asked for."""
+
+    def __init__(
+        self,
+        model: GenerativeModel,
+        data: PreparedData,
+        features: Features | None,
+        split: str,
+        *,
+        samples: int,
+        seed: int,
+        history: Sequence[Mapping[str, float]] = (),
+        nll_samples: int = 0,
+        nll_images: int = 0,
+        denoises: bool = False,
+        seen: int = 0,
+    ) -> None:
+        """`samples` is what a Frechet distance asks for; `history` has a training's metrics, an entry per epoch; `seen`
+        is how many of the first training images the model was trained on.
+        """
+        self.model, self.data, self.split, self.seed, self.history = model, data, split, seed, history
+        self.nll_samples, self.nll_images, self.denoises = nll_samples, nll_images, denoises
+        self.seen, self._features = seen, features
+        self.count = min(samples, data.sizes[split], data.sizes["train"])  # images on each side of a Frechet distance
+        self._kept: list[Tensor] | None = None
+
+    def has(self, need: Need) -> bool:
+        """Whether this model and its data have what a metric or figure needs."""
+        match need:
+            case "autoencoder":
+                return isinstance(self.model, Autoencoder)
+            case "rate":
+                return self.has("autoencoder") and "rate" in self._first_terms
+            case "unit_rates":
+                return self.has("autoencoder") and self._rate_per_unit(self.first(2)) is not None
+            case "likelihood":
+                return self.has("autoencoder") and self.likelihood is not None
+            case "nll_samples":
+                return self.nll_samples > 0
+            case "fitted_prior":
+                return self.has("autoencoder") and hasattr(self.model, "fitted_prior")
+            case "denoising":
+                return self.has("autoencoder") and self.denoises
+            case "conditional":
+                return self.model.conditional
+            case "unconditional":
+                return not self.model.conditional
+            case "labels":
+                return self.data.num_classes > 1
+            case "factors":
+                return self.has("autoencoder") and len(self.data.factors) > 0
+            case "features":
+                return self._features is not None
+            case "history":
+                return len(self.history) > 0
+            case "seen":
+                return self.seen > 0
+            case "two_dimensions":
+                return self.has("autoencoder") and self.model.latent_dim == 2
+            case "more_dimensions":
+                return self.has("autoencoder") and self.model.latent_dim > 2
+            case "two_images" | "ten_images":
+                return self.data.sizes[self.split] >= AMOUNTS[need]
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """The model, where it is one."""
+        assert isinstance(self.model, Autoencoder)
+        return self.model
+
+    @property
+    def features(self) -> Features:
+        """The feature network, where there is one."""
+        assert self._features is not None
+        return self._features
+
+    # ---------------------------------------------------------------- held-out images
+
+    @cached_property
+    def batches(self) -> Batches:
+        return Batches(self.data, self.split, self.model.device)
+
+    def first(self, n: int) -> Batch:
+        """The first images of the split."""
+        return next(self.batches.in_order(n))
+
+    @cached_property
+    def terms(self) -> dict[str, float]:
+        """Mean terms of the model's bound, nats per image."""
+        return mean_bound(self.model, self.batches, self.seed)
+
+    @cached_property
+    def dequantized_terms(self) -> dict[str, float]:
+        """The same with noise of one grey level on the pixels: of a density it bounds the images' probability."""
+        return mean_bound(self.model, self.batches, self.seed, dequantized=True)
+
+    @cached_property
+    def _first_terms(self) -> dict[str, Tensor]:
+        with self._undisturbed("first"):
+            return self.model.bound(self.first(2))
+
+    @cached_property
+    def likelihood(self) -> Literal["bernoulli", "gaussian"] | None:
+        """How the pixels' probability is given; None where the images are not what the likelihood is for.
+
+        Coin flips are a likelihood of black and white images, a density one of grey levels.
+        """
+        with self._undisturbed("first"):
+            x, y, _ = self.first(2)
+            p_x = self.autoencoder.decode(self.autoencoder.encode(x, y).mean, y)
+        binary = self.data.binarize != "none"
+        if isinstance(p_x, BernoulliPixels) and binary:
+            return "bernoulli"
+        return "gaussian" if isinstance(p_x, GaussianPixels) and not binary else None
+
+    @cached_property
+    def log_likelihoods(self) -> Tensor:
+        """Log p(x) of the split's first images, (nll_images,), nats."""
+        images = Batches(self.data, self.split, self.model.device, self.nll_images)
+        found: list[Tensor] = []
+        for i, batch in enumerate(images.in_order(BATCH)):
+            with self._undisturbed("likelihood", i):
+                found.append(log_likelihood(self.autoencoder, batch, self.nll_samples))
+        return torch.cat(found).cpu()
+
+    def reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images as the model sees them, and their reconstructions, (B, C, H, W) each; kept if they fit into memory."""
+        size = 4 * self.batches.images.size
+        codes = self.codes.z.split(BATCH)
+        if self._kept is None and fits(size, self.model.device):
+            self._kept = [self._decode(z, batch) for z, batch in zip(codes, self.batches.in_order(BATCH), strict=True)]
+        for i, batch in enumerate(self.batches.in_order(BATCH)):
+            yield batch.x, self._decode(codes[i], batch) if self._kept is None else self._kept[i]
+
+    def seen_reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same of training images that the model was trained on."""
+        return self._reconstructed(self._training.in_order(BATCH))
+
+    def other_reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same of images that the model is not for."""
+        parts = images_of_another_kind(self.data).split(BATCH)
+        return self._reconstructed(Batch(x.to(self.model.device), None) for x in parts)
+
+    def _reconstructed(self, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y, _ in batches:
+            with self._undisturbed("reconstructions"):
+                reconstruction: Tensor = self.autoencoder(x, y)
+            yield x, reconstruction
+
+    def _decode(self, z: Tensor, batch: Batch) -> Tensor:
+        """As the autoencoder's own reconstruction, of codes that are at hand."""
+        with self._undisturbed("reconstructions"):
+            reconstruction: Tensor = self.autoencoder.decode(z.to(batch.x.device), batch.y).mean
+            return reconstruction
+
+    @cached_property
+    def denoising(self) -> dict[float, Denoising]:
+        """The split's first images with noise of each strength, and without it again."""
+        return {sigma: Denoising(self.autoencoder, self.first(NOISY).x, sigma, self.seed) for sigma in NOISES}
+
+    # ---------------------------------------------------------------- codes
+
+    @cached_property
+    def codes(self) -> Codes:
+        """Of the split."""
+        return self._encode(self.batches)
+
+    @cached_property
+    def training_codes(self) -> Codes:
+        """Of training images."""
+        return self._encode(self._training)
+
+    @property
+    def _training(self) -> Batches:
+        """The first training images: none that the model has not seen, where it has seen some of these data."""
+        return Batches(self.data, "train", self.model.device, min(self.seen or TRAINING_CODES, TRAINING_CODES))
+
+    def _encode(self, batches: Batches) -> Codes:
+        means: list[Tensor] = []
+        labels: list[Tensor] = []
+        for x, y, _ in batches.in_order(BATCH):
+            with self._undisturbed("codes"):
+                means.append(self.autoencoder.encode(x, y).mean.cpu())
+            labels += [] if y is None else [y.cpu()]
+        return Codes(torch.cat(means), torch.cat(labels) if labels else None)
+
+    @cached_property
+    def known_shares(self) -> Tensor:
+        """Of the entropy of each known factor, by codes drawn from the posteriors of the split's images, (D, F).
+
+        Means would count what the noise of a unit drowns: more than the unit's rate, which is a bound on it.
+        """
+        codes = self._drawn_codes(self.batches, "known")
+        return known_shares(codes, torch.from_numpy(self.data.stored(self.split).factors))
+
+    def drawn_training_codes(self) -> Tensor:
+        """One from q(z|x) of each training image, (N, D), on the CPU."""
+        return self._drawn_codes(self._training, "training")
+
+    def _drawn_codes(self, batches: Batches, purpose: str) -> Tensor:
+        codes: list[Tensor] = []
+        for i, (x, y, _) in enumerate(batches.in_order(BATCH)):
+            with self._undisturbed(purpose, i):
+                codes.append(self.autoencoder.encode(x, y).sample().cpu())
+        return torch.cat(codes)
+
+    @cached_property
+    def unit_rates(self) -> Tensor | None:
+        """Mean rate of each latent unit, (D,), nats; None where it does not exist."""
+        if not self.has("unit_rates"):
+            return None
+        batches = [self._rate_per_unit(batch) for batch in self.batches.in_order(BATCH)]
+        totals = torch.stack([rates.double().sum(0) for rates in batches if rates is not None])
+        return totals.sum(0).cpu() / len(self.batches)
+
+    def _rate_per_unit(self, batch: Batch) -> Tensor | None:
+        with self._undisturbed("codes"):
+            return self.autoencoder.rate_per_unit(batch.x, batch.y)
+
+    # ---------------------------------------------------------------- samples and features
+
+    def samples(self, n: int, part: int = 0) -> Tensor:
+        """New images (n, C, H, W), the same for the same n and part."""
+        with self._undisturbed("samples", part):
+            return self.model.sample(n)
+
+    def standard_normal(self, n: int, part: int = 0) -> Tensor:
+        """The same of codes from N(0, I), whatever the prior."""
+        with self._undisturbed("samples", part):
+            z = noise_like(torch.zeros(n, self.model.latent_dim, device=self.model.device))
+            images: Tensor = self.autoencoder.decode(z).mean
+            return images
+
+    @cached_property
+    def sample_features(self) -> Tensor:
+        """(count, F), of images drawn from the prior."""
+        return self.drawn_features(self.samples)
+
+    def drawn_features(self, draw: Callable[[int, int], Tensor]) -> Tensor:
+        """(count, F), of images that are drawn by their number, a part of them at a time."""
+        sizes = [min(BATCH, self.count - start) for start in range(0, self.count, BATCH)]
+        return torch.cat([self.features.embed(draw(n, part)) for part, n in enumerate(sizes)])
+
+    @cached_property
+    def sample_probabilities(self) -> Tensor:
+        """(count, classes), of images drawn from the prior; where the data have labels."""
+        return self.classified(self.sample_features)
+
+    def classified(self, embedded: Tensor) -> Tensor:
+        """Features (N, F) -> (N, classes), by the feature network's classifier."""
+        probabilities = self.features.classify(embedded)
+        assert probabilities is not None
+        return probabilities
+
+    @cached_property
+    def balls(self) -> Balls | None:
+        """Around the real images, and how samples fall into them."""
+        return balls(self.real_features, self.sample_features)
+
+    @cached_property
+    def reconstruction_features(self) -> Tensor:
+        """(count, F), of the reconstructions of the split's first images."""
+        batches: list[Tensor] = []
+        for _, reconstruction in self.reconstructions():
+            batches.append(self.features.embed(reconstruction))
+            if sum(map(len, batches)) >= self.count:
+                break
+        return torch.cat(batches)[: self.count]
+
+    @cached_property
+    def requests(self) -> Requests:
+        """What the model draws when it is asked for a class."""
+        return Requests(self.model, self.features, self._training, self.seed)
+
+    @property
+    def real_features(self) -> Tensor:
+        """(count, F), of the split's first images; never binarised, whatever the model sees."""
+        return self.features.of_split(self.data, self.split, self.count, self.model.device)
+
+    @property
+    def training_features(self) -> Tensor:
+        """(count, F), of the first training images."""
+        return self.features.of_split(self.data, "train", self.count, self.model.device)
+
+    def _undisturbed(self, purpose: str, index: int = 0) -> AbstractContextManager[None]:
+        return undisturbed(self.model, derived_seed(self.seed, purpose, index))

@@ -1,0 +1,98 @@
+"""What cannot be measured or drawn is left out with its reason, so that no metric and no figure ends a run."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Generic, NamedTuple, NoReturn, TypeVar
+
+from aemodels.config import UserError
+from aemodels.evaluation.evidence import AMOUNTS, Evidence, Need
+
+T = TypeVar("T")
+TAG = "left_out."  # what the tags begin with that hold the reasons, of runs and of registered versions
+
+log = logging.getLogger(__name__)
+
+
+class NotEnoughError(Exception):
+    """A metric or a figure needs more than these images give; the message completes the sentence "it ..."."""
+
+
+class Made(NamedTuple, Generic[T]):
+    """What could be made, and why the rest could not."""
+
+    found: dict[str, T]
+    left_out: dict[str, str]  # name -> reason
+
+
+def make_each(makers: Mapping[str, Callable[[], T]], raised: tuple[type[Exception], ...] = (UserError,)) -> Made[T]:
+    """Calls each function; one that fails takes nothing from the others.
+
+    A mistake in a function's code is logged with its trace, which -v shows; the tests fail at such a record.
+
+    Args:
+        raised: errors that are not caught: those that a person can mend, after which the same command goes on.
+    """
+    made: Made[T] = Made({}, {})
+    for name, make in makers.items():
+        try:
+            made.found[name] = make()
+        except NotEnoughError as error:
+            made.left_out[name] = f"it {error}"
+        except raised:
+            raise
+        except Exception as error:
+            log.info("%s was left out", name, exc_info=True)
+            made.left_out[name] = _in_words(error)
+    return made
+
+
+def make_from(
+    evidence: Evidence,
+    makers: Mapping[str, tuple[Sequence[Need], Callable[[Evidence], T]]],
+    raised: tuple[type[Exception], ...] = (UserError,),
+) -> Made[T]:
+    """Makes each of these from a model's evidence: what the model and its data have, in general, is made or left out.
+
+    Args:
+        makers: name -> its needs, and the function. What needs something else than more images is no matter of this
+            model and these data, and not mentioned.
+        raised: as for `make_each`.
+    """
+    own: dict[str, Callable[[], T]] = {}
+    for name, (needs, make) in makers.items():
+        missing = [need for need in needs if not evidence.has(need)]
+        if all(need in AMOUNTS for need in missing):
+            own[name] = partial(_refuse, missing[0], evidence) if missing else partial(make, evidence)
+    return make_each(own, raised)
+
+
+def named(need: Need, evidence: Evidence) -> str:
+    """A need in words."""
+    return f"{AMOUNTS[need]} {evidence.split} images or more" if need in AMOUNTS else need
+
+
+def _refuse(need: Need, evidence: Evidence) -> NoReturn:
+    raise NotEnoughError(f"needs {named(need, evidence)}; the data have {evidence.data.sizes[evidence.split]}")
+
+
+def as_tags(left_out: Mapping[str, str]) -> dict[str, str]:
+    """The reasons as tags of a run or of a registered version."""
+    return {f"{TAG}{name}": reason for name, reason in left_out.items()}
+
+
+def from_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """The reasons among those tags."""
+    return {name.removeprefix(TAG): reason for name, reason in tags.items() if name.startswith(TAG)}
+
+
+def _in_words(error: Exception) -> str:
+    """What went wrong and where in the program, for who reports it."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    message = str(error).partition("\n")[0]
+    where = f"{Path(place.filename).name}, line {place.lineno}"
+    return f"the program failed at it with {type(error).__name__}: {message} ({where})"

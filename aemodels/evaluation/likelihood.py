@@ -1,0 +1,46 @@
+"""How probable images are to a model: by its bound, and by importance sampling.
+
+B batch of images, k codes of each at once, D latent units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from aemodels.data.batches import Batches
+from aemodels.models.base import AT_ONCE, Autoencoder, Batch, GenerativeModel
+from aemodels.nn.distributions import derived_seed
+from aemodels.nn.objectives import log_mean_exp, log_weights
+from aemodels.runtime.randomness import undisturbed
+
+GREY_LEVELS = 255  # steps of the prepared pixels
+
+
+def mean_bound(model: GenerativeModel, batches: Batches, seed: int, dequantized: bool = False) -> dict[str, float]:
+    """Mean terms of the model's bound, nats per image; `dequantized` puts noise of one grey level on the pixels."""
+    totals: dict[str, Tensor] = {}
+    for i, batch in enumerate(batches.in_order(AT_ONCE)):
+        with undisturbed(model, derived_seed(seed, "bound", i)):
+            x = batch.x + (torch.rand_like(batch.x) - 0.5) / GREY_LEVELS if dequantized else batch.x
+            for name, term in model.bound(Batch(x, batch.y)).items():
+                totals[name] = totals.get(name, 0) + term.double().sum()
+    return {name: total.item() / len(batches) for name, total in totals.items()}
+
+
+def log_likelihood(model: Autoencoder, batch: Batch, samples: int) -> Tensor:
+    """Log p(x) of each image (B,), nats, by importance sampling with so many codes from q(z|x).
+
+    No more than AT_ONCE codes are decoded at once (as many as images where there are more), whatever the samples.
+    """
+    q, p_z = model.encode(batch.x, batch.y), model.prior(batch.y)
+    at_once = max(1, AT_ONCE // len(batch.x))
+
+    def weights() -> Iterator[Tensor]:
+        for start in range(0, samples, at_once):
+            z = q.sample((min(at_once, samples - start),))  # (k, B, D)
+            yield log_weights(q, p_z, model.decode(z, batch.y), z, batch.x).double()
+
+    return log_mean_exp(weights())

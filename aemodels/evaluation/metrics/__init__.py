@@ -1,0 +1,13 @@
+"""Metrics: in each file one function for each, and a table of them; METRICS is all of them."""
+
+from aemodels.evaluation.metrics.compression import COMPRESSION
+from aemodels.evaluation.metrics.denoising import DENOISING
+from aemodels.evaluation.metrics.factors import FACTORS
+from aemodels.evaluation.metrics.held_out import HELD_OUT
+from aemodels.evaluation.metrics.requests import REQUESTS
+from aemodels.evaluation.metrics.samples import SAMPLES
+from aemodels.evaluation.metrics.table import Direction, Metric
+
+METRICS = {**HELD_OUT, **COMPRESSION, **FACTORS, **SAMPLES, **REQUESTS, **DENOISING}
+
+__all__ = ["METRICS", "Direction", "Metric"]

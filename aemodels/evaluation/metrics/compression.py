@@ -1,0 +1,84 @@
+"""Metrics of compression: how much smaller a code is than its image, and what is lost, of images of the kind that the
+model was made for and of others.
+
+N images, (C, H, W) an image with pixels in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from aemodels.evaluation.evidence import Evidence
+from aemodels.evaluation.leaving_out import NotEnoughError
+from aemodels.evaluation.metrics.held_out import mean_squared_error
+from aemodels.evaluation.metrics.table import Metric
+
+CODE_BYTES = 4  # of a number of a code; a prepared pixel is one byte
+
+Pairs = Iterable[tuple[Tensor, Tensor]]  # images and their reconstructions, (B, C, H, W) each
+
+
+def compression_ratio(evidence: Evidence) -> float:
+    return math.prod(evidence.data.image_shape) / (CODE_BYTES * evidence.model.latent_dim)
+
+
+def explained_variance(evidence: Evidence) -> float:
+    return _explained(evidence.reconstructions())
+
+
+def out_of_domain_mse(evidence: Evidence) -> float:
+    return mean_squared_error(evidence.other_reconstructions())
+
+
+def out_of_domain_explained_variance(evidence: Evidence) -> float:
+    return _explained(evidence.other_reconstructions())
+
+
+def _explained(pairs: Pairs) -> float:
+    """1 - squared error / squared distance from the mean image, both summed over images and pixels."""
+    count, error = 0, torch.zeros((), dtype=torch.float64)
+    total, squares = torch.zeros(()), torch.zeros((), dtype=torch.float64)
+    for x, r in pairs:
+        wide = x.cpu().double()
+        count, error = count + len(x), error + (x - r).cpu().double().square().sum()
+        total, squares = total + wide.sum(0), squares + wide.square().sum()
+    distance = squares - total.square().sum() / count
+    if distance == 0:
+        raise NotEnoughError("needs images that differ; these are all the same")
+    return float(1 - error / distance)  # NaN of a model that is not finite
+
+
+# ---------------------------------------------------------------- the table
+
+
+_EXPLAINED = (
+    "1 - squared error of the reconstructions / squared distance of the images from their mean image: 1 loses nothing, "
+    "0 is no better than that image, whatever the contrast of the images"
+)
+_OTHERS = "1,000 images of another kind: rendered sprites, or handwritten digits for a model of sprites."
+COMPRESSION = {
+    "compression_ratio": Metric(
+        compression_ratio,
+        ("autoencoder",),
+        "bytes per byte",
+        None,
+        "Bytes of an image, one for each pixel and channel, over those of its code, four for each latent unit.",
+    ),
+    "explained_variance": Metric(
+        explained_variance, ("autoencoder", "two_images"), "share", "maximize", f"{_EXPLAINED}."
+    ),
+    "out_of_domain_mse": Metric(
+        out_of_domain_mse,
+        ("autoencoder",),
+        "squared pixels in [0, 1]",
+        None,
+        f"The squared error, as mse has it, of {_OTHERS}",
+    ),
+    "out_of_domain_explained_variance": Metric(
+        out_of_domain_explained_variance, ("autoencoder",), "share", None, f"{_EXPLAINED}. Of {_OTHERS}"
+    ),
+}

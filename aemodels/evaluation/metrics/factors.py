@@ -1,0 +1,37 @@
+"""Metrics of data with known factors: whether a latent unit stands for one of them.
+
+D latent units, F factors.
+"""
+
+from __future__ import annotations
+
+from torch.nn import functional as F
+
+from aemodels.evaluation.evidence import Evidence
+from aemodels.evaluation.metrics.table import Metric
+
+
+def mutual_information_gap(evidence: Evidence) -> float:
+    """Chen et al. (2018), arXiv:1802.04942, section 4.1, with the noise of the posterior as there.
+
+    disentanglement_lib takes posterior means instead, the same bins, and does not correct the estimate.
+    """
+    shares = F.pad(
+        evidence.known_shares, (0, 0, 0, 1)
+    )  # (D + 1, F): beside an only unit there is one that knows nothing
+    best, second = shares.topk(2, dim=0).values
+    return float((best - second).mean())
+
+
+FACTORS = {
+    "mutual_information_gap": Metric(
+        mutual_information_gap,
+        ("factors", "unconditional"),
+        "share of entropy",
+        "maximize",
+        "Mean over the known factors of the gap between the two latent units with the most mutual information with it, "
+        "over the factor's entropy: 1 if a unit of its own knows each factor. Of one code from q(z|x) for each image; "
+        "codes and factors in 20 bins of equal width, the estimate corrected for their number. Not of a conditional "
+        "model, whose codes are made with the class at hand.",
+    ),
+}

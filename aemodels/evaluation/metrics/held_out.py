@@ -1,0 +1,287 @@
+"""Metrics of held-out images: the bound, reconstructions, codes. Their table is below them.
+
+N images, M others, D latent units, F features, (C, H, W) an image with pixels in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aemodels.evaluation.evidence import Evidence
+from aemodels.evaluation.likelihood import GREY_LEVELS
+from aemodels.evaluation.metrics.table import Metric
+
+NEIGHBOURS = 5
+ACTIVE = 0.01  # variance of a unit's posterior mean above which it is in use (Burda et al., 2016)
+SSIM_SIDE, SSIM_SIGMA = 11, 1.5  # pixels: Wang et al. (2004)
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
+NO_ERROR = 1e-10  # mean squared error under which a reconstruction counts as equal: 100 dB
+
+
+# ---------------------------------------------------------------- the bound
+
+
+def distortion(evidence: Evidence) -> float:
+    return evidence.terms["distortion"]
+
+
+def rate(evidence: Evidence) -> float:
+    return evidence.terms["rate"]
+
+
+def negative_elbo(evidence: Evidence) -> float:
+    return evidence.terms["negative_elbo"]
+
+
+def bits_per_dimension(evidence: Evidence) -> float:
+    """A bound on the bits that a pixel's value takes.
+
+    Grey levels under a density need the density's mean over a grey level, hence the noise (Theis et al., 2016,
+    arXiv:1511.01844, section 3.1): with p(x) on [0, 1], log2(255) bits are added.
+    """
+    pixels = math.prod(evidence.data.image_shape)
+    if evidence.likelihood == "bernoulli":
+        return evidence.terms["negative_elbo"] / pixels / math.log(2)
+    return evidence.dequantized_terms["negative_elbo"] / pixels / math.log(2) + math.log2(GREY_LEVELS)
+
+
+def nll(evidence: Evidence) -> float:
+    return -_mean(evidence.log_likelihoods)
+
+
+def nll_samples(evidence: Evidence) -> float:
+    return float(evidence.nll_samples)
+
+
+def nll_images(evidence: Evidence) -> float:
+    return float(len(evidence.log_likelihoods))
+
+
+# ---------------------------------------------------------------- reconstructions
+
+
+def mse(evidence: Evidence) -> float:
+    return mean_squared_error(evidence.reconstructions())
+
+
+def mse_training(evidence: Evidence) -> float:
+    return mean_squared_error(evidence.seen_reconstructions())
+
+
+def generalization_gap(evidence: Evidence) -> float:
+    return mse(evidence) - mse_training(evidence)
+
+
+def psnr(evidence: Evidence) -> float:
+    return _mean(torch.cat([peak_signal_to_noise(x, r) for x, r in evidence.reconstructions()]))
+
+
+def ssim(evidence: Evidence) -> float:
+    return _mean(torch.cat([structural_similarity(x, r) for x, r in evidence.reconstructions()]))
+
+
+def mean_squared_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Of images and their reconstructions, (B, C, H, W) each."""
+    return _mean(torch.cat([(x - r).square().flatten(1).mean(1) for x, r in pairs]))
+
+
+def peak_signal_to_noise(a: Tensor, b: Tensor) -> Tensor:
+    """Of images (N, C, H, W) in [0, 1], (N,), dB; at most 100."""
+    return -10 * (a - b).square().flatten(1).mean(1).clamp(min=NO_ERROR).log10()
+
+
+def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
+    """SSIM of images (N, C, H, W) in [0, 1], (N,): the mean over channels and over all windows inside the image.
+
+    Gaussian windows of 11 pixels, sigma 1.5 (Wang et al., 2004); on smaller images the largest odd one that fits.
+    """
+    rows, columns = (_window(side).to(a) for side in a.shape[-2:])
+    mean_a, mean_b, square_a, square_b, product = (
+        rows @ moment @ columns.T for moment in (a, b, a * a, b * b, a * b)
+    )  # (N, C, windows, windows)
+    variance_a, variance_b = square_a - mean_a.square(), square_b - mean_b.square()
+    covariance = product - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + SSIM_C1) / (mean_a.square() + mean_b.square() + SSIM_C1)
+    structure = (2 * covariance + SSIM_C2) / (variance_a + variance_b + SSIM_C2)
+    return (luminance * structure).flatten(1).mean(1)
+
+
+def _window(side: int) -> Tensor:
+    """Weights of the pixels of a line in each window on it, (windows, side)."""
+    length = min(SSIM_SIDE, side - (side + 1) % 2)
+    offsets = torch.arange(length) - length // 2
+    weights = (-0.5 * (offsets / SSIM_SIGMA).square()).exp()
+    windows = torch.zeros(side - length + 1, side)
+    for i in range(len(windows)):
+        windows[i, i : i + length] = weights / weights.sum()
+    return windows
+
+
+# ---------------------------------------------------------------- codes
+
+
+def active_units(evidence: Evidence) -> float:
+    """Of a collapsed unit q(z|x, y) is p(z|y), whose mean tells the class that the model was told, not the image."""
+    z, y = evidence.codes
+    with torch.no_grad():
+        prior = evidence.autoencoder.prior(None if y is None else y.to(evidence.model.device))
+    return float(((z - prior.mean.cpu()).var(0) > ACTIVE).sum())
+
+
+def probe_accuracy(evidence: Evidence) -> float:
+    from sklearn.linear_model import LogisticRegression
+
+    codes, training = evidence.codes.z.double(), evidence.training_codes.z.double()
+    spread = training.std(0, correction=min(1, len(training) - 1))
+    spread = spread.clamp(min=0.01 * float(spread.max()) + 1e-12)  # a dead unit's noise is not blown up
+    return _accuracy(LogisticRegression(max_iter=1_000), training / spread, codes / spread, evidence)
+
+
+def knn_accuracy(evidence: Evidence) -> float:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    neighbours = min(NEIGHBOURS, len(evidence.training_codes.z))
+    classifier = KNeighborsClassifier(neighbours, algorithm="brute")
+    return _accuracy(classifier, evidence.training_codes.z, evidence.codes.z, evidence)
+
+
+def _accuracy(classifier: Any, training: Tensor, codes: Tensor, evidence: Evidence) -> float:
+    """Share of the split's codes that a scikit-learn classifier gets right that was fitted to the training codes."""
+    known, truth = evidence.training_codes.y, evidence.codes.y
+    if known is None or truth is None or not (training.isfinite().all() and codes.isfinite().all()):
+        return math.nan
+    if len(known.unique()) == 1:
+        return float((truth == known[0]).double().mean())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it stopped at `max_iter`, which is meant
+        classifier.fit(training.numpy(), known.numpy())
+    return float(classifier.score(codes.numpy(), truth.numpy()))
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.double().mean())
+
+
+# ---------------------------------------------------------------- the table
+
+
+_GIVEN = "A conditional model is told the image's class."
+_OF_CLASS = "Of p(x|y) where the model is conditional: other nats than those of p(x)."
+_CODES = (
+    "the codes of at most 10,000 training images, none that the model did not see where it was trained on these data. "
+    "Not of a conditional model, whose codes are made with the class at hand."
+)
+HELD_OUT = {
+    "distortion": Metric(
+        distortion,
+        ("autoencoder",),
+        "nats per image",
+        "minimize",
+        f"Mean of -log p(x|z) over the images, summed over pixels, with one z from q(z|x) for each (iwae: the mean of "
+        f"its samples * repeats); a denoising model is shown clean images here, in val/distortion corrupted ones. "
+        f"{_GIVEN}",
+    ),
+    "rate": Metric(
+        rate,
+        ("rate",),
+        "nats per image",
+        "minimize",
+        "Mean KL divergence of q(z|x) from the prior, summed over the latent units.",
+        alone=False,  # codes that tell nothing have no rate
+    ),
+    "negative_elbo": Metric(
+        negative_elbo,
+        ("rate",),
+        "nats per image",
+        "minimize",
+        "Distortion + rate, whatever beta the model was trained with; a bound on -log p(x) only where the likelihood "
+        f"fits the pixels (coin flips on grey pixels do not). {_OF_CLASS}",
+    ),
+    "bits_per_dimension": Metric(
+        bits_per_dimension,
+        ("rate", "likelihood"),
+        "bits per pixel and channel",
+        "minimize",
+        "The negative ELBO over pixels and ln 2; of black and white pixels under coin flips, or of 256 grey levels "
+        f"under a density, with uniform noise of one grey level. {_OF_CLASS}",
+    ),
+    "nll": Metric(
+        nll,
+        ("rate", "likelihood", "nll_samples"),
+        "nats per image",
+        "minimize",
+        "Mean of -log p(x), p(x) the mean of p(x|z) p(z) / q(z|x) over nll_samples codes from q(z|x), noise by "
+        "evaluation.seed; too high in expectation, less so with more codes. Of the split's first nll_images, black and "
+        f"white as data.binarize says (dynamic: one fixed draw), or grey with no noise added. {_OF_CLASS}",
+    ),
+    "nll_samples": Metric(
+        nll_samples, ("rate", "likelihood", "nll_samples"), "codes per image", None, "K of the importance sampling."
+    ),
+    "nll_images": Metric(
+        nll_images, ("rate", "likelihood", "nll_samples"), "images", None, "Images whose -log p(x) was measured."
+    ),
+    "mse": Metric(
+        mse,
+        ("autoencoder",),
+        "squared pixels in [0, 1]",
+        "minimize",
+        f"Mean over pixels and images of the squared error of the reconstruction from the posterior's mean. {_GIVEN}",
+    ),
+    "mse_training": Metric(
+        mse_training,
+        ("autoencoder", "seen"),
+        "squared pixels in [0, 1]",
+        None,
+        "The same of the first images, at most 10,000, that the model was trained on.",
+    ),
+    "generalization_gap": Metric(
+        generalization_gap,
+        ("autoencoder", "seen"),
+        "squared pixels in [0, 1]",
+        None,
+        "What the error of these images is larger than that of the images that the model was trained on; a model that "
+        "learned nothing has none.",
+    ),
+    "psnr": Metric(
+        psnr,
+        ("autoencoder",),
+        "dB",
+        "maximize",
+        f"Mean over images of -10 log10 of the image's mean squared error. {_GIVEN}",
+    ),
+    "ssim": Metric(
+        ssim,
+        ("autoencoder",),
+        "at most 1",
+        "maximize",
+        f"Mean structural similarity of image and reconstruction, in Gaussian windows of 11 pixels. {_GIVEN}",
+    ),
+    "active_units": Metric(
+        active_units,
+        ("rate", "two_images"),
+        "units",
+        "maximize",
+        "Latent units whose posterior mean has a variance over 0.01 between images; of a conditional model what counts "
+        "is its distance from the mean of the prior of the image's class.",
+    ),
+    "probe_accuracy": Metric(
+        probe_accuracy,
+        ("autoencoder", "unconditional", "labels"),
+        "share",
+        "maximize",
+        f"Accuracy of a logistic regression from posterior mean to class, fitted to {_CODES}",
+    ),
+    "knn_accuracy": Metric(
+        knn_accuracy,
+        ("autoencoder", "unconditional", "labels"),
+        "share",
+        "maximize",
+        f"Accuracy of the 5 nearest (by posterior means) of {_CODES}",
+    ),
+}

@@ -1,0 +1,108 @@
+"""Metrics of images that were asked for: of a class, or like examples of a class; and of images that were not.
+
+N images, F features, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from aemodels.evaluation.class_requests import ASKED, EXAMPLES, MOST_CLASSES
+from aemodels.evaluation.evidence import Evidence
+from aemodels.evaluation.leaving_out import NotEnoughError
+from aemodels.evaluation.metrics.table import Metric
+
+
+def label_accuracy(evidence: Evidence) -> float:
+    return _accuracy(evidence.requests.of_labels, evidence)
+
+
+def label_diversity(evidence: Evidence) -> float:
+    return _diversity(evidence.requests.of_labels, evidence)
+
+
+def like_accuracy(evidence: Evidence) -> float:
+    return _accuracy(evidence.requests.like_examples, evidence)
+
+
+def like_diversity(evidence: Evidence) -> float:
+    return _diversity(evidence.requests.like_examples, evidence)
+
+
+def prior_diversity(evidence: Evidence) -> float:
+    return _diversity(evidence.requests.unasked, evidence)
+
+
+def _accuracy(drawn: Mapping[int, Tensor], evidence: Evidence) -> float:
+    """Share of the images, features (N, F) for each class, that the classifier puts into the class asked for."""
+    if not all(features.isfinite().all() for features in drawn.values()):
+        return math.nan
+    right = [evidence.classified(features).argmax(-1) == label for label, features in drawn.items()]
+    return float(torch.cat(right).double().mean())
+
+
+def _diversity(drawn: Mapping[int, Tensor], evidence: Evidence) -> float:
+    """Mean over the classes whose examples differ, as one example alone cannot."""
+    real = {label: _spread(features) for label, features in evidence.requests.examples.items()}
+    shares = [_spread(drawn[label]) / spread for label, spread in real.items() if spread > 0]
+    if not shares:
+        raise NotEnoughError("needs a class with training images that differ; no class has two that do")
+    return float(torch.stack(shares).mean())
+
+
+def _spread(features: Tensor) -> Tensor:
+    """Root of the mean squared distance of features (N, F) from their mean."""
+    return features.double().var(0, correction=0).sum().sqrt()
+
+
+# ---------------------------------------------------------------- the table
+
+
+_EACH = f"{ASKED} for each class (of the first {MOST_CLASSES} where there are more)"
+_DIVERSITY = (
+    "How far {} lie from their mean in the data set's features, over the same of training images of the class (mean "
+    "over the classes): 1 is as varied as they are, 0 always the same image."
+)
+REQUESTS = {
+    "label_accuracy": Metric(
+        label_accuracy,
+        ("conditional", "features"),
+        "share",
+        "maximize",
+        f"Images asked for by their class, {_EACH}, that the feature network's classifier puts into that class; "
+        "1 / classes is chance.",
+    ),
+    "label_diversity": Metric(
+        label_diversity,
+        ("conditional", "features"),
+        "1 as real images",
+        None,
+        _DIVERSITY.format("images asked for by their class"),
+    ),
+    "like_accuracy": Metric(
+        like_accuracy,
+        ("autoencoder", "labels", "features"),
+        "share",
+        "maximize",
+        f"Images drawn to be like {EXAMPLES} training images of a class (like all, where there are fewer), {_EACH}, "
+        "that the feature network's classifier puts into that class; 1 / classes is chance.",
+    ),
+    "like_diversity": Metric(
+        like_diversity,
+        ("autoencoder", "labels", "features"),
+        "1 as real images",
+        None,
+        _DIVERSITY.format("images drawn to be like those of a class"),
+    ),
+    "prior_diversity": Metric(
+        prior_diversity,
+        ("labels", "features"),
+        "1 as real images",
+        None,
+        _DIVERSITY.format(f"{ASKED} images drawn from the prior") + " Over 1, as they are of all classes.",
+    ),
+}

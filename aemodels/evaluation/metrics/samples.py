@@ -1,0 +1,214 @@
+"""Metrics of samples in a data set's features: how near they come to real images, how varied and how clear they are.
+
+N images, M others, F features.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from aemodels.evaluation.evidence import Evidence
+from aemodels.evaluation.leaving_out import NotEnoughError
+from aemodels.evaluation.metrics.table import Metric
+from aemodels.evaluation.neighbours import Balls
+from aemodels.models.base import Variational
+from aemodels.nn.distributions import derived_seed
+from aemodels.priors.base import fitted
+from aemodels.runtime.randomness import undisturbed
+
+CONFIDENT = 0.9  # probability of a class over which an image counts as showing an object
+
+
+# ---------------------------------------------------------------- Frechet distances
+
+
+def frechet_samples(evidence: Evidence) -> float:
+    return frechet_distance(evidence.real_features, evidence.sample_features)
+
+
+def frechet_standard_normal(evidence: Evidence) -> float:
+    if isinstance(evidence.model, Variational):  # N(0, I) is its prior
+        return frechet_samples(evidence)
+    return frechet_distance(evidence.real_features, evidence.drawn_features(evidence.standard_normal))
+
+
+def frechet_fitted_prior(evidence: Evidence) -> float:
+    if evidence.has("fitted_prior"):  # such a mixture is its prior
+        return frechet_samples(evidence)
+    codes = evidence.drawn_training_codes()
+    if not codes.isfinite().all():
+        return math.nan
+    prior = fitted("mixture", codes, derived_seed(evidence.seed, "fitted prior")).to(evidence.model.device)
+
+    def draw(n: int, part: int) -> Tensor:
+        with undisturbed(evidence.model, derived_seed(evidence.seed, "samples of the fitted prior", part)):
+            return evidence.autoencoder.decode(prior().sample((n,))).mean
+
+    return frechet_distance(evidence.real_features, evidence.drawn_features(draw))
+
+
+def frechet_reconstructions(evidence: Evidence) -> float:
+    return frechet_distance(evidence.real_features, evidence.reconstruction_features)
+
+
+def frechet_floor(evidence: Evidence) -> float:
+    return frechet_distance(evidence.real_features, evidence.training_features)
+
+
+def frechet_images(evidence: Evidence) -> float:
+    return float(evidence.count)
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Frechet distance of the Gaussians fitted to two sets of features (N, F) and (M, F); NaN if one is not finite.
+
+    |mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2)) (Heusel et al., 2017, arXiv:1706.08500). The trace
+    of the root is taken from r cov_b r, r the root of cov_a: symmetric, so no complex roots, and exact for few images.
+    """
+    a, b = a.cpu().double(), b.cpu().double()
+    if not (a.isfinite().all() and b.isfinite().all()):
+        return math.nan
+    covariance_a, covariance_b = (torch.cov(x.T, correction=0).reshape(x.shape[1], -1) for x in (a, b))
+    values, vectors = torch.linalg.eigh(covariance_a)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    product = root @ covariance_b @ root
+    cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
+    distance = (a.mean(0) - b.mean(0)).square().sum() + covariance_a.trace() + covariance_b.trace() - 2 * cross
+    return max(0.0, float(distance))
+
+
+# ---------------------------------------------------------------- near, varied, clear
+
+
+def density(evidence: Evidence) -> float:
+    """Balls that hold a sample, over the images that a ball reaches (Naeem et al., 2020, arXiv:2002.09797)."""
+    found = _balls(evidence)
+    return math.nan if found is None else float(found.held.double().mean()) / found.reached
+
+
+def coverage(evidence: Evidence) -> float:
+    """The share of the balls that hold any sample (the same paper)."""
+    found = _balls(evidence)
+    return math.nan if found is None else float(found.hit.double().mean())
+
+
+def _balls(evidence: Evidence) -> Balls | None:
+    """None of a model whose samples are not finite."""
+    if evidence.count < 2:
+        raise NotEnoughError("needs 2 images on each side of the Frechet distance, which takes one here")
+    return evidence.balls
+
+
+def confident_samples(evidence: Evidence) -> float:
+    return confident_share(evidence.sample_probabilities)
+
+
+def confident_real(evidence: Evidence) -> float:
+    return confident_share(evidence.classified(evidence.real_features))
+
+
+def confident_share(probabilities: Tensor) -> float:
+    """Share of distributions (N, classes) with a class over 0.9; NaN if one is not finite."""
+    clearest = probabilities.amax(1)
+    return float((clearest > CONFIDENT).double().mean()) if clearest.isfinite().all() else math.nan
+
+
+def class_balance(evidence: Evidence) -> float:
+    """Of the likeliest classes: by their probabilities one image that could be of any class would be a balance."""
+    probabilities = evidence.sample_probabilities
+    if not probabilities.isfinite().all():
+        return math.nan
+    return entropy_share(F.one_hot(probabilities.argmax(1), probabilities.shape[1]))
+
+
+def entropy_share(probabilities: Tensor) -> float:
+    """Entropy of the mean of distributions (N, classes), of its largest value: 0 for one class, 1 for a balance."""
+    mean = probabilities.double().mean(0)
+    return float(torch.special.entr(mean).sum()) / math.log(len(mean))
+
+
+# ---------------------------------------------------------------- the table
+
+
+SAMPLES = {
+    "frechet_samples": Metric(
+        frechet_samples,
+        ("features",),
+        "squared feature units",
+        "minimize",
+        "Frechet distance of as many images drawn from the model's own prior to the split's images, in the data set's "
+        "features. A VAE's is N(0, I), an ae's a mixture fitted to its training codes; frechet_fitted_prior and "
+        "frechet_standard_normal have the same prior for every unconditional autoencoder.",
+    ),
+    "frechet_standard_normal": Metric(
+        frechet_standard_normal,
+        ("autoencoder", "unconditional", "features"),
+        "squared feature units",
+        None,
+        "As frechet_samples, of codes from N(0, I), whatever the prior: of an ae what it draws where nothing made its "
+        "codes normal.",
+    ),
+    "frechet_fitted_prior": Metric(
+        frechet_fitted_prior,
+        ("autoencoder", "unconditional", "features"),
+        "squared feature units",
+        "minimize",
+        "As frechet_samples, of codes from a mixture of up to 10 Gaussians, fitted to one code from q(z|x) of each of "
+        "at most 10,000 training images (of an ae once, when it was trained).",
+    ),
+    "frechet_reconstructions": Metric(
+        frechet_reconstructions,
+        ("autoencoder", "features"),
+        "squared feature units",
+        "minimize",
+        "Frechet distance of the reconstructions to the images themselves.",
+    ),
+    "frechet_floor": Metric(
+        frechet_floor,
+        ("features",),
+        "squared feature units",
+        None,
+        "Frechet distance of as many training images to the split's images: what no model can be expected to beat.",
+    ),
+    "frechet_images": Metric(
+        frechet_images, ("features",), "images", None, "Images on each side of the Frechet distances."
+    ),
+    "density": Metric(
+        density,
+        ("features", "two_images"),
+        "1 as real images",
+        "maximize",
+        "Balls around the split's images that hold a sample, over 5: a ball reaches to its image's 5th nearest in the "
+        "data set's features. Over 1 where samples crowd together.",
+    ),
+    "coverage": Metric(
+        coverage,
+        ("features", "two_images"),
+        "share",
+        "maximize",
+        "Share of the same balls that hold at least one of as many samples; 0.97 is expected of real images.",
+    ),
+    "confident_samples": Metric(
+        confident_samples,
+        ("features", "labels"),
+        "share",
+        None,
+        "Samples to which the feature network's classifier gives a class with a probability over 0.9; it may be sure "
+        "of a picture that shows no object, too.",
+    ),
+    "confident_real": Metric(
+        confident_real, ("features", "labels"), "share", None, "The same of the split's images: what to expect at best."
+    ),
+    "class_balance": Metric(
+        class_balance,
+        ("features", "labels"),
+        "share",
+        "maximize",
+        "Entropy of the shares of the classes that the feature network's classifier takes the samples for, of "
+        "ln(classes): 0 is one class, 1 is a balance.",
+    ),
+}

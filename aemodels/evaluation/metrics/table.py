@@ -1,0 +1,31 @@
+"""What a metric is, and how its values are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from aemodels.evaluation.evidence import Evidence, Need
+
+Direction = Literal["minimize", "maximize"]
+
+
+class Metric(NamedTuple):
+    """One number about a model."""
+
+    measure: Callable[[Evidence], float]
+    needs: tuple[Need, ...]
+    unit: str
+    direction: Direction | None  # of better; None: it says something, but nothing about the model
+    how: str
+    alone: bool = True  # whether better in it is better, or only beside another goal
+
+    @property
+    def ranking(self) -> Direction | None:
+        """Which values make a model the better one; None where none do by themselves."""
+        return self.direction if self.alone else None
+
+
+def number(value: float) -> str:
+    """Four digits."""
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"

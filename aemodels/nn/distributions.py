@@ -1,0 +1,327 @@
+"""Conditional distributions: a head is a module that turns features into a torch Distribution.
+
+B batch, D latent units, K samples, F features, (C, H, W) an image with pixels in [0, 1]. Densities are in nats.
+Heads give mean and log-variance by a layer each, and `unit_mask` is 1 for the latent units that exist: so a model
+padded with zeros to more latent units is the same model, and a population can be stacked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Size, Tensor, nn
+from torch.distributions import Distribution
+from torch.nn import functional as F
+
+from aemodels.config import Config
+from aemodels.runtime import torchrun
+
+LOG_2PI = 1.8378770664093453
+
+
+def noise_like(codes: Tensor) -> Tensor:
+    """Standard normal noise for codes (..., B, D). All noise of the models comes from here: it runs under vmap, and a
+    test can replace it.
+    """
+    share = torchrun.current()
+    if share is None:
+        return torch.randn_like(codes)
+    whole = torch.randn((*codes.shape[:-2], share.total, codes.shape[-1]), dtype=codes.dtype, device=codes.device)
+    return whole[..., share.rows, :]
+
+
+def uniform_like(images: Tensor) -> Tensor:
+    """Noise in [0, 1) for images (B, ...)."""
+    share = torchrun.current()
+    if share is None:
+        return torch.rand_like(images)
+    return torch.rand((share.total, *images.shape[1:]), dtype=images.dtype, device=images.device)[share.rows]
+
+
+def normal_like(images: Tensor) -> Tensor:
+    """Standard normal noise for the pixels of images (B, ...)."""
+    return noise_like(images.flatten(1)).view_as(images)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Makes torch's global noise inside the block a function of the seed, and leaves it outside as it was."""
+    # CUDA is not initialised for this alone: it costs seconds and memory of a GPU that nobody may need. `manual_seed`
+    # leaves the seed for it, should it begin inside the block.
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            if torch.accelerator.is_available():
+                torch.manual_seed(seed)
+            else:  # without a device it would keep a stack trace of every call for one that may yet come
+                torch.default_generator.manual_seed(seed)
+            yield
+    finally:
+        if not devices and torch.cuda.is_available():
+            torch.cuda.manual_seed_all(torch.initial_seed())  # the caller's, with which it would have begun
+
+
+def derived_seed(seed: int, purpose: str, index: int = 0) -> int:
+    """A seed of its own for each purpose and index. All randomness of an experiment is a function of its seed and of
+    where in the work it is used, so nothing has to be remembered to resume, and nothing drawn elsewhere disturbs it.
+    """
+    digest = hashlib.blake2b(f"{seed}/{purpose}/{index}".encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "big")
+
+
+def soft_bound(x: Tensor, low: float, high: float) -> Tensor:
+    """The identity well inside (low, high), smooth towards the bounds: a log-variance that cannot overflow."""
+    return low + F.softplus(high - low - F.softplus(high - x))
+
+
+def _full(x: Tensor) -> Tensor:
+    """Densities are computed in float32 (or float64 in tests), whatever precision the layers ran in."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+class Unchecked(Distribution):
+    """Base of the distributions here: no checks of arguments, each of which would wait for the device."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+
+# ---------------------------------------------------------------- codes
+
+
+class DiagonalNormal(Unchecked):
+    """N(loc, scale²) with independent units: batch (B,), event (D,). Units outside the mask are 0 and cost nothing."""
+
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, scale: Tensor, unit_mask: Tensor) -> None:
+        self.loc, self.scale, self.unit_mask = loc, scale, unit_mask
+        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc * self.unit_mask
+
+    @property
+    def stddev(self) -> Tensor:
+        return self.scale
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        loc = self.loc.expand(Size(sample_shape) + self.loc.shape)
+        return (loc + self.scale * noise_like(loc)) * self.unit_mask
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        standard = (value - self.loc) / self.scale
+        return (-0.5 * (standard.square() + LOG_2PI) - self.scale.log()).mul(self.unit_mask).sum(-1)
+
+
+def kl_per_unit(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
+    """KL(q || p) of each unit in nats, (B, D), in closed form."""
+    ratio = (q.scale / p.scale).square()
+    distance = ((q.loc - p.loc) / p.scale).square()
+    return 0.5 * (ratio + distance - 1 - ratio.log()) * q.unit_mask
+
+
+class Point(Unchecked):
+    """All mass on one code: batch (B,), event (D,). It has no density, so no rate."""
+
+    has_rsample = True
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+        super().__init__(value.shape[:-1], value.shape[-1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.value
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return self.value.expand(Size(sample_shape) + self.value.shape)
+
+
+class DiagonalNormalHead(nn.Module):
+    """Features (B, F) -> q(z|x), a DiagonalNormal over D units."""
+
+    unit_mask: Tensor
+
+    def __init__(self, features: int, latent_dim: int) -> None:
+        super().__init__()
+        self.mean = nn.Linear(features, latent_dim)
+        self.log_variance = nn.Linear(features, latent_dim)
+        self.register_buffer("unit_mask", torch.ones(latent_dim))
+
+    def forward(self, h: Tensor) -> DiagonalNormal:
+        log_variance = soft_bound(_full(self.log_variance(h)), -14.0, 14.0)
+        return DiagonalNormal(_full(self.mean(h)), (0.5 * log_variance).exp(), self.unit_mask)
+
+    def prior(self) -> DiagonalNormal:
+        """N(0, I) over the units that exist."""
+        return DiagonalNormal(torch.zeros_like(self.unit_mask), torch.ones_like(self.unit_mask), self.unit_mask)
+
+
+class PointHead(nn.Module):
+    """Features (B, F) -> one code (B, D); `code` is a linear layer, or the identity where features are the code."""
+
+    unit_mask: Tensor
+
+    def __init__(self, code: nn.Module, latent_dim: int) -> None:
+        super().__init__()
+        self.code = code
+        self.register_buffer("unit_mask", torch.ones(latent_dim))
+
+    def forward(self, h: Tensor) -> Point:
+        return Point(_full(self.code(h)) * self.unit_mask)
+
+
+# ---------------------------------------------------------------- pixels
+
+
+class BernoulliPixels(Unchecked):
+    """p(x|z) from logits (B, C, H, W). On grey pixels -log_prob is a cross-entropy, not a likelihood."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+        super().__init__(logits.shape[:-3], logits.shape[-3:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.logits.sigmoid()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        x = value.expand_as(self.logits)
+        return -F.binary_cross_entropy_with_logits(self.logits, x, reduction="none").flatten(-3).sum(-1)
+
+
+class GaussianPixels(Unchecked):
+    """p(x|z) = N(mean, sigma²) on pixels in [0, 1]; sigma in the same unit, one number for all pixels.
+
+    `output` is the networks' own, in [0, 1], or in [-1, 1] if it is signed: errors are found there, in fewer passes.
+    """
+
+    def __init__(self, output: Tensor, log_sigma: Tensor, signed: bool = False) -> None:
+        self.output, self.log_sigma, self.signed = output, log_sigma, signed
+        self.unit = 0.5 if signed else 1.0  # pixels in a step of 1 of the output
+        super().__init__(output.shape[:-3], output.shape[-3:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.output + 1) / 2 if self.signed else self.output
+
+    def squares(self, value: Tensor) -> Tensor:
+        """Squared error of the output for each image, summed over pixels."""
+        target = to_signed(value) if self.signed else value
+        return F.mse_loss(self.output, target.expand_as(self.output), reduction="none").flatten(-3).sum(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self._density(self.squares(value), self.log_sigma)
+
+    def _density(self, squares: Tensor, log_sigma: Tensor) -> Tensor:
+        slope = -0.5 * self.unit**2 * (-2 * log_sigma).exp()
+        return slope * squares - self.event_shape.numel() * (log_sigma + LOG_2PI / 2)
+
+
+class BatchOptimalGaussianPixels(GaussianPixels):
+    """Gaussian pixels in training: sigma² is the batch's mean squared error, its maximum-likelihood value."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        squares = self.squares(value)  # (..., B)
+        # No gradient through sigma: it is at the optimum, where its own vanishes.
+        samples = squares.detach().flatten(0, -2) if squares.dim() > 1 else squares.detach()[None]  # (K, B)
+        errors = samples.mean(0) * self.unit**2 / self.event_shape.numel()  # (B,), of a pixel
+        log_sigma = 0.5 * torchrun.batch_mean(errors).clamp(min=1e-6).log()
+        self.log_sigma.mul_(0.9).add_(0.1 * log_sigma)  # what held-out images are judged by, as in batch normalisation
+        return self._density(squares, log_sigma)
+
+
+def to_signed(x: Tensor) -> Tensor:
+    """Pixels in [0, 1] -> [-1, 1]."""
+    return (2 * x).sub_(1)
+
+
+class LikelihoodHead(nn.Module):
+    """Decoder output (B, C, H, W) -> p(x|z)."""
+
+    def scale(self, x: Tensor) -> Tensor:
+        """Pixels in [0, 1] -> the range that the networks see."""
+        return x
+
+
+class BernoulliHead(LikelihoodHead):
+    """Decoder output (B, C, H, W) -> Bernoulli pixels."""
+
+    def forward(self, h: Tensor) -> BernoulliPixels:
+        return BernoulliPixels(_full(h))
+
+
+class GaussianHead(LikelihoodHead):
+    """Decoder output (B, C, H, W) -> Gaussian pixels with a fixed sigma; with tanh the networks see [-1, 1]."""
+
+    log_sigma: Tensor
+
+    def __init__(self, log_sigma: Tensor, signed: bool) -> None:
+        super().__init__()
+        self.register_buffer("log_sigma", log_sigma)
+        self.signed = signed
+
+    def scale(self, x: Tensor) -> Tensor:
+        return to_signed(x) if self.signed else x
+
+    def output(self, h: Tensor) -> Tensor:
+        return _full(h).tanh() if self.signed else _full(h).sigmoid()
+
+    def forward(self, h: Tensor) -> GaussianPixels:
+        return GaussianPixels(self.output(h), self.log_sigma, self.signed)
+
+
+class LearnedGaussianHead(GaussianHead):
+    """Sigma is one more parameter of the decoder."""
+
+    def __init__(self, log_sigma: Tensor, signed: bool) -> None:
+        super().__init__(log_sigma, signed)
+        del self.log_sigma
+        self.log_sigma = nn.Parameter(log_sigma)
+
+    def forward(self, h: Tensor) -> GaussianPixels:
+        return GaussianPixels(self.output(h), soft_bound(self.log_sigma, -6.0, 3.0), self.signed)
+
+
+class OptimalGaussianHead(GaussianHead):
+    """Sigma is the best for each training batch (Rybkin et al., 2021, arXiv:2006.13202); a running mean at test."""
+
+    def forward(self, h: Tensor) -> GaussianPixels:
+        pixels = BatchOptimalGaussianPixels if self.training else GaussianPixels
+        return pixels(self.output(h), self.log_sigma, self.signed)
+
+
+class BernoulliConfig(Config):
+    """Pixels as independent coin flips, from logits."""
+
+    name: Literal["bernoulli"] = "bernoulli"
+    """The likelihood of the pixels."""
+
+    def build(self) -> BernoulliHead:
+        return BernoulliHead()
+
+
+class GaussianConfig(Config):
+    """Pixels with Gaussian noise."""
+
+    name: Literal["gaussian"] = "gaussian"
+    """The likelihood of the pixels."""
+    sigma: Literal["fixed", "learned", "optimal"] = "learned"
+    """Noise of a pixel: fixed, one learned number, or the maximum-likelihood value of each training batch."""
+    value: float = Field(0.1, gt=0, le=10)
+    """Sigma (where it starts, unless it is fixed), on pixels in [0, 1]."""
+    output: Literal["sigmoid", "tanh"] = "sigmoid"
+    """The decoder's last function; with tanh the networks see pixels in [-1, 1]."""
+
+    def build(self) -> GaussianHead:
+        heads = {"fixed": GaussianHead, "learned": LearnedGaussianHead, "optimal": OptimalGaussianHead}
+        return heads[self.sigma](torch.tensor(self.value).log(), signed=self.output == "tanh")
+
+
+LikelihoodConfig = Annotated[BernoulliConfig | GaussianConfig, Field(discriminator="name")]

@@ -1,0 +1,58 @@
+"""Figures of what a model was asked for: clean images, images of a class, more like these.
+
+N images, (C, h, w) an image with pixels in [0, 1].
+"""
+
+from __future__ import annotations
+
+import torch
+
+from aemodels.evaluation.evidence import Evidence
+from aemodels.nn.distributions import derived_seed
+from aemodels.reports.lettering import shortened
+from aemodels.reports.pictures import Labels, Picture, sheet
+from aemodels.runtime.randomness import undisturbed
+
+ACROSS = 8
+SHOWN_NOISE = 0.3
+SHOWN, DRAWN = 4, 8  # images of a class, and images that are drawn to be like them
+LETTERS = 14  # of a class's name
+
+
+def denoising(evidence: Evidence) -> Picture:
+    """A row for each way of removing the noise."""
+    trial = evidence.denoising[SHOWN_NOISE]
+    rows = {
+        "clean": trial.clean,
+        "noisy": trial.noisy,
+        "the model": trial.denoised,
+        "median filter": trial.median,
+        "total variation": trial.total_variation,
+    }
+    images = torch.cat([row[:ACROSS] for row in rows.values()])
+    title = f"Gaussian noise of {SHOWN_NOISE} on {evidence.split} images, removed"
+    return sheet(images, min(ACROSS, len(trial.clean)), Labels(title, list(rows)))
+
+
+def classes(evidence: Evidence) -> Picture:
+    """A row for each class that was asked for."""
+    y = torch.tensor(evidence.requests.classes, device=evidence.model.device).repeat_interleave(ACROSS)
+    with undisturbed(evidence.model, derived_seed(evidence.seed, "classes")):
+        images = evidence.model.sample(len(y), y)
+    return sheet(images, ACROSS, Labels("Images asked for by their class", _names(evidence)))
+
+
+def like(evidence: Evidence) -> Picture:
+    """Images of a class, and beside them what was drawn to be like 50 of it."""
+    rows: list[torch.Tensor] = []
+    for label, x in evidence.requests.images.items():
+        with undisturbed(evidence.model, derived_seed(evidence.seed, "like", label)):
+            drawn = evidence.autoencoder.sample_like(x, DRAWN, evidence.seed)
+        paper = x.new_ones(1 + SHOWN - len(x[:SHOWN]), *x.shape[1:])
+        rows += [x[:SHOWN], paper, drawn]
+    columns = ["", "these", "", "", "", "", "more like these", *[""] * (DRAWN - 2)]
+    return sheet(torch.cat(rows), SHOWN + 1 + DRAWN, Labels("More like these", _names(evidence), columns))
+
+
+def _names(evidence: Evidence) -> list[str]:
+    return [shortened(evidence.data.classes[label], LETTERS) for label in evidence.requests.classes]

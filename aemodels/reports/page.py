@@ -1,0 +1,221 @@
+"""report.html: all that was found about a model or a comparison, in one file: no network, no scripts."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from aemodels.config import Config
+from aemodels.data.prepared import PreparedData
+from aemodels.evaluation.metrics import METRICS
+from aemodels.evaluation.metrics.table import number
+from aemodels.experiment import Experiment
+from aemodels.reports.figures.model import FIGURES
+from aemodels.reports.pictures import Picture
+from aemodels.reports.table import VALIDATION, VALIDATION_HOW, VALIDATION_UNIT, Score, Table, left_out
+from aemodels.texts import local_time
+
+SHORT = {"elbo", "knn", "mse", "psnr", "ssim"}  # words that stand for several
+BETTER = {"minimize": "lower is better", "maximize": "higher is better", None: "for comparison"}
+OF_COMPARISONS = {  # picture -> its name on the page, heading and caption
+    "comparison": (
+        "side-by-side",
+        "Side by side",
+        "A row for each system: what it makes of the held-out images on top, images that it draws with the same seed, "
+        "and what lies between the codes of two of those images. Where samples are from a prior fitted to codes, those "
+        "of codes from N(0, I) stand beside them. What a system cannot do is left empty: without an encoder there are "
+        "no codes. All are of the first seed.",
+    ),
+    "rate_distortion": (
+        "rate-distortion",
+        "Rate and distortion",
+        "Systems that differ in beta alone: how many nats the code of an image takes, and how much is missing in what "
+        "it is decoded to. Below, what each draws: on the left too little is told by the codes, on the right they have "
+        "left the prior from which samples come.",
+    ),
+}
+
+
+class Subject(NamedTuple):
+    """What a report is about."""
+
+    model: str  # a registered version, or a run's folder
+    work: str  # what the run did: trained, judged again
+    run_id: str
+    experiment: Experiment
+    data: PreparedData
+    images: int | None = None  # of its training images, if it was trained on some only
+
+
+class Contest(NamedTuple):
+    """What the report of a comparison is about."""
+
+    model: str  # what the comparison is called
+    run_id: str
+    systems: Mapping[str, Experiment]
+    data: PreparedData
+
+
+class SettingRow(NamedTuple):
+    """One setting of an experiment."""
+
+    key: str
+    value: str  # as the command line takes it
+    description: str
+    changed: bool  # differs from the default
+
+
+class MetricRow(NamedTuple):
+    """One number, as a person reads it."""
+
+    name: str
+    value: str
+    unit: str
+    better: str
+    how: str
+    primary: bool  # what the search and the gate go by
+
+
+class FigureRow(NamedTuple):
+    """One picture."""
+
+    name: str
+    heading: str
+    caption: str
+    source: str  # a data: address
+    width: int
+    height: int
+
+
+def write_report(
+    subject: Subject,
+    metrics: Mapping[str, float],
+    pictures: Mapping[str, Picture],
+    reasons: Mapping[str, str] | None = None,
+) -> str:
+    """The page.
+
+    Args:
+        metrics: on the test images, by their names in METRICS.
+        pictures: by their names in FIGURES.
+        reasons: why metrics and figures were left out, by their names.
+    """
+    reasons = reasons or {}
+    return _page(
+        "report.html",
+        subject=subject,
+        data=subject.data,
+        images=subject.images,
+        metrics=metric_rows(metrics, subject.experiment.evaluation.primary),
+        settings=list(setting_rows(subject.experiment)),
+        figures=[
+            _figure_row(name, kind.heading, kind.caption, pictures[name])
+            for name, kind in FIGURES.items()
+            if name in pictures
+        ],
+        unmeasured={_words(name): reasons[name] for name in METRICS if name in reasons},
+        undrawn={kind.heading: reasons[name] for name, kind in FIGURES.items() if name in reasons},
+    )
+
+
+def write_comparison(
+    subject: Contest, table: Table, pictures: Mapping[str, Picture], undrawn: Mapping[str, str] | None = None
+) -> str:
+    """The page of a comparison: a column for each system.
+
+    Args:
+        pictures: by their names in OF_COMPARISONS.
+        undrawn: those that could not be drawn, with the reason.
+    """
+    changed = {
+        name: [row for row in setting_rows(experiment) if row.changed or row.key == "model.name"]
+        for name, experiment in subject.systems.items()
+    }
+    images = {experiment.training.images for experiment in subject.systems.values()}
+    pairs = [{(row.key, row.value) for row in rows} for rows in changed.values()]
+    shared = set.intersection(*pairs)
+    return _page(
+        "comparison.html",
+        subject=subject,
+        data=subject.data,
+        images=next(iter(images)) if len(images) == 1 else None,
+        table=table,
+        number=number,
+        metrics=list(_compared(table)),
+        shared=[row for row in next(iter(changed.values())) if (row.key, row.value) in shared],
+        own={name: [row for row in rows if (row.key, row.value) not in shared] for name, rows in changed.items()},
+        figures=[_figure_row(*OF_COMPARISONS[name], picture) for name, picture in pictures.items()],
+        undrawn={OF_COMPARISONS[name][1]: reason for name, reason in (undrawn or {}).items()},
+        unmeasured=left_out(table),
+    )
+
+
+def _compared(table: Table) -> Iterator[tuple[MetricRow, list[Score | None]]]:
+    """What there is to read about each number, and those of the systems."""
+    for i, name in enumerate(table.metrics):
+        yield _metric_row(name, "", i == 0), [row.scores.get(name) for row in table.rows]
+    if table.validations:
+        loss = MetricRow(_words(VALIDATION), "", VALIDATION_UNIT, "each system's own", VALIDATION_HOW, primary=False)
+        yield loss, table.validations
+
+
+def _page(template: str, **content: Any) -> str:
+    pages = Environment(
+        loader=PackageLoader("aemodels"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return pages.get_template(template).render(written=local_time(datetime.now(UTC)), **content)
+
+
+def metric_rows(metrics: Mapping[str, float], primary: str) -> list[MetricRow]:
+    """The primary one first, then as METRICS has them: by what they are about."""
+    order = sorted(METRICS, key=lambda name: name != primary)
+    return [_metric_row(name, number(metrics[name]), name == primary) for name in order if name in metrics]
+
+
+def _metric_row(name: str, value: str, primary: bool) -> MetricRow:
+    metric = METRICS[name]
+    return MetricRow(_words(name), value, metric.unit, BETTER[metric.ranking], metric.how, primary)
+
+
+def setting_rows(config: Config, usual: Any = None, prefix: str = "") -> Iterator[SettingRow]:
+    """All settings below a config.
+
+    Args:
+        usual: the config that it would be by default; of another variant of a section its own defaults count.
+    """
+    same = type(usual) is type(config)
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        default = getattr(usual, name) if same else field.get_default(call_default_factory=True)
+        if isinstance(value, Config):
+            yield from setting_rows(value, default, f"{prefix}{name}.")
+            continue
+        changed = value != default or (name == "name" and not same)
+        plain = config.model_dump(mode="json", include={name})[name]
+        text = plain if isinstance(plain, str) else json.dumps(plain)
+        yield SettingRow(prefix + name, text, (field.description or "").strip(), changed)
+
+
+def _figure_row(name: str, heading: str, caption: str, picture: Picture) -> FigureRow:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG", optimize=True)
+    source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    height, width, _ = picture.shape
+    return FigureRow(name, heading, caption, source, width, height)
+
+
+def _words(name: str) -> str:
+    """As in a text: Frechet samples, SSIM."""
+    words = " ".join(word.upper() if word in SHORT else word for word in name.split("_"))
+    return words[:1].upper() + words[1:]

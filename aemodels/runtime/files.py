@@ -1,0 +1,197 @@
+"""Files that are written whole, and what to say where the file system refuses.
+
+One refusal has many shapes: an OSError, sqlite's error beneath those of SQLAlchemy, MLflow and Optuna, or an error of
+safetensors or torch that only quotes the system. All of them become one sentence here, with the path, the reason and
+the remedy.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import blake2s
+from pathlib import Path
+from typing import NamedTuple
+
+from aemodels.config import OutageError, UserError
+from aemodels.runtime import environment
+
+LOOK = "look whether its disk is still there and sound"
+REMEDIES = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room within your quota",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "let other programs close files",
+    errno.EROFS: "mount it for writing",
+    errno.EACCES: "give this user the permission",
+    errno.EPERM: "give this user the permission",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "a file is where a folder should be: move it away",
+    errno.EEXIST: "a file is where a folder should be: move it away",
+    errno.EISDIR: "a folder is where a file should be: move it away",
+    errno.ELOOP: "mend its links, which run in a circle",
+    errno.ENOENT: LOOK,
+    errno.EIO: LOOK,
+    errno.ESTALE: LOOK,
+    errno.ENODEV: LOOK,
+    errno.ENXIO: LOOK,
+    errno.ENOTCONN: LOOK,
+}
+MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOTCONN}
+COMMON = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR}  # often part of another story, where they are handled
+OF_FILES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}  # never said of a network
+SQLITE = {3: errno.EACCES, 8: errno.EROFS, 10: errno.EIO, 13: errno.ENOSPC, 14: errno.ENOENT}  # PERM ... CANTOPEN
+PROBE = 2**16  # bytes; a database in use grows by as much at once
+
+
+class _Refusal(NamedTuple):
+    """What the system said, of which path."""
+
+    number: int
+    path: str | None
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes beside the file, then renames: whoever reads sees the old or the new one, also after a power cut.
+
+    Raises:
+        UserError: the file system refuses it.
+    """
+    whole = Path(os.path.realpath(path))  # where a link leads
+    # The name is of a fixed length, no person's, and the same for whoever repeats what was killed.
+    partial = whole.with_name(f".{blake2s(os.fsencode(whole.name), digest_size=8).hexdigest()}.partial")
+    with at_path(path):
+        if whole.exists() and not whole.is_file() and not whole.is_dir():  # a pipe or device, which takes what comes
+            write(whole)
+            return
+        try:
+            write(partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            if whole.exists():
+                shutil.copymode(whole, partial)
+            partial.replace(whole)
+        except BaseException:
+            with suppress(OSError):  # on a full disk what is half written takes the room of others
+                partial.unlink()
+            raise
+
+
+def require_room(folder: Path, needed: int) -> None:
+    """Makes the folder, and tries whether so many bytes can be written there.
+
+    Raises:
+        UserError: the file system refuses it.
+    """
+    with at_path(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_and_forget(folder, needed)
+
+
+@contextmanager
+def at_path(path: Path | None = None) -> Iterator[None]:
+    """Puts into words what the file system refuses inside the block.
+
+    Args:
+        path: what the block works on, where its errors name nothing or a file that a person does not know.
+
+    Raises:
+        UserError: the file system refused; an OutageError where it may be over by itself.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = in_words(error, path)
+        if told is None or told is error:
+            raise
+        raise told from error
+
+
+def in_words(error: BaseException, path: Path | None = None) -> UserError | None:
+    """The sentence for an error that comes from the file system; None for any other error."""
+    if isinstance(error, UserError):
+        return error
+    refusal = _refusal(error)
+    if refusal is None:
+        return None
+    kind = OutageError if refusal.number in MAY_PASS else UserError
+    named = str(path) if path else refusal.path
+    remedy = f"{REMEDIES[refusal.number]}, then give the same command again{_elsewhere(named)}"
+    return kind(f"{named or _somewhere()}: {os.strerror(refusal.number)}; {remedy}")
+
+
+def _refusal(error: BaseException) -> _Refusal | None:
+    """The first one on the way from the error to what caused it."""
+    one: BaseException | None = error
+    while one is not None and not isinstance(one, UserError):
+        found = _by_database(one) or _by_system(one) or _by_quotation(one)
+        if found and (one is error or found.number not in COMMON):
+            return found
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    return None
+
+
+def _by_system(error: BaseException) -> _Refusal | None:
+    if not isinstance(error, OSError) or error.errno not in REMEDIES:
+        return None
+    names = [os.fsdecode(name) for name in (error.filename2, error.filename) if isinstance(name, str | bytes)]
+    return _Refusal(error.errno, names[0] if names else None)
+
+
+def _by_quotation(error: BaseException) -> _Refusal | None:
+    """Finds what errors of safetensors, which is written in Rust, and of torch quote from the system."""
+    if isinstance(error, OSError) or not (type(error).__name__ == "SafetensorError" or isinstance(error, RuntimeError)):
+        return None
+    text = str(error)
+    quoted = re.search(r"\(os error (\d+)\)", text)
+    numbers = [int(quoted[1])] if quoted else [n for n in OF_FILES if os.strerror(n) in text]
+    return _Refusal(numbers[0], None) if numbers and numbers[0] in REMEDIES else None
+
+
+def _by_database(error: BaseException) -> _Refusal | None:
+    """Asks the system which file sqlite was refused, and why, as its errors often say neither."""
+    number = SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)  # the rest of it are details
+    if number is None:
+        return None
+    files = list(environment.databases())
+    for file in files:
+        if refused := _probe(file):
+            return refused
+    return _Refusal(number, str(files[0]))
+
+
+def _probe(file: Path) -> _Refusal | None:
+    """What the system says of writing to the file and beside it."""
+    try:
+        _write_and_forget(file.parent, PROBE)
+        if file.exists():
+            file.open("r+b").close()
+    except OSError as error:
+        return _Refusal(error.errno, str(file)) if error.errno in REMEDIES else None
+    return None
+
+
+def _write_and_forget(folder: Path, count: int) -> None:
+    with tempfile.TemporaryFile(dir=folder) as scratch:  # buffered: else it may write only a part
+        scratch.write(bytes(count))
+
+
+def _elsewhere(path: str | None) -> str:
+    """The variable that names another folder for it, or for what was to be made in it, where there is one."""
+    absolute = Path(os.path.abspath(path)) if path else None
+    for variable, folder in environment.folders().items():
+        if absolute and (absolute.is_relative_to(folder) or folder.is_relative_to(absolute)):
+            return f", or set {variable} to another folder"
+    return ""
+
+
+def _somewhere() -> str:
+    """Where an error that names nothing may come from."""
+    places = {**environment.folders(), "TMPDIR": Path(os.environ.get("TMPDIR") or "/tmp")}
+    return ", or ".join(f"{name}={folder}" for name, folder in places.items())

@@ -1,0 +1,302 @@
+"""Processes that run generator functions for this one, step by step.
+
+Neither forked (Prefect and torch have threads) nor spawned by multiprocessing (which imports the caller's main module
+again): fresh interpreters, each with this one's module search path and a socket to it. They work from a script without
+a main guard, a prompt, a thread, a flow. Linux and macOS.
+
+    worker = Worker()
+    worker.start(count, 3)  # def count(n): for i in range(n): wish = yield i; return "done"
+    while isinstance(message := worker.receive(), Yielded):
+        worker.answer("go on")
+    worker.close()
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import traceback
+import weakref
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from multiprocessing.connection import wait
+from queue import SimpleQueue
+from typing import Any, NamedTuple, NoReturn
+
+from aemodels.config import UserError
+
+BOOT = "import sys; sys.path[:] = sys.argv[2:]; from aemodels.runtime.processes import serve; serve(int(sys.argv[1]))"
+# Ctrl-C at a terminal and a supervisor's SIGTERM reach the whole group of processes; only the parent heeds them.
+UNHEEDED = (signal.SIGINT, signal.SIGTERM)
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+PATIENCE = 5  # seconds that a process without a socket may take to end by itself
+
+Steps = Callable[..., Generator[Any, Any, Any]]
+
+
+class WorkerDiedError(UserError):
+    """A worker process is no more, whatever it was doing."""
+
+    def __init__(self, status: int) -> None:
+        self.reason = _obituary(status)
+        super().__init__(f"{self.reason}; then run this again")
+        self.status = status  # its exit status; -9: ended by signal 9
+
+
+class Yielded(NamedTuple):
+    """The generator yielded, and waits for `answer`."""
+
+    value: Any
+
+
+class Returned(NamedTuple):
+    """The generator ended; the worker is ready for the next one."""
+
+    value: Any
+
+
+class Worker:
+    """A process of its own that runs generator functions of importable modules, one after the other.
+
+    It ends with this process, however this one ends, and leaves it to this one to heed Ctrl-C. What it prints goes to
+    stderr. For use by one thread at a time.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        """Starts the process and does not wait for it; `threads` is for the libraries that compute in several."""
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-P", "-c", BOOT, str(theirs.fileno()), *map(str, sys.path)]
+        environment = os.environ | dict.fromkeys(THREADS, str(threads))
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, UNHEEDED)  # inherited, until it can ignore them itself
+        try:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=2, env=environment, pass_fds=[theirs.fileno()]
+            )
+        except OSError as error:
+            raise UserError(
+                f"no worker process can be started ({error}); allow more processes, or free memory"
+            ) from None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
+        self.socket = ours
+        self._end = weakref.finalize(self, _end, self.process, ours)  # when it is forgotten, or this process exits
+        self._runs = False
+
+    def start(self, steps: Steps, *args: object) -> None:
+        """Has it run `steps(*args)`, a generator function of a module; does not wait."""
+        if self._runs:
+            raise RuntimeError("the worker runs a generator already; receive its end first")
+        if steps.__module__ == "__main__":
+            raise ValueError(f"{steps.__qualname__} is in the main script; move it to a module that can be imported")
+        self._send(_Start(steps, args))
+        self._runs = True
+
+    def receive(self) -> Yielded | Returned:
+        """Waits for what the generator yields or returns; raises what it raises, with the traceback as a note.
+
+        Raises:
+            WorkerDiedError: the process is no more; `start` and `answer` raise it too.
+        """
+        message = self._receive()
+        self._runs = isinstance(message, Yielded)
+        if isinstance(message, _Raised):
+            raise message.error()
+        return message  # type: ignore[no-any-return]
+
+    def answer(self, value: object = None) -> None:
+        """The generator goes on, with this as the value of its `yield`; does not wait, and may come ahead of it."""
+        self._send(value)
+
+    def close(self) -> None:
+        """Ends the process at once, whatever it runs; a generator that has to clean up is brought to its end before."""
+        self._end()
+
+    def _send(self, message: object) -> None:
+        parts = _dumps(message)
+        try:
+            _send(self.socket, parts)
+        except ConnectionError:
+            self._died()
+
+    def _receive(self) -> Any:
+        try:
+            parts = _receive(self.socket)
+        except (EOFError, ConnectionError):
+            self._died()
+        return _loads(parts)
+
+    def _died(self) -> NoReturn:
+        self._runs = False
+        try:
+            status = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            status = self.process.wait()
+        raise WorkerDiedError(status) from None
+
+
+def ready(workers: Sequence[Worker], seconds: float | None = None) -> list[Worker]:
+    """Waits until one at least has something to receive (or is dead), but no longer than so many seconds; all such."""
+    found = wait([worker.socket for worker in workers], seconds)
+    return [worker for worker in workers if worker.socket in found]
+
+
+def _end(process: subprocess.Popen[bytes], connection: socket.socket) -> None:
+    process.kill()
+    connection.close()
+    process.wait()
+
+
+def _obituary(status: int) -> str:
+    if status >= 0:
+        return f"a worker process ended with status {status}; what it said before stands above"
+    said = f"a worker process was ended by signal {-status} ({signal.strsignal(-status)})"
+    if status == -signal.SIGKILL:
+        said += "; if memory ran out, free some, or run fewer or smaller things at once"
+    return said
+
+
+# ---------------------------------------------------------------- messages
+
+
+Parts = Sequence[bytes | bytearray | memoryview]  # a pickled object, then the arrays in it as they lie in memory
+
+
+def _dumps(message: object) -> Parts:
+    buffers: list[pickle.PickleBuffer] = []
+    content = pickle.dumps(message, 5, buffer_callback=buffers.append)
+    return [content, *(buffer.raw() for buffer in buffers)]
+
+
+def _loads(parts: Parts) -> Any:
+    return pickle.loads(parts[0], buffers=parts[1:])
+
+
+def _send(to: socket.socket, parts: Parts) -> None:
+    to.sendall(struct.pack(f"!Q{len(parts)}Q", len(parts), *map(len, parts)))
+    for part in parts:
+        to.sendall(part)
+
+
+def _receive(source: socket.socket) -> Parts:
+    (count,) = struct.unpack("!Q", _exactly(source, 8))
+    return [_exactly(source, size) for size in struct.unpack(f"!{count}Q", _exactly(source, 8 * count))]
+
+
+def _exactly(source: socket.socket, size: int) -> bytearray:
+    content = bytearray(size)
+    left = memoryview(content)
+    while left:
+        count = source.recv_into(left)
+        if not count:
+            raise EOFError
+        left = left[count:]
+    return content
+
+
+class _Start(NamedTuple):
+    steps: Steps
+    args: tuple[object, ...]
+
+
+class _Raised(NamedTuple):
+    content: bytes  # the pickled exception
+    traceback: str
+
+    def error(self) -> BaseException:
+        error: BaseException = pickle.loads(self.content)
+        error.add_note(f"In the worker process:\n{self.traceback}")
+        return error
+
+
+def _raised(error: BaseException) -> _Raised:
+    text = "".join(traceback.format_exception(error))
+    for form in (_Parts(error), error):
+        try:
+            content = pickle.dumps(form)
+            copy = pickle.loads(content)
+            if type(copy) is type(error) and str(copy) == str(error):
+                return _Raised(content, text)
+        except Exception:
+            continue
+    return _Raised(pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}")), text)
+
+
+class _Parts:
+    """An exception that is unpickled without its constructor.
+
+    By itself it would be with `args`, which a constructor that composes the text does not take. The classes that are
+    written in C need theirs.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self.error), self.error.args, vars(self.error))
+
+
+def _rebuilt(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    error = kind.__new__(kind, *args)
+    vars(error).update(attributes)
+    return error
+
+
+# ---------------------------------------------------------------- in the worker
+
+
+def serve(descriptor: int) -> None:
+    """Does what the parent orders until that lets go of the socket."""
+    for number in UNHEEDED:
+        signal.signal(number, signal.SIG_IGN)
+    os.set_inheritable(descriptor, False)
+    sys.stdout = sys.stderr
+    parent, inbox = socket.socket(fileno=descriptor), SimpleQueue[Parts]()
+    threading.Thread(target=_listen, args=(parent, inbox), daemon=True).start()
+
+    def send(parts: Parts) -> None:
+        try:
+            _send(parent, parts)
+        except ConnectionError:
+            os._exit(0)  # as in _listen, which had no time yet
+
+    def ask(message: Yielded) -> Any:
+        send(_dumps(message))
+        return _loads(inbox.get())
+
+    while True:
+        send(_outcome(inbox.get(), ask))
+
+
+def _listen(parent: socket.socket, inbox: SimpleQueue[Parts]) -> None:
+    """Ends the process when the parent is gone, killed even, and while the main thread computes."""
+    try:
+        while True:
+            inbox.put(_receive(parent))
+    finally:
+        os._exit(0)
+
+
+def _outcome(order: Parts, ask: Callable[[Yielded], Any]) -> Parts:
+    try:
+        return _dumps(_run(_loads(order), ask))
+    except BaseException as error:
+        return _dumps(_raised(error))
+
+
+def _run(order: _Start, ask: Callable[[Yielded], Any]) -> Returned:
+    with closing(order.steps(*order.args)) as generator:
+        answer = None
+        while True:
+            try:
+                value = generator.send(answer)
+            except StopIteration as end:
+                return Returned(end.value)
+            answer = ask(Yielded(value))

@@ -1,0 +1,315 @@
+"""What is registered: versions of models, their aliases and metrics, and where their files are."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from aemodels.config import UserError, did_you_mean
+from aemodels.runtime.environment import cache_folder
+from aemodels.runtime.files import in_words
+from aemodels.tracking.store import NAME, Store, UnreachableError, is_outage, open_store, printable
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion as StoredVersion
+
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+REIGN = "reign."  # what tags of a version begin with that tell when it became champion
+DECISION = "decision."  # and those of a person's decision that made no champion; each has a key of its own
+PROMOTED, REJECTED, WITHOUT_EFFECT = "promoted", "rejected", "without effect"  # what a line of the history says
+ORIGIN = "pipeline.origin"  # a tag of a version: what the pipeline that made it was given
+MODEL_ID = r"m-[0-9A-Za-z]+"  # MLflow's; part of a path in the cache
+REFERENCE = r"([^@/]+)(?:@([^@/]+)|/(\d+))"  # NAME@ALIAS or NAME/VERSION
+MOST_NAMED = 10  # versions, in a message
+REPORT = "report.html"  # of a run: in its folder, and among its artifacts
+METRIC, DIGEST = "test/", "data.digest"  # tags of a version: metrics begin with the first, the data is the second
+
+
+class ModelVersion(NamedTuple):
+    """What training hands to promotion."""
+
+    name: str
+    version: int
+    run_id: str
+
+
+class Registered(NamedTuple):
+    """All that the registry knows of a version."""
+
+    version: ModelVersion
+    aliases: tuple[str, ...]
+    metrics: dict[str, float]  # on the test images, by their names without prefix
+    digest: str  # of the data that they were measured on
+    created: datetime
+    tags: dict[str, str]
+    source: str  # models:/ID, where its files are
+
+
+class HistoryLine(NamedTuple):
+    """A version became champion, or a person decided something that made no champion."""
+
+    version: int
+    since: datetime
+    by: str  # a person, or "the gate"
+    reason: str
+    replaced: int | None  # the version that was champion before
+    numbers: dict[str, float]  # what the gate compared; empty where a person decided
+    decision: str  # PROMOTED, REJECTED or WITHOUT_EFFECT
+
+
+def list_models(store: Store) -> list[Registered]:
+    """All versions of all models, by name, newest first."""
+    versions: list[Registered] = []
+    for model in _all_models(store):
+        found = store.client.search_model_versions(f"name = '{model}'", max_results=1000)
+        aliases = aliases_of(store, model)
+        own = [_registered(one, aliases) for one in found if DIGEST in one.tags]  # a server may have other models
+        versions += sorted(own, key=lambda r: -r.version.version)
+    return versions
+
+
+def get(store: Store, name: str, version: int | str) -> Registered:
+    """A version by its number or alias.
+
+    Raises:
+        UserError: there is no such model, version or alias; says what there is.
+    """
+    from mlflow.exceptions import MlflowException
+
+    aliases = aliases_of(store, name)
+    number = aliases.get(version) if isinstance(version, str) else version
+    try:
+        if number is not None:
+            return _registered(store.client.get_model_version(name, str(number)), aliases)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+    numbers = sorted(int(one.version) for one in store.client.search_model_versions(f"name = '{name}'"))
+    older = [f"{len(numbers) - MOST_NAMED} older ones"] if len(numbers) > MOST_NAMED else []
+    there = (
+        older + [f"{name}/{one}" for one in numbers[-MOST_NAMED:]] + [f"{name}@{alias}" for alias in sorted(aliases)]
+    )
+    asked = f"{name}@{version}" if isinstance(version, str) else f"{name}/{version}"
+    raise UserError(f"{asked}: not registered; there is {', '.join(there) or 'no version of it'}")
+
+
+def made_from(store: Store, name: str, origin: str) -> Registered | None:
+    """The newest version that a pipeline of that origin has made; None where there is none."""
+    asked = f"name = '{name}' and tags.`{ORIGIN}` = '{origin}'"
+    numbers = [int(one.version) for one in store.client.search_model_versions(asked)]
+    return get(store, name, max(numbers)) if numbers else None
+
+
+def champion(store: Store, name: str) -> Registered | None:
+    """The model in use; None where there is none yet."""
+    if name not in _all_models(store) or CHAMPION not in aliases_of(store, name):
+        return None
+    return get(store, name, CHAMPION)
+
+
+def history(store: Store, name: str) -> list[HistoryLine]:
+    """All champions, and every decision of a person that made none, the latest last.
+
+    A promotion that was killed before its alias moved is noted, yet did not happen: each champion replaced the one
+    before it, which tells them apart.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    wanted = aliases_of(store, name).get(CHAMPION)
+    stored = store.client.search_model_versions(f"name = '{name}'", max_results=1000)
+    lines = list(_lines_of(stored, DECISION))
+    for reign in sorted(_lines_of(stored, REIGN), key=lambda reign: reign.since, reverse=True):
+        if reign.version == wanted:
+            lines.append(reign)
+            wanted = reign.replaced
+    return sorted(lines, key=lambda line: line.since)
+
+
+def _lines_of(stored: Iterable[StoredVersion], kind: str) -> Iterator[HistoryLine]:
+    """What the tags of that kind tell, in no order."""
+    told = {"since", "by", "reason", "replaced", "decision", "id"}
+    for one in stored:
+        for noted in (json.loads(text) for key, text in one.tags.items() if key.startswith(kind)):
+            replaced = int(noted["replaced"]) if "replaced" in noted else None
+            numbers = {key: float(value) for key, value in noted.items() if key not in told}
+            since = datetime.fromisoformat(noted["since"])
+            yield HistoryLine(
+                int(one.version), since, noted["by"], noted["reason"], replaced, numbers, noted["decision"]
+            )
+
+
+def find(reference: str, store: Store | None = None) -> Path:
+    """The folder with config.json and weights.safetensors of `digits@champion`, `digits/3` or a run's folder.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    from aemodels.checkpoints.model_files import CHECKSUMS, CONFIG, WEIGHTS, check_registered
+
+    folder = _folder(reference)
+    if os.path.isfile(folder / CONFIG) and os.path.isfile(folder / WEIGHTS):
+        return folder
+    store, model = _named(reference, store)
+    folder = _files(store, model)
+    name, version, _ = model.version
+    check_registered(folder / CHECKSUMS, model.tags.get(CHECKSUMS), f"{name}/{version}")
+    return folder
+
+
+def find_report(reference: str, store: Store | None = None) -> Path:
+    """The report.html of `digits@champion`, `digits/3` or a run's folder; a server's is copied into the cache.
+
+    Raises:
+        UserError: there is no such model, or it has no report.
+    """
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    remedy = f"`aemodels evaluate {reference}` makes one, or train it again"
+    folder = _folder(reference)
+    if os.path.isfile(folder / REPORT):
+        return folder / REPORT
+    if os.path.isdir(folder):
+        find(reference, store)  # refuses what is no run's folder
+        raise UserError(f"{reference}: has no {REPORT}; {remedy}")
+    store, model = _named(reference, store)
+    name, version, run_id = model.version
+    copy = cache_folder() / "reports" / f"{name}-{version}"
+    try:
+        address = f"{store.client.get_run(run_id).info.artifact_uri}/{REPORT}"
+        if store.artifacts is not None:
+            return Path(download_artifacts(address, tracking_uri=store.uri))  # a local file is not copied
+        copy.mkdir(parents=True, exist_ok=True)
+        return Path(download_artifacts(address, dst_path=str(copy), tracking_uri=store.uri))
+    except (MlflowException, OSError) as error:
+        if (told := in_words(error)) is not None:
+            raise told from error
+        raise UserError(f"{name}/{version}: its run has no {REPORT}; {remedy}") from None
+
+
+def _folder(reference: str) -> Path:
+    """What the reference would be as a path; unlike Path's own, expanduser and os.path's functions fail at no text."""
+    return Path(os.path.expanduser(reference.removeprefix("models:/")))  # as MLflow writes it
+
+
+def is_folder(reference: str) -> bool:
+    """Whether a reference means a run's folder, there or not, and no registered model."""
+    reference = reference.removeprefix("models:/")
+    named = re.fullmatch(REFERENCE, reference) is not None or not re.search(r"[/\\]", reference)
+    return not named or os.path.isdir(_folder(reference))
+
+
+def whole_reference(reference: str) -> str:
+    """The same model, whichever folder this runs in: a relative path starts from the current one."""
+    return str(_folder(reference).absolute()) if is_folder(reference) else reference
+
+
+def _named(reference: str, store: Store | None) -> tuple[Store, Registered]:
+    """A registered model by NAME@ALIAS or NAME/VERSION.
+
+    Raises:
+        UserError: it is neither, or there is no such model.
+    """
+    reference = reference.removeprefix("models:/")
+    match = re.fullmatch(REFERENCE, reference)
+    if is_folder(reference):
+        from aemodels.checkpoints.model_files import CONFIG, WEIGHTS
+
+        raise UserError(
+            f"{reference}: not a folder with {CONFIG} and {WEIGHTS}, which a finished run leaves; nor a "
+            "registered model, such as digits@champion or digits/3"
+        )
+    store = store or open_store()
+    if match is None:
+        aliases_of(store, reference)  # refuses a name that is not there
+        raise UserError(f"{reference}: which version? {reference}@champion, or {reference}/1")
+    name, alias, number = match.groups()
+    return store, get(store, name, alias or int(number))
+
+
+def _files(store: Store, model: Registered) -> Path:
+    """Where the files are; a server's are copied into the cache once, since a logged model never changes."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    from aemodels.checkpoints.model_files import first_line
+
+    name, version, _ = model.version
+    model_id = model.source.removeprefix("models:/")
+    copy = cache_folder() / "models" / model_id
+    if not re.fullmatch(MODEL_ID, model_id):
+        raise UserError(f"{name}/{version}: another program registered it ({printable(model.source)}); train it again")
+    if copy.exists():
+        return copy
+    try:
+        location = f"{store.client.get_logged_model(model_id).artifact_location}/artifacts"
+        if store.artifacts is not None:
+            return Path(download_artifacts(location, tracking_uri=store.uri))  # a local folder is not copied
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=copy.parent) as scratch:
+            files = Path(download_artifacts(location, dst_path=scratch, tracking_uri=store.uri))
+            if not copy.exists():  # another process may have been faster
+                files.rename(copy)
+        return copy
+    except (MlflowException, OSError) as error:
+        if (told := in_words(error)) is not None:
+            raise told from error
+        if is_outage(error):
+            raise UnreachableError(f"{name}/{version}: MLflow does not give its files ({first_line(error)})") from error
+        raise UserError(
+            f"{name}/{version}: its files cannot be read ({first_line(error)}); the store was moved or cleaned, or "
+            "another program registered it: train it again"
+        ) from error
+
+
+def _all_models(store: Store) -> list[str]:
+    names: list[str] = []
+    token: str | None = None
+    while True:
+        page = store.client.search_registered_models(page_token=token)
+        names += [model.name for model in page if re.fullmatch(NAME, model.name)]
+        token = page.token
+        if not token:
+            return sorted(names)
+
+
+def aliases_of(store: Store, name: str) -> dict[str, int]:
+    """Alias -> version.
+
+    Raises:
+        UserError: there is no such model; says the nearest.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:  # what is no name of ours is not looked up: it would become part of a query
+        model = store.client.get_registered_model(name) if re.fullmatch(NAME, name) else None
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        model = None
+    if model is None:
+        names = _all_models(store)
+        hint = did_you_mean(name, names)
+        there = f"registered are {', '.join(names[:20])}" if names else "none is; `aemodels train` registers one"
+        raise UserError(f"{name}: no such registered model; {hint}{there}")
+    return {alias: int(version) for alias, version in model.aliases.items()}
+
+
+def _registered(stored: StoredVersion, aliases: Mapping[str, int]) -> Registered:
+    version = int(stored.version)
+    return Registered(
+        version=ModelVersion(stored.name, version, stored.run_id or ""),
+        aliases=tuple(sorted(alias for alias, number in aliases.items() if number == version)),
+        metrics={key.removeprefix(METRIC): float(text) for key, text in stored.tags.items() if key.startswith(METRIC)},
+        digest=stored.tags.get(DIGEST, ""),
+        created=datetime.fromtimestamp(stored.creation_timestamp / 1000, UTC),
+        tags=dict(stored.tags),
+        source=stored.source or "",
+    )

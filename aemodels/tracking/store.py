@@ -1,0 +1,341 @@
+"""The MLflow store: a server (MLFLOW_TRACKING_URI), or the embedded one in the store folder; links into its UI.
+
+The embedded store is a sqlite database with artifacts beside it. MLflow is imported when a store is opened, so that
+this module costs nothing to those who only need a link, and so that a store can be opened in a thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import sys
+import threading
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import quote, unquote, urlsplit
+
+from filelock import FileLock
+
+from aemodels.config import OutageError, UserError
+from aemodels.runtime.environment import sqlite_file, sqlite_uri, store_folder, tracking_uri, without_secrets
+from aemodels.runtime.files import at_path, in_words
+from aemodels.tracking.views import PICTURES, TABLE, view_tags
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # of experiments and models: fits into a path, a link and `name@alias`
+UI_PORT = 5000
+# MLflow's own list has patterns, such as 10.*: a stranger's page under the name 10.example.org, which leads to this
+# machine, could do all that MLflow's own page can.
+OWN_HOSTS = "localhost:*,127.0.0.1:*"
+ANSWER_SECONDS = 4.0  # a server that needs longer at the start counts as not answering
+DATABASES = ("postgresql", "mysql", "mssql")
+
+
+class UnreachableError(OutageError):
+    """The server does not answer now; a scheduled run may try again later."""
+
+
+def is_outage(error: object) -> bool:
+    """Whether it may be over later: a full disk, or a server or database that for minutes did not answer."""
+    from psycopg import OperationalError  # beneath what Optuna raises while its database is away
+    from urllib3.exceptions import HTTPError  # beneath what MLflow's client raises where there is no connection
+
+    if isinstance(error, BaseException) and (told := in_words(error)) is not None:
+        return isinstance(told, OutageError)
+    return any(isinstance(cause, HTTPError | OperationalError) for cause in causes(error))
+
+
+def causes(error: object) -> Iterator[BaseException]:
+    """Yields an error, then what it came from, back to the first."""
+    while isinstance(error, BaseException):
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open store. Nothing here depends on MLflow's global state (active run, tracking URI)."""
+
+    client: MlflowClient
+    uri: str
+    artifacts: Path | None  # where new experiments keep their files; None where a server decides
+
+    def experiment(self, name: str) -> str:
+        """The id of an experiment, which is made if need be, with views that the links open.
+
+        Raises:
+            UserError: it was deleted in MLflow.
+        """
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            location = None if self.artifacts is None else (self.artifacts / name).as_uri()
+            try:
+                return str(self.client.create_experiment(name, artifact_location=location, tags=view_tags()))
+            except MlflowException:
+                found = self.client.get_experiment_by_name(name)  # another process was faster
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            raise UserError(
+                f"{name}: this experiment was deleted in MLflow, and its name is taken until it is purged. Restore it "
+                f"(mlflow experiments restore -x {found.experiment_id}), purge it (mlflow gc --experiment-ids "
+                f"{found.experiment_id}), both with MLFLOW_TRACKING_URI={printable(self.uri)}, "
+                "or give registry.name=..."
+            )
+        for key, value in view_tags().items():
+            if key not in found.tags:
+                with suppress(MlflowException):  # a view is no reason to fail: a server may not let everybody write it
+                    self.client.set_experiment_tag(found.experiment_id, key, value)
+        return str(found.experiment_id)
+
+    @property
+    def ui(self) -> str:
+        """Where a browser finds it; the embedded one once `aemodels ui` runs."""
+        if address := os.environ.get("AEMODELS_MLFLOW_UI"):
+            return address.rstrip("/")
+        return printable(self.uri).rstrip("/") if self.uri.startswith("http") else f"http://127.0.0.1:{UI_PORT}"
+
+    def pictures_url(self, experiment_id: str) -> str:
+        """Pictures, test metrics and curves of the trained models, side by side."""
+        return self._link(f"experiments/{experiment_id}/runs", compareRunsMode="CHART", viewStateShareKey=PICTURES)
+
+    def table_url(self, experiment_id: str) -> str:
+        """All runs with their key settings and metrics."""
+        return self._link(f"experiments/{experiment_id}/runs", viewStateShareKey=TABLE)
+
+    def run_url(self, experiment_id: str, run_id: str) -> str:
+        return self._link(f"experiments/{experiment_id}/runs/{run_id}")
+
+    def compare_url(self, experiment_id: str, run_ids: Sequence[str]) -> str:
+        """The comparison of some runs; the list of all hides their metrics by default."""
+        query = {"runs": json.dumps(list(run_ids)), "experiments": json.dumps([experiment_id])}
+        return self._link("compare-runs", **query)
+
+    def registry_url(self, name: str, version: int | None = None) -> str:
+        return self._link(f"models/{quote(name)}" + (f"/versions/{version}" if version is not None else ""))
+
+    def _link(self, page: str, **query: str) -> str:
+        """MLflow opens in its GenAI mode otherwise."""
+        parts = [f"{key}={quote(text)}" for key, text in query.items()] + ["workflowType=machine_learning"]
+        return f"{self.ui}/#/{page}?{'&'.join(parts)}"
+
+
+def printable(uri: str) -> str:
+    """The URI without user and password."""
+    scheme, separator, rest = uri.partition("://")
+    place, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{place.rpartition('@')[2]}{slash}{path}"
+
+
+def _hide_password() -> None:
+    """A server's user and password go where MLflow looks for them too: an address ends up in messages and tags."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https") and parts.username is not None:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+        os.environ["MLFLOW_TRACKING_URI"] = printable(uri)
+
+
+def open_store() -> Store:
+    """Opens the store; the embedded one is made first where there is none.
+
+    Raises:
+        UserError: a server does not answer, or the store cannot be used.
+    """
+    _hide_password()
+    uri = tracking_uri()
+    _quiet()
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    artifacts = store_folder() / "artifacts"
+    if scheme in ("http", "https"):
+        _wait_for_answer(uri)
+        return Store(_client(uri), uri, None)
+    if (file := sqlite_file(uri)) is not None:
+        _ensure_database(file, artifacts)
+    elif scheme not in DATABASES:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI={printable(uri)}: not a store that works here; give the address of an MLflow server "
+            f"(http://...) or sqlite:///FILE, or unset it for {store_folder() / 'mlflow.db'}"
+        )
+    return Store(_client(uri), uri, artifacts)
+
+
+def _quiet() -> None:
+    """Read by MLflow when it is imported, and by its servers when they start. What the person has set stays."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
+def _client(uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        readable = _readable(uri)
+        client = MlflowClient(readable, os.environ.get("MLFLOW_REGISTRY_URI") or readable)
+        client.search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, ImportError) as error:  # ImportError: of a database's driver
+        raise in_words(error) or _unusable(uri, error) from error
+    return client
+
+
+def _readable(uri: str) -> str:
+    """The URI; of a database that this user may only read, one by which sqlite makes no files beside it."""
+    file = sqlite_file(uri)
+    if file is None or os.access(file, os.W_OK) or os.access(file.parent, os.W_OK):
+        return uri
+    with suppress(OSError):
+        if file.with_name(f"{file.name}-wal").stat().st_size:  # somebody writes to it: what is there counts
+            return uri
+    return f"sqlite+pysqlite:///{file.as_uri()}?immutable=1&uri=true"
+
+
+def _unusable(uri: str, error: Exception) -> UserError:
+    reason = without_secrets(str(error).strip().splitlines()[0])
+    kind, remedy = UserError, "set MLFLOW_TRACKING_URI to the address of an MLflow server"
+    if "out-of-date database schema" in reason:
+        remedy = f"another release of MLflow wrote it: back it up and run `mlflow db upgrade {printable(uri)}`"
+    elif "error code 401" in reason:
+        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user of the server and the password"
+    elif uri.startswith("sqlite") and isinstance(error, ImportError):
+        remedy = "a library cannot be loaded: free memory, or install it again"
+    elif uri.startswith("sqlite"):
+        remedy = "move the damaged file away, or set AEMODELS_STORE to another folder"
+    if is_outage(error):
+        kind, remedy = UnreachableError, "start the database behind it, or whatever stands between"
+    return kind(f"{printable(uri)}: cannot be used as MLflow's store ({reason[:200]}); {remedy}")
+
+
+# ---- a server
+
+
+def _wait_for_answer(uri: str) -> None:
+    """Any HTTP answer counts. In a thread of its own, because nothing limits how long a name is looked up."""
+    outcome: list[str] = []
+    thread = threading.Thread(target=lambda: outcome.append(_ask(uri)), daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    reason = outcome[0] if outcome else f"nothing within {ANSWER_SECONDS:g} seconds"
+    if reason:
+        raise UnreachableError(
+            f"MLFLOW_TRACKING_URI={printable(uri)}: the MLflow server does not answer ({reason}). Start it, correct "
+            "the address, or unset MLFLOW_TRACKING_URI to use the embedded store"
+        )
+
+
+def _ask(uri: str) -> str:
+    """Why there is no answer; "" where there is one."""
+    try:
+        with urllib.request.urlopen(printable(uri).rstrip("/") + "/health", timeout=ANSWER_SECONDS):
+            return ""
+    except urllib.error.HTTPError:
+        return ""
+    except urllib.error.URLError as error:
+        certificate = "CERTIFICATE" in str(error.reason)  # MLflow has its own settings for those
+        return "" if certificate else str(error.reason)
+    except (OSError, ValueError) as error:
+        return str(error)
+
+
+# ---- the embedded store
+
+
+def _ensure_database(path: Path, artifacts: Path) -> None:
+    """Makes the database where there is none. It gets its name when it is whole; two processes make it once."""
+    if path.exists():
+        return
+    # MLflow keeps its connections by name: a second attempt of this process must not meet the first one's file.
+    partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex}")
+    with at_path(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(path.name + ".lock")):
+            if path.exists():
+                return
+            for leftover in path.parent.glob(f"{path.name}.partial*"):
+                leftover.unlink()
+            _migrate(partial, artifacts)
+            partial.replace(path)
+
+
+def _migrate(path: Path, artifacts: Path) -> None:
+    """All of MLflow's migrations on a new file: 0.6 s, and 6 s if each of their 1,700 statements reached the disk."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with _unsynchronised(path):
+        make: Any = SqlAlchemyStore  # untyped
+        make(sqlite_uri(path), artifacts.as_uri()).engine.dispose()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")  # kept in the file; a logging call takes 11 ms instead of 30
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _unsynchronised(path: Path) -> Iterator[None]:
+    """Connections to this file don't wait for the disk; nobody reads it before it is whole and synchronised."""
+    from sqlalchemy import Engine, event
+
+    def loosen(connection: Any, _record: object) -> None:
+        if isinstance(connection, sqlite3.Connection) and _file_of(connection) == os.path.realpath(path):
+            connection.execute("PRAGMA synchronous=OFF")
+            connection.execute("PRAGMA journal_mode=MEMORY")
+
+    event.listen(Engine, "connect", loosen)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "connect", loosen)
+
+
+def _file_of(connection: sqlite3.Connection) -> str:
+    name: str = connection.execute("PRAGMA database_list").fetchone()[2]
+    return os.path.realpath(name)
+
+
+def serve_ui(port: int = UI_PORT) -> NoReturn:
+    """Becomes MLflow's UI on the embedded store, for this machine only; signals reach it like any other program.
+
+    One worker and no job execution: 0.5 GB of memory instead of 1.5.
+
+    Raises:
+        UserError: the port is taken, or the store is a server with a UI of its own.
+    """
+    uri = tracking_uri()
+    if uri.startswith("http"):
+        raise UserError(f"MLFLOW_TRACKING_URI={printable(uri)}: this server has a UI of its own; open {printable(uri)}")
+    if not 0 < port < 2**16:
+        raise UserError(f"--port {port}: a port is a number from 1 to 65535")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(f"--port {port}: cannot be used ({error.strerror}); give another one") from None
+    _quiet()
+    if (file := sqlite_file(uri)) is not None:
+        _ensure_database(file, store_folder() / "artifacts")
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    command += ["--default-artifact-root", (store_folder() / "artifacts").as_uri(), "--no-serve-artifacts"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--uvicorn-opts", "--log-level warning"]
+    environment = {"PYTHONWARNINGS": "ignore", "MLFLOW_SERVER_ALLOWED_HOSTS": OWN_HOSTS, **os.environ}
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    environment["MLFLOW_BACKEND_STORE_URI"] = uri  # not as an argument, which every user of the machine sees
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, command, environment)

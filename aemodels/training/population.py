@@ -1,0 +1,262 @@
+"""Many models as one: stacked, padded with zeros to the largest, trained together, split again.
+
+M members, B batch; a stacked tensor is (M, ...), every member's own at the front of each axis and zeros behind it. The
+units behind a member's own are masked, so that padding changes nothing: a member is the model trained alone, with the
+same noise. What may differ between members is a buffer (the mask of the latent units, the weight of the rate).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional as F
+
+from aemodels.config import SettingsError
+from aemodels.data.prepared import PreparedData
+from aemodels.models.base import Batch, GenerativeModel, Loss, ModelConfig
+from aemodels.training.loop import (
+    Epoch,
+    Loop,
+    TrainingConfig,
+    TrainingDivergedError,
+    TrainingState,
+    check_model,
+    ends,
+    new_model,
+    new_state,
+    refuse_non_finite,
+    state_tensors,
+)
+
+
+def stackable(a: ModelConfig, b: ModelConfig) -> bool:
+    """Whether two models differ only in what may differ within a population."""
+    return type(a) is type(b) and a.model_copy(update={name: getattr(b, name) for name in a.stacked}) == b
+
+
+def largest(configs: Sequence[ModelConfig]) -> ModelConfig:
+    """The model that all others fit into."""
+    first = configs[0]
+    return first.model_copy(update={name: max(getattr(config, name) for config in configs) for name in first.stacked})
+
+
+class _Method(nn.Module):
+    """`functional_call` calls forward, and forward the method that is wanted."""
+
+    def __init__(self, model: GenerativeModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, name: str, *args: object) -> object:
+        return getattr(self.model, name)(*args)
+
+
+class Population:
+    """M models of one kind; a `Trainee` like a single model, with an axis more in front of every loss."""
+
+    selection: ClassVar[str | None]
+    momentum: ClassVar[float]
+
+    def __init__(self, models: Sequence[GenerativeModel], frame: GenerativeModel) -> None:
+        """`models` have their weights already, each at its own size; `frame` is the largest, its weights are unused."""
+        self.models, self.frame = list(models), frame
+        self._call = _Method(frame)
+        self.selection, self.momentum, self.warmup_steps = frame.selection, frame.momentum, frame.warmup_steps  # type: ignore[misc]
+        shapes = {name: tensor.shape for name, tensor in frame.state_dict().items()}
+        states = [model.state_dict() for model in models]
+        self.tensors = {
+            name: torch.stack([_padded(state[name].detach(), shape) for state in states])
+            for name, shape in shapes.items()
+        }
+        self.trained = dict(frame.named_parameters()).keys()
+        for name in self.trained:
+            self.tensors[name].requires_grad_()
+
+    def __len__(self) -> int:
+        """Members."""
+        return len(self.models)
+
+    # ---------------------------------------------------------------- a Trainee
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        return self.frame.parts()
+
+    def part_parameters(self, part: str) -> Iterator[Tensor]:
+        own = {id(parameter) for parameter in self.frame.part_parameters(part)}
+        for name, parameter in self.frame.named_parameters():
+            if id(parameter) in own:
+                yield self.tensors[name]
+
+    def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
+        """Each (M, B); the batch is the same for all."""
+        result: dict[str, Loss] = self._vmapped("losses", batch, step)
+        return result
+
+    def bound(self, batch: Batch) -> dict[str, Tensor]:
+        result: dict[str, Tensor] = self._vmapped("bound", batch)
+        return result
+
+    def _vmapped(self, method: str, *args: object) -> Any:
+        def one(tensors: dict[str, Tensor]) -> object:
+            return functional_call(self._call, {f"model.{name}": t for name, t in tensors.items()}, (method, *args))
+
+        return vmap(one, randomness="different")(self.tensors)
+
+    def modules(self) -> Iterator[nn.Module]:
+        return self.frame.modules()
+
+    def train(self, mode: bool = True) -> None:
+        self.frame.train(mode)
+
+    def eval(self) -> None:
+        self.frame.eval()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {name: tensor.detach() for name, tensor in self.tensors.items()}
+
+    # ---------------------------------------------------------------- its members
+
+    def own(self, member: int, stacked: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A member's part of stacked tensors that are named as in `state_dict`, at its own size."""
+        state = self.models[member].state_dict()
+        return {name: _cut(tensor[member], state[name].shape) for name, tensor in stacked.items()}
+
+    def own_moments(self, member: int, moments: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A member's part of the optimisers' state, named as that of the model alone."""
+        shapes = {
+            (part, str(i)): parameter.shape
+            for part in self.parts()
+            for i, parameter in enumerate(self.models[member].part_parameters(part))
+        }
+        result: dict[str, Tensor] = {}
+        for key, tensor in moments.items():
+            part, i = key.split(".")[1:3]
+            result[key] = _cut(tensor[member], shapes[part, i]) if tensor.dim() else tensor  # the count is everyone's
+        return result
+
+    def member(self, member: int) -> GenerativeModel:
+        """The model with its present weights, at its own size, in evaluation mode."""
+        model = self.models[member]
+        model.load_state_dict(self.own(member, self.state_dict()))
+        return model.eval()
+
+    def only(self, members: Sequence[int]) -> Population:
+        """A population of some members, with their present weights."""
+        return Population([self.member(m) for m in members], self.frame)
+
+
+def _padded(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Zeros at the end of every axis."""
+    padding = [p for have, want in zip(reversed(tensor.shape), reversed(shape), strict=True) for p in (0, want - have)]
+    return F.pad(tensor, padding) if any(padding) else tensor
+
+
+def _cut(tensor: Tensor, shape: torch.Size) -> Tensor:
+    return tensor[tuple(slice(0, n) for n in shape)]
+
+
+# ---------------------------------------------------------------- training
+
+
+Told = dict[int, Epoch | TrainingDivergedError]  # by the member's number at the start
+
+
+def train_population(
+    configs: Sequence[ModelConfig], data: PreparedData, config: TrainingConfig, seeds: Sequence[int]
+) -> Generator[Told, Collection[int] | None, None]:
+    """Trains many models at once; like `train`, for each of them.
+
+    Yields what happened to every member in an epoch: an `Epoch`, or the error that ended it. The caller may send the
+    numbers of those that are to leave. Who diverged or stopped early leaves by itself and is not in the next epoch.
+
+    Args:
+        seeds: of the weights of each member; the first is that of the order of the images and of all noise too.
+
+    Raises:
+        SettingsError: the models differ in more than what may differ, do not fit the images, cannot be trained in
+            this way, or are to be pre-trained: that takes them one by one, and any of them may diverge before the
+            others have begun.
+    """
+    if config.pretraining_epochs:
+        raise SettingsError(
+            f"training.pretraining_epochs={config.pretraining_epochs}: a population is not pre-trained; train its "
+            "models one by one, or use training.pretraining_epochs=0"
+        )
+    check_model(configs[0], config)
+    for other in configs:
+        if not stackable(configs[0], other):
+            raise SettingsError(f"{configs[0]} and {other} cannot be one population; train them one by one")
+    training = _Training(configs, data, config, seeds)
+    with closing(training.loop):
+        for index in itertools.count(1):
+            told = training.epoch(index)
+            leaving = set((yield told) or ())
+            leaving |= {number for number, one in told.items() if isinstance(one, TrainingDivergedError) or one.last}
+            if leaving:
+                training.leave(leaving)
+            if not training.numbers:
+                return
+
+
+class _Training:
+    """A population on its way."""
+
+    def __init__(
+        self, configs: Sequence[ModelConfig], data: PreparedData, config: TrainingConfig, seeds: Sequence[int]
+    ) -> None:
+        models = [new_model(each, data, seed) for each, seed in zip(configs, seeds, strict=True)]
+        self.population = Population(models, new_model(largest(configs), data, seeds[0]))
+        self.loop, self.config = Loop(self.population, data, config, seeds[0]), config
+        self.best = {name: tensor.clone() for name, tensor in self.population.state_dict().items()}  # (M, ...)
+        self.numbers = list(range(len(configs)))  # of the present members
+        self.states = [new_state() for _ in configs]
+
+    def epoch(self, index: int) -> Told:
+        """Trains an epoch, and keeps the weights of those that were never better."""
+        told: Told = {}
+        better: list[int] = []
+        for m, metrics in enumerate(self.loop.epoch(index)):
+            state = self.states[m]
+            try:
+                refuse_non_finite(metrics, index, self.config)
+            except TrainingDivergedError as error:
+                told[self.numbers[m]] = error
+                continue
+            if (value := self.loop.selected(metrics, index)) < state.best:
+                state.best, state.best_epoch = value, index
+                better.append(m)
+            state.epoch = index
+            state.history.append(metrics)
+            last = ends(state, self.config, self.loop.warmup_epochs)
+            told[self.numbers[m]] = Epoch(index, metrics, last, partial(self._model, m), partial(self._state, m))
+        if better:
+            chosen = torch.tensor(better, device=next(iter(self.best.values())).device)
+            for name, tensor in self.population.state_dict().items():
+                self.best[name].index_copy_(0, chosen, tensor.index_select(0, chosen))
+        return told
+
+    def leave(self, numbers: Collection[int]) -> None:
+        """The others go on, as if these had never been there."""
+        kept = [m for m, number in enumerate(self.numbers) if number not in numbers]
+        self.numbers, self.states = [self.numbers[m] for m in kept], [self.states[m] for m in kept]
+        if kept:
+            moments = {key: t[kept] if t.dim() else t for key, t in self.loop.updates.moments().items()}
+            self.best = {name: tensor[kept] for name, tensor in self.best.items()}
+            self.population = self.population.only(kept)
+            self.loop.go_on_with(self.population, moments)
+
+    def _model(self, m: int) -> GenerativeModel:
+        return self.population.member(m)
+
+    def _state(self, m: int) -> TrainingState:
+        model, best = (self.population.own(m, tensors) for tensors in (self.population.state_dict(), self.best))
+        moments = self.population.own_moments(m, self.loop.updates.moments())
+        return replace(self.states[m], tensors=state_tensors(model, best, moments))

@@ -1,0 +1,89 @@
+"""Greedy layer-wise pre-training: from the image to the code, each hidden layer of an MLP trunk first learns to
+reconstruct what the layers below make of images (Bengio et al., 2007, NeurIPS 19); shown corrupted images, to
+reconstruct what they make of the clean ones, as in stacked denoising autoencoders (Vincent et al., 2010, JMLR 11, who
+corrupt each layer's input instead: here a strength is one of pixels, whatever the layer).
+
+B batch, F features of a layer, (C, H, W) an image. The loop that trains a layer is training.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aemodels.config import SettingsError
+from aemodels.models.base import Autoencoder, Batch, Loss, ModelConfig
+from aemodels.nn.trunks import MLPConfig
+
+
+class HiddenLayer(nn.Module):
+    """A hidden layer of the encoder and its mirror in the decoder, as an autoencoder; it shares their weights, so that
+    what it learns the model has. The layers below stay as they are.
+    """
+
+    selection: ClassVar[str | None] = "squared_error"
+    momentum: ClassVar[float] = Autoencoder.momentum
+    warmup_steps: int = 0
+
+    def __init__(self, model: Autoencoder, number: int) -> None:
+        """`number` counts from 0, at the image."""
+        super().__init__()
+        encoder, likelihood = blocks(model.encoder), model.likelihood
+        self.encode, self.decode = encoder[number], blocks(model.decoder)[-1 - number]
+        lower = nn.Sequential(*encoder[:number]).eval()
+        # functions, not modules: what they call is none of this layer's, neither to train nor to switch to training
+        self.below: Callable[[Tensor], Tensor] = lambda x: lower(likelihood.scale(x))
+        self.output: Callable[[Tensor], Tensor] = (
+            (lambda h: h) if number else lambda h: likelihood.scale(likelihood(h).mean)
+        )
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        return {"layer": ("encode", "decode")}
+
+    def part_parameters(self, part: str) -> Iterator[Tensor]:
+        for module in self.parts()[part]:
+            yield from self.get_submodule(module).parameters()
+
+    def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
+        terms = self.bound(batch)
+        return {"layer": Loss(terms["squared_error"], terms)}
+
+    def bound(self, batch: Batch) -> dict[str, Tensor]:
+        """Squared error (B,), summed over the layer's input: it fits inputs of any range, which likelihoods do not."""
+        with torch.no_grad():
+            target = self.below(batch.x)  # (B, F), or (B, C, H, W) of the first layer
+            seen = target if batch.corrupted is None else self.below(batch.corrupted)
+        errors = F.mse_loss(self.output(self.decode(self.encode(seen))), target, reduction="none")
+        return {"squared_error": errors.flatten(1).sum(-1)}
+
+
+def hidden_layers(model: Autoencoder) -> list[HiddenLayer]:
+    """The hidden layers of an MLP trunk, from the image to the code."""
+    return [HiddenLayer(model, number) for number in range(len(blocks(model.encoder)))]
+
+
+def blocks(network: nn.Module) -> list[nn.Sequential]:
+    """Each linear layer with what follows it; what comes before the first one belongs to it."""
+    layers = list(network.children())
+    starts = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
+    return [nn.Sequential(*layers[start:stop]) for start, stop in pairwise([0, *starts[1:], len(layers)])]
+
+
+def check_layers(model: ModelConfig, epochs: int) -> None:
+    """Whether a model's layers can be pre-trained for so many epochs.
+
+    Raises:
+        SettingsError: it has no encoder, or its trunk is no MLP.
+    """
+    trunk = getattr(model, "trunk", None)
+    if epochs and not (model.has_encoder and isinstance(trunk, MLPConfig)):
+        here = f"{getattr(model, 'name', 'this model')} on {getattr(trunk, 'name', 'no trunk')}"
+        raise SettingsError(
+            f"training.pretraining_epochs={epochs}: pre-training is for autoencoders on the trunk mlp, this is {here}; "
+            "use training.pretraining_epochs=0, or a model with an encoder and model.trunk.name=mlp"
+        )

@@ -1,0 +1,350 @@
+"""The update that training repeats: one forward pass, the gradient of every part, the step of every part.
+
+B batch, M members of a population (a single model has no such axis), T terms of the losses, S full batches of an epoch.
+Whole updates are replayed, on a CUDA device as a graph, on a CPU as a list of kernels: small models are bound by what
+comes before a kernel.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from aemodels.config import OwnWarning
+from aemodels.data.batches import Batches
+from aemodels.models.base import Batch, Loss
+from aemodels.nn.distributions import derived_seed, seeded
+from aemodels.nn.schedules import learning_rate_factor
+from aemodels.runtime import torchrun
+from aemodels.runtime.devices import bfloat16_units
+from aemodels.training.cpu_replay import Replay
+
+if TYPE_CHECKING:
+    from aemodels.training.loop import TrainingConfig
+
+FORGETTING = 256  # updates between two looks for moments that have become too small
+TINY = 1e-25  # a moment; Adam adds 1e-8 to what it divides by
+WORTH_RECORDING = 80  # updates of a training: recording and checking cost twelve, a replay saves up to a sixth of one
+WARM_UPS = 3  # updates before a graph is captured, in which libraries make their choices; undone afterwards
+
+
+class Trainee(Protocol):
+    """A model, or a population of models with one more axis in front."""
+
+    selection: ClassVar[str | None]
+    momentum: ClassVar[float]
+    warmup_steps: int
+
+    def parts(self) -> dict[str, tuple[str, ...]]: ...
+    def part_parameters(self, part: str) -> Iterator[Tensor]: ...
+    def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]: ...
+    def bound(self, batch: Batch) -> dict[str, Tensor]: ...
+    def modules(self) -> Iterator[nn.Module]: ...
+    def train(self, mode: bool = True) -> object: ...
+    def eval(self) -> object: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+
+class Updates:
+    """A model with its optimisers; `epoch` passes over the training images once."""
+
+    def __init__(self, model: Trainee, batches: Batches, config: TrainingConfig, seed: int) -> None:
+        self.model, self.batches, self.config, self.seed = model, batches, config, seed
+        self.steps = math.ceil(len(batches) / config.batch_size)  # of an epoch
+        self.rate = torch.zeros((), device=batches.device)  # the learning rate; a tensor, so that a graph reads it
+        self.optimizers = {
+            part: FusedAdam(list(model.part_parameters(part)), self.rate, model.momentum, config)
+            for part in model.parts()
+        }
+        self.names: list[str] = []  # of the terms
+        self.sums = torch.zeros(0)  # (T,) or (T, M), of an epoch
+        device, units = batches.device.type, bfloat16_units(batches.device)
+        on = config.precision == "bfloat16" and units != ""
+        # weights of convolutions have four axes, in a population five
+        convolves = any(p.dim() >= 4 for part in model.parts() for p in model.part_parameters(part))
+        self.products_only = on and device == "cpu" and units == "matrix" and not convolves
+        self.autocast = torch.autocast(device, torch.bfloat16, enabled=on and not self.products_only)
+        self._graph: Graph | None = None
+        self._replay: Replay | None = None
+        if device == "cpu" and self.steps * config.epochs >= WORTH_RECORDING and not torchrun.active():
+            self._replay = Replay(self._full_update, list(model.modules()))
+
+    def moments(self) -> dict[str, Tensor]:
+        """The optimisers' state, live: "optimizer.<part>.<key>", by the keys of `FusedAdam.state`."""
+        return {
+            f"optimizer.{part}.{key}": tensor
+            for part, optimizer in self.optimizers.items()
+            for key, tensor in optimizer.state().items()
+        }
+
+    def load_moments(self, tensors: Mapping[str, Tensor]) -> None:
+        """Goes on from `moments`, wherever they lie."""
+        for key, own in self.moments().items():
+            own.copy_(tensors[key])
+
+    def close(self) -> None:
+        """Lets go of the graph or the recording, which hold memory and this object."""
+        self._graph = self._replay = None
+
+    def rates(self, first_step: int) -> list[float]:
+        """The learning rates of an epoch's updates."""
+        config, total = self.config, self.steps * self.config.epochs
+        steps = range(first_step, first_step + self.steps)
+        factors = (learning_rate_factor(step, total, config.warmup_steps, config.schedule) for step in steps)
+        return [config.learning_rate * factor for factor in factors]
+
+    def epoch(self, index: int, first_step: int) -> dict[str, list[float]]:
+        """Passes over the images; the mean of every term, for each member."""
+        self.model.train()
+        graph = self._captured()
+        products = products_in_bfloat16() if self.products_only else nullcontext()
+        with seeded(derived_seed(self.seed, "epoch", index)), products:
+            order_seed = derived_seed(self.seed, "order", index)
+            self.sums.zero_()
+            if graph is None:
+                self._eager(order_seed, first_step)
+            else:
+                graph.epoch(self.batches.order(order_seed), first_step)
+        means = (torchrun.add_up(self.sums) / len(self.batches)).tolist()  # the epoch's one synchronisation
+        return {name: mean if isinstance(mean, list) else [mean] for name, mean in zip(self.names, means, strict=True)}
+
+    def _eager(self, order_seed: int, first_step: int) -> None:
+        batch_size, left = self.config.batch_size, len(self.batches)
+        rates = self.rates(first_step)
+        if self._replay is not None:
+            self._replay.renew()
+        for i, batch in enumerate(self.batches.shuffled(batch_size, order_seed)):
+            self.rate.fill_(rates[i])
+            step = torch.full((), first_step + i, device=self.rate.device)
+            if self._replay is not None and left >= batch_size and self.names:
+                self._replay(*(tensor for tensor in (step, batch.x, batch.y) if tensor is not None))
+            else:
+                self.update(batch, step, min(batch_size, left))
+            left -= batch_size
+            if (first_step + i) % FORGETTING == 0 and self.rate.device.type == "cpu":
+                for optimizer in self.optimizers.values():
+                    optimizer.forget()
+
+    def update(self, batch: Batch, step: Tensor, size: int) -> None:
+        """One update; `size` counts the batch's images, of which another process may have some."""
+        with torchrun.sharing(self.batches.share(size)), self.autocast:
+            losses = self.model.losses(batch._replace(corrupted=self.config.corruption.apply(batch.x)), step)
+        gradients = self._gradients(losses, size)
+        for part, optimizer in self.optimizers.items():
+            optimizer.step(gradients[part])
+        self._add(losses)
+
+    def _full_update(self, step: Tensor, x: Tensor, y: Tensor | None = None) -> None:
+        self.update(Batch(x, y), step, self.config.batch_size)
+
+    def _gradients(self, losses: dict[str, Loss], size: int) -> dict[str, list[Tensor]]:
+        """All parts' gradients before any part's step, each of its own loss by its own parameters."""
+        *_, last = self.optimizers
+        result: dict[str, list[Tensor]] = {}
+        for part, optimizer in self.optimizers.items():
+            total = losses[part].total  # (B,) or (M, B)
+            # The batch's mean, of each member's own: no member's weights have a share in another's loss.
+            mean = (total / size).sum()
+            result[part] = list(torch.autograd.grad(mean, optimizer.parameters, retain_graph=part != last))
+            if torchrun.active():
+                result[part] = _added_up(result[part])
+            if self.config.gradient_clip is not None:
+                clip(result[part], self.config.gradient_clip, members=total.dim() == 2)
+        return result
+
+    def _add(self, losses: dict[str, Loss]) -> None:
+        """To the epoch's sums."""
+        terms: list[Tensor] = []
+        names: list[str] = []
+        for part, loss in losses.items():
+            prefix = "train/" if len(losses) == 1 else f"train/{part}/"
+            names += [f"{prefix}loss", *(prefix + name for name in loss.terms)]
+            terms += [loss.total.detach(), *(term.detach() for term in loss.terms.values())]
+        added = torch.stack(terms).sum(-1)  # (T,) or (T, M)
+        if not self.names:
+            self.names, self.sums = names, torch.zeros_like(added)
+        self.sums += added
+
+    # ---------------------------------------------------------------- the graph
+
+    def _captured(self) -> Graph | None:
+        """The update as a graph, where the device can replay one; captured before the first epoch."""
+        first = not self.names and len(self.batches) >= self.config.batch_size
+        if self.rate.device.type != "cuda" or not first:
+            return self._graph
+        if self.batches.resident is None or torchrun.active():
+            why = (
+                "several processes share it" if torchrun.active() else "the images do not fit into the device's memory"
+            )
+            warnings.warn(f"no CUDA graph of the update ({why}); each of its kernels is launched alone", OwnWarning, 2)
+            return None
+        with seeded(0):
+            self._graph = captured(self)
+        return self._graph
+
+
+class Graph:
+    """The full batches of an epoch, for a device that is told nothing in between: order, learning rates and steps lie
+    in its memory, and each update moves on to the next.
+    """
+
+    def __init__(self, updates: Updates) -> None:
+        device, batch_size = updates.rate.device, updates.config.batch_size
+        self.updates, self.full = updates, len(updates.batches) // batch_size
+        self.order = torch.zeros(self.full, batch_size, dtype=torch.int64, device=device)  # (S, B)
+        self.rates = torch.zeros(self.full, device=device)  # (S,)
+        self.done = torch.zeros(1, dtype=torch.int64, device=device)  # batches of this epoch
+        self.step = torch.zeros((), dtype=torch.int64, device=device)  # updates of the training
+        self.replay = self.advance
+
+    def advance(self) -> None:
+        """The next update; without any value that the host would have to know."""
+        updates = self.updates
+        updates.rate.copy_(self.rates.index_select(0, self.done)[0])
+        batch = updates.batches.gather(self.order.index_select(0, self.done)[0], drawn=True)
+        updates.update(batch, self.step, updates.config.batch_size)
+        self.done += 1
+        self.step += 1
+
+    def epoch(self, order: Tensor, first_step: int) -> None:
+        """One pass; a last batch that is not full is an update by itself."""
+        updates, device = self.updates, self.order.device
+        full, rest = order[: self.order.numel()], order[self.order.numel() :]
+        rates = updates.rates(first_step)
+        self.order.copy_(full.view_as(self.order))
+        self.rates.copy_(torch.tensor(rates[: self.full]))
+        self.done.zero_()
+        self.step.fill_(first_step)
+        for _ in range(self.full):
+            self.replay()
+        if len(rest):
+            updates.rate.fill_(rates[-1])
+            updates.update(updates.batches.gather(rest.to(device), drawn=True), self.step, len(rest))
+
+
+def captured(updates: Updates) -> Graph | None:
+    """A graph of the update; None, with a warning, where the capture fails. Weights and moments stay as they are."""
+    graph = Graph(updates)
+    kept = {name: tensor.clone() for name, tensor in _touched(updates).items()}
+    aside = torch.cuda.Stream()  # where a capture's warm-up has to run
+    try:
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UPS):
+                graph.done.zero_()
+                graph.advance()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph.done.zero_()
+        cuda_graph = torch.cuda.CUDAGraph()
+        # thread_local: what other threads (MLflow's, Prefect's) do on the device meanwhile is no error
+        with torch.cuda.graph(cuda_graph, capture_error_mode="thread_local"):
+            graph.advance()
+        graph.replay = cuda_graph.replay
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        warnings.warn(f"no CUDA graph of the update ({reason}); training goes on without it, slower", OwnWarning, 2)
+        return None
+    finally:
+        torch.cuda.current_stream().wait_stream(aside)
+        for name, tensor in _touched(updates).items():
+            tensor.copy_(kept[name])
+    return graph
+
+
+def _touched(updates: Updates) -> dict[str, Tensor]:
+    """Weights, persistent buffers and moments."""
+    return {f"model.{name}": tensor for name, tensor in updates.model.state_dict().items()} | updates.moments()
+
+
+# ---------------------------------------------------------------- steps and gradients
+
+
+@contextmanager
+def products_in_bfloat16() -> Iterator[None]:
+    """Factors of matrix products are rounded to bfloat16, sums and results are float32: on a CPU with matrix units 1.3
+    times as fast for wide layers, where autocast loses half of that to conversions.
+    """
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch sets it at import
+    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
+class FusedAdam:
+    """Adam, or AdamW, on tensors of any layout (Kingma and Ba, 2015, arXiv:1412.6980; Loshchilov and Hutter, 2019).
+
+    torch's kernel alone: the checks, hooks and counters of its classes take as long as the step of a small model.
+    """
+
+    def __init__(self, parameters: list[Tensor], rate: Tensor, momentum: float, config: TrainingConfig) -> None:
+        """`rate` is the learning rate, a tensor of the caller's, so that a captured step reads it."""
+        self.parameters, self.rate, self.momentum, self.config = parameters, rate, momentum, config
+        self.first = [torch.zeros_like(parameter) for parameter in parameters]
+        self.second = [torch.zeros_like(parameter) for parameter in parameters]
+        self.steps = torch.zeros((), dtype=torch.float32, device=rate.device)  # one count for all parameters
+        self.fused = torch._fused_adam_ if config.optimizer == "adam" else torch._fused_adamw_
+
+    @torch.no_grad()
+    def step(self, gradients: list[Tensor]) -> None:
+        self.steps += 1
+        self.fused(
+            self.parameters,
+            [laid_out_as(g, parameter) for g, parameter in zip(gradients, self.parameters, strict=True)],
+            self.first,
+            self.second,
+            [],
+            [self.steps] * len(self.parameters),
+            amsgrad=False,
+            beta1=self.momentum,
+            beta2=0.999,
+            lr=self.rate,
+            weight_decay=self.config.weight_decay,
+            eps=1e-8,
+            maximize=False,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """The count of steps, and by the number of each parameter its moments, as torch names them."""
+        names = {"exp_avg": self.first, "exp_avg_sq": self.second}
+        moments = {f"{i}.{name}": tensor for name, tensors in names.items() for i, tensor in enumerate(tensors)}
+        return {"step": self.steps, **moments}
+
+    def forget(self) -> None:
+        """Sets to zero what has become too small to move a weight: of a pixel that is black in most images the moments
+        shrink until they are subnormal numbers, with which a CPU takes ten times as long.
+        """
+        for moment in (*self.first, *self.second):
+            moment.mul_(moment.abs() > TINY)
+
+
+def laid_out_as(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """The tensor with the parameter's strides: the fused optimisers misread others, silently."""
+    if tensor.stride() == parameter.stride():
+        return tensor
+    return torch.empty_like(parameter).copy_(tensor)
+
+
+def clip(gradients: list[Tensor], limit: float, members: bool) -> None:
+    """Scales down, in place, gradients whose norm over all parameters is over the limit; each member by its own."""
+    leading = 1 if members else 0
+    squares = [g.reshape(*g.shape[:leading], -1).square().sum(-1) for g in gradients]  # () or (M,) each
+    factor = (limit / (torch.stack(squares).sum(0).sqrt() + 1e-6)).clamp(max=1)
+    for gradient in gradients:
+        gradient.mul_(factor.view((*factor.shape, *[1] * (gradient.dim() - leading))))
+
+
+def _added_up(gradients: list[Tensor]) -> list[Tensor]:
+    """Over all processes, in one message."""
+    flat = torchrun.add_up(torch.cat([gradient.flatten() for gradient in gradients]))
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    return [part.view(gradient.shape) for part, gradient in zip(parts, gradients, strict=True)]

@@ -1,0 +1,305 @@
+"""The trials of a search on this machine: stacked as populations on a GPU, one process a core on a CPU.
+
+On two CPU cores two processes of one thread take two thirds of the time of one with two threads, and in each a stack of
+two or four of the article's VAE takes 1.1 to 1.2 times as long as its members one by one (measured). A GPU is bound by
+launches, which a stack shares.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+import warnings
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+
+import torch
+
+from aemodels.config import OwnWarning, SettingsError
+from aemodels.data import batches
+from aemodels.data.batches import fits, free_memory
+from aemodels.data.prepared import PreparedData
+from aemodels.evaluation.features import Features
+from aemodels.experiment import Experiment
+from aemodels.runtime.devices import best_device
+from aemodels.runtime.environment import cores
+from aemodels.runtime.processes import Worker, WorkerDiedError, Yielded, ready
+from aemodels.training.loop import Epoch, TrainingDivergedError
+from aemodels.training.population import stackable, train_population
+from aemodels.tuning.costs import forward_seconds, stack_bytes
+from aemodels.tuning.messages import Goals, MemberEnd, MemberEpoch, MemberStart, Told
+from aemodels.tuning.trial import judge, out_of_memory, run_trial, watch
+
+WORTH_PROCESSES = 5.0  # seconds of all forward passes: with fewer the trials are done before the processes have started
+STACK_SHARE = 0.7  # of the device's free memory
+
+
+class Runner:
+    """Runs trials; its processes stay from one generation to the next, until it is closed."""
+
+    def __init__(self, data: PreparedData, features: Features | None, goals: Goals) -> None:
+        self.data, self.features, self.goals = data, features, goals
+        self.workers: list[Worker] = []
+        self.importing: list[Worker] = []  # of these
+        self.threads = torch.get_num_threads()  # of a trial on a CPU
+
+    def start(self, experiments: Sequence[Experiment], total: int) -> None:
+        """Starts the processes for trials like these, `total` in all, where they are worth it; does not wait."""
+        count = min(cores(), len(experiments))
+        self.threads = max(1, min(self.threads, cores() // count))
+        if best_device().type != "cpu" or count < 2 or self.workers:
+            return
+        seen = total * sum(each.training.epochs * self._images(each) for each in experiments) / len(experiments)
+        if seen * forward_seconds(experiments[0], self.data) >= WORTH_PROCESSES:
+            self.workers = [_hired(count, self.threads) for _ in range(count)]
+            self.importing = list(self.workers)
+
+    def _images(self, experiment: Experiment) -> int:
+        """Of an epoch."""
+        return min(self.data.sizes["train"], experiment.seen(self.data))
+
+    def run(self, experiments: Iterable[Experiment]) -> Told:
+        """Runs trials and tells what happens to them, in any order; takes each when there is room for it."""
+        if best_device().type != "cpu":
+            yield from self._stacked(experiments)
+        elif self.workers:
+            yield from self._in_processes(experiments)
+        else:
+            yield from self._in_this_process(experiments)
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for worker in self.workers:
+            worker.close()
+
+    # ---------------------------------------------------------------- processes
+
+    def _in_this_process(self, experiments: Iterable[Experiment]) -> Told:
+        """One after the other, with as many threads as a process would have: with others sums are rounded otherwise,
+        and a search that goes on may find other processes worth their start.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            for index, experiment in enumerate(experiments):
+                yield MemberStart(index)
+                yield from run_trial(index, experiment, self.data, self.features, self.goals)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _in_processes(self, experiments: Iterable[Experiment]) -> Told:
+        """Whoever is free takes the next trial; who dies, out of memory perhaps, fails that trial alone."""
+        while self.importing:
+            with suppress(WorkerDiedError):  # another will take its place
+                self.importing.pop().receive()
+        waiting = iter(enumerate(experiments))
+        busy: dict[Worker, _Taken] = {}
+        try:
+            for worker in list(self.workers):
+                yield from self._take(worker, waiting, busy)
+            while busy:
+                for worker in ready(list(busy)):
+                    taken = busy[worker]
+                    try:
+                        message = worker.receive()
+                        if isinstance(message, Yielded):
+                            stop = yield message.value
+                            taken.over = bool(stop) or isinstance(message.value, MemberEnd)
+                            worker.answer(stop)
+                            continue
+                    except WorkerDiedError as error:
+                        if not taken.over:
+                            yield MemberEnd(taken.index, {}, time.perf_counter() - taken.started, error.reason)
+                    del busy[worker]
+                    yield from self._take(worker, waiting, busy)
+        finally:
+            if busy:  # the caller ended: what they are at is of no use
+                self.close()
+
+    def _take(self, worker: Worker, waiting: Iterator[tuple[int, Experiment]], busy: dict[Worker, _Taken]) -> Told:
+        """Starts the next trial, if there is one; where the worker is dead, with another in its place. If that dies too
+        before it has the trial, it fails the trial, and the next is taken.
+        """
+        for index, experiment in waiting:
+            started = time.perf_counter()
+            try:
+                if worker.process.poll() is not None:
+                    place, worker = self.workers.index(worker), _hired(len(self.workers), self.threads)
+                    self.workers[place] = worker
+                    worker.receive()
+                worker.start(_trial_in_worker, index, experiment, self.data, self.features, self.goals)
+            except WorkerDiedError as error:
+                yield MemberStart(index)
+                yield MemberEnd(index, {}, time.perf_counter() - started, error.reason)
+            else:
+                busy[worker] = _Taken(index, started)
+                yield MemberStart(index)
+                return
+
+    # ---------------------------------------------------------------- stacks
+
+    def _stacked(self, experiments: Iterable[Experiment]) -> Told:
+        """Takes as many as the device holds, runs them, takes the next."""
+        waiting, more = iter(enumerate(experiments)), True
+        while more:
+            release_memory()
+            more = False
+            taken: dict[int, Experiment] = {}
+            sizes: dict[int, int] = {}
+            for i, experiment in waiting:
+                yield MemberStart(i)
+                try:
+                    sizes[i] = stack_bytes(experiment, self.data)
+                except SettingsError as error:  # a combination of settings that does not fit
+                    yield MemberEnd(i, {}, 0.0, str(error))
+                    continue
+                taken[i] = experiment
+                if more := self._room(experiment) < sum(sizes.values()) + sizes[i]:
+                    break
+            yield from self._in_stacks(taken, sizes)
+
+    def _in_stacks(self, experiments: dict[int, Experiment], sizes: dict[int, int]) -> Told:
+        """One population after the other, each as large as the device holds; who has no like is trained alone."""
+        left = list(experiments)
+        while left:
+            alike = [i for i in left if _alike(experiments[left[0]], experiments[i])]
+            release_memory()
+            count = int(self._room(experiments[left[0]]) / max(sizes[i] for i in alike))
+            members = alike[: max(1, count)]
+            if len(members) == 1:
+                yield from run_trial(members[0], experiments[members[0]], self.data, self.features, self.goals)
+            else:
+                yield from _Stack({i: experiments[i] for i in members}, self.data, self.features, self.goals).run()
+            left = [i for i in left if i not in members]
+
+    def _room(self, experiment: Experiment) -> float:
+        """Memory for a population's members, bytes: a share of what is free beside the images that stay there."""
+        device, image = best_device(), math.prod(self.data.image_shape)
+        splits = (image * self._images(experiment), image * self.data.sizes["val"])
+        return STACK_SHARE * (free_memory(device) - sum(size for size in splits if fits(size, device)))
+
+
+@dataclass
+class _Taken:
+    """The trial that a process is at."""
+
+    index: int
+    started: float
+    over: bool = False  # nothing more is to be told of it
+
+
+def release_memory() -> None:
+    """What nobody holds any more goes back to the device; graphs and their models hold each other."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _alike(a: Experiment, b: Experiment) -> bool:
+    """Whether two trials can be members of one population; who is pre-trained is alone."""
+    if a.training.pretraining_epochs:
+        return a is b
+    return stackable(a.model, b.model) and a.model_copy(update={"model": b.model, "seed": b.seed}) == b
+
+
+class _Stack:
+    """Trials as one population; out of memory, as two of half the size."""
+
+    def __init__(
+        self, members: dict[int, Experiment], data: PreparedData, features: Features | None, goals: Goals
+    ) -> None:
+        self.members, self.data, self.features, self.goals = members, data, features, goals
+        self.told = dict.fromkeys(members, 0)  # the last epoch that was told of each
+        self.seconds = dict.fromkeys(members, 0.0)
+
+    def run(self) -> Told:
+        started = len(self.members)
+        try:
+            yield from self._train(list(self.members))
+            return
+        except torch.OutOfMemoryError as error:
+            reason = out_of_memory(error)
+        # Outside of the handler: the error's traceback holds all that the stack had.
+        release_memory()
+        left = list(self.members)  # those that ended are gone
+        if started == 1:
+            yield MemberEnd(left[0], {}, self.seconds[left[0]], reason)
+            return
+        for half in filter(None, (left[: len(left) // 2], left[len(left) // 2 :])):
+            smaller = _Stack({i: self.members[i] for i in half}, self.data, self.features, self.goals)
+            smaller.told = {i: self.told[i] for i in half}  # what was told is not told again
+            smaller.seconds = {i: self.seconds[i] for i in half}  # and took its time
+            yield from smaller.run()
+
+    def _train(self, numbers: list[int]) -> Told:
+        first = self.members[numbers[0]]
+        configs, seeds = zip(*((self.members[i].model, self.members[i].seed) for i in numbers), strict=True)
+        training = train_population(configs, self.data, first.training, seeds)
+        leaving: set[int] = set()
+        with closing(training):
+            while True:
+                started = time.perf_counter()
+                try:
+                    happened = training.send(leaving or None)
+                except StopIteration:
+                    return
+                share, leaving = (time.perf_counter() - started) / len(happened), set()
+                for m, one in happened.items():
+                    if (yield from self._tell(numbers[m], one, share)):
+                        leaving.add(m)
+
+    def _tell(
+        self, i: int, one: Epoch | TrainingDivergedError, share: float
+    ) -> Generator[MemberEpoch | MemberEnd, bool | None, bool]:
+        """Whether the member is to leave."""
+        started = time.perf_counter()
+        self.seconds[i] += share
+        if isinstance(one, TrainingDivergedError):
+            yield MemberEnd(i, {}, self.seconds[i], str(one))
+        else:
+            experiment = self.members[i]
+            if one.index > self.told[i]:
+                value = watch(one, experiment, self.data, self.features, self.goals)
+                self.told[i] = one.index
+                self.seconds[i] += time.perf_counter() - started
+                if (yield MemberEpoch(i, one.index, one.metrics, value, self.seconds[i])):
+                    del self.members[i]
+                    return True
+            if not one.last:
+                return False
+            started = time.perf_counter()
+            metrics, reason = {}, ""
+            try:
+                metrics = judge(one, experiment, self.data, self.features, self.goals)
+            except SettingsError as error:
+                reason = str(error)
+            yield MemberEnd(i, metrics, self.seconds[i] + time.perf_counter() - started, reason)
+        del self.members[i]
+        return False
+
+
+# ---------------------------------------------------------------- in a worker's process
+
+_features: dict[str, Features] = {}  # by hash; with the features of the real images, which all trials share
+
+
+def _hired(count: int, threads: int) -> Worker:
+    """One process of so many, which imports what a trial needs; does not wait for it."""
+    worker = Worker(threads)
+    worker.start(_begin, count)
+    return worker
+
+
+def _begin(count: int) -> Generator[None, None, None]:
+    """Its first work; to find it, a worker imports this module with all that a trial needs."""
+    batches.processes = count
+    warnings.simplefilter("default", OwnWarning)  # also where a command keeps its processes' libraries quiet
+    yield from ()
+
+
+def _trial_in_worker(
+    index: int, experiment: Experiment, data: PreparedData, features: Features | None, goals: Goals
+) -> Told:
+    shared = None if features is None else _features.setdefault(features.hash, features)
+    return (yield from run_trial(index, experiment, data, shared, goals))

@@ -1,0 +1,182 @@
+"""Optuna's sampler and pruner: what to try, what to stop, what mattered.
+
+They see a copy in memory of the earlier generations' results and nothing else, so what they decide depends neither on
+what killed processes left in the storage, nor on Optuna's numbers, nor on which worker asks.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.pruners import MedianPruner
+from optuna.samplers import TPESampler
+from optuna.study import StudyDirection
+from optuna.trial import TrialState, create_trial
+
+from aemodels.config import Choice, Range, Space
+from aemodels.experiment import Experiment
+from aemodels.nn.distributions import derived_seed
+from aemodels.tuning.config import Trial, TuningConfig, trial_experiment
+
+RANDOM_TRIALS = 4  # before the sampler models the results, and complete ones before the pruner compares with them
+ATTEMPTS = 20  # for Optuna to draw settings that no trial has had
+
+
+class Sampler:
+    """Decides from the results of earlier generations."""
+
+    def __init__(self, experiment: Experiment, config: TuningConfig, space: Space, directions: Sequence[str]) -> None:
+        self.space, self._experiment, self._config = space, experiment, config
+        self.distributions = {key: _distribution(values) for key, values in space.items()}
+        self.directions = [StudyDirection[name.upper()] for name in directions]
+        self._seed, self._own = experiment.seed, _own(experiment, space)
+        self._values = _all_values(space)
+        granted = math.ceil(config.prune_after * trial_experiment(experiment, config, {}).training.epochs)
+        self._pruner = MedianPruner(n_startup_trials=RANDOM_TRIALS, n_warmup_steps=granted)
+
+    def in_memory(self, trials: Iterable[Trial], generation: int = 0) -> optuna.Study:
+        """The trials as a study, numbered by index. A failed one counts as bad, so that its like does not come."""
+        seed = derived_seed(self._seed, "sampler", generation) % 2**32
+        sampler = TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed)
+        study = optuna.create_study(sampler=sampler, directions=self.directions)
+        for trial in trials:
+            complete = trial.state == "complete"
+            study.add_trial(
+                create_trial(
+                    state=TrialState.COMPLETE if complete else TrialState.PRUNED,
+                    values=trial.values if complete else None,
+                    params=self.encoded(trial.params),
+                    distributions=self.distributions,
+                    intermediate_values={} if trial.state == "failed" else trial.curve,
+                )
+            )
+        return study
+
+    def encoded(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters as Optuna keeps them: it knows no lists and no sections, so they are JSON text there."""
+        return {key: _label(value) if isinstance(self.space[key], Choice) else value for key, value in params.items()}
+
+    def decoded(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters of Optuna's as the experiment takes them."""
+        return {key: _value(self.space[key], label) for key, label in params.items()}
+
+    def total(self) -> int:
+        """How many trials there are: `tuning.trials`, or fewer where the space holds fewer settings."""
+        if self._values is None:
+            return self._config.trials
+        enough = self._config.trials
+        some = [values[:enough] if isinstance(values, range) else values for values in self._values.values()]
+        found: set[str] = set()
+        for values in product(*some):  # two choices may say the same, such as 1 and 1.0
+            found.add(self._trained(dict(zip(self._values, values, strict=True))))
+            if len(found) == enough:
+                break
+        return len(found)
+
+    def propose(self, count: int, earlier: Sequence[Trial], generation: int) -> list[dict[str, Any]]:
+        """Parameters for a generation, a function of the seed and the earlier generations' results."""
+        study, tried = self.in_memory(earlier, generation), {self._trained(trial.params) for trial in earlier}
+        rest = random.Random(derived_seed(self._seed, "untried", generation))
+        if not earlier and self._own is not None:
+            study.enqueue_trial(self.encoded(self._own))
+        proposals = []
+        for _ in range(count):
+            proposals.append(self._untried(study, tried, rest))
+            tried.add(self._trained(proposals[-1]))
+        return proposals
+
+    def _untried(self, study: optuna.Study, tried: set[str], rest: random.Random) -> dict[str, Any]:
+        """Proposes settings that no trial has had.
+
+        A proposal that was known already stays in Optuna's study, which then proposes something else. Where it insists,
+        one of the other settings is drawn; one is left, as there are no more trials than `total` says.
+        """
+        for _ in range(ATTEMPTS):
+            params = self.decoded(study.ask(self.distributions).params)
+            if self._trained(params) not in tried:
+                return params
+        while self._values is not None and self._trained(params) in tried:
+            params = {key: rest.choice(values) for key, values in self._values.items()}
+        return params
+
+    def _trained(self, params: Mapping[str, Any]) -> str:
+        """All settings of a trial, as text: trials of the same text train the same model."""
+        return trial_experiment(self._experiment, self._config, params).model_dump_json()
+
+    def prunes(self, curve: Mapping[int, float], earlier: optuna.Study) -> bool:
+        """Whether a trial does worse than half of the earlier generations' did at its age."""
+        running = create_trial(state=TrialState.RUNNING, intermediate_values=dict(curve))
+        return self._pruner.prune(earlier, running)
+
+    def importances(self, study: optuna.Study) -> dict[str, float]:
+        """Share of each parameter in how far the first objective varies; empty where too few trials tell."""
+        complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+        if len(complete) < RANDOM_TRIALS or len({trial.values[0] for trial in complete}) == 1:
+            return {}
+        evaluator = FanovaImportanceEvaluator(seed=self._seed % 2**32)
+        shares = get_param_importances(study, evaluator=evaluator, target=lambda trial: trial.values[0])
+        return {key: float(share) for key, share in shares.items()}
+
+
+def _distribution(values: Range | Choice) -> BaseDistribution:
+    if isinstance(values, Choice):
+        return CategoricalDistribution([_label(value) for value in values.choices])
+    if values.whole:
+        return IntDistribution(int(values.low), int(values.high), log=values.log)
+    return FloatDistribution(values.low, values.high, log=values.log)
+
+
+def _label(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _value(varied: Range | Choice, label: Any) -> Any:
+    if not isinstance(varied, Choice):
+        return label
+    return next(value for value in varied.choices if _label(value) == label)
+
+
+def _all_values(space: Space) -> dict[str, Sequence[Any]] | None:
+    """Key -> all values there are; None where they are without number."""
+    values: dict[str, Sequence[Any]] = {}
+    for key, varied in space.items():
+        if isinstance(varied, Choice):
+            values[key] = varied.choices
+        elif varied.whole:
+            values[key] = range(int(varied.low), int(varied.high) + 1)
+        elif varied.low == varied.high:
+            values[key] = (varied.low,)
+        else:
+            return None
+    return values
+
+
+def _own(experiment: Experiment, space: Space) -> dict[str, Any] | None:
+    """The experiment's own settings as parameters; None where they lie outside the space."""
+    settings = experiment.flat()
+    own = {}
+    for key, varied in space.items():
+        if isinstance(varied, Choice):
+            held = [value for value in varied.choices if experiment.override({key: value}) == experiment]
+        else:
+            held = [value for value in (settings.get(key),) if _holds(varied, value)]
+        if not held:
+            return None
+        own[key] = held[0]
+    return own
+
+
+def _holds(values: Range, value: Any) -> bool:
+    return (
+        isinstance(value, int | float)
+        and values.low <= value <= values.high
+        and (value == int(value) or not values.whole)
+    )

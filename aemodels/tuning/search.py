@@ -1,0 +1,153 @@
+"""Search: which settings make the best model. Trials in synchronous generations; a generator of events.
+
+A search is a function of the experiment, its TuningConfig and the data alone. The parameters of a generation are drawn
+from the results of the generations before it, and a trial is pruned by comparison with those: so a search that was
+killed, at whatever moment, goes on to the same trials as one that was not, and the trials of a generation may run in
+any order and any place. (On a GPU, where trials are stacked, the noise of a trial depends on who is in its stack, so
+there values are the same to within what another seed changes.) The place may be another machine: any number of workers
+may work on a study in a shared database; each finds the same trials and the same result.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from aemodels.data.prepared import PreparedData
+from aemodels.evaluation.features import Features
+from aemodels.experiment import Experiment
+from aemodels.tuning.config import (
+    Event,
+    SearchResult,
+    Trial,
+    TrialEnded,
+    TrialEpoch,
+    TrialLost,
+    TrialStarted,
+    Waiting,
+    check_models,
+    trial_experiment,
+)
+from aemodels.tuning.messages import MemberEnd, MemberEpoch, MemberStart
+from aemodels.tuning.runner import Runner
+from aemodels.tuning.study import Study
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two looks at what other workers do
+
+Prepare = Callable[[Mapping[str, Any]], Experiment]  # a trial's parameters -> its experiment
+
+
+def search(
+    experiment: Experiment, data: PreparedData, features: Features, study: Study
+) -> Generator[Event, None, SearchResult]:
+    """Runs a search, or goes on with it, or works on it beside others.
+
+    The end of a trial is told before it is recorded: after a kill the caller may hear of it twice, never not at all.
+    Where it was lost meanwhile, that is told next: the end does not count.
+    Trials that ended elsewhere or earlier are told too, marked as replayed.
+
+    Raises:
+        SettingsError: a model of the space does not fit the images or the objectives.
+        UserError: every trial failed.
+    """
+    config, runner = study.config, Runner(data, features, study.goals)
+    with closing(runner):
+        if not study.ended:
+            alike = [trial_experiment(experiment, config, {})] * config.generation_size
+            runner.start(alike, config.trials)  # they import meanwhile
+        check_models(experiment, data, config, study.space)
+        for number in range(math.ceil(config.trials / config.generation_size)):
+            yield from _generation(number, partial(trial_experiment, experiment, config), runner, study)
+    return study.result()
+
+
+def _generation(number: int, prepare: Prepare, runner: Runner, study: Study) -> Generator[Event, None, None]:
+    """Runs what waits, and waits for what others run, until all trials of the generation have ended."""
+    told: set[int] = set()
+    pause = FIRST_PAUSE
+    while True:
+        trials = study.generation(number)
+        for trial in trials:
+            if trial.ended and trial.index not in told:
+                yield TrialStarted(trial, prepare(trial.params), replayed=True)
+                yield TrialEnded(trial, replayed=True)
+                told.add(trial.index)
+        if all(trial.ended for trial in trials):
+            return
+        if any(trial.state == "waiting" for trial in trials):
+            told |= yield from _run(number, prepare, runner, study)
+            pause = FIRST_PAUSE
+        else:
+            if pause == FIRST_PAUSE:
+                yield Waiting(tuple(trial.index for trial in trials if not trial.ended))
+            time.sleep(pause)
+            pause = min(1.3 * pause, LONGEST_PAUSE)
+
+
+@dataclass
+class _Running:
+    trial: Trial
+    experiment: Experiment
+    curve: dict[int, float] = field(default_factory=dict)
+
+
+def _run(number: int, prepare: Prepare, runner: Runner, study: Study) -> Generator[Event, None, set[int]]:
+    """Claims trials as the runner has room for them, until none waits; the indices of those that ended."""
+    mine: list[_Running] = []
+
+    def claims() -> Iterator[Experiment]:
+        while trial := study.claim(number):
+            mine.append(_Running(trial, prepare(trial.params)))
+            yield mine[-1].experiment
+
+    ended: set[int] = set()
+    stop = None
+    with closing(runner.run(claims())) as told:
+        while True:
+            try:
+                happened = told.send(stop)
+            except StopIteration:
+                return ended
+            running, stop = mine[happened.index], None
+            for event in _events(running, happened, study):
+                yield event
+                stop = isinstance(happened, MemberEpoch) and not isinstance(event, TrialEpoch)
+                if isinstance(event, TrialEnded):
+                    if study.end(event.trial):
+                        ended.add(event.trial.index)
+                    else:  # lost while the caller was told
+                        yield TrialLost(event.trial.index)
+
+
+def _events(running: _Running, happened: MemberStart | MemberEpoch | MemberEnd, study: Study) -> Iterator[Event]:
+    """What follows from what happened to a trial; one that is pruned or lost is to stop."""
+    trial, curve = running.trial, running.curve
+    if isinstance(happened, MemberStart):
+        yield TrialStarted(trial, running.experiment)
+    elif not study.keeps(trial.index):
+        yield TrialLost(trial.index)
+    elif isinstance(happened, MemberEnd):
+        yield TrialEnded(_ended(replace(trial, curve=curve), happened, study.goals.objectives))
+    else:
+        yield TrialEpoch(trial.index, happened.epoch, happened.metrics, happened.value)
+        if happened.value is None:
+            return
+        curve[happened.epoch] = happened.value
+        study.report(trial, happened.epoch, happened.value)
+        # one that has trained to its end is judged like all others
+        if happened.epoch < running.experiment.training.epochs and study.prunes(curve):
+            yield TrialEnded(replace(trial, state="pruned", seconds=happened.seconds, curve=curve))
+
+
+def _ended(trial: Trial, end: MemberEnd, objectives: Sequence[str]) -> Trial:
+    if end.error:
+        return replace(trial, state="failed", seconds=end.seconds, error=end.error)
+    values = tuple(end.metrics[name] for name in objectives)
+    trial = replace(trial, metrics=end.metrics, seconds=end.seconds)
+    bad = [f"val/{name} is {value}" for name, value in zip(objectives, values, strict=True) if not math.isfinite(value)]
+    return replace(trial, state="failed", error=bad[0]) if bad else replace(trial, state="complete", values=values)

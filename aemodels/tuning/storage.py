@@ -1,0 +1,267 @@
+"""Where studies are kept, and which of their trials this process may work on.
+
+A study of one machine is in optuna.db of its store. A study that several machines work on is in a PostgreSQL database.
+There a worker claims trials, and holds a lease on each that it renews. Whoever finds that a lease ran out fails the
+trial and records its parameters once more, as another row: the row is what was claimed, so that a worker that slept
+meanwhile finds its row ended and cannot write into what others do.
+
+Nothing depends on a lock being held: a worker that is suspended may hold one. Locks only spare doing things twice.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+
+from filelock import FileLock
+from optuna.exceptions import OptunaError, StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from sqlalchemy import Connection, create_engine, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from aemodels.config import UserError
+from aemodels.runtime.environment import sqlite_uri, store_folder
+from aemodels.runtime.files import in_words
+from aemodels.tracking.store import UnreachableError
+
+SECONDS_FOR_OTHERS = 60  # to finish their write to the same sqlite file
+LEASE_SECONDS = 60  # a worker that was silent for so long is dead, asleep or cut off
+BEAT_SECONDS = 10  # a lease is renewed so often, and after every epoch
+HUNG_SECONDS = 6 * 3600  # without an epoch, a worker does not work, whatever its threads say
+LOCK, PRESENCE = 1634037103, 1634037104  # of our advisory locks, each with the id of a study
+INTERRUPTED = "interrupted"  # a trial's attribute
+REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry")  # which waiting does not mend
+DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)
+# Heartbeats are compared as they are written, without a time zone. A lock goes with a worker that is silent or away.
+SESSION = (
+    "-c timezone=UTC -c idle_in_transaction_session_timeout=120s "
+    "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
+)
+CONNECTION = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+
+
+def open_storage(url: str | None) -> RDBStorage:
+    """The shared database, or optuna.db in the store's folder; with their tables.
+
+    Raises:
+        UserError: it is damaged, of another version of Optuna, no PostgreSQL database, or does not answer.
+    """
+    parsed = None if url is None else parse_url(url)
+    try:
+        return _embedded() if parsed is None else _shared(parsed)
+    except (SQLAlchemyError, OptunaError, RuntimeError, ImportError) as error:
+        if parsed is None and (told := in_words(error)) is not None:
+            raise told from error
+        reason = str(error).partition("\n")[0]
+        if parsed is None:
+            raise UserError(f"the database of searches does not open ({reason}); move {_file()} away") from None
+        refused = any(words in reason for words in REFUSALS)
+        kind = UnreachableError if isinstance(error, OperationalError) and not refused else UserError
+        reason = _without_secrets(reason, parsed)
+        raise kind(f"the database of searches does not open ({reason}); check {printable(url)}") from None
+
+
+def parse_url(url: str) -> URL:
+    """The URL of a shared database.
+
+    Raises:
+        UserError: it is none of a PostgreSQL database.
+    """
+    with suppress(SQLAlchemyError, ValueError):
+        if (parsed := make_url(url)).get_backend_name() in ("postgresql", "postgres"):
+            return parsed.set(drivername="postgresql+psycopg")
+    raise UserError(
+        f"OPTUNA_STORAGE={printable(url)}: not a database that machines can share; give postgresql+psycopg://USER:"
+        "PASSWORD@HOST/DATABASE, or unset it to search on this machine alone"
+    )
+
+
+def printable(url: str | None) -> str:
+    """The URL without secrets, which may also be among its options."""
+    try:
+        return make_url(url or "").set(query={}).render_as_string()
+    except (SQLAlchemyError, ValueError):
+        return "..."
+
+
+def _without_secrets(reason: str, url: URL) -> str:
+    secrets = [str(url.password or ""), *map(str, url.query.values())]
+    for secret in filter(None, secrets):
+        reason = reason.replace(secret, "***")
+    return reason
+
+
+def _file() -> str:
+    return str(store_folder() / "optuna.db")
+
+
+def _embedded() -> RDBStorage:
+    """Write-ahead logging makes a write 4 ms instead of 20, and survives kill -9."""
+    path = store_folder() / "optuna.db"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # two processes that create the tables at once would fail
+        template = sqlite_uri(path).replace("{", "{{").replace("}", "}}")
+        storage = RDBStorage(template, engine_kwargs={"connect_args": {"timeout": SECONDS_FOR_OTHERS}})
+        with storage.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+    return storage
+
+
+def _shared(url: URL) -> RDBStorage:
+    options = " ".join(filter(None, (str(url.query.get("options", "")), SESSION)))
+    settings = {"pool_pre_ping": True, "connect_args": {**CONNECTION, "options": options}}
+    engine = create_engine(url, **settings)
+    try:
+        with engine.connect() as connection:  # two workers that create the tables at once would fail
+            _lock(connection, "pg_advisory_xact_lock", LOCK, 0)
+            template = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+            return RDBStorage(template, engine_kwargs=settings)
+    finally:
+        engine.dispose()
+
+
+def _lock(connection: Connection, function: str, kind: int, study: int) -> bool:
+    """Calls one of PostgreSQL's functions of advisory locks."""
+    return bool(connection.execute(text(f"SELECT {function}(:kind, :study)"), {"kind": kind, "study": study}).scalar())
+
+
+# ---------------------------------------------------------------- whose trials
+
+
+class Claims:
+    """The trials that this process runs. Nobody else works on the study: the lock of the run's folder proves it."""
+
+    def __init__(self, storage: RDBStorage, study: int) -> None:
+        self.storage, self.study = storage, study
+        self.rows: set[int] = set()  # Optuna's ids
+
+    def recover(self) -> None:
+        """What a process that is no more left running is interrupted."""
+        for row in self.storage.get_all_trials(self.study, deepcopy=False, states=(TrialState.RUNNING,)):
+            if row._trial_id not in self.rows:
+                self._fail(row._trial_id)
+
+    def claim(self, row: int) -> bool:
+        """Whether the trial waited: now it is this process's."""
+        try:
+            claimed = self.storage.set_trial_state_values(row, TrialState.RUNNING)
+        except UpdateFinishedTrialError:
+            return False
+        if claimed:
+            self.rows.add(row)
+        return claimed
+
+    def renew(self, row: int) -> bool:
+        """Whether the trial is still this process's."""
+        return True
+
+    def release(self) -> None:
+        """What this process still runs goes back: it is interrupted."""
+        while self.rows:
+            self._fail(self.rows.pop())
+
+    def _fail(self, row: int) -> None:
+        with suppress(UpdateFinishedTrialError):  # by another worker, at the same moment
+            self.storage.set_trial_user_attr(row, INTERRUPTED, True)  # whatever its worker still writes
+            self.storage.set_trial_state_values(row, TrialState.FAIL)
+
+    # ---- the others
+
+    def alone(self) -> AbstractContextManager[None]:
+        """While the block runs, no other worker is in such a block."""
+        return nullcontext()
+
+    def arrive(self) -> None:
+        """From now on this process works on the study."""
+
+    def leaving(self) -> AbstractContextManager[bool]:
+        """Whether nobody else works on the study; nobody arrives while the block runs, if that asks `alone`."""
+        return nullcontext(True)
+
+    def close(self) -> None:
+        """Nothing follows."""
+        self.storage.engine.dispose()
+
+
+class Leases(Claims):
+    """The trials that this process runs, beside others. Time is that of the database."""
+
+    def __init__(self, storage: RDBStorage, study: int) -> None:
+        super().__init__(storage, study)
+        storage.heartbeat_interval, storage.grace_period = BEAT_SECONDS, LEASE_SECONDS
+        self.heard = time.monotonic()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._presence: Connection | None = None
+
+    def recover(self) -> None:
+        for row in self.storage._get_stale_trial_ids(self.study):
+            self._fail(row)
+
+    def claim(self, row: int) -> bool:
+        self.heard = time.monotonic()
+        self.storage.record_heartbeat(row)  # before: a trial that runs without one would never be found
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._beat, name="leases", daemon=True)
+            self._thread.start()
+        return super().claim(row)
+
+    def renew(self, row: int) -> bool:
+        self.heard = time.monotonic()
+        self.storage.record_heartbeat(row)
+        if self.storage.get_trial(row).state != TrialState.RUNNING:
+            self.rows.discard(row)
+        return row in self.rows
+
+    def _beat(self) -> None:
+        """An epoch, or what precedes the first one, may take longer than a lease."""
+        while not self._ended.wait(BEAT_SECONDS):
+            if time.monotonic() - self.heard < HUNG_SECONDS:
+                with suppress(*DATABASE_ERRORS):  # the next beat may reach it
+                    for row in tuple(self.rows):
+                        self.storage.record_heartbeat(row)
+        self.storage.remove_session()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        connection = self.storage.engine.connect()
+        try:
+            _lock(connection, "pg_advisory_xact_lock", LOCK, self.study)
+            yield
+        finally:
+            with suppress(SQLAlchemyError):  # the server ends a connection that sleeps too long
+                connection.close()
+
+    def arrive(self) -> None:
+        self._presence = self.storage.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        _lock(self._presence, "pg_advisory_lock_shared", PRESENCE, self.study)
+
+    @contextmanager
+    def leaving(self) -> Iterator[bool]:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self.alone())
+                last = self._leave()
+            except DATABASE_ERRORS:
+                last = False  # nobody knows
+            yield last
+
+    def _leave(self) -> bool:
+        if self._presence is None:
+            return False
+        _lock(self._presence, "pg_advisory_unlock_shared", PRESENCE, self.study)
+        last = _lock(self._presence, "pg_try_advisory_lock", PRESENCE, self.study)
+        return last and _lock(self._presence, "pg_advisory_unlock", PRESENCE, self.study)
+
+    def close(self) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._presence is not None:
+            with suppress(SQLAlchemyError):
+                self._presence.close()
+        super().close()

@@ -1,0 +1,322 @@
+"""The record of a search in Optuna's storage, written for people, for other workers and for the next process.
+
+A trial that was run again has several rows in the storage, with the same `index`. The first that was not interrupted
+counts: so two workers that record a generation at the same moment agree, without a lock, on the rows that they run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from aemodels.config import Space, UserError
+from aemodels.evaluation.evaluate import direction
+from aemodels.experiment import Experiment
+from aemodels.runtime.files import in_words
+from aemodels.tracking.store import UnreachableError
+from aemodels.tuning.config import SearchResult, Trial, TuningConfig, search_space
+from aemodels.tuning.messages import Goals
+from aemodels.tuning.sampler import Sampler
+from aemodels.tuning.storage import DATABASE_ERRORS, INTERRUPTED, Claims, Leases, open_storage
+
+FINISHED = "finished"  # a note
+STATES: dict[TrialState, Literal["waiting", "running", "complete", "pruned"]] = {
+    TrialState.WAITING: "waiting",
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+}
+OPTUNA_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+def open_study(name: str, experiment: Experiment, config: TuningConfig) -> Study:
+    """The study of that name in this store, as it stands, or a new one, for this process alone.
+
+    Raises:
+        SettingsError: the search space does not fit the experiment.
+        UserError: the database is damaged, or of another version of Optuna.
+    """
+    return _open(name, experiment, config, open_storage(None), Claims)
+
+
+Owed = Callable[[str, str, bool], bool]  # a finished study, its run, whether there is a newer one -> who asks awaits it
+
+
+def join_study(names: Iterable[str], experiment: Experiment, config: TuningConfig, url: str, owed: Owed) -> Study:
+    """The study in a shared database to work on beside other workers.
+
+    That is the first of the names that is not finished, or a new one; but first those finished ones whose result is
+    `owed` to whoever asks.
+
+    Raises:
+        SettingsError: the search space does not fit the experiment.
+        UserError: the database is of another version of Optuna, no PostgreSQL database, or does not answer.
+    """
+    storage = open_storage(url)
+    return _open(_chosen(storage, names, owed), experiment, config, storage, Leases)
+
+
+def _chosen(storage: RDBStorage, names: Iterable[str], owed: Owed) -> str:
+    finished: dict[str, str] = {}  # name -> run
+    for name in names:
+        notes = _notes(storage, name)
+        if notes is None or FINISHED not in notes:
+            break
+        finished[name] = notes[FINISHED]
+    newest = next(reversed(finished), None) if notes is None else name
+    return next((known for known, run in finished.items() if owed(known, run, known != newest)), name)
+
+
+def _notes(storage: RDBStorage, name: str) -> dict[str, Any] | None:
+    """None where there is no such study yet."""
+    try:
+        return storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+    except KeyError:
+        return None
+
+
+def _open(name: str, experiment: Experiment, config: TuningConfig, storage: RDBStorage, claims: type[Claims]) -> Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return Study(name, experiment, config, search_space(experiment, config), storage, claims)
+
+
+class Study:
+    """A search's trials, what to try next, and a few notes. As a context manager it gives back what still runs."""
+
+    def __init__(
+        self,
+        name: str,
+        experiment: Experiment,
+        config: TuningConfig,
+        space: Space,
+        storage: RDBStorage,
+        claims: type[Claims] = Claims,
+    ) -> None:
+        self.name, self.space, self.shared = name, space, claims is not Claims
+        self.primary = experiment.evaluation.primary
+        self.objectives = config.pareto or (self.primary,)
+        self.directions = tuple(direction(metric) for metric in self.objectives)
+        self.goals = Goals(self.objectives, self.primary if config.prune and config.pareto is None else None)
+        self._sampler = Sampler(experiment, config, space, self.directions)
+        self.config = config.override({"trials": self._sampler.total()})
+        """Of the search, with no more trials than there are settings in its space."""
+        self._storage, self._id = storage, self._find(storage)
+        self._claims = claims(storage, self._id)
+        self._rows: dict[int, int] = {}  # index -> Optuna's id of the row that counts
+        self._mine: dict[int, int] = {}  # index -> of the row that this process claimed
+        self._present = -1  # a generation
+        self._earlier = self._sampler.in_memory(())  # the results that it is compared with
+
+    def _find(self, storage: RDBStorage) -> int:
+        with suppress(KeyError):
+            return storage.get_study_id_from_name(self.name)
+        with suppress(DuplicatedStudyError):  # another worker was faster
+            return storage.create_new_study(self._sampler.directions, self.name)
+        return storage.get_study_id_from_name(self.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(*DATABASE_ERRORS):  # where it does not answer, the leases run out
+            self._claims.release()
+        if isinstance(error, DATABASE_ERRORS):
+            reason = str(error.__cause__ or error).partition("\n")[0]
+            raise in_words(error) or UnreachableError(
+                f"the database of searches does not answer any more ({reason}); when it does, the same command goes on"
+            ) from error
+
+    # ---------------------------------------------------------------- notes, and the other workers
+
+    def notes(self) -> dict[str, Any]:
+        """What was remembered, by this process or another."""
+        return self._storage.get_study_user_attrs(self._id)
+
+    def remember(self, key: str, value: str) -> None:
+        """Keeps a fact with the study, such as the id of the run that its trials are logged under."""
+        self._storage.set_study_user_attr(self._id, key, value)
+
+    @property
+    def finished(self) -> bool:
+        """All trials ended, and what follows from them is recorded: there is only its result to be told.
+
+        Of a study of this process alone its run folder knows that.
+        """
+        return self.shared and FINISHED in self.notes()
+
+    def finish(self, run: str) -> None:
+        """The run has all that is to be recorded of the search."""
+        self.remember(FINISHED, run)
+
+    def arrive(self) -> None:
+        """From now on this process works on the study."""
+        self._claims.arrive()
+
+    def alone(self) -> AbstractContextManager[None]:
+        """While the block runs, no other worker is in such a block."""
+        return self._claims.alone()
+
+    def leaving(self) -> AbstractContextManager[bool]:
+        """Whether nobody else works on the study, who would go on; nobody arrives while the block runs."""
+        return self._claims.leaving()
+
+    def close(self) -> None:
+        """Lets go of the database."""
+        self._claims.close()
+
+    # ---------------------------------------------------------------- the record
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to train."""
+        return sum(trial.ended for trial in self.trials()) == self.config.trials
+
+    def trials(self) -> list[Trial]:
+        """All recorded trials, by index."""
+        found: dict[int, Trial] = {}
+        for row in sorted(self._storage.get_all_trials(self._id), key=lambda row: row.number):
+            trial = _trial(row, self._sampler.decoded(row.params))
+            if trial.index not in found or found[trial.index].state == "interrupted":
+                found[trial.index] = trial
+                self._rows[trial.index] = row._trial_id
+        return [found[index] for index in sorted(found)]
+
+    def generation(self, number: int) -> list[Trial]:
+        """The trials of a generation, recorded: ended, running, or waiting."""
+        self._claims.recover()
+        trials = self._generation(number)
+        if number != self._present:
+            earlier = self.trials()[: self._indices(number).start]
+            self._present, self._earlier = number, self._sampler.in_memory(earlier, number)
+        if len(trials) < len(self._indices(number)) or any(trial.state == "interrupted" for trial in trials):
+            with self.alone():
+                self._complete(number)
+            trials = self._generation(number)
+        return trials
+
+    def _indices(self, number: int) -> range:
+        size = self.config.generation_size
+        return range(number * size, min((number + 1) * size, self.config.trials))
+
+    def _generation(self, number: int) -> list[Trial]:
+        return [trial for trial in self.trials() if trial.index in self._indices(number)]
+
+    def _complete(self, number: int) -> None:
+        """Records what is missing of a generation, and anew what was interrupted."""
+        indices, trials = self._indices(number), self.trials()
+        known = {trial.index: trial for trial in trials}
+        proposals = {}
+        if not known.keys() >= set(indices):
+            drawn = self._sampler.propose(len(indices), trials[: indices.start], number)
+            proposals = dict(zip(indices, drawn, strict=True))
+        for index in indices:
+            if index not in known:
+                self._record(index, proposals[index])
+            elif known[index].state == "interrupted":
+                self._record(index, known[index].params)
+
+    def _record(self, index: int, params: dict[str, Any]) -> None:
+        row = create_trial(
+            state=TrialState.WAITING,
+            params=self._sampler.encoded(params),
+            distributions=self._sampler.distributions,
+            user_attrs={"index": index, "generation": index // self.config.generation_size},
+        )
+        self._storage.create_new_trial(self._id, row)
+
+    # ---------------------------------------------------------------- running a trial
+
+    def claim(self, number: int) -> Trial | None:
+        """A waiting trial of the generation, which this process alone runs from now on; None where none waits."""
+        for trial in self._generation(number):
+            row = self._rows[trial.index]
+            if trial.state == "waiting" and self._claims.claim(row):
+                self._mine[trial.index] = row
+                return trial
+        return None
+
+    def keeps(self, index: int) -> bool:
+        """Whether a claimed trial is still this process's: one that was silent for too long is another worker's."""
+        return self._claims.renew(self._mine[index])
+
+    def kept(self, indices: Iterable[int]) -> list[int]:
+        """Those that are this process's, as far as is known; where the database does not answer, others take them."""
+        with suppress(*DATABASE_ERRORS):
+            return [index for index in indices if self.keeps(index)]
+        return []
+
+    def report(self, trial: Trial, epoch: int, value: float) -> None:
+        """Records a running trial's objective after an epoch."""
+        with suppress(UpdateFinishedTrialError):  # lost, at this moment
+            self._storage.set_trial_intermediate_value(self._mine[trial.index], epoch, value)
+
+    def end(self, trial: Trial) -> bool:
+        """Records how a trial ended. The last write is the one that counts: killed before it, the trial runs again.
+
+        Returns:
+            False where it was lost at this moment: what another worker records is what counts.
+        """
+        row = self._mine[trial.index]
+        self._claims.rows.discard(row)
+        facts = {"metrics": trial.metrics, "seconds": trial.seconds, "error": trial.error}
+        try:
+            for key, value in facts.items():
+                if value:
+                    self._storage.set_trial_user_attr(row, key, value)
+            self._storage.set_trial_state_values(row, OPTUNA_STATES[trial.state], trial.values or None)
+        except UpdateFinishedTrialError:
+            return False
+        return True
+
+    def prunes(self, curve: Mapping[int, float]) -> bool:
+        """Whether a trial of the present generation does worse than half of the earlier ones did at its age."""
+        return self._sampler.prunes(curve, self._earlier)
+
+    # ---------------------------------------------------------------- what came out
+
+    def result(self) -> SearchResult:
+        """The best trials.
+
+        Raises:
+            UserError: every trial failed.
+        """
+        trials = self.trials()
+        if not any(trial.state == "complete" for trial in trials):
+            errors = [trial.error for trial in trials if trial.error]
+            raise UserError(f"search {self.name}: all {len(trials)} trials failed, the first of them with: {errors[0]}")
+        study = self._sampler.in_memory(trials)
+        best = [study.best_trial] if len(self.objectives) == 1 else study.best_trials
+        front = sorted((trials[row.number] for row in best), key=lambda trial: trial.values)
+        sign = -1 if direction(self.primary) == "maximize" else 1
+        chosen = min(front, key=lambda trial: _finite(sign * trial.metrics[self.primary]))
+        importances = self._sampler.importances(study)
+        return SearchResult(self.name, self.space, self.objectives, self.directions, trials, front, chosen, importances)
+
+
+def _finite(value: float) -> float:
+    """Worse than any other, where it is no number."""
+    return value if math.isfinite(value) else math.inf
+
+
+def _trial(row: FrozenTrial, params: dict[str, Any]) -> Trial:
+    error = "" if INTERRUPTED in row.user_attrs else row.user_attrs.get("error", "")
+    return Trial(
+        index=row.user_attrs["index"],
+        params=params,
+        state=STATES.get(row.state) or ("failed" if error else "interrupted"),
+        values=tuple(row.values or ()) if row.state == TrialState.COMPLETE else (),
+        metrics=row.user_attrs.get("metrics", {}),
+        curve=row.intermediate_values,
+        seconds=row.user_attrs.get("seconds", 0.0),
+        error=error,
+    )

@@ -1,0 +1,85 @@
+"""One trial of a search: trained, watched, judged."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from aemodels.config import SettingsError
+from aemodels.data.prepared import PreparedData
+from aemodels.evaluation.evaluate import evaluate
+from aemodels.evaluation.features import Features
+from aemodels.evaluation.metrics import METRICS
+from aemodels.experiment import Experiment
+from aemodels.training.loop import Epoch, TrainingDivergedError, best_model, fit_prior, train
+from aemodels.tuning.messages import Goals, MemberEnd, MemberEpoch, Told
+
+# Metrics of a trial, beside the objectives, of those that its model and the data have; quick ones.
+COMPARED = ("distortion", "rate", "negative_elbo", "mse", "active_units", "frechet_samples")
+MAIN_MEMORY = "DefaultCPUAllocator"  # in torch's error when that runs out, a plain RuntimeError
+
+
+def run_trial(index: int, experiment: Experiment, data: PreparedData, features: Features | None, goals: Goals) -> Told:
+    """Trains a model and judges its best weights on all validation images."""
+    started, waited = time.perf_counter(), 0.0
+    try:
+        for epoch in train(experiment.model, data, experiment.training, experiment.seed):
+            value = watch(epoch, experiment, data, features, goals)
+            told = time.perf_counter()
+            stop = yield MemberEpoch(index, epoch.index, epoch.metrics, value, told - started - waited)
+            if stop:
+                return
+            waited += time.perf_counter() - told
+        metrics = judge(epoch, experiment, data, features, goals)
+    except (TrainingDivergedError, SettingsError) as error:
+        yield MemberEnd(index, {}, time.perf_counter() - started - waited, str(error))
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        yield MemberEnd(index, {}, time.perf_counter() - started - waited, out_of_memory(error))
+    else:
+        yield MemberEnd(index, metrics, time.perf_counter() - started - waited)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or MAIN_MEMORY in str(error)
+
+
+def out_of_memory(error: Exception) -> str:
+    """In words."""
+    what = (str(error).rpartition(f"{MAIN_MEMORY}: ")[2] or "MemoryError").partition(". ")[0]
+    other = ", or AEMODELS_DEVICE=cpu" if isinstance(error, torch.OutOfMemoryError) else ""
+    return f"the device's memory does not hold the model ({what}); use a smaller training.batch_size or model{other}"
+
+
+def watch(
+    epoch: Epoch, experiment: Experiment, data: PreparedData, features: Features | None, goals: Goals
+) -> float | None:
+    """What is watched, on the weights of the epoch; None where nothing is, or where it cannot be measured."""
+    if goals.watched is None:
+        return None
+    fit_prior(epoch.model, data, experiment.seed, experiment.training.images)
+    rules, seen = experiment.evaluation, experiment.seen(data)
+    return evaluate(epoch.model, data, features, rules, "val", (goals.watched,), seen=seen).metrics.get(goals.watched)
+
+
+def judge(
+    epoch: Epoch, experiment: Experiment, data: PreparedData, features: Features | None, goals: Goals
+) -> dict[str, float]:
+    """The metrics of the best weights of a training, after its last epoch.
+
+    Raises:
+        SettingsError: one that the search goes by cannot be measured.
+    """
+    rules = experiment.evaluation
+    model = best_model(experiment.model, data, experiment.training, experiment.seed, epoch.state)
+    has = rules.evidence(model, data, features, "val").has
+    compared = [metric for metric in COMPARED if all(map(has, METRICS[metric].needs))]
+    needed = (*goals.objectives, rules.primary)
+    wanted = dict.fromkeys((*needed, *compared))
+    found = evaluate(model, data, features, rules, "val", only=wanted.keys(), seen=experiment.seen(data))
+    for name in needed:
+        if name in found.left_out:
+            raise SettingsError(f"{name} cannot be measured on the validation images: {found.left_out[name]}")
+    return found.metrics

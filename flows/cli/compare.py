@@ -1,0 +1,66 @@
+"""The command that compares systems."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import Json, Verbose
+from flows.cli.session import answering, under_prefect
+
+ARGUMENTS = "Presets or JSON files, each one system (or a comparison of several), and settings that all of them share."
+
+
+def compare(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[CONFIG]... [KEY=VALUE]...", help=ARGUMENTS, show_default=False)
+    ] = None,
+    preset: Annotated[
+        list[str] | None,
+        typer.Option(help="A comparison that comes along: article; or settings for all, such as fast."),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Train each system with so many seeds.")] = None,
+    json: Json = False,
+    v: Verbose = False,
+) -> None:
+    """Train and judge several systems on the same images."""
+    with answering(v, computes=True):
+        from aemodels.comparison import load_comparison
+        from aemodels.settings import read_changes
+
+        named = [text for text in arguments or [] if "=" not in text]
+        changes = read_changes([text for text in arguments or [] if "=" in text])
+        comparison = load_comparison(named, changes, preset or (), seeds)
+        command = _command(arguments or (), preset or (), seeds)
+        from aemodels.checkpoints.run_folder import COMMAND, RunFolder
+        from aemodels.steps.compare import check
+        from flows import terminal
+        from flows.cli import results
+
+        check(comparison)
+        with terminal.bars():
+            if under_prefect():
+                from flows.attempts import run_here
+                from flows.compare import compare as flow
+
+                result = run_here(flow, comparison, command)
+            else:
+                from aemodels.steps.compare import compare as step
+                from aemodels.steps.prepare import prepare
+
+                first = next(iter(comparison.settings.values()))
+                result = terminal.follow(step(comparison, terminal.follow(prepare(first)), command, asker=COMMAND))
+        results.compared(result, json)
+        RunFolder(result.folder).told(COMMAND)
+
+
+def _command(arguments: Sequence[str], preset: Sequence[str], seeds: int | None) -> str:
+    """What was asked for, as a table shows it: files and folders by their names, as they lie elsewhere for others."""
+    named = [re.sub(r"[^=,\[\]\"]*/", "", text) for text in arguments]
+    before = [word for name in preset for word in ("--preset", name)]
+    after = [] if seeds is None else ["--seeds", str(seeds)]
+    return shlex.join(["aemodels", "compare", *before, *named, *after])

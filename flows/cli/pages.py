@@ -1,0 +1,77 @@
+"""Commands that show something: a model's report, a model over HTTP, MLflow's pages."""
+
+from __future__ import annotations
+
+import shutil
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import Json, Model
+from flows.cli.session import answering, check_file, tell
+
+
+def report(
+    model: Model,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Copy it to this file instead of opening it.")] = None,
+    json: Json = False,
+) -> None:
+    """Open the report of a trained model in a browser.
+
+    It is one file with the metrics, the settings and all figures, for a browser or to send to others.
+    """
+    with answering(verbose=False):
+        from aemodels.runtime.files import write_whole
+        from aemodels.tracking.registry import find_report
+        from flows import leftovers
+        from flows.cli import results
+
+        if out is not None:
+            check_file(out, ".html")
+        file = find_report(model)
+        if out is not None and out.resolve() != file.resolve():
+            write_whole(out, lambda partial: shutil.copyfile(file, partial))
+        results.used({"model": model, "report": str(out or file)}, json)
+        if out is not None or json:
+            return
+        with leftovers.outliving():
+            opened = webbrowser.open(file.as_uri())
+        if not opened:
+            tell("no browser was found on this machine; open the file in one")
+
+
+def serve(
+    model: Model,
+    host: Annotated[str, typer.Option(help="Who may ask: 127.0.0.1 is this machine alone.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 5001,
+) -> None:
+    """Answer over HTTP, as MLflow's server does, until Ctrl-C.
+
+    An alias such as @champion is looked up at the start: start the server again when there is a new champion.
+    """
+    with answering(verbose=False, computes=True):
+        from aemodels.serving.server import is_local, listen
+        from aemodels.serving.server import serve as run
+        from flows import terminal
+        from flows.cli.use import open_to_serve
+
+        listener = listen(host, port)
+        network = open_to_serve(model)
+        if not is_local(listener):
+            tell(f"warning: --host {host}: whoever reaches this machine may ask; no password is wanted")
+        terminal.sentence(f"{model}: http://{host}:{listener.getsockname()[1]}/invocations  (Ctrl-C ends it)")
+        run(network, listener, host)
+
+
+def ui(port: Annotated[int, typer.Option(help="On this machine.")] = 5000) -> None:
+    """Serve MLflow's pages on this machine until Ctrl-C."""
+    with answering(verbose=False):
+        from aemodels.tracking.store import serve_ui
+        from flows import terminal
+
+        terminal.sentence(
+            f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)"
+        )
+        raise typer.Exit(serve_ui(port))

@@ -1,0 +1,69 @@
+"""Commands on registered models: what there is, which version is the champion, and which ones were."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import Json, Name, Reason
+from flows.cli.session import answering, under_prefect
+
+
+def models(json: Json = False) -> None:
+    """List registered models."""
+    with answering(verbose=False):
+        from aemodels.tracking.catalog import list_models
+        from aemodels.tracking.store import open_store
+        from flows.cli import results
+
+        results.models(list_models(open_store()), json)
+
+
+def promote(
+    name: Name,
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="Its number.")],
+    reason: Reason = "",
+    json: Json = False,
+) -> None:
+    """Make a version the champion, whatever the gate says."""
+    with answering(verbose=False):
+        from aemodels.tracking import registry
+        from aemodels.tracking.store import open_store
+        from flows.cli import results
+
+        if under_prefect():
+            from flows.attempts import run_here
+            from flows.promote import choose
+
+            run_here(choose, name, version, reason)
+        else:
+            registry.promote(open_store(), name, version, reason)
+        results.champion(registry.get(open_store(), name, version), json)
+
+
+def rollback(name: Name, reason: Reason = "", json: Json = False) -> None:
+    """Make the previous champion the champion again."""
+    with answering(verbose=False):
+        from aemodels.tracking import registry
+        from aemodels.tracking.store import open_store
+        from flows.cli import results
+
+        if under_prefect():
+            from flows.attempts import run_here
+            from flows.promote import rollback as flow
+
+            run_here(flow, name, reason=reason)
+        else:
+            registry.rollback(open_store(), name, reason=reason)
+        results.champion(registry.get(open_store(), name, registry.CHAMPION), json)
+
+
+def history(name: Name, json: Json = False) -> None:
+    """List all champions and all decisions of persons: when, by whom, why."""
+    with answering(verbose=False):
+        from aemodels.tracking import catalog
+        from aemodels.tracking.store import open_store
+        from flows.cli import results
+
+        results.history(name, catalog.history(open_store(), name), json)

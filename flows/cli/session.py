@@ -1,0 +1,240 @@
+"""What all commands share: how they read settings, how they say what went wrong, and under which environment.
+
+Nothing heavy is imported before it is needed, so that help answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from aemodels.settings import Settings
+
+INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
+SERVER_BYTES = 2 * 2**20  # of the database of Prefect's own server
+BUSY = 0.5  # cores that others use, from which on threads should not spin
+
+
+@contextmanager
+def answering(verbose: bool, computes: bool = False) -> Iterator[None]:
+    """Quiet libraries, errors in words, exit codes: 2 for what a person can mend, 130 for an interruption, else 1."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from aemodels.config import UserError
+    from aemodels.runtime.environment import give_libraries_a_home
+    from aemodels.runtime.files import at_path
+
+    try:
+        with at_path():
+            _set_environment(verbose)
+            _set_messages(verbose)
+            give_libraries_a_home()
+            if computes:
+                _set_waiting()
+            from flows.leftovers import end_leftovers, mark_own
+
+            end_leftovers()
+            mark_own()
+            yield
+    except UserError as error:
+        if verbose and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
+        _fail(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on where it was", INTERRUPTED)
+    except Exception as error:
+        if verbose:
+            raise
+        _fail(f"failed: {type(error).__name__}: {error}\n(-v shows where)", 1)
+
+
+def note(message: str) -> None:
+    """Something that a person should know of a result; standard output keeps to the result."""
+    tell(f"note: {message}")
+
+
+def tell(message: str) -> None:
+    """Prints a line beside the result, on standard error, as it is."""
+    from aemodels.texts import visible
+
+    typer.echo(visible(message), err=True)
+
+
+def check_file(out: Path, suffix: str) -> None:
+    """Before any work for a file that a person named: it is written under exactly that name, or refused.
+
+    Raises:
+        UserError: the name has another ending, or nothing can be written there.
+    """
+    from aemodels.config import UserError
+
+    folder = Path(os.path.realpath(out)).parent
+    if not out.name.lower().endswith(suffix):
+        raise UserError(f"-o {out}: the name must end in {suffix}")
+    if not folder.is_dir():
+        raise UserError(f"-o {out}: there is no folder {folder}; make it first")
+    if out.is_dir():
+        raise UserError(f"-o {out}: is a folder; give another name")
+    if not os.access(folder, os.W_OK) or (out.exists() and not os.access(out, os.W_OK)):
+        raise UserError(f"-o {out}: may not be written; give another name, or change its permissions")
+
+
+def check_folder(out: Path) -> None:
+    """Before any work for a folder of files that a person named; it need not be there yet.
+
+    Raises:
+        UserError: it cannot be one, or nothing can be written there.
+    """
+    from aemodels.config import UserError
+
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"-o {out}: {there} is a file; give a folder")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"-o {out}: {there} may not be written; give another folder, or change its permissions")
+
+
+def under_prefect() -> bool:
+    """Whether there is a Prefect server that is to see everything.
+
+    Raises:
+        UserError: it does not answer.
+    """
+    reach_prefect()
+    return bool(os.environ.get("PREFECT_API_URL"))
+
+
+def reach_prefect() -> None:
+    """Asks the server, where one is given, for its version, which needs the right address and password.
+
+    Raises:
+        UserError: it does not answer.
+    """
+    address = os.environ.get("PREFECT_API_URL")
+    if not address:
+        return
+    from prefect import get_client
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    from aemodels.config import UserError
+
+    try:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+            client.api_version()
+    except Exception as error:  # of httpx, of Prefect, or of a page that is no JSON
+        reason = str(error).partition("\n")[0]
+        remedy = "Start it, correct the address (it ends in /api), or unset PREFECT_API_URL to do without"
+        if getattr(getattr(error, "response", None), "status_code", None) == 401:
+            remedy = "Set PREFECT_API_AUTH_STRING to its user and password, USER:PASSWORD"
+        raise UserError(f"PREFECT_API_URL={address}: the Prefect server does not answer ({reason}). {remedy}") from None
+
+
+def let_prefect_start() -> None:
+    """Looks, where no server is given, whether Prefect can start one for a while: its own complaints are pages long.
+
+    Raises:
+        UserError: its home cannot be written to, or a server that is given does not answer.
+    """
+    reach_prefect()
+    if not os.environ.get("PREFECT_API_URL"):
+        from prefect.settings import get_current_settings
+
+        from aemodels.config import UserError
+        from aemodels.runtime.files import require_room
+
+        home = get_current_settings().home
+        if "?" in str(home):  # Prefect would keep its database in a file whose name ends before it
+            raise UserError(f"PREFECT_HOME={home}: Prefect cannot work in a path with a ?; set it to another folder")
+        require_room(home, SERVER_BYTES)
+
+
+def read_settings(changes: list[str] | None, preset: list[str] | None, config: Path | None) -> Settings:
+    """Defaults, presets, a file and single changes, in this order."""
+    from aemodels.settings import load_settings, read_changes
+
+    return load_settings(read_changes(changes or []), preset, config)
+
+
+def model_first(arguments: list[str]) -> tuple[str, list[str]]:
+    """The model's reference, "" if there is none, and the settings."""
+    given = bool(arguments) and "=" not in arguments[0]
+    return (arguments[0], arguments[1:]) if given else ("", arguments)
+
+
+def read_evaluation_settings(
+    changes: list[str] | None, preset: list[str] | None, config: Path | None
+) -> dict[str, Any]:
+    """Reads how and on what to judge, also from a preset or file; the model is there already."""
+    from aemodels.settings import read_changes
+
+    settings: dict[str, Any] = {}
+    if preset or config:
+        start = read_settings(None, preset, config)
+        settings = {"data": start.data.model_dump(mode="json"), "evaluation": start.evaluation.model_dump(mode="json")}
+    return settings | read_changes(changes or [])
+
+
+def _set_environment(verbose: bool) -> None:
+    """What libraries read when they are imported; what the person has set stays."""
+    defaults = {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    level = "INFO" if verbose else "CRITICAL"
+    defaults |= {"PREFECT_LOGGING_LEVEL": level, "MLFLOW_LOGGING_LEVEL": level}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def _set_messages(verbose: bool) -> None:
+    """What libraries warn of, and the traces of metrics and figures that failed, is for -v: a person who trains a model
+    can do nothing about it. Warnings of this project's own are shown.
+    """
+    from aemodels.config import OwnWarning
+
+    if verbose:
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("aemodels").setLevel(logging.INFO)
+    else:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("default", OwnWarning)
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of the processes that it starts
+
+
+def _set_waiting() -> None:
+    """How torch's threads wait for each other; read when it is imported.
+
+    Where cores are free they spin for some microseconds: training is twice as fast as with threads that sleep. Where
+    others compute, threads that spin starve each other: three times slower than with threads that sleep, and ten times
+    with libgomp's own spinning (article VAE, 2 cores).
+    """
+    if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        return
+    import psutil
+
+    used = psutil.cpu_percent(interval=0.1) / 100 * (psutil.cpu_count() or 1)  # cores
+    name, value = ("GOMP_SPINCOUNT", "10000") if used < BUSY else ("OMP_WAIT_POLICY", "passive")
+    os.environ[name] = value
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    from aemodels.runtime.environment import without_secrets
+
+    for line in without_secrets(message).split("\n"):
+        tell(line)
+    raise typer.Exit(code)

@@ -1,0 +1,81 @@
+"""Standard output and standard error of a command, whose reader may go away and whose encoding may lack letters."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO, cast
+
+from flows.cli.session import tell
+
+UNWRITABLE = 2  # as of all that a person can mend
+CLOSED = 141  # what a shell calls a command whose reader went away, such as `head`
+
+
+class Stream(io.TextIOWrapper):
+    """A stream takes everything: what nobody reads any more without a word, a letter that it lacks as an escape.
+
+    Args:
+        stream: the one that it takes the place of.
+        ends: whether the command ends where its reader goes away: results are for a reader, progress is not.
+    """
+
+    def __init__(self, stream: io.TextIOWrapper, ends: bool) -> None:
+        super().__init__(
+            cast(Any, stream.buffer),
+            encoding=stream.encoding,
+            errors="backslashreplace",
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+        self.ends = ends
+
+    def write(self, text: str) -> int:
+        with self._watched():
+            return super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._watched():
+            super().flush()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """The command ends where nobody reads its results, or where they cannot be written, which is said."""
+        try:
+            yield
+        except BrokenPipeError:
+            self._let_go()
+            if self.ends:
+                raise SystemExit(CLOSED) from None
+        except OSError as error:
+            self._let_go()
+            if self.ends:
+                tell(f"error: standard output: cannot be written ({error.strerror}); send it to another place")
+                raise SystemExit(UNWRITABLE) from None
+
+    def _let_go(self) -> None:
+        """What is still held back goes nowhere, also at the end of Python."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Puts such streams in the place of this process's own, for the rest of its life."""
+    sys.stdout = cast(TextIO, _guarded(sys.stdout, ends=True))
+    sys.stderr = cast(TextIO, _guarded(sys.stderr, ends=False))
+    try:
+        yield
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what was held back may find its reader gone only now
+
+
+def _guarded(stream: TextIO | None, ends: bool) -> TextIO | None:
+    """A stream that was closed by the caller, or is no file, stays as it is."""
+    return Stream(stream, ends) if isinstance(stream, io.TextIOWrapper) else stream

@@ -1,0 +1,241 @@
+"""What the command line does with a trained model: generate, reconstruct, denoise, embed, score."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from aemodels.checkpoints.checkpoint import Loaded, load_model
+from aemodels.checkpoints.model_files import load_codes
+from aemodels.config import UserError
+from aemodels.data.folder import FolderConfig
+from aemodels.data.image_files import image_files, read_images
+from aemodels.models.base import Autoencoder, GenerativeModel
+from aemodels.runtime.devices import best_device
+from aemodels.runtime.environment import device_name
+from aemodels.runtime.files import write_whole
+from aemodels.serving.answers import Question, answer, answer_from, answer_like, assumed_classes
+from aemodels.tracking.registry import find
+from flows.cli.session import check_file, check_folder, note
+
+ACROSS = 8  # images in a row of a grid
+MOST_DRAWN = 64  # reconstructions in one picture: more would be too tall to look at
+ASSUMED = "assumed class"  # of the images that a conditional model is shown; the one of its best bound
+LONGEST_STEM = 240  # bytes: with number and ending it is still a name that file systems take
+LEAST_SIDE = 64  # pixels of an image in a grid: small ones are magnified by whole numbers
+
+
+class Given(NamedTuple):
+    """A model and the images that it is asked about."""
+
+    loaded: Loaded
+    model: Autoencoder  # the same, which can look at them
+    files: list[Path]
+    images: NDArray[np.uint8]  # (N, C, H, W)
+
+
+def open_model(reference: str) -> Loaded:
+    """A model by its reference, on the best device."""
+    return load_model(find(reference), str(best_device()))
+
+
+def open_to_serve(reference: str) -> GenerativeModel:
+    """A model by its reference, where a registered one runs: on the CPU unless AEMODELS_DEVICE says otherwise."""
+    return load_model(find(reference), str(best_device()) if device_name() else "cpu").model
+
+
+def open_with_images(reference: str, paths: Sequence[Path]) -> Given:
+    """A model and images in its shape: there must be some before it is searched for; it is known before they are read.
+
+    Raises:
+        UserError: there are no such images or no such model, it cannot look at images, or one is damaged.
+    """
+    files = image_files(paths)
+    loaded = open_model(reference)
+    model, experiment = loaded.model, loaded.card.experiment
+    if not isinstance(model, Autoencoder):
+        raise UserError(
+            f"{reference}: a {experiment.model.name} has no encoder and cannot look at images; give an autoencoder, or "
+            f"let it draw without them: `aemodels generate {reference}`"
+        )
+    crop = isinstance(experiment.data, FolderConfig) and experiment.data.fit == "crop"
+    return Given(loaded, model, files, read_images(files, loaded.card.image_shape, crop))
+
+
+class Wanted(NamedTuple):
+    """What is to be generated."""
+
+    n: int
+    seed: int
+    label: str | None = None  # a class, by its name or number
+    prior: str | None = None  # one of PRIORS, fitted to the codes of training images
+    like: Sequence[Path] = ()  # images whose kind is wanted
+
+
+def generate(reference: str, wanted: Wanted, out: Path) -> dict[str, object]:
+    """Draws new images into one picture: from the model's own prior, from another one, of a class, or like others."""
+    check_file(out, ".png")
+    n, seed = wanted.n, wanted.seed
+    told: dict[str, object] = {}
+    if wanted.like:
+        given = open_with_images(reference, wanted.like)
+        images = _like(reference, given, Question("generate", n, seed))
+        told = {"like": len(given.images)}
+    elif wanted.prior is not None:
+        images = _from_prior(reference, wanted.prior, Question("generate", n, seed))
+        told = {"prior": wanted.prior}
+    else:
+        loaded = open_model(reference)
+        label = -1 if wanted.label is None else _label(reference, loaded, wanted.label)
+        images = answer(loaded.model, None, Question("generate", n, seed, label))
+        told = {} if wanted.label is None else {"label": loaded.card.classes[label]}
+    _save_grid(images, min(n, ACROSS), out)
+    return {"model": reference, "images": n, "seed": seed, **told, "out": str(out)}
+
+
+def _like(reference: str, given: Given, question: Question) -> NDArray[np.float32]:
+    if len(given.images) == 1 and not given.model.stochastic:
+        kind = given.loaded.card.experiment.model.name
+        raise UserError(
+            f"--like {given.files[0]}: one image is one code of {reference} (model.name={kind}), without a spread to "
+            "draw others from; give at least two images"
+        )
+    return answer_like(given.model, given.images, question._replace(range="bytes"))
+
+
+def _from_prior(reference: str, name: str, question: Question) -> NDArray[np.float32]:
+    folder = find(reference)
+    model = load_model(folder, str(best_device())).model
+    if not isinstance(model, Autoencoder):
+        raise UserError(f"--prior {name}: {reference} has no encoder, so no codes; leave --prior out")
+    if model.conditional:
+        raise UserError(f"--prior {name}: {reference} is conditional; use --label")
+    codes = load_codes(folder, model.latent_dim)
+    note(f"fitting the prior {name} to {len(codes):,} codes; a flow takes up to a minute")
+    return answer_from(model, name, codes, question)
+
+
+def _label(reference: str, loaded: Loaded, text: str) -> int:
+    """The number of a class by its name, or by the number itself."""
+    classes, kind = loaded.card.classes, loaded.card.experiment.model.name
+    if not loaded.model.conditional:
+        raise UserError(
+            f"--label {text}: {reference} (model.name={kind}) cannot be asked for a class; train model.name=cvae"
+        )
+    numbers = [str(number) for number in range(len(classes))]
+    for names in (classes, numbers):
+        if text in names:
+            return names.index(text)
+    raise UserError(f"--label {text}: unknown; choose one of {', '.join(classes)}")
+
+
+def denoise(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]:
+    """Writes a file for each image into a folder: what the model takes for the clean image."""
+    check_folder(out)
+    given = open_with_images(reference, paths)
+    clean = answer(given.model, given.images, Question("reconstruct", range="bytes"))
+    out.mkdir(parents=True, exist_ok=True)
+    stems = [os.fsencode(file.stem)[:LONGEST_STEM].decode("utf-8", "ignore") for file in given.files]
+    names = [f"{i:05d}-{stem}.png" for i, stem in enumerate(stems)]  # folders may hold the same names
+    for name, image in zip(names, _pixels(clean), strict=True):
+        _save(image, out / name)
+    corruption = given.loaded.card.experiment.training.corruption.name
+    if corruption == "none":
+        note(
+            f"{reference} was not trained to denoise, so these are plain reconstructions; a denoiser is trained with "
+            "training.corruption=gaussian (or salt_and_pepper, masking)"
+        )
+    told = _counted(_assumed(given))
+    return {"model": reference, "images": len(clean), "trained on noise": corruption, **told, "out": str(out)}
+
+
+def reconstruct(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]:
+    """Draws rows of reconstructions, each above the row of its originals; the first MOST_DRAWN images."""
+    check_file(out, ".png")
+    given = open_with_images(reference, paths)
+    originals = given.images[:MOST_DRAWN] / np.float32(255)
+    drawn = answer(given.model, given.images[:MOST_DRAWN], Question("reconstruct", range="bytes"))
+    across = min(len(drawn), ACROSS)
+    rows = [part for i in range(0, len(drawn), across) for part in (drawn[i : i + across], originals[i : i + across])]
+    filled = [np.concatenate([row, np.ones((across - len(row), *row.shape[1:]), np.float32)]) for row in rows]
+    _save_grid(np.concatenate(filled), across, out)
+    errors = answer(given.model, given.images, Question("score", range="bytes"))
+    return {
+        "model": reference,
+        "images": len(given.images),
+        "drawn": len(drawn),
+        "mse": float(errors.mean()),
+        **_counted(_assumed(given)),
+        "out": str(out),
+    }
+
+
+def embed(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]:
+    """Writes the codes (N, D), the files' names and, of a conditional model, the classes that it assumed."""
+    check_file(out, ".npz")
+    given = open_with_images(reference, paths)
+    codes = answer(given.model, given.images, Question("embed", range="bytes"))
+    assumed = _assumed(given)
+    columns: dict[str, Any] = {"codes": codes, "files": list(map(str, given.files))}
+    if assumed:
+        columns["classes"] = assumed
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:  # to a name, numpy may add an ending
+            np.savez(file, **columns)
+
+    write_whole(out, write)
+    told = _counted(assumed)
+    return {"model": reference, "images": len(codes), "latent_dim": codes.shape[1], **told, "out": str(out)}
+
+
+def score(reference: str, paths: Sequence[Path]) -> list[dict[str, object]]:
+    """Each file with the mean squared error of its reconstruction on pixels in [0, 1], largest first."""
+    given = open_with_images(reference, paths)
+    errors = answer(given.model, given.images, Question("score", range="bytes"))
+    classes = [{ASSUMED: name} for name in _assumed(given)] or [{}] * len(errors)
+    order = (-errors).argsort(kind="stable")
+    return [{"file": str(given.files[i]), "mse": float(errors[i]), **classes[i]} for i in order]
+
+
+def _assumed(given: Given) -> list[str]:
+    """The class that a conditional model assumed of each image, before it answered; empty for other models."""
+    classes = given.loaded.card.classes
+    return [classes[label] for label in assumed_classes(given.model, given.images, "bytes")]
+
+
+def _counted(assumed: list[str]) -> dict[str, object]:
+    """What is told of it."""
+    counts = Counter(assumed).most_common()
+    return {ASSUMED: ", ".join(f"{name} ({count})" for name, count in counts)} if assumed else {}
+
+
+def _save_grid(images: NDArray[np.floating], across: int, out: Path) -> None:
+    """Images (N, C, H, W) in [0, 1] as one PNG, `across` in a row, with a thin white line between them."""
+    scale = max(1, -(-LEAST_SIDE // images.shape[-1]))
+    pixels = _pixels(images).repeat(scale, 1).repeat(scale, 2)
+    missing = -len(pixels) % across
+    pixels = np.concatenate([pixels, np.full((missing, *pixels.shape[1:]), 255, np.uint8)])
+    pixels = np.pad(pixels, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
+    rows, (_, height, width, channels) = len(pixels) // across, pixels.shape
+    grid = pixels.reshape(rows, across, height, width, channels).transpose(0, 2, 1, 3, 4)
+    _save(grid.reshape(rows * height, across * width, channels), out)
+
+
+def _pixels(images: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Images (N, C, H, W) in [0, 1] -> (N, H, W, C)."""
+    pixels: NDArray[np.uint8] = np.rint(images * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    return pixels
+
+
+def _save(pixels: NDArray[np.uint8], out: Path) -> None:
+    """An image (H, W, C)."""
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    write_whole(out, lambda partial: image.save(partial, "PNG"))

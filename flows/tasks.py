@@ -1,0 +1,249 @@
+"""What every flow shares: following a step, when a retry can help, the GPU slot, and what Prefect's pages show."""
+
+from __future__ import annotations
+
+import base64
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from contextvars import copy_context
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
+
+import httpx
+from prefect import Task, get_client, task
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.concurrency.sync import concurrency
+from prefect.events import emit_event
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from aemodels.config import UserError
+from aemodels.runtime.devices import best_device
+from aemodels.runtime.environment import without_secrets
+from aemodels.runtime.files import at_path
+from aemodels.runtime.progress import Progress, Steps, finish
+from aemodels.tracking.store import UnreachableError, causes, is_outage
+from aemodels.training.loop import TrainingDivergedError
+from flows import terminal
+from flows.attempts import for_show, only_attempt, stop_if_started_again
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+T = TypeVar("T")
+PUBLISH_SECONDS = 5.0  # between two updates of a progress artifact
+DELAYS = [10.0, 60.0, 300.0] + 6 * [600.0]  # seconds before each retry: a server may be away for an hour
+RETRIES = len(DELAYS)
+RETRIES_OF_OTHERS = 2  # of what fails for another reason than a server that is away
+SILENCE = 5.0  # seconds that a run waits for its turn before it says so
+PATIENCE = 3600.0  # seconds that `alone` waits for others: what they do takes minutes
+LEASE = 60.0  # seconds until Prefect frees what a killed process has held; less it does not take
+
+
+def worth_retrying(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """A server or disk may come back; what a person has to mend, and a training that diverged, will not."""
+    error = state.result(raise_on_failure=False)
+    if is_outage(error) or is_away(error):
+        terminal.say(f"an outage, tried again up to {RETRIES} times within an hour: {without_secrets(str(error))}")
+        return True
+    return run.run_count <= RETRIES_OF_OTHERS and not isinstance(error, UserError | TrainingDivergedError)
+
+
+def is_away(error: object) -> bool:
+    """Whether Prefect's server did not answer, or only said that it cannot now."""
+    return any(
+        isinstance(cause, httpx.TransportError)
+        or (isinstance(cause, httpx.HTTPStatusError) and cause.response.is_server_error)
+        for cause in causes(error)
+    )
+
+
+def step_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Makes a function that runs a step a task: tried again where that can help, its result kept for a flow run that
+    starts again.
+    """
+    return task(
+        name=name,
+        retries=RETRIES,
+        retry_delay_seconds=DELAYS,
+        retry_condition_fn=worth_retrying,
+        persist_result=True,
+    )
+
+
+def looking_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Makes a function that looks something up a task: tried again where that can help, never remembered."""
+    return task(
+        name=name,
+        retries=RETRIES,
+        retry_delay_seconds=DELAYS,
+        retry_condition_fn=worth_retrying,
+        cache_policy=NO_CACHE,
+    )
+
+
+@looking_task("check")
+def passed(check: Callable[[S], None], settings: S) -> None:
+    """A step's check, as a task: a server that is away at the scheduled hour may be back soon."""
+    with at_path():
+        check(settings)
+
+
+def follow(steps: Steps[T]) -> T:
+    """Runs a step to its end: logged, published as a progress artifact, and drawn where a person watches."""
+    published = _Published()
+    drawn = terminal.current.get()
+
+    def show(report: Progress) -> None:
+        published.show(report)
+        if drawn is not None:
+            drawn.show(report)
+
+    with at_path(), only_attempt():
+        return finish(steps, show)
+
+
+class _Published:
+    """Progress on Prefect's pages: an artifact per piece of work, updated now and then."""
+
+    def __init__(self) -> None:
+        self.artifacts: dict[str, UUID] = {}
+        self.last = 0.0
+
+    def show(self, report: Progress) -> None:
+        get_run_logger().info("%s: %d of %d %s", report.work, report.done, report.total, report.note)
+        ended, now = report.done >= report.total, time.monotonic()
+        if not ended and now - self.last < PUBLISH_SECONDS:
+            return
+        self.last = now
+        share = 100 * report.done / report.total
+        with for_show(), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # where it is away, on with the work
+            stop_if_started_again()
+            if report.work not in self.artifacts and not ended:
+                self.artifacts[report.work] = create_progress_artifact(share, description=report.work)  # type: ignore[assignment]
+            elif report.work in self.artifacts:
+                update_progress_artifact(self.artifacts[report.work], share)
+
+
+@contextmanager
+def device_slot() -> Iterator[None]:
+    """The GPU of this process for itself, where `make deploy` has set up such a limit."""
+    device = best_device()
+    with nullcontext() if device.type == "cpu" else _held(gpu_limit(device.index or 0), None):
+        yield
+
+
+def gpu_limit(index: int) -> str:
+    """Names the limit of one GPU of this machine; one name for all would let a fleet run one after the other."""
+    return f"gpu-{platform.node()}-{index}"
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """What is done under that name, on whatever machine, is done one after the other.
+
+    Where Prefect's server is away for a while in the middle of it, another machine may begin all the same: what is
+    decided looks once more at what it was decided on.
+
+    Raises:
+        UserError: the others did not come to an end.
+    """
+    if PREFECT_API_URL.value():
+        with get_client(sync_client=True) as client:
+            client.upsert_global_concurrency_limit_by_name(name, 1)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_held(name, PATIENCE))
+        except TimeoutError:
+            raise UserError(
+                f"{name}: another run has held this limit for {PATIENCE / 60:g} minutes; if none is there, free it: "
+                f"prefect gcl update {name} --active-slots 0"
+            ) from None
+        yield
+
+
+@contextmanager
+def _held(name: str, patience: float | None) -> Iterator[None]:
+    """A slot of a limit of Prefect's; who has to wait for it says so.
+
+    A server that Prefect starts for one command knows of no other machine, and forgets at its end who holds a limit:
+    there what runs on this machine is kept apart by locks alone.
+
+    Args:
+        patience: seconds to wait, or None for as long as it takes.
+    """
+    if not PREFECT_API_URL.value():
+        yield
+        return
+    with ExitStack() as stack:
+        told = threading.Timer(SILENCE, copy_context().run, [_tell_that_it_waits, name])
+        told.start()
+        try:
+            stack.enter_context(concurrency(name, occupy=1, timeout_seconds=patience, lease_duration=LEASE))
+        finally:
+            told.cancel()
+        yield
+
+
+def _tell_that_it_waits(name: str) -> None:
+    text = f"{name}: waits for its turn; what a killed run has held is freed after some two minutes"
+    get_run_logger().info(text)
+    terminal.say(text)
+
+
+@looking_task("remember")
+def remember(**parameters: Any) -> None:
+    """Writes into a run's parameters what it found out: started again, after a crash or approval, it does the same."""
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(UUID(flow_run.id))
+        client.update_flow_run(run.id, parameters=run.parameters | parameters)
+
+
+def publish_metrics(key: str, metrics: Mapping[str, float | str], url: str) -> None:
+    """A table of metrics and a link to the run in MLflow."""
+    rows = [{"metric": name, "value": terminal.text(value)} for name, value in metrics.items()]
+    with for_show():
+        create_table_artifact(rows, key=f"{key}-metrics")
+        create_link_artifact(url, key=f"{key}-mlflow", link_text="The run in MLflow")
+
+
+def publish_picture(key: str, picture: Path) -> None:
+    """A picture, carried by the artifact itself: no other server has to be reachable."""
+    with for_show():
+        create_image_artifact(picture_as_text(picture), key=f"{key}-{picture.stem}")
+
+
+def announce(event: str, name: str, payload: dict[str, Any]) -> None:
+    """An event about a registered model, for whatever waits for it.
+
+    Prefect's client drops events that it cannot send, without a word: so the server is asked first, and a task that
+    fails here is tried again.
+
+    Raises:
+        UnreachableError: it does not answer.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            client.api_version()
+        except httpx.HTTPError as error:
+            raise UnreachableError(f"Prefect's server does not take the event {event}: {error}") from error
+    about = {"prefect.resource.id": f"aemodels.model.{name}", "prefect.resource.name": name}
+    emit_event(event, about, payload=payload)
+
+
+def picture_as_text(picture: Path) -> str:
+    """An address that is the picture itself."""
+    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
