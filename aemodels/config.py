@@ -6,12 +6,16 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from aemodels.texts import visible
+
+if TYPE_CHECKING:
+    pass
+
 
 ALLOWED = {  # kinds of pydantic's errors -> what is allowed, with the names that pydantic gives the limits
     "greater_than_equal": "at least {ge:g}",
@@ -340,3 +344,10 @@ def _type_name(field: FieldInfo) -> str:
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # of experiments and models: fits into a path, a link and `name@alias`
+
+
+class UnreachableError(OutageError):
+    """The server does not answer now; a scheduled run may try again later."""

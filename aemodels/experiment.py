@@ -13,7 +13,8 @@ from aemodels.data.digits import DigitsConfig
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.evaluate import EvaluationConfig
 from aemodels.models import AnyModelConfig, VAEConfig
-from aemodels.training.loop import TrainingConfig, check_model
+from aemodels.training.config import TrainingConfig
+from aemodels.training.loop import check_model
 
 
 class Experiment(Config):

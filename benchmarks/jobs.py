@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = 3600  # seconds after which a process counts as hung
-SLOWER = "training goes on without it, slower"  # the project's own warning, of a graph or a replay
+SLOWER = "training goes on without it, slower"  # the project's own warning where no graph can be made
 TAIL = 20  # lines of its messages that are kept of a failed one
 
 Measured = dict[str, Any]  # a process's answer: numbers, and lists of them

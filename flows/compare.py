@@ -10,8 +10,9 @@ from aemodels.comparison import ComparisonConfig
 from aemodels.data import PreparedData
 from aemodels.steps import compare as step
 from aemodels.steps.compare import Compared
+from flows.pages import publish_picture
 from flows.prepare import prepare_data
-from flows.tasks import device_slot, follow, passed, publish_picture, step_task
+from flows.tasks import device_slot, follow, passed, step_task
 
 
 @step_task("compare")

@@ -12,7 +12,8 @@ from pydantic import AfterValidator
 from aemodels.steps import evaluate as step
 from aemodels.steps.evaluate import Evaluated
 from aemodels.tracking.catalog import is_folder
-from flows.tasks import device_slot, follow, publish_metrics, step_task
+from flows.pages import publish_metrics
+from flows.tasks import device_slot, follow, step_task
 
 
 def _found_anywhere(model: str) -> str:

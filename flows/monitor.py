@@ -13,7 +13,8 @@ from aemodels.evaluation.drift import MonitoringConfig
 from aemodels.runtime.environment import data_root
 from aemodels.steps import monitor as step
 from aemodels.steps.monitor import Monitored
-from flows.tasks import announce, device_slot, follow, publish_metrics, publish_picture, step_task
+from flows.pages import announce, publish_metrics, publish_picture
+from flows.tasks import device_slot, follow, step_task
 
 DRIFT, RETRAIN = "aemodels.drift", "aemodels.retrain"  # events; the second starts the pipeline
 

@@ -22,8 +22,9 @@ from aemodels.tracking.gate import LONGEST_NAME, LONGEST_REASON, Review
 from aemodels.tracking.registry import BY_GATE, CHALLENGER, ModelVersion, get
 from aemodels.tracking.store import open_store
 from flows import terminal
+from flows.pages import announce, picture_as_text, publish_metrics
 from flows.prepare import prepare_data
-from flows.tasks import alone, announce, device_slot, follow, picture_as_text, publish_metrics, remember, step_task
+from flows.tasks import alone, device_slot, follow, remember, step_task
 
 PROMOTED, ROLLED_BACK = "aemodels.promoted", "aemodels.rolled-back"  # events; a deployment can be triggered by them
 PREDECESSOR = "predecessor"  # of the champion; no alias

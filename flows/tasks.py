@@ -2,49 +2,38 @@
 
 from __future__ import annotations
 
-import base64
 import platform
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import copy_context
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 import httpx
 from prefect import Task, get_client, task
-from prefect.artifacts import (
-    create_image_artifact,
-    create_link_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.sync import concurrency
-from prefect.events import emit_event
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_API_URL
 
 from aemodels.config import UserError
 from aemodels.runtime.devices import best_device
-from aemodels.runtime.environment import without_secrets
 from aemodels.runtime.files import at_path
+from aemodels.runtime.outages import causes, is_outage
 from aemodels.runtime.progress import Progress, Steps, finish
-from aemodels.tracking.store import UnreachableError, causes, is_outage
-from aemodels.training.loop import TrainingDivergedError
+from aemodels.runtime.secrets import without_secrets
+from aemodels.training.config import TrainingDivergedError
 from flows import terminal
-from flows.attempts import for_show, only_attempt, stop_if_started_again
+from flows.attempts import only_attempt
+from flows.pages import _Published
 
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
 T = TypeVar("T")
-PUBLISH_SECONDS = 5.0  # between two updates of a progress artifact
 DELAYS = [10.0, 60.0, 300.0] + 6 * [600.0]  # seconds before each retry: a server may be away for an hour
 RETRIES = len(DELAYS)
 RETRIES_OF_OTHERS = 2  # of what fails for another reason than a server that is away
@@ -114,28 +103,6 @@ def follow(steps: Steps[T]) -> T:
 
     with at_path(), only_attempt():
         return finish(steps, show)
-
-
-class _Published:
-    """Progress on Prefect's pages: an artifact per piece of work, updated now and then."""
-
-    def __init__(self) -> None:
-        self.artifacts: dict[str, UUID] = {}
-        self.last = 0.0
-
-    def show(self, report: Progress) -> None:
-        get_run_logger().info("%s: %d of %d %s", report.work, report.done, report.total, report.note)
-        ended, now = report.done >= report.total, time.monotonic()
-        if not ended and now - self.last < PUBLISH_SECONDS:
-            return
-        self.last = now
-        share = 100 * report.done / report.total
-        with for_show(), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # where it is away, on with the work
-            stop_if_started_again()
-            if report.work not in self.artifacts and not ended:
-                self.artifacts[report.work] = create_progress_artifact(share, description=report.work)  # type: ignore[assignment]
-            elif report.work in self.artifacts:
-                update_progress_artifact(self.artifacts[report.work], share)
 
 
 @contextmanager
@@ -210,40 +177,3 @@ def remember(**parameters: Any) -> None:
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(UUID(flow_run.id))
         client.update_flow_run(run.id, parameters=run.parameters | parameters)
-
-
-def publish_metrics(key: str, metrics: Mapping[str, float | str], url: str) -> None:
-    """A table of metrics and a link to the run in MLflow."""
-    rows = [{"metric": name, "value": terminal.text(value)} for name, value in metrics.items()]
-    with for_show():
-        create_table_artifact(rows, key=f"{key}-metrics")
-        create_link_artifact(url, key=f"{key}-mlflow", link_text="The run in MLflow")
-
-
-def publish_picture(key: str, picture: Path) -> None:
-    """A picture, carried by the artifact itself: no other server has to be reachable."""
-    with for_show():
-        create_image_artifact(picture_as_text(picture), key=f"{key}-{picture.stem}")
-
-
-def announce(event: str, name: str, payload: dict[str, Any]) -> None:
-    """An event about a registered model, for whatever waits for it.
-
-    Prefect's client drops events that it cannot send, without a word: so the server is asked first, and a task that
-    fails here is tried again.
-
-    Raises:
-        UnreachableError: it does not answer.
-    """
-    with get_client(sync_client=True) as client:
-        try:
-            client.api_version()
-        except httpx.HTTPError as error:
-            raise UnreachableError(f"Prefect's server does not take the event {event}: {error}") from error
-    about = {"prefect.resource.id": f"aemodels.model.{name}", "prefect.resource.name": name}
-    emit_event(event, about, payload=payload)
-
-
-def picture_as_text(picture: Path) -> str:
-    """An address that is the picture itself."""
-    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"

@@ -9,8 +9,9 @@ from aemodels.data import PreparedData
 from aemodels.settings import Settings
 from aemodels.steps import train as step
 from aemodels.steps.train import Trained
+from flows.pages import publish_metrics, publish_picture
 from flows.prepare import prepare_data
-from flows.tasks import device_slot, follow, passed, publish_metrics, publish_picture, step_task
+from flows.tasks import device_slot, follow, passed, step_task
 
 SHOWN = ("reconstructions", "samples")
 

@@ -11,7 +11,8 @@ import pytest
 
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.tuning.config import Event, SearchResult, TuningConfig
+from aemodels.tuning.config import TuningConfig
+from aemodels.tuning.events import Event, SearchResult
 from aemodels.tuning.messages import MemberEnd, MemberEpoch, MemberStart, Told
 from aemodels.tuning.runner import Runner
 from aemodels.tuning.search import search

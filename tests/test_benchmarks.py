@@ -17,10 +17,10 @@ from sklearn.datasets import load_digits
 
 from aemodels.data import PreparedData, prepare
 from aemodels.data.mnist import IDX_FILES, MnistConfig
-from aemodels.models.base import Batch
 from aemodels.models.vae_gan import VAEGANConfig
+from aemodels.nn.batch import Batch
 from aemodels.runtime.progress import finish
-from aemodels.training.loop import new_model
+from aemodels.training.models import new_model
 from benchmarks import __main__ as command
 from benchmarks import joined, results, table
 from benchmarks.contender import measure

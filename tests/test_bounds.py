@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from aemodels.evaluation.likelihood import log_likelihood
 from aemodels.models import CVAEConfig, IWAEConfig, VAEConfig
-from aemodels.models.base import Batch, Networks
+from aemodels.models.base import Networks
 from aemodels.models.cvae import CVAE
 from aemodels.models.iwae import IWAE
 from aemodels.models.vae import VAE
-from aemodels.nn.distributions import DiagonalNormal, DiagonalNormalHead, GaussianHead, kl_per_unit, seeded
+from aemodels.nn.batch import Batch
+from aemodels.nn.distributions import DiagonalNormal, DiagonalNormalHead, GaussianHead, kl_per_unit
 from aemodels.nn.objectives import free_bits, importance_bound, log_mean_exp
 from aemodels.nn.trunks import Encoder
+from aemodels.runtime.randomness import seeded
 
 CLASSES = 3
 STEP = torch.tensor(0)
@@ -83,7 +85,7 @@ def test_linear_gaussian_model_has_a_tight_bound(monkeypatch: pytest.MonkeyPatch
     """With the exact posterior the bound is the closed-form log-likelihood."""
     # The distortion is quadratic in the noise, so its mean over all signs is its mean over all noise.
     signs = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
-    monkeypatch.setattr("aemodels.nn.distributions.noise_like", lambda z: signs.repeat(len(z) // 4, 1))
+    monkeypatch.setattr("aemodels.nn.noise.noise_like", lambda z: signs.repeat(len(z) // 4, 1))
     model, x, exact = linear_gaussian_case()
     with torch.no_grad():
         terms = model.bound(Batch(x.repeat_interleave(4, 0), None))

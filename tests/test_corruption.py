@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aemodels.nn.corruption import GaussianCorruption, MaskingCorruption, NoCorruption, SaltAndPepperCorruption
-from aemodels.nn.distributions import seeded
+from aemodels.runtime.randomness import seeded
 
 GREY = torch.full((500, 3, 20, 20), 0.5)  # 200,000 pixels of 3 channels
 

@@ -18,7 +18,8 @@ from aemodels.evaluation.features import Features, feature_network
 from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, CVAEConfig, VAEConfig
-from aemodels.models.base import Batch, ModelConfig, Variational
+from aemodels.models.base import ModelConfig, Variational
+from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import DiagonalNormalHead
 from aemodels.nn.trunks import MLPConfig
 from aemodels.runtime.progress import finish

@@ -41,7 +41,8 @@ from aemodels.reports.figures.model import (
 )
 from aemodels.reports.pictures import GAP, Labels, tile
 from aemodels.runtime.progress import finish
-from aemodels.training.loop import TrainingConfig, train
+from aemodels.training.config import TrainingConfig
+from aemodels.training.loop import train
 
 SMALL = MLPConfig(widths=(16,))
 MODELS: list[Any] = list(section_kinds(Experiment.model_fields["model"]).values())  # the union

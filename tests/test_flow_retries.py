@@ -14,7 +14,7 @@ from prefect import get_client
 from quick import first
 
 from aemodels.config import UserError
-from aemodels.training.loop import TrainingDivergedError
+from aemodels.training.config import TrainingDivergedError
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("prefect")]
 
@@ -114,8 +114,8 @@ def test_a_run_that_is_being_cancelled_cannot_crash() -> None:
 def test_a_server_that_is_away_at_the_beginning_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     import aemodels.steps.train as step
     import flows.train
+    from aemodels.config import UnreachableError
     from aemodels.settings import Settings
-    from aemodels.tracking.store import UnreachableError
 
     stumbled = once(monkeypatch, step, "open_store", UnreachableError("no answer"))
     monkeypatch.setattr(flows.train, "passed", flows.train.passed.with_options(retry_delay_seconds=0))
@@ -128,7 +128,7 @@ def test_an_outage_is_retried_for_an_hour_and_other_errors_twice() -> None:
     from prefect.client.schemas.objects import TaskRun
     from prefect.states import Failed
 
-    from aemodels.tracking.store import UnreachableError
+    from aemodels.config import UnreachableError
     from flows import tasks
 
     def of_prefect(status: int) -> Exception:
@@ -155,9 +155,9 @@ def test_what_is_retried(monkeypatch: pytest.MonkeyPatch, error: str, calls: int
     from prefect import flow
 
     import aemodels.steps.train as step
+    from aemodels.config import UnreachableError
     from aemodels.settings import Settings
-    from aemodels.tracking.store import UnreachableError
-    from aemodels.training.loop import TrainingDivergedError
+    from aemodels.training.config import TrainingDivergedError
     from flows.prepare import prepare_data
     from flows.train import train_model
 
@@ -225,7 +225,7 @@ def test_an_event_waits_for_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     from postgres import free_port
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-    from aemodels.tracking.store import is_outage
+    from aemodels.runtime.outages import is_outage
     from flows import tasks
 
     sent: list[str] = []

@@ -20,9 +20,12 @@ from aemodels.steps.trial_runs import TrialRuns
 from aemodels.tracking.run import start_run
 from aemodels.tracking.store import Store
 from aemodels.tuning import storage
-from aemodels.tuning.config import Trial, TrialEnded, TrialLost, TrialStarted, TuningConfig, search_space
+from aemodels.tuning.claims import Claims, Leases
+from aemodels.tuning.config import TuningConfig
+from aemodels.tuning.events import Trial, TrialEnded, TrialLost, TrialStarted
 from aemodels.tuning.search import search
-from aemodels.tuning.storage import Claims, Leases, open_storage
+from aemodels.tuning.space import search_space
+from aemodels.tuning.storage import open_storage
 from aemodels.tuning.study import Study
 
 NAMES = (f"joined-{number}" for number in count())

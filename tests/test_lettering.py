@@ -28,7 +28,7 @@ from aemodels.reports.figures.search import draw_search_figures
 from aemodels.reports.lettering import choose_fonts, drawable
 from aemodels.reports.pictures import Labels, Picture, sheet
 from aemodels.texts import visible
-from aemodels.tuning.config import SearchResult, Trial
+from aemodels.tuning.events import SearchResult, Trial
 
 SMALL = MLPConfig(widths=(16,))
 NAMES = ("$", "$$", "$5 to $10_max", "_hidden", "_nolegend_", "[red] x", "<b>&amp;", "a\x1b[31m", r"\frac$x$", "a\nb")

@@ -16,11 +16,13 @@ from untrained import BATCH_NORM, CLASSES, build, images, new
 from aemodels.config import SettingsError, section_kinds
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, CVAEConfig, GANConfig, IWAEConfig, VAEConfig, VAEGANConfig
-from aemodels.models.base import Autoencoder, Batch, ModelConfig
+from aemodels.models.base import Autoencoder, ModelConfig
 from aemodels.models.vae import VAE
-from aemodels.nn.distributions import BernoulliConfig, DiagonalNormal, GaussianConfig, seeded
+from aemodels.nn.batch import Batch
+from aemodels.nn.distributions import BernoulliConfig, DiagonalNormal, GaussianConfig
 from aemodels.nn.objectives import distortion
 from aemodels.nn.trunks import ArticleConvConfig, ConvConfig, MLPConfig, ResidualConfig
+from aemodels.runtime.randomness import seeded
 
 MODELS: list[Any] = list(section_kinds(Experiment.model_fields["model"]).values())  # the union
 AUTOENCODERS = [model for model in MODELS if model.has_encoder]
@@ -125,7 +127,7 @@ def test_who_plays_against_a_discriminator_learns_to_draw_the_image_that_it_saw(
 @pytest.mark.parametrize("output", ["sigmoid", "tanh"])
 @pytest.mark.parametrize("model", AUTOENCODERS)
 def test_a_denoising_model_sees_the_corrupted_image_and_aims_at_the_clean_one(model, output, monkeypatch) -> None:
-    monkeypatch.setattr("aemodels.nn.distributions.noise_like", torch.zeros_like)
+    monkeypatch.setattr("aemodels.nn.noise.noise_like", torch.zeros_like)
     likelihood = GaussianConfig(sigma="fixed", output=output)
     built = build(model(trunk=MLPConfig(widths=(16,)), likelihood=likelihood), (1, 8, 8))
     x, y, _ = images((1, 8, 8))
@@ -225,7 +227,7 @@ def padded(model: Autoencoder, config: ModelConfig) -> Autoencoder:
 def test_a_padded_model_is_the_same_model(model: type[ModelConfig], settings, trunk, monkeypatch) -> None:
     with seeded(2):
         tape = torch.randn(6, 5)
-    monkeypatch.setattr("aemodels.nn.distributions.noise_like", lambda z: tape[:, : z.shape[-1]].expand_as(z))
+    monkeypatch.setattr("aemodels.nn.noise.noise_like", lambda z: tape[:, : z.shape[-1]].expand_as(z))
     alone = build(model.model_validate({"latent_dim": 3, "trunk": trunk} | settings), (1, 12, 12))
     wide = padded(alone, model.model_validate({"latent_dim": 5, "trunk": trunk} | settings))
     batch = images((1, 12, 12))

@@ -10,9 +10,9 @@ from untrained import BATCH_NORM, build, images
 
 from aemodels.config import SettingsError
 from aemodels.models import AEConfig, VAEConfig
-from aemodels.nn.distributions import seeded
 from aemodels.nn.objectives import gradient_penalty
 from aemodels.nn.trunks import ArticleConvConfig, BatchNorm, ConvConfig, Discriminator, MLPConfig
+from aemodels.runtime.randomness import seeded
 
 
 def test_the_gradient_penalty_is_of_each_image_and_trains_the_discriminator() -> None:

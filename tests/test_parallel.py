@@ -19,7 +19,8 @@ from aemodels.nn.distributions import GaussianConfig
 from aemodels.nn.trunks import ConvConfig, MLPConfig
 from aemodels.runtime import torchrun as parallel
 from aemodels.runtime.devices import best_device
-from aemodels.training.loop import TrainingConfig, train
+from aemodels.training.config import TrainingConfig
+from aemodels.training.loop import train
 
 SMALL = MLPConfig(widths=(16,))
 # 301 images in batches of 30: shares of 15, and at the end one image, which one of the processes has alone

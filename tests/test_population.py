@@ -17,11 +17,15 @@ from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, CVAEConfig, GANConfig, IWAEConfig, VAEConfig, VAEGANConfig
-from aemodels.models.base import Batch, GenerativeModel, Loss, ModelConfig
+from aemodels.models.base import GenerativeModel, Loss, ModelConfig
+from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import GaussianConfig
 from aemodels.nn.trunks import ConvConfig, ImageShape, MLPConfig, ResidualConfig
-from aemodels.training.loop import Epoch, TrainingConfig, TrainingDivergedError, TrainingState, best_model, train
+from aemodels.training.config import TrainingConfig, TrainingDivergedError
+from aemodels.training.loop import train
+from aemodels.training.models import best_model
 from aemodels.training.population import stackable, train_population
+from aemodels.training.state import Epoch, TrainingState
 
 LARGEST = 7
 MLP, CONV = MLPConfig(widths=(16,)), ConvConfig(channels=(4, 6), hidden=12)
@@ -52,9 +56,9 @@ class Adversarial(GenerativeModel):
         return {"generator": ("generator",), "critic": ("critic",)}
 
     def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
-        from aemodels.nn import distributions
+        from aemodels.nn import noise
 
-        z = distributions.noise_like(self.unit_mask.expand(len(batch.x), -1)) * self.unit_mask
+        z = noise.noise_like(self.unit_mask.expand(len(batch.x), -1)) * self.unit_mask
         fake = self.critic(self.generator(z).sigmoid())[:, 0]
         real = self.critic(batch.x.flatten(1))[:, 0]
         return {"generator": Loss(-fake, {"fooled": -fake}), "critic": Loss(fake - real, {"gap": fake - real})}
@@ -102,7 +106,7 @@ def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
         rows, units = (torch.arange(count, dtype=torch.float64) for count in z.shape[-2:])
         return (1.5 * (1.7 * rows[:, None] + 0.9 * units).sin()).to(z.dtype).expand_as(z)
 
-    monkeypatch.setattr("aemodels.nn.distributions.noise_like", noise)
+    monkeypatch.setattr("aemodels.nn.noise.noise_like", noise)
 
 
 @pytest.fixture

@@ -14,24 +14,21 @@ from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, VAEConfig
-from aemodels.models.base import Autoencoder, Batch, ModelConfig
-from aemodels.nn.distributions import GaussianConfig, derived_seed, seeded
+from aemodels.models.base import Autoencoder, ModelConfig
+from aemodels.nn.batch import Batch
+from aemodels.nn.distributions import GaussianConfig
 from aemodels.nn.trunks import ConvConfig, MLPConfig
 from aemodels.runtime.progress import Progress, finish
+from aemodels.runtime.randomness import derived_seed, seeded
 from aemodels.settings import load_settings
 from aemodels.steps.train import train as train_step
 from aemodels.tracking.store import Store
-from aemodels.training.loop import (
-    TrainingConfig,
-    TrainingDivergedError,
-    TrainingState,
-    first_state,
-    held_out_bound,
-    new_model,
-    train,
-)
+from aemodels.training.config import TrainingConfig, TrainingDivergedError
+from aemodels.training.loop import first_state, held_out_bound, train
+from aemodels.training.models import new_model
 from aemodels.training.population import train_population
 from aemodels.training.pretraining import hidden_layers
+from aemodels.training.state import TrainingState
 
 AUTOENCODERS: list[Any] = [
     kind for kind in section_kinds(Experiment.model_fields["model"]).values() if kind.has_encoder

@@ -10,15 +10,16 @@ from aemodels.config import UserError
 from aemodels.data import PreparedData
 from aemodels.models import VAEConfig
 from aemodels.models.base import Autoencoder
-from aemodels.nn.distributions import seeded
 from aemodels.nn.trunks import MLPConfig
-from aemodels.priors.base import PRIORS, fitted, fitted_to_few
-from aemodels.training.loop import TrainingConfig, training_codes
+from aemodels.priors import PRIORS, fitted, fitted_to_few
+from aemodels.runtime.randomness import seeded
+from aemodels.training.config import TrainingConfig
+from aemodels.training.models import training_codes
 
 
 @pytest.fixture(autouse=True)
 def _fewer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aemodels.priors.base.FLOW_STEPS", 300)
+    monkeypatch.setattr("aemodels.priors.flow.FLOW_STEPS", 300)
 
 
 def two_clusters(n: int) -> Tensor:

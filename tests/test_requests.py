@@ -17,8 +17,9 @@ from aemodels.evaluation.leaving_out import NotEnoughError
 from aemodels.evaluation.metrics import METRICS
 from aemodels.models import AEConfig, CVAEConfig, VAEConfig
 from aemodels.models.ae import AE
-from aemodels.models.base import AT_ONCE, Batch, Networks
+from aemodels.models.base import Networks
 from aemodels.models.cvae import CVAE
+from aemodels.nn.batch import AT_ONCE, Batch
 from aemodels.nn.distributions import BernoulliConfig
 from aemodels.nn.trunks import MLPConfig
 from aemodels.reports.figures.model import draw_figures

@@ -25,8 +25,8 @@ from aemodels.settings import Settings
 from aemodels.steps.tune import ENDED, Tuned, tune
 from aemodels.tracking.store import open_store
 from aemodels.tuning import study
+from aemodels.tuning.claims import Claims, Leases
 from aemodels.tuning.messages import Told
-from aemodels.tuning.storage import Claims, Leases
 
 SETTINGS = Settings().override({"tuning": {"trials": 4, "generation": 2, "epochs": 2}, "registry.name": "shared"})
 

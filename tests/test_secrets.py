@@ -17,7 +17,7 @@ from threading import Thread
 import pytest
 
 from aemodels.config import UserError
-from aemodels.runtime.environment import without_secrets
+from aemodels.runtime.secrets import without_secrets
 from aemodels.tracking.run import start_run
 from aemodels.tracking.store import Store, open_store
 

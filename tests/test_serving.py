@@ -21,7 +21,8 @@ import pytest
 
 from aemodels.config import UserError
 from aemodels.models.base import GenerativeModel
-from aemodels.serving.answers import CHUNK, MOST_GENERATED, RANGES, Question, answer, requirements
+from aemodels.serving.answers import CHUNK, MOST_GENERATED, RANGES, Question, answer
+from aemodels.serving.packing import requirements
 from aemodels.tracking.gate import Decision
 from aemodels.tracking.registry import conclude, register
 from aemodels.tracking.run import start_run

@@ -18,9 +18,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from optuna.storages import RDBStorage
 
-from aemodels.config import UserError
+from aemodels.config import UnreachableError, UserError
+from aemodels.runtime.outages import is_outage
 from aemodels.tracking.run import start_run
-from aemodels.tracking.store import Store, UnreachableError, is_outage, open_store, printable, serve_ui
+from aemodels.tracking.store import Store, open_store, printable
+from aemodels.tracking.ui import serve_ui
 
 
 def test_a_fresh_store_is_made_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

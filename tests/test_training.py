@@ -18,12 +18,16 @@ from aemodels.config import SettingsError, UserError, section_kinds
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, CVAEConfig, GANConfig, VAEConfig
-from aemodels.models.base import Autoencoder, Batch, GenerativeModel, Loss, ModelConfig
+from aemodels.models.base import Autoencoder, GenerativeModel, Loss, ModelConfig
+from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import GaussianConfig
 from aemodels.nn.schedules import learning_rate_factor
 from aemodels.nn.trunks import ConvConfig, ImageShape, MLPConfig
-from aemodels.training.loop import TrainingConfig, TrainingDivergedError, TrainingState, best_model, ends, train
+from aemodels.training.config import TrainingConfig, TrainingDivergedError
+from aemodels.training.loop import ends, train
+from aemodels.training.models import best_model
 from aemodels.training.population import train_population
+from aemodels.training.state import TrainingState
 
 SMALL = MLPConfig(widths=(16,))
 BATCH_NORM = MLPConfig(widths=(16,), normalization="batch")

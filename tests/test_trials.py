@@ -58,7 +58,7 @@ def values(events: Sequence[Any]) -> dict[Any, float]:
 @pytest.fixture
 def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     tape = torch.linspace(-1.5, 1.5, 20)
-    monkeypatch.setattr("aemodels.nn.distributions.noise_like", lambda z: tape[: z.shape[-1]].to(z.device).expand_as(z))
+    monkeypatch.setattr("aemodels.nn.noise.noise_like", lambda z: tape[: z.shape[-1]].to(z.device).expand_as(z))
 
 
 @pytest.fixture

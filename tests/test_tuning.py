@@ -13,10 +13,12 @@ from searches import CONFIG, EXPERIMENT, NAMES, SMALL, facts, pretend, replace_t
 
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.tuning.config import TrialEpoch, TrialStarted, TuningConfig, trial_experiment
+from aemodels.tuning.config import TuningConfig
+from aemodels.tuning.events import TrialEpoch, TrialStarted
 from aemodels.tuning.messages import Told
 from aemodels.tuning.sampler import RANDOM_TRIALS
 from aemodels.tuning.search import search
+from aemodels.tuning.space import trial_experiment
 from aemodels.tuning.study import open_study
 
 # ---------------------------------------------------------------- what it tries

@@ -13,9 +13,11 @@ from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.runtime.processes import Worker
 from aemodels.tuning import runner
-from aemodels.tuning.config import TrialEnded, TrialEpoch, TuningConfig, search_space, trial_experiment
+from aemodels.tuning.config import TuningConfig
+from aemodels.tuning.events import TrialEnded, TrialEpoch
 from aemodels.tuning.messages import MemberEnd, Told
 from aemodels.tuning.search import search
+from aemodels.tuning.space import search_space, trial_experiment
 from aemodels.tuning.study import open_study
 
 

@@ -14,7 +14,9 @@ from aemodels.data import PreparedData
 from aemodels.reports.figures import search as tuning_figures
 from aemodels.reports.figures.search import draw_search_figures
 from aemodels.reports.pictures import drawn
-from aemodels.tuning.config import SearchResult, Trial, TuningConfig, search_space
+from aemodels.tuning.config import TuningConfig
+from aemodels.tuning.events import SearchResult, Trial
+from aemodels.tuning.space import search_space
 
 
 @pytest.mark.usefixtures("pretended")

@@ -16,7 +16,8 @@ from searches import CONFIG, EXPERIMENT, NAMES, facts, run
 from aemodels.config import UserError
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.tuning.config import TrialEnded, TrialEpoch, search_identity
+from aemodels.tuning.events import TrialEnded, TrialEpoch
+from aemodels.tuning.space import search_identity
 from aemodels.tuning.storage import open_storage
 from aemodels.tuning.study import open_study
 

@@ -15,11 +15,15 @@ from torch import Tensor, nn
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.models import VAEConfig
-from aemodels.models.base import Batch, GenerativeModel, Loss, ModelConfig
+from aemodels.models.base import GenerativeModel, Loss, ModelConfig
+from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import GaussianConfig
 from aemodels.nn.trunks import ImageShape, MLPConfig
-from aemodels.training.loop import TrainingConfig, new_model, train
-from aemodels.training.update import FusedAdam, Graph, Updates, captured
+from aemodels.training.adam import FusedAdam
+from aemodels.training.config import TrainingConfig
+from aemodels.training.loop import train
+from aemodels.training.models import new_model
+from aemodels.training.update import Graph, Updates, captured
 
 SMALL = MLPConfig(widths=(16,))
 BATCH_NORM = MLPConfig(widths=(16,), normalization="batch")

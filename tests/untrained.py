@@ -10,9 +10,10 @@ from aemodels.checkpoints.checkpoint import save_card, save_weights
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.models import VAEConfig
-from aemodels.models.base import Autoencoder, Batch, GenerativeModel, ModelConfig
-from aemodels.nn.distributions import seeded
+from aemodels.models.base import Autoencoder, GenerativeModel, ModelConfig
+from aemodels.nn.batch import Batch
 from aemodels.nn.trunks import MLPConfig
+from aemodels.runtime.randomness import seeded
 
 BATCH_NORM = MLPConfig(widths=(32, 16), normalization="batch")
 CLASSES = 3

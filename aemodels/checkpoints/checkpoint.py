@@ -25,7 +25,7 @@ from aemodels.experiment import Experiment
 from aemodels.models.base import GenerativeModel
 from aemodels.nn.trunks import ImageShape
 from aemodels.runtime.files import write_whole
-from aemodels.training.loop import TrainingState
+from aemodels.training.state import TrainingState
 
 STATE = "state.safetensors"
 KEPT = ("epoch", "best", "best_epoch", "history", "pretraining")  # of a state, beside its tensors

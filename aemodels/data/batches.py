@@ -16,8 +16,8 @@ from torch import Tensor
 
 from aemodels.data import streaming
 from aemodels.data.prepared import PreparedData
-from aemodels.models.base import Batch
-from aemodels.nn.distributions import uniform_like
+from aemodels.nn.batch import Batch
+from aemodels.nn.noise import uniform_like
 from aemodels.runtime.torchrun import Share, on_this_machine, share_of, sharing
 
 CGROUP = Path("/sys/fs/cgroup")  # where a container finds its own limits

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from aemodels.data.arrays import StoredArray, opened, read_exactly
-from aemodels.nn.distributions import derived_seed
+from aemodels.runtime.randomness import derived_seed
 
 BLOCK = 2**20  # bytes that are read at once; the order of an epoch depends on both sizes
 WINDOW = 64 * 2**20  # bytes that are mixed fully; two windows are in memory at a time

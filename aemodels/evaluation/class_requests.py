@@ -12,9 +12,9 @@ from torch import Tensor
 
 from aemodels.data.batches import Batches
 from aemodels.evaluation.features import Features
-from aemodels.models.base import AT_ONCE, Autoencoder, GenerativeModel
-from aemodels.nn.distributions import derived_seed
-from aemodels.runtime.randomness import undisturbed
+from aemodels.models.base import Autoencoder, GenerativeModel
+from aemodels.nn.batch import AT_ONCE
+from aemodels.runtime.randomness import derived_seed, undisturbed
 
 EXAMPLES, ASKED = 50, 100  # images of a class that are shown at most, and asked for
 MOST_CLASSES = 10  # the first ones, where there are more

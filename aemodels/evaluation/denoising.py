@@ -15,8 +15,7 @@ from torch import Tensor
 
 from aemodels.models.base import Autoencoder
 from aemodels.nn.corruption import GaussianCorruption
-from aemodels.nn.distributions import derived_seed
-from aemodels.runtime.randomness import undisturbed
+from aemodels.runtime.randomness import derived_seed, undisturbed
 
 NOISES = (0.1, 0.3, 0.5)  # standard deviations
 WINDOWS = (3, 5)  # pixels, of the median filter

@@ -22,9 +22,11 @@ from aemodels.evaluation.features import Features
 from aemodels.evaluation.likelihood import log_likelihood, mean_bound
 from aemodels.evaluation.mutual_information import known_shares
 from aemodels.evaluation.neighbours import Balls, balls
-from aemodels.models.base import Autoencoder, Batch, GenerativeModel
-from aemodels.nn.distributions import BernoulliPixels, GaussianPixels, derived_seed, noise_like
-from aemodels.runtime.randomness import undisturbed
+from aemodels.models.base import Autoencoder, GenerativeModel
+from aemodels.nn.batch import Batch
+from aemodels.nn.distributions import BernoulliPixels, GaussianPixels
+from aemodels.nn.noise import noise_like
+from aemodels.runtime.randomness import derived_seed, undisturbed
 
 BATCH = 500  # images; large enough for speed, small enough for any trunk
 TRAINING_CODES = 10_000  # at most so many, by the probes, to show the spread of a code, and as examples of a class

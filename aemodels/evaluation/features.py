@@ -27,10 +27,10 @@ from torch.nn import functional as F
 
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
-from aemodels.nn.distributions import derived_seed, seeded
 from aemodels.nn.schedules import learning_rate_factor
 from aemodels.runtime.files import write_whole
 from aemodels.runtime.progress import Progress, Steps
+from aemodels.runtime.randomness import derived_seed, seeded
 
 T = TypeVar("T", Tensor, nn.ModuleDict, nn.Sequential)
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from aemodels.data.batches import Batches
-from aemodels.models.base import AT_ONCE, Autoencoder, Batch, GenerativeModel
-from aemodels.nn.distributions import derived_seed
+from aemodels.models.base import Autoencoder, GenerativeModel
+from aemodels.nn.batch import AT_ONCE, Batch
 from aemodels.nn.objectives import log_mean_exp, log_weights
-from aemodels.runtime.randomness import undisturbed
+from aemodels.runtime.randomness import derived_seed, undisturbed
 
 GREY_LEVELS = 255  # steps of the prepared pixels
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from aemodels.config import Range, Space
-from aemodels.models.base import Autoencoder, Batch, Loss, ModelConfig, Networks
+from aemodels.models.base import Autoencoder, Loss, ModelConfig, Networks
+from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import GaussianConfig, LikelihoodConfig, PointHead
 from aemodels.nn.objectives import distortion
 from aemodels.nn.trunks import ImageShape, MLPConfig, TrunkConfig
-from aemodels.priors.base import GaussianMixturePrior
+from aemodels.priors.mixture import GaussianMixturePrior
 
 
 class AEConfig(ModelConfig):

@@ -14,26 +14,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from aemodels.config import Config, Space
+from aemodels.nn.batch import AT_ONCE, Batch
 from aemodels.nn.distributions import DiagonalNormal, DiagonalNormalHead, LikelihoodHead, kl_per_unit
 from aemodels.nn.trunks import ImageShape
-from aemodels.priors.base import fitted_to_few
+from aemodels.priors import fitted_to_few
 
 ADVERSARIAL_MOMENTUM = 0.5  # two parts that chase each other swing with more (Radford et al., 2016, arXiv:1511.06434)
-AT_ONCE = 500  # images: enough for speed, little enough for memory
 LEAST_CODES = 50  # that a distribution of images is fitted to
-
-
-class Batch(NamedTuple):
-    """What a model sees."""
-
-    x: Tensor  # (B, C, H, W), float32 in [0, 1]
-    y: Tensor | None  # (B,), int64; None without labels
-    corrupted: Tensor | None = None  # (B, C, H, W): what a denoising model is shown of x
-
-    @property
-    def seen(self) -> Tensor:
-        """What an encoder gets; the target is always x."""
-        return self.x if self.corrupted is None else self.corrupted
 
 
 class Loss(NamedTuple):
@@ -92,8 +79,8 @@ class GenerativeModel(nn.Module, ABC):
     def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
         """Part -> its loss, all from one forward pass. `step` counts updates, a 0-dimensional tensor.
 
-        Updates are recorded and replayed: nothing may differ from one to the next but tensors (the batch, the step,
-        weights, buffers that are changed in place) and torch's noise.
+        On a GPU an update is captured once and replayed: nothing may differ from one to the next but tensors (the
+        batch, the step, weights, buffers that are changed in place) and torch's noise.
         """
 
     @abstractmethod

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from aemodels.config import SettingsError, UserError
-from aemodels.models.base import AT_ONCE, Autoencoder, Batch, Networks
+from aemodels.models.base import Autoencoder, Networks
 from aemodels.models.vae import VAE, VAEConfig
+from aemodels.nn.batch import AT_ONCE, Batch
 from aemodels.nn.distributions import DiagonalNormal, DiagonalNormalHead, kl_per_unit
 from aemodels.nn.objectives import distortion
 from aemodels.nn.trunks import ImageShape

@@ -13,8 +13,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from aemodels.config import Range, Space
-from aemodels.models.base import ADVERSARIAL_MOMENTUM, Batch, GenerativeModel, Loss, ModelConfig
-from aemodels.nn import distributions
+from aemodels.models.base import ADVERSARIAL_MOMENTUM, GenerativeModel, Loss, ModelConfig
+from aemodels.nn import noise
+from aemodels.nn.batch import Batch
 from aemodels.nn.objectives import gradient_penalty, is_drawn, is_real
 from aemodels.nn.trunks import Discriminator, ImageShape, MLPConfig, TrunkConfig
 
@@ -88,6 +89,6 @@ class GAN(GenerativeModel):
         return {"real_as_real": is_real(self.discriminator(batch.x).logits)}
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        z = distributions.noise_like(self.unit_mask.expand(n, -1)) * self.unit_mask
+        z = noise.noise_like(self.unit_mask.expand(n, -1)) * self.unit_mask
         images: Tensor = self.generator(z).to(z.dtype).sigmoid()  # densities are float32, whatever the layers ran in
         return images

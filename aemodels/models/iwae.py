@@ -13,7 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from aemodels.config import Range, Space
-from aemodels.models.base import AT_ONCE, Batch, Loss, ModelConfig, Networks, Variational
+from aemodels.models.base import Loss, ModelConfig, Networks, Variational
+from aemodels.nn.batch import AT_ONCE, Batch
 from aemodels.nn.distributions import BernoulliConfig, DiagonalNormal, DiagonalNormalHead, LikelihoodConfig, kl_per_unit
 from aemodels.nn.objectives import distortion, importance_bound
 from aemodels.nn.trunks import ImageShape, MLPConfig, TrunkConfig

@@ -13,7 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from aemodels.config import Range, Space
-from aemodels.models.base import Batch, Loss, ModelConfig, Networks, Variational
+from aemodels.models.base import Loss, ModelConfig, Networks, Variational
+from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import BernoulliConfig, DiagonalNormalHead, LikelihoodConfig, kl_per_unit
 from aemodels.nn.objectives import distortion, free_bits
 from aemodels.nn.schedules import warm_up

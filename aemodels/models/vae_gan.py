@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor
 
 from aemodels.config import Range, SettingsError, Space
-from aemodels.models.base import ADVERSARIAL_MOMENTUM, Batch, Loss, ModelConfig, Networks, Variational
+from aemodels.models.base import ADVERSARIAL_MOMENTUM, Loss, ModelConfig, Networks, Variational
+from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import BernoulliConfig, DiagonalNormalHead, GaussianConfig, LikelihoodConfig, kl_per_unit
 from aemodels.nn.objectives import distortion, gradient_penalty, is_drawn, is_real
 from aemodels.nn.trunks import Discriminator, ImageShape, MLPConfig, TrunkConfig

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from aemodels.config import Config
-from aemodels.nn.distributions import normal_like, uniform_like
+from aemodels.nn.noise import normal_like, uniform_like
 
 
 class NoCorruption(Config):

@@ -7,9 +7,6 @@ padded with zeros to more latent units is the same model, and a population can b
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -19,59 +16,10 @@ from torch.distributions import Distribution
 from torch.nn import functional as F
 
 from aemodels.config import Config
+from aemodels.nn import noise
 from aemodels.runtime import torchrun
 
 LOG_2PI = 1.8378770664093453
-
-
-def noise_like(codes: Tensor) -> Tensor:
-    """Standard normal noise for codes (..., B, D). All noise of the models comes from here: it runs under vmap, and a
-    test can replace it.
-    """
-    share = torchrun.current()
-    if share is None:
-        return torch.randn_like(codes)
-    whole = torch.randn((*codes.shape[:-2], share.total, codes.shape[-1]), dtype=codes.dtype, device=codes.device)
-    return whole[..., share.rows, :]
-
-
-def uniform_like(images: Tensor) -> Tensor:
-    """Noise in [0, 1) for images (B, ...)."""
-    share = torchrun.current()
-    if share is None:
-        return torch.rand_like(images)
-    return torch.rand((share.total, *images.shape[1:]), dtype=images.dtype, device=images.device)[share.rows]
-
-
-def normal_like(images: Tensor) -> Tensor:
-    """Standard normal noise for the pixels of images (B, ...)."""
-    return noise_like(images.flatten(1)).view_as(images)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Makes torch's global noise inside the block a function of the seed, and leaves it outside as it was."""
-    # CUDA is not initialised for this alone: it costs seconds and memory of a GPU that nobody may need. `manual_seed`
-    # leaves the seed for it, should it begin inside the block.
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            if torch.accelerator.is_available():
-                torch.manual_seed(seed)
-            else:  # without a device it would keep a stack trace of every call for one that may yet come
-                torch.default_generator.manual_seed(seed)
-            yield
-    finally:
-        if not devices and torch.cuda.is_available():
-            torch.cuda.manual_seed_all(torch.initial_seed())  # the caller's, with which it would have begun
-
-
-def derived_seed(seed: int, purpose: str, index: int = 0) -> int:
-    """A seed of its own for each purpose and index. All randomness of an experiment is a function of its seed and of
-    where in the work it is used, so nothing has to be remembered to resume, and nothing drawn elsewhere disturbs it.
-    """
-    digest = hashlib.blake2b(f"{seed}/{purpose}/{index}".encode(), digest_size=7).digest()
-    return int.from_bytes(digest, "big")
 
 
 def soft_bound(x: Tensor, low: float, high: float) -> Tensor:
@@ -112,7 +60,7 @@ class DiagonalNormal(Unchecked):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         loc = self.loc.expand(Size(sample_shape) + self.loc.shape)
-        return (loc + self.scale * noise_like(loc)) * self.unit_mask
+        return (loc + self.scale * noise.noise_like(loc)) * self.unit_mask
 
     def log_prob(self, value: Tensor) -> Tensor:
         standard = (value - self.loc) / self.scale

@@ -168,7 +168,7 @@ def _compared(table: Table) -> Iterator[tuple[MetricRow, list[Score | None]]]:
 
 def _page(template: str, **content: Any) -> str:
     pages = Environment(
-        loader=PackageLoader("aemodels"),
+        loader=PackageLoader("aemodels.reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -20,11 +20,8 @@ from urllib.parse import unquote
 
 from aemodels.config import UserError
 
-# What the names of such variables end in.
-SECRETS = ("PASSWORD", "TOKEN", "SECRET", "AUTH_STRING", "ACCESS_KEY", "SECRET_KEY", "API_KEY")
 # Variables of libraries that write below the home folder otherwise.
 HOMES = {"MPLCONFIGDIR": "matplotlib", "PREFECT_HOME": "prefect", "TORCH_HOME": "torch"}
-SHORTEST_SECRET = 4  # characters; shorter ones would be found in ordinary words
 
 
 def cache_folder() -> Path:
@@ -136,7 +133,7 @@ def _default_cache() -> Path:
 
 
 def _default_store() -> Path:
-    checkout = Path(__file__).resolve().parents[1]
+    checkout = Path(__file__).resolve().parents[2]
     return (checkout if (checkout / "pyproject.toml").exists() else Path.cwd()) / "mlruns"
 
 
@@ -145,19 +142,3 @@ def _home() -> Path | None:
         return Path.home()
     except RuntimeError:  # neither HOME nor an entry for this user
         return None
-
-
-def without_secrets(text: str) -> str:
-    """The text without users and passwords in addresses, and without what the environment keeps secret."""
-    text = re.sub(r"(\w://)[^\s/]*@", r"\1", text)
-    for secret in sorted(_secrets(), key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return text
-
-
-def _secrets() -> Iterator[str]:
-    for name, value in os.environ.items():
-        in_address = re.search(r"\w://[^\s/:]*:(\S*)@", value)  # to the last @: a password may hold a slash
-        secret = value if name.upper().endswith(SECRETS) else in_address[1] if in_address else ""
-        if len(secret) >= SHORTEST_SECRET:
-            yield secret

@@ -9,10 +9,7 @@ N images or codes, D latent units, (C, H, W) an image.
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,23 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aemodels.checkpoints.model_files import CHECKSUMS, CODES, CONFIG, WEIGHTS
 from aemodels.config import UserError
 from aemodels.models.base import Autoencoder, GenerativeModel
-from aemodels.nn.distributions import seeded
 from aemodels.nn.trunks import ImageShape
-from aemodels.priors.base import fitted
+from aemodels.priors import fitted
+from aemodels.runtime.randomness import seeded
 
 if TYPE_CHECKING:
-    from mlflow.models import Model
+    pass
 
-REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors")
-FILES = {
-    "config": CONFIG,
-    "weights": WEIGHTS,
-    "checksums": CHECKSUMS,
-    "codes": CODES,
-}  # of a packed model, by MLflow's names
 CHUNK = 500  # images at once: enough for speed, little enough for memory
 MOST_GENERATED = 10_000  # images in one answer: 30 MB of grey 28 x 28 ones
 RANGES = ("auto", "unit", "bytes")  # of pixels: 0 to 1, whole numbers from 0 to 255, or what their type says
@@ -287,35 +276,3 @@ def _plain(result: Tensor) -> NDArray[np.float32]:
             "training; if these are such, the weights are of no use: train the model again"
         )
     return array
-
-
-def requirements() -> list[str]:
-    """What a packed model needs beside MLflow, as installed here; without a build's suffix, which no index knows."""
-    return [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
-
-
-def pack(folder: Path, target: Path, description: Model) -> None:
-    """Packs a finished model as an MLflow model: source, config and safetensors, no pickle.
-
-    Args:
-        folder: holds config.json, weights.safetensors and model.sha256.
-        target: the folder to write.
-        description: what MLflow is to know of it (its id and run).
-    """
-    from mlflow import pyfunc
-    from mlflow.models import ModelSignature
-    from mlflow.types import ParamSchema, ParamSpec
-
-    kinds = {str: "string", int: "long"}
-    params = [ParamSpec(name, kinds[type(value)], value) for name, value in Question()._asdict().items()]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)
-        pyfunc.save_model(
-            target,
-            mlflow_model=description,
-            python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={name: (folder / file).as_uri() for name, file in FILES.items() if (folder / file).exists()},
-            code_paths=[str(Path(__file__).parent)],
-            pip_requirements=requirements(),
-            signature=ModelSignature(params=ParamSchema(params)),  # images and codes alike: inputs are checked here
-        )

@@ -36,7 +36,7 @@ from aemodels.steps.train import learn
 from aemodels.texts import code_in_markdown
 from aemodels.tracking.run import Run, versions
 from aemodels.tracking.store import open_store
-from aemodels.training.loop import new_model
+from aemodels.training.models import new_model
 
 T = TypeVar("T")
 SIDE_BY_SIDE, CURVE = "comparison", "rate_distortion"  # pictures, as the report has them

@@ -29,9 +29,11 @@ from aemodels.steps.recording import FINISHED_BEFORE, Result, keep_model_figures
 from aemodels.tracking.registry import ModelVersion, register
 from aemodels.tracking.run import Run, now
 from aemodels.tracking.store import open_store
-from aemodels.training.loop import Epoch, TrainingState, best_model, first_state, fit_prior, new_model, training_codes
+from aemodels.training.loop import first_state
 from aemodels.training.loop import train as train_epochs
-from aemodels.tuning.config import search_space
+from aemodels.training.models import best_model, fit_prior, new_model, training_codes
+from aemodels.training.state import Epoch, TrainingState
+from aemodels.tuning.space import search_space
 
 CARDS = 10  # image cards of a training: enough to watch it, few enough not to slow it
 

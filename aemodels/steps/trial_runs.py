@@ -9,7 +9,7 @@ from typing import Self
 
 from aemodels.tracking.run import Run, Status, begun_run, resume_run, start_run
 from aemodels.tracking.store import Store
-from aemodels.tuning.config import Event, TrialEnded, TrialEpoch, TrialLost, TrialStarted, Waiting
+from aemodels.tuning.events import Event, TrialEnded, TrialEpoch, TrialLost, TrialStarted, Waiting
 from aemodels.tuning.study import Study
 
 STATUS: dict[str, Status] = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}

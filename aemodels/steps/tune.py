@@ -27,21 +27,10 @@ from aemodels.steps.train import check as check_training
 from aemodels.steps.trial_runs import TrialRuns
 from aemodels.tracking.run import Run, has_run, now
 from aemodels.tracking.store import Store, open_store
-from aemodels.tuning.config import (
-    Event,
-    SearchResult,
-    Trial,
-    TrialEnded,
-    TrialEpoch,
-    TrialLost,
-    TrialStarted,
-    TuningConfig,
-    Waiting,
-    check_models,
-    search_identity,
-    search_space,
-)
+from aemodels.tuning.config import TuningConfig
+from aemodels.tuning.events import Event, SearchResult, Trial, TrialEnded, TrialEpoch, TrialLost, TrialStarted, Waiting
 from aemodels.tuning.search import search
+from aemodels.tuning.space import check_models, search_identity, search_space
 from aemodels.tuning.storage import parse_url
 from aemodels.tuning.study import Study, join_study, open_study
 

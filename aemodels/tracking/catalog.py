@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from aemodels.config import UserError, did_you_mean
+from aemodels.config import NAME, UnreachableError, UserError, did_you_mean
 from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.files import in_words
-from aemodels.tracking.store import NAME, Store, UnreachableError, is_outage, open_store, printable
+from aemodels.runtime.outages import is_outage
+from aemodels.tracking.store import Store, open_store, printable
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as StoredVersion

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 from pydantic import Field, field_validator
 
-from aemodels.config import Config
+from aemodels.config import NAME, Config
 from aemodels.evaluation.metrics import METRICS
-from aemodels.tracking.store import NAME
 
 LONGEST_NAME, LONGEST_REASON = 100, 1_000  # characters, of who decides and why
 NOT_MEASURED = "it was not measured"

@@ -22,10 +22,10 @@ from filelock import FileLock
 
 from aemodels.checkpoints.model_files import CHECKSUMS
 from aemodels.checkpoints.model_files import digest as digest_of
-from aemodels.config import UserError
+from aemodels.config import NAME, UserError
 from aemodels.runtime.environment import store_folder
 from aemodels.runtime.files import in_words
-from aemodels.serving.answers import pack
+from aemodels.serving.packing import pack
 from aemodels.tracking.catalog import (
     CHALLENGER,
     CHAMPION,
@@ -51,7 +51,7 @@ from aemodels.tracking.catalog import (
 )
 from aemodels.tracking.gate import LONGEST_NAME, LONGEST_REASON, Decision, Review
 from aemodels.tracking.run import Run, forget_models, tag_text, user_name
-from aemodels.tracking.store import NAME, Store
+from aemodels.tracking.store import Store
 
 __all__ = [
     "BY_GATE",

@@ -26,13 +26,14 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from aemodels.config import as_written
+from aemodels.config import UnreachableError, as_written
 from aemodels.data.prepared import PreparedData
-from aemodels.runtime.environment import without_secrets
 from aemodels.runtime.files import in_words
+from aemodels.runtime.outages import is_outage
 from aemodels.runtime.process_names import is_gone, is_here, own_name
+from aemodels.runtime.secrets import without_secrets
 from aemodels.texts import storable
-from aemodels.tracking.store import Store, UnreachableError, is_outage
+from aemodels.tracking.store import Store
 
 LONGEST_PARAM = 500  # characters; more is unreadable in a table, and config.json has it whole
 LONGEST_TAG = 4000
@@ -316,7 +317,7 @@ def _origin() -> dict[str, str]:
 
 @cache
 def _commit() -> dict[str, str]:
-    checkout = Path(__file__).resolve().parents[1]
+    checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():
         return {}
     try:

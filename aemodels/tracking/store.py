@@ -8,58 +8,30 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import sqlite3
-import sys
 import threading
 import urllib.error
 import urllib.request
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
-from filelock import FileLock
-
-from aemodels.config import OutageError, UserError
-from aemodels.runtime.environment import sqlite_file, sqlite_uri, store_folder, tracking_uri, without_secrets
-from aemodels.runtime.files import at_path, in_words
+from aemodels.config import UnreachableError, UserError
+from aemodels.runtime.environment import sqlite_file, store_folder, tracking_uri
+from aemodels.runtime.files import in_words
+from aemodels.runtime.outages import is_outage
+from aemodels.runtime.secrets import without_secrets
+from aemodels.tracking.embedded import ensure_database, quiet
 from aemodels.tracking.views import PICTURES, TABLE, view_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # of experiments and models: fits into a path, a link and `name@alias`
 UI_PORT = 5000
-# MLflow's own list has patterns, such as 10.*: a stranger's page under the name 10.example.org, which leads to this
-# machine, could do all that MLflow's own page can.
-OWN_HOSTS = "localhost:*,127.0.0.1:*"
 ANSWER_SECONDS = 4.0  # a server that needs longer at the start counts as not answering
 DATABASES = ("postgresql", "mysql", "mssql")
-
-
-class UnreachableError(OutageError):
-    """The server does not answer now; a scheduled run may try again later."""
-
-
-def is_outage(error: object) -> bool:
-    """Whether it may be over later: a full disk, or a server or database that for minutes did not answer."""
-    from psycopg import OperationalError  # beneath what Optuna raises while its database is away
-    from urllib3.exceptions import HTTPError  # beneath what MLflow's client raises where there is no connection
-
-    if isinstance(error, BaseException) and (told := in_words(error)) is not None:
-        return isinstance(told, OutageError)
-    return any(isinstance(cause, HTTPError | OperationalError) for cause in causes(error))
-
-
-def causes(error: object) -> Iterator[BaseException]:
-    """Yields an error, then what it came from, back to the first."""
-    while isinstance(error, BaseException):
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 @dataclass(frozen=True)
@@ -157,28 +129,20 @@ def open_store() -> Store:
     """
     _hide_password()
     uri = tracking_uri()
-    _quiet()
+    quiet()
     scheme = urlsplit(uri).scheme.partition("+")[0]
     artifacts = store_folder() / "artifacts"
     if scheme in ("http", "https"):
         _wait_for_answer(uri)
         return Store(_client(uri), uri, None)
     if (file := sqlite_file(uri)) is not None:
-        _ensure_database(file, artifacts)
+        ensure_database(file, artifacts)
     elif scheme not in DATABASES:
         raise UserError(
             f"MLFLOW_TRACKING_URI={printable(uri)}: not a store that works here; give the address of an MLflow server "
             f"(http://...) or sqlite:///FILE, or unset it for {store_folder() / 'mlflow.db'}"
         )
     return Store(_client(uri), uri, artifacts)
-
-
-def _quiet() -> None:
-    """Read by MLflow when it is imported, and by its servers when they start. What the person has set stays."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 def _client(uri: str) -> MlflowClient:
@@ -254,88 +218,3 @@ def _ask(uri: str) -> str:
 
 
 # ---- the embedded store
-
-
-def _ensure_database(path: Path, artifacts: Path) -> None:
-    """Makes the database where there is none. It gets its name when it is whole; two processes make it once."""
-    if path.exists():
-        return
-    # MLflow keeps its connections by name: a second attempt of this process must not meet the first one's file.
-    partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex}")
-    with at_path(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(path.name + ".lock")):
-            if path.exists():
-                return
-            for leftover in path.parent.glob(f"{path.name}.partial*"):
-                leftover.unlink()
-            _migrate(partial, artifacts)
-            partial.replace(path)
-
-
-def _migrate(path: Path, artifacts: Path) -> None:
-    """All of MLflow's migrations on a new file: 0.6 s, and 6 s if each of their 1,700 statements reached the disk."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    with _unsynchronised(path):
-        make: Any = SqlAlchemyStore  # untyped
-        make(sqlite_uri(path), artifacts.as_uri()).engine.dispose()
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")  # kept in the file; a logging call takes 11 ms instead of 30
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def _unsynchronised(path: Path) -> Iterator[None]:
-    """Connections to this file don't wait for the disk; nobody reads it before it is whole and synchronised."""
-    from sqlalchemy import Engine, event
-
-    def loosen(connection: Any, _record: object) -> None:
-        if isinstance(connection, sqlite3.Connection) and _file_of(connection) == os.path.realpath(path):
-            connection.execute("PRAGMA synchronous=OFF")
-            connection.execute("PRAGMA journal_mode=MEMORY")
-
-    event.listen(Engine, "connect", loosen)
-    try:
-        yield
-    finally:
-        event.remove(Engine, "connect", loosen)
-
-
-def _file_of(connection: sqlite3.Connection) -> str:
-    name: str = connection.execute("PRAGMA database_list").fetchone()[2]
-    return os.path.realpath(name)
-
-
-def serve_ui(port: int = UI_PORT) -> NoReturn:
-    """Becomes MLflow's UI on the embedded store, for this machine only; signals reach it like any other program.
-
-    One worker and no job execution: 0.5 GB of memory instead of 1.5.
-
-    Raises:
-        UserError: the port is taken, or the store is a server with a UI of its own.
-    """
-    uri = tracking_uri()
-    if uri.startswith("http"):
-        raise UserError(f"MLFLOW_TRACKING_URI={printable(uri)}: this server has a UI of its own; open {printable(uri)}")
-    if not 0 < port < 2**16:
-        raise UserError(f"--port {port}: a port is a number from 1 to 65535")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise UserError(f"--port {port}: cannot be used ({error.strerror}); give another one") from None
-    _quiet()
-    if (file := sqlite_file(uri)) is not None:
-        _ensure_database(file, store_folder() / "artifacts")
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
-    command += ["--default-artifact-root", (store_folder() / "artifacts").as_uri(), "--no-serve-artifacts"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--uvicorn-opts", "--log-level warning"]
-    environment = {"PYTHONWARNINGS": "ignore", "MLFLOW_SERVER_ALLOWED_HOSTS": OWN_HOSTS, **os.environ}
-    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    environment["MLFLOW_BACKEND_STORE_URI"] = uri  # not as an argument, which every user of the machine sees
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execve(sys.executable, command, environment)

@@ -8,114 +8,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from aemodels.config import Config, SettingsError, UserError
+from aemodels.config import SettingsError
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
-from aemodels.models.base import Autoencoder, Batch, GenerativeModel, ModelConfig
-from aemodels.nn.corruption import CorruptionConfig, NoCorruption
-from aemodels.nn.distributions import derived_seed, seeded
-from aemodels.nn.schedules import Schedule
+from aemodels.models.base import Autoencoder, ModelConfig
+from aemodels.nn.batch import EVALUATION_BATCH
+from aemodels.nn.corruption import CorruptionConfig
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.progress import Progress, Steps, finish
-from aemodels.runtime.randomness import undisturbed
+from aemodels.runtime.randomness import derived_seed, seeded
+from aemodels.training.config import TrainingConfig, TrainingDivergedError
+from aemodels.training.models import new_model
 from aemodels.training.pretraining import check_layers, hidden_layers
+from aemodels.training.state import Epoch, TrainingState, new_state, state_tensors
 from aemodels.training.update import Trainee, Updates
 
-EVALUATION_BATCH = 500  # images; large enough for speed, small enough for any trunk
 LEAST_VALIDATED = 1_000  # images, after each epoch
-PRIOR_IMAGES = 10_000  # enough codes for any mixture
-
-
-class TrainingConfig(Config):
-    """How a model is trained."""
-
-    epochs: int = Field(20, ge=1)
-    """Passes over the training images."""
-    pretraining_epochs: int = Field(0, ge=0)
-    """Passes over them for each hidden layer of an MLP trunk, one layer after the other, before `epochs` of all layers
-    together; 0 starts with those."""
-    batch_size: int = Field(128, ge=1)
-    """Images per update."""
-    optimizer: Literal["adam", "adamw"] = "adam"
-    """Adam (weight decay in the gradient) or AdamW (decoupled)."""
-    learning_rate: float = Field(1e-3, gt=0)
-    """Step size of the optimiser."""
-    weight_decay: float = Field(0.0, ge=0)
-    """L2 penalty."""
-    schedule: Schedule = "constant"
-    """Learning rate after its warm-up: constant, half a cosine down to 0, or down to a tenth in 8 stages, each of them
-    three times as long as the one before."""
-    warmup_steps: int = Field(0, ge=0)
-    """Updates over which the learning rate rises from 0."""
-    gradient_clip: float | None = Field(None, gt=0)
-    """Largest norm of a part's gradient; null clips nothing."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the layers' arithmetic, where the processor has instructions for bfloat16 (a GPU since Ampere, AMX, AVX-512
-    BF16; others compute in float32); densities and weights are always float32. On an NVIDIA GPU the factors of float32
-    products are rounded to TF32, in training and whenever a model is judged."""
-    patience: int | None = Field(None, ge=1)
-    """Epochs without a better validation bound after which training stops; null trains all epochs. No
-    bound says which epoch of an adversarial model (`gan`, `vae_gan`) is better: it always trains all."""
-    corruption: CorruptionConfig = NoCorruption()
-    images: int | None = Field(None, ge=1)
-    """Train on so many images only, and validate each epoch on a tenth as many, at least 1,000; null takes all."""
-
-
-class TrainingDivergedError(UserError, RuntimeError):
-    """A term of the loss is not finite."""
-
-
-@dataclass
-class TrainingState:
-    """All that a training needs to go on. Its tensors are the live ones: write them before the next epoch starts."""
-
-    epoch: int
-    best: float
-    best_epoch: int
-    history: list[dict[str, float]]  # an entry per epoch
-    tensors: dict[str, Tensor]  # "model.*", "best.*", "optimizer.<part>.*"
-    pretraining: list[dict[str, float]] = field(default_factory=list)  # an entry per epoch of each hidden layer
-
-    def section(self, name: str) -> dict[str, Tensor]:
-        """The tensors of `model` or `best` by their names there."""
-        return {key.removeprefix(f"{name}."): t for key, t in self.tensors.items() if key.startswith(f"{name}.")}
-
-
-def new_state() -> TrainingState:
-    """Before the first epoch."""
-    return TrainingState(epoch=0, best=math.inf, best_epoch=0, history=[], tensors={})
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What training yields. Model and state are those of this moment: ask for them before the next epoch."""
-
-    index: int  # from 1
-    metrics: dict[str, float]  # train/*, val/*; nats per image where no unit is in the name
-    last: bool  # the training ends with it
-    take_model: Callable[[], GenerativeModel]
-    take_state: Callable[[], TrainingState]
-
-    @cached_property
-    def model(self) -> GenerativeModel:
-        """With this epoch's weights, in evaluation mode."""
-        return self.take_model()
-
-    @cached_property
-    def state(self) -> TrainingState:
-        """From which training can go on."""
-        return self.take_state()
 
 
 def train(
@@ -237,8 +152,8 @@ class Loop:
         self.updates.load_moments(moments)
 
     def close(self) -> None:
-        """Lets go of the updates' graph or recording: they hold the updates and each other, so their memory would wait
-        for the garbage collector, while an evaluation needs it.
+        """Lets go of the updates' graph: it and the updates hold each other, so their memory would wait for the garbage
+        collector, while an evaluation needs it.
         """
         self.updates.close()
 
@@ -253,48 +168,6 @@ def ends(state: TrainingState, config: TrainingConfig, warmup_epochs: int) -> bo
     """
     waited = state.epoch - max(state.best_epoch, warmup_epochs)
     return state.epoch >= config.epochs or (config.patience is not None and waited >= config.patience)
-
-
-def new_model(model_config: ModelConfig, data: PreparedData, seed: int) -> GenerativeModel:
-    """A model with the initial weights that belong to the seed, on the device.
-
-    Channels last in memory: convolutions are up to a third faster so, on CPUs and GPUs.
-    """
-    with seeded(derived_seed(seed, "weights")):
-        model = model_config.build(data.image_shape, data.num_classes)
-    return model.to(best_device()).to(memory_format=torch.channels_last)
-
-
-def best_model(
-    model_config: ModelConfig, data: PreparedData, config: TrainingConfig, seed: int, state: TrainingState
-) -> GenerativeModel:
-    """The model with its best weights, on the device and in evaluation mode, its prior fitted."""
-    model = new_model(model_config, data, seed).eval()
-    model.load_state_dict(state.section("best"))
-    fit_prior(model, data, seed, config.images)
-    return model
-
-
-def fit_prior(model: GenerativeModel, data: PreparedData, seed: int, images: int | None) -> None:
-    """Fits the prior of a model that has none in training, to images that it was trained on."""
-    limit = min(PRIOR_IMAGES, images or PRIOR_IMAGES)
-
-    def batches() -> Iterator[Batch]:  # reads nothing for a model that fits nothing
-        yield from Batches(data, "train", model.device, limit).in_order(EVALUATION_BATCH)
-
-    with undisturbed(model, derived_seed(seed, "codes of the prior")):
-        model.fit_prior(batches(), derived_seed(seed, "prior"))
-
-
-@torch.no_grad()
-def training_codes(model: GenerativeModel, data: PreparedData, config: TrainingConfig, seed: int) -> Tensor | None:
-    """Samples of the posterior (N, D) of images that it was trained on, on the CPU; None without an encoder."""
-    if not isinstance(model, Autoencoder):
-        return None
-    batches = Batches(data, "train", model.device, min(PRIOR_IMAGES, config.images or PRIOR_IMAGES))
-    with seeded(derived_seed(seed, "codes")):
-        codes = [model.encode(batch.x, batch.y).rsample().cpu() for batch in batches.in_order(EVALUATION_BATCH)]
-    return torch.cat(codes)
 
 
 @torch.no_grad()
@@ -328,9 +201,3 @@ def refuse_non_finite(metrics: dict[str, float], epoch: int, config: TrainingCon
             f"{stage}epoch {epoch}: {name} is {value}; try a smaller training.learning_rate (it is "
             f"{config.learning_rate:g}), training.gradient_clip=1{other}"
         )
-
-
-def state_tensors(model: dict[str, Tensor], best: dict[str, Tensor], moments: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a TrainingState."""
-    sections = {"model": model, "best": best}
-    return {f"{section}.{name}": t for section, part in sections.items() for name, t in part.items()} | moments

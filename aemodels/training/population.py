@@ -21,20 +21,12 @@ from torch.nn import functional as F
 
 from aemodels.config import SettingsError
 from aemodels.data.prepared import PreparedData
-from aemodels.models.base import Batch, GenerativeModel, Loss, ModelConfig
-from aemodels.training.loop import (
-    Epoch,
-    Loop,
-    TrainingConfig,
-    TrainingDivergedError,
-    TrainingState,
-    check_model,
-    ends,
-    new_model,
-    new_state,
-    refuse_non_finite,
-    state_tensors,
-)
+from aemodels.models.base import GenerativeModel, Loss, ModelConfig
+from aemodels.nn.batch import Batch
+from aemodels.training.config import TrainingConfig, TrainingDivergedError
+from aemodels.training.loop import Loop, check_model, ends, refuse_non_finite
+from aemodels.training.models import new_model
+from aemodels.training.state import Epoch, TrainingState, new_state, state_tensors
 
 
 def stackable(a: ModelConfig, b: ModelConfig) -> bool:

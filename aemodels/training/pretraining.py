@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aemodels.config import SettingsError
-from aemodels.models.base import Autoencoder, Batch, Loss, ModelConfig
+from aemodels.models.base import Autoencoder, Loss, ModelConfig
+from aemodels.nn.batch import Batch
 from aemodels.nn.trunks import MLPConfig
 
 

@@ -1,8 +1,7 @@
 """The update that training repeats: one forward pass, the gradient of every part, the step of every part.
 
 B batch, M members of a population (a single model has no such axis), T terms of the losses, S full batches of an epoch.
-Whole updates are replayed, on a CUDA device as a graph, on a CPU as a list of kernels: small models are bound by what
-comes before a kernel.
+On a CUDA device whole updates are replayed as a graph: small models are bound by what comes before a kernel.
 """
 
 from __future__ import annotations
@@ -18,19 +17,17 @@ from torch import Tensor, nn
 
 from aemodels.config import OwnWarning
 from aemodels.data.batches import Batches
-from aemodels.models.base import Batch, Loss
-from aemodels.nn.distributions import derived_seed, seeded
+from aemodels.models.base import Loss
+from aemodels.nn.batch import Batch
 from aemodels.nn.schedules import learning_rate_factor
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import bfloat16_units
-from aemodels.training.cpu_replay import Replay
+from aemodels.runtime.randomness import derived_seed, seeded
+from aemodels.training.adam import FORGETTING, FusedAdam, _added_up, clip
 
 if TYPE_CHECKING:
-    from aemodels.training.loop import TrainingConfig
+    from aemodels.training.config import TrainingConfig
 
-FORGETTING = 256  # updates between two looks for moments that have become too small
-TINY = 1e-25  # a moment; Adam adds 1e-8 to what it divides by
-WORTH_RECORDING = 80  # updates of a training: recording and checking cost twelve, a replay saves up to a sixth of one
 WARM_UPS = 3  # updates before a graph is captured, in which libraries make their choices; undone afterwards
 
 
@@ -71,9 +68,6 @@ class Updates:
         self.products_only = on and device == "cpu" and units == "matrix" and not convolves
         self.autocast = torch.autocast(device, torch.bfloat16, enabled=on and not self.products_only)
         self._graph: Graph | None = None
-        self._replay: Replay | None = None
-        if device == "cpu" and self.steps * config.epochs >= WORTH_RECORDING and not torchrun.active():
-            self._replay = Replay(self._full_update, list(model.modules()))
 
     def moments(self) -> dict[str, Tensor]:
         """The optimisers' state, live: "optimizer.<part>.<key>", by the keys of `FusedAdam.state`."""
@@ -89,8 +83,8 @@ class Updates:
             own.copy_(tensors[key])
 
     def close(self) -> None:
-        """Lets go of the graph or the recording, which hold memory and this object."""
-        self._graph = self._replay = None
+        """Lets go of the graph, which holds memory and this object."""
+        self._graph = None
 
     def rates(self, first_step: int) -> list[float]:
         """The learning rates of an epoch's updates."""
@@ -117,15 +111,10 @@ class Updates:
     def _eager(self, order_seed: int, first_step: int) -> None:
         batch_size, left = self.config.batch_size, len(self.batches)
         rates = self.rates(first_step)
-        if self._replay is not None:
-            self._replay.renew()
         for i, batch in enumerate(self.batches.shuffled(batch_size, order_seed)):
             self.rate.fill_(rates[i])
             step = torch.full((), first_step + i, device=self.rate.device)
-            if self._replay is not None and left >= batch_size and self.names:
-                self._replay(*(tensor for tensor in (step, batch.x, batch.y) if tensor is not None))
-            else:
-                self.update(batch, step, min(batch_size, left))
+            self.update(batch, step, min(batch_size, left))
             left -= batch_size
             if (first_step + i) % FORGETTING == 0 and self.rate.device.type == "cpu":
                 for optimizer in self.optimizers.values():
@@ -139,9 +128,6 @@ class Updates:
         for part, optimizer in self.optimizers.items():
             optimizer.step(gradients[part])
         self._add(losses)
-
-    def _full_update(self, step: Tensor, x: Tensor, y: Tensor | None = None) -> None:
-        self.update(Batch(x, y), step, self.config.batch_size)
 
     def _gradients(self, losses: dict[str, Loss], size: int) -> dict[str, list[Tensor]]:
         """All parts' gradients before any part's step, each of its own loss by its own parameters."""
@@ -278,73 +264,3 @@ def products_in_bfloat16() -> Iterator[None]:
         yield
     finally:
         matmul.fp32_precision = before
-
-
-class FusedAdam:
-    """Adam, or AdamW, on tensors of any layout (Kingma and Ba, 2015, arXiv:1412.6980; Loshchilov and Hutter, 2019).
-
-    torch's kernel alone: the checks, hooks and counters of its classes take as long as the step of a small model.
-    """
-
-    def __init__(self, parameters: list[Tensor], rate: Tensor, momentum: float, config: TrainingConfig) -> None:
-        """`rate` is the learning rate, a tensor of the caller's, so that a captured step reads it."""
-        self.parameters, self.rate, self.momentum, self.config = parameters, rate, momentum, config
-        self.first = [torch.zeros_like(parameter) for parameter in parameters]
-        self.second = [torch.zeros_like(parameter) for parameter in parameters]
-        self.steps = torch.zeros((), dtype=torch.float32, device=rate.device)  # one count for all parameters
-        self.fused = torch._fused_adam_ if config.optimizer == "adam" else torch._fused_adamw_
-
-    @torch.no_grad()
-    def step(self, gradients: list[Tensor]) -> None:
-        self.steps += 1
-        self.fused(
-            self.parameters,
-            [laid_out_as(g, parameter) for g, parameter in zip(gradients, self.parameters, strict=True)],
-            self.first,
-            self.second,
-            [],
-            [self.steps] * len(self.parameters),
-            amsgrad=False,
-            beta1=self.momentum,
-            beta2=0.999,
-            lr=self.rate,
-            weight_decay=self.config.weight_decay,
-            eps=1e-8,
-            maximize=False,
-        )
-
-    def state(self) -> dict[str, Tensor]:
-        """The count of steps, and by the number of each parameter its moments, as torch names them."""
-        names = {"exp_avg": self.first, "exp_avg_sq": self.second}
-        moments = {f"{i}.{name}": tensor for name, tensors in names.items() for i, tensor in enumerate(tensors)}
-        return {"step": self.steps, **moments}
-
-    def forget(self) -> None:
-        """Sets to zero what has become too small to move a weight: of a pixel that is black in most images the moments
-        shrink until they are subnormal numbers, with which a CPU takes ten times as long.
-        """
-        for moment in (*self.first, *self.second):
-            moment.mul_(moment.abs() > TINY)
-
-
-def laid_out_as(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """The tensor with the parameter's strides: the fused optimisers misread others, silently."""
-    if tensor.stride() == parameter.stride():
-        return tensor
-    return torch.empty_like(parameter).copy_(tensor)
-
-
-def clip(gradients: list[Tensor], limit: float, members: bool) -> None:
-    """Scales down, in place, gradients whose norm over all parameters is over the limit; each member by its own."""
-    leading = 1 if members else 0
-    squares = [g.reshape(*g.shape[:leading], -1).square().sum(-1) for g in gradients]  # () or (M,) each
-    factor = (limit / (torch.stack(squares).sum(0).sqrt() + 1e-6)).clamp(max=1)
-    for gradient in gradients:
-        gradient.mul_(factor.view((*factor.shape, *[1] * (gradient.dim() - leading))))
-
-
-def _added_up(gradients: list[Tensor]) -> list[Tensor]:
-    """Over all processes, in one message."""
-    flat = torchrun.add_up(torch.cat([gradient.flatten() for gradient in gradients]))
-    parts = flat.split([gradient.numel() for gradient in gradients])
-    return [part.view(gradient.shape) for part, gradient in zip(parts, gradients, strict=True)]

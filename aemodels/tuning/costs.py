@@ -13,10 +13,10 @@ from torch.utils._pytree import tree_leaves
 
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.models.base import Batch
-from aemodels.nn.distributions import seeded
+from aemodels.nn.batch import EVALUATION_BATCH, Batch
 from aemodels.runtime.devices import best_device
-from aemodels.training.loop import EVALUATION_BATCH, new_model
+from aemodels.runtime.randomness import seeded
+from aemodels.training.models import new_model
 
 
 def forward_seconds(experiment: Experiment, data: PreparedData) -> float:

@@ -26,8 +26,9 @@ from aemodels.experiment import Experiment
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import cores
 from aemodels.runtime.processes import Worker, WorkerDiedError, Yielded, ready
-from aemodels.training.loop import Epoch, TrainingDivergedError
+from aemodels.training.config import TrainingDivergedError
 from aemodels.training.population import stackable, train_population
+from aemodels.training.state import Epoch
 from aemodels.tuning.costs import forward_seconds, stack_bytes
 from aemodels.tuning.messages import Goals, MemberEnd, MemberEpoch, MemberStart, Told
 from aemodels.tuning.trial import judge, out_of_memory, run_trial, watch

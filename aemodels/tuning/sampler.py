@@ -23,8 +23,10 @@ from optuna.trial import TrialState, create_trial
 
 from aemodels.config import Choice, Range, Space
 from aemodels.experiment import Experiment
-from aemodels.nn.distributions import derived_seed
-from aemodels.tuning.config import Trial, TuningConfig, trial_experiment
+from aemodels.runtime.randomness import derived_seed
+from aemodels.tuning.config import TuningConfig
+from aemodels.tuning.events import Trial
+from aemodels.tuning.space import trial_experiment
 
 RANDOM_TRIALS = 4  # before the sampler models the results, and complete ones before the pruner compares with them
 ATTEMPTS = 20  # for Optuna to draw settings that no trial has had

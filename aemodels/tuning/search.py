@@ -21,20 +21,10 @@ from typing import Any
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.features import Features
 from aemodels.experiment import Experiment
-from aemodels.tuning.config import (
-    Event,
-    SearchResult,
-    Trial,
-    TrialEnded,
-    TrialEpoch,
-    TrialLost,
-    TrialStarted,
-    Waiting,
-    check_models,
-    trial_experiment,
-)
+from aemodels.tuning.events import Event, SearchResult, Trial, TrialEnded, TrialEpoch, TrialLost, TrialStarted, Waiting
 from aemodels.tuning.messages import MemberEnd, MemberEpoch, MemberStart
 from aemodels.tuning.runner import Runner
+from aemodels.tuning.space import check_models, trial_experiment
 from aemodels.tuning.study import Study
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two looks at what other workers do

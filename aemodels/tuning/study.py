@@ -17,15 +17,17 @@ from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from aemodels.config import Space, UserError
+from aemodels.config import Space, UnreachableError, UserError
 from aemodels.evaluation.evaluate import direction
 from aemodels.experiment import Experiment
 from aemodels.runtime.files import in_words
-from aemodels.tracking.store import UnreachableError
-from aemodels.tuning.config import SearchResult, Trial, TuningConfig, search_space
+from aemodels.tuning.claims import Claims, Leases
+from aemodels.tuning.config import TuningConfig
+from aemodels.tuning.events import SearchResult, Trial
 from aemodels.tuning.messages import Goals
 from aemodels.tuning.sampler import Sampler
-from aemodels.tuning.storage import DATABASE_ERRORS, INTERRUPTED, Claims, Leases, open_storage
+from aemodels.tuning.space import search_space
+from aemodels.tuning.storage import DATABASE_ERRORS, INTERRUPTED, open_storage
 
 FINISHED = "finished"  # a note
 STATES: dict[TrialState, Literal["waiting", "running", "complete", "pruned"]] = {

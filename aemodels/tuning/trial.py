@@ -12,7 +12,10 @@ from aemodels.evaluation.evaluate import evaluate
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
-from aemodels.training.loop import Epoch, TrainingDivergedError, best_model, fit_prior, train
+from aemodels.training.config import TrainingDivergedError
+from aemodels.training.loop import train
+from aemodels.training.models import best_model, fit_prior
+from aemodels.training.state import Epoch
 from aemodels.tuning.messages import Goals, MemberEnd, MemberEpoch, Told
 
 # Metrics of a trial, beside the objectives, of those that its model and the data have; quick ones.

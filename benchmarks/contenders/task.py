@@ -9,7 +9,7 @@ import torch
 
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.training.loop import new_model
+from aemodels.training.models import new_model
 from benchmarks.contenders.networks import Plain, plain_model
 from benchmarks.jobs import ROOT
 

@@ -68,7 +68,7 @@ def serve(
 def ui(port: Annotated[int, typer.Option(help="On this machine.")] = 5000) -> None:
     """Serve MLflow's pages on this machine until Ctrl-C."""
     with answering(verbose=False):
-        from aemodels.tracking.store import serve_ui
+        from aemodels.tracking.ui import serve_ui
         from flows import terminal
 
         terminal.sentence(

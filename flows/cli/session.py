@@ -233,7 +233,7 @@ def _interrupt(_signal: int, _frame: object) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    from aemodels.runtime.environment import without_secrets
+    from aemodels.runtime.secrets import without_secrets
 
     for line in without_secrets(message).split("\n"):
         tell(line)

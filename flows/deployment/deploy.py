@@ -41,7 +41,7 @@ SLOWEST_START = timedelta(minutes=10)  # of a process, on a machine that does mu
 BEATS = {"prefect.flow-run.Running", "prefect.flow-run.heartbeat"}
 REST = timedelta(hours=1)  # between two restarts of a run that has never run: nothing counts those
 ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Suspended", "AwaitingConcurrencySlot")  # without heartbeats
-FILE = Path(__file__).resolve().parents[1] / "prefect.yaml"
+FILE = Path(__file__).resolve().parents[2] / "prefect.yaml"
 
 
 def main(file: Annotated[Path, typer.Option(help="The deployments.")] = FILE) -> None:

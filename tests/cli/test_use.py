@@ -17,9 +17,9 @@ from aemodels.config import section_kinds
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.nn.trunks import MLPConfig
-from aemodels.priors.base import PRIORS
+from aemodels.priors import PRIORS
 from aemodels.serving.answers import MOST_GENERATED, Question, answer
-from aemodels.training.loop import TrainingConfig
+from aemodels.training.config import TrainingConfig
 from flows.cli.options import PriorName
 
 TRUNK = MLPConfig(widths=(16,))
@@ -78,7 +78,7 @@ def test_a_conditional_model_draws_the_class_by_its_name_or_number(model: Callab
 
 @pytest.mark.parametrize("prior", ["gaussian", "mixture", "flow"])
 def test_other_priors_draw_other_images(model: Callable[[str], Path], prior: str, monkeypatch) -> None:
-    monkeypatch.setattr("aemodels.priors.base.FLOW_STEPS", 100)
+    monkeypatch.setattr("aemodels.priors.flow.FLOW_STEPS", 100)
     folder = model("vae")
     assert not np.array_equal(drawn(folder), drawn(folder, "--prior", prior))
     assert np.array_equal(drawn(folder, "--prior", prior), drawn(folder, "--prior", prior))

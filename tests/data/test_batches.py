@@ -18,8 +18,8 @@ from aemodels.data import streaming
 from aemodels.data.arrays import ArrayWriter, stored_array
 from aemodels.data.batches import Batches, _binarized, _fixed_uniform
 from aemodels.data.prepared import PreparedData, StoredSplit
-from aemodels.models.base import Batch
-from aemodels.nn.distributions import seeded
+from aemodels.nn.batch import Batch
+from aemodels.runtime.randomness import seeded
 
 CPU = torch.device("cpu")
 BINARIZE = ["none", "threshold", "static", "dynamic"]

@@ -21,8 +21,11 @@ from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, VAEConfig, VAEGANConfig
 from aemodels.models.base import ModelConfig
 from aemodels.nn.trunks import ConvConfig, MLPConfig
-from aemodels.training.loop import Epoch, TrainingConfig, new_model, train
+from aemodels.training.config import TrainingConfig
+from aemodels.training.loop import train
+from aemodels.training.models import new_model
 from aemodels.training.population import train_population
+from aemodels.training.state import Epoch
 from aemodels.training.update import Graph, Updates
 from aemodels.tuning.costs import stack_bytes
 from aemodels.tuning.messages import Goals, MemberEnd, MemberEpoch

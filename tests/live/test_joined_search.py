@@ -19,8 +19,8 @@ import pytest
 from sqlalchemy import make_url
 
 from aemodels.config import UserError
+from aemodels.runtime.outages import is_outage
 from aemodels.settings import Settings
-from aemodels.tracking.store import is_outage
 from aemodels.tuning.storage import open_storage
 
 NAMES = (f"joined-{number}" for number in count())

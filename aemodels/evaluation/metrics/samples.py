@@ -16,9 +16,8 @@ from aemodels.evaluation.leaving_out import NotEnoughError
 from aemodels.evaluation.metrics.table import Metric
 from aemodels.evaluation.neighbours import Balls
 from aemodels.models.base import Variational
-from aemodels.nn.distributions import derived_seed
-from aemodels.priors.base import fitted
-from aemodels.runtime.randomness import undisturbed
+from aemodels.priors import fitted
+from aemodels.runtime.randomness import derived_seed, undisturbed
 
 CONFIDENT = 0.9  # probability of a class over which an image counts as showing an object
 

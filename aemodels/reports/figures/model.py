@@ -20,11 +20,10 @@ from aemodels.evaluation import neighbours
 from aemodels.evaluation.evidence import Evidence, Need
 from aemodels.evaluation.leaving_out import Made, make_from
 from aemodels.models.base import Autoencoder, GenerativeModel
-from aemodels.nn.distributions import derived_seed
 from aemodels.reports.figures.codes import codes, codes_tsne, decode, manifold, traversals
 from aemodels.reports.figures.requests import classes, denoising, like
 from aemodels.reports.pictures import FONT, GAP, WIDTH, Labels, Picture, drawn, plots, sheet, tile
-from aemodels.runtime.randomness import undisturbed
+from aemodels.runtime.randomness import derived_seed, undisturbed
 
 POOL = 100_000  # training images, at most, among which the nearest is looked for: 26 MB of features
 ACROSS, SAMPLES = 8, 32  # images: MLflow's cards are wide

@@ -8,10 +8,9 @@ from __future__ import annotations
 import torch
 
 from aemodels.evaluation.evidence import Evidence
-from aemodels.nn.distributions import derived_seed
 from aemodels.reports.lettering import shortened
 from aemodels.reports.pictures import Labels, Picture, sheet
-from aemodels.runtime.randomness import undisturbed
+from aemodels.runtime.randomness import derived_seed, undisturbed
 
 ACROSS = 8
 SHOWN_NOISE = 0.3

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from aemodels.config import Choice, Range, in_short
 from aemodels.evaluation.leaving_out import Made, make_each
 from aemodels.reports.pictures import FONT, WIDTH, Picture, drawn, plots
-from aemodels.tuning.config import SearchResult, Trial
+from aemodels.tuning.events import SearchResult, Trial
 
 if TYPE_CHECKING:  # half a second that only drawing has to wait for
     from matplotlib.axes import Axes

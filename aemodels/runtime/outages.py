@@ -1,0 +1,29 @@
+"""Errors that may pass: a full disk, a server or database that is away for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from aemodels.config import OutageError
+from aemodels.runtime.files import in_words
+
+if TYPE_CHECKING:
+    pass
+
+
+def is_outage(error: object) -> bool:
+    """Whether it may be over later: a full disk, or a server or database that for minutes did not answer."""
+    from psycopg import OperationalError  # beneath what Optuna raises while its database is away
+    from urllib3.exceptions import HTTPError  # beneath what MLflow's client raises where there is no connection
+
+    if isinstance(error, BaseException) and (told := in_words(error)) is not None:
+        return isinstance(told, OutageError)
+    return any(isinstance(cause, HTTPError | OperationalError) for cause in causes(error))
+
+
+def causes(error: object) -> Iterator[BaseException]:
+    """Yields an error, then what it came from, back to the first."""
+    while isinstance(error, BaseException):
+        yield error
+        error = error.__cause__ or error.__context__

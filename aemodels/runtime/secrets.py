@@ -1,0 +1,29 @@
+"""Secrets from the environment, kept out of messages and logs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+# What the names of such variables end in.
+SECRETS = ("PASSWORD", "TOKEN", "SECRET", "AUTH_STRING", "ACCESS_KEY", "SECRET_KEY", "API_KEY")
+
+
+SHORTEST_SECRET = 4  # characters; shorter ones would be found in ordinary words
+
+
+def without_secrets(text: str) -> str:
+    """The text without users and passwords in addresses, and without what the environment keeps secret."""
+    text = re.sub(r"(\w://)[^\s/]*@", r"\1", text)
+    for secret in sorted(_secrets(), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _secrets() -> Iterator[str]:
+    for name, value in os.environ.items():
+        in_address = re.search(r"\w://[^\s/:]*:(\S*)@", value)  # to the last @: a password may hold a slash
+        secret = value if name.upper().endswith(SECRETS) else in_address[1] if in_address else ""
+        if len(secret) >= SHORTEST_SECRET:
+            yield secret

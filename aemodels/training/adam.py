@@ -1,0 +1,88 @@
+"""Adam for all parameters of a part in one fused call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from aemodels.runtime import torchrun
+
+if TYPE_CHECKING:
+    from aemodels.training.config import TrainingConfig
+
+FORGETTING = 256  # updates between two looks for moments that have become too small
+
+
+TINY = 1e-25  # a moment; Adam adds 1e-8 to what it divides by
+
+
+class FusedAdam:
+    """Adam, or AdamW, on tensors of any layout (Kingma and Ba, 2015, arXiv:1412.6980; Loshchilov and Hutter, 2019).
+
+    torch's kernel alone: the checks, hooks and counters of its classes take as long as the step of a small model.
+    """
+
+    def __init__(self, parameters: list[Tensor], rate: Tensor, momentum: float, config: TrainingConfig) -> None:
+        """`rate` is the learning rate, a tensor of the caller's, so that a captured step reads it."""
+        self.parameters, self.rate, self.momentum, self.config = parameters, rate, momentum, config
+        self.first = [torch.zeros_like(parameter) for parameter in parameters]
+        self.second = [torch.zeros_like(parameter) for parameter in parameters]
+        self.steps = torch.zeros((), dtype=torch.float32, device=rate.device)  # one count for all parameters
+        self.fused = torch._fused_adam_ if config.optimizer == "adam" else torch._fused_adamw_
+
+    @torch.no_grad()
+    def step(self, gradients: list[Tensor]) -> None:
+        self.steps += 1
+        self.fused(
+            self.parameters,
+            [laid_out_as(g, parameter) for g, parameter in zip(gradients, self.parameters, strict=True)],
+            self.first,
+            self.second,
+            [],
+            [self.steps] * len(self.parameters),
+            amsgrad=False,
+            beta1=self.momentum,
+            beta2=0.999,
+            lr=self.rate,
+            weight_decay=self.config.weight_decay,
+            eps=1e-8,
+            maximize=False,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """The count of steps, and by the number of each parameter its moments, as torch names them."""
+        names = {"exp_avg": self.first, "exp_avg_sq": self.second}
+        moments = {f"{i}.{name}": tensor for name, tensors in names.items() for i, tensor in enumerate(tensors)}
+        return {"step": self.steps, **moments}
+
+    def forget(self) -> None:
+        """Sets to zero what has become too small to move a weight: of a pixel that is black in most images the moments
+        shrink until they are subnormal numbers, with which a CPU takes ten times as long.
+        """
+        for moment in (*self.first, *self.second):
+            moment.mul_(moment.abs() > TINY)
+
+
+def laid_out_as(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """The tensor with the parameter's strides: the fused optimisers misread others, silently."""
+    if tensor.stride() == parameter.stride():
+        return tensor
+    return torch.empty_like(parameter).copy_(tensor)
+
+
+def clip(gradients: list[Tensor], limit: float, members: bool) -> None:
+    """Scales down, in place, gradients whose norm over all parameters is over the limit; each member by its own."""
+    leading = 1 if members else 0
+    squares = [g.reshape(*g.shape[:leading], -1).square().sum(-1) for g in gradients]  # () or (M,) each
+    factor = (limit / (torch.stack(squares).sum(0).sqrt() + 1e-6)).clamp(max=1)
+    for gradient in gradients:
+        gradient.mul_(factor.view((*factor.shape, *[1] * (gradient.dim() - leading))))
+
+
+def _added_up(gradients: list[Tensor]) -> list[Tensor]:
+    """Over all processes, in one message."""
+    flat = torchrun.add_up(torch.cat([gradient.flatten() for gradient in gradients]))
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    return [part.view(gradient.shape) for part, gradient in zip(parts, gradients, strict=True)]

@@ -1,0 +1,60 @@
+"""The state from which a training goes on, and what it yields after each epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor
+
+from aemodels.models.base import GenerativeModel
+
+
+@dataclass
+class TrainingState:
+    """All that a training needs to go on. Its tensors are the live ones: write them before the next epoch starts."""
+
+    epoch: int
+    best: float
+    best_epoch: int
+    history: list[dict[str, float]]  # an entry per epoch
+    tensors: dict[str, Tensor]  # "model.*", "best.*", "optimizer.<part>.*"
+    pretraining: list[dict[str, float]] = field(default_factory=list)  # an entry per epoch of each hidden layer
+
+    def section(self, name: str) -> dict[str, Tensor]:
+        """The tensors of `model` or `best` by their names there."""
+        return {key.removeprefix(f"{name}."): t for key, t in self.tensors.items() if key.startswith(f"{name}.")}
+
+
+def new_state() -> TrainingState:
+    """Before the first epoch."""
+    return TrainingState(epoch=0, best=math.inf, best_epoch=0, history=[], tensors={})
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What training yields. Model and state are those of this moment: ask for them before the next epoch."""
+
+    index: int  # from 1
+    metrics: dict[str, float]  # train/*, val/*; nats per image where no unit is in the name
+    last: bool  # the training ends with it
+    take_model: Callable[[], GenerativeModel]
+    take_state: Callable[[], TrainingState]
+
+    @cached_property
+    def model(self) -> GenerativeModel:
+        """With this epoch's weights, in evaluation mode."""
+        return self.take_model()
+
+    @cached_property
+    def state(self) -> TrainingState:
+        """From which training can go on."""
+        return self.take_state()
+
+
+def state_tensors(model: dict[str, Tensor], best: dict[str, Tensor], moments: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a TrainingState."""
+    sections = {"model": model, "best": best}
+    return {f"{section}.{name}": t for section, part in sections.items() for name, t in part.items()} | moments

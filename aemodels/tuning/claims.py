@@ -1,0 +1,159 @@
+"""Who works on which trial of a shared search."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from aemodels.tuning.storage import DATABASE_ERRORS, INTERRUPTED, LOCK, PRESENCE, _lock
+
+LEASE_SECONDS = 60  # a worker that was silent for so long is dead, asleep or cut off
+
+
+BEAT_SECONDS = 10  # a lease is renewed so often, and after every epoch
+
+
+HUNG_SECONDS = 6 * 3600  # without an epoch, a worker does not work, whatever its threads say
+
+
+class Claims:
+    """The trials that this process runs. Nobody else works on the study: the lock of the run's folder proves it."""
+
+    def __init__(self, storage: RDBStorage, study: int) -> None:
+        self.storage, self.study = storage, study
+        self.rows: set[int] = set()  # Optuna's ids
+
+    def recover(self) -> None:
+        """What a process that is no more left running is interrupted."""
+        for row in self.storage.get_all_trials(self.study, deepcopy=False, states=(TrialState.RUNNING,)):
+            if row._trial_id not in self.rows:
+                self._fail(row._trial_id)
+
+    def claim(self, row: int) -> bool:
+        """Whether the trial waited: now it is this process's."""
+        try:
+            claimed = self.storage.set_trial_state_values(row, TrialState.RUNNING)
+        except UpdateFinishedTrialError:
+            return False
+        if claimed:
+            self.rows.add(row)
+        return claimed
+
+    def renew(self, row: int) -> bool:
+        """Whether the trial is still this process's."""
+        return True
+
+    def release(self) -> None:
+        """What this process still runs goes back: it is interrupted."""
+        while self.rows:
+            self._fail(self.rows.pop())
+
+    def _fail(self, row: int) -> None:
+        with suppress(UpdateFinishedTrialError):  # by another worker, at the same moment
+            self.storage.set_trial_user_attr(row, INTERRUPTED, True)  # whatever its worker still writes
+            self.storage.set_trial_state_values(row, TrialState.FAIL)
+
+    # ---- the others
+
+    def alone(self) -> AbstractContextManager[None]:
+        """While the block runs, no other worker is in such a block."""
+        return nullcontext()
+
+    def arrive(self) -> None:
+        """From now on this process works on the study."""
+
+    def leaving(self) -> AbstractContextManager[bool]:
+        """Whether nobody else works on the study; nobody arrives while the block runs, if that asks `alone`."""
+        return nullcontext(True)
+
+    def close(self) -> None:
+        """Nothing follows."""
+        self.storage.engine.dispose()
+
+
+class Leases(Claims):
+    """The trials that this process runs, beside others. Time is that of the database."""
+
+    def __init__(self, storage: RDBStorage, study: int) -> None:
+        super().__init__(storage, study)
+        storage.heartbeat_interval, storage.grace_period = BEAT_SECONDS, LEASE_SECONDS
+        self.heard = time.monotonic()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._presence: Connection | None = None
+
+    def recover(self) -> None:
+        for row in self.storage._get_stale_trial_ids(self.study):
+            self._fail(row)
+
+    def claim(self, row: int) -> bool:
+        self.heard = time.monotonic()
+        self.storage.record_heartbeat(row)  # before: a trial that runs without one would never be found
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._beat, name="leases", daemon=True)
+            self._thread.start()
+        return super().claim(row)
+
+    def renew(self, row: int) -> bool:
+        self.heard = time.monotonic()
+        self.storage.record_heartbeat(row)
+        if self.storage.get_trial(row).state != TrialState.RUNNING:
+            self.rows.discard(row)
+        return row in self.rows
+
+    def _beat(self) -> None:
+        """An epoch, or what precedes the first one, may take longer than a lease."""
+        while not self._ended.wait(BEAT_SECONDS):
+            if time.monotonic() - self.heard < HUNG_SECONDS:
+                with suppress(*DATABASE_ERRORS):  # the next beat may reach it
+                    for row in tuple(self.rows):
+                        self.storage.record_heartbeat(row)
+        self.storage.remove_session()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        connection = self.storage.engine.connect()
+        try:
+            _lock(connection, "pg_advisory_xact_lock", LOCK, self.study)
+            yield
+        finally:
+            with suppress(SQLAlchemyError):  # the server ends a connection that sleeps too long
+                connection.close()
+
+    def arrive(self) -> None:
+        self._presence = self.storage.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        _lock(self._presence, "pg_advisory_lock_shared", PRESENCE, self.study)
+
+    @contextmanager
+    def leaving(self) -> Iterator[bool]:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self.alone())
+                last = self._leave()
+            except DATABASE_ERRORS:
+                last = False  # nobody knows
+            yield last
+
+    def _leave(self) -> bool:
+        if self._presence is None:
+            return False
+        _lock(self._presence, "pg_advisory_unlock_shared", PRESENCE, self.study)
+        last = _lock(self._presence, "pg_try_advisory_lock", PRESENCE, self.study)
+        return last and _lock(self._presence, "pg_advisory_unlock", PRESENCE, self.study)
+
+    def close(self) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._presence is not None:
+            with suppress(SQLAlchemyError):
+                self._presence.close()
+        super().close()
