@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
+from places import ROOT
 from questions import JSON, Reply
 
-ROOT = Path(__file__).parents[1]
 OPEN_FILES = 1024  # that a process may have, as on most systems
 
 

@@ -24,11 +24,10 @@ from typing import Any, TypeVar
 
 import psutil
 import yaml
+from places import COLLECTIONS, ROOT
 from postgres import Server, free_port
 
 T = TypeVar("T")
-ROOT = Path(__file__).parents[1]
-MNIST = Path(__file__).parents[2] / "shared" / "data"  # where it is there; else scikit-learn's digits
 
 
 def within(seconds: float, found: Callable[[], T | None], what: str) -> T:
@@ -198,8 +197,8 @@ def running(postgres: Server, folder: Path) -> Iterator[Team]:
         "OMP_WAIT_POLICY": "passive",
         "OMP_NUM_THREADS": "1",
     }
-    if (MNIST / "MNIST").exists():
-        environment["AEMODELS_DATA"] = str(MNIST)
+    if (COLLECTIONS / "MNIST").exists():
+        environment["AEMODELS_DATA"] = str(COLLECTIONS)
     servers = {
         name: Service(command, folder / f"{name}.log", environment, int(values[f"{name.upper()}_PORT"]))
         for name, command in documented_servers().items()

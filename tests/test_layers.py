@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 LAYERS = [  # from the bottom; a module imports from its own layer and those below
     {"config", "texts", "environment", "disk", "progress", "process_names", "workers", "parallel", "devices"},
     {"schedules", "objectives", "distributions", "corruption", "nets", "priors"},

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 from chaos.plan import PARTS, Fault, plan
 from chaos.sites import Run, Site
+from places import ROOT
 
-ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 COMMAND = "make test-chaos"
 ABOUT = """\

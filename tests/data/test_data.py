@@ -174,7 +174,7 @@ SLOW = """
 import sys, time
 from aemodels.data import prepare
 from aemodels.data.folder import FolderConfig
-from aemodels.progress import finish
+from aemodels.runtime.progress import finish
 data = finish(prepare(FolderConfig(path=sys.argv[1])), lambda p: (print(p.done, p.note, flush=True), time.sleep(0.2)))
 print(data.digest, flush=True)
 """

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from places import COLLECTIONS
 
 from aemodels.config import UserError
 from aemodels.data import PreparedData, decoding, prepare
@@ -19,8 +20,6 @@ from aemodels.data.folder import FolderConfig
 from aemodels.data.source import UnreadableError
 from aemodels.runtime.processes import Worker, WorkerDiedError, ready
 from aemodels.runtime.progress import Progress, Steps, finish
-
-REAL = Path(__file__).parents[2].parent / "shared" / "data"
 
 
 def damage(file: Path) -> None:
@@ -290,8 +289,8 @@ def test_cache_that_cannot_be_written(animals: Path, tmp_path: Path, monkeypatch
         finish(prepare(FolderConfig(path=animals)))
 
 
-@pytest.mark.skipif(not (REAL / "rgb_folder").exists(), reason="needs ../shared/data")
+@pytest.mark.skipif(not (COLLECTIONS / "rgb_folder").exists(), reason="needs ../shared/data")
 def test_real_colour_folder() -> None:
-    data = finish(prepare(FolderConfig(path=REAL / "rgb_folder")))
+    data = finish(prepare(FolderConfig(path=COLLECTIONS / "rgb_folder")))
     assert (data.image_shape, data.num_classes, sum(data.sizes.values())) == ((3, 32, 32), 10, 800)
     assert set(data.manifest()["images_by_class"]["test"].values()) == {12}

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import COLLECTIONS
 
 from aemodels.config import UserError
 from aemodels.data import prepare
 from aemodels.data.mnist import CIFAR_FILES, IDX_FILES, Cifar10Config, KmnistConfig, MnistConfig
 from aemodels.runtime.progress import finish
-
-REAL = Path(__file__).parents[2].parent / "shared" / "data"
 
 
 def damage(file: Path) -> None:
@@ -118,10 +117,10 @@ def test_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         finish(prepare(Cifar10Config()))
 
 
-@pytest.mark.skipif(not (REAL / "MNIST").exists(), reason="needs the real MNIST in ../shared/data")
+@pytest.mark.skipif(not (COLLECTIONS / "MNIST").exists(), reason="needs the real MNIST in ../shared/data")
 def test_real_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AEMODELS_DATA", str(REAL))
-    before = sorted(REAL.glob("**/*"))
+    monkeypatch.setenv("AEMODELS_DATA", str(COLLECTIONS))
+    before = sorted(COLLECTIONS.glob("**/*"))
     started = time.perf_counter()
     data = finish(prepare(MnistConfig()))
     assert time.perf_counter() - started < 10  # about one second on a quiet machine
@@ -130,4 +129,4 @@ def test_real_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
     assert labels is not None
     assert labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]  # the test set begins so, wherever it is shown
     assert abs(images.mean() / 255 - 0.1325) < 1e-3
-    assert sorted(REAL.glob("**/*")) == before
+    assert sorted(COLLECTIONS.glob("**/*")) == before

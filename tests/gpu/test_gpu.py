@@ -145,7 +145,7 @@ def test_cuda_may_begin_within_a_seeded_block() -> None:
     """The block does not begin it; its noise is the seed's all the same, and the caller's is the caller's."""
     code = """
 import torch
-from aemodels.distributions import seeded
+from aemodels.runtime.randomness import seeded
 torch.manual_seed(5)
 with seeded(3):
     assert not torch.cuda.is_initialized()

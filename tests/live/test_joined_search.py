@@ -32,9 +32,9 @@ BOOT = f"""
 import os, sys
 cores = sorted(os.sched_getaffinity(0))
 os.sched_setaffinity(0, {{cores[int(sys.argv.pop(1)) % len(cores)]}})  # else it would start processes
-from aemodels import tuning_storage
-tuning_storage.LEASE_SECONDS, tuning_storage.BEAT_SECONDS = {LEASE}, 1
-from flows.cli import main
+from aemodels.tuning import claims
+claims.LEASE_SECONDS, claims.BEAT_SECONDS = {LEASE}, 1
+from flows.cli.main import main
 main()
 """
 

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 from postgres import free_port
 
 pytestmark = pytest.mark.stack
 
-ROOT = Path(__file__).parents[2]
 HOST = "mlflow.example.org"
 SECRET = "a-secret-that-no-image-and-no-log-may-hold"
 PASSWORDS = {"POSTGRES_PASSWORD": SECRET, "TEAM_PASSWORD": SECRET}  # what .env.example asks for

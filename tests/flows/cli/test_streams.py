@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 from quick import first
 
 from flows.cli.streams import CLOSED, UNWRITABLE
 
-ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "flows.cli.main"]
 PRINTS = {"flows/terminal.py"}  # what may print; a message beside the result: flows/cli/session.py, by `tell` alone
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from places import ROOT
 
 from aemodels.config import UserError
 from aemodels.runtime.secrets import without_secrets
 from aemodels.tracking.run import start_run
 from aemodels.tracking.store import Store, open_store
 
-ROOT = Path(__file__).parents[1]
 TINY = ["model.trunk=mlp", "model.trunk.widths=[16]", "model.latent_dim=2", "training.epochs=1", "training.images=200"]
 SECRETS = {
     "MLFLOW_TRACKING_PASSWORD": "tracking-Xq7secret",

@@ -135,10 +135,11 @@ def test_divergence_names_epoch_term_and_remedy(digits: PreparedData) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from aemodels.checkpoint import load_state, save_state
+from aemodels.checkpoints.checkpoint import load_state, save_state
 from aemodels.data.prepared import PreparedData
 from aemodels.models import VAEConfig
-from aemodels.training import TrainingConfig, train
+from aemodels.training.config import TrainingConfig
+from aemodels.training.loop import train
 folder, data = Path(sys.argv[1]), PreparedData.model_validate_json(sys.argv[2])
 for epoch in train(VAEConfig(), data, TrainingConfig(epochs=60, images=200), 0, resume=load_state(folder)):
     save_state(folder, epoch.state)

@@ -48,7 +48,7 @@ def test_a_library_that_does_not_load_is_no_damaged_file(tmp_path: Path, monkeyp
     code = """
 import sys
 sys.modules["mlflow.store.tracking.sqlalchemy_store"] = None
-from aemodels.store import open_store
+from aemodels.tracking.store import open_store
 open_store()
 """
     refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

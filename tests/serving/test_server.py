@@ -24,7 +24,6 @@ from aemodels.models.base import GenerativeModel
 from aemodels.serving.answers import Question, answer
 from aemodels.serving.server import MOST_AT_ONCE
 
-ROOT = Path(__file__).parents[1]
 ALLOWED_GROWTH = 400e6  # bytes: a question of 25 MB is read, and an answer of as much is written
 
 

@@ -106,7 +106,7 @@ sys.path.insert(0, sys.argv[1])
 import searches as t
 from aemodels.data import prepare
 from aemodels.data.digits import DigitsConfig
-from aemodels.progress import finish
+from aemodels.runtime.progress import finish
 
 data = finish(prepare(DigitsConfig()))
 config = t.TuningConfig(trials=4, generation=2, prune_after=0.3)
@@ -136,7 +136,7 @@ print(json.dumps({"codes": codes, "resumed": t.facts(resumed), "whole": t.facts(
 @pytest.mark.usefixtures("digits")
 def test_kill_9() -> None:
     """Real trainings, really killed; in a process of its own, whose threads do not mind a fork."""
-    command = [sys.executable, "-c", REAL_KILLS, __file__.rpartition("/")[0]]
+    command = [sys.executable, "-c", REAL_KILLS, str(ROOT / "tests")]
     answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert answer["codes"] == [-9] * 4
     assert answer["resumed"] == answer["whole"]

@@ -35,11 +35,11 @@ TRAININGS = {
 SHARED = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-import test_parallel as t
-from aemodels import parallel
-from aemodels.devices import best_device
-with parallel.joined(best_device()):
-    print(json.dumps([parallel.leads(), t.curves(t.PreparedData.model_validate_json(sys.argv[2]))]) + "\\n", end="")
+import test_torchrun as t
+from aemodels.runtime import torchrun
+from aemodels.runtime.devices import best_device
+with torchrun.joined(best_device()):
+    print(json.dumps([torchrun.leads(), t.curves(t.PreparedData.model_validate_json(sys.argv[2]))]) + "\\n", end="")
 """
 
 
@@ -83,9 +83,9 @@ def test_the_loss_curves_are_those_of_one_process(digits: PreparedData, tmp_path
 
 
 def test_one_process_has_the_whole_batch() -> None:
-    assert parallel.leads()
+    assert torchrun.leads()
     assert parallel.share_of(10) is None
-    with parallel.joined(torch.device("cpu")):
+    with torchrun.joined(torch.device("cpu")):
         assert not parallel.active()
     assert parallel.batch_mean(torch.tensor([1.0, 3.0])) == 2
 

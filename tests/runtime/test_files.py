@@ -94,7 +94,7 @@ def test_limits_of_a_process_are_named(limit: int, reason: str, remedy: str, pas
     code = f"""
 import os, resource
 from pathlib import Path
-from aemodels.disk import write_whole
+from aemodels.runtime.files import write_whole
 from aemodels.config import OutageError, UserError
 resource.setrlimit({limit}, (4, 4) if {limit} == resource.RLIMIT_NOFILE else (4096, 4096))
 kept = os.open("/dev/null", 0) if {limit} == resource.RLIMIT_NOFILE else None

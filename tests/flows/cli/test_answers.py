@@ -14,7 +14,7 @@ from PIL import Image
 
 from aemodels.config import read_text
 from aemodels.steps.tune import Tuned
-from flows.cli import results
+from flows.cli.main import results
 
 SMALL_SEARCH = ["tuning.trials=2", "tuning.generation=2", "tuning.epochs=1", "tuning.images=200"]
 
@@ -26,7 +26,7 @@ SMALL_SEARCH = ["tuning.trials=2", "tuning.generation=2", "tuning.epochs=1", "tu
 def test_help_imports_nothing_that_takes_time(arguments: list[str]) -> None:
     code = f"""
 import sys
-from flows.cli import app
+from flows.cli.main import app
 app({arguments}, standalone_mode=False)
 print("loaded:", *sorted({{"torch", "mlflow", "prefect", "optuna", "numpy", "rich"}} & set(sys.modules)))
 """

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from places import COLLECTIONS
 
 from aemodels.config import UserError
 from aemodels.data.sprites import Sprite, draw_factors, render
@@ -23,8 +24,7 @@ from aemodels.evaluation.drift import (
     population_stability,
 )
 
-MNIST = Path(__file__).parents[2] / "shared" / "data"
-OTHERS = MNIST / "rgb_folder"
+OTHERS = COLLECTIONS / "rgb_folder"
 
 
 def scores(rng: np.random.Generator, n: int, shift: float = 0.0) -> Scores:
@@ -227,7 +227,7 @@ def test_the_command_says_so_by_its_exit_code(held_out: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (MNIST / "MNIST").exists(), reason="no MNIST here")
+@pytest.mark.skipif(not (COLLECTIONS / "MNIST").exists(), reason="no MNIST here")
 def test_mnist_drifts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """20 checks of held-out digits without an alarm; an alarm on inverted and turned ones, and on photographs."""
     from aemodels.runtime.progress import finish
@@ -239,7 +239,7 @@ def test_mnist_drifts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from aemodels.tracking.store import open_store
 
     monkeypatch.setenv("AEMODELS_STORE", str(tmp_path / "store"))
-    monkeypatch.setenv("AEMODELS_DATA", str(MNIST))
+    monkeypatch.setenv("AEMODELS_DATA", str(COLLECTIONS))
     settings = load_settings({"training.epochs": 2}, ["article-vae", "fast"])
     data = finish(prepare(settings))
     trained = finish(train(settings, data, group=""))

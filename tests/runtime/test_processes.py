@@ -1,4 +1,4 @@
-"""Real processes that run the generator functions below; they find them as the module `test_workers`."""
+"""Real processes that run the generator functions below; they find them as the module `test_processes`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from places import ROOT
 
 from aemodels.config import UserError
 from aemodels.data.source import UnreadableError
@@ -23,7 +24,6 @@ from aemodels.runtime.processes import Returned, Worker, WorkerDiedError, Yielde
 
 Steps = Generator[Any, Any, Any]
 FOLDER = str(Path(__file__).parent)
-ROOT = Path(__file__).parents[1]
 
 
 def double(values: list[int]) -> Steps:
@@ -91,7 +91,7 @@ def here() -> Iterator[ModuleType]:
     """The module itself, under the name by which the workers find it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(FOLDER)
-        yield import_module("test_workers")
+        yield import_module("test_processes")
 
 
 @pytest.fixture(scope="module")
@@ -250,12 +250,12 @@ def test_close_ends_it_whatever_it_does(here: ModuleType) -> None:
 SCRIPT = """
 import os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
-import test_workers
-from aemodels.workers import Worker
+import test_processes
+from aemodels.runtime.processes import Worker
 
 workers = [Worker(), Worker()]
 for worker in workers:
-    worker.start(test_workers.compute, sys.argv[2])
+    worker.start(test_processes.compute, sys.argv[2])
 processes = [worker.receive().value for worker in workers]
 for worker in workers:
     worker.answer()

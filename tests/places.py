@@ -1,0 +1,8 @@
+"""Where the checkout and the collections beside it are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+COLLECTIONS = ROOT.parent / "shared" / "data"  # real images; tests that want them are skipped where they are not
