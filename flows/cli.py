@@ -115,7 +115,7 @@ def tune(
     """Search the settings: latent size, KL weight."""
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
-        from aemodels.runfolder import COMMAND, RunFolder
+        from aemodels.runfolder import COMMAND
         from aemodels.steps.tune import check
         from flows import display, reports
 
@@ -133,7 +133,7 @@ def tune(
 
                 result = display.follow(step(settings, display.follow(prepare_step(settings)), group="", asker=COMMAND))
         reports.tuned(result, json)
-        RunFolder(result.folder).told(COMMAND)
+        reports.told(result.folder)
 
 
 @app.command()
@@ -144,7 +144,7 @@ def train(
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
         from aemodels import parallel
-        from aemodels.runfolder import COMMAND, RunFolder
+        from aemodels.runfolder import COMMAND
         from aemodels.steps.train import assist, check
         from flows import display, reports
 
@@ -167,7 +167,7 @@ def train(
 
                 result = display.follow(step(settings, display.follow(prepare_step(settings)), group="", asker=COMMAND))
         reports.trained(result, json)
-        RunFolder(result.folder).told(COMMAND)
+        reports.told(result.folder)
 
 
 @app.command()

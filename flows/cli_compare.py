@@ -36,7 +36,7 @@ def compare(
         changes = read_changes([text for text in arguments or [] if "=" in text])
         comparison = load_comparison(named, changes, preset or (), seeds)
         command = _command(arguments or (), preset or (), seeds)
-        from aemodels.runfolder import COMMAND, RunFolder
+        from aemodels.runfolder import COMMAND
         from aemodels.steps.compare import check
         from flows import display, reports
 
@@ -54,7 +54,7 @@ def compare(
                 first = next(iter(comparison.settings.values()))
                 result = display.follow(step(comparison, display.follow(prepare(first)), command, asker=COMMAND))
         reports.compared(result, json)
-        RunFolder(result.folder).told(COMMAND)
+        reports.told(result.folder)
 
 
 def _command(arguments: Sequence[str], preset: Sequence[str], seeds: int | None) -> str:

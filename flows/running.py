@@ -35,10 +35,11 @@ from aemodels.devices import best_device
 from aemodels.disk import at_path
 from aemodels.environment import without_secrets
 from aemodels.progress import Progress, Steps, finish
-from aemodels.store import UnreachableError, causes, is_outage
+from aemodels.store import UnreachableError, is_outage
 from aemodels.training import TrainingDivergedError
 from flows import display
 from flows.attempts import for_show, only_attempt, stop_if_started_again
+from flows.outages import is_away
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -60,15 +61,6 @@ def worth_retrying(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bo
         display.say(f"an outage, tried again up to {RETRIES} times within an hour: {without_secrets(str(error))}")
         return True
     return run.run_count <= RETRIES_OF_OTHERS and not isinstance(error, UserError | TrainingDivergedError)
-
-
-def is_away(error: object) -> bool:
-    """Whether Prefect's server did not answer, or only said that it cannot now."""
-    return any(
-        isinstance(cause, httpx.TransportError)
-        or (isinstance(cause, httpx.HTTPStatusError) and cause.response.is_server_error)
-        for cause in causes(error)
-    )
 
 
 def step_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:

@@ -19,6 +19,7 @@ from aemodels.devices import best_device
 from aemodels.distributions import GaussianConfig
 from aemodels.models import AEConfig, VAEConfig, VAEGANConfig
 from aemodels.nets import ConvConfig, MLPConfig
+from aemodels.runfolder import COMMAND, RunFolder
 from aemodels.training import TrainingConfig, train
 
 SMALL = MLPConfig(widths=(16,))
@@ -130,5 +131,9 @@ def test_one_of_the_processes_writes(tmp_path: Path) -> None:
     assert tested
     assert tested.items() <= again.items()
     assert (trained["version"], again["version"]) == (1, 2)
+    RunFolder(runs[0]).asked_for(COMMAND)  # as if it had been killed before it told
+    untold = torchrun(*command)
+    assert untold.returncode == 0, untold.stderr
+    assert json.loads(untold.stdout)["version"] == 1
     refused = torchrun("-m", "flows.cli", "tune", "data.name=digits")
     assert "a search runs in one process" in refused.stderr

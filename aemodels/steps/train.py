@@ -26,7 +26,15 @@ from aemodels.registry import ModelVersion, register
 from aemodels.report import Subject, write_report
 from aemodels.runfolder import RunFolder, claimed
 from aemodels.settings import Settings
-from aemodels.steps.recording import FINISHED_BEFORE, Result, keep_model_figures, keep_report, open_run, yardstick
+from aemodels.steps.recording import (
+    FINISHED_BEFORE,
+    Result,
+    keep_model_figures,
+    keep_report,
+    open_run,
+    still_there,
+    yardstick,
+)
 from aemodels.store import open_store
 from aemodels.tracking import Run, now
 from aemodels.training import (
@@ -100,6 +108,8 @@ def assist(settings: Settings, data: PreparedData) -> None:
     """What the processes beside the one that writes do under torchrun: their share of every batch."""
     experiment = settings.experiment
     with parallel.joined(best_device()):
+        if parallel.agreed(False):  # the process that writes has found the result
+            return
         finish(first_state(experiment.model, data, experiment.training, experiment.seed))
         for _ in train_epochs(experiment.model, data, experiment.training, experiment.seed):
             pass
@@ -113,7 +123,8 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> St
     check_likelihood(model, data, experiment.evaluation)
     features = yield from feature_network(data, best_device())
     # under another name it is another run
-    with claimed(experiment.identity(f"{name}{data.digest}"), asker) as folder:
+    with claimed(experiment.identity(f"{name}{data.digest}"), asker, still_there(store)) as folder:
+        parallel.agreed(folder.finished)
         if folder.result is not None:
             yield Progress("judging", 1, 1, FINISHED_BEFORE)
             return Trained.model_validate(folder.result)
