@@ -12,10 +12,10 @@ test: .venv/ready  ## a core each for two processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/ready  ## servers, kill -9, longer trainings
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not live' -n 2 --dist worksteal
 
 test-live: .venv/ready  ## real servers on PostgreSQL, a worker, a schedule
-	$(BIN)/python -m pytest -m live -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m live -rs -n 2 --dist loadfile
 
 test-stack: .venv/ready  ## Docker: the image, the compose file
 	$(BIN)/python -m pytest -m stack

@@ -23,6 +23,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run, task_run
 from prefect.states import Crashed
 
+from aemodels.checkpoints.run_folder import COMMAND
 from aemodels.runtime.process_names import is_gone, own_name
 from flows.leftovers import attempts_folder, remove_unheld_locks
 
@@ -42,6 +43,12 @@ def run_here(flow: Flow[P, R], *arguments: P.args, **named: P.kwargs) -> R:
         logging.getLogger(__name__).warning("killed runs on Prefect's pages were not ended: %r", error)
     with tags(f"{PROCESS}{own_name()}"):
         return flow(*arguments, **named)
+
+
+def asker() -> str:
+    """Who gets what this flow run comes to: the command that waits for it, or the same run when it starts again."""
+    by_command = any(tag.startswith(PROCESS) for tag in flow_run.tags)
+    return COMMAND if by_command else str(flow_run.id)
 
 
 def _end_killed_runs() -> None:

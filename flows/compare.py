@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
-from prefect.runtime import flow_run
 
 from aemodels.comparison import ComparisonConfig
 from aemodels.data import PreparedData
 from aemodels.steps import compare as step
 from aemodels.steps.compare import Compared
+from flows.attempts import asker
 from flows.pages import publish_picture
 from flows.prepare import prepare_data
 from flows.tasks import device_slot, follow, passed, step_task
 
 
 @step_task("compare")
-def compare_systems(comparison: ComparisonConfig, data: PreparedData, command: str) -> Compared:
+def compare_systems(comparison: ComparisonConfig, data: PreparedData, command: str, asker: str) -> Compared:
     """All systems are one task; a retry goes on with the system that was being trained."""
     with device_slot():
-        compared = follow(step.compare(comparison, data, command, str(flow_run.id)))
+        compared = follow(step.compare(comparison, data, command, asker))
     create_markdown_artifact((compared.folder / "table.md").read_text(encoding="utf-8"), key="comparison-table")
     create_link_artifact(compared.url, key="comparison-mlflow", link_text="The run in MLflow")
     for picture in filter(None, (compared.picture, compared.curve)):
@@ -35,4 +35,5 @@ def compare(comparison: ComparisonConfig, command: str = "") -> Compared:
         command: that was given on a command line, for the table; "" for a deployment.
     """
     passed(step.check, comparison)
-    return compare_systems(comparison, prepare_data(next(iter(comparison.settings.values()))), command)
+    first = next(iter(comparison.settings.values()))
+    return compare_systems(comparison, prepare_data(first), command, asker())

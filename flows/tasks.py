@@ -10,7 +10,6 @@ from contextvars import copy_context
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
-import httpx
 from prefect import Task, get_client, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -22,12 +21,13 @@ from prefect.settings import PREFECT_API_URL
 from aemodels.config import UserError
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.files import at_path
-from aemodels.runtime.outages import causes, is_outage
+from aemodels.runtime.outages import is_outage
 from aemodels.runtime.progress import Progress, Steps, finish
 from aemodels.runtime.secrets import without_secrets
 from aemodels.training.config import TrainingDivergedError
 from flows import terminal
 from flows.attempts import only_attempt
+from flows.outages import is_away
 from flows.pages import _Published
 
 P = ParamSpec("P")
@@ -49,15 +49,6 @@ def worth_retrying(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bo
         terminal.say(f"an outage, tried again up to {RETRIES} times within an hour: {without_secrets(str(error))}")
         return True
     return run.run_count <= RETRIES_OF_OTHERS and not isinstance(error, UserError | TrainingDivergedError)
-
-
-def is_away(error: object) -> bool:
-    """Whether Prefect's server did not answer, or only said that it cannot now."""
-    return any(
-        isinstance(cause, httpx.TransportError)
-        or (isinstance(cause, httpx.HTTPStatusError) and cause.response.is_server_error)
-        for cause in causes(error)
-    )
 
 
 def step_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:

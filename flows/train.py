@@ -9,6 +9,7 @@ from aemodels.data import PreparedData
 from aemodels.settings import Settings
 from aemodels.steps import train as step
 from aemodels.steps.train import Trained
+from flows.attempts import asker
 from flows.pages import publish_metrics, publish_picture
 from flows.prepare import prepare_data
 from flows.tasks import device_slot, follow, passed, step_task
@@ -17,10 +18,10 @@ SHOWN = ("reconstructions", "samples")
 
 
 @step_task("train")
-def train_model(settings: Settings, data: PreparedData, group: str) -> Trained:
+def train_model(settings: Settings, data: PreparedData, group: str, asker: str = "") -> Trained:
     """Training and its evaluation are one task: one process, one GPU slot; a retry resumes from the checkpoint."""
     with device_slot():
-        trained = follow(step.train(settings, data, group))
+        trained = follow(step.train(settings, data, group, asker))
     publish_metrics("training", trained.metrics, trained.url)
     for picture in trained.figures:
         if picture.stem in SHOWN:
@@ -32,4 +33,4 @@ def train_model(settings: Settings, data: PreparedData, group: str) -> Trained:
 def train(settings: Settings) -> Trained:
     """Trains the model, judges it on the test images and registers it."""
     passed(step.check, settings)
-    return train_model(settings, prepare_data(settings), group=str(flow_run.id))
+    return train_model(settings, prepare_data(settings), group=str(flow_run.id), asker=asker())

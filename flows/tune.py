@@ -10,15 +10,16 @@ from aemodels.data import PreparedData
 from aemodels.settings import Settings
 from aemodels.steps import tune as step
 from aemodels.steps.tune import Tuned
+from flows.attempts import asker
 from flows.pages import publish_metrics, publish_picture
 from flows.prepare import prepare_data
 from flows.tasks import device_slot, follow, passed, step_task
 
 
 @step_task("tune")
-def tune_model(settings: Settings, data: PreparedData, group: str) -> Tuned:
+def tune_model(settings: Settings, data: PreparedData, group: str, asker: str = "") -> Tuned:
     with device_slot():
-        tuned = follow(step.tune(settings, data, group))
+        tuned = follow(step.tune(settings, data, group, asker))
     best = next(trial for trial in tuned.trials if trial.params == tuned.best)
     shown = {key: in_short(value) for key, value in best.params.items()}
     publish_metrics("search", {**shown, **best.values}, tuned.compare_url)
@@ -31,7 +32,7 @@ def tune_model(settings: Settings, data: PreparedData, group: str) -> Tuned:
 def tune(settings: Settings) -> Tuned:
     """Trains trials of different settings, by default of latent size and KL weight, and ranks them."""
     passed(step.check, settings)
-    return tune_model(settings, prepare_data(settings), group=str(flow_run.id))
+    return tune_model(settings, prepare_data(settings), group=str(flow_run.id), asker=asker())
 
 
 @flow(name="search-worker")
@@ -42,4 +43,4 @@ def search_worker(settings: Settings) -> Tuned:
     """
     step.check_joining()
     passed(step.check, settings)
-    return tune_model(settings, prepare_data(settings), group=str(flow_run.id))
+    return tune_model(settings, prepare_data(settings), group=str(flow_run.id), asker=asker())

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, count, takewhile
@@ -103,15 +103,18 @@ class RunFolder:
 
 
 @contextmanager
-def claimed(identity: str, asker: str = "") -> Iterator[RunFolder]:
+def claimed(
+    identity: str, asker: str = "", is_there: Callable[[RunFolder], bool] = lambda _: True
+) -> Iterator[RunFolder]:
     """Claims the first folder of that identity that is not in use, and not finished unless `asker` asked for it.
 
     The lock goes with the process.
 
     Args:
         asker: who will get the result, such as the id of a flow run; "" is nobody who could come back for it.
+        is_there: whether what a finished folder's result names is still there; else the run begins anew.
     """
-    candidates = (_claim(path, asker) for path in _candidates(identity))
+    candidates = (_claim(path, asker, is_there) for path in _candidates(identity))
     folder, lock = next(filter(None, candidates))
     try:
         yield folder
@@ -193,14 +196,14 @@ def _candidates(identity: str) -> Iterator[Path]:
     return (_runs() / name for name in numbered(identity))
 
 
-def _claim(path: Path, asker: str) -> tuple[RunFolder, FileLock] | None:
+def _claim(path: Path, asker: str, is_there: Callable[[RunFolder], bool]) -> tuple[RunFolder, FileLock] | None:
     path.mkdir(parents=True, exist_ok=True)
     folder, lock = RunFolder(path), _locked(path / "lock")
     if lock is None:
         return None
     if folder.finished:
         folder.forget_state()  # its process may have been killed before it did
-        if not folder.asked_by(asker):
+        if not (folder.asked_by(asker) and is_there(folder)):
             lock.release()
             return None
     return folder, lock

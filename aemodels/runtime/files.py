@@ -63,13 +63,13 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         UserError: the file system refuses it.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        _pass_on(path, write)
+        return
     whole = Path(os.path.realpath(path))  # where a link leads
     # The name is of a fixed length, no person's, and the same for whoever repeats what was killed.
     partial = whole.with_name(f".{blake2s(os.fsencode(whole.name), digest_size=8).hexdigest()}.partial")
     with at_path(path):
-        if whole.exists() and not whole.is_file() and not whole.is_dir():  # a pipe or device, which takes what comes
-            write(whole)
-            return
         try:
             write(partial)
             with partial.open("rb") as file:
@@ -81,6 +81,15 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             with suppress(OSError):  # on a full disk what is half written takes the room of others
                 partial.unlink()
             raise
+
+
+def _pass_on(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes into a pipe or device, in which no writer can go back."""
+    with at_path(path), tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / path.name
+        write(file)
+        with file.open("rb") as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target)
 
 
 def require_room(folder: Path, needed: int) -> None:

@@ -30,7 +30,15 @@ from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device, described
 from aemodels.runtime.files import write_whole
 from aemodels.runtime.progress import Progress, Steps
-from aemodels.steps.recording import FINISHED_BEFORE, Result, keep_figures, keep_model_figures, keep_report, open_run
+from aemodels.steps.recording import (
+    FINISHED_BEFORE,
+    Result,
+    keep_figures,
+    keep_model_figures,
+    keep_report,
+    open_run,
+    still_there,
+)
 from aemodels.steps.train import check as check_training
 from aemodels.steps.train import learn
 from aemodels.texts import code_in_markdown
@@ -98,12 +106,13 @@ def compare(config: ComparisonConfig, data: PreparedData, command: str = "", ask
         _check_fits(system, experiment, data)
     features = yield from feature_network(data, best_device())
     name = next(iter(config.settings.values())).registered_name
-    with claimed(_identity(config, f"{name}{data.digest}"), asker) as folder:
+    store = open_store()
+    with claimed(_identity(config, f"{name}{data.digest}"), asker, still_there(store)) as folder:
         if folder.result is not None:
             yield Progress("comparing", 1, 1, FINISHED_BEFORE)
             return Compared.model_validate(folder.result)
         title, tags = f"comparison of {len(experiments)} systems", {"kind": "comparison"}
-        with open_run(open_store(), folder, name, title, 0, tags) as run:
+        with open_run(store, folder, name, title, 0, tags) as run:
             run.params({"seeds": config.seeds, "systems": list(config.systems), **_shared(experiments)})
             run.dataset(data)
             found = yield from _children(config, data, features, folder, run)

@@ -140,11 +140,12 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
 
 def _too_few_known(reference: str, known: int, config: MonitoringConfig) -> str:
     """Why new images cannot be compared with the model's, however many they are."""
-    least = next((m for m in range(known, MOST) if fewest(m, config) <= config.newest), MOST)
-    return (
-        f"new images cannot be compared with {reference}, which has too few test images ({known}): at least {least} "
-        f"are needed where the newest {config.newest} images are looked at; train it on more"
-    )
+    told = f"new images cannot be compared with {reference}, which has too few test images ({known}): "
+    least = next((m for m in range(known, MOST) if fewest(m, config) <= config.newest), None)
+    if least is None:
+        needed = fewest(known, config)
+        return f"{told}at least {needed} new images are needed, and monitoring.newest={config.newest} looks at fewer"
+    return f"{told}at least {least} are needed where the newest {config.newest} images are looked at; train it on more"
 
 
 def _too_few(new: int, needed: int, read: Fitting, looked_at: int, present: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from aemodels.runtime.devices import best_device
 from aemodels.runtime.files import at_path, write_whole
 from aemodels.settings import Settings
 from aemodels.tracking.registry import REPORT
-from aemodels.tracking.run import Run, begun_run, end_dead_runs, resume_run, standard_tags, start_run
+from aemodels.tracking.run import Run, begun_run, end_dead_runs, has_run, resume_run, standard_tags, start_run
 from aemodels.tracking.store import Store
 from aemodels.tracking.views import FINAL
 
@@ -33,7 +33,17 @@ class Result(Config):
     model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")
 
 
-FINISHED_BEFORE = "finished before, and not told; the same command again begins anew"
+FINISHED_BEFORE = "it was finished before, and its result was not told"
+
+
+def still_there(store: Store) -> Callable[[RunFolder], bool]:
+    """Returns what tells of a finished folder whether its run is in this store, and its files where it says."""
+
+    def is_there(folder: RunFolder) -> bool:
+        result = folder.result or {}
+        return result["folder"] == str(folder.path) and has_run(store, result["run_id"])
+
+    return is_there
 
 
 def open_run(

@@ -25,7 +25,15 @@ from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.progress import Progress, Steps, finish
 from aemodels.settings import Settings
-from aemodels.steps.recording import FINISHED_BEFORE, Result, keep_model_figures, keep_report, open_run, yardstick
+from aemodels.steps.recording import (
+    FINISHED_BEFORE,
+    Result,
+    keep_model_figures,
+    keep_report,
+    open_run,
+    still_there,
+    yardstick,
+)
 from aemodels.tracking.registry import ModelVersion, register
 from aemodels.tracking.run import Run, now
 from aemodels.tracking.store import open_store
@@ -94,6 +102,8 @@ def assist(settings: Settings, data: PreparedData) -> None:
     """What the processes beside the one that writes do under torchrun: their share of every batch."""
     experiment = settings.experiment
     with torchrun.joined(best_device()):
+        if torchrun.agreed(False):  # the process that writes has found the result
+            return
         finish(first_state(experiment.model, data, experiment.training, experiment.seed))
         for _ in train_epochs(experiment.model, data, experiment.training, experiment.seed):
             pass
@@ -107,7 +117,8 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> St
     check_likelihood(model, data, experiment.evaluation)
     features = yield from feature_network(data, best_device())
     # under another name it is another run
-    with claimed(experiment.identity(f"{name}{data.digest}"), asker) as folder:
+    with claimed(experiment.identity(f"{name}{data.digest}"), asker, still_there(store)) as folder:
+        torchrun.agreed(folder.finished)
         if folder.result is not None:
             yield Progress("judging", 1, 1, FINISHED_BEFORE)
             return Trained.model_validate(folder.result)

@@ -22,7 +22,7 @@ from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import search_database
 from aemodels.runtime.progress import Progress, Steps
 from aemodels.settings import Settings
-from aemodels.steps.recording import FINISHED_BEFORE, Result, keep_figures, open_run, save_figures
+from aemodels.steps.recording import FINISHED_BEFORE, Result, keep_figures, open_run, save_figures, still_there
 from aemodels.steps.train import check as check_training
 from aemodels.steps.trial_runs import TrialRuns
 from aemodels.tracking.run import Run, has_run, now
@@ -149,7 +149,7 @@ def _opened(
             study = join_study(numbered(identity), experiment, config, url, owed)
             folder = stack.enter_context(joined(study.name, asker))
         else:
-            folder = stack.enter_context(claimed(identity, asker))
+            folder = stack.enter_context(claimed(identity, asker, still_there(store)))
             study = open_study(folder.path.name, experiment, config)
         stack.callback(study.close)
         yield study, folder

@@ -36,7 +36,7 @@ def compare(
         changes = read_changes([text for text in arguments or [] if "=" in text])
         comparison = load_comparison(named, changes, preset or (), seeds)
         command = _command(arguments or (), preset or (), seeds)
-        from aemodels.checkpoints.run_folder import COMMAND, RunFolder
+        from aemodels.checkpoints.run_folder import COMMAND
         from aemodels.steps.compare import check
         from flows import terminal
         from flows.cli import results
@@ -55,7 +55,7 @@ def compare(
                 first = next(iter(comparison.settings.values()))
                 result = terminal.follow(step(comparison, terminal.follow(prepare(first)), command, asker=COMMAND))
         results.compared(result, json)
-        RunFolder(result.folder).told(COMMAND)
+        results.told(result.folder)
 
 
 def _command(arguments: Sequence[str], preset: Sequence[str], seeds: int | None) -> str:

@@ -105,7 +105,7 @@ def tune(
     """Search the settings: latent size, KL weight."""
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
-        from aemodels.checkpoints.run_folder import COMMAND, RunFolder
+        from aemodels.checkpoints.run_folder import COMMAND
         from aemodels.steps.tune import check
         from flows import terminal
         from flows.cli import results
@@ -126,7 +126,7 @@ def tune(
                     step(settings, terminal.follow(prepare_step(settings)), group="", asker=COMMAND)
                 )
         results.tuned(result, json)
-        RunFolder(result.folder).told(COMMAND)
+        results.told(result.folder)
 
 
 @app.command()
@@ -136,7 +136,7 @@ def train(
     """Train a model, judge it and register it."""
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
-        from aemodels.checkpoints.run_folder import COMMAND, RunFolder
+        from aemodels.checkpoints.run_folder import COMMAND
         from aemodels.runtime import torchrun
         from aemodels.steps.train import assist, check
         from flows import terminal
@@ -163,7 +163,7 @@ def train(
                     step(settings, terminal.follow(prepare_step(settings)), group="", asker=COMMAND)
                 )
         results.trained(result, json)
-        RunFolder(result.folder).told(COMMAND)
+        results.told(result.folder)
 
 
 @app.command()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aemodels.checkpoints.run_folder import COMMAND, RunFolder
 from flows.terminal import as_json, facts, sentence, table, wide
 
 if TYPE_CHECKING:
@@ -23,6 +26,12 @@ if TYPE_CHECKING:
 KEY_METRICS = ("frechet_samples", "negative_elbo", "mse", "probe_accuracy")
 COMPARED = (*KEY_METRICS, "coverage", "confident_samples", "label_accuracy", "like_accuracy")
 SHOWN_TRIALS = 12
+
+
+def told(folder: Path) -> None:
+    """Notes that a command has told the result of a run, once the last of it is written."""
+    sys.stdout.flush()
+    RunFolder(folder).told(COMMAND)
 
 
 def pipeline(result: Finished, json: bool) -> None:

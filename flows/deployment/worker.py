@@ -24,6 +24,7 @@ from prefect.states import Scheduled, to_state_create
 from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 
 from aemodels.runtime.environment import make_whole
+from flows.outages import is_away
 
 TAG = "aemodels"  # It is on every deployment of prefect.yaml, and so on its runs.
 RESTARTS = 3  # of one run: what kills its process every time must not go on for ever
@@ -82,7 +83,9 @@ class Worker(ProcessWorker):
                     state = (await self.client.read_flow_run(flow_run.id)).state
                 except ObjectNotFound:  # it was deleted
                     return None
-                except httpx.HTTPError:
+                except httpx.HTTPError as error:
+                    if not is_away(error):  # such as a password that was changed meanwhile
+                        return None
                     await anyio.sleep(SECONDS_BETWEEN)
                 else:
                     return state.id if state else None

@@ -16,7 +16,7 @@ from quick import first
 from tracked import TINY, client, history, runs, versions
 from typer.testing import CliRunner
 
-from aemodels.checkpoints.run_folder import RunFolder
+from aemodels.checkpoints.run_folder import COMMAND, RunFolder
 from aemodels.steps.train import _track_again
 from flows.cli.main import app
 
@@ -130,6 +130,26 @@ def test_a_command_that_was_killed_before_it_told_its_result_tells_it_the_next_t
     assert told["run_id"] == run.info.run_id
     assert len(runs(folder, kind)) == 1
     assert done(call(*command))["run_id"] != told["run_id"]
+
+
+def test_a_result_that_could_not_be_written_is_told_the_next_time(folder: Path) -> None:
+    """What goes into a file or pipe is held back until the end."""
+    environment = os.environ | {"PYTHONUNBUFFERED": ""}
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "flows.cli.main", *TRAIN]
+        assert subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment).returncode == 2
+    assert versions(folder) == [1]
+    assert done(call(*TRAIN))["version"] == 1
+    assert versions(folder) == [1]
+
+
+def test_a_result_whose_run_was_deleted_is_not_told(folder: Path) -> None:
+    first = done(call(*TRAIN))
+    RunFolder(Path(first["folder"])).asked_for(COMMAND)  # as if it had been killed before it told
+    client(folder).delete_run(first["run_id"])
+    again = done(call(*TRAIN))
+    assert again["run_id"] != first["run_id"]
+    assert done(call(*TRAIN))["run_id"] not in (first["run_id"], again["run_id"])
 
 
 def test_a_training_that_an_earlier_release_left_goes_on(folder: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -381,6 +382,24 @@ def test_a_pipeline_that_was_interrupted_goes_on_where_it_was(monkeypatch: pytes
     assert (told["version"], told["champion"], told["promoted"]) == (1, 1, True)
     assert told["run_id"] in after
     assert isinstance(told["test/negative_elbo"], float)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_store")
+@pytest.mark.parametrize("work", ["train", "tune"])
+def test_a_command_that_was_killed_before_it_told_its_result_tells_it(
+    work: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [work, *PIPED[1:]]
+    with monkeypatch.context() as patch:
+        once(
+            patch, import_module("flows.cli.results"), {"train": "trained", "tune": "tuned"}[work], KeyboardInterrupt()
+        )
+        assert call(*command).exit_code == 130
+    kept = {run.info.run_id for run in tracked("piped")}
+    assert done(call(*command))["run_id"] in kept
+    assert {run.info.run_id for run in tracked("piped")} == kept
+    assert done(call(*command))["run_id"] not in kept
 
 
 @pytest.mark.slow

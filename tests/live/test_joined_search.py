@@ -16,6 +16,7 @@ from typing import Any
 
 import postgres
 import pytest
+from quick import first
 from sqlalchemy import make_url
 
 from aemodels.config import UserError
@@ -197,7 +198,7 @@ def test_a_finished_search_is_not_joined(site: Site) -> None:
 
 
 @pytest.mark.live
-@pytest.mark.parametrize("founder", [True, False])
+@pytest.mark.parametrize("founder", first(1, [True, False]))
 def test_a_killed_worker(site: Site, alone: Any, founder: bool) -> None:
     """In mid-search: the other one runs its trials again, and ends the search."""
     workers = [site.start(*SEARCH)]
@@ -213,6 +214,7 @@ def test_a_killed_worker(site: Site, alone: Any, founder: bool) -> None:
     check_runs(site, told)
 
 
+@pytest.mark.slow
 @pytest.mark.live
 def test_a_worker_that_was_killed_and_comes_back_late_gets_the_result(site: Site, alone: Any) -> None:
     """When the other one has ended the search, and more than once; who has it and asks again searches anew."""
@@ -265,6 +267,7 @@ def suspend(worker: subprocess.Popen[str], site: Site) -> None:
     raise AssertionError("the trial of a suspended worker was not taken")
 
 
+@pytest.mark.slow
 @pytest.mark.live
 def test_a_suspended_worker_does_no_harm(site: Site, alone: Any) -> None:
     """Longer than its lease. It wakes while the other one runs its trial."""
@@ -282,6 +285,7 @@ def test_a_suspended_worker_does_no_harm(site: Site, alone: Any) -> None:
     check_runs(site, told)
 
 
+@pytest.mark.slow
 @pytest.mark.live
 def test_an_interrupted_worker_leaves_the_search_to_the_others(site: Site, alone: Any) -> None:
     leaving, staying = [site.start(*SEARCH), site.start(*SEARCH)]
@@ -312,6 +316,7 @@ def test_a_database_that_refuses_is_not_waited_for(server: postgres.Server, wron
     assert not is_outage(refused.value)
 
 
+@pytest.mark.slow
 @pytest.mark.live
 def test_a_database_that_goes_away(server: postgres.Server, site: Site, alone: Any) -> None:
     """The worker says so, without the password; the same command goes on when it is back."""

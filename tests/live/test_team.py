@@ -118,6 +118,7 @@ def test_runs_come_by_schedule_one_at_a_time(team: Any, client: Any, within: Any
     assert now.tags["gate.decision"] == "promoted"
 
 
+@pytest.mark.slow
 def test_a_run_whose_worker_dies_comes_to_its_end(team: Any, client: Any, within: Any) -> None:
     team.deploy()
     with team.worker("doomed") as worker:
@@ -137,6 +138,7 @@ def test_a_run_whose_worker_dies_comes_to_its_end(team: Any, client: Any, within
     assert training_status("killed") == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_started_again_once(team: Any, client: Any, within: Any) -> None:
     """Prefect's own worker reports its end twice, and the second report ends the attempt begun since."""
     from aemodels.tracking.registry import list_models
@@ -168,6 +170,7 @@ def test_a_killed_process_is_started_again_once(team: Any, client: Any, within: 
         assert [row.version.version for row in list_models(store) if row.version.name == name] == [1]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_taken_for_dead_goes_on_and_ends_once(team: Any, client: Any, within: Any) -> None:
     """As after an outage of Prefect's server: the process lives, and the server starts another one."""
     from prefect.states import Crashed
@@ -188,6 +191,7 @@ def test_a_run_that_is_taken_for_dead_goes_on_and_ends_once(team: Any, client: A
     assert [row.version.version for row in list_models(open_store()) if row.version.name == "doubled"] == [1]
 
 
+@pytest.mark.slow
 def test_a_run_that_crashed_before_it_ran_starts_again_once(team: Any, client: Any, within: Any) -> None:
     from prefect.states import Crashed, Pending
 
@@ -227,6 +231,7 @@ def test_a_cancelled_run_stops_and_says_so(team: Any, client: Any, within: Any) 
         assert not [p for p in psutil.process_iter(["cmdline"]) if str(run) in " ".join(p.info["cmdline"] or ())]
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_while_the_mlflow_server_is_away(team: Any, client: Any, within: Any) -> None:
     from aemodels.tracking.registry import list_models
     from aemodels.tracking.store import open_store

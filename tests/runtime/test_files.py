@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import resource
@@ -17,6 +18,7 @@ import pytest
 import torch
 from commands import TINY, Answer, call
 from disks import fill, read_only, small_disk
+from PIL import Image
 from safetensors.torch import save_file
 
 from aemodels.config import OutageError, UserError
@@ -146,8 +148,8 @@ def test_a_pipe_takes_what_is_written(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.png"
     os.mkfifo(pipe)
     reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE)
-    write_whole(pipe, lambda out: out.write_text("drawn"))
-    assert reader.communicate(timeout=30)[0] == b"drawn"
+    write_whole(pipe, Image.new("L", (2, 2)).save)
+    assert Image.open(io.BytesIO(reader.communicate(timeout=30)[0])).size == (2, 2)
     assert pipe.is_fifo()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from aemodels.checkpoints.run_folder import COMMAND, RunFolder
 from aemodels.config import UserError
 from aemodels.data.prepared import PreparedData
 from aemodels.models import AEConfig, VAEConfig, VAEGANConfig
@@ -139,5 +140,9 @@ def test_one_of_the_processes_writes(tmp_path: Path) -> None:
     assert tested
     assert tested.items() <= again.items()
     assert (trained["version"], again["version"]) == (1, 2)
+    RunFolder(runs[0]).asked_for(COMMAND)  # as if it had been killed before it told
+    untold = torchrun(*command)
+    assert untold.returncode == 0, untold.stderr
+    assert json.loads(untold.stdout)["version"] == 1
     refused = torchrun("-m", "flows.cli.main", "tune", "data.name=digits")
     assert "a search runs in one process" in refused.stderr

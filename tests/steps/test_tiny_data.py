@@ -291,6 +291,10 @@ def test_a_champion_of_one_test_image_can_never_tell() -> None:
     told = _too_few_known("tiny/1", 1, MonitoringConfig())
     assert told.startswith("new images cannot be compared with tiny/1, which has too few test images (1): at least 2 ")
     assert fewest(2, MonitoringConfig()) <= MonitoringConfig().newest
+    told = _too_few_known("tiny/1", 5, MonitoringConfig(newest=1))
+    assert told.endswith(
+        f": at least {fewest(5, MonitoringConfig())} new images are needed, and monitoring.newest=1 looks at fewer"
+    )
 
 
 def test_a_check_says_why_nothing_is_new(champion: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from optuna.storages import RDBStorage
+from places import ROOT
 from searches import CONFIG, EXPERIMENT, NAMES, facts, run
 
 from aemodels.config import UserError

@@ -154,6 +154,27 @@ def test_a_process_that_ends_before_its_run_begins_is_reported_when_the_server_i
     assert state(run.id) == ("RUNNING" if begins else "CRASHED")
 
 
+def test_a_server_that_refuses_to_tell_is_not_asked_for_minutes(
+    deployment: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run_from_deployment(deployment)
+    refused = httpx.HTTPStatusError("401", request=httpx.Request("GET", "http://x"), response=httpx.Response(401))
+    asked: list[UUID] = []
+
+    async def refuses(run_id: UUID) -> Any:
+        asked.append(run_id)
+        raise refused
+
+    async def ask() -> None:
+        async with Worker(work_pool_name="own") as one:
+            monkeypatch.setattr(one.client, "read_flow_run", refuses)
+            assert await one._state_of(run, 600) is None
+
+    anyio.run(ask)
+    assert asked == [run.id]
+
+
 def test_restarts_that_a_person_has_switched_off_stay_off(deployment: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "FORGOTTEN", timedelta(0))
     run = crashed(deployment)

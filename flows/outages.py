@@ -1,0 +1,16 @@
+"""Prefect's server is away."""
+
+from __future__ import annotations
+
+import httpx
+
+from aemodels.runtime.outages import causes
+
+
+def is_away(error: object) -> bool:
+    """Whether Prefect's server did not answer, or only said that it cannot now."""
+    return any(
+        isinstance(cause, httpx.TransportError)
+        or (isinstance(cause, httpx.HTTPStatusError) and cause.response.is_server_error)
+        for cause in causes(error)
+    )
