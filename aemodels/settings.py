@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from aemodels.config import SettingsError, did_you_mean, read_text
+from pydantic import Field, model_validator
+
+from aemodels.config import Config, SettingsError, did_you_mean, nested, read_text
 from aemodels.data.folder import FolderConfig, whole_paths
 from aemodels.experiment import Experiment
 from aemodels.tracking.gate import RegistryConfig
@@ -120,3 +124,164 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         if sum(name == other for other, _ in pairs) > 1:
             raise ValueError(f"two entries are named {name!r}")
     return result
+
+
+SYSTEM_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,29}"  # of a system: fits into a path and beside a picture
+
+
+ALIKE = ("data", "evaluation", "registry", "seed", "training.epochs", "training.images")  # between all systems
+
+
+class ComparisonConfig(Config):
+    """Systems to compare.
+
+    Example:
+        >>> narrow, wide = {"model": {"latent_dim": 2}}, {"model": {"latent_dim": 20}}
+        >>> comparison = ComparisonConfig(shared={"training.epochs": 1}, systems={"narrow": narrow, "wide": wide})
+        >>> comparison.settings["wide"].training.epochs
+        1
+    """
+
+    shared: dict[str, Any] = Field(default_factory=dict)
+    """Settings of all systems, such as the images and the budget; they win over a system's own."""
+    systems: dict[str, str | dict[str, Any]]
+    """Name -> a preset's name, or settings."""
+    seeds: int = Field(1, ge=1)
+    """Each system is trained with the seeds 0, 1 and so on, so many."""
+
+    @classmethod
+    def parse(cls, settings: Mapping[str, Any]) -> Self:
+        """As `Config.parse`, but keys are no dotted ones: a system's name may have dots."""
+        return cls.validated(settings)
+
+    @cached_property
+    def settings(self) -> dict[str, Settings]:
+        """System -> all of its settings; those of the first seed."""
+        return {name: self._resolved(name) for name in self.systems}
+
+    def experiment(self, system: str, seed: int) -> Experiment:
+        """What a single run of the comparison depends on."""
+        return self.settings[system].experiment.override({"seed": seed})
+
+    def swept(self) -> list[str]:
+        """The systems that differ from each other in model.beta alone, of the first kind that has three or more."""
+        kinds: dict[str, list[str]] = {}
+        for name, settings in self.settings.items():
+            flat = settings.experiment.flat()
+            if "model.beta" in flat:
+                kinds.setdefault(json.dumps({**flat, "model.beta": None}, default=str), []).append(name)
+        return next((names for names in kinds.values() if len(names) > 2), [])
+
+    def _resolved(self, name: str) -> Settings:
+        system = self.systems[name]
+        try:
+            if isinstance(system, str):
+                return load_settings(self.shared, system)
+            return load_settings(system).override(self.shared)
+        except SettingsError as error:
+            raise SettingsError(*(f"system {name}: {line}" for line in error.args)) from None
+
+    @model_validator(mode="after")
+    def _comparable(self) -> Self:
+        if len(self.systems) < 2:
+            named = ", ".join(self.systems) or "none"
+            raise ValueError(f"a comparison needs at least two systems, here is {named}; name more presets or files")
+        for name in self.systems:
+            if not re.fullmatch(SYSTEM_NAME, name):
+                raise ValueError(f"{name!r} is no name for a system; take up to 30 letters, digits and ._-")
+        for key in ALIKE:
+            self._check_alike(key)
+        if next(iter(self.settings.values())).seed:
+            raise ValueError("seed: a comparison counts its seeds from 0; give --seeds N instead")
+        return self
+
+    def _check_alike(self, key: str) -> None:
+        values = {name: _part(settings, key) for name, settings in self.settings.items()}
+        (first, value), *others = values.items()
+        for name, other in others:
+            if other != value:
+                differs = f"{first} has {_short(value)}, {name} has {_short(other)}"
+                setting = f"{key}.name" if key == "data" else f"{key}.KEY" if isinstance(value, Config) else key
+                raise ValueError(f"{key}: not the same for all systems ({differs}); give {setting}=... for all")
+
+
+def comparisons() -> dict[str, Path]:
+    """Name -> file of the comparisons that come with the project."""
+    folder = Path(str(files("aemodels") / "presets" / "comparisons"))
+    return {path.stem: path for path in sorted(folder.glob("*.json"))}
+
+
+def load_comparison(
+    names: Sequence[str], changes: Mapping[str, Any], preset: Sequence[str] = (), seeds: int | None = None
+) -> ComparisonConfig:
+    """What was named, together, then single changes for all of it.
+
+    Args:
+        names: presets, comparisons or JSON files of either.
+        preset: comparisons, or settings for all systems.
+
+    Raises:
+        SettingsError: something of it does not exist or does not fit.
+    """
+    shared: dict[str, Any] = {}
+    systems: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    for found in [*map(_preset, preset), *map(_named, names)]:
+        shared = merged(shared, found.pop("shared", {}))
+        for name, system in found.pop("systems", {}).items():
+            if name in systems:
+                raise SettingsError(f"{name}: two systems have this name; write one of them to a file of another name")
+            systems[name] = system
+        others |= found
+    given = {} if seeds is None else {"seeds": seeds}
+    return ComparisonConfig.parse({**others, "shared": merged(shared, changes), "systems": systems, **given})
+
+
+def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, the changes win; a section of another name replaces the one that was there, as in `Config.override`."""
+    result = nested(settings)
+    for key, change in nested(changes).items():
+        result[key] = _changed(result.get(key), change)
+    return result
+
+
+def _changed(value: Any, change: Any) -> Any:
+    """A value or a section after a change; a section's name alone is short for it."""
+    if isinstance(value, str) and isinstance(change, str):
+        return change
+    old, new = ({"name": part} if isinstance(part, str) else part for part in (value, change))
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return change
+    another = "name" in old and new.get("name", old["name"]) != old["name"]
+    return change if another else merged(old, new)
+
+
+def _preset(name: str) -> dict[str, Any]:
+    asked = f"--preset {name}"
+    path = known_file(name, comparisons() | presets(), asked)
+    return read_file(path, asked) if name in comparisons() else {"shared": read_file(path, asked)}
+
+
+def _named(name: str) -> dict[str, Any]:
+    """A part of a comparison: one system, or all that a file of a comparison holds."""
+    if name in presets():
+        return {"systems": {name: name}}
+    path = Path(name)
+    if path.suffix != ".json" and not path.is_file():
+        path = known_file(name, comparisons() | presets(), name)  # else neither a file nor a preset
+    found = read_file(path, name)
+    return found if "systems" in found else {"systems": {path.stem: found}}
+
+
+def _part(settings: Config, key: str) -> Any:
+    for step in key.split("."):
+        settings = getattr(settings, step)
+    return settings
+
+
+def _short(value: Any) -> str:
+    """A value; of a section its name, and what else is not as by default."""
+    if not isinstance(value, Config):
+        return str(value)
+    own = {"name": getattr(value, "name", None), **value.model_dump(mode="json", exclude_defaults=True)}
+    return " ".join(f"{key}={leaf}" for key, leaf in own.items() if leaf is not None) or "the defaults"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-from aemodels.comparison import ComparisonConfig
 from aemodels.data import PreparedData
+from aemodels.settings import ComparisonConfig
 from aemodels.steps import compare as step
 from aemodels.steps.compare import Compared
 from flows.attempts import asker

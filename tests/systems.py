@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aemodels.comparison import ComparisonConfig
+from aemodels.settings import ComparisonConfig
 
 SHARED = {
     "model": {"trunk": {"name": "mlp", "widths": [16]}, "latent_dim": 3},

@@ -5,95 +5,130 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 from places import ROOT
 
-LAYERS = [  # from the bottom; a module imports from its own layer and those below
-    {"config", "texts", "environment", "disk", "progress", "process_names", "workers", "parallel", "devices"},
-    {"schedules", "objectives", "distributions", "corruption", "nets", "priors"},
-    {"models", "data", "modelfile"},
-    {
-        "features",
-        "undisturbed",
-        "denoising",
-        "requests",
-        "neighbours",
-        "likelihoods",
-        "out_of_domain",
-        "information",
-        "evidence",
-        "leaving_out",
-        "metrics",
-        "lettering",
-        "pictures",
-        "figures",
-        "figures_codes",
-        "figures_requests",
-        "comparison_figures",
-        "drift",
-        "drift_figures",
-    },
-    {"evaluation", "pretraining", "training", "updates", "replay", "population"},
-    {"experiment"},
-    {"checkpoint", "members", "trial", "trial_costs", "trials", "comparison_table", "report"},
-    {"tuning", "tuning_sampler", "tuning_storage", "tuning_study", "tuning_search", "tuning_figures"}
-    | {"mlflow_views", "store", "tracking"}
-    | {"promotion", "catalog", "registry", "serving", "served_model", "connections", "server"},
-    {"settings", "comparison", "runfolder"},
-    {"steps"},
-]
+# From the ground up; a room may import from those below it, and the two of one floor do not import each other in turn.
+ORDER = """
+    texts < config < runtime < nn < priors < models data < training evaluation < experiment
+    < tuning checkpoints < serving reports < tracking < settings < steps < flows
+"""
+FLOORS = {room: floor for floor, rooms in enumerate(ORDER.split("<")) for room in rooms.split()}
 ONLY_HERE = {
     "prefect": {"flows"},
-    "mlflow": {"store", "tracking", "catalog", "registry", "serving", "served_model"},
-    "optuna": {"tuning_sampler", "tuning_storage", "tuning_study"},
-    "fastapi": {"server"},
-    "starlette": {"server"},
-    "uvicorn": {"connections", "server"},
-    "h11": {"connections"},
+    "mlflow": {"tracking", "serving"},
+    "optuna": {"tuning"},
+    "fastapi": {"serving"},
+    "starlette": {"serving"},
+    "uvicorn": {"serving"},
+    "h11": {"serving"},
     "typer": {"flows"},
     "rich": {"flows"},
     "webbrowser": {"flows"},
-    "jinja2": {"report"},
+    "jinja2": {"reports"},
+    "zuko": {"priors"},
 }
+# What other packages keep to themselves and we use all the same; a package that has such names has an upper bound.
+PRIVATE = {
+    "aemodels/runtime/devices.py": {"torch": {"_is_amx_tile_supported", "_is_avx512_bf16_supported"}},
+    "aemodels/training/adam.py": {"torch": {"_fused_adam_", "_fused_adamw_"}},
+    "aemodels/tuning/costs.py": {"torch": {"_python_dispatch", "_pytree", "_cdata"}},
+    "aemodels/tuning/claims.py": {"optuna": {"_trial_id", "_get_stale_trial_ids"}},
+    "aemodels/tuning/study.py": {"optuna": {"_trial_id"}},
+    "flows/deployment/prefect_yaml.py": {"prefect": {"_models"}},
+}
+PUBLIC = {"_asdict", "_replace", "_fields", "_exit"}  # of named tuples, and os._exit
 
 
 def module(path: Path) -> str:
-    """aemodels/models/vae.py -> models; flows/cli/main.py -> flows."""
+    """aemodels/models/vae.py -> aemodels.models.vae; a package is named by its folder."""
     parts = path.relative_to(ROOT).with_suffix("").parts
-    return "flows" if parts[0] == "flows" else parts[1]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module(path): path for folder in ("aemodels", "flows", "benchmarks") for path in (ROOT / folder).rglob("*.py")}
 
 
 def imports(path: Path) -> set[str]:
+    """All that a file imports, also inside functions and for types alone."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in FILES else node.module for name in inner}
     return names
 
 
-FILES = [p for folder in ("aemodels", "flows") for p in (ROOT / folder).rglob("*.py") if p.name != "__init__.py"]
+def room(name: str) -> str:
+    """aemodels.models.vae -> models; flows.cli.main -> flows."""
+    package, *rest = name.split(".")
+    return rest[0] if package == "aemodels" and rest else package
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_run_one_way(path: Path) -> None:
-    own = module(path)
-    level = {name: i for i, layer in enumerate(LAYERS) for name in layer} | {"flows": len(LAYERS)}
-    assert own in level, f"{own} has no layer yet"
-    for name in imports(path):
-        package, *rest = name.split(".")
-        assert own in ONLY_HERE.get(package, {own}), f"{path} imports {package}"
-        assert package != "flows" or own == "flows"
-        if package == "aemodels" and rest:
-            assert level[rest[0]] <= level[own], f"{path} imports {name} from a higher layer"
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(("benchmarks", "aemodels.presets"))])
+def test_imports_run_one_way(name: str) -> None:
+    own = room(name)
+    for imported in imports(FILES[name]):
+        package = imported.split(".")[0]
+        assert own in ONLY_HERE.get(package, {own}), f"{name} imports {package}"
+        if package in ("aemodels", "flows") and own != "aemodels":
+            assert room(imported) in FLOORS, f"{imported} has no floor yet"
+            assert FLOORS[room(imported)] <= FLOORS[own], f"{name} imports {imported} from a higher floor"
+
+
+@pytest.mark.parametrize("unit", [room, str], ids=["rooms", "modules"])
+def test_no_imports_run_in_a_circle(unit) -> None:
+    graph: dict[str, set[str]] = {}
+    for name, path in FILES.items():
+        graph.setdefault(unit(name), set()).update(unit(other) for other in imports(path) & FILES.keys())
+    for name, others in graph.items():
+        others.discard(name)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"these import each other: {' -> '.join(error.args[1])}")
+
+
+def private_names(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and not (
+            isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+        ):
+            yield node.attr
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.module.startswith(("aemodels", "flows")):
+            yield from node.module.split(".")
+            yield from (alias.name for alias in node.names)
+
+
+def test_private_names_of_other_packages_are_listed_beside_their_bounds() -> None:
+    bounds = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    own = {
+        node.name if isinstance(node, ast.FunctionDef | ast.ClassDef) else node.attr
+        for path in FILES.values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        or (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
+    }
+    for path in FILES.values():
+        found = {name for name in private_names(path) if name.startswith("_") and not name.startswith("__")}
+        listed = PRIVATE.get(str(path.relative_to(ROOT)), {})
+        assert found - own - PUBLIC == set().union(*listed.values()), path
+        for package in listed:
+            (bound,) = (text for text in bounds if text.startswith(package) and not text[len(package)].isalnum())
+            assert "<" in bound, f"{package} has no upper bound, but private names of it are used"
 
 
 @pytest.mark.parametrize(
     ("imported", "absent"),
     [
+        ("aemodels", {"torch", "numpy", "pydantic", "mlflow"}),
         ("flows.cli.main", {"torch", "mlflow", "prefect", "optuna", "pydantic_core"}),
         ("aemodels.runtime.processes", {"torch", "numpy", "PIL"}),
         ("aemodels.tracking.catalog", {"torch", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from systems import comparison
 
-from aemodels.comparison import ComparisonConfig, comparisons, load_comparison, merged
 from aemodels.config import SettingsError
-from aemodels.settings import presets
+from aemodels.settings import ComparisonConfig, comparisons, load_comparison, merged, presets
 
 
 def test_the_article_has_all_of_its_systems() -> None:

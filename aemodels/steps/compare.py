@@ -13,7 +13,6 @@ from pydantic import Field
 
 from aemodels.checkpoints.checkpoint import load_model
 from aemodels.checkpoints.run_folder import RunFolder, claimed
-from aemodels.comparison import ComparisonConfig
 from aemodels.config import SettingsError
 from aemodels.data import PreparedData
 from aemodels.evaluation.evaluate import check_primary
@@ -30,6 +29,7 @@ from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device, described
 from aemodels.runtime.files import write_whole
 from aemodels.runtime.progress import Progress, Steps
+from aemodels.settings import ComparisonConfig
 from aemodels.steps.recording import (
     FINISHED_BEFORE,
     Result,

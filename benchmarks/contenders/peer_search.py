@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from aemodels.data import PreparedData
+from benchmarks.contenders.configuration import Configuration, answer
 from benchmarks.contenders.judge import Trained, plain_trained, validation_error
 from benchmarks.contenders.networks import plain_model
-from benchmarks.contenders.search import Configuration, answer
 from benchmarks.contenders.task import LEARNING_RATE
 from benchmarks.contenders.with_example import example_loader, train_epoch
 from benchmarks.jobs import Job, Measured

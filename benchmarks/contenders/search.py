@@ -12,21 +12,15 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
+from benchmarks.contenders.configuration import Configuration, answer
 from benchmarks.contenders.task import ALIKE, preset
 from benchmarks.jobs import Job, Measured
 
 PRECISIONS = {"aemodels": "float32", "aemodels-bfloat16": "bfloat16"}  # the default, and that of the preset `fast`
-
-
-class Configuration(NamedTuple):
-    """What varies."""
-
-    latent_dim: int
-    beta: float
 
 
 def measure(job: Job) -> Measured:
@@ -44,15 +38,6 @@ def measure(job: Job) -> Measured:
 def configurations(settings: Mapping[str, Any]) -> list[Configuration]:
     """All combinations."""
     return [Configuration(*values) for values in product(settings["latent_dims"], settings["betas"])]
-
-
-def answer(job: Job, seconds: float, values: Mapping[int, float]) -> Measured:
-    """With the images that all trials together were trained on; the values by their configurations' indices, which are
-    strings as in every JSON object.
-    """
-    count = min(job.settings["images"], job.data["sizes"]["train"]) * job.settings["epochs"] * len(values)
-    by_index = {str(index): values[index] for index in sorted(values)}
-    return {"seconds": seconds, "images_per_second": count / seconds, "values": by_index}
 
 
 def _experiment(job: Job) -> Experiment:

@@ -29,8 +29,7 @@ def compare(
 ) -> None:
     """Train and judge several systems on the same images."""
     with answering(v, computes=True):
-        from aemodels.comparison import load_comparison
-        from aemodels.settings import read_changes
+        from aemodels.settings import load_comparison, read_changes
 
         named = [text for text in arguments or [] if "=" not in text]
         changes = read_changes([text for text in arguments or [] if "=" in text])

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from aemodels.comparison import ComparisonConfig
 from aemodels.config import SettingsError
 from aemodels.data import PreparedData
 from aemodels.runtime.progress import Steps
-from aemodels.settings import Settings
+from aemodels.settings import ComparisonConfig, Settings
 from aemodels.steps.compare import compare
 from aemodels.steps.train import train
 from aemodels.steps.tune import tune

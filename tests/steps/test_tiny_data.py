@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from commands import save, shell
 
-from aemodels.comparison import ComparisonConfig
 from aemodels.config import SettingsError, UserError
 from aemodels.data import PreparedData
 from aemodels.evaluation.drift import MonitoringConfig, fewest
@@ -22,7 +21,7 @@ from aemodels.evaluation.leaving_out import NotEnoughError, from_tags
 from aemodels.evaluation.metrics import METRICS
 from aemodels.reports.figures.model import FIGURES
 from aemodels.runtime.progress import Steps, finish
-from aemodels.settings import Settings
+from aemodels.settings import ComparisonConfig, Settings
 from aemodels.steps.compare import compare
 from aemodels.steps.monitor import Monitored, _too_few_known, monitor
 from aemodels.steps.prepare import prepare

@@ -14,7 +14,7 @@ from PIL import Image
 
 from aemodels.config import read_text
 from aemodels.steps.tune import Tuned
-from flows.cli.main import results
+from flows.cli import results
 
 SMALL_SEARCH = ["tuning.trials=2", "tuning.generation=2", "tuning.epochs=1", "tuning.images=200"]
 
