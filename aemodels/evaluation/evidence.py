@@ -23,12 +23,11 @@ from aemodels.evaluation.likelihood import log_likelihood, mean_bound
 from aemodels.evaluation.mutual_information import known_shares
 from aemodels.evaluation.neighbours import Balls, balls
 from aemodels.models.base import Autoencoder, GenerativeModel
-from aemodels.nn.batch import Batch
+from aemodels.nn.batch import AT_ONCE, Batch
 from aemodels.nn.distributions import BernoulliPixels, GaussianPixels
 from aemodels.nn.noise import noise_like
 from aemodels.runtime.randomness import derived_seed, undisturbed
 
-BATCH = 500  # images; large enough for speed, small enough for any trunk
 TRAINING_CODES = 10_000  # at most so many, by the probes, to show the spread of a code, and as examples of a class
 NOISY = 200  # images: the filters that denoisers are compared with are slow
 
@@ -183,7 +182,7 @@ class Evidence:
         """Log p(x) of the split's first images, (nll_images,), nats."""
         images = Batches(self.data, self.split, self.model.device, self.nll_images)
         found: list[Tensor] = []
-        for i, batch in enumerate(images.in_order(BATCH)):
+        for i, batch in enumerate(images.in_order(AT_ONCE)):
             with self._undisturbed("likelihood", i):
                 found.append(log_likelihood(self.autoencoder, batch, self.nll_samples))
         return torch.cat(found).cpu()
@@ -191,19 +190,21 @@ class Evidence:
     def reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images as the model sees them, and their reconstructions, (B, C, H, W) each; kept if they fit into memory."""
         size = 4 * self.batches.images.size
-        codes = self.codes.z.split(BATCH)
+        codes = self.codes.z.split(AT_ONCE)
         if self._kept is None and fits(size, self.model.device):
-            self._kept = [self._decode(z, batch) for z, batch in zip(codes, self.batches.in_order(BATCH), strict=True)]
-        for i, batch in enumerate(self.batches.in_order(BATCH)):
+            self._kept = [
+                self._decode(z, batch) for z, batch in zip(codes, self.batches.in_order(AT_ONCE), strict=True)
+            ]
+        for i, batch in enumerate(self.batches.in_order(AT_ONCE)):
             yield batch.x, self._decode(codes[i], batch) if self._kept is None else self._kept[i]
 
     def seen_reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The same of training images that the model was trained on."""
-        return self._reconstructed(self._training.in_order(BATCH))
+        return self._reconstructed(self._training.in_order(AT_ONCE))
 
     def other_reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The same of images that the model is not for."""
-        parts = images_of_another_kind(self.data).split(BATCH)
+        parts = images_of_another_kind(self.data).split(AT_ONCE)
         return self._reconstructed(Batch(x.to(self.model.device), None) for x in parts)
 
     def _reconstructed(self, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -243,7 +244,7 @@ class Evidence:
     def _encode(self, batches: Batches) -> Codes:
         means: list[Tensor] = []
         labels: list[Tensor] = []
-        for x, y, _ in batches.in_order(BATCH):
+        for x, y, _ in batches.in_order(AT_ONCE):
             with self._undisturbed("codes"):
                 means.append(self.autoencoder.encode(x, y).mean.cpu())
             labels += [] if y is None else [y.cpu()]
@@ -264,7 +265,7 @@ class Evidence:
 
     def _drawn_codes(self, batches: Batches, purpose: str) -> Tensor:
         codes: list[Tensor] = []
-        for i, (x, y, _) in enumerate(batches.in_order(BATCH)):
+        for i, (x, y, _) in enumerate(batches.in_order(AT_ONCE)):
             with self._undisturbed(purpose, i):
                 codes.append(self.autoencoder.encode(x, y).sample().cpu())
         return torch.cat(codes)
@@ -274,7 +275,7 @@ class Evidence:
         """Mean rate of each latent unit, (D,), nats; None where it does not exist."""
         if not self.has("unit_rates"):
             return None
-        batches = [self._rate_per_unit(batch) for batch in self.batches.in_order(BATCH)]
+        batches = [self._rate_per_unit(batch) for batch in self.batches.in_order(AT_ONCE)]
         totals = torch.stack([rates.double().sum(0) for rates in batches if rates is not None])
         return totals.sum(0).cpu() / len(self.batches)
 
@@ -303,7 +304,7 @@ class Evidence:
 
     def drawn_features(self, draw: Callable[[int, int], Tensor]) -> Tensor:
         """(count, F), of images that are drawn by their number, a part of them at a time."""
-        sizes = [min(BATCH, self.count - start) for start in range(0, self.count, BATCH)]
+        sizes = [min(AT_ONCE, self.count - start) for start in range(0, self.count, AT_ONCE)]
         return torch.cat([self.features.embed(draw(n, part)) for part, n in enumerate(sizes)])
 
     @cached_property

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
+from aemodels.nn.batch import AT_ONCE
 from aemodels.nn.schedules import learning_rate_factor
 from aemodels.runtime.files import write_whole
 from aemodels.runtime.progress import Progress, Steps
@@ -39,7 +40,6 @@ MANY_IMAGES = 10_000  # training images from which there are more features
 FEW_FEATURES, MORE_FEATURES = 32, 64
 IMAGES_PER_FEATURE = 16  # a covariance of F features needs many more images than F
 
-BATCH = 500  # images embedded at once, at most
 EMBEDDED_NUMBERS = 2**20  # pixels embedded at once, at most: the first layer makes 16 of each
 TRAINING_BATCH = 64
 IMAGES_SEEN = 120_000  # in training, by all epochs together: 2 epochs of MNIST: 99 % in 20 s on one core
@@ -65,7 +65,7 @@ class Features:
     def embed(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) -> (N, F), on the images' device."""
         network = self.nets.to(images.device)["network"]
-        size = max(1, min(BATCH, EMBEDDED_NUMBERS // images[0].numel()))
+        size = max(1, min(AT_ONCE, EMBEDDED_NUMBERS // images[0].numel()))
         return torch.cat([network(_fast(part)) for part in images.split(size)])
 
     @torch.no_grad()
@@ -82,7 +82,7 @@ class Features:
         key = (data.digest, split, count)
         if key not in self._real:
             batches = Batches(_grey(data), split, device, count)
-            self._real[key] = torch.cat([self.embed(batch.x).cpu() for batch in batches.in_order(BATCH)])
+            self._real[key] = torch.cat([self.embed(batch.x).cpu() for batch in batches.in_order(AT_ONCE)])
         return self._real[key]
 
 
@@ -195,7 +195,7 @@ def _accuracy(features: Features, data: PreparedData, device: torch.device) -> f
     """The share of test images that are classified rightly."""
     batches = Batches(_grey(data), "test", device)
     right = 0.0
-    for batch in batches.in_order(BATCH):
+    for batch in batches.in_order(AT_ONCE):
         probabilities = features.probabilities(batch.x)
         if probabilities is not None and batch.y is not None:
             right += float((probabilities.argmax(-1) == batch.y).sum())
@@ -210,7 +210,7 @@ def _fit_pca(data: PreparedData, device: torch.device) -> Steps[Features]:
     work = "fitting the principal components"
     yield Progress(work, 0, 1)
     batches = Batches(_grey(data), "train", device, max(2, PCA_NUMBERS // math.prod(data.image_shape)))
-    x = torch.cat([batch.x.flatten(1) for batch in batches.in_order(BATCH)])
+    x = torch.cat([batch.x.flatten(1) for batch in batches.in_order(AT_ONCE)])
     count = min(feature_count(data), len(x))
     with seeded(derived_seed(0, "features")):
         _, singular, axes = torch.pca_lowrank(x, q=count, niter=4)  # (F,), (C * H * W, F)

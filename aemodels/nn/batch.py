@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-AT_ONCE = 500  # images: enough for speed, little enough for memory
+AT_ONCE = 500  # images or codes that are judged or answered at once: enough for speed, little enough for memory
 
 
 class Batch(NamedTuple):
@@ -20,6 +20,3 @@ class Batch(NamedTuple):
     def seen(self) -> Tensor:
         """What an encoder gets; the target is always x."""
         return self.x if self.corrupted is None else self.corrupted
-
-
-EVALUATION_BATCH = 500  # images; large enough for speed, small enough for any trunk

@@ -24,12 +24,12 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
 from multiprocessing.connection import wait
 from queue import SimpleQueue
 from typing import Any, NamedTuple, NoReturn
 
 from aemodels.config import UserError
+from aemodels.runtime.progress import Driven
 
 BOOT = "import sys; sys.path[:] = sys.argv[2:]; from aemodels.runtime.processes import serve; serve(int(sys.argv[1]))"
 # Ctrl-C at a terminal and a supervisor's SIGTERM reach the whole group of processes; only the parent heeds them.
@@ -292,11 +292,7 @@ def _outcome(order: Parts, ask: Callable[[Yielded], Any]) -> Parts:
 
 
 def _run(order: _Start, ask: Callable[[Yielded], Any]) -> Returned:
-    with closing(order.steps(*order.args)) as generator:
-        answer = None
-        while True:
-            try:
-                value = generator.send(answer)
-            except StopIteration as end:
-                return Returned(end.value)
-            answer = ask(Yielded(value))
+    with Driven(order.steps(*order.args)) as driven:
+        for value in driven:
+            driven.answer = ask(Yielded(value))
+    return Returned(driven.result)

@@ -7,10 +7,12 @@ ignores it.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import closing
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, Self, TypeVar
 
 T = TypeVar("T")
+Y = TypeVar("Y")
+S = TypeVar("S")
+R = TypeVar("R")
 
 
 class Progress(NamedTuple):
@@ -27,10 +29,45 @@ Steps = Generator[Progress, None, T]
 
 def finish(steps: Steps[T], show: Callable[[Progress], object] = lambda _: None) -> T:
     """Runs the steps to their end, showing each, and returns their result."""
-    with closing(steps):  # an error in `show` ends the work at once, with its runs and locks
-        while True:
-            try:
-                progress = next(steps)
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
+    with Driven(steps) as driven:  # an error in `show` ends the work at once, with its runs and locks
+        for progress in driven:
             show(progress)
+    return driven.result
+
+
+class Driven(Generic[Y, S, R]):
+    """A generator in a for loop, which may answer it, and gets what it returns; closed with the block.
+
+    Example:
+        >>> def work():
+        ...     answer = yield "how many?"
+        ...     return answer + 1
+        >>> with Driven(work()) as driven:
+        ...     for question in driven:
+        ...         driven.answer = 41
+        >>> driven.result
+        42
+    """
+
+    result: R
+
+    def __init__(self, generator: Generator[Y, S | None, R]) -> None:
+        self.generator = generator
+        self.answer: S | None = None  # to what was yielded last
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.generator.close()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Y:
+        answer, self.answer = self.answer, None
+        try:
+            return self.generator.send(answer)
+        except StopIteration as end:
+            self.result = end.value
+            raise

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from aemodels.config import UserError
 from aemodels.models.base import Autoencoder, GenerativeModel
+from aemodels.nn.batch import AT_ONCE
 from aemodels.nn.trunks import ImageShape
 from aemodels.priors import fitted
 from aemodels.runtime.randomness import seeded
@@ -26,7 +27,6 @@ from aemodels.runtime.randomness import seeded
 if TYPE_CHECKING:
     pass
 
-CHUNK = 500  # images at once: enough for speed, little enough for memory
 MOST_GENERATED = 10_000  # images in one answer: 30 MB of grey 28 x 28 ones
 RANGES = ("auto", "unit", "bytes")  # of pixels: 0 to 1, whole numbers from 0 to 255, or what their type says
 _NOISE = threading.Lock()  # a process has one: two threads that draw at once would disturb each other's seed
@@ -74,7 +74,7 @@ def answer_and_range(model: GenerativeModel, inputs: Any, question: Question) ->
     else:
         x, pixels = _read_images(inputs, model.image_shape, question.range)
     with torch.inference_mode():
-        parts = [MODES[question.mode](model, part.to(model.device), question) for part in x.split(CHUNK)]
+        parts = [MODES[question.mode](model, part.to(model.device), question) for part in x.split(AT_ONCE)]
         return _plain(torch.cat(parts)), pixels
 
 
@@ -113,7 +113,7 @@ def _check(question: Question) -> None:
 
 def _generate(model: GenerativeModel, question: Question) -> NDArray[np.float32]:
     _check(question)
-    sizes = [CHUNK] * (question.n // CHUNK) + [question.n % CHUNK] * (question.n % CHUNK > 0)
+    sizes = [AT_ONCE] * (question.n // AT_ONCE) + [question.n % AT_ONCE] * (question.n % AT_ONCE > 0)
     with _NOISE, torch.inference_mode(), seeded(question.seed):
         return _plain(torch.cat([model.sample(size, labels(model, question.label, size)) for size in sizes]))
 
@@ -128,7 +128,7 @@ def answer_from(model: Autoencoder, prior: str, codes: Tensor, question: Questio
     p_z = fitted(prior, codes, question.seed)
     with _NOISE, torch.inference_mode(), seeded(question.seed):
         z = p_z().sample((question.n,)).to(model.device)
-        return _plain(torch.cat([model.decode(part).mean for part in z.split(CHUNK)]))
+        return _plain(torch.cat([model.decode(part).mean for part in z.split(AT_ONCE)]))
 
 
 def answer_like(model: Autoencoder, inputs: Any, question: Question) -> NDArray[np.float32]:
@@ -152,7 +152,7 @@ def assumed_classes(model: Autoencoder, inputs: Any, pixels: str = "auto") -> li
     """
     x = read_images(inputs, model.image_shape, pixels).to(model.device)
     with torch.inference_mode():
-        found = [model.classify(part) for part in x.split(CHUNK)]
+        found = [model.classify(part) for part in x.split(AT_ONCE)]
     return [label for y in found if y is not None for label in y.tolist()]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -28,7 +27,7 @@ from aemodels.reports.table import Measured, Table, as_markdown, make_table
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device, described
 from aemodels.runtime.files import write_whole
-from aemodels.runtime.progress import Progress, Steps
+from aemodels.runtime.progress import Driven, Progress, Steps
 from aemodels.settings import ComparisonConfig
 from aemodels.steps.recording import (
     FINISHED_BEFORE,
@@ -208,14 +207,10 @@ def _made_with() -> str:
 
 def _entitled(steps: Steps[T], title: str) -> Steps[T]:
     """Says which system it is that is being trained or judged."""
-    with closing(steps):
-        while True:
-            try:
-                report = next(steps)
-            except StopIteration as end:
-                result: T = end.value
-                return result
+    with Driven(steps) as driven:
+        for report in driven:
             yield report._replace(work=f"{report.work.partition(' ')[0]} {title}")
+    return driven.result
 
 
 def _finish(

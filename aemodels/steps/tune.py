@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from aemodels.reports.figures.search import draw_search_figures
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import search_database
-from aemodels.runtime.progress import Progress, Steps
+from aemodels.runtime.progress import Driven, Progress, Steps
 from aemodels.settings import Settings
 from aemodels.steps.recording import FINISHED_BEFORE, Result, keep_figures, open_run, save_figures, still_there
 from aemodels.steps.train import check as check_training
@@ -205,16 +205,12 @@ def _follow(
     """Records what happens to trials as it happens."""
     ended: set[int] = set()
     yield Progress("searching", 0, total, note)
-    with closing(events):
-        while True:
-            try:
-                event = next(events)
-            except StopIteration as end:
-                result: SearchResult = end.value
-                return result
+    with Driven(events) as driven:
+        for event in driven:
             trials.record(event)
             ended |= {event.trial.index} if isinstance(event, TrialEnded) else set()
             yield Progress("searching", len(ended), total, _note(event, trials))
+    return driven.result
 
 
 def _note(event: Event, trials: TrialRuns) -> str:

@@ -18,7 +18,7 @@ from aemodels.config import SettingsError
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.models.base import Autoencoder, ModelConfig
-from aemodels.nn.batch import EVALUATION_BATCH
+from aemodels.nn.batch import AT_ONCE
 from aemodels.nn.corruption import CorruptionConfig
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
@@ -179,10 +179,10 @@ def held_out_bound(model: Trainee, batches: Batches, corruption: CorruptionConfi
     totals: dict[str, Tensor] = {}
     left = len(batches)
     with seeded(derived_seed(seed, "validation")):
-        for batch in batches.in_order(EVALUATION_BATCH):
-            with torchrun.sharing(batches.share(min(EVALUATION_BATCH, left))):
+        for batch in batches.in_order(AT_ONCE):
+            with torchrun.sharing(batches.share(min(AT_ONCE, left))):
                 terms = model.bound(batch._replace(corrupted=corruption.apply(batch.x)))  # (B,) or (M, B) each
-            left -= EVALUATION_BATCH
+            left -= AT_ONCE
             for name, term in terms.items():
                 totals[name] = totals.get(name, 0) + term.sum(-1)
     if not totals:

@@ -10,7 +10,7 @@ from torch import Tensor
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.models.base import Autoencoder, GenerativeModel, ModelConfig
-from aemodels.nn.batch import EVALUATION_BATCH, Batch
+from aemodels.nn.batch import AT_ONCE, Batch
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.randomness import derived_seed, seeded, undisturbed
 from aemodels.training.config import TrainingConfig
@@ -44,7 +44,7 @@ def fit_prior(model: GenerativeModel, data: PreparedData, seed: int, images: int
     limit = min(PRIOR_IMAGES, images or PRIOR_IMAGES)
 
     def batches() -> Iterator[Batch]:  # reads nothing for a model that fits nothing
-        yield from Batches(data, "train", model.device, limit).in_order(EVALUATION_BATCH)
+        yield from Batches(data, "train", model.device, limit).in_order(AT_ONCE)
 
     with undisturbed(model, derived_seed(seed, "codes of the prior")):
         model.fit_prior(batches(), derived_seed(seed, "prior"))
@@ -57,5 +57,5 @@ def training_codes(model: GenerativeModel, data: PreparedData, config: TrainingC
         return None
     batches = Batches(data, "train", model.device, min(PRIOR_IMAGES, config.images or PRIOR_IMAGES))
     with seeded(derived_seed(seed, "codes")):
-        codes = [model.encode(batch.x, batch.y).rsample().cpu() for batch in batches.in_order(EVALUATION_BATCH)]
+        codes = [model.encode(batch.x, batch.y).rsample().cpu() for batch in batches.in_order(AT_ONCE)]
     return torch.cat(codes)

@@ -12,7 +12,7 @@ import math
 import time
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,7 @@ from aemodels.experiment import Experiment
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import cores
 from aemodels.runtime.processes import Worker, WorkerDiedError, Yielded, ready
+from aemodels.runtime.progress import Driven
 from aemodels.training.config import TrainingDivergedError
 from aemodels.training.population import stackable, train_population
 from aemodels.training.state import Epoch
@@ -237,18 +238,14 @@ class _Stack:
         first = self.members[numbers[0]]
         configs, seeds = zip(*((self.members[i].model, self.members[i].seed) for i in numbers), strict=True)
         training = train_population(configs, self.data, first.training, seeds)
-        leaving: set[int] = set()
-        with closing(training):
-            while True:
-                started = time.perf_counter()
-                try:
-                    happened = training.send(leaving or None)
-                except StopIteration:
-                    return
-                share, leaving = (time.perf_counter() - started) / len(happened), set()
+        with Driven(training) as driven:
+            started = time.perf_counter()
+            for happened in driven:
+                share, leaving = (time.perf_counter() - started) / len(happened), set[int]()
                 for m, one in happened.items():
                     if (yield from self._tell(numbers[m], one, share)):
                         leaving.add(m)
+                driven.answer, started = leaving, time.perf_counter()
 
     def _tell(
         self, i: int, one: Epoch | TrainingDivergedError, share: float

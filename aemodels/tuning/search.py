@@ -21,6 +21,7 @@ from typing import Any
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.features import Features
 from aemodels.experiment import Experiment
+from aemodels.runtime.progress import Driven
 from aemodels.tuning.events import Event, SearchResult, Trial, TrialEnded, TrialEpoch, TrialLost, TrialStarted, Waiting
 from aemodels.tuning.messages import MemberEnd, MemberEpoch, MemberStart
 from aemodels.tuning.runner import Runner
@@ -96,22 +97,17 @@ def _run(number: int, prepare: Prepare, runner: Runner, study: Study) -> Generat
             yield mine[-1].experiment
 
     ended: set[int] = set()
-    stop = None
-    with closing(runner.run(claims())) as told:
-        while True:
-            try:
-                happened = told.send(stop)
-            except StopIteration:
-                return ended
-            running, stop = mine[happened.index], None
-            for event in _events(running, happened, study):
+    with Driven(runner.run(claims())) as told:
+        for happened in told:
+            for event in _events(mine[happened.index], happened, study):
                 yield event
-                stop = isinstance(happened, MemberEpoch) and not isinstance(event, TrialEpoch)
+                told.answer = isinstance(happened, MemberEpoch) and not isinstance(event, TrialEpoch)
                 if isinstance(event, TrialEnded):
                     if study.end(event.trial):
                         ended.add(event.trial.index)
                     else:  # lost while the caller was told
                         yield TrialLost(event.trial.index)
+    return ended
 
 
 def _events(running: _Running, happened: MemberStart | MemberEpoch | MemberEnd, study: Study) -> Iterator[Event]:

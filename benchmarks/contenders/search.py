@@ -16,6 +16,7 @@ from typing import Any
 
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
+from aemodels.runtime.progress import Driven
 from benchmarks.contenders.configuration import Configuration, answer
 from benchmarks.contenders.task import ALIKE, preset
 from benchmarks.jobs import Job, Measured
@@ -86,12 +87,9 @@ def _pruned(job: Job) -> Measured:
         os.environ["AEMODELS_STORE"] = folder
         started = time.perf_counter()  # making the database is part of it
         events = search(experiment, data, no_features, open_study("benchmark", experiment, config))
-        while True:
-            try:
-                next(events)
-            except StopIteration as end:
-                result = end.value
-                break
+        with Driven(events) as driven:
+            for _ in driven:
+                pass
         seconds = time.perf_counter() - started
-    states = [trial.state for trial in result.trials]
-    return {"seconds": seconds, "best": result.best.values[0], "pruned": states.count("pruned"), "trials": len(states)}
+    states = [trial.state for trial in driven.result.trials]
+    return {"seconds": seconds, "best": driven.result.best.values[0], "pruned": states.count("pruned"), "trials": len(states)}

@@ -21,7 +21,8 @@ import pytest
 
 from aemodels.config import UserError
 from aemodels.models.base import GenerativeModel
-from aemodels.serving.answers import CHUNK, MOST_GENERATED, RANGES, Question, answer
+from aemodels.nn.batch import AT_ONCE
+from aemodels.serving.answers import MOST_GENERATED, RANGES, Question, answer
 from aemodels.serving.packing import requirements
 from aemodels.tracking.gate import Decision
 from aemodels.tracking.registry import conclude, register
@@ -112,11 +113,11 @@ def test_floats_are_bytes_where_one_says_so(model: GenerativeModel) -> None:
 
 
 def test_many_images_are_answered_like_few(model: GenerativeModel) -> None:
-    many = np.tile(BYTES, (CHUNK // 5 + 1, 1, 1, 1))
+    many = np.tile(BYTES, (AT_ONCE // 5 + 1, 1, 1, 1))
     np.testing.assert_allclose(
         answer(model, many, Question("embed"))[-5:], answer(model, BYTES, Question("embed")), atol=1e-6
     )
-    assert len(answer(model, None, Question("generate", n=CHUNK + 3))) == CHUNK + 3
+    assert len(answer(model, None, Question("generate", n=AT_ONCE + 3))) == AT_ONCE + 3
 
 
 def test_a_seed_draws_the_same_images(model: GenerativeModel) -> None:
