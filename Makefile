@@ -42,7 +42,7 @@ worker: export PREFECT_FLOWS_HEARTBEAT_FREQUENCY ?= 30
 worker: export OMP_WAIT_POLICY ?= passive
 worker: export DO_NOT_TRACK ?= 1
 worker: .venv/ready  ## runs what is due on this machine, until Ctrl-C
-	$(BIN)/prefect worker start --pool aemodels
+	$(BIN)/prefect worker start --pool aemodels --type aemodels
 
 backup:  ## databases and artifacts of the stack, below backups/
 	@ops/backup.sh

@@ -152,7 +152,7 @@ class Range(BaseModel):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.low > self.high or (self.log and self.low <= 0):
-            raise ValueError("needs low <= high, and low > 0 on a logarithmic scale")
+            raise ValueError(f"low={self.low:g}, high={self.high:g}: low <= high is needed, and low > 0 with log=true")
         return self
 
     @property

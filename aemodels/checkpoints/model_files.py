@@ -133,5 +133,9 @@ def digest(content: bytes) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in short."""
+    """What an error says, in short; of a file of settings which of them is wrong."""
+    if isinstance(error, ValidationError):
+        wrong = error.errors()[0]
+        place = ".".join(str(step) for step in wrong["loc"])
+        return f"{CONFIG}: {place}: {wrong['msg']}" if place else f"{CONFIG}: {wrong['msg']}"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     pass
 
 MOST_GENERATED = 10_000  # images in one answer: 30 MB of grey 28 x 28 ones
+ROUNDING = 1e-4  # beyond [0, 1], as a resize leaves pixels that are black or white
 RANGES = ("auto", "unit", "bytes")  # of pixels: 0 to 1, whole numbers from 0 to 255, or what their type says
 _NOISE = threading.Lock()  # a process has one: two threads that draw at once would disturb each other's seed
 
@@ -198,17 +199,18 @@ def _read_images(inputs: Any, image_shape: ImageShape, pixels: str) -> tuple[Ten
         )
     read = range_of(array, pixels)
     most, low, high = (1 if read == "unit" else 255), array.min(), array.max()
-    if low < 0 or high > most:
+    allowed = ROUNDING if read == "unit" else 0
+    if low < -allowed or high > most + allowed:
         told = f"range={pixels}: pixels run from 0 to {most}"
         if pixels == "auto":
             remedy = "divide by 255, or send range=bytes" if low >= 0 else "shift and scale them"
             told = "integer pixels run from 0 to 255"
             if most == 1:
                 told = f"pixels that are no integers run from 0 to 1; {remedy}"
-        raise UserError(f"images with pixels from {low:g} to {high + 0:g}: {told}")
+        raise UserError(f"images with pixels from {low:.7g} to {high + 0:.7g}: {told}")
     if most == 255 and array.dtype.kind == "f" and (array != np.rint(array)).any():
         raise UserError("range=bytes: these pixels are no whole numbers; send range=unit, or leave it out")
-    return torch.from_numpy(array.astype(np.float32) / np.float32(most)), read
+    return torch.from_numpy(np.clip(array.astype(np.float32) / np.float32(most), 0, 1)), read
 
 
 def range_of(array: NDArray[Any], asked: str) -> str:

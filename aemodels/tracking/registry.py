@@ -249,7 +249,7 @@ def promote(store: Store, name: str, version: int, reason: str = "", by: str = "
     Raises:
         UserError: there is no such version, or the name or the reason is too long.
     """
-    _check_words(reason, by)
+    reason = _checked(reason, by)
     with deciding(store, name):
         chosen, told, by = get(store, name, version), _told("asked for", reason), by or user_name()
         if CHAMPION in chosen.aliases and not said_by_champion(chosen, asked):
@@ -271,7 +271,7 @@ def rollback(
     Raises:
         UserError: there is no model to go back to, or the name or the reason is too long.
     """
-    _check_words(reason, by)
+    reason = _checked(reason, by)
     with deciding(store, name):
         now, before = aliases_of(store, name).get(CHAMPION), version or predecessor(store, name)
         chosen, by = get(store, name, before), by or user_name()
@@ -286,10 +286,12 @@ def _told(what: str, reason: str) -> str:
     return f"{what}: {reason}" if reason else what
 
 
-def _check_words(reason: str, by: str) -> None:
+def _checked(reason: str, by: str) -> str:
+    """Returns the reason without blanks around it, if it and the name are not too long."""
     for key, text, most in (("reason", reason, LONGEST_REASON), ("by", by, LONGEST_NAME)):
         if len(text) > most:
             raise UserError(f"{key}={text[:40]}...: has {len(text):,} characters; give at most {most:,}")
+    return reason.strip()
 
 
 def predecessor(store: Store, name: str) -> int:

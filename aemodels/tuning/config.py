@@ -13,6 +13,8 @@ from aemodels.evaluation.evaluate import direction
 
 SMALLEST_GENERATION, GENERATIONS = 4, 4  # where no size is given: rounds enough for the sampler to learn from
 
+SHAPES = '{"low": NUMBER, "high": NUMBER, "log": true or false} or {"choices": [...]}'  # of what a search varies
+
 
 class TuningConfig(Config):
     """What a search varies, and how long it may take."""
@@ -59,7 +61,9 @@ class TuningConfig(Config):
     @field_validator("space", mode="before")
     @classmethod
     def _dotted(cls, space: Any) -> Any:
-        return {key: _varied(key, leaf) for key, leaf in _leaves(space)} if isinstance(space, Mapping) else space
+        if not isinstance(space, Mapping):
+            raise ValueError(f'{space!r}: give {{KEY: {SHAPES}}}, with keys such as "model.latent_dim"')
+        return {key: _varied(key, leaf) for key, leaf in _leaves(space)}
 
 
 def _leaves(space: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -75,12 +79,14 @@ def _varied(key: str, values: Any) -> Range | Choice:
     if isinstance(values, Range | Choice):
         return values
     if not isinstance(values, Mapping):
-        raise ValueError(f'{key}={values}: give {{"low": ..., "high": ...}} or {{"choices": [...]}}')
+        raise ValueError(f"{key}={values}: give {SHAPES}")
     try:
         return (Choice if "choices" in values else Range).model_validate(values)
     except ValidationError as error:
         wrong = error.errors()[0]
         place = ".".join(map(str, [key, *wrong["loc"][:1]]))
+        if wrong["type"] == "extra_forbidden":
+            raise ValueError(f"{place}: unknown; give {SHAPES}") from None
         raise ValueError(f"{place}: {demand(wrong)}") from None
 
 

@@ -92,4 +92,9 @@ def _pruned(job: Job) -> Measured:
                 pass
         seconds = time.perf_counter() - started
     states = [trial.state for trial in driven.result.trials]
-    return {"seconds": seconds, "best": driven.result.best.values[0], "pruned": states.count("pruned"), "trials": len(states)}
+    return {
+        "seconds": seconds,
+        "best": driven.result.best.values[0],
+        "pruned": states.count("pruned"),
+        "trials": len(states),
+    }

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 from flows.cli.session import tell
@@ -67,8 +68,8 @@ class Stream(io.TextIOWrapper):
 @contextmanager
 def guarded() -> Iterator[None]:
     """Puts such streams in the place of this process's own, for the rest of its life."""
-    sys.stdout = cast(TextIO, _guarded(sys.stdout, ends=True))
-    sys.stderr = cast(TextIO, _guarded(sys.stderr, ends=False))
+    sys.stdout = _guarded(sys.stdout, ends=True)
+    sys.stderr = _guarded(sys.stderr, ends=False)
     try:
         yield
     finally:
@@ -76,6 +77,8 @@ def guarded() -> Iterator[None]:
             sys.stdout.flush()  # what was held back may find its reader gone only now
 
 
-def _guarded(stream: TextIO | None, ends: bool) -> TextIO | None:
-    """A stream that was closed by the caller, or is no file, stays as it is."""
-    return Stream(stream, ends) if isinstance(stream, io.TextIOWrapper) else stream
+def _guarded(stream: TextIO | None, ends: bool) -> TextIO:
+    """What nobody reads goes nowhere where the caller has closed the stream; one that is no file stays as it is."""
+    if stream is None:
+        return Path(os.devnull).open("w")
+    return cast(TextIO, Stream(stream, ends)) if isinstance(stream, io.TextIOWrapper) else stream

@@ -85,7 +85,11 @@ def warn_of_other_pages(client: SyncPrefectClient) -> None:
 
 
 def make_pool(client: SyncPrefectClient) -> None:
-    """Makes the work pool; one that is there stays as it is, whatever it runs."""
+    """Makes the work pool; one that is there stays as it is.
+
+    Raises:
+        UserError: it is of Prefect's own type, whose workers report the end of a killed process twice.
+    """
     try:
         pool = client.read_work_pool(POOL)
     except ObjectNotFound:
@@ -93,9 +97,9 @@ def make_pool(client: SyncPrefectClient) -> None:
         client.create_work_pool(WorkPoolCreate(name=POOL, type=Worker.type, base_job_template=template))
         return
     if pool.type == "process":
-        note(
-            f"the work pool {POOL} is of Prefect's own type `process`, which starts a run that was killed again twice. "
-            f"To replace it, stop the workers, then: prefect work-pool delete {POOL}, make deploy, make worker"
+        raise UserError(
+            f"the work pool {POOL} is of Prefect's own type `process`, which starts a run that was killed again twice; "
+            f"stop the workers, then: prefect work-pool delete {POOL}, make deploy, make worker. Nothing was deployed"
         )
 
 

@@ -112,6 +112,12 @@ def test_floats_are_bytes_where_one_says_so(model: GenerativeModel) -> None:
     np.testing.assert_array_equal(told, expected)
 
 
+def test_white_may_be_rounded(model: GenerativeModel) -> None:
+    white = np.ones((1, 8, 8), np.float32)
+    rounded = answer(model, white * np.float32(1.0000001), Question("embed"))
+    np.testing.assert_array_equal(rounded, answer(model, white, Question("embed")))
+
+
 def test_many_images_are_answered_like_few(model: GenerativeModel) -> None:
     many = np.tile(BYTES, (AT_ONCE // 5 + 1, 1, 1, 1))
     np.testing.assert_allclose(

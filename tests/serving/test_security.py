@@ -210,6 +210,24 @@ def test_a_command_refuses_them_as_well(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "drawn.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[1", "config.json: Invalid JSON"),
+        ("{}", "config.json: experiment: Field required"),
+        (
+            '{"experiment": {"model": {"name": "vae", "latent_dim": "two"}}}',
+            "latent_dim: Input should be a valid integer",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_config_is_named(folder: Path, text: str, says: str) -> None:
+    (folder / "config.json").write_text(text)
+    seal(folder)
+    with pytest.raises(UserError, match=re.escape(says)):
+        load_model(folder)
+
+
 def test_a_tensor_too_many_or_too_few_is_named(folder: Path) -> None:
     file = folder / "weights.safetensors"
     tensors = load_file(file)

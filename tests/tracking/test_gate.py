@@ -130,7 +130,8 @@ def test_a_person_may_promote_and_go_back(store: Store, model_folder: Path) -> N
     promote(store, "tiny", 2)
     assert rollback(store, "tiny").version.version == 1
     assert aliases(store) == {"champion": 1, "previous": 2, "challenger": 3}
-    rollback(store, "tiny")
+    rollback(store, "tiny", reason="  ")
+    assert history(store, "tiny")[-1].reason == "rollback from version 1"
     assert aliases(store) == {"champion": 2, "previous": 1, "challenger": 3}
     promote(store, "tiny", 2)  # it is already
     assert aliases(store) == {"champion": 2, "previous": 1, "challenger": 3}

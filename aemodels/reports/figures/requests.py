@@ -38,7 +38,7 @@ def classes(evidence: Evidence) -> Picture:
     y = torch.tensor(evidence.requests.classes, device=evidence.model.device).repeat_interleave(ACROSS)
     with undisturbed(evidence.model, derived_seed(evidence.seed, "classes")):
         images = evidence.model.sample(len(y), y)
-    return sheet(images, ACROSS, Labels("Images asked for by their class", _names(evidence)))
+    return sheet(images, ACROSS, Labels(f"Images asked for by their class{_of(evidence)}", _names(evidence)))
 
 
 def like(evidence: Evidence) -> Picture:
@@ -50,7 +50,15 @@ def like(evidence: Evidence) -> Picture:
         paper = x.new_ones(1 + SHOWN - len(x[:SHOWN]), *x.shape[1:])
         rows += [x[:SHOWN], paper, drawn]
     columns = ["", "these", "", "", "", "", "more like these", *[""] * (DRAWN - 2)]
-    return sheet(torch.cat(rows), SHOWN + 1 + DRAWN, Labels("More like these", _names(evidence), columns))
+    return sheet(
+        torch.cat(rows), SHOWN + 1 + DRAWN, Labels(f"More like these{_of(evidence)}", _names(evidence), columns)
+    )
+
+
+def _of(evidence: Evidence) -> str:
+    """Says where there are more classes than rows."""
+    shown, there = len(evidence.requests.classes), len(evidence.data.classes)
+    return "" if shown == there else f" ({shown} of {there} classes)"
 
 
 def _names(evidence: Evidence) -> list[str]:

@@ -115,9 +115,11 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_trained(
     [
         ('{"model.latent_dm": {"low": 1, "high": 3}}', "did you mean model.latent_dim?"),
         ('{"model.latent_dim": {"low": 0, "high": 3}}', "at least 1"),
-        ('{"model.latent_dim": {"low": 9, "high": 3}}', "low <= high"),
+        ('{"model.latent_dim": {"low": 9, "high": 3}}', "low=9, high=3: low <= high"),
         ('{"seed": {"low": 0, "high": 3}}', "seed cannot vary"),
         ('{"model.beta": 3}', '"choices"'),
+        ('{"model.beta": {"low": 1, "high": 3, "step": 1}}', 'model.beta.step: unknown; give {"low": NUMBER'),
+        ("foo", "'foo': give {KEY: {\"low\": NUMBER"),
     ],
 )
 def test_a_wrong_search_space_is_refused(space: str, piece: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,12 @@ def test_results_that_cannot_be_written_are_told_in_a_sentence(command: list[str
     assert done.returncode == UNWRITABLE
     words = b"error: standard output: cannot be written (No space left on device); send it to another place\n"
     assert done.stderr == words
+
+
+def test_a_command_works_where_its_caller_has_closed_standard_output() -> None:
+    command = f"{shlex.join(COMMAND)} settings seed >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_work_goes_on_where_nobody_reads_of_its_progress(tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from flows.worker import Worker
+from prefect import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.events import DeploymentEventTrigger
 from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -22,6 +25,7 @@ from flows.deployment.deploy import (
     TAG,
     crashed_runs_start_again,
     lost_runs_start_again,
+    make_pool,
     silent_runs_have_crashed,
     unbegun_runs_have_crashed,
 )
@@ -35,6 +39,19 @@ DEPLOYMENTS = {deployment["name"]: deployment for deployment in PLAN["deployment
 
 def test_nothing_is_wrong_with_it() -> None:
     assert read_plan(FILE) == PLAN
+
+
+@pytest.mark.flow
+@pytest.mark.usefixtures("prefect")
+def test_a_work_pool_that_prefects_own_worker_made_is_refused() -> None:
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"), overwrite=True)
+        with pytest.raises(UserError, match=r"type `process`.*prefect work-pool delete aemodels"):
+            make_pool(client)
+        client.delete_work_pool(POOL)
+        make_pool(client)
+        make_pool(client)
+        assert client.read_work_pool(POOL).type == Worker.type
 
 
 @pytest.mark.parametrize(
