@@ -63,9 +63,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         UserError: the file system refuses it.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        _pass_on(path, write)
-        return
+    with at_path(path):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            _pass_on(path, write)
+            return
     whole = Path(os.path.realpath(path))  # where a link leads
     # The name is of a fixed length, no person's, and the same for whoever repeats what was killed.
     partial = whole.with_name(f".{blake2s(os.fsencode(whole.name), digest_size=8).hexdigest()}.partial")
@@ -85,7 +86,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 def _pass_on(path: Path, write: Callable[[Path], object]) -> None:
     """Writes into a pipe or device, in which no writer can go back."""
-    with at_path(path), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path.name
         write(file)
         with file.open("rb") as source, path.open("wb") as target:
