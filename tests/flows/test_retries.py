@@ -49,10 +49,10 @@ def test_a_run_that_was_started_again_ends_its_first_attempt(own_store: Path, mo
     from prefect.states import Running
 
     from aemodels.runtime.progress import Progress, Steps
-    from flows import tasks
+    from flows import pages, tasks
     from flows.attempts import only_attempt
 
-    monkeypatch.setattr(tasks, "PUBLISH_SECONDS", 0.0)
+    monkeypatch.setattr(pages, "PUBLISH_SECONDS", 0.0)
     done: list[int] = []
     ended, seen = [], []
     begun, over = threading.Event(), threading.Event()
@@ -226,16 +226,16 @@ def test_an_event_waits_for_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     from aemodels.runtime.outages import is_outage
-    from flows import tasks
+    from flows import pages
 
     sent: list[str] = []
-    monkeypatch.setattr(tasks, "emit_event", lambda event, *_, **__: sent.append(event))
+    monkeypatch.setattr(pages, "emit_event", lambda event, *_, **__: sent.append(event))
     away = {PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api", PREFECT_CLIENT_MAX_RETRIES: 0}
     with temporary_settings(away), pytest.raises(UserError, match=r"does not take the event aemodels\.drift") as error:
-        tasks.announce("aemodels.drift", "digits", {})
+        pages.announce("aemodels.drift", "digits", {})
     assert is_outage(error.value)
     assert sent == []
-    tasks.announce("aemodels.drift", "digits", {})
+    pages.announce("aemodels.drift", "digits", {})
     assert sent == ["aemodels.drift"]
 
 

@@ -16,7 +16,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from places import ROOT
 
 from aemodels.config import UserError
 from aemodels.data.source import UnreadableError
@@ -24,6 +23,7 @@ from aemodels.runtime.processes import Returned, Worker, WorkerDiedError, Yielde
 
 Steps = Generator[Any, Any, Any]
 FOLDER = str(Path(__file__).parent)
+ROOT = Path(__file__).parents[2]  # not from places.py: new processes find this module alone
 
 
 def double(values: list[int]) -> Steps:

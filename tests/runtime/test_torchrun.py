@@ -18,7 +18,7 @@ from aemodels.data.prepared import PreparedData
 from aemodels.models import AEConfig, VAEConfig, VAEGANConfig
 from aemodels.nn.distributions import GaussianConfig
 from aemodels.nn.trunks import ConvConfig, MLPConfig
-from aemodels.runtime import torchrun as parallel
+from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
 from aemodels.training.config import TrainingConfig
 from aemodels.training.loop import train
@@ -56,7 +56,7 @@ def curves(data: PreparedData) -> dict[str, Any]:
     }
 
 
-def torchrun(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def launched(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.run(
         [*launcher, *command],
@@ -71,7 +71,7 @@ def torchrun(*command: str, **environment: str) -> subprocess.CompletedProcess[s
 def test_the_loss_curves_are_those_of_one_process(digits: PreparedData, tmp_path: Path) -> None:
     script = tmp_path / "shared.py"
     script.write_text(SHARED)
-    done = torchrun(str(script), str(Path(__file__).parent), digits.model_dump_json())
+    done = launched(str(script), str(Path(__file__).parent), digits.model_dump_json())
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert sorted(leads for leads, _ in answers) == [False, True]
@@ -85,10 +85,10 @@ def test_the_loss_curves_are_those_of_one_process(digits: PreparedData, tmp_path
 
 def test_one_process_has_the_whole_batch() -> None:
     assert torchrun.leads()
-    assert parallel.share_of(10) is None
+    assert torchrun.share_of(10) is None
     with torchrun.joined(torch.device("cpu")):
-        assert not parallel.active()
-    assert parallel.batch_mean(torch.tensor([1.0, 3.0])) == 2
+        assert not torchrun.active()
+    assert torchrun.batch_mean(torch.tensor([1.0, 3.0])) == 2
 
 
 def test_each_process_begins_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,20 +129,20 @@ def test_one_of_the_processes_writes(tmp_path: Path) -> None:
         "training.images=200",
         "--json",
     ]
-    done = torchrun(*command)
+    done = launched(*command)
     assert done.returncode == 0, done.stderr
     trained = json.loads(done.stdout)
     runs = [folder for folder in (tmp_path / "store" / "runs").iterdir() if (folder / "run.json").exists()]
     assert [str(run) for run in runs] == [trained["folder"]]
     assert (runs[0] / "weights.safetensors").exists()
-    again = json.loads(torchrun(*command).stdout)
+    again = json.loads(launched(*command).stdout)
     tested = {key: value for key, value in trained.items() if key.startswith("test/")}
     assert tested
     assert tested.items() <= again.items()
     assert (trained["version"], again["version"]) == (1, 2)
     RunFolder(runs[0]).asked_for(COMMAND)  # as if it had been killed before it told
-    untold = torchrun(*command)
+    untold = launched(*command)
     assert untold.returncode == 0, untold.stderr
     assert json.loads(untold.stdout)["version"] == 1
-    refused = torchrun("-m", "flows.cli.main", "tune", "data.name=digits")
+    refused = launched("-m", "flows.cli.main", "tune", "data.name=digits")
     assert "a search runs in one process" in refused.stderr

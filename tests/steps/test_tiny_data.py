@@ -196,7 +196,7 @@ def test_a_search_and_a_comparison_go_through_mistakes_in_their_figures(
     def fail(*_: object) -> NoReturn:
         raise ZeroDivisionError("of nothing")
 
-    for place in ("tuning_figures._history", "steps.compare.side_by_side", "steps.compare.rate_distortion"):
+    for place in ("reports.figures.search._history", "steps.compare.side_by_side", "steps.compare.rate_distortion"):
         monkeypatch.setattr(f"aemodels.{place}", fail)
     settings = settings_of(folder_of(tmp_path, images, 7, "plain"), "vae", **{"tuning.trials": 2})
     data = finish(prepare(settings))

@@ -19,7 +19,7 @@ from aemodels.settings import Settings
 from aemodels.steps.trial_runs import TrialRuns
 from aemodels.tracking.run import start_run
 from aemodels.tracking.store import Store
-from aemodels.tuning import storage
+from aemodels.tuning import claims
 from aemodels.tuning.claims import Claims, Leases
 from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import Trial, TrialEnded, TrialLost, TrialStarted
@@ -80,13 +80,13 @@ def test_each_trial_is_claimed_once() -> None:
 
 @pytest.fixture
 def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "LEASE_SECONDS", 1)
-    monkeypatch.setattr(storage, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(claims, "LEASE_SECONDS", 1)
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.2)
 
 
 @pytest.mark.usefixtures("short_leases")
 def test_a_silent_workers_trial_is_run_by_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "BEAT_SECONDS", 100)  # suspended: its threads too
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 100)  # suspended: its threads too
     with workers() as (a, b):
         proposed = a.generation(0)
         lost = claimed(a)
@@ -118,7 +118,7 @@ def test_a_living_workers_trial_is_not_taken() -> None:
 
 @pytest.mark.usefixtures("short_leases")
 def test_a_worker_that_hangs_loses_its_trials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "HUNG_SECONDS", 0.1)
+    monkeypatch.setattr(claims, "HUNG_SECONDS", 0.1)
     with workers() as (a, b):
         a.generation(0)
         trial = claimed(a)

@@ -100,7 +100,7 @@ def _prints(call: ast.Call) -> object:
 
 
 def test_the_place_that_prints_reads_no_markup() -> None:
-    tree = ast.parse((ROOT / "flows" / "display.py").read_text())
+    tree = ast.parse((ROOT / "flows" / "terminal.py").read_text())
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     (console,) = [call for call in calls if ast.unparse(call.func) == "Console"]
     columns = [call for call in calls if ast.unparse(call.func) == "TextColumn"]

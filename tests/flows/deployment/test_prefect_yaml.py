@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from flows.worker import Worker
 from prefect import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.events import DeploymentEventTrigger
@@ -30,6 +29,7 @@ from flows.deployment.deploy import (
     unbegun_runs_have_crashed,
 )
 from flows.deployment.prefect_yaml import find_mistakes, read_plan
+from flows.deployment.worker import Worker
 from flows.tasks import gpu_limit
 from flows.tune import tune
 
