@@ -6,16 +6,12 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from aemodels.texts import visible
-
-if TYPE_CHECKING:
-    pass
-
 
 ALLOWED = {  # kinds of pydantic's errors -> what is allowed, with the names that pydantic gives the limits
     "greater_than_equal": "at least {ge:g}",

@@ -30,7 +30,7 @@ from flows.attempts import for_show, stop_if_started_again
 PUBLISH_SECONDS = 5.0  # between two updates of a progress artifact
 
 
-class _Published:
+class Published:
     """Progress on Prefect's pages: an artifact per piece of work, updated now and then."""
 
     def __init__(self) -> None:

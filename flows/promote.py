@@ -17,9 +17,10 @@ from aemodels.settings import Settings
 from aemodels.steps import promote as step
 from aemodels.steps.promote import Comparison, Promotion
 from aemodels.texts import in_markdown
-from aemodels.tracking import registry
+from aemodels.tracking import catalog, registry
+from aemodels.tracking.catalog import CHALLENGER, ModelVersion, get
 from aemodels.tracking.gate import LONGEST_NAME, LONGEST_REASON, Review
-from aemodels.tracking.registry import BY_GATE, CHALLENGER, ModelVersion, get
+from aemodels.tracking.registry import BY_GATE
 from aemodels.tracking.store import open_store
 from flows import terminal
 from flows.pages import announce, picture_as_text, publish_metrics
@@ -95,7 +96,7 @@ def crown(version: ModelVersion, back: bool, reason: str, by: str) -> None:
     """Makes a version the champion because a person wants it, and tells so where it was not."""
     store = open_store()
     with _gate(version.name):
-        before = registry.champion(store, version.name)
+        before = catalog.champion(store, version.name)
         decide, event = (registry.rollback, ROLLED_BACK) if back else (registry.promote, PROMOTED)
         chosen = decide(store, version.name, version.version, reason, by, str(flow_run.id))
     if _repeated() or before is None or before.version != chosen.version:

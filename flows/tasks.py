@@ -28,7 +28,7 @@ from aemodels.training.config import TrainingDivergedError
 from flows import terminal
 from flows.attempts import only_attempt
 from flows.outages import is_away
-from flows.pages import _Published
+from flows.pages import Published
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -84,7 +84,7 @@ def passed(check: Callable[[S], None], settings: S) -> None:
 
 def follow(steps: Steps[T]) -> T:
     """Runs a step to its end: logged, published as a progress artifact, and drawn where a person watches."""
-    published = _Published()
+    published = Published()
     drawn = terminal.current.get()
 
     def show(report: Progress) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from aemodels.tracking.catalog import ModelVersion, list_models
 from aemodels.tracking.gate import Decision
-from aemodels.tracking.registry import ModelVersion, list_models, register
+from aemodels.tracking.registry import register
 from aemodels.tracking.run import start_run
 from aemodels.tracking.store import Store
 

@@ -1,4 +1,4 @@
-"""A neural spline flow."""
+"""The prior `flow` is a neural spline flow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One Gaussian with a full covariance."""
+"""The prior `gaussian` is one Gaussian with a full covariance."""
 
 from __future__ import annotations
 

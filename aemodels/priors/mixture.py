@@ -1,4 +1,4 @@
-"""A mixture of Gaussians."""
+"""The prior `mixture` is a mixture of Gaussians with full covariances."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily, Mu
 from aemodels.priors.base import FittedPrior, Scale, two_at_least
 
 MAX_COMPONENTS = 10
-
-
 CODES_PER_PARAMETER_ROW = 5  # codes wanted per component and latent unit: fewer make a covariance meaningless
 
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from aemodels.config import OutageError
 from aemodels.runtime.files import in_words
-
-if TYPE_CHECKING:
-    pass
 
 
 def is_outage(error: object) -> bool:

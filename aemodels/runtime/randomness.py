@@ -1,4 +1,4 @@
-"""How a model is looked at without a trace."""
+"""All randomness is a function of a seed, and looking at a model leaves no trace in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets from the environment, kept out of messages and logs."""
+"""Secrets that the environment holds are kept out of messages and logs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Iterator
 
 # What the names of such variables end in.
 SECRETS = ("PASSWORD", "TOKEN", "SECRET", "AUTH_STRING", "ACCESS_KEY", "SECRET_KEY", "API_KEY")
-
-
 SHORTEST_SECRET = 4  # characters; shorter ones would be found in ordinary words
 
 

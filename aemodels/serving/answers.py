@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,9 +23,6 @@ from aemodels.nn.batch import AT_ONCE
 from aemodels.nn.trunks import ImageShape
 from aemodels.priors import fitted
 from aemodels.runtime.randomness import seeded
-
-if TYPE_CHECKING:
-    pass
 
 MOST_GENERATED = 10_000  # images in one answer: 30 MB of grey 28 x 28 ones
 ROUNDING = 1e-4  # beyond [0, 1], as a resize leaves pixels that are black or white

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from mlflow.models import Model
 
 REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors")
-
-
 FILES = {
     "config": CONFIG,
     "weights": WEIGHTS,

@@ -23,7 +23,7 @@ from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import store_folder
 from aemodels.runtime.progress import Progress, Steps
 from aemodels.steps.recording import Result, keep_figures, keep_report
-from aemodels.tracking.registry import find
+from aemodels.tracking.catalog import find
 from aemodels.tracking.run import standard_tags, start_run
 from aemodels.tracking.store import open_store
 

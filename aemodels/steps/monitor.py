@@ -29,7 +29,7 @@ from aemodels.runtime.progress import Progress, Steps
 from aemodels.serving.answers import Question, answer
 from aemodels.steps.recording import Result, save_figures, show_figures
 from aemodels.texts import in_markdown
-from aemodels.tracking.registry import CHAMPION, find, get
+from aemodels.tracking.catalog import CHAMPION, find, get
 from aemodels.tracking.run import Run, standard_tags, start_run
 from aemodels.tracking.store import Store, open_store
 

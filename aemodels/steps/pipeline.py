@@ -16,8 +16,8 @@ from aemodels.steps.promote import Promotion
 from aemodels.steps.recording import Result
 from aemodels.steps.train import Trained
 from aemodels.steps.tune import Tuned
-from aemodels.tracking.catalog import ORIGIN, made_from
-from aemodels.tracking.registry import GATE, Registered, champion, get
+from aemodels.tracking.catalog import ORIGIN, Registered, champion, get, made_from
+from aemodels.tracking.registry import GATE
 from aemodels.tracking.run import Run
 from aemodels.tracking.store import open_store
 

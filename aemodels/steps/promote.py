@@ -24,20 +24,9 @@ from aemodels.runtime.files import at_path
 from aemodels.runtime.progress import Progress, Steps
 from aemodels.settings import Settings
 from aemodels.steps.recording import Result, is_of, yardstick
+from aemodels.tracking.catalog import ModelVersion, Registered, champion, find, get
 from aemodels.tracking.gate import Decision, Reasons, Review, decide, reviewed
-from aemodels.tracking.registry import (
-    BY_GATE,
-    IS_CHAMPION,
-    ModelVersion,
-    Registered,
-    champion,
-    conclude,
-    deciding,
-    find,
-    get,
-    keep_review,
-    said_by_champion,
-)
+from aemodels.tracking.registry import BY_GATE, IS_CHAMPION, conclude, deciding, keep_review, said_by_champion
 from aemodels.tracking.store import Store, open_store
 
 

@@ -34,7 +34,8 @@ from aemodels.steps.recording import (
     still_there,
     yardstick,
 )
-from aemodels.tracking.registry import ModelVersion, register
+from aemodels.tracking.catalog import ModelVersion
+from aemodels.tracking.registry import register
 from aemodels.tracking.run import Run, now
 from aemodels.tracking.store import open_store
 from aemodels.training.loop import first_state

@@ -8,15 +8,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock
 
 from aemodels.runtime.environment import sqlite_uri
 from aemodels.runtime.files import at_path
-
-if TYPE_CHECKING:
-    pass
 
 
 def quiet() -> None:

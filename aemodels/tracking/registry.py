@@ -36,47 +36,15 @@ from aemodels.tracking.catalog import (
     PROMOTED,
     REIGN,
     REJECTED,
-    REPORT,
     WITHOUT_EFFECT,
-    HistoryLine,
     ModelVersion,
     Registered,
     aliases_of,
-    champion,
-    find,
-    find_report,
     get,
-    history,
-    list_models,
 )
 from aemodels.tracking.gate import LONGEST_NAME, LONGEST_REASON, Decision, Review
 from aemodels.tracking.run import Run, forget_models, tag_text, user_name
 from aemodels.tracking.store import Store
-
-__all__ = [
-    "BY_GATE",
-    "CHALLENGER",
-    "CHAMPION",
-    "GATE",
-    "IS_CHAMPION",
-    "REPORT",
-    "HistoryLine",
-    "ModelVersion",
-    "Registered",
-    "champion",
-    "conclude",
-    "deciding",
-    "find",
-    "find_report",
-    "get",
-    "history",
-    "keep_review",
-    "list_models",
-    "promote",
-    "register",
-    "rollback",
-    "said_by_champion",
-]
 
 GATE = "gate."  # what tags of a decision begin with
 BY_GATE = "the gate"  # who decided, alone or with a person

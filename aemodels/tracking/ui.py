@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from aemodels.config import UserError
 from aemodels.runtime.environment import sqlite_file, store_folder, tracking_uri
 from aemodels.tracking.embedded import ensure_database, quiet
 from aemodels.tracking.store import UI_PORT, printable
-
-if TYPE_CHECKING:
-    pass
 
 # MLflow's own list has patterns, such as 10.*: a stranger's page under the name 10.example.org, which leads to this
 # machine, could do all that MLflow's own page can.

@@ -1,20 +1,14 @@
-"""Adam for all parameters of a part in one fused call."""
+"""Adam steps all parameters of a part in one fused call; gradients are clipped and laid out for it."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from aemodels.runtime import torchrun
-
-if TYPE_CHECKING:
-    from aemodels.training.config import TrainingConfig
+from aemodels.training.config import TrainingConfig
 
 FORGETTING = 256  # updates between two looks for moments that have become too small
-
-
 TINY = 1e-25  # a moment; Adam adds 1e-8 to what it divides by
 
 
@@ -81,7 +75,7 @@ def clip(gradients: list[Tensor], limit: float, members: bool) -> None:
         gradient.mul_(factor.view((*factor.shape, *[1] * (gradient.dim() - leading))))
 
 
-def _added_up(gradients: list[Tensor]) -> list[Tensor]:
+def added_up(gradients: list[Tensor]) -> list[Tensor]:
     """Over all processes, in one message."""
     flat = torchrun.add_up(torch.cat([gradient.flatten() for gradient in gradients]))
     parts = flat.split([gradient.numel() for gradient in gradients])

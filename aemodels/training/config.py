@@ -1,4 +1,4 @@
-"""How a model is trained: the settings."""
+"""The settings of a training."""
 
 from __future__ import annotations
 

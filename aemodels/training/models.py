@@ -1,4 +1,4 @@
-"""New and finished models of a training."""
+"""A training begins with a new model and ends with its best one, whose prior is fitted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state from which a training goes on, and what it yields after each epoch."""
+"""A training yields an epoch at a time, with the state from which it can go on."""
 
 from __future__ import annotations
 

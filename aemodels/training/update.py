@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,8 @@ from aemodels.nn.schedules import learning_rate_factor
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import bfloat16_units
 from aemodels.runtime.randomness import derived_seed, seeded
-from aemodels.training.adam import FORGETTING, FusedAdam, _added_up, clip
-
-if TYPE_CHECKING:
-    from aemodels.training.config import TrainingConfig
+from aemodels.training.adam import FORGETTING, FusedAdam, added_up, clip
+from aemodels.training.config import TrainingConfig
 
 WARM_UPS = 3  # updates before a graph is captured, in which libraries make their choices; undone afterwards
 
@@ -139,7 +137,7 @@ class Updates:
             mean = (total / size).sum()
             result[part] = list(torch.autograd.grad(mean, optimizer.parameters, retain_graph=part != last))
             if torchrun.active():
-                result[part] = _added_up(result[part])
+                result[part] = added_up(result[part])
             if self.config.gradient_clip is not None:
                 clip(result[part], self.config.gradient_clip, members=total.dim() == 2)
         return result

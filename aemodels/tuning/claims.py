@@ -1,4 +1,11 @@
-"""Who works on which trial of a shared search."""
+"""Claims say which trials of a study this process may work on.
+
+In a shared database a process holds a lease on each trial, which it renews. Whoever finds that a lease ran out fails
+the trial and records its parameters once more, as another row: the row is what was claimed, so that a process that
+slept meanwhile finds its row ended and cannot write into what others do.
+
+Nothing depends on a lock being held: a process that is suspended may hold one. Locks only spare doing things twice.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +20,10 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from aemodels.tuning.storage import DATABASE_ERRORS, INTERRUPTED, LOCK, PRESENCE, _lock
+from aemodels.tuning.storage import DATABASE_ERRORS, INTERRUPTED, LOCK, PRESENCE, advisory_lock
 
 LEASE_SECONDS = 60  # a worker that was silent for so long is dead, asleep or cut off
-
-
 BEAT_SECONDS = 10  # a lease is renewed so often, and after every epoch
-
-
 HUNG_SECONDS = 6 * 3600  # without an epoch, a worker does not work, whatever its threads say
 
 
@@ -122,7 +125,7 @@ class Leases(Claims):
     def alone(self) -> Iterator[None]:
         connection = self.storage.engine.connect()
         try:
-            _lock(connection, "pg_advisory_xact_lock", LOCK, self.study)
+            advisory_lock(connection, "pg_advisory_xact_lock", LOCK, self.study)
             yield
         finally:
             with suppress(SQLAlchemyError):  # the server ends a connection that sleeps too long
@@ -130,7 +133,7 @@ class Leases(Claims):
 
     def arrive(self) -> None:
         self._presence = self.storage.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        _lock(self._presence, "pg_advisory_lock_shared", PRESENCE, self.study)
+        advisory_lock(self._presence, "pg_advisory_lock_shared", PRESENCE, self.study)
 
     @contextmanager
     def leaving(self) -> Iterator[bool]:
@@ -145,9 +148,9 @@ class Leases(Claims):
     def _leave(self) -> bool:
         if self._presence is None:
             return False
-        _lock(self._presence, "pg_advisory_unlock_shared", PRESENCE, self.study)
-        last = _lock(self._presence, "pg_try_advisory_lock", PRESENCE, self.study)
-        return last and _lock(self._presence, "pg_advisory_unlock", PRESENCE, self.study)
+        advisory_lock(self._presence, "pg_advisory_unlock_shared", PRESENCE, self.study)
+        last = advisory_lock(self._presence, "pg_try_advisory_lock", PRESENCE, self.study)
+        return last and advisory_lock(self._presence, "pg_advisory_unlock", PRESENCE, self.study)
 
     def close(self) -> None:
         self._ended.set()

@@ -1,4 +1,4 @@
-"""What a search varies and tells: its settings, trials, events and result; tuning_search.py runs it."""
+"""The settings of a search."""
 
 from __future__ import annotations
 

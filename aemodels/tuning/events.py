@@ -1,4 +1,4 @@
-"""What a search yields: what happened to its trials."""
+"""A search yields events: each says what happened to a trial."""
 
 from __future__ import annotations
 

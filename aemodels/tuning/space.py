@@ -1,4 +1,4 @@
-"""The space of a search: which settings vary, between which values."""
+"""The space of a search says which settings vary, and between which values; it is checked before any work."""
 
 from __future__ import annotations
 

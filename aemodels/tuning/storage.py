@@ -1,12 +1,4 @@
-"""Where studies are kept, and which of their trials this process may work on.
-
-A study of one machine is in optuna.db of its store. A study that several machines work on is in a PostgreSQL database.
-There a worker claims trials, and holds a lease on each that it renews. Whoever finds that a lease ran out fails the
-trial and records its parameters once more, as another row: the row is what was claimed, so that a worker that slept
-meanwhile finds its row ended and cannot write into what others do.
-
-Nothing depends on a lock being held: a worker that is suspended may hold one. Locks only spare doing things twice.
-"""
+"""A study of one machine is in optuna.db of its store; one that several machines work on is in a PostgreSQL database."""
 
 from __future__ import annotations
 
@@ -109,16 +101,13 @@ def _shared(url: URL) -> RDBStorage:
     engine = create_engine(url, **settings)
     try:
         with engine.connect() as connection:  # two workers that create the tables at once would fail
-            _lock(connection, "pg_advisory_xact_lock", LOCK, 0)
+            advisory_lock(connection, "pg_advisory_xact_lock", LOCK, 0)
             template = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
             return RDBStorage(template, engine_kwargs=settings)
     finally:
         engine.dispose()
 
 
-def _lock(connection: Connection, function: str, kind: int, study: int) -> bool:
+def advisory_lock(connection: Connection, function: str, kind: int, study: int) -> bool:
     """Calls one of PostgreSQL's functions of advisory locks."""
     return bool(connection.execute(text(f"SELECT {function}(:kind, :study)"), {"kind": kind, "study": study}).scalar())
-
-
-# ---------------------------------------------------------------- whose trials

@@ -24,7 +24,7 @@ def report(
     """
     with answering(verbose=False):
         from aemodels.runtime.files import write_whole
-        from aemodels.tracking.registry import find_report
+        from aemodels.tracking.catalog import find_report
         from flows import leftovers
         from flows.cli import results
 

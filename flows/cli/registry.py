@@ -28,7 +28,7 @@ def promote(
 ) -> None:
     """Make a version the champion, whatever the gate says."""
     with answering(verbose=False):
-        from aemodels.tracking import registry
+        from aemodels.tracking import catalog, registry
         from aemodels.tracking.store import open_store
         from flows.cli import results
 
@@ -39,13 +39,13 @@ def promote(
             run_here(choose, name, version, reason)
         else:
             registry.promote(open_store(), name, version, reason)
-        results.champion(registry.get(open_store(), name, version), json)
+        results.champion(catalog.get(open_store(), name, version), json)
 
 
 def rollback(name: Name, reason: Reason = "", json: Json = False) -> None:
     """Make the previous champion the champion again."""
     with answering(verbose=False):
-        from aemodels.tracking import registry
+        from aemodels.tracking import catalog, registry
         from aemodels.tracking.store import open_store
         from flows.cli import results
 
@@ -56,7 +56,7 @@ def rollback(name: Name, reason: Reason = "", json: Json = False) -> None:
             run_here(flow, name, reason=reason)
         else:
             registry.rollback(open_store(), name, reason=reason)
-        results.champion(registry.get(open_store(), name, registry.CHAMPION), json)
+        results.champion(catalog.get(open_store(), name, catalog.CHAMPION), json)
 
 
 def history(name: Name, json: Json = False) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aemodels.steps.pipeline import Finished
     from aemodels.steps.train import Trained
     from aemodels.steps.tune import Tuned
-    from aemodels.tracking.registry import HistoryLine, Registered
+    from aemodels.tracking.catalog import HistoryLine, Registered
 
 KEY_METRICS = ("frechet_samples", "negative_elbo", "mse", "probe_accuracy")
 COMPARED = (*KEY_METRICS, "coverage", "confident_samples", "label_accuracy", "like_accuracy")

@@ -22,7 +22,7 @@ from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import device_name
 from aemodels.runtime.files import write_whole
 from aemodels.serving.answers import Question, answer, answer_from, answer_like, assumed_classes
-from aemodels.tracking.registry import find
+from aemodels.tracking.catalog import find
 from flows.cli.session import check_file, check_folder, note
 
 ACROSS = 8  # images in a row of a grid

@@ -201,7 +201,7 @@ def test_prefects_pages_show_metrics_pictures_and_the_way_to_mlflow() -> None:
 @pytest.mark.usefixtures("own_store")
 def test_a_promotion_waits_for_a_person_and_is_told_as_events() -> None:
     from aemodels.settings import Settings
-    from aemodels.tracking.registry import history
+    from aemodels.tracking.catalog import history
     from aemodels.tracking.store import open_store
     from flows.promote import PROMOTED, ROLLED_BACK, promote, rollback
     from flows.train import train
@@ -276,7 +276,7 @@ def test_of_two_approvals_of_one_version_the_rejection_stays_too() -> None:
 
 
 def champion_version(name: str) -> int:
-    from aemodels.tracking.registry import get
+    from aemodels.tracking.catalog import get
     from aemodels.tracking.store import open_store
 
     return get(open_store(), name, "champion").version.version

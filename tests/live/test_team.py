@@ -87,7 +87,7 @@ def training_status(name: str) -> str:
 
 
 def test_runs_come_by_schedule_one_at_a_time(team: Any, client: Any, within: Any) -> None:
-    from aemodels.tracking.registry import champion
+    from aemodels.tracking.catalog import champion
     from aemodels.tracking.store import open_store
 
     every = {"interval": 5, "slug": "often", "active": True}
@@ -141,7 +141,7 @@ def test_a_run_whose_worker_dies_comes_to_its_end(team: Any, client: Any, within
 @pytest.mark.slow
 def test_a_killed_process_is_started_again_once(team: Any, client: Any, within: Any) -> None:
     """Prefect's own worker reports its end twice, and the second report ends the attempt begun since."""
-    from aemodels.tracking.registry import list_models
+    from aemodels.tracking.catalog import list_models
     from aemodels.tracking.store import open_store
 
     def process_of(run: UUID) -> psutil.Process | None:
@@ -175,7 +175,7 @@ def test_a_run_that_is_taken_for_dead_goes_on_and_ends_once(team: Any, client: A
     """As after an outage of Prefect's server: the process lives, and the server starts another one."""
     from prefect.states import Crashed
 
-    from aemodels.tracking.registry import list_models
+    from aemodels.tracking.catalog import list_models
     from aemodels.tracking.store import open_store
 
     team.deploy()
@@ -233,7 +233,7 @@ def test_a_cancelled_run_stops_and_says_so(team: Any, client: Any, within: Any) 
 
 @pytest.mark.slow
 def test_nothing_is_lost_while_the_mlflow_server_is_away(team: Any, client: Any, within: Any) -> None:
-    from aemodels.tracking.registry import list_models
+    from aemodels.tracking.catalog import list_models
     from aemodels.tracking.store import open_store
 
     team.deploy()
@@ -272,7 +272,7 @@ def test_drift_starts_the_pipeline_and_a_new_champion_a_check(
 
     from sklearn.datasets import load_digits
 
-    from aemodels.tracking.registry import champion, history
+    from aemodels.tracking.catalog import champion, history
     from aemodels.tracking.store import open_store
 
     images = (load_digits().images * 15.9).astype("uint8").repeat(2, 1).repeat(2, 2)  # (N, 16, 16)

@@ -28,7 +28,7 @@ from aemodels.steps.prepare import prepare
 from aemodels.steps.promote import promote
 from aemodels.steps.train import Trained, train
 from aemodels.steps.tune import tune
-from aemodels.tracking.registry import get
+from aemodels.tracking.catalog import get
 from aemodels.tracking.registry import promote as crown
 from aemodels.tracking.store import Store
 

@@ -13,7 +13,7 @@ from aemodels.settings import Settings
 from aemodels.steps.prepare import prepare
 from aemodels.steps.promote import IS_CHAMPION, Promotion, check, compare, promote
 from aemodels.steps.train import train
-from aemodels.tracking.registry import CHALLENGER, CHAMPION, get
+from aemodels.tracking.catalog import CHALLENGER, CHAMPION, get
 from aemodels.tracking.store import open_store
 
 

@@ -25,7 +25,7 @@ from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import Trial, TrialEnded, TrialLost, TrialStarted
 from aemodels.tuning.search import search
 from aemodels.tuning.space import search_space
-from aemodels.tuning.storage import open_storage
+from aemodels.tuning.storage import INTERRUPTED, open_storage
 from aemodels.tuning.study import Study
 
 NAMES = (f"joined-{number}" for number in count())
@@ -133,7 +133,7 @@ def test_an_error_that_is_written_too_late_does_not_count() -> None:
         a.generation(0)
         trial = claimed(a)
         row = a._mine[trial.index]
-        b._storage.set_trial_user_attr(row, storage.INTERRUPTED, True)
+        b._storage.set_trial_user_attr(row, INTERRUPTED, True)
         a.end(replace(trial, state="failed", error="out of memory"))
         assert b.generation(0)[0].state == "waiting"
 
