@@ -18,11 +18,11 @@ from aemodels.data import streaming
 from aemodels.data.prepared import PreparedData
 from aemodels.nn.batch import Batch
 from aemodels.nn.noise import uniform_like
+from aemodels.runtime.processes import alike
 from aemodels.runtime.torchrun import Share, on_this_machine, share_of, sharing
 
 CGROUP = Path("/sys/fs/cgroup")  # where a container finds its own limits
 RESIDENT_SHARE = 0.4  # of the memory that is free: the rest is for weights, activations and other processes
-processes = 1  # like this one, that divide this share: each would find the same memory free, at the same moment
 
 
 class Batches:
@@ -119,7 +119,7 @@ class Batches:
 
 def fits(size: int, device: torch.device) -> bool:
     """Whether so many bytes may stay in the device's memory."""
-    sharers = processes if device.type == "cuda" else processes * on_this_machine()  # torchrun gives each its own GPU
+    sharers = alike() if device.type == "cuda" else alike() * on_this_machine()  # torchrun gives each its own GPU
     return size < RESIDENT_SHARE / sharers * free_memory(device)
 
 

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple, NoReturn
 from aemodels.config import UserError
 from aemodels.runtime.progress import Driven
 
+ALIKE = "AEMODELS_PROCESSES_ALIKE"  # set for the processes that are started here
 BOOT = "import sys; sys.path[:] = sys.argv[2:]; from aemodels.runtime.processes import serve; serve(int(sys.argv[1]))"
 # Ctrl-C at a terminal and a supervisor's SIGTERM reach the whole group of processes; only the parent heeds them.
 UNHEEDED = (signal.SIGINT, signal.SIGTERM)
@@ -38,6 +39,11 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB
 PATIENCE = 5  # seconds that a process without a socket may take to end by itself
 
 Steps = Callable[..., Generator[Any, Any, Any]]
+
+
+def alike() -> int:
+    """Returns how many processes like this one would find the same memory free at the same moment."""
+    return int(os.environ.get(ALIKE, "1"))
 
 
 class WorkerDiedError(UserError):
@@ -68,11 +74,16 @@ class Worker:
     stderr. For use by one thread at a time.
     """
 
-    def __init__(self, threads: int = 1) -> None:
-        """Starts the process and does not wait for it; `threads` is for the libraries that compute in several."""
+    def __init__(self, threads: int = 1, alike: int = 1) -> None:
+        """Starts the process and does not wait for it.
+
+        Args:
+            threads: for the libraries that compute in several.
+            alike: how many processes like this one divide the memory; it asks `alike()`.
+        """
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-P", "-c", BOOT, str(theirs.fileno()), *map(str, sys.path)]
-        environment = os.environ | dict.fromkeys(THREADS, str(threads))
+        environment = os.environ | dict.fromkeys(THREADS, str(threads)) | {ALIKE: str(alike)}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, UNHEEDED)  # inherited, until it can ignore them itself
         try:
             self.process = subprocess.Popen(

@@ -13,14 +13,12 @@ import time
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from aemodels.config import OwnWarning, SettingsError
-from aemodels.data import batches
 from aemodels.data.batches import fits, free_memory
-from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.features import Features
 from aemodels.experiment import Experiment
 from aemodels.runtime.devices import best_device
@@ -31,8 +29,8 @@ from aemodels.training.config import TrainingDivergedError
 from aemodels.training.population import stackable, train_population
 from aemodels.training.state import Epoch
 from aemodels.tuning.costs import forward_seconds, stack_bytes
-from aemodels.tuning.messages import Goals, MemberEnd, MemberEpoch, MemberStart, Told
-from aemodels.tuning.trial import judge, out_of_memory, run_trial, watch
+from aemodels.tuning.messages import MemberEnd, MemberEpoch, MemberStart, Told
+from aemodels.tuning.trial import Conditions, out_of_memory, run_trial
 
 WORTH_PROCESSES = 5.0  # seconds of all forward passes: with fewer the trials are done before the processes have started
 STACK_SHARE = 0.7  # of the device's free memory
@@ -41,8 +39,8 @@ STACK_SHARE = 0.7  # of the device's free memory
 class Runner:
     """Runs trials; its processes stay from one generation to the next, until it is closed."""
 
-    def __init__(self, data: PreparedData, features: Features | None, goals: Goals) -> None:
-        self.data, self.features, self.goals = data, features, goals
+    def __init__(self, conditions: Conditions) -> None:
+        self.conditions, self.data = conditions, conditions.data
         self.workers: list[Worker] = []
         self.importing: list[Worker] = []  # of these
         self.threads = torch.get_num_threads()  # of a trial on a CPU
@@ -87,7 +85,7 @@ class Runner:
         try:
             for index, experiment in enumerate(experiments):
                 yield MemberStart(index)
-                yield from run_trial(index, experiment, self.data, self.features, self.goals)
+                yield from run_trial(index, experiment, self.conditions)
         finally:
             torch.set_num_threads(threads)
 
@@ -131,7 +129,7 @@ class Runner:
                     place, worker = self.workers.index(worker), _hired(len(self.workers), self.threads)
                     self.workers[place] = worker
                     worker.receive()
-                worker.start(_trial_in_worker, index, experiment, self.data, self.features, self.goals)
+                worker.start(_trial_in_worker, index, experiment, self.conditions)
             except WorkerDiedError as error:
                 yield MemberStart(index)
                 yield MemberEnd(index, {}, time.perf_counter() - started, error.reason)
@@ -171,9 +169,9 @@ class Runner:
             count = int(self._room(experiments[left[0]]) / max(sizes[i] for i in alike))
             members = alike[: max(1, count)]
             if len(members) == 1:
-                yield from run_trial(members[0], experiments[members[0]], self.data, self.features, self.goals)
+                yield from run_trial(members[0], experiments[members[0]], self.conditions)
             else:
-                yield from _Stack({i: experiments[i] for i in members}, self.data, self.features, self.goals).run()
+                yield from _Stack({i: experiments[i] for i in members}, self.conditions).run()
             left = [i for i in left if i not in members]
 
     def _room(self, experiment: Experiment) -> float:
@@ -208,10 +206,8 @@ def _alike(a: Experiment, b: Experiment) -> bool:
 class _Stack:
     """Trials as one population; out of memory, as two of half the size."""
 
-    def __init__(
-        self, members: dict[int, Experiment], data: PreparedData, features: Features | None, goals: Goals
-    ) -> None:
-        self.members, self.data, self.features, self.goals = members, data, features, goals
+    def __init__(self, members: dict[int, Experiment], conditions: Conditions) -> None:
+        self.members, self.conditions = members, conditions
         self.told = dict.fromkeys(members, 0)  # the last epoch that was told of each
         self.seconds = dict.fromkeys(members, 0.0)
 
@@ -229,7 +225,7 @@ class _Stack:
             yield MemberEnd(left[0], {}, self.seconds[left[0]], reason)
             return
         for half in filter(None, (left[: len(left) // 2], left[len(left) // 2 :])):
-            smaller = _Stack({i: self.members[i] for i in half}, self.data, self.features, self.goals)
+            smaller = _Stack({i: self.members[i] for i in half}, self.conditions)
             smaller.told = {i: self.told[i] for i in half}  # what was told is not told again
             smaller.seconds = {i: self.seconds[i] for i in half}  # and took its time
             yield from smaller.run()
@@ -237,7 +233,7 @@ class _Stack:
     def _train(self, numbers: list[int]) -> Told:
         first = self.members[numbers[0]]
         configs, seeds = zip(*((self.members[i].model, self.members[i].seed) for i in numbers), strict=True)
-        training = train_population(configs, self.data, first.training, seeds)
+        training = train_population(configs, self.conditions.data, first.training, seeds)
         with Driven(training) as driven:
             started = time.perf_counter()
             for happened in driven:
@@ -258,7 +254,7 @@ class _Stack:
         else:
             experiment = self.members[i]
             if one.index > self.told[i]:
-                value = watch(one, experiment, self.data, self.features, self.goals)
+                value = self.conditions.watch(one, experiment)
                 self.told[i] = one.index
                 self.seconds[i] += time.perf_counter() - started
                 if (yield MemberEpoch(i, one.index, one.metrics, value, self.seconds[i])):
@@ -269,7 +265,7 @@ class _Stack:
             started = time.perf_counter()
             metrics, reason = {}, ""
             try:
-                metrics = judge(one, experiment, self.data, self.features, self.goals)
+                metrics = self.conditions.judge(one, experiment)
             except SettingsError as error:
                 reason = str(error)
             yield MemberEnd(i, metrics, self.seconds[i] + time.perf_counter() - started, reason)
@@ -284,20 +280,18 @@ _features: dict[str, Features] = {}  # by hash; with the features of the real im
 
 def _hired(count: int, threads: int) -> Worker:
     """One process of so many, which imports what a trial needs; does not wait for it."""
-    worker = Worker(threads)
-    worker.start(_begin, count)
+    worker = Worker(threads, alike=count)
+    worker.start(_begin)
     return worker
 
 
-def _begin(count: int) -> Generator[None, None, None]:
+def _begin() -> Generator[None, None, None]:
     """Its first work; to find it, a worker imports this module with all that a trial needs."""
-    batches.processes = count
     warnings.simplefilter("default", OwnWarning)  # also where a command keeps its processes' libraries quiet
     yield from ()
 
 
-def _trial_in_worker(
-    index: int, experiment: Experiment, data: PreparedData, features: Features | None, goals: Goals
-) -> Told:
-    shared = None if features is None else _features.setdefault(features.hash, features)
-    return (yield from run_trial(index, experiment, data, shared, goals))
+def _trial_in_worker(index: int, experiment: Experiment, conditions: Conditions) -> Told:
+    if (features := conditions.features) is not None:
+        conditions = replace(conditions, features=_features.setdefault(features.hash, features))
+    return (yield from run_trial(index, experiment, conditions))

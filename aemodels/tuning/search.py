@@ -27,6 +27,7 @@ from aemodels.tuning.messages import MemberEnd, MemberEpoch, MemberStart
 from aemodels.tuning.runner import Runner
 from aemodels.tuning.space import check_models, trial_experiment
 from aemodels.tuning.study import Study
+from aemodels.tuning.trial import Conditions
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two looks at what other workers do
 
@@ -46,7 +47,7 @@ def search(
         SettingsError: a model of the space does not fit the images or the objectives.
         UserError: every trial failed.
     """
-    config, runner = study.config, Runner(data, features, study.goals)
+    config, runner = study.config, Runner(Conditions(data, features, study.goals))
     with closing(runner):
         if not study.ended:
             alike = [trial_experiment(experiment, config, {})] * config.generation_size

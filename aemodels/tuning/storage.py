@@ -1,4 +1,4 @@
-"""A study of one machine is in optuna.db of its store; one that several machines work on is in a PostgreSQL database."""
+"""A study of one machine is in optuna.db of its store; one that several machines share is in a PostgreSQL database."""
 
 from __future__ import annotations
 

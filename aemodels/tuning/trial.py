@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import torch
 
@@ -23,18 +24,53 @@ COMPARED = ("distortion", "rate", "negative_elbo", "mse", "active_units", "frech
 MAIN_MEMORY = "DefaultCPUAllocator"  # in torch's error when that runs out, a plain RuntimeError
 
 
-def run_trial(index: int, experiment: Experiment, data: PreparedData, features: Features | None, goals: Goals) -> Told:
+@dataclass(frozen=True)
+class Conditions:
+    """All trials of a search are judged alike: on the same images, in the same features, by the same metrics."""
+
+    data: PreparedData
+    features: Features | None
+    goals: Goals
+
+    def watch(self, epoch: Epoch, experiment: Experiment) -> float | None:
+        """Measures what is watched on the weights of the epoch; None where nothing is, or it cannot be measured."""
+        if (watched := self.goals.watched) is None:
+            return None
+        fit_prior(epoch.model, self.data, experiment.seed, experiment.training.images)
+        rules, seen = experiment.evaluation, experiment.seen(self.data)
+        return evaluate(epoch.model, self.data, self.features, rules, "val", (watched,), seen=seen).metrics.get(watched)
+
+    def judge(self, epoch: Epoch, experiment: Experiment) -> dict[str, float]:
+        """Measures the best weights of a training, after its last epoch.
+
+        Raises:
+            SettingsError: a metric that the search goes by cannot be measured.
+        """
+        data, rules = self.data, experiment.evaluation
+        model = best_model(experiment.model, data, experiment.training, experiment.seed, epoch.state)
+        has = rules.evidence(model, data, self.features, "val").has
+        compared = [metric for metric in COMPARED if all(map(has, METRICS[metric].needs))]
+        needed = (*self.goals.objectives, rules.primary)
+        wanted = dict.fromkeys((*needed, *compared))
+        found = evaluate(model, data, self.features, rules, "val", only=wanted.keys(), seen=experiment.seen(data))
+        for name in needed:
+            if name in found.left_out:
+                raise SettingsError(f"{name} cannot be measured on the validation images: {found.left_out[name]}")
+        return found.metrics
+
+
+def run_trial(index: int, experiment: Experiment, conditions: Conditions) -> Told:
     """Trains a model and judges its best weights on all validation images."""
     started, waited = time.perf_counter(), 0.0
     try:
-        for epoch in train(experiment.model, data, experiment.training, experiment.seed):
-            value = watch(epoch, experiment, data, features, goals)
+        for epoch in train(experiment.model, conditions.data, experiment.training, experiment.seed):
+            value = conditions.watch(epoch, experiment)
             told = time.perf_counter()
             stop = yield MemberEpoch(index, epoch.index, epoch.metrics, value, told - started - waited)
             if stop:
                 return
             waited += time.perf_counter() - told
-        metrics = judge(epoch, experiment, data, features, goals)
+        metrics = conditions.judge(epoch, experiment)
     except (TrainingDivergedError, SettingsError) as error:
         yield MemberEnd(index, {}, time.perf_counter() - started - waited, str(error))
     except (RuntimeError, MemoryError) as error:
@@ -54,35 +90,3 @@ def out_of_memory(error: Exception) -> str:
     what = (str(error).rpartition(f"{MAIN_MEMORY}: ")[2] or "MemoryError").partition(". ")[0]
     other = ", or AEMODELS_DEVICE=cpu" if isinstance(error, torch.OutOfMemoryError) else ""
     return f"the device's memory does not hold the model ({what}); use a smaller training.batch_size or model{other}"
-
-
-def watch(
-    epoch: Epoch, experiment: Experiment, data: PreparedData, features: Features | None, goals: Goals
-) -> float | None:
-    """What is watched, on the weights of the epoch; None where nothing is, or where it cannot be measured."""
-    if goals.watched is None:
-        return None
-    fit_prior(epoch.model, data, experiment.seed, experiment.training.images)
-    rules, seen = experiment.evaluation, experiment.seen(data)
-    return evaluate(epoch.model, data, features, rules, "val", (goals.watched,), seen=seen).metrics.get(goals.watched)
-
-
-def judge(
-    epoch: Epoch, experiment: Experiment, data: PreparedData, features: Features | None, goals: Goals
-) -> dict[str, float]:
-    """The metrics of the best weights of a training, after its last epoch.
-
-    Raises:
-        SettingsError: one that the search goes by cannot be measured.
-    """
-    rules = experiment.evaluation
-    model = best_model(experiment.model, data, experiment.training, experiment.seed, epoch.state)
-    has = rules.evidence(model, data, features, "val").has
-    compared = [metric for metric in COMPARED if all(map(has, METRICS[metric].needs))]
-    needed = (*goals.objectives, rules.primary)
-    wanted = dict.fromkeys((*needed, *compared))
-    found = evaluate(model, data, features, rules, "val", only=wanted.keys(), seen=experiment.seen(data))
-    for name in needed:
-        if name in found.left_out:
-            raise SettingsError(f"{name} cannot be measured on the validation images: {found.left_out[name]}")
-    return found.metrics

@@ -54,6 +54,7 @@ def _experiment(job: Job) -> Experiment:
 def _fixed(job: Job) -> Measured:
     from aemodels.tuning.messages import Goals, MemberEnd
     from aemodels.tuning.runner import Runner
+    from aemodels.tuning.trial import Conditions
 
     data, base = PreparedData.model_validate(job.data), _experiment(job)
     experiments = [
@@ -62,7 +63,7 @@ def _fixed(job: Job) -> Measured:
     ]
     values: dict[int, float] = {}
     started = time.perf_counter()  # processes that it starts, and what they import, are part of it
-    with closing(Runner(data, None, Goals(objectives=("mse",), watched=None))) as runner:
+    with closing(Runner(Conditions(data, None, Goals(objectives=("mse",), watched=None)))) as runner:
         runner.start(experiments, len(experiments))
         for told in runner.run(experiments):
             if isinstance(told, MemberEnd):

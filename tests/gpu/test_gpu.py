@@ -30,6 +30,7 @@ from aemodels.training.update import Graph, Updates
 from aemodels.tuning.costs import stack_bytes
 from aemodels.tuning.messages import Goals, MemberEnd, MemberEpoch
 from aemodels.tuning.runner import STACK_SHARE, Runner
+from aemodels.tuning.trial import Conditions
 
 pytestmark = [
     pytest.mark.gpu,
@@ -86,12 +87,16 @@ def test_a_stack_is_its_members_alone_within_noise(digits: PreparedData) -> None
     varied = [base.override({"model.latent_dim": d, "model.beta": b}) for d in (2, 8, 16) for b in (0.5, 1.0, 4.0)]
     ends = {
         e.index: e.metrics["mse"]
-        for e in Runner(digits, None, Goals(("mse",), None)).run(varied)
+        for e in Runner(Conditions(digits, None, Goals(("mse",), None))).run(varied)
         if isinstance(e, MemberEnd)
     }
     alone = {}
     for i, experiment in enumerate(varied):
-        (end,) = (e for e in Runner(digits, None, Goals(("mse",), None)).run([experiment]) if isinstance(e, MemberEnd))
+        (end,) = (
+            e
+            for e in Runner(Conditions(digits, None, Goals(("mse",), None))).run([experiment])
+            if isinstance(e, MemberEnd)
+        )
         alone[i] = end.metrics["mse"]
     assert ends == pytest.approx(alone, rel=0.1)
 
@@ -117,7 +122,7 @@ def test_who_leaves_a_stack_changes_nothing_for_the_others(digits: PreparedData)
 def test_a_search_judges_samples_by_their_features(digits: PreparedData, features: Features) -> None:
     """After every epoch and at the end, with a network that was trained on the CPU."""
     short = Experiment().override({"training.epochs": 2, "evaluation.primary": "frechet_samples"})
-    runner = Runner(digits, features, Goals(("frechet_samples",), "frechet_samples"))
+    runner = Runner(Conditions(digits, features, Goals(("frechet_samples",), "frechet_samples")))
     events = list(runner.run([short.override({"seed": seed}) for seed in range(2)]))
     watched = [event.value for event in events if isinstance(event, MemberEpoch)]
     judged = [event.metrics["frechet_samples"] for event in events if isinstance(event, MemberEnd)]
@@ -173,6 +178,10 @@ def test_the_estimate_of_memory_is_not_far_off(settings: dict[str, Any], digits:
     experiment = Experiment().override(settings | short)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    list(Runner(digits, None, Goals(("mse",), None)).run([experiment.override({"seed": i}) for i in range(32)]))
+    list(
+        Runner(Conditions(digits, None, Goals(("mse",), None))).run(
+            [experiment.override({"seed": i}) for i in range(32)]
+        )
+    )
     used = torch.cuda.max_memory_allocated() - before
     assert STACK_SHARE * used < 32 * stack_bytes(experiment, digits) < 3 * used

@@ -6,12 +6,12 @@ import math
 import re
 import time
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from importlib import import_module
 from typing import Any
 
 import pytest
+import searches
 import torch
 
 from aemodels.data import batches
@@ -22,6 +22,7 @@ from aemodels.tuning import runner as trials
 from aemodels.tuning.costs import forward_seconds, stack_bytes
 from aemodels.tuning.messages import Goals, MemberEnd, MemberEpoch, MemberStart
 from aemodels.tuning.runner import Runner
+from aemodels.tuning.trial import Conditions
 
 GOALS = Goals(objectives=("mse",), watched="mse")
 SMALL = Experiment().override(
@@ -63,12 +64,12 @@ def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def alone(digits: PreparedData) -> dict[Any, float]:
-    return values(told(Runner(digits, None, GOALS), [*VARIED, OTHER]))
+    return values(told(Runner(Conditions(digits, None, GOALS)), [*VARIED, OTHER]))
 
 
 @pytest.fixture
 def alone_with_noise(same_noise: None, digits: PreparedData) -> dict[Any, float]:  # noqa: ARG001
-    return values(told(Runner(digits, None, GOALS), [*VARIED, OTHER]))
+    return values(told(Runner(Conditions(digits, None, GOALS)), [*VARIED, OTHER]))
 
 
 class Stacked(Runner):
@@ -205,7 +206,7 @@ def runner(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ru
     """With two processes."""
     monkeypatch.setattr(trials, "WORTH_PROCESSES", 0)
     monkeypatch.setattr(trials, "cores", lambda: 2)
-    with closing(Runner(digits, None, GOALS)) as runner:
+    with closing(Runner(Conditions(digits, None, GOALS))) as runner:
         runner.start([SMALL] * 4, 4)
         assert len(runner.workers) == 2
         yield runner
@@ -219,10 +220,10 @@ def test_processes_are_for_work_that_outlasts_their_start(
     costly = SMALL.override({"model": {"name": "vae", "trunk": {"name": "residual", "channels": [128, 128]}}})
     cost = {name: forward_seconds(e, digits) for name, e in {"small": SMALL, "costly": costly}.items()}
     assert cost["costly"] > 10 * cost["small"]
-    seen = 4 * SMALL.training.epochs * Runner(digits, None, GOALS)._images(SMALL)
+    seen = 4 * SMALL.training.epochs * Runner(Conditions(digits, None, GOALS))._images(SMALL)
     monkeypatch.setattr(trials, "WORTH_PROCESSES", seen * (cost["costly"] * cost["small"]) ** 0.5)
     for experiment, count in ((SMALL, 0), (costly, 2)):
-        with closing(Runner(digits, None, GOALS)) as runner:
+        with closing(Runner(Conditions(digits, None, GOALS))) as runner:
             runner.start([experiment] * 4, 4)
             assert len(runner.workers) == count
 
@@ -232,7 +233,7 @@ def test_processes_give_the_same_trials(runner: Runner, digits: PreparedData, mo
     next; a stopped trial makes room; closed, they are gone.
     """
     monkeypatch.setattr(trials, "WORTH_PROCESSES", math.inf)
-    with closing(Runner(digits, None, GOALS)) as here:
+    with closing(Runner(Conditions(digits, None, GOALS))) as here:
         here.start([SMALL] * 4, 4)
         assert not here.workers
         assert values(told(runner, [*VARIED, OTHER])) == values(told(here, [*VARIED, OTHER]))
@@ -314,29 +315,23 @@ def test_who_dies_before_it_has_a_trial_fails_that_alone(
     assert others == pytest.approx({key: value for key, value in alone.items() if key[0] != 0}, rel=1e-5)
 
 
-def kept(sizes: Sequence[int]) -> Generator[list[int], None, None]:
-    """In a process of its own, which finds this in the module `test_trials`: what may stay in 1,000 free bytes."""
-    batches.free_memory = lambda _: 1000
-    yield [size for size in sizes if batches.fits(size, torch.device("cpu"))]
-
-
 @pytest.mark.slow
 def test_processes_divide_the_memory(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "free_memory", None)  # and back
-    assert next(kept([199, 201, 399, 401])) == [199, 201, 399]
+    assert next(searches.kept([199, 201, 399, 401])) == [199, 201, 399]
     with monkeypatch.context() as torchrun:
         torchrun.setenv("LOCAL_WORLD_SIZE", "2")
-        assert next(kept([199, 201, 399, 401])) == [199]
+        assert next(searches.kept([199, 201, 399, 401])) == [199]
     kill(runner.workers[0])
     told(runner, [SMALL, SMALL])
     for worker in runner.workers:  # one of which came later
-        worker.start(import_module("test_trials").kept, [199, 201, 399, 401])
+        worker.start(searches.kept, [199, 201, 399, 401])
         assert worker.receive() == Yielded([199])
 
 
 def test_a_model_that_the_main_memory_does_not_hold(digits: PreparedData) -> None:
     large = SMALL.override({"model.trunk.widths": [10**12]})  # a petabyte
-    ends = [e for e in told(Runner(digits, None, GOALS), [large, SMALL]) if isinstance(e, MemberEnd)]
+    ends = [e for e in told(Runner(Conditions(digits, None, GOALS)), [large, SMALL]) if isinstance(e, MemberEnd)]
     assert re.fullmatch(
         r"the device's memory does not hold the model \(can't allocate memory: you tried to allocate \d+ bytes\); "
         r"use a smaller training\.batch_size or model",
@@ -346,6 +341,6 @@ def test_a_model_that_the_main_memory_does_not_hold(digits: PreparedData) -> Non
 
 
 def test_few_images_are_not_worth_processes(digits: PreparedData) -> None:
-    runner = Runner(digits, None, GOALS)
+    runner = Runner(Conditions(digits, None, GOALS))
     runner.start(VARIED, 3)
     assert runner.workers == []
