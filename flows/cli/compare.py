@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import Json, Verbose
-from flows.cli.session import answering, under_prefect
+from flows.cli.session import answering
 
 ARGUMENTS = "Presets or JSON files, each one system (or a comparison of several), and settings that all of them share."
 
@@ -35,24 +35,11 @@ def compare(
         changes = read_changes([text for text in arguments or [] if "=" in text])
         comparison = load_comparison(named, changes, preset or (), seeds)
         command = _command(arguments or (), preset or (), seeds)
-        from aemodels.checkpoints.run_folder import COMMAND
         from aemodels.steps.compare import check
-        from flows import terminal
-        from flows.cli import results
+        from flows.cli import results, work
 
         check(comparison)
-        with terminal.bars():
-            if under_prefect():
-                from flows.attempts import run_here
-                from flows.compare import compare as flow
-
-                result = run_here(flow, comparison, command)
-            else:
-                from aemodels.steps.compare import compare as step
-                from aemodels.steps.prepare import prepare
-
-                first = next(iter(comparison.settings.values()))
-                result = terminal.follow(step(comparison, terminal.follow(prepare(first)), command, asker=COMMAND))
+        result = work.compare(comparison, command)
         results.compared(result, json)
         results.told(result.folder)
 

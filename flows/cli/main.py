@@ -22,7 +22,6 @@ from flows.cli.session import (
     model_first,
     read_evaluation_settings,
     read_settings,
-    under_prefect,
 )
 from flows.cli.streams import guarded
 
@@ -82,20 +81,9 @@ def prepare(
     """Decode the images once, for all later runs."""
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
-        from flows import terminal
-        from flows.cli import results
+        from flows.cli import results, work
 
-        with terminal.bars():
-            if under_prefect():
-                from flows.attempts import run_here
-                from flows.prepare import prepare as flow
-
-                result = run_here(flow, settings)
-            else:
-                from aemodels.steps.prepare import prepare as step
-
-                result = terminal.follow(step(settings))
-        results.prepared(result, json)
+        results.prepared(work.prepare(settings), json)
 
 
 @app.command()
@@ -105,26 +93,11 @@ def tune(
     """Search the settings: latent size, KL weight."""
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
-        from aemodels.checkpoints.run_folder import COMMAND
         from aemodels.steps.tune import check
-        from flows import terminal
-        from flows.cli import results
+        from flows.cli import results, work
 
         check(settings)
-
-        with terminal.bars():
-            if under_prefect():
-                from flows.attempts import run_here
-                from flows.tune import tune as flow
-
-                result = run_here(flow, settings)
-            else:
-                from aemodels.steps.prepare import prepare as prepare_step
-                from aemodels.steps.tune import tune as step
-
-                result = terminal.follow(
-                    step(settings, terminal.follow(prepare_step(settings)), group="", asker=COMMAND)
-                )
+        result = work.tune(settings)
         results.tuned(result, json)
         results.told(result.folder)
 
@@ -136,32 +109,17 @@ def train(
     """Train a model, judge it and register it."""
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
-        from aemodels.checkpoints.run_folder import COMMAND
         from aemodels.runtime import torchrun
         from aemodels.steps.train import assist, check
-        from flows import terminal
-        from flows.cli import results
+        from flows.cli import results, work
 
         check(settings)
         if not torchrun.leads():
-            from aemodels.steps.prepare import prepare as prepare_step
+            from aemodels.steps.prepare import prepare
+            from flows import terminal
 
-            assist(settings, terminal.follow(prepare_step(settings)))
-            return
-
-        with terminal.bars():
-            if under_prefect():
-                from flows.attempts import run_here
-                from flows.train import train as flow
-
-                result = run_here(flow, settings)
-            else:
-                from aemodels.steps.prepare import prepare as prepare_step
-                from aemodels.steps.train import train as step
-
-                result = terminal.follow(
-                    step(settings, terminal.follow(prepare_step(settings)), group="", asker=COMMAND)
-                )
+            return assist(settings, terminal.follow(prepare(settings)))
+        result = work.train(settings)
         results.trained(result, json)
         results.told(result.folder)
 
@@ -183,21 +141,9 @@ def evaluate(
         if not model:
             model = f"{read_settings(changes, preset, config).registered_name}@champion"
         settings = read_evaluation_settings(changes, preset, config)
-        from flows import terminal
-        from flows.cli import results
+        from flows.cli import results, work
 
-        with terminal.bars():
-            if under_prefect():
-                from aemodels.tracking.catalog import whole_reference
-                from flows.attempts import run_here
-                from flows.evaluate import evaluate as flow
-
-                result = run_here(flow, whole_reference(model), settings)
-            else:
-                from aemodels.steps.evaluate import evaluate as step
-
-                result = terminal.follow(step(model, settings))
-        results.evaluated(result, json)
+        results.evaluated(work.evaluate(model, settings), json)
 
 
 @app.command()
@@ -308,23 +254,11 @@ def monitor(name: Name, images: ImageFiles, json: Json = False, v: Verbose = Fal
     """
     with answering(v, computes=True):
         from aemodels.data.image_files import image_files
-        from aemodels.evaluation.drift import MonitoringConfig
-        from flows import terminal
-        from flows.cli import results
+        from flows.cli import results, work
 
         paths = [path.absolute() for path in images]
         image_files(paths)
-        with terminal.bars():
-            if under_prefect():
-                from flows.attempts import run_here
-                from flows.monitor import monitor as flow
-
-                result = run_here(flow, name, paths)
-                assert result is not None  # there are images
-            else:
-                from aemodels.steps.monitor import monitor as step
-
-                result = terminal.follow(step(name, paths, MonitoringConfig()))
+        result = work.monitor(name, paths)
         results.monitored(result, json)
     raise typer.Exit(3 if result.drift else 0)
 

@@ -1,0 +1,144 @@
+"""The work of a command runs as a flow where there is a Prefect server, else as steps in this process.
+
+Each function below holds both, and imports what the one that runs needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from aemodels.checkpoints.run_folder import COMMAND
+from aemodels.data import PreparedData
+from aemodels.runtime.progress import Steps
+from aemodels.settings import ComparisonConfig, Settings
+from flows import terminal
+from flows.cli.session import under_prefect
+
+if TYPE_CHECKING:
+    from aemodels.steps.compare import Compared
+    from aemodels.steps.evaluate import Evaluated
+    from aemodels.steps.monitor import Monitored
+    from aemodels.steps.train import Trained
+    from aemodels.steps.tune import Tuned
+
+T = TypeVar("T")
+
+
+def _done(flow: Callable[[], T], steps: Callable[[], Steps[T]]) -> T:
+    """Runs the one or the other, and draws its progress if a person watches."""
+    with terminal.bars():
+        return flow() if under_prefect() else terminal.follow(steps())
+
+
+def prepare(settings: Settings) -> PreparedData:
+    """Prepares the images."""
+
+    def flow() -> PreparedData:
+        from flows.attempts import run_here
+        from flows.prepare import prepare
+
+        return run_here(prepare, settings)
+
+    def steps() -> Steps[PreparedData]:
+        from aemodels.steps.prepare import prepare
+
+        return prepare(settings)
+
+    return _done(flow, steps)
+
+
+def tune(settings: Settings) -> Tuned:
+    """Searches the settings."""
+
+    def flow() -> Tuned:
+        from flows.attempts import run_here
+        from flows.tune import tune
+
+        return run_here(tune, settings)
+
+    def steps() -> Steps[Tuned]:
+        from aemodels.steps.prepare import prepare
+        from aemodels.steps.tune import tune
+
+        data = yield from prepare(settings)
+        return (yield from tune(settings, data, group="", asker=COMMAND))
+
+    return _done(flow, steps)
+
+
+def train(settings: Settings) -> Trained:
+    """Trains a model, judges it and registers it."""
+
+    def flow() -> Trained:
+        from flows.attempts import run_here
+        from flows.train import train
+
+        return run_here(train, settings)
+
+    def steps() -> Steps[Trained]:
+        from aemodels.steps.prepare import prepare
+        from aemodels.steps.train import train
+
+        data = yield from prepare(settings)
+        return (yield from train(settings, data, group="", asker=COMMAND))
+
+    return _done(flow, steps)
+
+
+def evaluate(model: str, changes: dict[str, Any]) -> Evaluated:
+    """Judges a model that was trained before; `changes` are of the settings by which it was judged then."""
+
+    def flow() -> Evaluated:
+        from aemodels.tracking.catalog import whole_reference
+        from flows.attempts import run_here
+        from flows.evaluate import evaluate
+
+        return run_here(evaluate, whole_reference(model), changes)
+
+    def steps() -> Steps[Evaluated]:
+        from aemodels.steps.evaluate import evaluate
+
+        return evaluate(model, changes)
+
+    return _done(flow, steps)
+
+
+def compare(comparison: ComparisonConfig, command: str) -> Compared:
+    """Trains and judges several systems on the same images; `command` is what was asked for, for the table."""
+
+    def flow() -> Compared:
+        from flows.attempts import run_here
+        from flows.compare import compare
+
+        return run_here(compare, comparison, command)
+
+    def steps() -> Steps[Compared]:
+        from aemodels.steps.compare import compare
+        from aemodels.steps.prepare import prepare
+
+        data = yield from prepare(next(iter(comparison.settings.values())))
+        return (yield from compare(comparison, data, command, asker=COMMAND))
+
+    return _done(flow, steps)
+
+
+def monitor(name: str, images: list[Path]) -> Monitored:
+    """Compares new images with those of a champion."""
+
+    def flow() -> Monitored:
+        from flows.attempts import run_here
+        from flows.monitor import monitor
+
+        checked = run_here(monitor, name, images)
+        assert checked is not None  # there are images
+        return checked
+
+    def steps() -> Steps[Monitored]:
+        from aemodels.evaluation.drift import MonitoringConfig
+        from aemodels.steps.monitor import monitor
+
+        return monitor(name, images, MonitoringConfig())
+
+    return _done(flow, steps)
