@@ -26,11 +26,12 @@ from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from aemodels.config import UserError
 from aemodels.runtime.environment import store_folder
 from aemodels.runtime.files import write_whole
+from aemodels.runtime.locks import locked
 
 NOTES = "run.json"
 COMMAND = "a command"  # who asks: it is killed or interrupted at times before it has told the result
@@ -154,7 +155,7 @@ def joined(study: str, asker: str = "") -> Iterator[RunFolder]:
     folder = _joined(study)
     folder.path.mkdir(parents=True, exist_ok=True)
     new = (folder.path / SEATS.replace("*", str(number)) for number in count(1))
-    lock = next(filter(None, map(_locked, chain(sorted(folder.path.glob(SEATS)), new))))
+    lock = next(filter(None, map(locked, chain(sorted(folder.path.glob(SEATS)), new))))
     try:
         yield folder
         folder.asked_for(asker)
@@ -182,7 +183,7 @@ def _joined(study: str) -> RunFolder:
 
 def _left(seat: Path) -> bool:
     """Tells whether nobody holds a seat any more."""
-    lock = _locked(seat)
+    lock = locked(seat)
     if lock is not None:
         lock.release()
     return lock is not None
@@ -198,7 +199,7 @@ def _candidates(identity: str) -> Iterator[Path]:
 
 def _claim(path: Path, asker: str, is_there: Callable[[RunFolder], bool]) -> tuple[RunFolder, FileLock] | None:
     path.mkdir(parents=True, exist_ok=True)
-    folder, lock = RunFolder(path), _locked(path / "lock")
+    folder, lock = RunFolder(path), locked(path / "lock")
     if lock is None:
         return None
     if folder.finished:
@@ -207,13 +208,3 @@ def _claim(path: Path, asker: str, is_there: Callable[[RunFolder], bool]) -> tup
             lock.release()
             return None
     return folder, lock
-
-
-def _locked(path: Path) -> FileLock | None:
-    """Locks a file for this process; None where another one holds it."""
-    lock = FileLock(path, timeout=0, thread_local=False)  # a generator may go on in another thread
-    try:
-        lock.acquire()
-    except Timeout:
-        return None
-    return lock

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from aemodels.config import Config, UserError
 from aemodels.data.arrays import ArrayRecord, ArrayWriter, StoredArray, damaged, stored_array
@@ -23,6 +22,7 @@ from aemodels.data.decoding import Decoder
 from aemodels.data.source import Factors, Images, Pixels, Rows, Source, SourceConfig, digest_of, split_rows
 from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.files import at_path
+from aemodels.runtime.locks import locked, wait_for
 from aemodels.runtime.progress import Progress, Steps
 
 FORMAT = 1  # of the folder; goes up when older ones cannot be read any more
@@ -170,9 +170,8 @@ def _prepare_alone(config: SourceConfig, source: Source, folder: Path, work: str
     root, partial = folder.parent, folder.with_suffix(".partial")
     with at_path():
         root.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder)
-        while not _acquired(lock, 0.2):
-            yield Progress(work, 0, 1, "waiting for another process that prepares the same")
+        waiting = Progress(work, 0, 1, "waiting for another process that prepares the same")
+        lock = yield from wait_for(folder.with_suffix(".lock"), waiting)
         try:
             if not folder.exists():
                 _sweep(root)
@@ -185,23 +184,10 @@ def _prepare_alone(config: SourceConfig, source: Source, folder: Path, work: str
             lock.release()
 
 
-def _lock(folder: Path) -> FileLock:
-    return FileLock(folder.with_suffix(".lock"), thread_local=False)  # a generator may go on in another thread
-
-
-def _acquired(lock: FileLock, seconds: float) -> bool:
-    try:
-        lock.acquire(timeout=seconds)
-    except Timeout:
-        return False
-    return True
-
-
 def _sweep(root: Path) -> None:
     """Deletes what killed processes left; what a living one is writing is locked."""
     for partial in root.glob("*.partial"):
-        lock = _lock(partial)
-        if _acquired(lock, 0):
+        if lock := locked(partial.with_suffix(".lock")):
             shutil.rmtree(partial, ignore_errors=True)
             lock.release()
 

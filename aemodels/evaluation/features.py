@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -30,6 +29,7 @@ from aemodels.data.prepared import PreparedData
 from aemodels.nn.batch import AT_ONCE
 from aemodels.nn.schedules import learning_rate_factor
 from aemodels.runtime.files import write_whole
+from aemodels.runtime.locks import wait_for
 from aemodels.runtime.progress import Progress, Steps
 from aemodels.runtime.randomness import derived_seed, seeded
 
@@ -91,9 +91,8 @@ def feature_network(data: PreparedData, device: torch.device) -> Steps[Features]
     any device do. A damaged file is made again.
     """
     work = "training the feature network"
-    lock = FileLock(data.path / "features.lock", thread_local=False)  # a generator may go on in another thread
-    while not _acquired(lock):
-        yield Progress(work, 0, 1, "waiting for another process that trains the same")
+    waiting = Progress(work, 0, 1, "waiting for another process that trains the same")
+    lock = yield from wait_for(data.path / "features.lock", waiting)
     try:
         features = _load(data)
         if features is None:
@@ -266,11 +265,3 @@ def _hash(content: bytes) -> str:
 def _grey(data: PreparedData) -> PreparedData:
     """The same data with the pixels as they are, whatever the models see."""
     return data.model_copy(update={"binarize": "none"})
-
-
-def _acquired(lock: FileLock) -> bool:
-    try:
-        lock.acquire(timeout=0.2)
-    except Timeout:
-        return False
-    return True
