@@ -10,10 +10,11 @@ from pydantic import Field, field_validator, model_validator
 
 from aemodels.config import Config, SettingsError, UserError
 from aemodels.data.prepared import PreparedData
-from aemodels.evaluation.evidence import Evidence, Need
+from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.leaving_out import make_from, named
 from aemodels.evaluation.metrics import METRICS, Direction
+from aemodels.evaluation.needs import Need
 from aemodels.models.base import GenerativeModel
 
 COMING: tuple[Need, ...] = ("features",)  # of any data, by the time that a training or a search measures
@@ -60,19 +61,7 @@ class EvaluationConfig(Config):
         seen: int = 0,
     ) -> Evidence:
         """What a model is judged by, by these rules; nothing is computed yet."""
-        return Evidence(
-            model,
-            data,
-            features,
-            split,
-            samples=self.samples,
-            seed=self.seed,
-            history=history,
-            nll_samples=self.nll_samples,
-            nll_images=self.nll_images,
-            denoises=self.denoising,
-            seen=seen,
-        )
+        return Evidence(model, data, features, split, self, history, seen)
 
 
 class Evaluation(NamedTuple):

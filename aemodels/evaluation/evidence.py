@@ -21,6 +21,7 @@ from aemodels.evaluation.denoising import NOISES, Denoising
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.likelihood import log_likelihood, mean_bound
 from aemodels.evaluation.mutual_information import known_shares
+from aemodels.evaluation.needs import AMOUNTS, Need, Rules
 from aemodels.evaluation.neighbours import Balls, balls
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.nn.batch import AT_ONCE, Batch
@@ -30,28 +31,6 @@ from aemodels.runtime.randomness import derived_seed, undisturbed
 
 TRAINING_CODES = 10_000  # at most so many, by the probes, to show the spread of a code, and as examples of a class
 NOISY = 200  # images: the filters that denoisers are compared with are slow
-
-Need = Literal[
-    "autoencoder",
-    "rate",
-    "unit_rates",
-    "likelihood",
-    "denoising",
-    "conditional",
-    "unconditional",
-    "nll_samples",
-    "fitted_prior",
-    "labels",
-    "factors",
-    "features",
-    "history",
-    "seen",
-    "two_dimensions",
-    "more_dimensions",  # more latent units than a plot has axes
-    "two_images",
-    "ten_images",  # with fewer a layout by neighbours means nothing
-]
-AMOUNTS: dict[Need, int] = {"two_images": 2, "ten_images": 10}  # images of the split: needs that more images meet
 
 
 class Codes(NamedTuple):
@@ -70,61 +49,25 @@ class Evidence:
         data: PreparedData,
         features: Features | None,
         split: str,
-        *,
-        samples: int,
-        seed: int,
+        rules: Rules,
         history: Sequence[Mapping[str, float]] = (),
-        nll_samples: int = 0,
-        nll_images: int = 0,
-        denoises: bool = False,
         seen: int = 0,
     ) -> None:
-        """`samples` is what a Frechet distance asks for; `history` has a training's metrics, an entry per epoch; `seen`
-        is how many of the first training images the model was trained on.
+        """Keeps what the rest is made from.
+
+        Args:
+            history: a training's metrics, an entry per epoch.
+            seen: how many of the first training images the model was trained on.
         """
-        self.model, self.data, self.split, self.seed, self.history = model, data, split, seed, history
-        self.nll_samples, self.nll_images, self.denoises = nll_samples, nll_images, denoises
-        self.seen, self._features = seen, features
-        self.count = min(samples, data.sizes[split], data.sizes["train"])  # images on each side of a Frechet distance
+        self.model, self.data, self.split, self.rules, self.history = model, data, split, rules, history
+        self.seen, self._features, self.seed = seen, features, rules.seed
+        # images on each side of a Frechet distance
+        self.count = min(rules.samples, data.sizes[split], data.sizes["train"])
         self._kept: list[Tensor] | None = None
 
     def has(self, need: Need) -> bool:
-        """Whether this model and its data have what a metric or figure needs."""
-        match need:
-            case "autoencoder":
-                return isinstance(self.model, Autoencoder)
-            case "rate":
-                return self.has("autoencoder") and "rate" in self._first_terms
-            case "unit_rates":
-                return self.has("autoencoder") and self._rate_per_unit(self.first(2)) is not None
-            case "likelihood":
-                return self.has("autoencoder") and self.likelihood is not None
-            case "nll_samples":
-                return self.nll_samples > 0
-            case "fitted_prior":
-                return self.has("autoencoder") and hasattr(self.model, "fitted_prior")
-            case "denoising":
-                return self.has("autoencoder") and self.denoises
-            case "conditional":
-                return self.model.conditional
-            case "unconditional":
-                return not self.model.conditional
-            case "labels":
-                return self.data.num_classes > 1
-            case "factors":
-                return self.has("autoencoder") and len(self.data.factors) > 0
-            case "features":
-                return self._features is not None
-            case "history":
-                return len(self.history) > 0
-            case "seen":
-                return self.seen > 0
-            case "two_dimensions":
-                return self.has("autoencoder") and self.model.latent_dim == 2
-            case "more_dimensions":
-                return self.has("autoencoder") and self.model.latent_dim > 2
-            case "two_images" | "ten_images":
-                return self.data.sizes[self.split] >= AMOUNTS[need]
+        """Tells whether this model and its data have what a metric or figure needs."""
+        return NEEDS[need](self)
 
     @property
     def autoencoder(self) -> Autoencoder:
@@ -137,6 +80,11 @@ class Evidence:
         """The feature network, where there is one."""
         assert self._features is not None
         return self._features
+
+    @property
+    def has_features(self) -> bool:
+        """Tells whether there is a feature network."""
+        return self._features is not None
 
     # ---------------------------------------------------------------- held-out images
 
@@ -159,7 +107,7 @@ class Evidence:
         return mean_bound(self.model, self.batches, self.seed, dequantized=True)
 
     @cached_property
-    def _first_terms(self) -> dict[str, Tensor]:
+    def first_terms(self) -> dict[str, Tensor]:
         with self._undisturbed("first"):
             return self.model.bound(self.first(2))
 
@@ -180,11 +128,11 @@ class Evidence:
     @cached_property
     def log_likelihoods(self) -> Tensor:
         """Log p(x) of the split's first images, (nll_images,), nats."""
-        images = Batches(self.data, self.split, self.model.device, self.nll_images)
+        images = Batches(self.data, self.split, self.model.device, self.rules.nll_images)
         found: list[Tensor] = []
         for i, batch in enumerate(images.in_order(AT_ONCE)):
             with self._undisturbed("likelihood", i):
-                found.append(log_likelihood(self.autoencoder, batch, self.nll_samples))
+                found.append(log_likelihood(self.autoencoder, batch, self.rules.nll_samples))
         return torch.cat(found).cpu()
 
     def reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -275,11 +223,11 @@ class Evidence:
         """Mean rate of each latent unit, (D,), nats; None where it does not exist."""
         if not self.has("unit_rates"):
             return None
-        batches = [self._rate_per_unit(batch) for batch in self.batches.in_order(AT_ONCE)]
+        batches = [self.rate_per_unit(batch) for batch in self.batches.in_order(AT_ONCE)]
         totals = torch.stack([rates.double().sum(0) for rates in batches if rates is not None])
         return totals.sum(0).cpu() / len(self.batches)
 
-    def _rate_per_unit(self, batch: Batch) -> Tensor | None:
+    def rate_per_unit(self, batch: Batch) -> Tensor | None:
         with self._undisturbed("codes"):
             return self.autoencoder.rate_per_unit(batch.x, batch.y)
 
@@ -350,3 +298,29 @@ class Evidence:
 
     def _undisturbed(self, purpose: str, index: int = 0) -> AbstractContextManager[None]:
         return undisturbed(self.model, derived_seed(self.seed, purpose, index))
+
+
+def _is_autoencoder(evidence: Evidence) -> bool:
+    return isinstance(evidence.model, Autoencoder)
+
+
+NEEDS: dict[Need, Callable[[Evidence], bool]] = {
+    "autoencoder": _is_autoencoder,
+    "rate": lambda e: _is_autoencoder(e) and "rate" in e.first_terms,
+    "unit_rates": lambda e: _is_autoencoder(e) and e.rate_per_unit(e.first(2)) is not None,
+    "likelihood": lambda e: _is_autoencoder(e) and e.likelihood is not None,
+    "nll_samples": lambda e: e.rules.nll_samples > 0,
+    "fitted_prior": lambda e: _is_autoencoder(e) and hasattr(e.model, "fitted_prior"),
+    "denoising": lambda e: _is_autoencoder(e) and e.rules.denoising,
+    "conditional": lambda e: e.model.conditional,
+    "unconditional": lambda e: not e.model.conditional,
+    "labels": lambda e: e.data.num_classes > 1,
+    "factors": lambda e: _is_autoencoder(e) and len(e.data.factors) > 0,
+    "features": lambda e: e.has_features,
+    "history": lambda e: len(e.history) > 0,
+    "seen": lambda e: e.seen > 0,
+    "two_dimensions": lambda e: _is_autoencoder(e) and e.model.latent_dim == 2,
+    "more_dimensions": lambda e: _is_autoencoder(e) and e.model.latent_dim > 2,  # than a plot has axes
+    "two_images": lambda e: e.data.sizes[e.split] >= AMOUNTS["two_images"],
+    "ten_images": lambda e: e.data.sizes[e.split] >= AMOUNTS["ten_images"],
+}

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Generic, NamedTuple, NoReturn, TypeVar
 
 from aemodels.config import UserError
-from aemodels.evaluation.evidence import AMOUNTS, Evidence, Need
+from aemodels.evaluation.evidence import Evidence
+from aemodels.evaluation.needs import AMOUNTS, Need
 
 T = TypeVar("T")
 TAG = "left_out."  # what the tags begin with that hold the reasons, of runs and of registered versions

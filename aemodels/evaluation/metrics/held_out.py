@@ -56,7 +56,7 @@ def nll(evidence: Evidence) -> float:
 
 
 def nll_samples(evidence: Evidence) -> float:
-    return float(evidence.nll_samples)
+    return float(evidence.rules.nll_samples)
 
 
 def nll_images(evidence: Evidence) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from aemodels.evaluation.evidence import Evidence, Need
+from aemodels.evaluation.evidence import Evidence
+from aemodels.evaluation.needs import Need
 
 Direction = Literal["minimize", "maximize"]
 

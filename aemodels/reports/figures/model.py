@@ -17,8 +17,9 @@ from torch import Tensor
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation import neighbours
-from aemodels.evaluation.evidence import Evidence, Need
+from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.leaving_out import Made, make_from
+from aemodels.evaluation.needs import Need
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.reports.figures.codes import codes, codes_tsne, decode, manifold, traversals
 from aemodels.reports.figures.requests import classes, denoising, like

@@ -1,0 +1,44 @@
+"""Metrics and figures name what they need of a model, its data and the settings."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+Need = Literal[
+    "autoencoder",
+    "rate",
+    "unit_rates",
+    "likelihood",
+    "denoising",
+    "conditional",
+    "unconditional",
+    "nll_samples",
+    "fitted_prior",
+    "labels",
+    "factors",
+    "features",
+    "history",
+    "seen",
+    "two_dimensions",
+    "more_dimensions",  # more latent units than a plot has axes
+    "two_images",
+    "ten_images",  # with fewer a layout by neighbours means nothing
+]
+
+
+AMOUNTS: dict[Need, int] = {"two_images": 2, "ten_images": 10}  # images of the split: needs that more images meet
+
+
+class Rules(Protocol):
+    """How much is measured; EvaluationConfig says what each is."""
+
+    @property
+    def samples(self) -> int: ...
+    @property
+    def denoising(self) -> bool: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def nll_samples(self) -> int: ...
+    @property
+    def nll_images(self) -> int: ...
