@@ -132,6 +132,7 @@ def test_a_command_that_was_killed_before_it_told_its_result_tells_it_the_next_t
     assert done(call(*command))["run_id"] != told["run_id"]
 
 
+@pytest.mark.slow
 def test_a_result_that_could_not_be_written_is_told_the_next_time(folder: Path) -> None:
     """What goes into a file or pipe is held back until the end."""
     environment = os.environ | {"PYTHONUNBUFFERED": ""}
@@ -143,6 +144,7 @@ def test_a_result_that_could_not_be_written_is_told_the_next_time(folder: Path) 
     assert versions(folder) == [1]
 
 
+@pytest.mark.slow
 def test_a_result_whose_run_was_deleted_is_not_told(folder: Path) -> None:
     first = done(call(*TRAIN))
     RunFolder(Path(first["folder"])).asked_for(COMMAND)  # as if it had been killed before it told
