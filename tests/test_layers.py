@@ -16,7 +16,7 @@ from places import ROOT
 # From the ground up; a room may import from those below it, and the two of one floor do not import each other in turn.
 ORDER = """
     texts < config < runtime < nn < priors < models data < training evaluation < experiment
-    < tuning checkpoints < serving reports < tracking < settings < steps < flows
+    < tuning checkpoints < serving reports former < tracking < settings < steps < api < flows
 """
 FLOORS = {room: floor for floor, rooms in enumerate(ORDER.split("<")) for room in rooms.split()}
 ONLY_HERE = {

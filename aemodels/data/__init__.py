@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from aemodels.data.array_file import ArraysConfig
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.mnist import Cifar10Config, FashionMnistConfig, KmnistConfig, MnistConfig
@@ -13,7 +14,14 @@ from aemodels.data.prepared import PreparedData, Split, prepare, prepared_before
 from aemodels.data.sprites import SpritesConfig
 
 DataConfig = Annotated[
-    DigitsConfig | MnistConfig | FashionMnistConfig | KmnistConfig | Cifar10Config | FolderConfig | SpritesConfig,
+    DigitsConfig
+    | MnistConfig
+    | FashionMnistConfig
+    | KmnistConfig
+    | Cifar10Config
+    | FolderConfig
+    | ArraysConfig
+    | SpritesConfig,
     Field(discriminator="name"),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 
 from filelock import FileLock
 from optuna.exceptions import OptunaError, StorageInternalError
@@ -28,7 +29,7 @@ SESSION = (
 CONNECTION = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
-def open_storage(url: str | None) -> RDBStorage:
+def open_storage(url: str | None, folder: Path | None = None) -> RDBStorage:
     """The shared database, or optuna.db in the store's folder; with their tables.
 
     Raises:
@@ -36,7 +37,7 @@ def open_storage(url: str | None) -> RDBStorage:
     """
     parsed = None if url is None else parse_url(url)
     try:
-        return _embedded() if parsed is None else _shared(parsed)
+        return _embedded(folder or store_folder()) if parsed is None else _shared(parsed)
     except (SQLAlchemyError, OptunaError, RuntimeError, ImportError) as error:
         if parsed is None and (told := in_words(error)) is not None:
             raise told from error
@@ -83,9 +84,9 @@ def _file() -> str:
     return str(store_folder() / "optuna.db")
 
 
-def _embedded() -> RDBStorage:
+def _embedded(folder: Path) -> RDBStorage:
     """Write-ahead logging makes a write 4 ms instead of 20, and survives kill -9."""
-    path = store_folder() / "optuna.db"
+    path = folder / "optuna.db"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # two processes that create the tables at once would fail
         template = sqlite_uri(path).replace("{", "{{").replace("}", "}}")

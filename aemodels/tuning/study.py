@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -39,14 +40,14 @@ STATES: dict[TrialState, Literal["waiting", "running", "complete", "pruned"]] = 
 OPTUNA_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
-def open_study(name: str, experiment: Experiment, config: TuningConfig) -> Study:
+def open_study(name: str, experiment: Experiment, config: TuningConfig, folder: Path | None = None) -> Study:
     """The study of that name in this store, as it stands, or a new one, for this process alone.
 
     Raises:
         SettingsError: the search space does not fit the experiment.
         UserError: the database is damaged, or of another version of Optuna.
     """
-    return _open(name, experiment, config, open_storage(None), Claims)
+    return _open(name, experiment, config, open_storage(None, folder), Claims)
 
 
 Owed = Callable[[str, str, bool], bool]  # a finished study, its run, whether there is a newer one -> who asks awaits it

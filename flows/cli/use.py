@@ -12,16 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from aemodels.checkpoints.checkpoint import Loaded, load_model
-from aemodels.checkpoints.model_files import load_codes
+from aemodels.checkpoints.checkpoint import load_model
 from aemodels.config import UserError
 from aemodels.data.folder import FolderConfig
 from aemodels.data.image_files import image_files, read_images
-from aemodels.models.base import Autoencoder, GenerativeModel
+from aemodels.models.base import GenerativeModel
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import device_name
 from aemodels.runtime.files import write_whole
-from aemodels.serving.answers import Question, answer, answer_from, answer_like, assumed_classes
+from aemodels.serving.model import Model, shown
 from aemodels.tracking.catalog import find
 from flows.cli.session import check_file, check_folder, note
 
@@ -35,15 +34,14 @@ LEAST_SIDE = 64  # pixels of an image in a grid: small ones are magnified by who
 class Given(NamedTuple):
     """A model and the images that it is asked about."""
 
-    loaded: Loaded
-    model: Autoencoder  # the same, which can look at them
+    model: Model
     files: list[Path]
     images: NDArray[np.uint8]  # (N, C, H, W)
 
 
-def open_model(reference: str) -> Loaded:
-    """A model by its reference, on the best device."""
-    return load_model(find(reference), str(best_device()))
+def open_model(reference: str) -> Model:
+    """Opens a model by its reference, on the best device."""
+    return Model.open(find(reference), reference)
 
 
 def open_to_serve(reference: str) -> GenerativeModel:
@@ -58,15 +56,15 @@ def open_with_images(reference: str, paths: Sequence[Path]) -> Given:
         UserError: there are no such images or no such model, it cannot look at images, or one is damaged.
     """
     files = image_files(paths)
-    loaded = open_model(reference)
-    model, experiment = loaded.model, loaded.card.experiment
-    if not isinstance(model, Autoencoder):
+    model = open_model(reference)
+    experiment = model.card.experiment
+    if not experiment.model.has_encoder:
         raise UserError(
             f"{reference}: a {experiment.model.name} has no encoder and cannot look at images; give an autoencoder, or "
             f"let it draw without them: `aemodels generate {reference}`"
         )
     crop = isinstance(experiment.data, FolderConfig) and experiment.data.fit == "crop"
-    return Given(loaded, model, files, read_images(files, loaded.card.image_shape, crop))
+    return Given(model, files, read_images(files, model.card.image_shape, crop))
 
 
 class Wanted(NamedTuple):
@@ -86,46 +84,45 @@ def generate(reference: str, wanted: Wanted, out: Path) -> dict[str, object]:
     told: dict[str, object] = {}
     if wanted.like:
         given = open_with_images(reference, wanted.like)
-        images = _like(reference, given, Question("generate", n, seed))
+        images = _like(reference, given, n, seed)
         told = {"like": len(given.images)}
     elif wanted.prior is not None:
-        images = _from_prior(reference, wanted.prior, Question("generate", n, seed))
+        images = _from_prior(reference, wanted.prior, n, seed)
         told = {"prior": wanted.prior}
     else:
-        loaded = open_model(reference)
-        label = -1 if wanted.label is None else _label(reference, loaded, wanted.label)
-        images = answer(loaded.model, None, Question("generate", n, seed, label))
-        told = {} if wanted.label is None else {"label": loaded.card.classes[label]}
+        model = open_model(reference)
+        label = None if wanted.label is None else _label(reference, model, wanted.label)
+        images = model.sample(n, label, seed=seed)
+        told = {} if label is None else {"label": model.classes[label]}
     _save_grid(images, min(n, ACROSS), out)
     return {"model": reference, "images": n, "seed": seed, **told, "out": str(out)}
 
 
-def _like(reference: str, given: Given, question: Question) -> NDArray[np.float32]:
+def _like(reference: str, given: Given, n: int, seed: int) -> NDArray[np.float32]:
     if len(given.images) == 1 and not given.model.stochastic:
-        kind = given.loaded.card.experiment.model.name
+        kind = given.model.card.experiment.model.name
         raise UserError(
             f"--like {given.files[0]}: one image is one code of {reference} (model.name={kind}), without a spread to "
             "draw others from; give at least two images"
         )
-    return answer_like(given.model, given.images, question._replace(range="bytes"))
+    return given.model.like(given.images, n, seed)
 
 
-def _from_prior(reference: str, name: str, question: Question) -> NDArray[np.float32]:
-    folder = find(reference)
-    model = load_model(folder, str(best_device())).model
-    if not isinstance(model, Autoencoder):
+def _from_prior(reference: str, name: str, n: int, seed: int) -> NDArray[np.float32]:
+    model = open_model(reference)
+    kind = model.card.experiment.model
+    if not kind.has_encoder:
         raise UserError(f"--prior {name}: {reference} has no encoder, so no codes; leave --prior out")
-    if model.conditional:
+    if model.network.conditional:
         raise UserError(f"--prior {name}: {reference} is conditional; use --label")
-    codes = load_codes(folder, model.latent_dim)
-    note(f"fitting the prior {name} to {len(codes):,} codes; a flow takes up to a minute")
-    return answer_from(model, name, codes, question)
+    note(f"fitting the prior {name} to {len(model.codes()):,} codes; a flow takes up to a minute")
+    return model.sample(n, prior=name, seed=seed)
 
 
-def _label(reference: str, loaded: Loaded, text: str) -> int:
-    """The number of a class by its name, or by the number itself."""
-    classes, kind = loaded.card.classes, loaded.card.experiment.model.name
-    if not loaded.model.conditional:
+def _label(reference: str, model: Model, text: str) -> int:
+    """Returns the number of a class by its name, or by the number itself."""
+    classes, kind = model.classes, model.card.experiment.model.name
+    if not model.network.conditional:
         raise UserError(
             f"--label {text}: {reference} (model.name={kind}) cannot be asked for a class; train model.name=cvae"
         )
@@ -140,13 +137,13 @@ def denoise(reference: str, paths: Sequence[Path], out: Path) -> dict[str, objec
     """Writes a file for each image into a folder: what the model takes for the clean image."""
     check_folder(out)
     given = open_with_images(reference, paths)
-    clean = answer(given.model, given.images, Question("reconstruct", range="bytes"))
+    clean = given.model.denoise(given.images)
     out.mkdir(parents=True, exist_ok=True)
     stems = [os.fsencode(file.stem)[:LONGEST_STEM].decode("utf-8", "ignore") for file in given.files]
     names = [f"{i:05d}-{stem}.png" for i, stem in enumerate(stems)]  # folders may hold the same names
     for name, image in zip(names, _pixels(clean), strict=True):
         _save(image, out / name)
-    corruption = given.loaded.card.experiment.training.corruption.name
+    corruption = given.model.card.experiment.training.corruption.name
     if corruption == "none":
         note(
             f"{reference} was not trained to denoise, so these are plain reconstructions; a denoiser is trained with "
@@ -160,13 +157,13 @@ def reconstruct(reference: str, paths: Sequence[Path], out: Path) -> dict[str, o
     """Draws rows of reconstructions, each above the row of its originals; the first MOST_DRAWN images."""
     check_file(out, ".png")
     given = open_with_images(reference, paths)
-    originals = given.images[:MOST_DRAWN] / np.float32(255)
-    drawn = answer(given.model, given.images[:MOST_DRAWN], Question("reconstruct", range="bytes"))
+    originals = shown(given.images[:MOST_DRAWN].astype(np.float32) / np.float32(255))
+    drawn = given.model.reconstruct(given.images[:MOST_DRAWN])
     across = min(len(drawn), ACROSS)
     rows = [part for i in range(0, len(drawn), across) for part in (drawn[i : i + across], originals[i : i + across])]
     filled = [np.concatenate([row, np.ones((across - len(row), *row.shape[1:]), np.float32)]) for row in rows]
     _save_grid(np.concatenate(filled), across, out)
-    errors = answer(given.model, given.images, Question("score", range="bytes"))
+    errors = given.model.score(given.images)
     return {
         "model": reference,
         "images": len(given.images),
@@ -181,7 +178,7 @@ def embed(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]
     """Writes the codes (N, D), the files' names and, of a conditional model, the classes that it assumed."""
     check_file(out, ".npz")
     given = open_with_images(reference, paths)
-    codes = answer(given.model, given.images, Question("embed", range="bytes"))
+    codes = given.model.encode(given.images)
     assumed = _assumed(given)
     columns: dict[str, Any] = {"codes": codes, "files": list(map(str, given.files))}
     if assumed:
@@ -199,7 +196,7 @@ def embed(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]
 def score(reference: str, paths: Sequence[Path]) -> list[dict[str, object]]:
     """Each file with the mean squared error of its reconstruction on pixels in [0, 1], largest first."""
     given = open_with_images(reference, paths)
-    errors = answer(given.model, given.images, Question("score", range="bytes"))
+    errors = given.model.score(given.images)
     classes = [{ASSUMED: name} for name in _assumed(given)] or [{}] * len(errors)
     order = (-errors).argsort(kind="stable")
     return [{"file": str(given.files[i]), "mse": float(errors[i]), **classes[i]} for i in order]
@@ -207,8 +204,7 @@ def score(reference: str, paths: Sequence[Path]) -> list[dict[str, object]]:
 
 def _assumed(given: Given) -> list[str]:
     """The class that a conditional model assumed of each image, before it answered; empty for other models."""
-    classes = given.loaded.card.classes
-    return [classes[label] for label in assumed_classes(given.model, given.images, "bytes")]
+    return given.model.classify(given.images)
 
 
 def _counted(assumed: list[str]) -> dict[str, object]:
@@ -218,8 +214,8 @@ def _counted(assumed: list[str]) -> dict[str, object]:
 
 
 def _save_grid(images: NDArray[np.floating], across: int, out: Path) -> None:
-    """Images (N, C, H, W) in [0, 1] as one PNG, `across` in a row, with a thin white line between them."""
-    scale = max(1, -(-LEAST_SIDE // images.shape[-1]))
+    """Images (N, H, W) or (N, H, W, C) in [0, 1] as one PNG, `across` in a row, a thin white line between them."""
+    scale = max(1, -(-LEAST_SIDE // images.shape[2]))
     pixels = _pixels(images).repeat(scale, 1).repeat(scale, 2)
     missing = -len(pixels) % across
     pixels = np.concatenate([pixels, np.full((missing, *pixels.shape[1:]), 255, np.uint8)])
@@ -230,9 +226,9 @@ def _save_grid(images: NDArray[np.floating], across: int, out: Path) -> None:
 
 
 def _pixels(images: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Images (N, C, H, W) in [0, 1] -> (N, H, W, C)."""
-    pixels: NDArray[np.uint8] = np.rint(images * 255).astype(np.uint8).transpose(0, 2, 3, 1)
-    return pixels
+    """Images (N, H, W) or (N, H, W, C) in [0, 1] -> (N, H, W, C)."""
+    pixels: NDArray[np.uint8] = np.rint(images * 255).astype(np.uint8)
+    return pixels if pixels.ndim == 4 else pixels[..., None]
 
 
 def _save(pixels: NDArray[np.uint8], out: Path) -> None:

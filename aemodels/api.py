@@ -1,0 +1,242 @@
+"""What Python programs use: `import aemodels` gives the names below, and imports this module when one is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aemodels.checkpoints.checkpoint import load_state, save_card, save_state, save_weights
+from aemodels.checkpoints.model_files import CHECKSUMS
+from aemodels.config import SettingsError, UserError
+from aemodels.data import PreparedData
+from aemodels.data.array_file import SUFFIXES, keep_arrays
+from aemodels.data.prepared import prepare
+from aemodels.evaluation.features import feature_network
+from aemodels.experiment import Experiment
+from aemodels.runtime.bars import watched
+from aemodels.runtime.devices import best_device
+from aemodels.runtime.environment import cache_folder
+from aemodels.runtime.locks import wait_for
+from aemodels.runtime.progress import Driven, Progress, Steps
+from aemodels.serving.model import Model
+from aemodels.settings import Settings
+from aemodels.steps.train import Trained
+from aemodels.steps.train import train as tracked_training
+from aemodels.steps.tune import tune as tracked_search
+from aemodels.tracking.catalog import find
+from aemodels.training.loop import train as epochs_of
+from aemodels.training.models import best_model, training_codes
+from aemodels.tuning.events import TrialEnded
+from aemodels.tuning.search import search as events_of
+from aemodels.tuning.study import open_study
+
+__all__ = ["Found", "Model", "Settings", "SettingsError", "UserError", "fit", "load", "search", "train"]
+
+STATE = "state.safetensors"
+
+
+def fit(
+    images: Any,
+    model: str = "vae",
+    *,
+    labels: Any = None,
+    track: bool = False,
+    resume: bool = True,
+    **settings: Any,
+) -> Model:
+    """Trains a model on images.
+
+    The same images and settings give the same model: one that was fitted before is read from the cache, and a fit that
+    was interrupted goes on after its last epoch.
+
+    Args:
+        images: an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or from 0 to 1; a torch Dataset of
+            images or of pairs of an image and a label; or the path of a folder of images, or of a `.npy` or `.npz`
+            file.
+        model: the name of the model, such as "ae", "vae" or "cvae".
+        labels: the class of each image (N,), as numbers or names.
+        track: records the training in MLflow and registers the model, as `aemodels train` does.
+        resume: False begins anew.
+        settings: other settings. A plain name is one of the model (`latent_dim=16`); two underscores stand for a dot
+            (`training__epochs=5`).
+
+    Raises:
+        SettingsError: a setting does not exist, or does not fit.
+        UserError: the images cannot be used.
+
+    Example:
+        >>> import numpy as np, aemodels
+        >>> images = np.random.default_rng(0).random((100, 8, 8))
+        >>> model = aemodels.fit(images, "ae", latent_dim=2, training__epochs=1)
+        >>> model.encode(images).shape
+        (100, 2)
+    """
+    chosen = _settings(images, model, labels, settings)
+    if track:
+        return watched(_tracked(chosen))
+    return watched(_untracked(chosen.experiment, resume))
+
+
+def load(reference: str | Path) -> Model:
+    """Loads a model: a registered one ("digits@champion", "digits/3"), or one from its folder.
+
+    Raises:
+        UserError: there is no such model, or it is damaged.
+    """
+    return Model.open(find(str(reference)), str(reference))
+
+
+def train(settings: Settings) -> Trained:
+    """Trains, judges and registers a model, as `aemodels train` does.
+
+    Raises:
+        SettingsError: the model does not fit the images.
+        UserError: the images or the MLflow store cannot be used.
+    """
+    return watched(_trained(settings))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search has found."""
+
+    best: dict[str, Any]
+    """The settings of the best trial, by their dotted keys."""
+    settings: Settings
+    """All settings, with those of the best trial."""
+    trials: tuple[Mapping[str, Any], ...]
+    """The settings of each trial, with its `state` and its metrics on the validation images."""
+
+
+def search(
+    images: Any,
+    model: str = "vae",
+    *,
+    trials: int | None = None,
+    labels: Any = None,
+    track: bool = False,
+    **settings: Any,
+) -> Found:
+    """Searches the settings that make the best model; by default the latent size and the weight of the KL term.
+
+    Args:
+        images, model, labels, settings: as for `fit`.
+        trials: how many models are tried.
+        track: records the search in MLflow, as `aemodels tune` does.
+
+    Raises:
+        SettingsError: a setting does not exist, or does not fit.
+        UserError: the images cannot be used, or every trial failed.
+    """
+    chosen = _settings(images, model, labels, settings | ({} if trials is None else {"tuning__trials": trials}))
+    found = watched(_searched(chosen, track))
+    return Found(found[0], chosen.override(found[0]), found[1])
+
+
+# ---------------------------------------------------------------- settings and images
+
+
+def _settings(images: Any, model: str, labels: Any, given: Mapping[str, Any]) -> Settings:
+    changes = {key.replace("__", ".") if "__" in key else _plain(key): value for key, value in given.items()}
+    return Settings().override({"data": _source(images, labels), "model.name": model} | changes)
+
+
+def _plain(key: str) -> str:
+    """A plain name is a setting of the model, but for the few that have no section."""
+    return key if key in Settings.model_fields else f"model.{key}"
+
+
+def _source(images: Any, labels: Any) -> dict[str, Any]:
+    if isinstance(images, str | Path):
+        path = Path(images).expanduser().absolute()
+        name = "arrays" if path.suffix in SUFFIXES else "folder"
+        if labels is not None:
+            raise UserError(
+                "labels: a folder's labels are its class folders, those of a file are in it; leave them out"
+            )
+        return {"name": name, "path": str(path)}
+    if isinstance(images, torch.utils.data.Dataset):
+        images, labels = _of_dataset(images, labels)
+    parts = {"images": _array(images), "labels": None if labels is None else _array(labels)}
+    return {"name": "arrays", "path": str(keep_arrays(**parts))}
+
+
+def _of_dataset(dataset: Any, labels: Any) -> tuple[Any, Any]:
+    items = [dataset[i] for i in range(len(dataset))]
+    pairs = isinstance(items[0], tuple | list)
+    pixels = np.stack([_array(item[0] if pairs else item) for item in items])
+    return pixels, np.asarray([int(item[1]) for item in items]) if pairs and labels is None else labels
+
+
+def _array(values: Any) -> np.ndarray:
+    return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
+
+
+# ---------------------------------------------------------------- work
+
+
+def _trained(settings: Settings) -> Steps[Trained]:
+    data = yield from prepare(settings.data)
+    return (yield from tracked_training(settings, data, group=""))
+
+
+def _tracked(settings: Settings) -> Steps[Model]:
+    trained = yield from _trained(settings)
+    return Model.open(trained.folder, f"{trained.version.name}/{trained.version.version}")
+
+
+def _untracked(experiment: Experiment, resume: bool) -> Steps[Model]:
+    data = yield from prepare(experiment.data)
+    folder = cache_folder() / "fits" / experiment.identity(data.digest)
+    folder.mkdir(parents=True, exist_ok=True)
+    work = f"training {experiment.model.name}"
+    lock = yield from wait_for(
+        folder / "lock", Progress(work, 0, 1, "waiting for another process that trains the same")
+    )
+    try:
+        if not (resume and (folder / CHECKSUMS).exists()):
+            yield from _train_in(folder, experiment, data, work, resume)
+    finally:
+        lock.release()
+    return Model.open(folder)
+
+
+def _train_in(folder: Path, experiment: Experiment, data: PreparedData, work: str, resume: bool) -> Steps[None]:
+    config, seed = experiment.training, experiment.seed
+    (folder / CHECKSUMS).unlink(missing_ok=True)
+    save_card(folder, experiment, data)
+    state = load_state(folder) if resume else None
+    yield Progress(work, 0 if state is None else state.epoch, config.epochs)
+    for epoch in epochs_of(experiment.model, data, config, seed, resume=state):
+        state = epoch.state
+        save_state(folder, state)
+        yield Progress(work, epoch.index, config.epochs)
+    assert state is not None  # there is at least one epoch
+    network = best_model(experiment.model, data, config, seed, state)
+    save_weights(folder, network, training_codes(network, data, config, seed))
+    (folder / STATE).unlink(missing_ok=True)
+
+
+def _searched(settings: Settings, track: bool) -> Steps[tuple[dict[str, Any], tuple[Mapping[str, Any], ...]]]:
+    data = yield from prepare(settings.data)
+    if track:
+        tuned = yield from tracked_search(settings, data, group="")
+        return tuned.best, tuple({**trial.params, "state": trial.state, **trial.values} for trial in tuned.trials)
+    experiment, config = settings.experiment, settings.tuning
+    features = yield from feature_network(data, best_device())
+    folder = cache_folder() / "searches"
+    folder.mkdir(parents=True, exist_ok=True)
+    identity = experiment.identity(f"{data.digest}{config.model_dump_json()}")
+    ended = 0
+    study = open_study(identity, experiment, config, folder)
+    with study, Driven(events_of(experiment, data, features, study)) as driven:
+        for event in driven:
+            ended += isinstance(event, TrialEnded)
+            yield Progress("searching", ended, config.trials)
+    result = driven.result
+    return result.best.params, tuple({**t.params, "state": t.state, **t.metrics} for t in result.trials)
