@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from aemodels.config import UserError
+from aemodels.data.paths import WholePaths
 from aemodels.data.source import (
     FileStamp,
     Images,
@@ -41,24 +41,12 @@ PARTS = (
 CHANNELS = (1, 3)
 
 
-def _one_path(value: Any) -> Any:
-    """The path of one file, also where the command line gives a list of one."""
-    if isinstance(value, list | tuple) and len(value) == 1:
-        value = value[0]
-    if not isinstance(value, str | os.PathLike):
-        return value
-    path = os.path.expanduser(str(value))
-    if not os.path.isabs(path):
-        raise ValueError(f"{path} is a relative path, and a worker may start anywhere; give the whole path, from /")
-    return path
-
-
 class ArraysConfig(WithoutTestConfig):
     """Images of a `.npy` file, or `images`, `labels` and `classes` of a `.npz` file."""
 
     name: Literal["arrays"] = "arrays"
     """Where the images come from."""
-    path: Annotated[Path, BeforeValidator(_one_path), Field(json_schema_extra={"pattern": "^[/~]"})]
+    path: Annotated[WholePaths, Field(max_length=1)]
     """The file of N images, each (H, W), (H, W, C) or (C, H, W), uint8 or numbers from 0 to 1. A `.npz` file holds
     them as `images`; it may have `labels` (N whole numbers), `classes` (their names), and images of a test split
     of its own as `test_images` and `test_labels`."""
@@ -66,15 +54,16 @@ class ArraysConfig(WithoutTestConfig):
     not_in_digest: ClassVar[frozenset[str]] = WithoutTestConfig.not_in_digest | {"path"}
 
     def fetch(self) -> Source:
-        if self.path.suffix not in SUFFIXES or not self.path.is_file():
-            raise UserError(f"data.path={self.path}: not a {' or '.join(SUFFIXES)} file that is there")
-        state = self.path.stat()
-        stamp = FileStamp(str(self.path), state.st_size, state.st_mtime_ns)
-        return Source((str(self.path),), fingerprint([stamp]), partial(_read, self.path, self.image_size))
+        (path,) = self.path
+        if path.suffix not in SUFFIXES or not path.is_file():
+            raise UserError(f"data.path={path}: not a {' or '.join(SUFFIXES)} file that is there")
+        state = path.stat()
+        stamp = FileStamp(str(path), state.st_size, state.st_mtime_ns)
+        return Source((str(path),), fingerprint([stamp]), partial(_read, path, self.image_size))
 
     def held_out(self) -> dict[str, float]:
         """The shares of the images that are drawn; a file that has test images of its own lends none for a test."""
-        if "test_images" in _parts(self.path):
+        if "test_images" in _parts(self.path[0]):
             return {"val": self.val_fraction}
         return super().held_out()
 

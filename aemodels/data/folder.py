@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from aemodels.config import OutageError, UserError
+from aemodels.data.paths import WholePaths
 from aemodels.data.source import (
     SMALLEST_SIDE,
     FileStamp,
@@ -32,51 +32,12 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 FORMATS = ("PNG", "JPEG")  # what a file may be, whatever its suffix says: Pillow would start Ghostscript for some
 
 
-def _listed(value: Any) -> list[str] | None:
-    """One path, several, or several as JSON text (as `Config.flat` writes them) -> their texts; None for what is none.
-
-    A folder of the person who runs this (~) is written out.
-    """
-    if isinstance(value, str) and value.startswith("["):
-        value = json.loads(value)
-    several = [value] if isinstance(value, str | os.PathLike) else value
-    if not isinstance(several, list | tuple) or not all(isinstance(path, str | os.PathLike) for path in several):
-        return None
-    return [os.path.expanduser(str(path)) for path in several]
-
-
-def _paths(value: Any) -> Any:
-    """Whole paths only: a run is resumed from any folder, and a worker looks for images where nobody is."""
-    paths = _listed(value)
-    if paths is None:
-        return value
-    if "" in paths:
-        raise ValueError("is empty; give the folder of the images")
-    for path in paths:
-        if not os.path.isabs(path):
-            raise ValueError(f"{path} is a relative path, and a worker may start anywhere; give the whole path, from /")
-    return tuple(map(os.path.normpath, paths))
-
-
-def whole_paths(value: Any) -> Any:
-    """The value of `data.path` that a person gives who is in the current folder; what is no path stays as it is."""
-    try:
-        paths = _listed(value)
-    except ValueError:
-        return value  # the field says what is wrong with it
-    return value if paths is None else [os.path.abspath(path) if path else path for path in paths]
-
-
 class FolderConfig(WithoutTestConfig):
     """PNG and JPEG images in folders; `path/cat/1.png` has the label cat."""
 
     name: Literal["folder"] = "folder"
     """Where the images come from."""
-    path: Annotated[
-        tuple[Annotated[Path, Field(json_schema_extra={"pattern": "^[/~]"})], ...],  # Prefect's form refuses others too
-        BeforeValidator(_paths),
-        Field(min_length=1),
-    ]
+    path: WholePaths
     """Folder of the images, or a list of them; class folders of the same name in several are one class."""
     image_size: int | None = Field(None, ge=SMALLEST_SIDE)
     """Side of the square images, pixels; null keeps the files' own size, which has to be the same for all."""

@@ -224,7 +224,7 @@ class Model:
             return known
         given = self._read(images)
         path = keep_arrays(images=given, labels=labels, test_images=given, test_labels=labels)
-        return (yield from prepare(ArraysConfig(path=path, binarize=source.binarize)))
+        return (yield from prepare(ArraysConfig(path=(path,), binarize=source.binarize)))
 
     def evaluate(self, images: Any = None, labels: Any = None) -> dict[str, float]:
         """Measures the model, as `judge` does, and returns the metrics by their names, such as "mse"."""

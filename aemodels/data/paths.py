@@ -1,0 +1,52 @@
+"""A source's files and folders are whole paths: a run is resumed from any folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+
+def _listed(value: Any) -> list[str] | None:
+    """One path, several, or several as JSON text (as `Config.flat` writes them) -> their texts; None for what is none.
+
+    A folder of the person who runs this (~) is written out.
+    """
+    if isinstance(value, str) and value.startswith("["):
+        value = json.loads(value)
+    several = [value] if isinstance(value, str | os.PathLike) else value
+    if not isinstance(several, list | tuple) or not all(isinstance(path, str | os.PathLike) for path in several):
+        return None
+    return [os.path.expanduser(str(path)) for path in several]
+
+
+def only_whole(value: Any) -> Any:
+    """Refuses relative paths: a run is resumed from any folder, and a worker looks for images where nobody is."""
+    paths = _listed(value)
+    if paths is None:
+        return value
+    if "" in paths:
+        raise ValueError("is empty; give the folder of the images")
+    for path in paths:
+        if not os.path.isabs(path):
+            raise ValueError(f"{path} is a relative path, and a worker may start anywhere; give the whole path, from /")
+    return tuple(map(os.path.normpath, paths))
+
+
+def whole_paths(value: Any) -> Any:
+    """The value of `data.path` that a person gives who is in the current folder; what is no path stays as it is."""
+    try:
+        paths = _listed(value)
+    except ValueError:
+        return value  # the field says what is wrong with it
+    return value if paths is None else [os.path.abspath(path) if path else path for path in paths]
+
+
+WholePaths = Annotated[
+    tuple[Annotated[Path, Field(json_schema_extra={"pattern": "^[/~]"})], ...],  # Prefect's form refuses others too
+    BeforeValidator(only_whole),
+    Field(min_length=1),
+]
