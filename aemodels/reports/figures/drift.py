@@ -1,4 +1,4 @@
-"""Figures of a check: how the scores are distributed, and the images that fit worst."""
+"""Draws the figures of a check: how the scores are distributed, and the images that fit worst."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SMALLEST_RANGE = 1e-6  # of an axis, as a share of its values: with less the bar
 
 
 def histograms(test: Scores, new: Scores) -> Picture:
-    """Both scores, of the test images and of the new ones, as densities."""
+    """Draws both scores, of the test images and of the new ones, as densities."""
     figure, panels = plots(1, 2, WIDTH, 300, "New images against the test images")
     names = ("mean squared error", "distance in code space")
     for axes, name, known, found in zip(panels, names, test, new, strict=True):
         low, high = min(known.min(), found.min()), max(known.max(), found.max())
-        if (spread := known.max() - known.min()) > 0:  # of test images that are all alike there is no tail to cut
+        if (spread := known.max() - known.min()) > 0:  # test images that are all alike have no tail to cut
             high = min(high, known.max() + LONGEST_TAIL * spread)
         high = max(high, low + SMALLEST_RANGE * max(1, abs(low)))
         edges = np.linspace(low, high, BARS + 1).tolist()
@@ -35,7 +35,7 @@ def histograms(test: Scores, new: Scores) -> Picture:
 
 
 def worst(images: NDArray[np.uint8], reconstructed: NDArray[np.float32], errors: NDArray[np.floating]) -> Picture:
-    """The new images (N, C, H, W) with the largest errors, each below what the model makes of it."""
+    """Draws the new images (N, C, H, W) with the largest errors, each below its reconstruction."""
     order = np.argsort(-errors)[: min(WORST, len(errors))]
     across = min(ACROSS, len(order))
     rows = len(order) // across
