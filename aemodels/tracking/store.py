@@ -1,7 +1,7 @@
 """Opens the MLflow store: a server (MLFLOW_TRACKING_URI), or the embedded one in the store folder; links into its UI.
 
-The embedded store is a sqlite database with artifacts beside it. MLflow is imported when a store is opened, so that
-this module costs nothing to those who only need a link, and so that a store can be opened in a thread.
+The embedded store is a sqlite database with artifacts beside it. MLflow is imported when a store is opened. So
+this module costs nothing to those who only need a link, and a store can be opened in a thread.
 """
 
 from __future__ import annotations
