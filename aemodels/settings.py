@@ -164,7 +164,7 @@ class ComparisonConfig(Config):
         return self.settings[system].experiment.override({"seed": seed})
 
     def swept(self) -> list[str]:
-        """Returns the systems that differ in model.beta alone, of the first kind that has three or more such systems."""
+        """Returns the systems that differ in model.beta alone, of the first kind that has three or more of them."""
         kinds: dict[str, list[str]] = {}
         for name, settings in self.settings.items():
             flat = settings.experiment.flat()

@@ -28,7 +28,7 @@ from aemodels.runtime.files import write_whole
 from aemodels.training.state import TrainingState
 
 STATE = "state.safetensors"
-KEPT = ("epoch", "best", "best_epoch", "history", "pretraining")  # of a state, beside its tensors
+KEPT = ("epoch", "best", "best_epoch", "history", "pretraining")  # fields of a state that are kept beside its tensors
 
 
 class ModelCard(Config):

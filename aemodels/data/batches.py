@@ -23,7 +23,7 @@ from aemodels.runtime.processes import alike
 from aemodels.runtime.torchrun import Share, on_this_machine, share_of, sharing
 
 CGROUP = Path("/sys/fs/cgroup")  # where a container finds its own limits
-RESIDENT_SHARE = 0.4  # of the memory that is free: the rest is for weights, activations and other processes
+RESIDENT_SHARE = 0.4  # share of the free memory for images; weights, activations and other processes need the rest
 
 
 class Batches:
@@ -130,7 +130,8 @@ def fits(size: int, device: torch.device) -> bool:
 def free_memory(device: torch.device) -> int:
     """Returns the free memory of the device in bytes; of main memory no more than this process may have."""
     if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for its next need
+        # memory that torch keeps for its next need
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
     import psutil  # a bare GPU machine has none
 

@@ -21,11 +21,11 @@ from aemodels.data.source import Images, Pixels, Rows, UnreadableError
 from aemodels.runtime.environment import cores
 from aemodels.runtime.processes import Worker, ready
 
-BLOCK_BYTES = 2**20  # of decoded images, at most
+BLOCK_BYTES = 2**20  # bytes of decoded images in a block, at most
 # A block takes about so many seconds: progress is seen to move, and handing a block over costs little beside.
 BLOCK_SECONDS = 0.1
-# Seconds of work for which a process is worth its start, which takes 0.3. Threads would fight for the interpreter's
-# lock: two of them decode 32 x 32 images at half the speed of one.
+# Seconds of work for which a process is worth its start, which takes 0.3 seconds. Threads would wait for the
+# interpreter's lock: two of them decode 32 x 32 images at half the speed of one.
 WORTH_A_WORKER = 0.6
 
 Item = tuple[int, Any]  # a row, and what it is decoded from

@@ -29,7 +29,7 @@ from aemodels.data.source import (
 from aemodels.runtime.files import in_words
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-FORMATS = ("PNG", "JPEG")  # what a file may be, whatever its suffix says: Pillow would start Ghostscript for some
+FORMATS = ("PNG", "JPEG")  # the only formats that are read, as Pillow would start Ghostscript for others
 
 
 def _listed(value: Any) -> list[str] | None:

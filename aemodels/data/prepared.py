@@ -25,7 +25,7 @@ from aemodels.runtime.files import at_path
 from aemodels.runtime.locks import locked, wait_for
 from aemodels.runtime.progress import Progress, Steps
 
-FORMAT = 1  # of the folder; goes up when older ones cannot be read any more
+FORMAT = 1  # version of the folder's format; goes up when older ones cannot be read any more
 SPLITS = ("train", "val", "test")
 
 
@@ -260,7 +260,7 @@ def _write_array(file: Path, array: Rows | Factors) -> ArrayRecord:
 
 
 def _finish(folder: Path, manifest: dict[str, Any]) -> None:
-    # Written without fsync: what a power cut takes is noticed by the checks at opening.
+    # It is written without fsync, as the checks at opening notice what a power cut took.
     own = {"digest": _digest(manifest), "created_by": f"aemodels {own_version()}"}
     (folder / "manifest.json").write_text(json.dumps(manifest | own, indent=1))
     for file in folder.iterdir():

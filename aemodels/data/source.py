@@ -119,7 +119,7 @@ class Images:
 class Source(NamedTuple):
     """Holds what `fetch` found."""
 
-    origin: tuple[str, ...]  # for people: folders, files, a package
+    origin: tuple[str, ...]  # folders, files or a package, for people to read
     fingerprint: str  # changes with the raw files, and is cheap to compute
     read: Callable[[], Images]  # the work that can be left out where the source is prepared already
 

@@ -24,7 +24,7 @@ Inside = NDArray[np.bool_]
 RENDERER = "sprites 1"  # goes up when the same settings make other images
 POINTS = 8  # along a pixel's side: its grey is the share of 8 x 8 points that lie inside the shape, 8 to a byte
 SCALES = 0.18, 0.36  # sides of the squares
-PLACES = 0.3, 0.7  # of the centre; every shape is whole everywhere, as its reach (REACH * SCALES) is below 0.3
+PLACES = 0.3, 0.7  # places of the centre; every shape is whole everywhere, as its reach (REACH * SCALES) is below 0.3
 REACH = math.sqrt(2 / math.pi)  # the ellipse's long half axis: how far the furthest point of a shape of area 1 lies
 
 
@@ -51,7 +51,7 @@ def _heart(u: Points, v: Points) -> Inside:
 class Shape(NamedTuple):
     """A shape has area 1 and its centre of mass in the origin."""
 
-    inside: Callable[[Points, Points], Inside]  # of points u to the right and v upwards
+    inside: Callable[[Points, Points], Inside]  # takes points, u to the right and v upwards
     period: float  # turns after which it repeats
 
 
@@ -64,8 +64,8 @@ class Sprite(NamedTuple):
     shape: float  # its number in SHAPES
     scale: float  # side of the square of the same area
     rotation: float  # in 0 to 1, counter-clockwise: share of the turn after which the shape repeats
-    x: float  # of the centre of mass, from the left
-    y: float  # from the top
+    x: float  # place of the centre of mass, from the left
+    y: float  # its place from the top
 
 
 class SpritesConfig(WithoutTestConfig):

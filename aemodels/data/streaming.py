@@ -28,7 +28,7 @@ ORDERED_WINDOW = 8 * 2**20  # bytes; less than above, for callers that want only
 class Window(NamedTuple):
     """A window holds n rows that are in memory together."""
 
-    blocks: list[range]  # what is read, one after the other
+    blocks: list[range]  # the rows that are read, one range after the other
     place: Tensor  # (n,), int64: the order in which they are used, as places in what was read
     rows: Tensor  # (n,), int64: the same as rows of the array
 
@@ -45,7 +45,7 @@ def shuffled(count: int, row_bytes: int, seed: int) -> Plan:
 
     If there is one window, the order is `torch.randperm` with a generator of that seed.
     """
-    rows = max(1, BLOCK // row_bytes)  # of a block
+    rows = max(1, BLOCK // row_bytes)  # rows of a block
     blocks = -(-count // rows)
     most = max(1, WINDOW // (rows * row_bytes))  # blocks of a window
     return Plan(min(count, most * rows), _shuffled(count, rows, blocks, -(-blocks // most), seed))

@@ -17,9 +17,9 @@ from aemodels.models.base import Autoencoder
 from aemodels.nn.corruption import GaussianCorruption
 from aemodels.runtime.randomness import derived_seed, undisturbed
 
-NOISES = (0.1, 0.3, 0.5)  # standard deviations
-WINDOWS = (3, 5)  # pixels, of the median filter
-WEIGHTS = (0.3, 0.6, 1.0)  # of the total variation, in units of the noise
+NOISES = (0.1, 0.3, 0.5)  # standard deviations of the noise, on pixels in [0, 1]
+WINDOWS = (3, 5)  # sides of the median filter's window, pixels
+WEIGHTS = (0.3, 0.6, 1.0)  # weights of the total variation, in units of the noise
 
 
 class Denoising:

@@ -19,9 +19,9 @@ from scipy import stats
 from aemodels.config import Config
 
 TESTS = 3  # the tests that share the level: of errors, of distances, of anomalies
-BINS = 10  # of the population stability index: deciles of the test images
+BINS = 10  # bins of the population stability index, which are deciles of the test images
 RIDGE = 1e-3  # as a share of the codes' mean variance; a unit that is always the same has no variance of its own
-PRECISION = 1e-4  # of a code: codes that differ by less, as a share of their size, differ by rounding
+PRECISION = 1e-4  # codes that differ by a smaller share of their size than this differ by rounding
 SMALLEST_CODE = 1e-6  # size that is assumed of codes that are all zero, for the same purpose
 
 Numbers = NDArray[np.floating]
@@ -58,7 +58,7 @@ ROUNDING = Scores(np.array(1e-9), np.array(0.1))
 class Verdict(NamedTuple):
     """Holds what a check found."""
 
-    reasons: tuple[str, ...]  # of the alarm; none without one
+    reasons: tuple[str, ...]  # reasons of the alarm; empty without one
     numbers: dict[str, float]
 
 

@@ -111,7 +111,7 @@ def evaluate(
     if only is not None:
         _require(only, evidence)
     makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in (METRICS if only is None else only)}
-    # Trials that are stacked on a GPU are stacked anew where its memory is not enough: they ask for few metrics.
+    # Trials ask for few metrics. If they are stacked on a GPU and its memory is not enough, they are stacked again.
     raised = (UserError,) if only is None else (UserError, torch.OutOfMemoryError, MemoryError)
     metrics, left_out = make_from(evidence, makers, raised)
     return Evaluation(metrics, evidence, left_out)

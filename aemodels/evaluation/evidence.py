@@ -62,7 +62,7 @@ class Evidence:
         """
         self.model, self.data, self.split, self.rules, self.history = model, data, split, rules, history
         self.seen, self._features, self.seed = seen, features, rules.seed
-        # images on each side of a Frechet distance
+        # This many images are on each side of a Frechet distance.
         self.count = min(rules.samples, data.sizes[split], data.sizes["train"])
         self._kept: list[Tensor] | None = None
 
@@ -328,7 +328,7 @@ NEEDS: dict[Need, Callable[[Evidence], bool]] = {
     "history": lambda e: len(e.history) > 0,
     "seen": lambda e: e.seen > 0,
     "two_dimensions": lambda e: _is_autoencoder(e) and e.model.latent_dim == 2,
-    # with two units or fewer the codes themselves can be plotted
+    # With two units or fewer the codes themselves can be plotted.
     "more_dimensions": lambda e: _is_autoencoder(e) and e.model.latent_dim > 2,
     "two_images": lambda e: e.data.sizes[e.split] >= AMOUNTS["two_images"],
     "ten_images": lambda e: e.data.sizes[e.split] >= AMOUNTS["ten_images"],

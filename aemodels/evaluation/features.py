@@ -42,7 +42,7 @@ IMAGES_PER_FEATURE = 16  # a covariance of F features needs many more images tha
 
 EMBEDDED_NUMBERS = 2**20  # pixels embedded at once, at most: the first layer makes 16 of each
 TRAINING_BATCH = 64
-IMAGES_SEEN = 120_000  # in training, by all epochs together; 2 epochs of MNIST reach 99 % in 20 s on one core
+IMAGES_SEEN = 120_000  # images seen in all epochs of training together; 2 of MNIST reach 99 % in 20 s on one core
 MOST_EPOCHS = 8
 LEARNING_RATE = 3e-3
 SMALLEST_SIDE = 8  # pixels of the last feature map, at most

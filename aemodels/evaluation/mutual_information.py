@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BINS = 20  # of equal width, from the least to the largest value, as in disentanglement_lib (Locatello et al., 2019)
+BINS = 20  # bins of equal width, from least to largest value, as in disentanglement_lib (Locatello et al., 2019)
 
 
 def known_shares(codes: Tensor, factors: Tensor) -> Tensor:

@@ -184,11 +184,11 @@ class BatchOptimalGaussianPixels(GaussianPixels):
 
     def log_prob(self, value: Tensor) -> Tensor:
         squares = self.squares(value)  # (..., B)
-        # No gradient through sigma: it is at the optimum, where its own vanishes.
+        # No gradient passes through sigma: it is at its optimum, where its own gradient vanishes.
         samples = squares.detach().flatten(0, -2) if squares.dim() > 1 else squares.detach()[None]  # (K, B)
         errors = samples.mean(0) * self.unit**2 / self.event_shape.numel()  # (B,), of a pixel
         log_sigma = 0.5 * torchrun.batch_mean(errors).clamp(min=1e-6).log()
-        self.log_sigma.mul_(0.9).add_(0.1 * log_sigma)  # what held-out images are judged by, as in batch normalisation
+        self.log_sigma.mul_(0.9).add_(0.1 * log_sigma)  # held-out images use this running mean
         return self._density(squares, log_sigma)
 
 

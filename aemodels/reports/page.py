@@ -57,7 +57,7 @@ class Subject(NamedTuple):
 class Contest(NamedTuple):
     """Holds what the report of a comparison is about."""
 
-    model: str  # what the comparison is called
+    model: str  # the name of the comparison
     run_id: str
     systems: Mapping[str, Experiment]
     data: PreparedData
@@ -67,7 +67,7 @@ class SettingRow(NamedTuple):
     """Holds one setting of an experiment."""
 
     key: str
-    value: str  # as the command line takes it
+    value: str  # written as the command line takes it
     description: str
     changed: bool  # differs from the default
 

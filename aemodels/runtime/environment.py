@@ -41,7 +41,7 @@ def folders() -> dict[str, Path]:
     """Returns the folders that are written to, by the variables that name them."""
     found: dict[str, Path] = {}
     places = {"AEMODELS_STORE": store_folder, "AEMODELS_CACHE": cache_folder}
-    if os.environ.get("AEMODELS_DATA"):  # else it is in the cache
+    if os.environ.get("AEMODELS_DATA"):  # otherwise it is in the cache
         places = {"AEMODELS_DATA": data_root, **places}
     for variable, folder in places.items():
         with suppress(UserError):  # where a folder is may be impossible to tell; then it is left out

@@ -263,7 +263,7 @@ def _rebuilt(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[
     return error
 
 
-# ---------------------------------------------------------------- in the worker
+# ---------------------------------------------------------------- in the other process
 
 
 def serve(descriptor: int) -> None:

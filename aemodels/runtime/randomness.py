@@ -26,8 +26,8 @@ def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Makes torch's global noise inside the block a function of the seed, and leaves it outside as it was."""
-    # CUDA is not initialised for this alone: it costs seconds and memory of a GPU that nobody may need. `manual_seed`
-    # leaves the seed for it, should it begin inside the block.
+    # CUDA is not initialised for this alone: that costs seconds and memory of a GPU that may not be needed. If CUDA
+    # starts inside the block, it takes the seed that `manual_seed` left.
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     try:
         with torch.random.fork_rng(devices=devices):

@@ -21,7 +21,7 @@ def without_secrets(text: str) -> str:
 
 def _secrets() -> Iterator[str]:
     for name, value in os.environ.items():
-        in_address = re.search(r"\w://[^\s/:]*:(\S*)@", value)  # to the last @: a password may hold a slash
+        in_address = re.search(r"\w://[^\s/:]*:(\S*)@", value)  # up to the last @, as a password may hold a slash
         secret = value if name.upper().endswith(SECRETS) else in_address[1] if in_address else ""
         if len(secret) >= SHORTEST_SECRET:
             yield secret

@@ -46,7 +46,7 @@ class Registered(NamedTuple):
     version: ModelVersion
     aliases: tuple[str, ...]
     metrics: dict[str, float]  # on the test images, by their names without prefix
-    digest: str  # of the data that they were measured on
+    digest: str  # the digest of the data that they were measured on
     created: datetime
     tags: dict[str, str]
     source: str  # models:/ID, which tells where its files are
@@ -197,7 +197,7 @@ def find_report(reference: str, store: Store | None = None) -> Path:
 
 def _folder(reference: str) -> Path:
     """Returns the reference as a path, by functions that fail at no text, unlike Path's own."""
-    return Path(os.path.expanduser(reference.removeprefix("models:/")))  # as MLflow writes it
+    return Path(os.path.expanduser(reference.removeprefix("models:/")))  # MLflow writes models:/ before a reference
 
 
 def is_folder(reference: str) -> bool:

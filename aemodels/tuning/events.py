@@ -80,5 +80,5 @@ class SearchResult(NamedTuple):
     directions: tuple[str, ...]  # "minimize" or "maximize", one per objective
     trials: list[Trial]
     front: list[Trial]  # the best trial, or those of the Pareto front by their first objective
-    best: Trial  # of the front, the one with the best evaluation.primary
+    best: Trial  # the trial of the front with the best evaluation.primary
     importances: dict[str, float]  # key -> share of the first objective's variation; empty where few trials tell

@@ -25,10 +25,10 @@ class MemberStart:
 class MemberEpoch:
     """A trial passed over its images once; the receiver may answer True, and the trial stops."""
 
-    index: int  # of the trial among those that run together
+    index: int  # number of the trial among those that run together
     epoch: int  # from 1
     metrics: dict[str, float]  # as training has them: train/*, val/*
-    value: float | None  # what is watched
+    value: float | None  # value of the metric that is watched
     seconds: float  # time that the trial has taken
 
 
@@ -37,7 +37,7 @@ class MemberEnd:
     """A trial trained to its end, or failed; nothing is told of one that was stopped."""
 
     index: int
-    metrics: dict[str, float]  # of the trained model, on all validation images
+    metrics: dict[str, float]  # measured on the trained model, on all validation images
     seconds: float
     error: str = ""
 

@@ -278,7 +278,7 @@ class _Stack:
         return False
 
 
-# ---------------------------------------------------------------- in a worker's process
+# ---------------------------------------------------------------- in another process
 
 _features: dict[str, Features] = {}  # by hash; they hold the features of the real images, which all trials share
 

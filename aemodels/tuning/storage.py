@@ -16,7 +16,7 @@ from aemodels.runtime.environment import sqlite_uri, store_folder
 from aemodels.runtime.files import in_words
 
 SECONDS_FOR_OTHERS = 60  # how long to wait while others finish their write to the same sqlite file
-LOCK, PRESENCE = 1634037103, 1634037104  # of our advisory locks, each with the id of a study
+LOCK, PRESENCE = 1634037103, 1634037104  # numbers of our advisory locks; each also has the id of a study
 INTERRUPTED = "interrupted"  # an attribute of a trial
 REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry")  # errors that waiting does not mend
 DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)

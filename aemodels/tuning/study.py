@@ -139,7 +139,7 @@ class Study:
                 f"the database of searches does not answer any more ({reason}); when it does, the same command goes on"
             ) from error
 
-    # ---------------------------------------------------------------- notes, and the other workers
+    # ---------------------------------------------------------------- notes, and the other processes
 
     def notes(self) -> dict[str, Any]:
         """Returns what was remembered, by this process or another."""

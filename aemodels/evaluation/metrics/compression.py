@@ -18,7 +18,7 @@ from aemodels.evaluation.leaving_out import NotEnoughError
 from aemodels.evaluation.metrics.held_out import mean_squared_error
 from aemodels.evaluation.metrics.table import Metric
 
-CODE_BYTES = 4  # of a number of a code; a prepared pixel is one byte
+CODE_BYTES = 4  # bytes of one number of a code; a prepared pixel has one byte
 
 Pairs = Iterable[tuple[Tensor, Tensor]]  # images and their reconstructions, (B, C, H, W) each
 

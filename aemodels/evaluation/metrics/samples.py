@@ -36,7 +36,7 @@ def frechet_standard_normal(evidence: Evidence) -> float:
 
 
 def frechet_fitted_prior(evidence: Evidence) -> float:
-    if evidence.has("fitted_prior"):  # such a mixture is its prior
+    if evidence.has("fitted_prior"):  # its own prior is such a mixture
         return frechet_samples(evidence)
     codes = evidence.drawn_training_codes()
     if not codes.isfinite().all():

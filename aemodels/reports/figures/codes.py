@@ -24,7 +24,7 @@ LEGEND_CLASSES, LEGEND_LETTERS = 20, 20
 
 NEIGHBOURLY = 1_000  # codes that t-SNE lays out: 1.5 seconds on one core
 PERPLEXITY = 30  # neighbours that count, of t-SNE
-JITTER = 1e-4  # of the codes' spread: t-SNE crashes on codes that are all the same
+JITTER = 1e-4  # noise as a share of the codes' spread, as t-SNE crashes on codes that are all the same
 
 MOST_ACROSS, WIDEST = 16, 1_000  # codes along an axis of the manifold, pixels of all their images
 RANGE = 0.01, 0.99  # quantiles: a few codes far out would leave little of the plane to the others
@@ -90,7 +90,7 @@ def manifold(evidence: Evidence) -> Picture:
     _, height, width = evidence.data.image_shape
     across = max(4, min(MOST_ACROSS, WIDEST // (max(height, width) + GAP)))
     places, below = _places(evidence, across)  # (across, 2)
-    right, up = places[:, 0], places[:, 1].flip(0)  # as the axes of the scatter of codes
+    right, up = places[:, 0], places[:, 1].flip(0)  # in the directions of the scatter's axes
     codes = torch.cartesian_prod(up, right).flip(1)  # (across * across, 2), row by row
     labels = Labels(
         "The plane of codes, decoded",

@@ -12,7 +12,7 @@ from aemodels.reports.pictures import FONT, WIDTH, Labels, Picture, drawn, plots
 ACROSS, WORST = 8, 16  # images
 BARS = 40
 LONGEST_TAIL = 3  # times the range of the test images
-SMALLEST_RANGE = 1e-6  # of an axis, as a share of its values: with less the bars have no width
+SMALLEST_RANGE = 1e-6  # range of an axis, as a share of its values; with less the bars have no width
 
 
 def histograms(test: Scores, new: Scores) -> Picture:
@@ -26,7 +26,7 @@ def histograms(test: Scores, new: Scores) -> Picture:
         high = max(high, low + SMALLEST_RANGE * max(1, abs(low)))
         edges = np.linspace(low, high, BARS + 1).tolist()
         axes.hist(known, edges, density=True, color="0.7", label=f"{len(known):,} test images")
-        clipped = np.minimum(found, high)  # what lies further away is in the last bar
+        clipped = np.minimum(found, high)  # the last bar holds what lies further away
         axes.hist(clipped, edges, density=True, histtype="step", linewidth=1.6, label=f"{len(found):,} new images")
         axes.set_xlabel(name, fontsize=FONT)
         axes.set_yticks([])

@@ -31,7 +31,7 @@ POOL = 100_000  # training images, at most, among which the nearest is looked fo
 ACROSS, SAMPLES = 8, 32  # images: MLflow's cards are wide
 CARD_HEIGHT = 360  # pixels, MLflow's
 
-PAIRS, STEPS = 4, 9  # of interpolations; a step at either end included
+PAIRS, STEPS = 4, 9  # pairs and steps of interpolations; the ends count as steps
 SIDE_METRICS = {"seconds", "images_per_second", "learning_rate"}  # metrics of an epoch that are no terms of a loss
 
 

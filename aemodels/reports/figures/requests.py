@@ -15,7 +15,7 @@ from aemodels.runtime.randomness import derived_seed, undisturbed
 ACROSS = 8
 SHOWN_NOISE = 0.3
 SHOWN, DRAWN = 4, 8  # images of a class, and images that are drawn to be like them
-LETTERS = 14  # of a class's name
+LETTERS = 14  # letters of a class's name that are shown
 
 
 def denoising(evidence: Evidence) -> Picture:
