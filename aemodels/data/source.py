@@ -37,7 +37,7 @@ class SourceConfig(Config):
     It takes a threshold at 0.5, or coin flips with the grey value as probability, drawn once (static) or at every pass
     (dynamic)."""
     val_fraction: float = Field(0.1, gt=0, lt=1)
-    """Sets the share of the images, in 0 to 1, that is held out for early stopping and the search.
+    """Sets the share of the images (0 to 1) that is held out for early stopping and the search.
 
     The source's own test split does not count."""
     split_seed: int = Field(0, ge=0)
@@ -64,9 +64,9 @@ class WithoutTestConfig(SourceConfig):
     """Provides the base of sources that have no test split of their own."""
 
     val_fraction: float = Field(0.15, gt=0, lt=1)
-    """Sets the share of the images, in 0 to 1, that is held out for early stopping and the search."""
+    """Sets the share of the images (0 to 1) that is held out for early stopping and the search."""
     test_fraction: float = Field(0.15, gt=0, lt=1)
-    """Sets the share of the images, in 0 to 1, that is held out for the final evaluation and the promotion gate."""
+    """Sets the share of the images (0 to 1) that is held out for the final evaluation and the promotion gate."""
 
     @model_validator(mode="after")
     def _some_left_to_train_on(self) -> Self:

@@ -276,7 +276,7 @@ class GaussianConfig(Config):
     sigma: Literal["fixed", "learned", "optimal"] = "learned"
     """Chooses a pixel's noise: fixed, one learned number, or the maximum-likelihood value of each training batch."""
     value: float = Field(0.1, gt=0, le=10)
-    """Sets sigma, on pixels in [0, 1]; unless it is fixed, this is where it starts."""
+    """Sets sigma, on pixels in [0, 1]; if sigma is not fixed, training starts from this value."""
     output: Literal["sigmoid", "tanh"] = "sigmoid"
     """Chooses the decoder's last function; with tanh the networks see pixels in [-1, 1]."""
 
