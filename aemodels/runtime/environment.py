@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from aemodels.config import UserError
 
-# Variables of libraries that write below the home folder otherwise.
+# These variables name folders of libraries, which otherwise write below the home folder.
 HOMES = {"MPLCONFIGDIR": "matplotlib", "PREFECT_HOME": "prefect", "TORCH_HOME": "torch"}
 
 

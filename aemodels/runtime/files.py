@@ -44,7 +44,7 @@ REMEDIES = {
     errno.ENOTCONN: LOOK,
 }
 MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOTCONN}
-COMMON = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR}  # often the cause of another error that tells more
+COMMON = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR}  # often handled already where another error follows from them
 OF_FILES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}  # errors that a network never gives
 SQLITE = {3: errno.EACCES, 8: errno.EROFS, 10: errno.EIO, 13: errno.ENOSPC, 14: errno.ENOENT}  # PERM ... CANTOPEN
 PROBE = 2**16  # bytes; a database in use grows by as much at once
