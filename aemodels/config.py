@@ -1,4 +1,4 @@
-"""Settings: frozen, validated, addressed by dotted keys (`model.latent_dim`), explained when they are wrong."""
+"""Defines settings: frozen, validated, addressed by dotted keys (`model.latent_dim`), explained when they are wrong."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ ALLOWED = {  # kinds of pydantic's errors -> what is allowed, with the names tha
 
 
 class UserError(Exception):
-    """Something that the person at the command line can mend: names the field, the value and the remedy.
+    """The person at the command line can mend this error; it names the field, the value and the remedy.
 
     Args:
-        lines: of the message. A line break inside one comes from outside, such as from a file's name, and is escaped.
+        lines: the lines of the message. A line break inside one comes from outside, such as from a file's name, and is
+            escaped.
     """
 
     def __init__(self, *lines: str) -> None:
@@ -43,26 +44,26 @@ class UserError(Exception):
 
 
 class OutageError(UserError):
-    """Something that may be over by itself, such as a server that is away or a full disk: it can be tried again."""
+    """The cause may be over by itself, such as a server that is away or a full disk, so it can be tried again."""
 
 
 class SettingsError(UserError, ValueError):
-    """Settings that do not fit together or do not exist."""
+    """Some settings do not fit together or do not exist."""
 
 
 class OwnWarning(UserWarning):
-    """Something that a person should know who trains a model; the commands show it, and no library's warnings."""
+    """A person who trains a model should know this; the commands show it, but no warnings of libraries."""
 
 
 class Config(BaseModel):
-    """Base of all settings. A section with variants (`data`, `model`) is a union discriminated by its `name`."""
+    """Provides the base of all settings; a section with variants (`data`, `model`) is a union, told apart by `name`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _complete_sections(cls, values: Any) -> Any:
-        """A text for a whole section is short for its name; a section without a name is of the default's kind."""
+        """Completes sections: a text for one is short for its name; one without a name is of the default's kind."""
         if not isinstance(values, Mapping):
             return values
         result = dict(values)
@@ -76,7 +77,7 @@ class Config(BaseModel):
         return result
 
     def flat(self) -> dict[str, Any]:
-        """Dotted key -> plain value, as JSON has it; `parse` reads it back."""
+        """Returns dotted key -> plain value, as JSON has it; `parse` reads it back."""
         result: dict[str, Any] = {}
         for field in type(self).model_fields:
             value = getattr(self, field)
@@ -88,7 +89,7 @@ class Config(BaseModel):
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> Self:
-        """A validated config from dotted keys or nested mappings.
+        """Makes a validated config from dotted keys or nested mappings.
 
         Raises:
             SettingsError: a setting does not exist or its value is out of range.
@@ -96,8 +97,9 @@ class Config(BaseModel):
         return cls.validated(nested(settings))
 
     def override(self, settings: Mapping[str, Any]) -> Self:
-        """A copy with other settings, validated again. A section whose `name` changes starts from its defaults;
-        `section=variant` is short for `section.name=variant`.
+        """Returns a copy with other settings, validated again.
+
+        A section whose `name` changes starts from its defaults; `section=variant` is short for `section.name=variant`.
 
         Raises:
             SettingsError: as `parse`.
@@ -120,7 +122,7 @@ class Config(BaseModel):
 
     @classmethod
     def validated(cls, values: object) -> Self:
-        """From nested mappings, as a flow run's parameters are.
+        """Makes a validated config from nested mappings, as a flow run's parameters are.
 
         Raises:
             SettingsError: as `parse`.
@@ -132,12 +134,12 @@ class Config(BaseModel):
 
 
 def section_kinds(field: FieldInfo) -> dict[str, type[Config]]:
-    """Variant name -> config class of a field that holds a section; empty for a field that holds a value."""
+    """Returns variant name -> config class of a field that holds a section; empty for a field that holds a value."""
     return {_name(kind): kind for kind in _config_classes(field.annotation)}
 
 
 class Range(BaseModel):
-    """Numbers from low to high that a search may try; whole ones where both ends are."""
+    """A range holds the numbers from low to high that a search may try, only whole ones where both ends are."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -153,12 +155,12 @@ class Range(BaseModel):
 
     @property
     def whole(self) -> bool:
-        """Whether only whole numbers are tried."""
+        """Tells whether only whole numbers are tried."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
 
 class Choice(BaseModel):
-    """Values that a search may try: texts, numbers, true and false, null, lists, or whole sections."""
+    """A choice holds the values that a search may try: texts, numbers, booleans, null, lists, or whole sections."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -169,7 +171,7 @@ Space = Mapping[str, Range | Choice]  # dotted key -> what a search may try ther
 
 
 class Setting(NamedTuple):
-    """One row of `aemodels settings`."""
+    """Holds one row of `aemodels settings`."""
 
     key: str
     kind: str  # the variant that has it, "" where all have it
@@ -179,7 +181,7 @@ class Setting(NamedTuple):
 
 
 def list_settings(config: type[Config], prefix: str = "", kind: str = "") -> Iterator[Setting]:
-    """All settings below a config class, those of every variant of a section included."""
+    """Yields all settings below a config class, those of every variant of a section included."""
     for name, field in config.model_fields.items():
         kinds = section_kinds(field)
         for variant, section in kinds.items():
@@ -191,7 +193,9 @@ def list_settings(config: type[Config], prefix: str = "", kind: str = "") -> Ite
 
 
 def read_text(settings: list[str]) -> dict[str, Any]:
-    """["model.beta=2", "model.trunk.widths=[400]"] -> a mapping for `override`; values are typed by their field.
+    """Maps arguments such as "model.beta=2" and "model.trunk.widths=[400]" to a mapping for `override`.
+
+    The values are typed by their field.
 
     Raises:
         SettingsError: an argument is not of the form key=value.
@@ -217,7 +221,10 @@ def _read_value(key: str, text: str) -> Any:
 
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a.b": 1, "a": {"c": 2}} -> {"a": {"b": 1, "c": 2}}; a text for a whole section becomes its name."""
+    """Nests dotted keys, such as {"a.b": 1, "a": {"c": 2}} -> {"a": {"b": 1, "c": 2}}.
+
+    A text for a whole section becomes its name.
+    """
     result: dict[str, Any] = {}
     for key in sorted(settings, key=lambda k: k.count(".")):
         *path, leaf = key.split(".")
@@ -231,12 +238,15 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_written(value: Any) -> str:
-    """A value as the command line takes it: null, true, [400, 200]."""
+    """Returns a value as the command line takes it: null, true, [400, 200]."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def in_short(value: Any) -> str:
-    """A value as a table or a figure shows it: four digits of a number, a section as `conv channels=[32, 64]`."""
+    """Returns a value as a table or a figure shows it.
+
+    A number has four digits, and a section reads like `conv channels=[32, 64]`.
+    """
     if isinstance(value, Mapping):
         kind = [str(value["name"])] if "name" in value else []
         return " ".join(kind + [f"{key}={in_short(inner)}" for key, inner in value.items() if key != "name"])
@@ -244,7 +254,7 @@ def in_short(value: Any) -> str:
 
 
 def demand(error: Any) -> str:
-    """What one of pydantic's errors asks for."""
+    """Says what one of pydantic's errors asks for."""
     kind, context = error["type"], error.get("ctx", {})
     return f"must be {ALLOWED[kind].format(**context)}" if kind in ALLOWED else _message(error)
 
@@ -254,13 +264,13 @@ def _message(error: Any) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint at the known name that is nearest, with a space behind it; "" if none is near."""
+    """Returns a hint at the known name that is nearest, with a space behind it; "" if none is near."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {close[0]}? " if close else ""
 
 
 def _explain(config: type[Config], error: Any) -> str:
-    """One line: the field, the value, the remedy."""
+    """Returns one line with the field, the value and the remedy."""
     key, owner = _locate(config, error["loc"])
     value, kind, context = error["input"], error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
@@ -292,7 +302,10 @@ def _explain(config: type[Config], error: Any) -> str:
 
 
 def _locate(config: type[Config], location: tuple[int | str, ...]) -> tuple[str, type[Config]]:
-    """Pydantic's location (with the variants' tags in it) -> the dotted key and the class that owns its last part."""
+    """Maps pydantic's location to the dotted key and the class that owns its last part.
+
+    The location has the variants' tags in it.
+    """
     key: list[str] = []
     steps = list(location)
     while steps:
@@ -307,7 +320,7 @@ def _locate(config: type[Config], location: tuple[int | str, ...]) -> tuple[str,
 
 
 def _name(config: Config | type[Config]) -> str:
-    """The variant's name; "" for a section that has no variants."""
+    """Returns the variant's name; "" for a section that has no variants."""
     fields = (type(config) if isinstance(config, Config) else config).model_fields
     return str(fields["name"].default) if "name" in fields and get_origin(fields["name"].annotation) is Literal else ""
 
@@ -324,7 +337,7 @@ def _config_classes(annotation: Any) -> Iterator[type[Config]]:
 
 
 def _type_name(field: FieldInfo) -> str:
-    """A person's word for the type, with the range: `int, 1 <= x`."""
+    """Returns a person's word for the type, with the range: `int, 1 <= x`."""
     text = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
     text = text.replace("typing.", "").replace("pathlib._local.", "").replace("pathlib.", "")
     if get_origin(field.annotation) is tuple:
@@ -342,8 +355,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # of experiments and models: fits into a path, a link and `name@alias`
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # a name of an experiment or model fits a path, a link and `name@alias`
 
 
 class UnreachableError(OutageError):
-    """The server does not answer now; a scheduled run may try again later."""
+    """A server does not answer now; a scheduled run may try again later."""

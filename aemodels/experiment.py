@@ -1,4 +1,4 @@
-"""An experiment: all that a run needs, in one object."""
+"""Defines an experiment, which holds all that a run needs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from aemodels.training.loop import check_model
 
 
 class Experiment(Config):
-    """Data, a model, its training and its evaluation."""
+    """Holds the data, a model, its training and its evaluation."""
 
     data: DataConfig = DigitsConfig()
     model: AnyModelConfig = VAEConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     seed: int = Field(0, ge=0)
-    """Of the weights, the order of the images and all noise. The splits have their own, `data.split_seed`."""
+    """Seeds the weights, the order of the images and all noise; the splits have their own seed, `data.split_seed`."""
 
     @model_validator(mode="after")
     def _can_be_trained(self) -> Self:
@@ -33,9 +33,9 @@ class Experiment(Config):
         return self
 
     def seen(self, data: PreparedData) -> int:
-        """How many of the first training images a training on these data sees."""
+        """Returns how many of the first training images a training on these data sees."""
         return self.training.images or data.sizes["train"]
 
     def identity(self, digest: str) -> str:
-        """What names a run's folder: a hash of all settings and of the prepared data."""
+        """Returns the name of a run's folder: a hash of all settings and of the prepared data."""
         return hashlib.sha256(f"{self.model_dump_json()}{digest}".encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""All that a command or a flow can be told: an experiment, its search, and where the model is registered."""
+"""Defines all that a command or a flow can be told: an experiment, its search, and where the model is registered."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from aemodels.tuning.config import TuningConfig
 
 
 class Settings(Experiment):
-    """An experiment, `tuning` and `registry`. Every command takes the same."""
+    """Holds an experiment, `tuning` and `registry`; every command takes the same settings."""
 
     tuning: TuningConfig = TuningConfig()
     registry: RegistryConfig = RegistryConfig()
 
     @property
     def experiment(self) -> Experiment:
-        """What a single run depends on."""
+        """Returns what a single run depends on."""
         return Experiment(**{field: getattr(self, field) for field in Experiment.model_fields})
 
     @property
     def registered_name(self) -> str:
-        """The name under which the model is registered."""
+        """Returns the name under which the model is registered."""
         self.require_name()
         return self.registry.name or self.data.name
 
     def require_name(self) -> None:
-        """A folder's name says nothing about its images.
+        """Demands a name for a model of images from folders, as a folder's name says nothing about its images.
 
         Raises:
-            SettingsError: images of one's own, and no name for their model.
+            SettingsError: the images are one's own, and their model has no name.
         """
         if self.registry.name is None and isinstance(self.data, FolderConfig):
             raise SettingsError("registry.name: a model of images from folders needs a name; give registry.name=...")
 
 
 def read_changes(arguments: Sequence[str]) -> dict[str, Any]:
-    """What a person in the current folder writes, such as data.path=photos -> settings with whole paths.
+    """Reads what a person in the current folder writes, such as data.path=photos, into settings with whole paths.
 
     Raises:
         SettingsError: an argument is not of the form key=value.
@@ -57,7 +57,7 @@ def read_changes(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _from_here(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The settings of an experiment, or of the systems of a comparison, whose folders start from the current one."""
+    """Makes paths whole, from the current folder, in the settings of an experiment or of a comparison's systems."""
     result: dict[str, Any] = {}
     for name, value in settings.items():
         key = f"{prefix}.{name}"
@@ -67,12 +67,12 @@ def _from_here(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def is_data_path(key: str) -> bool:
-    """Whether a dotted key names folders of images: data.path, by itself or within the settings of a system."""
+    """Tells whether a dotted key names folders of images: data.path, by itself or within a system's settings."""
     return f".{key}".endswith(".data.path")
 
 
 def presets() -> dict[str, Path]:
-    """Name -> file of the experiments that come with the project; `fast` has a training section only."""
+    """Returns name -> file of the experiments that come with the project; `fast` has a training section only."""
     folder = Path(str(files("aemodels") / "presets"))
     return {path.stem: path for path in sorted(folder.glob("*.json"))}
 
@@ -80,10 +80,10 @@ def presets() -> dict[str, Path]:
 def load_settings(
     changes: Mapping[str, Any], preset: str | Sequence[str] | None = None, config: Path | None = None
 ) -> Settings:
-    """The defaults, then presets (one after the other), then a file, then single changes.
+    """Joins the defaults, then presets (one after the other), then a file, then single changes.
 
     Raises:
-        SettingsError: something of it does not exist or does not fit.
+        SettingsError: a part of it does not exist or does not fit.
     """
     names = [preset] if isinstance(preset, str) else preset or ()
     settings = Settings()
@@ -95,7 +95,7 @@ def load_settings(
 
 
 def known_file(name: str, known: Mapping[str, Path], asked: str) -> Path:
-    """The file of a name.
+    """Returns the file of a name.
 
     Args:
         asked: what a person gave, for the error.
@@ -106,7 +106,7 @@ def known_file(name: str, known: Mapping[str, Path], asked: str) -> Path:
 
 
 def read_file(path: Path, asked: str) -> dict[str, Any]:
-    """The JSON object in a file, its paths from the current folder; `asked` as in `known_file`."""
+    """Reads the JSON object in a file, its paths from the current folder; `asked` as in `known_file`."""
     try:
         settings = json.loads(path.read_text(), object_pairs_hook=_once)
     except FileNotFoundError:
@@ -119,7 +119,7 @@ def read_file(path: Path, asked: str) -> dict[str, Any]:
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON itself would keep the last of two entries of one name."""
+    """Refuses two entries of one name, of which JSON itself would keep the last."""
     result = dict(pairs)
     for name in result:
         if sum(name == other for other, _ in pairs) > 1:
@@ -127,14 +127,14 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-SYSTEM_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,29}"  # of a system: fits into a path and beside a picture
+SYSTEM_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,29}"  # a name of a system fits into a path and beside a picture
 
 
-ALIKE = ("data", "evaluation", "registry", "seed", "training.epochs", "training.images")  # between all systems
+ALIKE = ("data", "evaluation", "registry", "seed", "training.epochs", "training.images")  # the same for all systems
 
 
 class ComparisonConfig(Config):
-    """Systems to compare.
+    """Holds systems to compare.
 
     Example:
         >>> narrow, wide = {"model": {"latent_dim": 2}}, {"model": {"latent_dim": 20}}
@@ -144,28 +144,28 @@ class ComparisonConfig(Config):
     """
 
     shared: dict[str, Any] = Field(default_factory=dict)
-    """Settings of all systems, such as the images and the budget; they win over a system's own."""
+    """Sets what is the same for all systems, such as the images and the budget; it wins over a system's own."""
     systems: dict[str, str | dict[str, Any]]
-    """Name -> a preset's name, or settings."""
+    """Maps a system's name to a preset's name, or to settings."""
     seeds: int = Field(1, ge=1)
-    """Each system is trained with the seeds 0, 1 and so on, so many."""
+    """Sets the number of seeds: each system is trained with the seeds 0, 1 and so on."""
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> Self:
-        """As `Config.parse`, but keys are no dotted ones: a system's name may have dots."""
+        """Works like `Config.parse`, except that keys are not dotted, as a system's name may have dots."""
         return cls.validated(settings)
 
     @cached_property
     def settings(self) -> dict[str, Settings]:
-        """System -> all of its settings; those of the first seed."""
+        """Returns system -> all of its settings, those of the first seed."""
         return {name: self._resolved(name) for name in self.systems}
 
     def experiment(self, system: str, seed: int) -> Experiment:
-        """What a single run of the comparison depends on."""
+        """Returns what a single run of the comparison depends on."""
         return self.settings[system].experiment.override({"seed": seed})
 
     def swept(self) -> list[str]:
-        """The systems that differ from each other in model.beta alone, of the first kind that has three or more."""
+        """Returns the systems that differ in model.beta alone, of the first kind that has three or more of them."""
         kinds: dict[str, list[str]] = {}
         for name, settings in self.settings.items():
             flat = settings.experiment.flat()
@@ -207,7 +207,7 @@ class ComparisonConfig(Config):
 
 
 def comparisons() -> dict[str, Path]:
-    """Name -> file of the comparisons that come with the project."""
+    """Returns name -> file of the comparisons that come with the project."""
     folder = Path(str(files("aemodels") / "presets" / "comparisons"))
     return {path.stem: path for path in sorted(folder.glob("*.json"))}
 
@@ -215,14 +215,14 @@ def comparisons() -> dict[str, Path]:
 def load_comparison(
     names: Sequence[str], changes: Mapping[str, Any], preset: Sequence[str] = (), seeds: int | None = None
 ) -> ComparisonConfig:
-    """What was named, together, then single changes for all of it.
+    """Joins what was named, then applies single changes to all of it.
 
     Args:
         names: presets, comparisons or JSON files of either.
         preset: comparisons, or settings for all systems.
 
     Raises:
-        SettingsError: something of it does not exist or does not fit.
+        SettingsError: a part of it does not exist or does not fit.
     """
     shared: dict[str, Any] = {}
     systems: dict[str, Any] = {}
@@ -239,7 +239,7 @@ def load_comparison(
 
 
 def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, the changes win; a section of another name replaces the one that was there, as in `Config.override`."""
+    """Joins both, where changes win; a section of another name replaces the old one, as in `Config.override`."""
     result = nested(settings)
     for key, change in nested(changes).items():
         result[key] = _changed(result.get(key), change)
@@ -247,7 +247,7 @@ def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 
 
 def _changed(value: Any, change: Any) -> Any:
-    """A value or a section after a change; a section's name alone is short for it."""
+    """Returns a value or a section after a change; a section's name alone is short for it."""
     if isinstance(value, str) and isinstance(change, str):
         return change
     old, new = ({"name": part} if isinstance(part, str) else part for part in (value, change))
@@ -264,12 +264,12 @@ def _preset(name: str) -> dict[str, Any]:
 
 
 def _named(name: str) -> dict[str, Any]:
-    """A part of a comparison: one system, or all that a file of a comparison holds."""
+    """Returns a part of a comparison: one system, or all that a file of a comparison holds."""
     if name in presets():
         return {"systems": {name: name}}
     path = Path(name)
     if path.suffix != ".json" and not path.is_file():
-        path = known_file(name, comparisons() | presets(), name)  # else neither a file nor a preset
+        path = known_file(name, comparisons() | presets(), name)  # refuses what is neither a file nor a preset
     found = read_file(path, name)
     return found if "systems" in found else {"systems": {path.stem: found}}
 
@@ -281,7 +281,7 @@ def _part(settings: Config, key: str) -> Any:
 
 
 def _short(value: Any) -> str:
-    """A value; of a section its name, and what else is not as by default."""
+    """Returns a value as text; for a section, its name and what is not as by default."""
     if not isinstance(value, Config):
         return str(value)
     own = {"name": getattr(value, "name", None), **value.model_dump(mode="json", exclude_defaults=True)}

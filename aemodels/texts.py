@@ -1,4 +1,4 @@
-"""Text from outside, such as names of classes and files, is shown as it is: what cannot be shown becomes an escape."""
+"""Shows text from outside, such as names of classes and files, as it is; what cannot be shown becomes an escape."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""The text with escapes such as `\x1b` for what would act on a terminal or a page instead of being shown there.
+    r"""Returns the text with escapes such as `\x1b` for what would act on a terminal or a page instead of being shown.
 
     Args:
         keep: characters that stay, such as the line breaks of a message.
@@ -30,8 +30,9 @@ def _acts(letter: str) -> bool:
 
 
 def storable(text: str) -> str:
-    r"""The text with escapes for halves of letters, which databases and files do not take; a name of a file has such
-    where it is no Unicode.
+    r"""Returns the text with escapes for halves of letters, which databases and files do not take.
+
+    A file's name has such halves where it is no Unicode.
 
     Example:
         >>> storable("a\udcff")
@@ -41,12 +42,12 @@ def storable(text: str) -> str:
 
 
 def escape(letter: str) -> str:
-    r"""A character as Python writes its code point, such as `\u4e2d`."""
+    r"""Returns a character as Python writes its code point, such as `\u4e2d`."""
     return letter.encode("unicode_escape").decode("ascii")
 
 
 def in_markdown(text: str) -> str:
-    r"""The text for a page in Markdown, on which no letter of it is a sign of Markdown or HTML.
+    r"""Returns the text for a page in Markdown, on which no letter of it is a sign of Markdown or HTML.
 
     Where a page makes links of bare addresses, such as www.example.org, it does so in the text as well.
 
@@ -59,17 +60,17 @@ def in_markdown(text: str) -> str:
 
 
 def code_in_markdown(text: str) -> str:
-    """The text as code on a page in Markdown; it may hold backticks, which begin and end code there."""
+    """Returns the text as code on a page in Markdown; it may hold backticks, which begin and end code there."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence, space = "`" * (longest + 1), " " if longest else ""
     return f"{fence}{space}{visible(text)}{space}{fence}"
 
 
 def local_time(moment: datetime) -> str:
-    """A moment as a person reads it: in the time zone of this machine (or of TZ), which is named.
+    """Returns a moment as a person reads it, in the time zone of this machine (or of TZ), which is named.
 
     Args:
-        moment: with a time zone, whichever.
+        moment: a moment with any time zone.
     """
     local = moment.astimezone()
     offset = f"{local:%z}"  # +0100

@@ -1,4 +1,4 @@
-"""A model on disk, and a training that can go on: JSON and safetensors, written whole or not at all; no pickle.
+"""Keeps a model on disk, and a training that can go on: JSON and safetensors, written whole or not at all; no pickle.
 
 config.json          the experiment and what the model must know of its data
 weights.safetensors  the finished model
@@ -28,21 +28,21 @@ from aemodels.runtime.files import write_whole
 from aemodels.training.state import TrainingState
 
 STATE = "state.safetensors"
-KEPT = ("epoch", "best", "best_epoch", "history", "pretraining")  # of a state, beside its tensors
+KEPT = ("epoch", "best", "best_epoch", "history", "pretraining")  # fields of a state that are kept beside its tensors
 
 
 class ModelCard(Config):
-    """What is needed to build a model again."""
+    """Holds what is needed to build a model again."""
 
     experiment: Experiment
     image_shape: ImageShape
     classes: tuple[str, ...]
     digest: str
-    """Of the data that it was trained on."""
+    """Identifies the data that it was trained on, by a hash."""
 
 
 class Loaded(NamedTuple):
-    """A trained model with its card."""
+    """Holds a trained model with its card."""
 
     model: GenerativeModel
     card: ModelCard
@@ -64,7 +64,7 @@ def save_weights(folder: Path, model: GenerativeModel, codes: Tensor | None = No
 
 
 def load_model(folder: Path, device: str = "cpu") -> Loaded:
-    """A finished model from its folder, in evaluation mode.
+    """Loads a finished model from its folder, in evaluation mode.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -73,7 +73,7 @@ def load_model(folder: Path, device: str = "cpu") -> Loaded:
 
 
 def load_card(folder: Path) -> ModelCard:
-    """What a finished model was trained on, and how.
+    """Returns what a finished model was trained on, and how.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -92,7 +92,7 @@ def save_state(folder: Path, state: TrainingState) -> None:
 
 
 def load_state(folder: Path, device: str = "cpu") -> TrainingState | None:
-    """The state to resume from; None where there is none.
+    """Returns the state to resume from; None where there is none.
 
     Raises:
         UserError: the file is damaged.
@@ -103,7 +103,7 @@ def load_state(folder: Path, device: str = "cpu") -> TrainingState | None:
     try:
         with safe_open(path, framework="pt", device=device) as file:
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            # an earlier release kept more
+            # Only the fields of today are kept, as an earlier release kept more.
             meta = {name: json.loads(text) for name, text in file.metadata().items() if name in KEPT}
         return TrainingState(**meta, tensors=tensors)
     except (SafetensorError, ValueError, TypeError, AttributeError) as error:

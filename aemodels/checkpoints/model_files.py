@@ -1,4 +1,4 @@
-"""The files of a finished model, read with nothing but what a model needs to run.
+"""Reads the files of a finished model, with nothing but what a model needs to run.
 
 config.json          the experiment, and the shape of the images; only its `model` section matters here
 weights.safetensors  its weights
@@ -29,7 +29,7 @@ CODES = "codes.safetensors"
 
 
 class _Experiment(BaseModel):
-    """The other sections are ignored: a model that is served knows nothing of data sources and metrics."""
+    """Reads the `model` section and ignores the others: a served model needs no data sources and metrics."""
 
     model: AnyModelConfig
 
@@ -41,7 +41,7 @@ class _Card(BaseModel):
 
 
 def load_network(config: Path, weights: Path, device: str = "cpu") -> GenerativeModel:
-    """Builds the model that the config describes, in evaluation mode. Everything that loads a model loads it here.
+    """Builds the model that the config describes, in evaluation mode; everything that loads a model loads it here.
 
     Raises:
         UserError: a file is missing or damaged, is not the one that was saved, or the weights are not of such a model.
@@ -88,7 +88,7 @@ def seal(folder: Path) -> None:
 
 
 def check_registered(checksums: Path, known: str | None, what: str) -> None:
-    """Compares the file of checksums with what the registry knows of it; of models of earlier releases it knows none.
+    """Compares the file of checksums with what the registry knows of it; for models of earlier releases it knows none.
 
     Args:
         known: the file's SHA-256.
@@ -102,14 +102,14 @@ def check_registered(checksums: Path, known: str | None, what: str) -> None:
 
 
 def _check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Says which tensor is not what a model of this config has, which torch either converts or tells at length."""
+    """Says which tensor is not what a model of this config has; torch converts such a tensor, or tells at length."""
     for name in sorted(found.keys() ^ expected.keys()):
         raise ValueError(f"the tensor {name} {'is missing' if name in expected else 'belongs to another model'}")
     for name, tensor in found.items():
         for have, need in ((tensor.dtype, expected[name].dtype), (tensor.shape, expected[name].shape)):
             if have != need:
                 raise ValueError(f"the tensor {name} is {_short(have)} and has to be {_short(need)}")
-        # a mixture's unused components have a log weight of -inf, in a new model too
+        # The unused components of a mixture have a log weight of -inf, in a new model too.
         if wrong := int((~tensor.isfinite() & (tensor != expected[name])).sum()):
             raise ValueError(f"the tensor {name} has {wrong} values that are NaN or infinite")
 
@@ -128,12 +128,12 @@ def _check(checksums: Path, content: Mapping[str, bytes]) -> None:
 
 
 def digest(content: bytes) -> str:
-    """SHA-256, in hexadecimal digits."""
+    """Returns the SHA-256 of the content, in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in short; of a file of settings which of them is wrong."""
+    """Says in short what an error says; for a file of settings, which of them is wrong."""
     if isinstance(error, ValidationError):
         wrong = error.errors()[0]
         place = ".".join(str(step) for step in wrong["loc"])

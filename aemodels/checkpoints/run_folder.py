@@ -1,17 +1,17 @@
-"""The folder of a run: what makes a killed training go on, and what a finished one leaves.
+"""Keeps the folder of a run, from which a killed training goes on, and in which a finished one leaves its results.
 
     <store>/runs/<identity>      config.json, state.safetensors while training, weights.safetensors, figures/,
                                  report.html, run.json
     <store>/runs/<identity>-2    the same experiment, run again after the first was finished
     <store>/runs/joined-<name>   what this machine draws of a search that several machines work on; seat-1.lock, ...
 
-Unfinished and not locked, a folder is resumed by the same command; finished, the same command makes a new one. But
-whoever asked for a finished run, and was killed before it had the result, finds it there when it asks again: a flow
-run, or a command that has not told it.
+An unfinished folder that is not locked is resumed by the same command; if it is finished, the same command makes a new
+one. There is one exception: an asker (a flow run or a command) may have asked for a finished run and been killed before
+it had the result. When it asks again, it finds that result there.
 
 A search that several machines work on is finished by one of them, when others may have been killed or interrupted. So
-each process that works on it has a seat, a locked file, which it removes when it has the result. A seat that nobody
-holds is of a process that is still to get it.
+each process that works on it has a seat, a locked file, which it removes when it has the result. If nobody holds a
+seat, the process that took it still has to get the result.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from aemodels.runtime.files import write_whole
 from aemodels.runtime.locks import locked
 
 NOTES = "run.json"
-COMMAND = "a command"  # who asks: it is killed or interrupted at times before it has told the result
+COMMAND = "a command"  # the asker of a run at the terminal, which may be killed before it has told the result
 SEATS = "seat-*.lock"
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder of a run. One process works in it at a time, but for a search that several machines work on."""
+    """A run folder has one process at work at a time, except for a search that several machines work on."""
 
     path: Path
 
     def notes(self) -> dict[str, Any]:
-        """What is known of the run: its MLflow id, its result once it is finished."""
+        """Returns what is known of the run: its MLflow id, and its result once it is finished."""
         path = self.path / NOTES
         try:
             notes: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
@@ -67,7 +67,7 @@ class RunFolder:
         return times[event]
 
     def finish(self, result: dict[str, Any], asker: str = "") -> None:
-        """Keeps the result, for `asker` if it asks again; the state that a resumed run would need goes."""
+        """Keeps the result, for `asker` if it asks again, and removes the state that a resumed run would need."""
         self.asked_for(asker)
         self.note(result=result)
         self.forget_state()
@@ -78,7 +78,7 @@ class RunFolder:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What the run came to; None while it is not finished."""
+        """Returns what the run came to; None while it is not finished."""
         return self.notes().get("result")
 
     @property
@@ -90,7 +90,7 @@ class RunFolder:
         return bool(asker) and self._asker(asker).exists()
 
     def asked_for(self, asker: str) -> None:
-        """Notes, in a file of its own, one who gets the result: those who share a search overwrite nobody."""
+        """Notes an asker of the result in a file of its own, so that those who share a search overwrite nobody."""
         if asker:
             self._asker(asker).parent.mkdir(exist_ok=True)
             self._asker(asker).touch()
@@ -109,7 +109,7 @@ def claimed(
 ) -> Iterator[RunFolder]:
     """Claims the first folder of that identity that is not in use, and not finished unless `asker` asked for it.
 
-    The lock goes with the process.
+    The lock is freed when the process ends.
 
     Args:
         asker: who will get the result, such as the id of a flow run; "" is nobody who could come back for it.
@@ -124,14 +124,17 @@ def claimed(
 
 
 def turn(identity: str) -> FileLock:
-    """Returns the lock under which those that ask for the same come one after the other."""
+    """Returns the lock with which those who ask for the same run take turns."""
     folder = _runs() / identity
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / "turn", thread_local=False)
 
 
 def finish_left(identity: str, result: dict[str, Any]) -> None:
-    """Finishes what was killed just before its end, when its result was found elsewhere; only at one's `turn`."""
+    """Finishes a run that was killed just before its end, when its result was found elsewhere.
+
+    The caller has to hold the `turn` of this identity.
+    """
     for path in takewhile(Path.exists, _candidates(identity)):
         folder = RunFolder(path)
         if folder.notes() and not folder.finished:
@@ -139,15 +142,16 @@ def finish_left(identity: str, result: dict[str, Any]) -> None:
 
 
 def numbered(identity: str) -> Iterator[str]:
-    """Names of the first run of that identity, the second, and so on."""
+    """Yields the names of the first run of that identity, of the second, and so on."""
     return (identity if number == 1 else f"{identity}-{number}" for number in count(1))
 
 
 @contextmanager
 def joined(study: str, asker: str = "") -> Iterator[RunFolder]:
-    """Gives this process a seat at a search in a shared database, beside others of this machine, and its folder here.
+    """Gives this process a seat at a search in a shared database, and its folder on this machine.
 
-    The seat stays where the block ends with an error, and where the process is killed.
+    Other processes of this machine may have seats too. A seat stays where the block ends with an error, and where the
+    process is killed.
 
     Args:
         asker: as in `claimed`.
@@ -167,9 +171,9 @@ def joined(study: str, asker: str = "") -> Iterator[RunFolder]:
 def awaited(study: str, asker: str, newer: bool) -> bool:
     """Tells whether this machine is still to get the result of a finished search in a shared database.
 
-    It is where a process that worked on it here was killed or interrupted, and where the same `asker` asks again. It is
-    also where nobody here has heard of it, as of a worker that was started too late, unless there is a `newer` one to
-    join.
+    The result is still awaited where a process that worked on the search here was killed or interrupted, and where the
+    same `asker` asks again. It is also awaited where nobody on this machine has heard of the search, as with a process
+    that was started too late. But then there must be no `newer` search to join.
     """
     folder = _joined(study)
     if not folder.path.exists():

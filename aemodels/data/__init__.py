@@ -1,4 +1,4 @@
-"""Raw images -> prepared arrays. The union below is the only list of data sources."""
+"""Turns raw images into prepared arrays. The union below is the only list of data sources."""
 
 from __future__ import annotations
 

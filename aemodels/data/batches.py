@@ -1,6 +1,7 @@
-"""Batches on the device: images in [0, 1] and labels, from arrays that fit into its memory or stream past it.
+"""Provides batches on the device: images in [0, 1] and labels.
 
-N images of a split, B of a batch, (C, H, W) an image. Both ways give the same batches, bit for bit.
+The arrays fit into the device's memory, or stream through it. Both ways give the same batches, bit for bit.
+N images of a split, B of a batch, (C, H, W) an image.
 """
 
 from __future__ import annotations
@@ -22,17 +23,20 @@ from aemodels.runtime.processes import alike
 from aemodels.runtime.torchrun import Share, on_this_machine, share_of, sharing
 
 CGROUP = Path("/sys/fs/cgroup")  # where a container finds its own limits
-RESIDENT_SHARE = 0.4  # of the memory that is free: the rest is for weights, activations and other processes
+RESIDENT_SHARE = 0.4  # share of the free memory for images; weights, activations and other processes need the rest
 
 
 class Batches:
-    """A split's images as batches on a device."""
+    """Gives a split's images as batches on a device."""
 
     def __init__(
         self, data: PreparedData, split: str, device: torch.device, limit: int | None = None, shared: bool = False
     ) -> None:
-        """`limit` keeps the first images only; they are in random order already. `shared`: of each batch, torchrun's
-        processes have a share each.
+        """Opens the images, and loads them if they fit into the device's memory.
+
+        Args:
+            limit: keeps the first images only; they are in random order already.
+            shared: gives each of torchrun's processes its own share of every batch.
         """
         stored = data.stored(split)
         self.images = stored.images.first(limit)
@@ -41,19 +45,19 @@ class Batches:
         self.resident = self._load() if fits(self.images.nbytes, device) else None
 
     def __len__(self) -> int:
-        """Images."""
+        """Returns the number of images."""
         return len(self.images)
 
     def share(self, size: int) -> Share | None:
-        """Rows of a batch of that size that are this process's; None where it has them all."""
+        """Returns the rows of a batch of that size that are this process's; None where it has them all."""
         return share_of(size) if self.shared else None
 
     def order(self, seed: int) -> Tensor:
-        """The order of a pass (N,), on the CPU: a function of the seed, and the same on every machine."""
+        """Returns the order of a pass (N,), on the CPU: a function of the seed, and the same on every machine."""
         return torch.cat([window.rows for window in self._shuffled(seed).windows])
 
     def shuffled(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        """One pass in the order of the seed; dynamic binarisation draws from torch's generator."""
+        """Yields one pass in the order of the seed; dynamic binarisation draws from torch's generator."""
         if self.resident is None:
             yield from self._streamed(self._shuffled(seed), batch_size, drawn=True)
         else:
@@ -61,7 +65,7 @@ class Batches:
                 yield self.gather(index, drawn=True)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """One pass as the images lie; binarisation is the same at every pass."""
+        """Yields one pass in the order of the file; binarisation is the same at every pass."""
         if self.resident is None:
             yield from self._streamed(self._in_order(), batch_size, drawn=False)
         else:
@@ -69,9 +73,9 @@ class Batches:
                 yield self.gather(index, drawn=False)
 
     def gather(self, index: Tensor, drawn: bool) -> Batch:
-        """The images of an index (B,) on the device, of a resident split; nothing waits for the device.
+        """Returns the images of an index (B,) on the device, of a resident split, without a wait for the device.
 
-        `drawn`: dynamic binarisation draws from torch's generator.
+        `drawn` tells whether dynamic binarisation draws from torch's generator.
         """
         assert self.resident is not None
         return self._batch(self.resident.index_select(0, index), index, drawn)
@@ -83,7 +87,7 @@ class Batches:
         return streaming.in_order(len(self), self.images.row_bytes)
 
     def _load(self) -> Tensor:
-        """All images (N, C, H, W), without a second copy in memory."""
+        """Returns all images (N, C, H, W), without a second copy in memory."""
         pixels = torch.empty(self.images.shape, dtype=torch.uint8, device=self.device)
         free = pixels
         for _, read in streaming.read_ahead(self.images, self._in_order(), self.device):
@@ -107,7 +111,7 @@ class Batches:
             yield self._batch(*_joined(parts), drawn)
 
     def _batch(self, pixels: Tensor, index: Tensor, drawn: bool) -> Batch:
-        """Pixels (B, C, H, W), uint8, and which images they are, (B,), on the device."""
+        """Makes a batch of pixels (B, C, H, W), uint8, and of the numbers of their images, (B,), on the device."""
         if share := self.share(len(index)):
             pixels, index = pixels[share.rows], index[share.rows]
         x = pixels.float().div_(255)
@@ -118,15 +122,16 @@ class Batches:
 
 
 def fits(size: int, device: torch.device) -> bool:
-    """Whether so many bytes may stay in the device's memory."""
+    """Tells whether so many bytes may stay in the device's memory."""
     sharers = alike() if device.type == "cuda" else alike() * on_this_machine()  # torchrun gives each its own GPU
     return size < RESIDENT_SHARE / sharers * free_memory(device)
 
 
 def free_memory(device: torch.device) -> int:
-    """Of the device, bytes; of the main memory no more than this process may have."""
+    """Returns the free memory of the device in bytes; of main memory no more than this process may have."""
     if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for its next need
+        # memory that torch keeps for its next need
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
     import psutil  # a bare GPU machine has none
 
@@ -134,7 +139,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def _allowances() -> Iterator[int]:
-    """What the limits of this process (`ulimit -v`) and of its container leave, bytes."""
+    """Yields what the limits of this process (`ulimit -v`) and of its container leave, in bytes."""
     import psutil
 
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -156,7 +161,7 @@ def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _binarized(x: Tensor, how: str, index: Tensor, drawn: bool) -> Tensor:
-    """Grey pixels (B, C, H, W) -> {0, 1}: by a threshold, or as coin flips with the grey value as probability.
+    """Turns grey pixels (B, C, H, W) into {0, 1}: by a threshold, or as coin flips with the grey value as probability.
 
     `static` flips are a function of the image's index; `dynamic` ones are drawn anew in training and are static
     elsewhere, so that an evaluation repeats.
@@ -168,7 +173,10 @@ def _binarized(x: Tensor, how: str, index: Tensor, drawn: bool) -> Tensor:
 
 
 def _fixed_uniform(index: Tensor, pixels: int) -> Tensor:
-    """Numbers in [0, 1), (B, pixels): a hash of image and pixel (Wellons' triple32), the same on every device."""
+    """Returns numbers in [0, 1), (B, pixels), which are the same on every device.
+
+    Each is a hash of image and pixel (Wellons' triple32).
+    """
     pixel = torch.arange(pixels, device=index.device, dtype=torch.int32)
     h = (index.int() * _signed(0x9E3779B1))[:, None] + pixel * _signed(0x85EBCA77)  # (B, pixels), modulo 2**32
     for shift, factor in ((17, 0xED5AD4BB), (11, 0xAC4C1B51), (15, 0x31848BAB)):
@@ -178,10 +186,10 @@ def _fixed_uniform(index: Tensor, pixels: int) -> Tensor:
 
 
 def _signed(factor: int) -> int:
-    """The same 32 bits as an int32, in which the hash is four times faster than in an int64."""
+    """Returns the same 32 bits as an int32, in which the hash is four times faster than in an int64."""
     return (factor + 2**31) % 2**32 - 2**31
 
 
 def _shifted(h: Tensor, by: int) -> Tensor:
-    """To the right, zeros from the left."""
+    """Shifts bits to the right, with zeros from the left."""
     return (h >> by).bitwise_and_(2 ** (32 - by) - 1)

@@ -1,4 +1,6 @@
-"""Images of a source -> blocks of pixels in the order that is asked for, by several processes where that is faster.
+"""Decodes the images of a source into blocks of pixels, in the order that is asked for.
+
+Several processes decode where that is faster.
 
 (C, H, W): C channels, H x W pixels.
 """
@@ -19,17 +21,18 @@ from aemodels.data.source import Images, Pixels, Rows, UnreadableError
 from aemodels.runtime.environment import cores
 from aemodels.runtime.processes import Worker, ready
 
-BLOCK_BYTES = 2**20  # of decoded images, at most
-BLOCK_SECONDS = 0.1  # that a block takes, about: progress is seen to move, and handing it over costs little beside
-# Seconds of work for which a process is worth its start, which takes 0.3. Threads would fight for the interpreter's
-# lock: two of them decode 32 x 32 images at half the speed of one.
+BLOCK_BYTES = 2**20  # bytes of decoded images in a block, at most
+# A block takes about so many seconds: progress is seen to move, and handing a block over costs little beside.
+BLOCK_SECONDS = 0.1
+# Seconds of work for which a process is worth its start, which takes 0.3 seconds. Threads would wait for the
+# interpreter's lock: two of them decode 32 x 32 images at half the speed of one.
 WORTH_A_WORKER = 0.6
 
 Item = tuple[int, Any]  # a row, and what it is decoded from
 
 
 class Block(NamedTuple):
-    """Images that were decoded together."""
+    """A block holds images that were decoded together."""
 
     pixels: Pixels  # (n, C, H, W)
     rows: list[int]  # n
@@ -42,24 +45,24 @@ class Block(NamedTuple):
 
 
 class Decoder:
-    """Decodes the images of a source. What comes out does not depend on how many processes do it."""
+    """Decodes the images of a source; what comes out does not depend on how many processes do it."""
 
     def __init__(self, images: Images) -> None:
         self.images, self.left = images, images.count
         self.most = max(1, BLOCK_BYTES // math.prod(images.shape))  # images in a block
         self.pace = 0.0  # seconds an image, lately
         self.workers: list[Worker] = []
-        self.starting: list[Worker] = []  # of these
+        self.starting: list[Worker] = []  # those of the processes above that are not ready yet
 
     def close(self) -> None:
         for worker in self.workers:
             worker.close()
 
     def blocks(self, rows: Rows) -> Iterator[Block]:
-        """The images in the order of the rows. Few blocks are in memory at a time, however many images there are.
+        """Yields the images in the order of the rows; few blocks are in memory at a time, whatever their number.
 
         Raises:
-            UnreadableError: an image cannot be read, the first such in this order; where the source does not skip it.
+            UnreadableError: an image cannot be read, and the source does not skip it. It is the first in this order.
         """
         items = ((row, self.images.item(row)) for row in rows.tolist())
         while not self._started():  # meanwhile this process decodes
@@ -75,7 +78,7 @@ class Decoder:
         return block
 
     def _started(self) -> bool:
-        """Starts as many workers as the images that are left are worth; true when all are there."""
+        """Starts as many processes as the images that are left are worth; tells whether all of them are ready."""
         if not self.workers and self.images.files is not None:
             count = min(cores(), int(self.left * self.pace / WORTH_A_WORKER))
             self.starting = self.workers = [Worker() for _ in range(count)] if count > 1 else []
@@ -87,7 +90,7 @@ class Decoder:
         return bool(self.workers) and not self.starting
 
     def _by_workers(self, items: Iterator[Item]) -> Iterator[Block]:
-        """Each worker has two blocks to do, so that it never waits; they come in the order in which they were given."""
+        """Yields blocks in the order in which they were given out; each process has two, so that it never waits."""
         busy: deque[Worker] = deque()
         for worker in self.workers * 2:
             self._give(worker, items, busy)
@@ -105,7 +108,7 @@ class Decoder:
 
 
 def decode_orders(images: Images) -> Generator[Block | None, list[Item], None]:
-    """What a worker does: each answer is what to decode next."""
+    """Decodes in another process: each answer that it gets is what to decode next."""
     block: Block | None = None
     while True:
         order = yield block
@@ -113,7 +116,7 @@ def decode_orders(images: Images) -> Generator[Block | None, list[Item], None]:
 
 
 def decode_block(images: Images, items: Iterable[Item], most: int, seconds: float = math.inf) -> Block:
-    """At most so many images, and no more of them than can be begun in so many seconds."""
+    """Decodes at most `most` images, and begins none of them after `seconds`."""
     start = time.perf_counter()
     pixels = np.empty((most, *images.shape), dtype=np.uint8)
     kept: list[int] = []

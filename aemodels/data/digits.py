@@ -1,4 +1,7 @@
-"""Handwritten digits of scikit-learn: 1,797 grey images of 8 x 8 pixels (Alpaydin and Kaynak, 1998), no network."""
+"""Defines the handwritten digits of scikit-learn: 1,797 grey images of 8 x 8 pixels, which need no network.
+
+The source is Alpaydin and Kaynak (1998).
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ INK = 16  # the value of black in the original
 
 
 class DigitsConfig(WithoutTestConfig):
-    """1,797 handwritten digits that come with scikit-learn."""
+    """Holds the settings of the 1,797 handwritten digits that come with scikit-learn."""
 
     name: Literal["digits"] = "digits"
-    """Where the images come from."""
+    """Chooses where the images come from."""
     image_size: int | None = Field(28, ge=SMALLEST_SIDE)
-    """Side of the images, pixels; null keeps the original 8."""
+    """Sets the side of the images in pixels; null keeps the original 8."""
 
     def fetch(self) -> Source:
         package = f"scikit-learn {version('scikit-learn')}"
@@ -34,7 +37,7 @@ def _read(size: int | None) -> Images:
     digits = load_digits()
     grey = np.asarray(digits.images, dtype=np.float32) * (255 / INK)  # (N, 8, 8)
     if size is not None:
-        # From 17 levels of grey: interpolated before they are rounded, else the steps are seen.
+        # They have 17 levels of grey. They are interpolated before they are rounded, else the steps are seen.
         grey = np.stack([_smooth(image, size) for image in grey])
     pixels = np.clip(np.rint(grey), 0, 255).astype(np.uint8)[:, None]  # (N, 1, H, W)
     return array_images(pixels, None, digits.target.astype(np.int64), tuple("0123456789"))

@@ -1,4 +1,4 @@
-"""A person's own images: folders of PNG and JPEG files, nested class folders give the labels."""
+"""Reads a person's own images: folders of PNG and JPEG files, in which nested class folders give the labels."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from aemodels.data.source import (
 from aemodels.runtime.files import in_words
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-FORMATS = ("PNG", "JPEG")  # what a file may be, whatever its suffix says: Pillow would start Ghostscript for some
+FORMATS = ("PNG", "JPEG")  # the only formats that are read, as Pillow would start Ghostscript for others
 
 
 class FolderConfig(WithoutTestConfig):
-    """PNG and JPEG images in folders; `path/cat/1.png` has the label cat."""
+    """Holds the settings of PNG and JPEG images in folders; `path/cat/1.png` has the label cat."""
 
     name: Literal["folder"] = "folder"
-    """Where the images come from."""
+    """Chooses where the images come from."""
     path: WholePaths
-    """Folder of the images, or a list of them; class folders of the same name in several are one class."""
+    """Names the folder of the images, or a list of folders; class folders of the same name in several are one class."""
     image_size: int | None = Field(None, ge=SMALLEST_SIDE)
-    """Side of the square images, pixels; null keeps the files' own size, which has to be the same for all."""
+    """Sets the side of the square images in pixels; null keeps the files' own size, which has to be one for all."""
     fit: Literal["resize", "crop"] = "resize"
-    """How an image that is not square becomes so: squeezed, or its largest middle square."""
+    """Chooses how an image that is not square becomes square: it is squeezed, or cut to its largest middle square."""
     on_error: Literal["raise", "skip"] = "raise"
-    """What an unreadable image does: ends the preparation, or is left out and listed in the manifest."""
+    """Chooses what an unreadable image does: it ends the preparation, or is left out and listed in the manifest."""
 
     not_in_digest: ClassVar[frozenset[str]] = WithoutTestConfig.not_in_digest | {"path", "on_error"}
 
@@ -55,7 +55,7 @@ class FolderConfig(WithoutTestConfig):
         return Source(origin, fingerprint(stamps), partial(_read, self, files))
 
     def with_folders(self, folders: Sequence[Path]) -> FolderConfig:
-        """These images and those of other folders together; folders that are among these already change nothing.
+        """Returns these images with those of other folders; folders that lie in these already change nothing.
 
         Raises:
             UserError: they do not fit together.
@@ -66,7 +66,7 @@ class FolderConfig(WithoutTestConfig):
         return joined
 
     def holds(self, path: Path) -> bool:
-        """Whether a file or folder lies in one of these folders."""
+        """Tells whether a file or folder lies in one of these folders."""
         return any(path.resolve().is_relative_to(folder.resolve()) for folder in self.path)
 
 
@@ -82,12 +82,12 @@ class _File(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The class folder; "" for an image that lies in the folder itself."""
+        """Returns the name of the class folder, or "" for an image that lies in the folder itself."""
         return self.name.split("/")[0] if "/" in self.name else ""
 
 
 def _find(folders: tuple[Path, ...]) -> list[_File]:
-    """All images below the folders, in the order of their names."""
+    """Returns all images below the folders, in the order of their names."""
     real = [folder.resolve() for folder in folders]
     for i, inner in enumerate(real):
         if any(i != j and inner.is_relative_to(outer) for j, outer in enumerate(real)):
@@ -118,7 +118,7 @@ def _walk_checked(folder: Path) -> list[_File]:
 
 
 def _walk(folder: Path, inner: Path, prefix: str, above: frozenset[Path]) -> Iterator[_File]:
-    """Files that are not hidden; links are followed, but not in circles."""
+    """Yields the files that are not hidden; links are followed, but not in circles."""
     real = inner.resolve()
     if real in above:
         return
@@ -148,7 +148,7 @@ def _read(config: FolderConfig, files: list[_File]) -> Images:
 
 
 def _labels(files: list[_File]) -> tuple[Rows | None, tuple[str, ...]]:
-    """Numbers of classes (N,) and their names; none where there is but one class, which would tell nothing."""
+    """Returns numbers of classes (N,) and their names, or none if there is but one class, which would tell nothing."""
     names = {file.label: file for file in files}
     if "" in names and len(names) > 1:
         inside = next(file for label, file in names.items() if label)
@@ -164,7 +164,7 @@ def _labels(files: list[_File]) -> tuple[Rows | None, tuple[str, ...]]:
 
 
 def _first_readable(config: FolderConfig, paths: list[str]) -> tuple[str, tuple[int, int, int]]:
-    """The file and the shape of the image that tells what the others have to be like."""
+    """Returns the file and the shape of the first readable image, which the others have to match."""
     reason: UnreadableError | None = None
     for path in paths:
         try:
@@ -178,7 +178,7 @@ def _first_readable(config: FolderConfig, paths: list[str]) -> tuple[str, tuple[
 
 
 def _decode_alike(config: FolderConfig, first: str, shape: tuple[int, int, int], path: str) -> Pixels:
-    """The pixels of a file, which have to be of that shape, as the first image's are."""
+    """Returns the pixels of a file, which have to be of the given shape, as the first image's are."""
     pixels = _decode(config, path)
     if pixels.shape != shape:
         raise _unlike(first, shape, path, pixels.shape)
@@ -205,19 +205,19 @@ def _decode(config: FolderConfig, path: str) -> Pixels:
 
 
 def decode(path: Path | str, size: int | None, crop: bool, remedy: str = "mend or remove it") -> tuple[Pixels, int]:
-    """The pixels (C, H, W) of a file, size x size if a size is given, and its area before it was resized.
+    """Returns the pixels (C, H, W) of a file, size x size if a size is given, and its area before it was resized.
 
     Raises:
         UnreadableError: it is damaged, or no PNG or JPEG.
     """
     try:
-        with open(path, "rb") as file:  # by ourselves: Pillow takes longer to open and to close a file
+        with open(path, "rb") as file:  # opened here, as Pillow takes longer to open and to close a file
             image: Image.Image = Image.open(file, formats=FORMATS)
             area = image.width * image.height
             if size is not None:
                 image.draft(None, (2 * size, 2 * size))  # a JPEG is decoded at a fraction of its size: 4 times faster
             image.load()
-            # After loading: a PNG may say how it is turned behind its pixels.
+            # The orientation is read after loading, as a PNG may hold it behind its pixels.
             if image.info and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 image = ImageOps.exif_transpose(image)
             image = _grey_or_colour(image)
@@ -233,7 +233,7 @@ def decode(path: Path | str, size: int | None, crop: bool, remedy: str = "mend o
 
 
 def _grey_or_colour(image: Image.Image) -> Image.Image:
-    """Mode L or RGB with 8 bits; what is transparent becomes white, as it is on paper."""
+    """Returns the image in mode L or RGB with 8 bits; what is transparent becomes white, as it is on paper."""
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):  # 16-bit grey

@@ -1,4 +1,4 @@
-"""Image files that a person hands to a trained model, brought to the shape that it was made for."""
+"""Reads image files that a person hands to a trained model, in the shape that the model was made for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aemodels.data.source import Pixels
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
-    """The files, and the PNG and JPEG images in the folders, of a person's list.
+    """Returns the files of a person's list, and the PNG and JPEG images in its folders.
 
     Raises:
         UserError: one does not exist, or there is no image.
@@ -33,17 +33,17 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def has_images(path: Path) -> bool:
-    """Whether it is a file, or a folder with an image in it."""
+    """Tells whether a path is a file, or a folder with an image in it."""
     return path.is_file() or (path.is_dir() and any(_is_image(file.relative_to(path)) for file in path.rglob("*")))
 
 
 def _is_image(path: Path) -> bool:
-    """By its name; nothing in a hidden folder is."""
+    """Tells by its name whether a file is an image; nothing in a hidden folder is."""
     return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
 def read_images(files: Sequence[Path], image_shape: tuple[int, int, int], crop: bool) -> Pixels:
-    """Images (N, C, H, W) of a model's shape: resized, after a centre crop if so asked.
+    """Returns images (N, C, H, W) of a model's shape: resized, after a centre crop if so asked.
 
     Raises:
         UserError: a file is damaged, of other channels, or of another size where the model's images are not square.
@@ -52,14 +52,14 @@ def read_images(files: Sequence[Path], image_shape: tuple[int, int, int], crop: 
 
 
 class Fitting(NamedTuple):
-    """The images among some files, and why the other files are none."""
+    """Holds the images among some files, and why the other files are none."""
 
     images: Pixels  # (N, C, H, W)
     unfit: tuple[str, ...]
 
 
 def fitting_images(files: Sequence[Path], image_shape: tuple[int, int, int], crop: bool) -> Fitting:
-    """The files that `read_images` takes, and what it says of the others."""
+    """Returns the files that `read_images` takes, and what it says of the others."""
     images, unfit = [np.empty((0, *image_shape), np.uint8)], []
     for file in files:
         try:
@@ -79,7 +79,7 @@ def _read_image(file: Path, image_shape: tuple[int, int, int], crop: bool) -> Pi
 
 
 def _with_channels(pixels: Pixels, channels: int, file: Path) -> Pixels:
-    """Grey pixels that are stored as colour are grey; nothing else is converted."""
+    """Makes grey those pixels that are grey but stored as colour; nothing else is converted."""
     if channels == 1 and len(pixels) == 3 and (pixels == pixels[:1]).all():
         return pixels[:1]
     if len(pixels) != channels:

@@ -1,4 +1,4 @@
-"""The data sets of torchvision: MNIST and those in its file format, CIFAR-10.
+"""Defines the data sets of torchvision: MNIST and those in its file format, and CIFAR-10.
 
 They lie where torchvision puts them, below the data root: MNIST/raw, FashionMNIST/raw, KMNIST/raw,
 cifar-10-batches-py. MNIST's files are read as they lie, gzipped or not, and nothing is written beside them.
@@ -41,7 +41,7 @@ PATIENCE = 10  # seconds that a server may be silent
 
 
 class _IdxConfig(SourceConfig):
-    """60,000 training and 10,000 test images, grey, 28 x 28, in MNIST's file format."""
+    """Holds the settings of 60,000 training and 10,000 test images, grey, 28 x 28, in MNIST's file format."""
 
     folder: ClassVar[str]
     class_names: ClassVar[tuple[str, ...]]
@@ -63,19 +63,25 @@ class _IdxConfig(SourceConfig):
 
 
 class MnistConfig(_IdxConfig):
-    """Handwritten digits (LeCun et al., 1998): 60,000 training and 10,000 test images, grey, 28 x 28."""
+    """Holds the settings of MNIST, handwritten digits (LeCun et al., 1998).
+
+    It has 60,000 training and 10,000 test images, grey, 28 x 28.
+    """
 
     name: Literal["mnist"] = "mnist"
-    """Where the images come from."""
+    """Chooses where the images come from."""
     folder: ClassVar[str] = "MNIST"
     class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")
 
 
 class FashionMnistConfig(_IdxConfig):
-    """Photographs of clothes (Xiao et al., 2017): 60,000 training and 10,000 test images, grey, 28 x 28."""
+    """Holds the settings of Fashion-MNIST, photographs of clothes (Xiao et al., 2017).
+
+    It has 60,000 training and 10,000 test images, grey, 28 x 28.
+    """
 
     name: Literal["fashion_mnist"] = "fashion_mnist"
-    """Where the images come from."""
+    """Chooses where the images come from."""
     folder: ClassVar[str] = "FashionMNIST"
     class_names: ClassVar[tuple[str, ...]] = (
         "t-shirt",
@@ -92,19 +98,25 @@ class FashionMnistConfig(_IdxConfig):
 
 
 class KmnistConfig(_IdxConfig):
-    """Cursive Japanese characters (Clanuwat et al., 2018): 60,000 training and 10,000 test images, grey, 28 x 28."""
+    """Holds the settings of KMNIST, cursive Japanese characters (Clanuwat et al., 2018).
+
+    It has 60,000 training and 10,000 test images, grey, 28 x 28.
+    """
 
     name: Literal["kmnist"] = "kmnist"
-    """Where the images come from."""
+    """Chooses where the images come from."""
     folder: ClassVar[str] = "KMNIST"
     class_names: ClassVar[tuple[str, ...]] = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
 
 class Cifar10Config(SourceConfig):
-    """Photographs of ten kinds (Krizhevsky, 2009): 50,000 training and 10,000 test images, colour, 32 x 32."""
+    """Holds the settings of CIFAR-10, photographs of ten kinds (Krizhevsky, 2009).
+
+    It has 50,000 training and 10,000 test images, colour, 32 x 32.
+    """
 
     name: Literal["cifar10"] = "cifar10"
-    """Where the images come from."""
+    """Chooses where the images come from."""
 
     def fetch(self) -> Source:
         files = _found(self.name, CIFAR_FOLDER, len(CIFAR_FILES), _cifar_files, _download_cifar)
@@ -114,7 +126,7 @@ class Cifar10Config(SourceConfig):
         from torchvision.datasets import CIFAR10  # seconds to import: only when they are not prepared yet
 
         try:
-            # It compares each file with its known hash before it unpickles it.
+            # torchvision compares each file with its known hash before it unpickles it.
             train, test = (CIFAR10(data_root(), train=own) for own in (True, False))
         except RuntimeError as error:
             raise _damaged(data_root() / CIFAR_FOLDER, str(error)) from None
@@ -124,7 +136,7 @@ class Cifar10Config(SourceConfig):
 
 
 def _idx_files(raw: Path) -> list[Path]:
-    """The four files, each plain or gzipped; fewer if some are missing."""
+    """Returns the four files, each plain or gzipped; fewer if some are missing."""
     pairs = [(raw / name, raw / f"{name}.gz") for name in IDX_FILES]
     return [next(file for file in pair if file.is_file()) for pair in pairs if any(file.is_file() for file in pair)]
 
@@ -134,7 +146,9 @@ def _cifar_files() -> list[Path]:
 
 
 def _read_idx(file: Path) -> Pixels:
-    """An array in the idx format: 0, 0, a type (8: uint8), the number of axes, their lengths (big-endian), the data.
+    """Reads an array in the idx format.
+
+    The file has 0, 0, a type (8: uint8), the number of axes, their lengths (big-endian), and the data.
 
     Raises:
         UserError: the file is damaged.
@@ -174,10 +188,10 @@ def _names(files: list[Path]) -> tuple[str, ...]:
 def _found(
     name: str, folder: str, needed: int, find: Callable[[], list[Path]], download: Callable[[Path], None]
 ) -> list[Path]:
-    """The files of a data set below the data root, downloaded if they are not all there.
+    """Returns the files of a data set below the data root, downloaded if they are not all there.
 
     Raises:
-        UserError: neither on disk nor downloadable.
+        UserError: the files are neither on disk nor downloadable.
     """
     if len(files := find()) == needed:
         return files
@@ -200,7 +214,7 @@ def _found(
 
 
 def _download_aside(root: Path, aside: Path, folder: str, download: Callable[[Path], None]) -> None:
-    """Downloads into a folder aside and moves the files when all are whole: what is in its place can be trusted."""
+    """Downloads into a folder aside and moves the files when all are whole, so that files in place can be trusted."""
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:
@@ -215,7 +229,7 @@ def _download_aside(root: Path, aside: Path, folder: str, download: Callable[[Pa
 
 @contextlib.contextmanager
 def _quiet_and_impatient() -> Iterator[None]:
-    """The download of torchvision waits for ever and draws bars, and offers no setting for either."""
+    """Silences torchvision's download and limits its wait, as it offers no setting for either."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
     try:

@@ -1,4 +1,4 @@
-"""Images of another kind than those that a model is for.
+"""Provides images of another kind than those that a model is for.
 
 N images, (C, H, W) an image with pixels in [0, 1].
 """
@@ -19,7 +19,10 @@ COUNT = 1_000
 
 
 def images_of_another_kind(data: PreparedData) -> Tensor:
-    """Sprites (N, C, H, W), or handwritten digits where the data are sprites; black and white where the data are."""
+    """Returns sprites (N, C, H, W), or handwritten digits where the data are sprites.
+
+    They are black and white where the data are.
+    """
     channels, height, width = data.image_shape
     side = max(height, width, SMALLEST_SIDE)
     other = SpritesConfig if data.name != SpritesConfig().name else DigitsConfig

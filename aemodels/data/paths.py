@@ -11,9 +11,9 @@ from pydantic import BeforeValidator, Field
 
 
 def _listed(value: Any) -> list[str] | None:
-    """One path, several, or several as JSON text (as `Config.flat` writes them) -> their texts; None for what is none.
+    """Returns the texts of one path, of several, or of several as JSON text; None for a value that is none of these.
 
-    A folder of the person who runs this (~) is written out.
+    `Config.flat` writes JSON text. The home folder (~) of the person who runs this is written out.
     """
     if isinstance(value, str) and value.startswith("["):
         value = json.loads(value)
@@ -24,7 +24,7 @@ def _listed(value: Any) -> list[str] | None:
 
 
 def only_whole(value: Any) -> Any:
-    """Refuses relative paths: a run is resumed from any folder, and a worker looks for images where nobody is."""
+    """Accepts whole paths only: a run may be resumed from any folder, and Prefect's worker may start in any."""
     paths = _listed(value)
     if paths is None:
         return value
@@ -37,7 +37,10 @@ def only_whole(value: Any) -> Any:
 
 
 def whole_paths(value: Any) -> Any:
-    """The value of `data.path` that a person gives who is in the current folder; what is no path stays as it is."""
+    """Returns the value of `data.path` with whole paths, as a person in the current folder means it.
+
+    A value that is no path stays as it is.
+    """
     try:
         paths = _listed(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Raw images -> uint8 arrays on disk, decoded once, with a manifest and a digest of their content.
+"""Prepares raw images as uint8 arrays on disk, decoded once, with a manifest and a digest of their content.
 
 N images of a split, each (C, H, W), F known factors. A prepared folder holds `train_images.npy` (N, C, H, W),
 `train_labels.npy` (N,) where there are labels, `train_factors.npy` (N, F) where the factors are known, the same for val
@@ -25,19 +25,19 @@ from aemodels.runtime.files import at_path
 from aemodels.runtime.locks import locked, wait_for
 from aemodels.runtime.progress import Progress, Steps
 
-FORMAT = 1  # of the folder; goes up when older ones cannot be read any more
+FORMAT = 1  # version of the folder's format; goes up when older ones cannot be read any more
 SPLITS = ("train", "val", "test")
 
 
 class Split(NamedTuple):
-    """One split's images and labels."""
+    """Holds one split's images and labels."""
 
     images: Pixels  # (N, C, H, W), memory-mapped, read-only
     labels: Rows | None  # (N,), in memory; None without labels
 
 
 class StoredSplit(NamedTuple):
-    """One split's images, on disk, and what is known of them."""
+    """Holds one split's images, on disk, and what is known of them."""
 
     images: StoredArray  # (N, C, H, W)
     labels: Rows | None  # (N,), in memory; None without labels
@@ -45,31 +45,32 @@ class StoredSplit(NamedTuple):
 
 
 class PreparedData(Config):
-    """Where the prepared arrays of a data set are and what they hold; a few hundred bytes, whatever the data."""
+    """Tells where the prepared arrays of a data set are and what they hold; it takes a few hundred bytes."""
 
     name: str
     path: Path
-    """The folder of the arrays."""
+    """Names the folder of the arrays."""
     digest: str
-    """A hash of pixels, labels, factors, splits, classes and settings, 32 hexadecimal digits: the same wherever the
-    raw images lay."""
+    """Identifies the data by a hash, 32 hexadecimal digits, that is the same wherever the raw images lay.
+
+    It covers pixels, labels, factors, splits, classes and settings."""
     image_shape: tuple[int, int, int]
-    """(C, H, W)."""
+    """Gives the shape of an image, (C, H, W)."""
     classes: tuple[str, ...]
-    """Names by label; empty without labels."""
+    """Names the classes by label; it is empty without labels."""
     factors: tuple[str, ...] = ()
-    """Names of the known factors, by column; empty where they are not known."""
+    """Names the known factors by column; it is empty where they are not known."""
     sizes: dict[str, int]
-    """Images by split: train, val, test."""
+    """Counts the images by split: train, val, test."""
     binarize: str
-    """`data.binarize`; done by the batches, no part of the digest."""
+    """Repeats `data.binarize`, which the batches apply; it is no part of the digest."""
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
 
     def split(self, name: str) -> Split:
-        """The arrays of train, val or test, checked once per process.
+        """Returns the arrays of train, val or test, checked once per process.
 
         Raises:
             UserError: they are damaged.
@@ -78,7 +79,7 @@ class PreparedData(Config):
         return Split(stored.images.mapped(), stored.labels)
 
     def stored(self, name: str) -> StoredSplit:
-        """The same, for whoever reads the images piece by piece.
+        """Returns the same arrays for a caller that reads the images piece by piece.
 
         Raises:
             UserError: they are damaged.
@@ -90,7 +91,7 @@ class PreparedData(Config):
         return StoredSplit(images, labels, factors)
 
     def manifest(self) -> dict[str, Any]:
-        """Where the data came from, images by split and class, what was skipped, who prepared them."""
+        """Returns where the data came from, images by split and class, what was skipped, and who prepared them."""
         return _read_manifest(self.path)
 
 
@@ -117,9 +118,9 @@ def prepare(config: SourceConfig) -> Steps[PreparedData]:
 
 
 def prepared_before(config: SourceConfig, digest: str) -> PreparedData | None:
-    """What was prepared under that digest, also when the raw images have changed since."""
+    """Returns what was prepared under that digest, also when the raw images have changed since; None if nothing was."""
     for folder in sorted((cache_folder() / "prepared").glob(f"{config.name}-*")):
-        with suppress(UserError, OSError):  # a damaged one is not this call's concern
+        with suppress(UserError, OSError):  # another folder may be damaged, which does not matter here
             if (folder / "manifest.json").exists() and (data := _open(folder, config)).digest == digest:
                 return data
     return None
@@ -158,7 +159,7 @@ def _stored_array(folder: Path, name: str, arrays: dict[str, Any]) -> StoredArra
 
 def _digest(manifest: dict[str, Any]) -> str:
     content = ["format", "name", "settings", "image_shape", "classes", "sizes", "arrays"]
-    content += ["factors"] if "factors" in manifest else []  # only where they are known: as before there were any
+    content += ["factors"] if "factors" in manifest else []  # so that folders from before there were factors stay valid
     return digest_of({field: manifest[field] for field in content})
 
 
@@ -166,7 +167,7 @@ def _digest(manifest: dict[str, Any]) -> str:
 
 
 def _prepare_alone(config: SourceConfig, source: Source, folder: Path, work: str) -> Steps[None]:
-    """One process prepares, others wait and find it done. What a killed one leaves is a `.partial` folder."""
+    """Lets one process prepare, while others wait and find it done. A killed one leaves a `.partial` folder."""
     root, partial = folder.parent, folder.with_suffix(".partial")
     with at_path():
         root.mkdir(parents=True, exist_ok=True)
@@ -185,7 +186,7 @@ def _prepare_alone(config: SourceConfig, source: Source, folder: Path, work: str
 
 
 def _sweep(root: Path) -> None:
-    """Deletes what killed processes left; what a living one is writing is locked."""
+    """Deletes what killed processes left; the folder that a living process writes is locked."""
     for partial in root.glob("*.partial"):
         if lock := locked(partial.with_suffix(".lock")):
             shutil.rmtree(partial, ignore_errors=True)
@@ -240,7 +241,7 @@ def _read(config: SourceConfig, source: Source) -> Images:
 
 
 def _hashed_part(config: SourceConfig, images: Images, arrays: dict[str, ArrayRecord]) -> dict[str, Any]:
-    """What of a manifest the digest covers."""
+    """Returns the part of a manifest that the digest covers."""
     return {
         "format": FORMAT,
         "name": config.name,
@@ -259,7 +260,7 @@ def _write_array(file: Path, array: Rows | Factors) -> ArrayRecord:
 
 
 def _finish(folder: Path, manifest: dict[str, Any]) -> None:
-    # Written without fsync: what a power cut takes is noticed by the checks at opening.
+    # It is written without fsync, as the checks at opening notice what a power cut took.
     own = {"digest": _digest(manifest), "created_by": f"aemodels {own_version()}"}
     (folder / "manifest.json").write_text(json.dumps(manifest | own, indent=1))
     for file in folder.iterdir():
@@ -271,7 +272,7 @@ def _some(names: list[str]) -> str:
 
 
 def own_version() -> str:
-    """The release of this project that runs."""
+    """Returns the release of this project that runs."""
     try:
         return version("aemodels")
     except PackageNotFoundError:  # run from a checkout that is not installed

@@ -1,4 +1,4 @@
-"""What a data source is: its settings, the fingerprint of its raw files, and its images, decoded one at a time.
+"""Defines a data source: its settings, the fingerprint of its raw files, and its images, decoded one at a time.
 
 N images, each (C, H, W): C channels (1 grey, 3 colour), H x W pixels. F known factors.
 """
@@ -26,21 +26,25 @@ SMALLEST_SIDE = 8  # pixels; the trunks halve the side up to three times
 
 
 class SourceConfig(Config):
-    """Settings of every source. A new source is a subclass with a `name` and a `fetch`, and one name in the union."""
+    """Holds the settings of every source; a new source is a subclass with a `name` and a `fetch`, in the union."""
 
     name: str
     image_size: int | None = Field(None, ge=SMALLEST_SIDE)
-    """Side of the square images, pixels; null keeps the source's own size."""
+    """Sets the side of the square images in pixels; null keeps the source's own size."""
     binarize: Literal["none", "threshold", "static", "dynamic"] = "none"
-    """How training turns grey into black and white: a threshold at 0.5, or coin flips with the grey value as
-    probability, drawn once (static) or anew at every pass (dynamic)."""
-    val_fraction: float = Field(0.1, gt=0, lt=1)
-    """Share of the images held out for early stopping and the search, in 0 to 1; not of the source's own test split."""
-    split_seed: int = Field(0, ge=0)
-    """Seed of the draw of training, validation and test images."""
+    """Chooses how training turns grey into black and white: not at all, or in one of three ways.
 
-    # What says nothing about the prepared pixels: where they came from, and what is done to them later. `image_size`
-    # is covered by the shape of the images.
+    It takes a threshold at 0.5, or coin flips with the grey value as probability, drawn once (static) or at every pass
+    (dynamic)."""
+    val_fraction: float = Field(0.1, gt=0, lt=1)
+    """Sets the share of the images (0 to 1) that is held out for early stopping and the search.
+
+    The source's own test split does not count."""
+    split_seed: int = Field(0, ge=0)
+    """Seeds the draw of training, validation and test images."""
+
+    # These fields say nothing about the prepared pixels: they tell where the pixels came from, or what is done to them
+    # later. `image_size` is covered by the shape of the images.
     not_in_digest: ClassVar[frozenset[str]] = frozenset({"binarize", "image_size"})
 
     def fetch(self) -> Source:
@@ -52,17 +56,17 @@ class SourceConfig(Config):
         raise NotImplementedError
 
     def held_out(self) -> dict[str, float]:
-        """Split -> its share of the images that are not in the source's own test split."""
+        """Returns split -> its share of the images that are not in the source's own test split."""
         return {"val": self.val_fraction}
 
 
 class WithoutTestConfig(SourceConfig):
-    """A source that has no test split of its own."""
+    """Provides the base of sources that have no test split of their own."""
 
     val_fraction: float = Field(0.15, gt=0, lt=1)
-    """Share of the images held out for early stopping and the search, in 0 to 1."""
+    """Sets the share of the images (0 to 1) that is held out for early stopping and the search."""
     test_fraction: float = Field(0.15, gt=0, lt=1)
-    """Share of the images held out for the final evaluation and the promotion gate, in 0 to 1."""
+    """Sets the share of the images (0 to 1) that is held out for the final evaluation and the promotion gate."""
 
     @model_validator(mode="after")
     def _some_left_to_train_on(self) -> Self:
@@ -78,7 +82,7 @@ class WithoutTestConfig(SourceConfig):
 
 
 class UnreadableError(UserError):
-    """One image that cannot be decoded."""
+    """One image cannot be decoded."""
 
     def __init__(self, file: str, reason: str, remedy: str) -> None:
         super().__init__(f"data: image {file} cannot be read ({reason}); {remedy}")
@@ -87,10 +91,10 @@ class UnreadableError(UserError):
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a source in its own order.
+    """Holds the images of a source in its own order.
 
-    `decode` makes an image (C, H, W) of a row or, where the source has `files`, of the row's file: that other processes
-    do too, so it can be pickled. It may raise `UnreadableError`.
+    `decode` makes an image (C, H, W) of a row or, where the source has `files`, of the row's file. Other processes call
+    it too, so it can be pickled. It may raise `UnreadableError`.
     """
 
     count: int
@@ -105,7 +109,7 @@ class Images:
     factor_names: tuple[str, ...] = ()  # F
 
     def item(self, row: int) -> Any:
-        """What `decode` takes."""
+        """Returns what `decode` takes for a row."""
         return row if self.files is None else self.files[row]
 
     def load(self, row: int) -> Pixels:
@@ -113,15 +117,15 @@ class Images:
 
 
 class Source(NamedTuple):
-    """What `fetch` found."""
+    """Holds what `fetch` found."""
 
-    origin: tuple[str, ...]  # for people: folders, files, a package
-    fingerprint: str  # other when the raw files are; cheap to take
-    read: Callable[[], Images]  # the work that a source which is already prepared is spared
+    origin: tuple[str, ...]  # folders, files or a package, for people to read
+    fingerprint: str  # changes with the raw files, and is cheap to compute
+    read: Callable[[], Images]  # the work that can be left out where the source is prepared already
 
 
 class FileStamp(NamedTuple):
-    """What tells that a file was changed, without reading it."""
+    """Holds what shows that a file was changed, without reading it."""
 
     name: str
     bytes: int
@@ -133,14 +137,14 @@ def fingerprint(stamps: Iterable[FileStamp]) -> str:
 
 
 def digest_of(content: Any) -> str:
-    """A hash of anything that JSON can hold, 32 hexadecimal digits."""
+    """Returns a hash of anything that JSON can hold, as 32 hexadecimal digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def array_images(
     pixels: Pixels, size: int | None, labels: Rows | None, classes: tuple[str, ...], own_test: int = 0
 ) -> Images:
-    """Images that are in memory already, (N, C, H, W), brought to `size` when they are asked for."""
+    """Returns images that are in memory already, (N, C, H, W), and bring themselves to `size` when they are read."""
     count, channels, height, width = pixels.shape
     side = size if size is not None and (height, width) != (size, size) else None
 
@@ -155,18 +159,18 @@ def array_images(
 
 
 def square(image: Image.Image, side: int, crop: bool = False) -> Image.Image:
-    """Brings an image to side x side pixels: squeezed, or its largest middle square."""
+    """Brings an image to side x side pixels: it is squeezed, or cut to its largest middle square."""
     if crop:
         edge = min(image.size)
         left, top = (image.width - edge) // 2, (image.height - edge) // 2
-        # Cut before it is resized: `resize(box=...)` lets what is outside bleed in.
+        # It is cut before it is resized: `resize(box=...)` would mix in pixels from outside the box.
         image = image.crop((left, top, left + edge, top + edge))
     # Pillow widens the filter when it shrinks, so nothing aliases; the gap lets it average large images first.
     return image.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def split_rows(images: Images, shares: Mapping[str, float], seed: int) -> dict[str, Rows]:
-    """Split -> rows, in a seeded random order, every class in proportion in each split.
+    """Returns split -> rows, in a seeded random order, with every class in proportion in each split.
 
     A source's own test split stays as it is and in its order.
 
@@ -199,7 +203,7 @@ def too_few(count: int, shares: Mapping[str, float]) -> UserError:
 
 
 def _evenly_mixed(rows: Rows, labels: Rows, rng: np.random.Generator) -> Rows:
-    """Rows in an order of which every stretch holds the classes in proportion.
+    """Returns the rows in an order of which every stretch holds the classes in proportion.
 
     The k-th of n images of a class stands at (k + u) / n, with its own u in [0, 1) for each class.
     """

@@ -1,4 +1,4 @@
-"""White shapes on black with known factors, as in dSprites (Matthey et al., 2017), rendered in memory.
+"""Renders white shapes on black with known factors, in memory, as in dSprites (Matthey et al., 2017).
 
 N images, F = 5 factors. Lengths and places are shares of the image's side. As the mutual information gap assumes, the
 factors are independent of each other, and no image has two values of one: a rotation counts up to where its shape
@@ -24,7 +24,7 @@ Inside = NDArray[np.bool_]
 RENDERER = "sprites 1"  # goes up when the same settings make other images
 POINTS = 8  # along a pixel's side: its grey is the share of 8 x 8 points that lie inside the shape, 8 to a byte
 SCALES = 0.18, 0.36  # sides of the squares
-PLACES = 0.3, 0.7  # of the centre; every shape is whole everywhere, as the next number is below 0.3
+PLACES = 0.3, 0.7  # places of the centre; every shape is whole everywhere, as its reach (REACH * SCALES) is below 0.3
 REACH = math.sqrt(2 / math.pi)  # the ellipse's long half axis: how far the furthest point of a shape of area 1 lies
 
 
@@ -33,13 +33,15 @@ def _square(u: Points, v: Points) -> Inside:
 
 
 def _ellipse(u: Points, v: Points) -> Inside:
-    """Twice as long as wide."""
+    """Tells which points lie inside an ellipse that is twice as long as wide."""
     return 0.5 * u * u + 2 * v * v <= 1 / math.pi
 
 
 def _heart(u: Points, v: Points) -> Inside:
-    """u^2 - |u| v + v^2 <= r^2: the right half of an ellipse of area 2 pi r^2 / sqrt(3), and its mirror image; moved
-    down by its centre of mass, which is 4 r / (3 sqrt(3) pi) above the point where the halves meet.
+    """Tells which points lie inside a heart, u^2 - |u| v + v^2 <= r^2.
+
+    It is the right half of an ellipse of area 2 pi r^2 / sqrt(3), and its mirror image. It is moved down by its centre
+    of mass, which is 4 r / (3 sqrt(3) pi) above the point where the halves meet.
     """
     squared_radius = math.sqrt(3) / (2 * math.pi)
     v = v + 4 / (3 * math.sqrt(3) * math.pi) * math.sqrt(squared_radius)
@@ -47,9 +49,9 @@ def _heart(u: Points, v: Points) -> Inside:
 
 
 class Shape(NamedTuple):
-    """A shape of area 1 with its centre of mass in the origin."""
+    """A shape has area 1 and its centre of mass in the origin."""
 
-    inside: Callable[[Points, Points], Inside]  # of points u to the right and v upwards
+    inside: Callable[[Points, Points], Inside]  # takes points, u to the right and v upwards
     period: float  # turns after which it repeats
 
 
@@ -57,26 +59,29 @@ SHAPES = {"square": Shape(_square, 1 / 4), "ellipse": Shape(_ellipse, 1 / 2), "h
 
 
 class Sprite(NamedTuple):
-    """The factors of an image, in the order of the columns (N, F)."""
+    """Holds the factors of an image, in the order of the columns (N, F)."""
 
     shape: float  # its number in SHAPES
     scale: float  # side of the square of the same area
     rotation: float  # in 0 to 1, counter-clockwise: share of the turn after which the shape repeats
-    x: float  # of the centre of mass, from the left
-    y: float  # from the top
+    x: float  # place of the centre of mass, from the left
+    y: float  # its place from the top
 
 
 class SpritesConfig(WithoutTestConfig):
-    """Squares, ellipses and hearts with known shape, scale, rotation, x and y, which are drawn independently."""
+    """Holds the settings of squares, ellipses and hearts with known factors, which are drawn independently.
+
+    The factors are shape, scale, rotation, x and y.
+    """
 
     name: Literal["sprites"] = "sprites"
-    """Where the images come from."""
+    """Chooses where the images come from."""
     count: int = Field(20_000, ge=1)
-    """Images."""
+    """Sets the number of images."""
     image_size: int = Field(32, ge=SMALLEST_SIDE)
-    """Side of the images, pixels."""
+    """Sets the side of the images in pixels."""
     seed: int = Field(0, ge=0)
-    """Seed of the draw of the factors; a larger count adds images to those of a smaller one."""
+    """Seeds the draw of the factors; a larger count adds images to those of a smaller one."""
 
     def fetch(self) -> Source:
         return Source((f"rendered, {RENDERER}",), digest_of(RENDERER), self._images)
@@ -95,7 +100,7 @@ class SpritesConfig(WithoutTestConfig):
 
 
 def draw_factors(count: int, seed: int) -> Factors:
-    """Independent and uniform, (N, F)."""
+    """Draws independent and uniform factors, (N, F)."""
     low, high = np.array([(0, len(SHAPES)), SCALES, (0, 1), PLACES, PLACES]).T
     factors: Factors = low + (high - low) * np.random.default_rng(seed).random((count, len(low)))
     factors[:, 0] = np.floor(factors[:, 0])
@@ -107,12 +112,12 @@ def _decode(factors: Factors, side: int, row: int) -> Pixels:
 
 
 def render(sprite: Sprite, side: int) -> Pixels:
-    """The image (1, side, side)."""
+    """Renders the image (1, side, side)."""
     shape = list(SHAPES.values())[int(sprite.shape)]
     reach = REACH * sprite.scale
     left, right = math.floor((sprite.x - reach) * side), math.ceil((sprite.x + reach) * side)
     top, bottom = math.floor((sprite.y - reach) * side), math.ceil((sprite.y + reach) * side)
-    # The points of these pixels alone, from the centre, in units of the scale.
+    # Only the points of these pixels are computed, from the centre, in units of the scale.
     x = (_points(left, right, side) - sprite.x) / sprite.scale
     y = (sprite.y - _points(top, bottom, side)[:, None]) / sprite.scale  # upwards
     angle = 2 * math.pi * sprite.rotation * shape.period
@@ -126,6 +131,6 @@ def render(sprite: Sprite, side: int) -> Pixels:
 
 
 def _points(first: int, last: int, side: int) -> Points:
-    """Where the points of the pixels first to last - 1 of a line lie."""
+    """Returns where the points of the pixels first to last - 1 of a line lie, as shares of the side."""
     places: Points = np.arange(first * POINTS, last * POINTS, dtype=np.float32) + np.float32(0.5)
     return places / np.float32(side * POINTS)

@@ -1,8 +1,8 @@
-"""The order of an epoch, and the reading of a set that does not fit into memory in that order.
+"""Plans the order of an epoch, and reads a set in that order that does not fit into memory.
 
 N rows of an array, each an image (C, H, W). The rows of a training split lie in random order on disk already. A seed
 cuts them into blocks of consecutive rows, deals the blocks out to windows at random, and mixes the rows of a window
-fully: so an epoch is read in large pieces into the memory of two windows, and a set of one window is mixed fully.
+fully. So an epoch is read in large pieces into the memory of two windows, and a set of one window is mixed fully.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ from aemodels.runtime.randomness import derived_seed
 
 BLOCK = 2**20  # bytes that are read at once; the order of an epoch depends on both sizes
 WINDOW = 64 * 2**20  # bytes that are mixed fully; two windows are in memory at a time
-ORDERED_WINDOW = 8 * 2**20  # bytes; less, for whoever wants but the first images
+ORDERED_WINDOW = 8 * 2**20  # bytes; less than above, for callers that want only the first images
 
 
 class Window(NamedTuple):
-    """Rows that are in memory together, n of them."""
+    """A window holds n rows that are in memory together."""
 
-    blocks: list[range]  # what is read, one after the other
+    blocks: list[range]  # the rows that are read, one range after the other
     place: Tensor  # (n,), int64: the order in which they are used, as places in what was read
     rows: Tensor  # (n,), int64: the same as rows of the array
 
 
 class Plan(NamedTuple):
-    """One pass."""
+    """A plan is one pass over the rows, window by window."""
 
     most: int  # rows of the largest window
     windows: Iterator[Window]
 
 
 def shuffled(count: int, row_bytes: int, seed: int) -> Plan:
-    """Every row once, in an order that is a function of the arguments alone; of one window, the order is
-    `torch.randperm` with a generator of that seed.
+    """Plans a pass over every row once, in an order that is a function of the arguments alone.
+
+    If there is one window, the order is `torch.randperm` with a generator of that seed.
     """
-    rows = max(1, BLOCK // row_bytes)  # of a block
+    rows = max(1, BLOCK // row_bytes)  # rows of a block
     blocks = -(-count // rows)
     most = max(1, WINDOW // (rows * row_bytes))  # blocks of a window
     return Plan(min(count, most * rows), _shuffled(count, rows, blocks, -(-blocks // most), seed))
@@ -61,7 +62,7 @@ def _shuffled(count: int, rows: int, blocks: int, windows: int, seed: int) -> It
 
 
 def in_order(count: int, row_bytes: int) -> Plan:
-    """Every row once, as they lie."""
+    """Plans a pass over every row once, in the order of the file."""
     most = max(1, ORDERED_WINDOW // row_bytes)
     parts = (range(start, min(start + most, count)) for start in range(0, count, most))
     windows = (Window([part], torch.arange(len(part)), torch.arange(part.start, part.stop)) for part in parts)
@@ -69,7 +70,7 @@ def in_order(count: int, row_bytes: int) -> Plan:
 
 
 def read_ahead(array: StoredArray, plan: Plan, device: torch.device) -> Generator[tuple[Window, Tensor], None, None]:
-    """The plan's windows and what was read for them, (n, C, H, W) on the device, valid until the next is asked for.
+    """Yields the plan's windows and what was read for them, (n, C, H, W) on the device, valid until the next.
 
     While one is used, a thread reads the next. Closing the iterator ends the thread and closes the file.
 
@@ -91,11 +92,11 @@ def read_ahead(array: StoredArray, plan: Plan, device: torch.device) -> Generato
                 current = next(ahead, None)
                 yield window, buffer.on_device(len(window.rows))
         finally:
-            closed.set()  # whatever is being read is not wanted any more
+            closed.set()  # what is still being read is not wanted any more
 
 
 class _Buffer:
-    """Memory of a window, used again and again; page-locked where a GPU copies from it."""
+    """Holds the memory of a window, which is used again and again; it is page-locked where a GPU copies from it."""
 
     def __init__(self, array: StoredArray, rows: int, device: torch.device) -> None:
         self.array, self.device = array, device
@@ -104,7 +105,7 @@ class _Buffer:
         self.copied = torch.cuda.Event() if on_gpu else None
 
     def fill(self, file: FileIO, window: Window, closed: threading.Event) -> None:
-        """In the thread."""
+        """Fills the memory with a window's rows; it runs in the reading thread."""
         if self.copied is not None:
             self.copied.synchronize()  # the GPU may not have come to the copy of the window before
         target, size, filled = self.pixels.flatten().numpy(), self.array.row_bytes, 0

@@ -1,4 +1,4 @@
-"""What a model draws when it is asked for a class: by its label, by examples, and when it is not.
+"""Collects what a model draws when it is asked for a class by its label, by examples, and when it is not asked.
 
 N examples, F features, (C, H, W) an image.
 """
@@ -21,7 +21,7 @@ MOST_CLASSES = 10  # the first ones, where there are more
 
 
 class Requests:
-    """Features of images of each class, by the class's number; classes without a training image are left out."""
+    """Gives features of images of each class, by the class's number; a class without training images is left out."""
 
     def __init__(self, model: GenerativeModel, features: Features, training: Batches, seed: int) -> None:
         self.model, self.features, self.training, self.seed = model, features, training, seed
@@ -30,7 +30,7 @@ class Requests:
 
     @cached_property
     def images(self) -> dict[int, Tensor]:
-        """The first training images (N, C, H, W) of each class."""
+        """Returns the first training images (N, C, H, W) of each class."""
         found: dict[int, list[Tensor]] = {label: [] for label in self.classes}
         for x, y, _ in self.training.in_order(AT_ONCE):
             assert y is not None
@@ -40,12 +40,12 @@ class Requests:
 
     @cached_property
     def examples(self) -> dict[int, Tensor]:
-        """Their features (N, F)."""
+        """Returns the features (N, F) of those images, by class."""
         return {label: self.features.embed(x) for label, x in self.images.items()}
 
     @cached_property
     def like_examples(self) -> dict[int, Tensor]:
-        """Features (ASKED, F) of images drawn to be like those."""
+        """Returns the features (ASKED, F) of images that are drawn to be like those, by class."""
         assert isinstance(self.model, Autoencoder)
         drawn: dict[int, Tensor] = {}
         for label, x in self.images.items():
@@ -55,7 +55,7 @@ class Requests:
 
     @cached_property
     def of_labels(self) -> dict[int, Tensor]:
-        """Features (ASKED, F) of images that were asked for by their class."""
+        """Returns the features (ASKED, F) of images that are asked for by their class."""
         drawn: dict[int, Tensor] = {}
         for label in self.classes:
             with undisturbed(self.model, derived_seed(self.seed, "label", label)):
@@ -65,6 +65,6 @@ class Requests:
 
     @cached_property
     def unasked(self) -> dict[int, Tensor]:
-        """Features (ASKED, F) of images from the prior, the same for every class."""
+        """Returns the features (ASKED, F) of images from the prior, which are the same for every class."""
         with undisturbed(self.model, derived_seed(self.seed, "unasked")):
             return dict.fromkeys(self.classes, self.features.embed(self.model.sample(ASKED)))

@@ -1,4 +1,4 @@
-"""A denoiser at work, beside the plain filters that it has to beat.
+"""Denoises images with a model, and with the plain filters that it has to beat.
 
 N images, (C, H, W) an image with pixels in [0, 1].
 """
@@ -17,13 +17,13 @@ from aemodels.models.base import Autoencoder
 from aemodels.nn.corruption import GaussianCorruption
 from aemodels.runtime.randomness import derived_seed, undisturbed
 
-NOISES = (0.1, 0.3, 0.5)  # standard deviations
-WINDOWS = (3, 5)  # pixels, of the median filter
-WEIGHTS = (0.3, 0.6, 1.0)  # of the total variation, in units of the noise
+NOISES = (0.1, 0.3, 0.5)  # standard deviations of the noise, on pixels in [0, 1]
+WINDOWS = (3, 5)  # sides of the median filter's window, pixels
+WEIGHTS = (0.3, 0.6, 1.0)  # weights of the total variation, in units of the noise
 
 
 class Denoising:
-    """Images (N, C, H, W) with Gaussian noise, and without it again, in several ways; on the CPU."""
+    """Holds images (N, C, H, W) with Gaussian noise, and without it again, in several ways; on the CPU."""
 
     def __init__(self, model: Autoencoder, x: Tensor, sigma: float, seed: int) -> None:
         self.sigma, self.clean = sigma, x.cpu()
@@ -34,7 +34,10 @@ class Denoising:
 
     @cached_property
     def median(self) -> Tensor:
-        """By the median filter, with the window that suits these images best: in favour of the filter."""
+        """Returns what the median filter makes of the noisy images, with the window that suits these images best.
+
+        The choice favours the filter.
+        """
         from scipy.ndimage import median_filter
 
         x = self.noisy.numpy()
@@ -42,7 +45,7 @@ class Denoising:
 
     @cached_property
     def total_variation(self) -> Tensor:
-        """By Chambolle's total variation, with the weight that suits these images best."""
+        """Returns what Chambolle's total variation makes of the noisy images, with the weight that suits them best."""
         import skimage.restoration
 
         tv: Callable[..., NDArray[np.float32]] = skimage.restoration.denoise_tv_chambolle

@@ -1,4 +1,4 @@
-"""Whether new images are still like those that a model was made for: two-sample tests on scores of them.
+"""Tests whether new images are still like those that a model was made for, by two-sample tests on scores of them.
 
 n new images, m test images.
 """
@@ -18,52 +18,55 @@ from scipy import stats
 
 from aemodels.config import Config
 
-TESTS = 3  # they share the level: errors, distances, anomalies
-BINS = 10  # of the population stability index: deciles of the test images
-RIDGE = 1e-3  # of the codes' mean variance: units that are always the same have none of their own
-PRECISION = 1e-4  # of a code: codes that differ by less, as a share of their size, differ by rounding
-SMALLEST_CODE = 1e-6  # the same of codes that are all zero
+TESTS = 3  # the tests that share the level: of errors, of distances, of anomalies
+BINS = 10  # bins of the population stability index, which are deciles of the test images
+RIDGE = 1e-3  # as a share of the codes' mean variance; a unit that is always the same has no variance of its own
+PRECISION = 1e-4  # codes that differ by a smaller share of their size than this differ by rounding
+SMALLEST_CODE = 1e-6  # size that is assumed of codes that are all zero, for the same purpose
 
 Numbers = NDArray[np.floating]
 
 
 class MonitoringConfig(Config):
-    """Which new images are looked at, and when they count as different."""
+    """Holds which new images are looked at, and when they count as different."""
 
     newest: int = Field(500, ge=1)
-    """New images that a check compares, by the time of their files: older ones would hide what has come since."""
+    """Sets how many new images a check compares, the newest by the time of their files.
+
+    Older ones would hide what has come since."""
     false_alarms: float = Field(1e-4, gt=0, lt=0.5)
-    """Probability that a check of images like the test images raises an alarm."""
+    """Sets the probability that a check of images like the test images raises an alarm."""
     stability: float = Field(0.1, ge=0)
-    """Population stability index up to which a difference, however certain, is too small to matter."""
+    """Sets the population stability index up to which a difference, however certain, is too small to matter."""
     anomaly: float = Field(0.99, gt=0, lt=1)
-    """Quantile of the test images' errors over which an image is an anomaly."""
+    """Sets the quantile of the test images' errors over which an image is an anomaly."""
     anomalies: float = Field(0.05, ge=0, lt=1)
-    """Share of anomalies, or of files that are no fitting images, up to which there is no alarm."""
+    """Sets the share of anomalies, or of files that are no fitting images, up to which there is no alarm."""
 
 
 class Scores(NamedTuple):
-    """Of images, by one model."""
+    """Holds the scores of images by one model."""
 
     errors: Numbers  # (N,) mean squared error of the reconstruction, on pixels in [0, 1]
     distances: Numbers  # (N,) from the training images, in code space
 
 
-ROUNDING = Scores(np.array(1e-9), np.array(0.1))  # scores of one image differ by so much between batches, at most
+# The scores of one image differ by this much between batches, at most.
+ROUNDING = Scores(np.array(1e-9), np.array(0.1))
 
 
 class Verdict(NamedTuple):
-    """What a check found."""
+    """Holds what a check found."""
 
-    reasons: tuple[str, ...]  # of the alarm; none without one
+    reasons: tuple[str, ...]  # reasons of the alarm; empty without one
     numbers: dict[str, float]
 
 
 class CodeSpace:
-    """Where the training images lie: Mahalanobis distances from their centre.
+    """Describes where the training images lie, by Mahalanobis distances from their centre in code space.
 
-    Fitted on other images than the ones that are compared: test images would lie nearer to their own centre than new
-    ones do, which raised alarms on 9 to 100 % of the checks of images of the same kind.
+    It is fitted to other images than the ones that are compared. Test images would lie nearer to their own centre than
+    new ones do, which raised alarms on 9 to 100 % of the checks of images of the same kind.
     """
 
     def __init__(self, codes: Numbers) -> None:
@@ -74,7 +77,7 @@ class CodeSpace:
         self.inverse_root = np.linalg.inv(np.linalg.cholesky(covariance + ridge * np.eye(len(covariance))))
 
     def distances(self, codes: Numbers) -> Numbers:
-        """Of codes (N, D) -> (N,)."""
+        """Returns the distances (N,) of codes (N, D)."""
         distances: Numbers = np.linalg.norm((codes - self.centre) @ self.inverse_root.T, axis=1)
         return distances
 
@@ -91,7 +94,7 @@ def compare(test: Scores, new: Scores, config: MonitoringConfig) -> Verdict:
     reasons: list[str] = []
     for name, known, found in zip(("error", "distance"), test, new, strict=True):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it says that it took an approximation, which the level allows for
+            warnings.simplefilter("ignore")  # scipy says that it took an approximation, which the level allows for
             p = float(stats.ks_2samp(known, found).pvalue)
         stability = population_stability(known, found)
         numbers |= {f"{name}/mean": float(found.mean()), f"{name}/test_mean": float(known.mean())}
@@ -109,7 +112,7 @@ def compare(test: Scores, new: Scores, config: MonitoringConfig) -> Verdict:
 
 
 def _without_rounding(test: Scores, new: Scores) -> tuple[Scores, Scores]:
-    """The same scores; those that differ by rounding alone, as of images that are all the same, become equal."""
+    """Returns the same scores, in which those that differ by rounding alone, as of equal images, become equal."""
     known, found = test._asdict(), new._asdict()
     for name, least in ROUNDING._asdict().items():
         both = np.concatenate((known[name], found[name]))
@@ -119,10 +122,10 @@ def _without_rounding(test: Scores, new: Scores) -> tuple[Scores, Scores]:
 
 
 def anomalies(test: Numbers, new: Numbers, quantile: float) -> tuple[float, float]:
-    """The share of new images with an error over the test images' quantile, and how often chance makes so many.
+    """Returns the share of new images with an error over the test images' quantile, and the p-value of so many.
 
-    Exact: if all images are of one kind, the number of new ones above the r-th largest error of the test images is
-    negative hypergeometric.
+    The p-value is exact: if all images are of one kind, the number of new ones above the r-th largest error of the test
+    images is negative hypergeometric.
     """
     m, n = len(test), len(new)
     r = max(1, m - int(np.ceil(quantile * m)))  # the threshold is the r-th largest
@@ -131,7 +134,9 @@ def anomalies(test: Numbers, new: Numbers, quantile: float) -> tuple[float, floa
 
 
 def population_stability(test: Numbers, new: Numbers) -> float:
-    """Sum of (q - p) ln(q / p) over the deciles of the test images; under 0.1 is stable, over 0.25 another population.
+    """Returns the sum of (q - p) ln(q / p) over the deciles of the test images.
+
+    Under 0.1 the images are stable, over 0.25 they are another population.
 
     Half an image is added to every bin, so that an empty one counts, but not without end.
     """
@@ -141,6 +146,9 @@ def population_stability(test: Numbers, new: Numbers) -> float:
 
 
 def fewest(m: int, config: MonitoringConfig) -> int:
-    """New images from which on the tests can tell anything: if all n lie above all m, p is 2 / C(n + m, n)."""
+    """Returns from how many new images on the tests can tell anything.
+
+    If all n new ones lie above all m test images, p is 2 / C(n + m, n).
+    """
     sizes: Iterator[int] = count(1)
     return next(n for n in sizes if 2 / comb(n + m, n) < config.false_alarms / TESTS)

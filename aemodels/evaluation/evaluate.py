@@ -1,4 +1,4 @@
-"""Evaluation: a model on held-out images, by the tables of metrics.py and figures.py."""
+"""Evaluates a model on held-out images, by the metrics in the table METRICS."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from aemodels.evaluation.metrics import METRICS, Direction
 from aemodels.evaluation.needs import Need
 from aemodels.models.base import GenerativeModel
 
-COMING: tuple[Need, ...] = ("features",)  # of any data, by the time that a training or a search measures
+# What any data have by the time that a training or a search measures, although not yet when its settings are checked.
+COMING: tuple[Need, ...] = ("features",)
 
 
 class EvaluationConfig(Config):
-    """How a trained model is judged."""
+    """Holds how a trained model is judged."""
 
     primary: str = "frechet_samples"
-    """The metric that defines better: the search reads it on validation images, the promotion gate on test images."""
+    """Names the metric that defines better: a search reads it on validation images, the gate on test images."""
     samples: int = Field(10_000, ge=2)
-    """Images on each side of a Frechet distance; fewer where the split or the training images are fewer."""
+    """Sets the images on each side of a Frechet distance; there are fewer where the data have fewer."""
     denoising: bool = False
-    """Measure how well Gaussian noise is removed, beside plain filters; for models trained with any corruption."""
+    """Measures how well Gaussian noise is removed, beside plain filters, by models trained with any corruption."""
     seed: int = Field(0, ge=0)
-    """Of the evaluation's noise; the same for all runs, so that they compare."""
+    """Seeds the evaluation's noise; it is the same for all runs, so that they compare."""
 
     nll_samples: int = Field(0, ge=0)
-    """Codes from q(z|x) for each image, of the negative log-likelihood; 0 leaves it out."""
+    """Sets how many codes from q(z|x) the negative log-likelihood takes for each image; 0 leaves it out."""
     nll_images: int = Field(1_000, ge=1)
-    """The first images of the split, of which the negative log-likelihood is measured."""
+    """Sets how many of the split's first images the negative log-likelihood is measured on."""
 
     @field_validator("primary")
     @classmethod
@@ -60,14 +61,14 @@ class EvaluationConfig(Config):
         history: Sequence[Mapping[str, float]] = (),
         seen: int = 0,
     ) -> Evidence:
-        """What a model is judged by, by these rules; nothing is computed yet."""
+        """Returns the evidence that a model is judged by, by these rules; nothing is computed yet."""
         return Evidence(model, data, features, split, self, history, seen)
 
 
 class Evaluation(NamedTuple):
-    """What a model was found to be."""
+    """Holds what was measured of a model."""
 
-    metrics: dict[str, float]  # names as in METRICS, of those that the model and the data have
+    metrics: dict[str, float]  # names as in METRICS; the ones that the model and the data have
     evidence: Evidence  # what they were made from; the figures are drawn from it too
     left_out: dict[str, str]  # metric -> why it could not be measured on these images
 
@@ -82,7 +83,7 @@ def evaluate(
     history: Sequence[Mapping[str, float]] = (),
     seen: int = 0,
 ) -> Evaluation:
-    """Measures a model; the same weights give the same numbers, and nothing outside is disturbed.
+    """Measures a model; the same weights give the same numbers, and no random state outside is changed.
 
     A metric that fails, or for which these images are not enough, is left out with its reason.
 
@@ -110,24 +111,26 @@ def evaluate(
     if only is not None:
         _require(only, evidence)
     makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in (METRICS if only is None else only)}
-    # Trials that are stacked on a GPU are stacked anew where its memory is not enough: they ask for few metrics.
+    # Trials ask for few metrics. If they are stacked on a GPU and its memory is not enough, they are stacked again.
     raised = (UserError,) if only is None else (UserError, torch.OutOfMemoryError, MemoryError)
     metrics, left_out = make_from(evidence, makers, raised)
     return Evaluation(metrics, evidence, left_out)
 
 
 def check_primary(model: GenerativeModel, data: PreparedData, config: EvaluationConfig) -> None:
-    """Takes a moment, before the work of a training or a search, and of the feature network that they judge by.
+    """Checks that the primary metric exists, before the work of a training or a search; it takes a moment.
 
     Raises:
         SettingsError: `evaluation.primary` does not exist for this model and these data.
     """
-    for split in ("val", "test"):  # of the search, of the gate
+    for split in ("val", "test"):  # the search reads it on validation images, the gate on test images
         _require((config.primary,), config.evidence(model, data, None, split), "evaluation.primary=", COMING)
 
 
 def check_likelihood(model: GenerativeModel, data: PreparedData, config: EvaluationConfig) -> None:
-    """Takes a moment, too. A comparison does not ask: its systems share `evaluation`, and not all have a likelihood.
+    """Checks that a likelihood exists if one is asked for; it takes a moment.
+
+    A comparison does not check: its systems share `evaluation`, and not all of them have a likelihood.
 
     Raises:
         SettingsError: a negative log-likelihood is asked for, and this model of these data has none.
@@ -145,7 +148,7 @@ def check_likelihood(model: GenerativeModel, data: PreparedData, config: Evaluat
 
 
 def lacking(metric: str, evidence: Evidence, coming: Collection[Need] = ()) -> list[Need]:
-    """What a metric needs and is not there, nor coming."""
+    """Returns what a metric needs that is not there, nor coming."""
     return [need for need in METRICS[metric].needs if need not in coming and not evidence.has(need)]
 
 
@@ -164,7 +167,7 @@ def _require(metrics: Collection[str], evidence: Evidence, setting: str = "", co
 
 
 def direction(metric: str) -> Direction:
-    """Which values of a metric are better.
+    """Tells which values of a metric are better.
 
     Raises:
         SettingsError: there is no such metric, or it says nothing about a model.

@@ -1,4 +1,4 @@
-"""What metrics and figures are made from: a model's codes, reconstructions and samples, each computed once.
+"""Computes what metrics and figures are made from: a model's codes, reconstructions and samples, each once.
 
 N images of a split, B of a batch, D latent units, F features, (C, H, W) an image with pixels in [0, 1].
 """
@@ -29,19 +29,20 @@ from aemodels.nn.distributions import BernoulliPixels, GaussianPixels
 from aemodels.nn.noise import noise_like
 from aemodels.runtime.randomness import derived_seed, undisturbed
 
-TRAINING_CODES = 10_000  # at most so many, by the probes, to show the spread of a code, and as examples of a class
+# Codes of training images, at most: for the probes, to show the spread of a code, and as examples of a class.
+TRAINING_CODES = 10_000
 NOISY = 200  # images: the filters that denoisers are compared with are slow
 
 
 class Codes(NamedTuple):
-    """Posterior means and their images' labels, on the CPU."""
+    """Holds posterior means and their images' labels, on the CPU."""
 
     z: Tensor  # (N, D)
     y: Tensor | None  # (N,)
 
 
 class Evidence:
-    """A model, and what it makes of a split's images; nothing is computed before it is asked for."""
+    """Holds a model, and what it computes of a split's images; nothing is computed before it is asked for."""
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class Evidence:
         history: Sequence[Mapping[str, float]] = (),
         seen: int = 0,
     ) -> None:
-        """Keeps what the rest is made from.
+        """Keeps what the rest is computed from.
 
         Args:
             history: a training's metrics, an entry per epoch.
@@ -61,7 +62,7 @@ class Evidence:
         """
         self.model, self.data, self.split, self.rules, self.history = model, data, split, rules, history
         self.seen, self._features, self.seed = seen, features, rules.seed
-        # images on each side of a Frechet distance
+        # This many images are on each side of a Frechet distance.
         self.count = min(rules.samples, data.sizes[split], data.sizes["train"])
         self._kept: list[Tensor] | None = None
 
@@ -71,13 +72,13 @@ class Evidence:
 
     @property
     def autoencoder(self) -> Autoencoder:
-        """The model, where it is one."""
+        """Returns the model, where it is an autoencoder."""
         assert isinstance(self.model, Autoencoder)
         return self.model
 
     @property
     def features(self) -> Features:
-        """The feature network, where there is one."""
+        """Returns the feature network, where there is one."""
         assert self._features is not None
         return self._features
 
@@ -93,17 +94,20 @@ class Evidence:
         return Batches(self.data, self.split, self.model.device)
 
     def first(self, n: int) -> Batch:
-        """The first images of the split."""
+        """Returns the first images of the split."""
         return next(self.batches.in_order(n))
 
     @cached_property
     def terms(self) -> dict[str, float]:
-        """Mean terms of the model's bound, nats per image."""
+        """Returns the mean terms of the model's bound, in nats per image."""
         return mean_bound(self.model, self.batches, self.seed)
 
     @cached_property
     def dequantized_terms(self) -> dict[str, float]:
-        """The same with noise of one grey level on the pixels: of a density it bounds the images' probability."""
+        """Returns the same terms with noise of one grey level on the pixels.
+
+        With a density as likelihood they bound the images' probability.
+        """
         return mean_bound(self.model, self.batches, self.seed, dequantized=True)
 
     @cached_property
@@ -113,7 +117,7 @@ class Evidence:
 
     @cached_property
     def likelihood(self) -> Literal["bernoulli", "gaussian"] | None:
-        """How the pixels' probability is given; None where the images are not what the likelihood is for.
+        """Tells how the pixels' probability is given; None where the images are not what the likelihood is for.
 
         Coin flips are a likelihood of black and white images, a density one of grey levels.
         """
@@ -127,7 +131,7 @@ class Evidence:
 
     @cached_property
     def log_likelihoods(self) -> Tensor:
-        """Log p(x) of the split's first images, (nll_images,), nats."""
+        """Returns log p(x) of the split's first images, (nll_images,), in nats."""
         images = Batches(self.data, self.split, self.model.device, self.rules.nll_images)
         found: list[Tensor] = []
         for i, batch in enumerate(images.in_order(AT_ONCE)):
@@ -136,7 +140,10 @@ class Evidence:
         return torch.cat(found).cpu()
 
     def reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images as the model sees them, and their reconstructions, (B, C, H, W) each; kept if they fit into memory."""
+        """Yields images as the model sees them, and their reconstructions, (B, C, H, W) each.
+
+        They are kept if they fit into memory.
+        """
         size = 4 * self.batches.images.size
         codes = self.codes.z.split(AT_ONCE)
         if self._kept is None and fits(size, self.model.device):
@@ -147,11 +154,11 @@ class Evidence:
             yield batch.x, self._decode(codes[i], batch) if self._kept is None else self._kept[i]
 
     def seen_reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same of training images that the model was trained on."""
+        """Yields the same for training images that the model was trained on."""
         return self._reconstructed(self._training.in_order(AT_ONCE))
 
     def other_reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same of images that the model is not for."""
+        """Yields the same for images of another kind than the model is for."""
         parts = images_of_another_kind(self.data).split(AT_ONCE)
         return self._reconstructed(Batch(x.to(self.model.device), None) for x in parts)
 
@@ -162,31 +169,31 @@ class Evidence:
             yield x, reconstruction
 
     def _decode(self, z: Tensor, batch: Batch) -> Tensor:
-        """As the autoencoder's own reconstruction, of codes that are at hand."""
+        """Decodes codes that are known already, as the autoencoder itself reconstructs."""
         with self._undisturbed("reconstructions"):
             reconstruction: Tensor = self.autoencoder.decode(z.to(batch.x.device), batch.y).mean
             return reconstruction
 
     @cached_property
     def denoising(self) -> dict[float, Denoising]:
-        """The split's first images with noise of each strength, and without it again."""
+        """Returns the split's first images with noise of each strength, and without it again."""
         return {sigma: Denoising(self.autoencoder, self.first(NOISY).x, sigma, self.seed) for sigma in NOISES}
 
     # ---------------------------------------------------------------- codes
 
     @cached_property
     def codes(self) -> Codes:
-        """Of the split."""
+        """Returns the codes of the split."""
         return self._encode(self.batches)
 
     @cached_property
     def training_codes(self) -> Codes:
-        """Of training images."""
+        """Returns the codes of training images."""
         return self._encode(self._training)
 
     @property
     def _training(self) -> Batches:
-        """The first training images: none that the model has not seen, where it has seen some of these data."""
+        """Returns the first training images, only seen ones if the model was trained on some of these data."""
         return Batches(self.data, "train", self.model.device, min(self.seen or TRAINING_CODES, TRAINING_CODES))
 
     def _encode(self, batches: Batches) -> Codes:
@@ -200,15 +207,16 @@ class Evidence:
 
     @cached_property
     def known_shares(self) -> Tensor:
-        """Of the entropy of each known factor, by codes drawn from the posteriors of the split's images, (D, F).
+        """Returns the share of each known factor's entropy that a unit tells, (D, F).
 
-        Means would count what the noise of a unit drowns: more than the unit's rate, which is a bound on it.
+        The codes are drawn from the posteriors of the split's images. Their means would count what the noise of a unit
+        drowns, and more than the unit's rate, which is a bound on it.
         """
         codes = self._drawn_codes(self.batches, "known")
         return known_shares(codes, torch.from_numpy(self.data.stored(self.split).factors))
 
     def drawn_training_codes(self) -> Tensor:
-        """One from q(z|x) of each training image, (N, D), on the CPU."""
+        """Returns one code from q(z|x) of each training image, (N, D), on the CPU."""
         return self._drawn_codes(self._training, "training")
 
     def _drawn_codes(self, batches: Batches, purpose: str) -> Tensor:
@@ -220,7 +228,7 @@ class Evidence:
 
     @cached_property
     def unit_rates(self) -> Tensor | None:
-        """Mean rate of each latent unit, (D,), nats; None where it does not exist."""
+        """Returns the mean rate of each latent unit, (D,), in nats; None where it does not exist."""
         if not self.has("unit_rates"):
             return None
         batches = [self.rate_per_unit(batch) for batch in self.batches.in_order(AT_ONCE)]
@@ -234,12 +242,12 @@ class Evidence:
     # ---------------------------------------------------------------- samples and features
 
     def samples(self, n: int, part: int = 0) -> Tensor:
-        """New images (n, C, H, W), the same for the same n and part."""
+        """Returns new images (n, C, H, W), which are the same for the same n and part."""
         with self._undisturbed("samples", part):
             return self.model.sample(n)
 
     def standard_normal(self, n: int, part: int = 0) -> Tensor:
-        """The same of codes from N(0, I), whatever the prior."""
+        """Returns the same from codes of N(0, I), whatever the prior."""
         with self._undisturbed("samples", part):
             z = noise_like(torch.zeros(n, self.model.latent_dim, device=self.model.device))
             images: Tensor = self.autoencoder.decode(z).mean
@@ -247,33 +255,33 @@ class Evidence:
 
     @cached_property
     def sample_features(self) -> Tensor:
-        """(count, F), of images drawn from the prior."""
+        """Returns the features (count, F) of images drawn from the prior."""
         return self.drawn_features(self.samples)
 
     def drawn_features(self, draw: Callable[[int, int], Tensor]) -> Tensor:
-        """(count, F), of images that are drawn by their number, a part of them at a time."""
+        """Returns the features (count, F) of images that `draw(n, part)` draws, a part of them at a time."""
         sizes = [min(AT_ONCE, self.count - start) for start in range(0, self.count, AT_ONCE)]
         return torch.cat([self.features.embed(draw(n, part)) for part, n in enumerate(sizes)])
 
     @cached_property
     def sample_probabilities(self) -> Tensor:
-        """(count, classes), of images drawn from the prior; where the data have labels."""
+        """Returns class probabilities (count, classes) of images drawn from the prior, where the data have labels."""
         return self.classified(self.sample_features)
 
     def classified(self, embedded: Tensor) -> Tensor:
-        """Features (N, F) -> (N, classes), by the feature network's classifier."""
+        """Maps features (N, F) to class probabilities (N, classes), by the feature network's classifier."""
         probabilities = self.features.classify(embedded)
         assert probabilities is not None
         return probabilities
 
     @cached_property
     def balls(self) -> Balls | None:
-        """Around the real images, and how samples fall into them."""
+        """Returns the balls around the real images, and how samples fall into them."""
         return balls(self.real_features, self.sample_features)
 
     @cached_property
     def reconstruction_features(self) -> Tensor:
-        """(count, F), of the reconstructions of the split's first images."""
+        """Returns the features (count, F) of the reconstructions of the split's first images."""
         batches: list[Tensor] = []
         for _, reconstruction in self.reconstructions():
             batches.append(self.features.embed(reconstruction))
@@ -283,17 +291,17 @@ class Evidence:
 
     @cached_property
     def requests(self) -> Requests:
-        """What the model draws when it is asked for a class."""
+        """Returns what the model draws when it is asked for a class."""
         return Requests(self.model, self.features, self._training, self.seed)
 
     @property
     def real_features(self) -> Tensor:
-        """(count, F), of the split's first images; never binarised, whatever the model sees."""
+        """Returns the features (count, F) of the split's first images, never binarised, whatever the model sees."""
         return self.features.of_split(self.data, self.split, self.count, self.model.device)
 
     @property
     def training_features(self) -> Tensor:
-        """(count, F), of the first training images."""
+        """Returns the features (count, F) of the first training images."""
         return self.features.of_split(self.data, "train", self.count, self.model.device)
 
     def _undisturbed(self, purpose: str, index: int = 0) -> AbstractContextManager[None]:
@@ -320,7 +328,8 @@ NEEDS: dict[Need, Callable[[Evidence], bool]] = {
     "history": lambda e: len(e.history) > 0,
     "seen": lambda e: e.seen > 0,
     "two_dimensions": lambda e: _is_autoencoder(e) and e.model.latent_dim == 2,
-    "more_dimensions": lambda e: _is_autoencoder(e) and e.model.latent_dim > 2,  # than a plot has axes
+    # With two units or fewer the codes themselves can be plotted.
+    "more_dimensions": lambda e: _is_autoencoder(e) and e.model.latent_dim > 2,
     "two_images": lambda e: e.data.sizes[e.split] >= AMOUNTS["two_images"],
     "ten_images": lambda e: e.data.sizes[e.split] >= AMOUNTS["ten_images"],
 }

@@ -1,4 +1,4 @@
-"""The fixed feature network of a data set, in whose features images are compared (Frechet distance and the like).
+"""Makes the fixed feature network of a data set, in whose features images are compared (Frechet distance and others).
 
 With labels it is a small convolutional classifier, trained once; its features are the inputs of its last layer, each
 with mean 0 and variance 1 over the training images. Without labels it is the whitened principal components of the
@@ -35,14 +35,14 @@ from aemodels.runtime.randomness import derived_seed, seeded
 
 T = TypeVar("T", Tensor, nn.ModuleDict, nn.Sequential)
 
-RECIPE = 1  # goes up with any change of the networks here or of their training: older files are then left alone
+RECIPE = 1  # goes up with any change of the networks here or of their training; files of older recipes are not read
 MANY_IMAGES = 10_000  # training images from which there are more features
 FEW_FEATURES, MORE_FEATURES = 32, 64
 IMAGES_PER_FEATURE = 16  # a covariance of F features needs many more images than F
 
 EMBEDDED_NUMBERS = 2**20  # pixels embedded at once, at most: the first layer makes 16 of each
 TRAINING_BATCH = 64
-IMAGES_SEEN = 120_000  # in training, by all epochs together: 2 epochs of MNIST: 99 % in 20 s on one core
+IMAGES_SEEN = 120_000  # images seen in all epochs of training together; 2 of MNIST reach 99 % in 20 s on one core
 MOST_EPOCHS = 8
 LEARNING_RATE = 3e-3
 SMALLEST_SIDE = 8  # pixels of the last feature map, at most
@@ -50,7 +50,7 @@ PCA_NUMBERS = 2**26  # at most so many pixels (256 MiB) enter the principal comp
 
 
 class Features:
-    """Images -> features, by a fixed network."""
+    """Maps images to features, by a fixed network."""
 
     def __init__(self, name: str, dimensions: int, nets: nn.ModuleDict, accuracy: float | None) -> None:
         self.name = name  # classifier | pca
@@ -63,22 +63,22 @@ class Features:
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) -> (N, F), on the images' device."""
+        """Maps images (N, C, H, W) to features (N, F), on the images' device."""
         network = self.nets.to(images.device)["network"]
         size = max(1, min(AT_ONCE, EMBEDDED_NUMBERS // images[0].numel()))
         return torch.cat([network(_fast(part)) for part in images.split(size)])
 
     @torch.no_grad()
     def classify(self, embedded: Tensor) -> Tensor | None:
-        """Features (N, F) -> the classes' probabilities (N, classes); None for data without labels."""
+        """Maps features (N, F) to the classes' probabilities (N, classes); None for data without labels."""
         return self.nets.to(embedded.device)["head"](embedded).softmax(-1) if "head" in self.nets else None
 
     def probabilities(self, images: Tensor) -> Tensor | None:
-        """Images (N, C, H, W) -> the classes' probabilities (N, classes); None for data without labels."""
+        """Maps images (N, C, H, W) to the classes' probabilities (N, classes); None for data without labels."""
         return self.classify(self.embed(images))
 
     def of_split(self, data: PreparedData, split: str, count: int, device: torch.device) -> Tensor:
-        """The features (count, F) of a split's first images, never binarised; computed once, on the device."""
+        """Returns the features (count, F) of a split's first images, never binarised, computed once on the device."""
         key = (data.digest, split, count)
         if key not in self._real:
             batches = Batches(_grey(data), split, device, count)
@@ -87,8 +87,9 @@ class Features:
 
 
 def feature_network(data: PreparedData, device: torch.device) -> Steps[Features]:
-    """The data set's features: trained once on the device, then read from the prepared folder, which later runs on
-    any device do. A damaged file is made again.
+    """Returns the data set's features: trained once on the device, then read from the prepared folder.
+
+    Later runs on any device read the same file. A damaged file is made again.
     """
     work = "training the feature network"
     waiting = Progress(work, 0, 1, "waiting for another process that trains the same")
@@ -105,7 +106,7 @@ def feature_network(data: PreparedData, device: torch.device) -> Steps[Features]
 
 
 def feature_count(data: PreparedData) -> int:
-    """Few enough features for the number of images: 32 on digits, 64 on MNIST."""
+    """Returns how many features suit the number of images: 32 on digits, 64 on MNIST."""
     images = data.sizes["train"]
     most = FEW_FEATURES if images < MANY_IMAGES else MORE_FEATURES
     return min(most, max(2, images // IMAGES_PER_FEATURE), math.prod(data.image_shape))
@@ -115,7 +116,7 @@ def feature_count(data: PreparedData) -> int:
 
 
 class Standardize(nn.Module):
-    """Pixels -> mean 0 and standard deviation 1 in each channel, over the training images."""
+    """Brings pixels to mean 0 and standard deviation 1 in each channel, over the training images."""
 
     mean: Tensor
     std: Tensor
@@ -134,7 +135,7 @@ class Standardize(nn.Module):
 
 
 def _classifier(image_shape: tuple[int, int, int], features: int) -> nn.Sequential:
-    """Convolutions with max-pooling: they see blur and noise, which strided ones mostly overlook (measured)."""
+    """Builds convolutions with max-pooling, which see blur and noise; strided ones mostly overlook them (measured)."""
     channels, height, width = image_shape
     count = max(2, math.ceil(math.log2(max(height, width) / SMALLEST_SIDE)))
     widths = [channels, *(min(16 * 2**i, 64) for i in range(count))]
@@ -165,7 +166,7 @@ def _train_classifier(data: PreparedData, device: torch.device, work: str) -> St
     orders = (batches.shuffled(TRAINING_BATCH, derived_seed(0, "features", epoch)) for epoch in range(epochs))
     for step, batch in enumerate(itertools.chain.from_iterable(orders)):
         if len(batch.x) == 1 or batch.y is None:
-            continue  # one image has no variance to normalise by
+            continue  # a batch of one image has no variance to normalise by
         factor = learning_rate_factor(step, steps, steps // 10, "cosine")
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * factor
         optimizer.zero_grad()
@@ -180,7 +181,7 @@ def _train_classifier(data: PreparedData, device: torch.device, work: str) -> St
 
 
 def _fast(x: T) -> T:
-    """Channels last in memory: convolutions on a CPU are three times faster so (measured on MNIST)."""
+    """Puts channels last in memory, with which convolutions on a CPU are three times faster (measured on MNIST)."""
     return x.to(memory_format=torch.channels_last)
 
 
@@ -191,7 +192,7 @@ def _standardize(nets: nn.Module, images: Tensor) -> None:
 
 
 def _accuracy(features: Features, data: PreparedData, device: torch.device) -> float:
-    """The share of test images that are classified rightly."""
+    """Returns the share of test images that are classified rightly."""
     batches = Batches(_grey(data), "test", device)
     right = 0.0
     for batch in batches.in_order(AT_ONCE):
@@ -205,7 +206,7 @@ def _accuracy(features: Features, data: PreparedData, device: torch.device) -> f
 
 
 def _fit_pca(data: PreparedData, device: torch.device) -> Steps[Features]:
-    """The whitened principal components as a linear layer."""
+    """Fits the whitened principal components, as a linear layer."""
     work = "fitting the principal components"
     yield Progress(work, 0, 1)
     batches = Batches(_grey(data), "train", device, max(2, PCA_NUMBERS // math.prod(data.image_shape)))
@@ -230,7 +231,7 @@ def _new_pca(layer: nn.Linear) -> nn.ModuleDict:
 
 
 def _load(data: PreparedData) -> Features | None:
-    """The saved network, on the CPU; None where there is none, or a damaged one."""
+    """Returns the saved network, on the CPU; None where there is none, or a damaged one."""
     weights, card = _files(data.path)
     try:
         meta = json.loads(card.read_text())
@@ -245,7 +246,7 @@ def _load(data: PreparedData) -> Features | None:
 
 
 def _save(folder: Path, features: Features) -> None:
-    """Each file is written whole or not at all; the card holds the hash of the weights, so they cannot be mixed up."""
+    """Writes each file whole or not at all; the card holds the hash of the weights, so they cannot be mixed up."""
     weights, card = _files(folder)
     fields = ("name", "dimensions", "accuracy", "hash")
     meta = json.dumps({field: getattr(features, field) for field in fields}, indent=1)
@@ -254,7 +255,7 @@ def _save(folder: Path, features: Features) -> None:
 
 
 def _files(folder: Path) -> tuple[Path, Path]:
-    """Weights and card."""
+    """Returns the paths of the weights and of their card."""
     return folder / f"features_{RECIPE}.safetensors", folder / f"features_{RECIPE}.json"
 
 
@@ -263,5 +264,5 @@ def _hash(content: bytes) -> str:
 
 
 def _grey(data: PreparedData) -> PreparedData:
-    """The same data with the pixels as they are, whatever the models see."""
+    """Returns the same data with the pixels as they are, whatever the models see."""
     return data.model_copy(update={"binarize": "none"})

@@ -1,4 +1,4 @@
-"""What cannot be measured or drawn is left out with its reason, so that no metric and no figure ends a run."""
+"""Leaves out, with its reason, what cannot be measured or drawn, so that no metric and no figure ends a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.needs import AMOUNTS, Need
 
 T = TypeVar("T")
-TAG = "left_out."  # what the tags begin with that hold the reasons, of runs and of registered versions
+TAG = "left_out."  # the beginning of the tags of runs and registered versions that hold the reasons
 
 log = logging.getLogger(__name__)
 
@@ -24,19 +24,19 @@ class NotEnoughError(Exception):
 
 
 class Made(NamedTuple, Generic[T]):
-    """What could be made, and why the rest could not."""
+    """Holds what could be made, and why the rest could not."""
 
     found: dict[str, T]
     left_out: dict[str, str]  # name -> reason
 
 
 def make_each(makers: Mapping[str, Callable[[], T]], raised: tuple[type[Exception], ...] = (UserError,)) -> Made[T]:
-    """Calls each function; one that fails takes nothing from the others.
+    """Calls each function; if one fails, the others are made all the same.
 
     A mistake in a function's code is logged with its trace, which -v shows; the tests fail at such a record.
 
     Args:
-        raised: errors that are not caught: those that a person can mend, after which the same command goes on.
+        raised: errors that are not caught, because a person can mend them and run the same command again.
     """
     made: Made[T] = Made({}, {})
     for name, make in makers.items():
@@ -57,11 +57,11 @@ def make_from(
     makers: Mapping[str, tuple[Sequence[Need], Callable[[Evidence], T]]],
     raised: tuple[type[Exception], ...] = (UserError,),
 ) -> Made[T]:
-    """Makes each of these from a model's evidence: what the model and its data have, in general, is made or left out.
+    """Makes from a model's evidence each of these that the model and its data have, and leaves the others out.
 
     Args:
-        makers: name -> its needs, and the function. What needs something else than more images is no matter of this
-            model and these data, and not mentioned.
+        makers: name -> its needs, and the function. One whose need more images would not meet does not apply to this
+            model and these data, and is not mentioned.
         raised: as for `make_each`.
     """
     own: dict[str, Callable[[], T]] = {}
@@ -73,7 +73,7 @@ def make_from(
 
 
 def named(need: Need, evidence: Evidence) -> str:
-    """A need in words."""
+    """Returns a need in words."""
     return f"{AMOUNTS[need]} {evidence.split} images or more" if need in AMOUNTS else need
 
 
@@ -82,17 +82,17 @@ def _refuse(need: Need, evidence: Evidence) -> NoReturn:
 
 
 def as_tags(left_out: Mapping[str, str]) -> dict[str, str]:
-    """The reasons as tags of a run or of a registered version."""
+    """Returns the reasons as tags of a run or of a registered version."""
     return {f"{TAG}{name}": reason for name, reason in left_out.items()}
 
 
 def from_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """The reasons among those tags."""
+    """Returns the reasons that are among those tags."""
     return {name.removeprefix(TAG): reason for name, reason in tags.items() if name.startswith(TAG)}
 
 
 def _in_words(error: Exception) -> str:
-    """What went wrong and where in the program, for who reports it."""
+    """Says what went wrong and where in the program, for the person who reports it."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     message = str(error).partition("\n")[0]
     where = f"{Path(place.filename).name}, line {place.lineno}"

@@ -1,4 +1,4 @@
-"""How probable images are to a model: by its bound, and by importance sampling.
+"""Measures how probable images are to a model: by its bound, and by importance sampling.
 
 B batch of images, k codes of each at once, D latent units.
 """
@@ -20,7 +20,10 @@ GREY_LEVELS = 255  # steps of the prepared pixels
 
 
 def mean_bound(model: GenerativeModel, batches: Batches, seed: int, dequantized: bool = False) -> dict[str, float]:
-    """Mean terms of the model's bound, nats per image; `dequantized` puts noise of one grey level on the pixels."""
+    """Returns the mean terms of the model's bound, in nats per image.
+
+    `dequantized` puts noise of one grey level on the pixels.
+    """
     totals: dict[str, Tensor] = {}
     for i, batch in enumerate(batches.in_order(AT_ONCE)):
         with undisturbed(model, derived_seed(seed, "bound", i)):
@@ -31,7 +34,7 @@ def mean_bound(model: GenerativeModel, batches: Batches, seed: int, dequantized:
 
 
 def log_likelihood(model: Autoencoder, batch: Batch, samples: int) -> Tensor:
-    """Log p(x) of each image (B,), nats, by importance sampling with so many codes from q(z|x).
+    """Returns log p(x) of each image (B,), in nats, by importance sampling with so many codes from q(z|x).
 
     No more than AT_ONCE codes are decoded at once (as many as images where there are more), whatever the samples.
     """

@@ -1,4 +1,4 @@
-"""What latent units say about known factors: mutual information, estimated in bins.
+"""Estimates what latent units tell about known factors: their mutual information, in bins.
 
 N images, D latent units, F factors.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BINS = 20  # of equal width, from the least to the largest value, as in disentanglement_lib (Locatello et al., 2019)
+BINS = 20  # bins of equal width, from least to largest value, as in disentanglement_lib (Locatello et al., 2019)
 
 
 def known_shares(codes: Tensor, factors: Tensor) -> Tensor:
-    """The share of each factor's entropy that each unit knows, I(unit; factor) / H(factor), (D, F), in 0 to 1.
+    """Returns the share of each factor's entropy that each unit knows, I(unit; factor) / H(factor), (D, F), in 0 to 1.
 
-    Counted in bins, N images seem to tell about 19 * 19 / 2N nats of what is independent of them; that is taken off
+    Counted in bins, N images seem to tell about 19 * 19 / 2N nats of what is independent of them. That is subtracted
     (Miller, 1955: each entropy gains what its bins in use lack on average).
 
     Args:
@@ -26,18 +26,18 @@ def known_shares(codes: Tensor, factors: Tensor) -> Tensor:
     joint = _counts(_binned(codes), _binned(factors))
     of_factors = _entropy(joint.sum(-2))
     information = _entropy(joint.sum(-1)) + of_factors - _entropy(joint.flatten(-2))
-    return (information / of_factors.clamp(min=1e-9)).clamp(0, 1)  # of a factor that never changes: none
+    return (information / of_factors.clamp(min=1e-9)).clamp(0, 1)  # a factor that never changes gets 0
 
 
 def _binned(values: Tensor) -> Tensor:
-    """(N, any) -> numbers of bins, 0 to 19."""
+    """Maps values (N, any) to numbers of bins, 0 to 19."""
     low, high = values.double().aminmax(dim=0)
     share = (values.double() - low) / (high - low).clamp(min=torch.finfo(torch.double).tiny)
     return (share * BINS).long().clamp(max=BINS - 1)
 
 
 def _counts(units: Tensor, factors: Tensor) -> Tensor:
-    """Bins (N, D) and (N, F) -> how often they meet, (D, F, BINS, BINS)."""
+    """Counts how often bins (N, D) and (N, F) meet, (D, F, BINS, BINS)."""
     dims = units.shape[1]
     cells = (torch.arange(dims) * BINS + units) * BINS  # (N, D)
     met = [torch.bincount((cells + factor[:, None]).flatten(), minlength=dims * BINS**2) for factor in factors.T]
@@ -45,7 +45,7 @@ def _counts(units: Tensor, factors: Tensor) -> Tensor:
 
 
 def _entropy(counts: Tensor) -> Tensor:
-    """(..., bins) -> (...), nats: of the frequencies, and what those of so many bins in use lack on average."""
+    """Returns the entropy of counts (..., bins) in nats, (...), plus what it lacks on average with so many bins."""
     total = counts.sum(-1)
     frequencies = counts / total[..., None].double()
     return -torch.xlogy(frequencies, frequencies).sum(-1) + ((counts > 0).sum(-1) - 1) / (2 * total)

@@ -1,4 +1,4 @@
-"""Metrics and figures name what they need of a model, its data and the settings."""
+"""Lists what metrics and figures may need of a model, its data and the settings."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ Need = Literal[
 ]
 
 
-AMOUNTS: dict[Need, int] = {"two_images": 2, "ten_images": 10}  # images of the split: needs that more images meet
+# How many images of the split a need asks for; these are the needs that more images meet.
+AMOUNTS: dict[Need, int] = {"two_images": 2, "ten_images": 10}
 
 
 class Rules(Protocol):
-    """How much is measured; EvaluationConfig says what each is."""
+    """Says how much is measured; EvaluationConfig explains each number."""
 
     @property
     def samples(self) -> int: ...

@@ -1,4 +1,4 @@
-"""Nearest neighbours in a feature space (density and coverage: Naeem et al., 2020, arXiv:2002.09797).
+"""Finds nearest neighbours in a feature space (density and coverage: Naeem et al., 2020, arXiv:2002.09797).
 
 N real images, M samples, F features.
 """
@@ -16,7 +16,7 @@ BLOCK_NUMBERS = 1_000_000  # distances in memory at once: 4 MB stay in the cache
 
 
 class Balls(NamedTuple):
-    """How samples fall into balls around real images; each reaches to its image's fifth nearest real image."""
+    """Holds how samples fall into balls around real images; each reaches to its image's fifth nearest real image."""
 
     held: Tensor  # (M,), balls that a sample lies in
     hit: Tensor  # (N,), whether an image's ball holds a sample
@@ -24,7 +24,10 @@ class Balls(NamedTuple):
 
 
 def balls(real: Tensor, samples: Tensor) -> Balls | None:
-    """Features (N, F) and (M, F); None where there is no distance: one real image, or numbers that are not finite."""
+    """Builds the balls from features (N, F) and (M, F).
+
+    It returns None where there is no distance: one real image, or numbers that are not finite.
+    """
     if len(real) < 2 or not (real.isfinite().all() and samples.isfinite().all()):
         return None
     real = real.to(samples.device)
@@ -40,11 +43,11 @@ def balls(real: Tensor, samples: Tensor) -> Balls | None:
 
 
 def nearest(samples: Tensor, real: Tensor) -> Tensor:
-    """For each sample (M, F) which of the real images (N, F) is nearest, (M,)."""
+    """Returns for each sample (M, F) which of the real images (N, F) is nearest, (M,)."""
     real = real.to(samples.device)
     return torch.cat([torch.cdist(block, real).argmin(1) for block in _blocks(samples, len(real))])
 
 
 def _blocks(x: Tensor, others: int) -> Iterator[Tensor]:
-    """Rows of x, as many at once as their distances to so many others may be in memory."""
+    """Yields rows of x, as many at once as their distances to so many others may be in memory."""
     yield from x.split(max(1, BLOCK_NUMBERS // others))

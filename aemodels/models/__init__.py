@@ -1,4 +1,4 @@
-"""The union of the models: the only list of them."""
+"""Defines the models; the union below is the only list of them."""
 
 from typing import Annotated
 

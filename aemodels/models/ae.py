@@ -1,4 +1,7 @@
-"""Autoencoder: one code per image, no prior in training (Hinton and Salakhutdinov, 2006, Science 313)."""
+"""Defines the autoencoder: one code per image, no prior in training.
+
+The source is Hinton and Salakhutdinov (2006, Science 313).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from aemodels.priors.mixture import GaussianMixturePrior
 
 
 class AEConfig(ModelConfig):
-    """Autoencoder.
+    """Holds the settings of an autoencoder.
 
     Example:
         >>> model = AEConfig(latent_dim=3).build((1, 28, 28), num_classes=10)
@@ -29,13 +32,13 @@ class AEConfig(ModelConfig):
     """
 
     name: Literal["ae"] = "ae"
-    """The model."""
+    """Chooses the model."""
     latent_dim: int = Field(20, ge=1)
-    """Numbers in a code."""
+    """Sets how many numbers a code has."""
     trunk: TrunkConfig = MLPConfig()
-    """The networks between images and codes."""
+    """Sets the networks between images and codes."""
     likelihood: LikelihoodConfig = GaussianConfig(sigma="fixed")
-    """How pixels are distributed around a reconstruction."""
+    """Sets how pixels are distributed around a reconstruction."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> AE:
         decoder = self.trunk.decoder(image_shape, self.latent_dim)
@@ -52,7 +55,7 @@ class AEConfig(ModelConfig):
 
 
 class AE(Autoencoder):
-    """Minimises the distortion alone. It draws images from a mixture fitted to its training codes."""
+    """An autoencoder minimises the distortion alone, and draws images from a mixture fitted to its training codes."""
 
     selection: ClassVar[str | None] = "distortion"
 

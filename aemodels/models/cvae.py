@@ -1,4 +1,6 @@
-"""Conditional variational autoencoder (Sohn et al., 2015, NeurIPS; Kingma et al., 2014, arXiv:1406.5298).
+"""Defines the conditional variational autoencoder.
+
+The sources are Sohn et al. (2015, NeurIPS) and Kingma et al. (2014, arXiv:1406.5298).
 
 B batch, D latent units, K classes, F features.
 """
@@ -22,7 +24,9 @@ from aemodels.nn.trunks import ImageShape
 
 
 class CVAEConfig(VAEConfig):
-    """Conditional variational autoencoder: it is told the class, so that one can ask it for images of a class.
+    """Holds the settings of a conditional variational autoencoder, which is told the class of each image.
+
+    So it can be asked for images of a class.
 
     Example:
         >>> model = CVAEConfig(latent_dim=2).build((1, 28, 28), num_classes=10)
@@ -31,9 +35,9 @@ class CVAEConfig(VAEConfig):
     """
 
     name: Literal["cvae"] = "cvae"  # type: ignore[assignment]
-    """The model."""
+    """Chooses the model."""
     conditional_prior: bool = True
-    """Whether each class has a normal prior of its own, which is learned; else all have N(0, I)."""
+    """Gives each class a normal prior of its own, which is learned; if false, all classes have N(0, I)."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> CVAE:
         if num_classes < 2:
@@ -52,7 +56,10 @@ class CVAEConfig(VAEConfig):
 
 
 class CVAE(VAE):
-    """Minimises distortion + beta * rate of p(x|y). Where no label is given it takes the one of the best bound."""
+    """A conditional VAE minimises distortion + beta * rate of p(x|y).
+
+    Where no label is given, it takes the label with the best bound.
+    """
 
     conditional: ClassVar[bool] = True
     posterior: DiagonalNormalHead
@@ -95,7 +102,7 @@ class CVAE(VAE):
         return Autoencoder.forward(self, x, y)
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        """Images of the classes y (n,), or of classes as frequent as in the training images."""
+        """Draws images of the classes y (n,), or of classes as frequent as in the training images."""
         y = self.class_shares.multinomial(n, replacement=True) if y is None else y
         p_z = self.prior(y)
         z = p_z.sample() if p_z.batch_shape else p_z.sample((n,))
@@ -103,7 +110,10 @@ class CVAE(VAE):
 
     @torch.no_grad()
     def sample_like(self, x: Tensor, n: int, seed: int) -> Tensor:
-        """Of the classes that it sees in the images, as frequent as there: a code means something within its class."""
+        """Draws images of the classes that the model sees in x, as frequent as there.
+
+        A code has a meaning only within its class, so each class is drawn by itself.
+        """
         seen = torch.cat([self.classify(part) for part in x.split(AT_ONCE)])
         drawn = seen[torch.randint(len(x), (n,), device=x.device)]
         images = x.new_empty(n, *x.shape[1:])
@@ -120,7 +130,7 @@ class CVAE(VAE):
 
     @torch.no_grad()
     def classify(self, x: Tensor) -> Tensor:
-        """The class (B,) under which the bound at the posterior's mean is the best for images (B, C, H, W)."""
+        """Returns the class (B,) under which the bound at the posterior's mean is best for images (B, C, H, W)."""
         h = self.encoder(self.likelihood.scale(x))
         bounds: list[Tensor] = []
         for label in range(self.num_classes):
@@ -131,5 +141,5 @@ class CVAE(VAE):
         return torch.stack(bounds).argmin(0)
 
     def _one_hot(self, y: Tensor) -> Tensor:
-        """Labels (B,) -> (B, K); torch's own looks at the values, which a captured update cannot do."""
+        """Maps labels (B,) to (B, K); torch's own function reads the values, which a captured update cannot do."""
         return (y[:, None] == torch.arange(self.num_classes, device=y.device)).to(self.class_shares.dtype)

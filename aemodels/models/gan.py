@@ -1,5 +1,6 @@
-"""Generative adversarial network (Goodfellow et al., 2014, arXiv:1406.2661), with the non-saturating loss and the
-gradient penalty R1 (Mescheder et al., 2018, arXiv:1801.04406).
+"""Defines the generative adversarial network (Goodfellow et al., 2014, arXiv:1406.2661).
+
+It uses the non-saturating loss and the gradient penalty R1 (Mescheder et al., 2018, arXiv:1801.04406).
 
 B batch, D latent units, (C, H, W) an image.
 """
@@ -21,8 +22,9 @@ from aemodels.nn.trunks import Discriminator, ImageShape, MLPConfig, TrunkConfig
 
 
 class GANConfig(ModelConfig):
-    """Generative adversarial network: the generator is an autoencoder's decoder, the discriminator its encoder with
-    one output.
+    """Holds the settings of a generative adversarial network.
+
+    The generator is built as an autoencoder's decoder, the discriminator as its encoder with one output.
 
     Example:
         >>> GANConfig(latent_dim=8).build((1, 28, 28), num_classes=0).sample(3).shape
@@ -32,13 +34,13 @@ class GANConfig(ModelConfig):
     has_encoder: ClassVar[bool] = False
 
     name: Literal["gan"] = "gan"
-    """The model."""
+    """Chooses the model."""
     latent_dim: int = Field(64, ge=1)
-    """Numbers that an image is made from."""
+    """Sets how many numbers an image is made from."""
     gradient_penalty: float = Field(10.0, ge=0)
-    """Weight of R1 in the discriminator's loss: half the squared gradient of its logit by real pixels in [0, 1]."""
+    """Weighs R1 in the discriminator's loss: half the squared gradient of its logit by real pixels in [0, 1]."""
     trunk: TrunkConfig = MLPConfig()
-    """The networks: the generator is its decoder."""
+    """Sets the networks; the generator is built as their decoder."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> GAN:
         generator = self.trunk.decoder(image_shape, self.latent_dim)
@@ -49,7 +51,7 @@ class GANConfig(ModelConfig):
 
 
 class GAN(GenerativeModel):
-    """Two parts that play against each other; there is no encoder, so nothing can be reconstructed or embedded."""
+    """A GAN has two parts that play against each other; it has no encoder, so it cannot reconstruct or embed."""
 
     selection: ClassVar[str | None] = None
     momentum: ClassVar[float] = ADVERSARIAL_MOMENTUM
@@ -72,7 +74,7 @@ class GAN(GenerativeModel):
         return {"generator": ("generator",), "discriminator": ("discriminator",)}
 
     def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
-        # one after the other: the generator's gradient passes the drawn images alone
+        # The images go through one kind after the other: the generator's gradient passes the drawn images alone.
         real, gradient = self.discriminator.with_gradient(batch.x)
         drawn = self.discriminator(self.sample(len(batch.x))).logits
         fooled, caught, known = is_real(drawn), is_drawn(drawn), is_real(real.logits)

@@ -1,4 +1,4 @@
-"""Importance weighted autoencoder (Burda et al., 2016, arXiv:1509.00519).
+"""Defines the importance weighted autoencoder (Burda et al., 2016, arXiv:1509.00519).
 
 With several bounds averaged it is MIWAE, with a share of the evidence lower bound CIWAE (Rainforth et al., 2018,
 arXiv:1802.04537). K samples, M repeats, B batch, D latent units.
@@ -21,7 +21,9 @@ from aemodels.nn.trunks import ImageShape, MLPConfig, TrunkConfig
 
 
 class IWAEConfig(ModelConfig):
-    """Importance weighted autoencoder: a tighter bound than the VAE's, by several samples for each image.
+    """Holds the settings of an importance weighted autoencoder.
+
+    Its bound is tighter than the VAE's, because it takes several samples for each image.
 
     Example:
         >>> IWAEConfig(samples=50).build((1, 28, 28), num_classes=0).latent_dim
@@ -29,19 +31,19 @@ class IWAEConfig(ModelConfig):
     """
 
     name: Literal["iwae"] = "iwae"
-    """The model."""
+    """Chooses the model."""
     latent_dim: int = Field(50, ge=1)
-    """Latent units."""
+    """Sets the number of latent units."""
     samples: int = Field(5, ge=1)
-    """Samples in one bound (K); with 1 it is the VAE's."""
+    """Sets the number of samples in one bound (K); with 1 it is the VAE's bound."""
     repeats: int = Field(1, ge=1)
-    """Bounds that are averaged (M): more than 1 is MIWAE."""
+    """Sets the number of bounds that are averaged (M); with more than 1 the model is MIWAE."""
     elbo_share: float = Field(0.0, ge=0, le=1)
-    """Share of the evidence lower bound in the loss: between 0 and 1 is CIWAE, 1 the VAE."""
+    """Sets the share of the evidence lower bound in the loss: between 0 and 1 is CIWAE, 1 is the VAE."""
     trunk: TrunkConfig = MLPConfig(widths=(200, 200), activation="tanh")
-    """The networks between images and codes."""
+    """Sets the networks between images and codes."""
     likelihood: LikelihoodConfig = BernoulliConfig()
-    """How pixels are distributed around a reconstruction."""
+    """Sets how pixels are distributed around a reconstruction."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> IWAE:
         decoder = self.trunk.decoder(image_shape, self.latent_dim)
@@ -54,7 +56,7 @@ class IWAEConfig(ModelConfig):
 
 
 class IWAE(Variational):
-    """Minimises a bound on -log p(x) that falls with the number of samples."""
+    """An IWAE minimises a bound on -log p(x) that falls with the number of samples."""
 
     selection: ClassVar[str | None] = "objective"
 
@@ -67,7 +69,7 @@ class IWAE(Variational):
         return {"autoencoder": Loss(terms.pop("objective"), terms)}
 
     def bound(self, batch: Batch) -> dict[str, Tensor]:
-        """No more than AT_ONCE codes are decoded at once, as many as images where there are more."""
+        """Returns the terms of the bound, and decodes no more codes at once than AT_ONCE or the number of images."""
         return self._terms(batch, max(1, AT_ONCE // len(batch.x)))
 
     def _terms(self, batch: Batch, at_once: int) -> dict[str, Tensor]:
@@ -84,7 +86,10 @@ class IWAE(Variational):
         }
 
     def _log_weights(self, q: DiagonalNormal, batch: Batch, at_once: int) -> tuple[Tensor, Tensor]:
-        """Log p(x|z) p(z) / q(z|x), (K, M, B), and the mean distortion, (B,); `at_once`: codes of each image."""
+        """Returns log(p(x|z) p(z) / q(z|x)), (K, M, B), and the mean distortion, (B,).
+
+        `at_once` is how many codes of each image are decoded at once.
+        """
         z = q.rsample((self.samples, self.repeats))  # (K, M, B, D)
         parts = z.flatten(0, 1).split(at_once)  # (at_once, B, D) each: pixels take far more memory than codes
         costs = torch.cat([distortion(self.decode(part, batch.y), batch.x) for part in parts]).view(z.shape[:-1])

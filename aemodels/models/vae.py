@@ -1,7 +1,7 @@
-"""Variational autoencoder (Kingma and Welling, 2014, arXiv:1312.6114).
+"""Defines the variational autoencoder (Kingma and Welling, 2014, arXiv:1312.6114).
 
-With a weight on the rate (beta-VAE: Higgins et al., 2017), its linear warm-up, and free bits (Kingma et al., 2016,
-arXiv:1606.04934).
+It has a weight on the rate (beta-VAE: Higgins et al., 2017), a linear warm-up of that weight, and free bits (Kingma et
+al., 2016, arXiv:1606.04934).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aemodels.nn.trunks import ImageShape, MLPConfig, TrunkConfig
 
 
 class VAEConfig(ModelConfig):
-    """Variational autoencoder; beta is the weight of the rate.
+    """Holds the settings of a variational autoencoder; beta is the weight of the rate.
 
     Example:
         >>> model = VAEConfig(latent_dim=2, beta=4.0).build((1, 28, 28), num_classes=0)
@@ -33,19 +33,21 @@ class VAEConfig(ModelConfig):
     stacked: ClassVar[tuple[str, ...]] = ("latent_dim", "beta")
 
     name: Literal["vae"] = "vae"
-    """The model."""
+    """Chooses the model."""
     latent_dim: int = Field(20, ge=1)
-    """Latent units."""
+    """Sets the number of latent units."""
     beta: float = Field(1.0, ge=0)
-    """Weight of the rate (KL divergence) in the loss; 1 is the evidence lower bound."""
+    """Weighs the rate (KL divergence) in the loss; 1 gives the evidence lower bound."""
     beta_warmup_steps: int = Field(0, ge=0)
-    """Optimiser steps over which the weight rises from 0 to beta."""
+    """Sets the updates over which the weight of the rate rises from 0 to beta."""
     free_bits: float = Field(0.0, ge=0)
-    """Nats per latent unit that cost nothing to use, on the mean of a batch; in training alone, not in what selects."""
+    """Sets how many nats per latent unit cost nothing, on the mean of a batch.
+
+    They are free in training alone, not in the bound that selects weights."""
     trunk: TrunkConfig = MLPConfig()
-    """The networks between images and codes."""
+    """Sets the networks between images and codes."""
     likelihood: LikelihoodConfig = BernoulliConfig()
-    """How pixels are distributed around a reconstruction."""
+    """Sets how pixels are distributed around a reconstruction."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> VAE:
         decoder = self.trunk.decoder(image_shape, self.latent_dim)
@@ -61,7 +63,7 @@ class VAEConfig(ModelConfig):
 
 
 class VAE(Variational):
-    """Minimises distortion + beta * rate."""
+    """A VAE minimises distortion + beta * rate."""
 
     selection: ClassVar[str | None] = "objective"
     beta: Tensor
@@ -80,8 +82,10 @@ class VAE(Variational):
         return {"autoencoder": Loss(total, {"distortion": cost, "rate": rate, "negative_elbo": cost + rate})}
 
     def bound(self, batch: Batch) -> dict[str, Tensor]:
-        """Every nat of the rate counts, with free bits too: they are an aid to training that selects nothing, and no
-        term of an image, as they depend on the others of its batch.
+        """Returns the terms of the bound, in which every nat of the rate counts, with free bits too.
+
+        Free bits are an aid to training. They select nothing, and they are no term of one image, as they depend on the
+        other images of its batch.
         """
         cost, rates = self._distortion_and_rates(batch)
         rate = rates.sum(-1)
@@ -93,7 +97,7 @@ class VAE(Variational):
         }
 
     def _distortion_and_rates(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One sample of -log p(x|z), (B,), and the rate of each unit, (B, D)."""
+        """Returns one sample of -log p(x|z), (B,), and the rate of each unit, (B, D)."""
         q = self.encode(batch.seen, batch.y)
         p_x = self.decode(q.rsample(), batch.y)
         return distortion(p_x, batch.x), kl_per_unit(q, self.prior(batch.y))

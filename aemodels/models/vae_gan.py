@@ -1,5 +1,6 @@
-"""VAE-GAN: an autoencoder whose distortion is measured in the features of a discriminator (Larsen et al., 2016,
-arXiv:1512.09300).
+"""Defines the VAE-GAN, an autoencoder whose distortion is measured in the features of a discriminator.
+
+The source is Larsen et al. (2016, arXiv:1512.09300).
 
 B batch, D latent units, F features, (C, H, W) an image. Each of the three parts has its own loss (algorithm 1), the
 discriminator's with the gradient penalty R1 (Mescheder et al., 2018, arXiv:1801.04406).
@@ -22,7 +23,7 @@ from aemodels.nn.trunks import Discriminator, ImageShape, MLPConfig, TrunkConfig
 
 
 class VAEGANConfig(ModelConfig):
-    """VAE-GAN.
+    """Holds the settings of a VAE-GAN.
 
     Example:
         >>> sorted(VAEGANConfig(latent_dim=8).build((1, 28, 28), num_classes=0).parts())
@@ -32,19 +33,19 @@ class VAEGANConfig(ModelConfig):
     stacked: ClassVar[tuple[str, ...]] = ("latent_dim", "beta", "gamma")
 
     name: Literal["vae_gan"] = "vae_gan"
-    """The model."""
+    """Chooses the model."""
     latent_dim: int = Field(20, ge=1)
-    """Latent units."""
+    """Sets the number of latent units."""
     beta: float = Field(0.02, ge=0)
-    """Weight of the rate in the encoder's loss, beside the distortion of the features."""
+    """Weighs the rate in the encoder's loss, beside the distortion of the features."""
     gamma: float = Field(0.3, ge=0)
-    """Weight of the distortion of the features in the decoder's loss, beside what fools the discriminator."""
+    """Weighs the distortion of the features in the decoder's loss, beside what fools the discriminator."""
     gradient_penalty: float = Field(10.0, ge=0)
-    """Weight of R1 in the discriminator's loss: half the squared gradient of its logit by real pixels in [0, 1]."""
+    """Weighs R1 in the discriminator's loss: half the squared gradient of its logit by real pixels in [0, 1]."""
     trunk: TrunkConfig = MLPConfig()
-    """The networks; the discriminator is another encoder of the kind, and its features are those of the distortion."""
+    """Sets the networks; the discriminator is another encoder of the kind, whose features measure the distortion."""
     likelihood: LikelihoodConfig = BernoulliConfig()
-    """What turns the decoder's output into pixels; their distortion is reported, and trains nothing."""
+    """Sets what turns the decoder's output into pixels; their distortion is reported, and trains nothing."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> VAEGAN:
         if isinstance(self.likelihood, GaussianConfig) and self.likelihood.sigma != "fixed":
@@ -66,8 +67,10 @@ class VAEGANConfig(ModelConfig):
 
 
 class VAEGAN(Variational):
-    """Encoder: beta * rate + distortion of features. Decoder: gamma * that, and to fool the discriminator with
-    reconstructions and samples. Discriminator: to tell them from images.
+    """A VAE-GAN has three parts, each with a loss of its own.
+
+    The encoder minimises beta * rate + distortion of features. The decoder minimises gamma times that distortion, and
+    fools the discriminator with reconstructions and samples. The discriminator learns to tell these from images.
     """
 
     selection: ClassVar[str | None] = None
@@ -96,10 +99,14 @@ class VAEGAN(Variational):
         }
 
     def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
-        """From one forward pass; what belongs to no part's own parameters never reaches it, so nothing is detached."""
+        """Returns all losses from one forward pass.
+
+        A part's optimiser owns its own parameters alone and takes no other gradient, so nothing is detached.
+        """
         q = self.encode(batch.seen, batch.y)
         reconstructions, samples = self.decode(q.rsample(), batch.y).mean, self.sample(len(batch.x), batch.y)
-        # one kind after the other: a part's gradient passes those alone that its loss is about, a fifth less work
+        # The images go through one kind after the other: a part's gradient then passes only those that its loss is
+        # about, which is a fifth less work.
         (real, features), gradient = self.discriminator.with_gradient(batch.x)
         again, reconstructed = self.discriminator(reconstructions)
         drawn, _ = self.discriminator(samples)
@@ -129,5 +136,5 @@ class VAEGAN(Variational):
 
 
 def feature_distortion(a: Tensor, b: Tensor) -> Tensor:
-    """-log N(b; a, I) of features (B, F) without its constant, (B,): eq. 7 and 8."""
+    """Returns -log N(b; a, I) of features (B, F) without its constant, (B,): eq. 7 and 8."""
     return 0.5 * (a - b).square().sum(-1)

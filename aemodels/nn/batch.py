@@ -1,4 +1,4 @@
-"""What one update or one look sees: images, and their labels where there are any."""
+"""Defines a batch: the images, and their labels where there are any, that a model sees at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ AT_ONCE = 500  # images or codes that are judged or answered at once: enough for
 
 
 class Batch(NamedTuple):
-    """What a model sees."""
+    """A batch holds the images that a model sees in one pass, and what is known of them."""
 
     x: Tensor  # (B, C, H, W), float32 in [0, 1]
     y: Tensor | None  # (B,), int64; None without labels
@@ -18,5 +18,5 @@ class Batch(NamedTuple):
 
     @property
     def seen(self) -> Tensor:
-        """What an encoder gets; the target is always x."""
+        """Returns the images (B, C, H, W) that an encoder gets; the target of the reconstruction is always x."""
         return self.x if self.corrupted is None else self.corrupted

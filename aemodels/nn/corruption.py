@@ -1,6 +1,6 @@
-"""What a denoising model is shown instead of its images (Vincent et al., 2010, JMLR 11).
+"""Corrupts the images that a denoising model is shown (Vincent et al., 2010, JMLR 11).
 
-B batch, (C, H, W) an image with pixels in [0, 1].
+B is the size of a batch and (C, H, W) the shape of an image, with pixels in [0, 1].
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from aemodels.nn.noise import normal_like, uniform_like
 
 
 class NoCorruption(Config):
-    """Images as they are."""
+    """Shows the images to the encoder as they are."""
 
     name: Literal["none"] = "none"
-    """How the images that the encoder sees are corrupted; the target is the clean image."""
+    """Chooses how the images that the encoder sees are corrupted; the target is always the clean image."""
 
     def apply(self, x: Tensor) -> Tensor | None:
-        """What is shown of images (B, C, H, W) in [0, 1]; None: the images themselves."""
+        """Returns corrupted images (B, C, H, W) in [0, 1], or None if the model is shown the images themselves."""
         return None
 
 
 class GaussianCorruption(Config):
-    """Normal noise on every pixel and channel, cut off at black and white."""
+    """Adds normal noise to every pixel and channel, and cuts it off at black and white."""
 
     name: Literal["gaussian"] = "gaussian"
-    """How the images that the encoder sees are corrupted; the target is the clean image."""
+    """Chooses how the images that the encoder sees are corrupted; the target is always the clean image."""
     sigma: float = Field(0.3, gt=0, le=2)
-    """Standard deviation of the noise, on pixels in [0, 1]."""
+    """Sets the standard deviation of the noise, on pixels in [0, 1]."""
 
     def apply(self, x: Tensor) -> Tensor:
         return normal_like(x).mul_(self.sigma).add_(x).clamp_(0, 1)
 
 
 class SaltAndPepperCorruption(Config):
-    """Some pixels become black or white, by a coin flip."""
+    """Turns some pixels black or white, each with the same probability."""
 
     name: Literal["salt_and_pepper"] = "salt_and_pepper"
-    """How the images that the encoder sees are corrupted; the target is the clean image."""
+    """Chooses how the images that the encoder sees are corrupted; the target is always the clean image."""
     share: float = Field(0.3, gt=0, le=1)
-    """Of the pixels."""
+    """Sets the share of the pixels that become black or white."""
 
     def apply(self, x: Tensor) -> Tensor:
         u = uniform_like(x[:, :1])  # all channels of a pixel alike
@@ -51,12 +51,12 @@ class SaltAndPepperCorruption(Config):
 
 
 class MaskingCorruption(Config):
-    """Some pixels become black."""
+    """Turns some pixels black."""
 
     name: Literal["masking"] = "masking"
-    """How the images that the encoder sees are corrupted; the target is the clean image."""
+    """Chooses how the images that the encoder sees are corrupted; the target is always the clean image."""
     share: float = Field(0.5, gt=0, lt=1)
-    """Of the pixels."""
+    """Sets the share of the pixels that become black."""
 
     def apply(self, x: Tensor) -> Tensor:
         return x.masked_fill(uniform_like(x[:, :1]) < self.share, 0)

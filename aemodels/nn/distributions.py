@@ -1,8 +1,8 @@
-"""Conditional distributions: a head is a module that turns features into a torch Distribution.
+"""Defines the conditional distributions: a head is a module that turns features into a torch Distribution.
 
 B batch, D latent units, K samples, F features, (C, H, W) an image with pixels in [0, 1]. Densities are in nats.
-Heads give mean and log-variance by a layer each, and `unit_mask` is 1 for the latent units that exist: so a model
-padded with zeros to more latent units is the same model, and a population can be stacked.
+A head computes the mean and the log-variance with one layer each. Its `unit_mask` is 1 for the latent units that exist.
+So a model that is padded with zeros to more latent units is the same model, and a population can be stacked.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ LOG_2PI = 1.8378770664093453
 
 
 def soft_bound(x: Tensor, low: float, high: float) -> Tensor:
-    """The identity well inside (low, high), smooth towards the bounds: a log-variance that cannot overflow."""
+    """Bounds x smoothly: it is the identity well inside (low, high), so that a log-variance cannot overflow."""
     return low + F.softplus(high - low - F.softplus(high - x))
 
 
 def _full(x: Tensor) -> Tensor:
-    """Densities are computed in float32 (or float64 in tests), whatever precision the layers ran in."""
+    """Returns x in float32 (or float64 in tests), as densities need, whatever precision the layers ran in."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 class Unchecked(Distribution):
-    """Base of the distributions here: no checks of arguments, each of which would wait for the device."""
+    """Provides the base of the distributions here; it checks no arguments, as each check would wait for the device."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
@@ -42,7 +42,10 @@ class Unchecked(Distribution):
 
 
 class DiagonalNormal(Unchecked):
-    """N(loc, scale²) with independent units: batch (B,), event (D,). Units outside the mask are 0 and cost nothing."""
+    """Represents N(loc, scale²) with independent units: batch (B,), event (D,).
+
+    Units outside the mask are 0 and add nothing to a density or a rate.
+    """
 
     has_rsample = True
 
@@ -68,14 +71,14 @@ class DiagonalNormal(Unchecked):
 
 
 def kl_per_unit(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
-    """KL(q || p) of each unit in nats, (B, D), in closed form."""
+    """Returns KL(q || p) of each unit in nats, (B, D), in closed form."""
     ratio = (q.scale / p.scale).square()
     distance = ((q.loc - p.loc) / p.scale).square()
     return 0.5 * (ratio + distance - 1 - ratio.log()) * q.unit_mask
 
 
 class Point(Unchecked):
-    """All mass on one code: batch (B,), event (D,). It has no density, so no rate."""
+    """Puts all its mass on one code: batch (B,), event (D,). It has no density, so no rate."""
 
     has_rsample = True
 
@@ -92,7 +95,7 @@ class Point(Unchecked):
 
 
 class DiagonalNormalHead(nn.Module):
-    """Features (B, F) -> q(z|x), a DiagonalNormal over D units."""
+    """Turns features (B, F) into q(z|x), a DiagonalNormal over D units."""
 
     unit_mask: Tensor
 
@@ -107,12 +110,15 @@ class DiagonalNormalHead(nn.Module):
         return DiagonalNormal(_full(self.mean(h)), (0.5 * log_variance).exp(), self.unit_mask)
 
     def prior(self) -> DiagonalNormal:
-        """N(0, I) over the units that exist."""
+        """Returns N(0, I) over the units that exist."""
         return DiagonalNormal(torch.zeros_like(self.unit_mask), torch.ones_like(self.unit_mask), self.unit_mask)
 
 
 class PointHead(nn.Module):
-    """Features (B, F) -> one code (B, D); `code` is a linear layer, or the identity where features are the code."""
+    """Turns features (B, F) into one code (B, D) per image.
+
+    `code` is a linear layer, or the identity where the features are the code.
+    """
 
     unit_mask: Tensor
 
@@ -129,7 +135,7 @@ class PointHead(nn.Module):
 
 
 class BernoulliPixels(Unchecked):
-    """p(x|z) from logits (B, C, H, W). On grey pixels -log_prob is a cross-entropy, not a likelihood."""
+    """Represents p(x|z) from logits (B, C, H, W). On grey pixels -log_prob is a cross-entropy, not a likelihood."""
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
@@ -145,9 +151,10 @@ class BernoulliPixels(Unchecked):
 
 
 class GaussianPixels(Unchecked):
-    """p(x|z) = N(mean, sigma²) on pixels in [0, 1]; sigma in the same unit, one number for all pixels.
+    """Represents p(x|z) = N(mean, sigma²) on pixels in [0, 1]; sigma has their unit and is one number for all.
 
-    `output` is the networks' own, in [0, 1], or in [-1, 1] if it is signed: errors are found there, in fewer passes.
+    `output` is what the networks give: in [-1, 1] if it is signed, else in [0, 1]. Errors are computed on that scale,
+    because it takes fewer passes over the pixels.
     """
 
     def __init__(self, output: Tensor, log_sigma: Tensor, signed: bool = False) -> None:
@@ -160,7 +167,7 @@ class GaussianPixels(Unchecked):
         return (self.output + 1) / 2 if self.signed else self.output
 
     def squares(self, value: Tensor) -> Tensor:
-        """Squared error of the output for each image, summed over pixels."""
+        """Returns the squared error of the output for each image, summed over pixels."""
         target = to_signed(value) if self.signed else value
         return F.mse_loss(self.output, target.expand_as(self.output), reduction="none").flatten(-3).sum(-1)
 
@@ -173,40 +180,43 @@ class GaussianPixels(Unchecked):
 
 
 class BatchOptimalGaussianPixels(GaussianPixels):
-    """Gaussian pixels in training: sigma² is the batch's mean squared error, its maximum-likelihood value."""
+    """Represents Gaussian pixels in training: sigma² is the mean squared error of the batch, its likeliest value."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         squares = self.squares(value)  # (..., B)
-        # No gradient through sigma: it is at the optimum, where its own vanishes.
+        # No gradient passes through sigma: it is at its optimum, where its own gradient vanishes.
         samples = squares.detach().flatten(0, -2) if squares.dim() > 1 else squares.detach()[None]  # (K, B)
         errors = samples.mean(0) * self.unit**2 / self.event_shape.numel()  # (B,), of a pixel
         log_sigma = 0.5 * torchrun.batch_mean(errors).clamp(min=1e-6).log()
-        self.log_sigma.mul_(0.9).add_(0.1 * log_sigma)  # what held-out images are judged by, as in batch normalisation
+        self.log_sigma.mul_(0.9).add_(0.1 * log_sigma)  # held-out images use this running mean
         return self._density(squares, log_sigma)
 
 
 def to_signed(x: Tensor) -> Tensor:
-    """Pixels in [0, 1] -> [-1, 1]."""
+    """Maps pixels from [0, 1] to [-1, 1]."""
     return (2 * x).sub_(1)
 
 
 class LikelihoodHead(nn.Module):
-    """Decoder output (B, C, H, W) -> p(x|z)."""
+    """Provides the base of the heads that turn the decoder's output (B, C, H, W) into p(x|z)."""
 
     def scale(self, x: Tensor) -> Tensor:
-        """Pixels in [0, 1] -> the range that the networks see."""
+        """Maps pixels from [0, 1] to the range that the networks see."""
         return x
 
 
 class BernoulliHead(LikelihoodHead):
-    """Decoder output (B, C, H, W) -> Bernoulli pixels."""
+    """Turns the decoder's output (B, C, H, W) into Bernoulli pixels."""
 
     def forward(self, h: Tensor) -> BernoulliPixels:
         return BernoulliPixels(_full(h))
 
 
 class GaussianHead(LikelihoodHead):
-    """Decoder output (B, C, H, W) -> Gaussian pixels with a fixed sigma; with tanh the networks see [-1, 1]."""
+    """Turns the decoder's output (B, C, H, W) into Gaussian pixels with a fixed sigma.
+
+    With tanh as the last function the networks see pixels in [-1, 1].
+    """
 
     log_sigma: Tensor
 
@@ -226,7 +236,7 @@ class GaussianHead(LikelihoodHead):
 
 
 class LearnedGaussianHead(GaussianHead):
-    """Sigma is one more parameter of the decoder."""
+    """Learns sigma as one more parameter of the decoder."""
 
     def __init__(self, log_sigma: Tensor, signed: bool) -> None:
         super().__init__(log_sigma, signed)
@@ -238,7 +248,10 @@ class LearnedGaussianHead(GaussianHead):
 
 
 class OptimalGaussianHead(GaussianHead):
-    """Sigma is the best for each training batch (Rybkin et al., 2021, arXiv:2006.13202); a running mean at test."""
+    """Uses the best sigma for each training batch (Rybkin et al., 2021, arXiv:2006.13202).
+
+    At test time it uses a running mean of those values.
+    """
 
     def forward(self, h: Tensor) -> GaussianPixels:
         pixels = BatchOptimalGaussianPixels if self.training else GaussianPixels
@@ -246,26 +259,26 @@ class OptimalGaussianHead(GaussianHead):
 
 
 class BernoulliConfig(Config):
-    """Pixels as independent coin flips, from logits."""
+    """Takes each pixel for an independent coin flip, whose logit the decoder gives."""
 
     name: Literal["bernoulli"] = "bernoulli"
-    """The likelihood of the pixels."""
+    """Chooses the likelihood of the pixels."""
 
     def build(self) -> BernoulliHead:
         return BernoulliHead()
 
 
 class GaussianConfig(Config):
-    """Pixels with Gaussian noise."""
+    """Takes each pixel for the decoder's output with Gaussian noise."""
 
     name: Literal["gaussian"] = "gaussian"
-    """The likelihood of the pixels."""
+    """Chooses the likelihood of the pixels."""
     sigma: Literal["fixed", "learned", "optimal"] = "learned"
-    """Noise of a pixel: fixed, one learned number, or the maximum-likelihood value of each training batch."""
+    """Chooses a pixel's noise: fixed, one learned number, or the maximum-likelihood value of each training batch."""
     value: float = Field(0.1, gt=0, le=10)
-    """Sigma (where it starts, unless it is fixed), on pixels in [0, 1]."""
+    """Sets sigma, on pixels in [0, 1]; if sigma is not fixed, training starts from this value."""
     output: Literal["sigmoid", "tanh"] = "sigmoid"
-    """The decoder's last function; with tanh the networks see pixels in [-1, 1]."""
+    """Chooses the decoder's last function; with tanh the networks see pixels in [-1, 1]."""
 
     def build(self) -> GaussianHead:
         heads = {"fixed": GaussianHead, "learned": LearnedGaussianHead, "optimal": OptimalGaussianHead}

@@ -1,4 +1,4 @@
-"""All noise of the models comes from here."""
+"""Draws all noise of the models."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from aemodels.runtime import torchrun
 
 
 def noise_like(codes: Tensor) -> Tensor:
-    """Standard normal noise for codes (..., B, D). All noise of the models comes from here: it runs under vmap, and a
-    test can replace it.
+    """Returns standard normal noise for codes (..., B, D).
+
+    All noise of the models comes from this module, so that it runs under vmap and a test can replace it.
     """
     share = torchrun.current()
     if share is None:
@@ -20,7 +21,7 @@ def noise_like(codes: Tensor) -> Tensor:
 
 
 def uniform_like(images: Tensor) -> Tensor:
-    """Noise in [0, 1) for images (B, ...)."""
+    """Returns uniform noise in [0, 1) for images (B, ...)."""
     share = torchrun.current()
     if share is None:
         return torch.rand_like(images)
@@ -28,5 +29,5 @@ def uniform_like(images: Tensor) -> Tensor:
 
 
 def normal_like(images: Tensor) -> Tensor:
-    """Standard normal noise for the pixels of images (B, ...)."""
+    """Returns standard normal noise for the pixels of images (B, ...)."""
     return noise_like(images.flatten(1)).view_as(images)

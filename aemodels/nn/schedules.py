@@ -1,4 +1,7 @@
-"""Step -> weight, as pure functions. A step is a 0-dimensional tensor on the device, so that a loop can be captured."""
+"""Maps the count of updates to weights and learning rates, as pure functions.
+
+The count may be a 0-dimensional tensor on the device, so that a training loop can be captured.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ STAGES = 8
 
 
 def warm_up(step: Tensor, steps: int) -> Tensor | float:
-    """Rises linearly from 0 at step 0 to 1 at `steps`; 1 throughout if there are none."""
+    """Returns a weight that rises linearly from 0 at step 0 to 1 at `steps`; it is 1 throughout if `steps` is 0."""
     return (step / steps).clamp(max=1) if steps else 1.0
 
 
 def learning_rate_factor(step: int, total: int, warmup: int, schedule: Schedule) -> float:
-    """What the learning rate is multiplied by at a step (from 0), after a linear warm-up."""
+    """Returns what the learning rate is multiplied by at a step (from 0), after a linear warm-up."""
     if step < warmup:
         return (step + 1) / (warmup + 1)
     done = (step - warmup) / max(1, total - warmup)
@@ -31,6 +34,9 @@ def learning_rate_factor(step: int, total: int, warmup: int, schedule: Schedule)
 
 
 def _stage(done: float) -> int:
-    """Each stage takes three times as long as the one before (Burda et al., 2016, arXiv:1509.00519, section 5)."""
+    """Returns the number of the stage, of which each takes three times as long as the one before.
+
+    `done` is the share of the training that is done (Burda et al., 2016, arXiv:1509.00519, section 5).
+    """
     ends = [(3 ** (i + 1) - 1) / (3**STAGES - 1) for i in range(STAGES)]
     return next(i for i, end in enumerate(ends) if done < end or i == STAGES - 1)

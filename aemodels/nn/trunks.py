@@ -1,8 +1,8 @@
-"""Trunks: the networks between images and features, for any (C, H, W).
+"""Defines the trunks, which are the networks between images and features, for any (C, H, W).
 
-B batch, F features, D latent units. A trunk's encoder maps (B, C, H, W) -> (B, F), its decoder (B, D) -> (B, C, H, W)
-without a last function: that is the likelihood's business. Batch normalisation couples the images of a batch: it is off
-unless it is asked for, and refused where each image has to stand for itself (`BatchNorm`, `Discriminator`).
+B batch, F features, D latent units. A trunk's encoder maps (B, C, H, W) -> (B, F), its decoder (B, D) -> (B, C, H, W).
+The decoder has no last function, because the likelihood applies it. Batch normalisation couples the images of a batch:
+it is off unless it is asked for, and refused where each image has to stand for itself (`BatchNorm`, `Discriminator`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Width = Annotated[int, Field(ge=1)]
 
 
 class Encoder(nn.Sequential):
-    """(B, C, H, W) -> (B, features)."""
+    """An encoder maps images (B, C, H, W) to features (B, features)."""
 
     def __init__(self, *layers: nn.Module, features: int) -> None:
         super().__init__(*layers)
@@ -33,18 +33,18 @@ class Encoder(nn.Sequential):
 
 
 class Judged(NamedTuple):
-    """What a discriminator makes of images."""
+    """Holds what a discriminator computes of images."""
 
     logits: Tensor  # (B,): over 0 it takes an image for real
     features: Tensor  # (B, F): its last hidden layer
 
 
 class Discriminator(nn.Module):
-    """(B, C, H, W) in [0, 1] -> how real each image is.
+    """A discriminator tells how real each image (B, C, H, W), in [0, 1], looks.
 
     Raises:
-        SettingsError: the encoder has batch normalisation. It would judge the batch, real and drawn images together,
-            and not each image (Gulrajani et al., 2017, arXiv:1704.00028, section 4).
+        SettingsError: the encoder has batch normalisation. The discriminator would then judge the real and drawn
+            images of a batch together, not each image (Gulrajani et al., 2017, arXiv:1704.00028, section 4).
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -62,7 +62,7 @@ class Discriminator(nn.Module):
         return Judged(self.logit(features)[..., 0].float(), features.float())
 
     def with_gradient(self, x: Tensor) -> tuple[Judged, Tensor]:
-        """The same, and the gradient of each image's logit by its pixels, (B, C, H, W)."""
+        """Returns the judgement, and the gradient of each image's logit by its pixels, (B, C, H, W)."""
 
         def judged(x: Tensor) -> tuple[Tensor, Judged]:
             result = self(x)
@@ -76,10 +76,10 @@ class Discriminator(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Features (B, F) with mean 0 and variance 1 in a batch, then scaled and shifted by what is learned; held-out
-    images by running means of both (Ioffe and Szegedy, 2015, arXiv:1502.03167).
+    """Brings features (B, F) to mean 0 and variance 1 in a batch, then scales and shifts them as learned.
 
-    Members of a population have running means of their own, so they stack.
+    For held-out images it uses running means of both (Ioffe and Szegedy, 2015, arXiv:1502.03167). Members of a
+    population have running means of their own, so they stack.
 
     Raises:
         SettingsError: torchrun shares the batches between processes, each of which sees a part.
@@ -94,23 +94,25 @@ class BatchNorm(nn.BatchNorm1d):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.float() if x.dtype is torch.bfloat16 else x  # with the means in float32, vmap takes no other
-        if self.training and len(x) == 1:  # the rest of an epoch: an image alone has no variance
+        x = x.float() if x.dtype is torch.bfloat16 else x  # vmap takes no other type beside running means in float32
+        if self.training and len(x) == 1:  # the last batch of an epoch may be one image, which has no variance
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
 
 
 class MLPConfig(Config):
-    """Fully connected layers; the decoder mirrors the encoder."""
+    """Describes a trunk of fully connected layers; the decoder mirrors the encoder."""
 
     name: Literal["mlp"] = "mlp"
-    """The networks between images and codes."""
+    """Chooses the networks between images and codes."""
     widths: tuple[Width, ...] = Field((400,), min_length=1)
-    """Units of the encoder's hidden layers, from the image to the code."""
+    """Sets the units of the encoder's hidden layers, from the image to the code."""
     activation: Literal["relu", "tanh"] = "relu"
-    """The function between layers."""
+    """Chooses the function between layers."""
     normalization: Literal["none", "batch"] = "none"
-    """Between a hidden layer and its function: none, or batch normalisation (mean 0, variance 1 in a batch)."""
+    """Chooses what stands between a hidden layer and its function: none, or batch normalisation.
+
+    Batch normalisation brings each feature to mean 0 and variance 1 in a batch."""
 
     direct_code: ClassVar[int | None] = None
 
@@ -135,12 +137,12 @@ class MLPConfig(Config):
 
 
 class StridedConfig(Config):
-    """Base of the trunks that halve the image by stride-2 convolutions; the decoder mirrors the encoder."""
+    """Provides the base of trunks that halve the image by stride-2 convolutions; the decoder mirrors the encoder."""
 
     channels: tuple[Width, ...] = Field((32, 64), min_length=1)
-    """Channels after each stride-2 convolution."""
+    """Sets the number of channels after each stride-2 convolution."""
     hidden: int = Field(256, ge=1)
-    """Units of the fully connected layer between the convolutions and the code."""
+    """Sets the units of the fully connected layer between the convolutions and the code."""
 
     direct_code: ClassVar[int | None] = None
 
@@ -150,8 +152,8 @@ class StridedConfig(Config):
         for inputs, outputs in pairwise((image_shape[0], *self.channels)):
             layers += [nn.Conv2d(inputs, outputs, kernel_size=4, stride=2, padding=1), *self._refine(outputs)]
         dense = nn.Linear(self.channels[-1] * height * width, self.hidden)
-        # The last activation after Flatten: before it, gradients would meet activations of another layout, which takes
-        # several times as long. A tenth of a VAE-GAN's update.
+        # The last activation comes after Flatten. Before it, gradients would meet activations of another memory
+        # layout, which takes several times as long: a tenth of a VAE-GAN's update.
         return Encoder(*layers[:-1], nn.Flatten(), layers[-1], dense, nn.SiLU(), features=self.hidden)
 
     def decoder(self, image_shape: ImageShape, latent_dim: int) -> nn.Sequential:
@@ -162,18 +164,18 @@ class StridedConfig(Config):
         layers: list[nn.Module] = [nn.Linear(latent_dim, self.hidden), nn.SiLU(), dense]
         *blocks, activation = self._refine(channels[-1])
         image = nn.Unflatten(-1, smallest)
-        layers += [image, *blocks, activation] if blocks else [activation, image]  # for the layout, as in the encoder
+        layers += [image, *blocks, activation] if blocks else [activation, image]  # for the layout, see the encoder
         for i in reversed(range(len(self.channels))):
             layers += [_upsampling(channels[i + 1], channels[i], sides[i + 1], sides[i])]
             layers += [*self._refine(channels[i])] if i else []
         return nn.Sequential(*layers)
 
     def _refine(self, channels: int) -> Iterator[nn.Module]:
-        """What stands between two changes of size."""
+        """Yields the layers that stand between two changes of size."""
         raise NotImplementedError
 
     def _sides(self, image_shape: ImageShape) -> list[tuple[int, int]]:
-        """(H, W) before and after each stride-2 layer: 28, 14, 7."""
+        """Returns (H, W) before and after each stride-2 layer, such as 28, 14, 7 of both."""
         _, height, width = image_shape
         count, side = len(self.channels), min(height, width)
         if side >> count < 1:
@@ -185,23 +187,23 @@ class StridedConfig(Config):
 
 
 def _upsampling(inputs: int, outputs: int, small: tuple[int, int], large: tuple[int, int]) -> nn.ConvTranspose2d:
-    """Doubles the sides, to an odd one where the encoder halved an odd one."""
+    """Returns a layer that doubles the sides, and adds one pixel where the encoder halved an odd side."""
     odd = (large[0] - 2 * small[0], large[1] - 2 * small[1])
     return nn.ConvTranspose2d(inputs, outputs, kernel_size=4, stride=2, padding=1, output_padding=odd)
 
 
 class ConvConfig(StridedConfig):
-    """Stride-2 convolutions and a hidden layer."""
+    """Describes a trunk of stride-2 convolutions and one hidden layer."""
 
     name: Literal["conv"] = "conv"
-    """The networks between images and codes."""
+    """Chooses the networks between images and codes."""
 
     def _refine(self, channels: int) -> Iterator[nn.Module]:
         yield nn.SiLU()
 
 
 class ResidualBlock(nn.Module):
-    """x + f(x), with normalisation before each convolution (He et al., 2016, arXiv:1603.05027)."""
+    """Computes x + f(x), with normalisation before each convolution (He et al., 2016, arXiv:1603.05027)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -217,12 +219,12 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualConfig(StridedConfig):
-    """Residual blocks after stride-2 convolutions, and a hidden layer."""
+    """Describes a trunk of residual blocks after stride-2 convolutions, and one hidden layer."""
 
     name: Literal["residual"] = "residual"
-    """The networks between images and codes."""
+    """Chooses the networks between images and codes."""
     blocks: int = Field(1, ge=1)
-    """Residual blocks after each stride-2 convolution."""
+    """Sets the number of residual blocks after each stride-2 convolution."""
 
     def _refine(self, channels: int) -> Iterator[nn.Module]:
         for _ in range(self.blocks):
@@ -234,10 +236,13 @@ class ResidualConfig(StridedConfig):
 
 
 class ArticleConvConfig(Config):
-    """The article's convolutional autoencoder, layer by layer: 28x28 grey images only, its code is 8x2x2."""
+    """Describes the article's convolutional autoencoder, layer by layer.
+
+    It takes 28x28 grey images only, and its code is 8x2x2.
+    """
 
     name: Literal["article_conv"] = "article_conv"
-    """The networks between images and codes."""
+    """Chooses the networks between images and codes."""
 
     direct_code: ClassVar[int | None] = 32
 

@@ -1,4 +1,4 @@
-"""The priors that are fitted to codes after training, by their names: a new one is added here."""
+"""Defines the priors that are fitted to codes after training, by their names; a new one is added here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PRIORS: dict[str, type[FittedPrior]] = {"gaussian": GaussianPrior, "mixture": Ga
 
 
 def fitted(name: str, codes: Tensor, seed: int) -> FittedPrior:
-    """The prior of that name, fitted to codes (N, D).
+    """Returns the prior of that name, fitted to codes (N, D).
 
     Raises:
         UserError: there is no such prior.
@@ -29,5 +29,5 @@ def fitted(name: str, codes: Tensor, seed: int) -> FittedPrior:
 
 
 def fitted_to_few(codes: Tensor, seed: int) -> FittedPrior:
-    """A mixture for many codes, else a shrunk Gaussian."""
+    """Fits a mixture to many codes (N, D), and a shrunk Gaussian to few."""
     return fitted("mixture" if components(*codes.shape) > 1 else "gaussian", codes, seed)

@@ -1,4 +1,4 @@
-"""The prior `flow` is a neural spline flow."""
+"""Defines the prior `flow`, a neural spline flow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLOW_STEPS, FLOW_BATCH, FLOW_RATE = 1_000, 500, 3e-3
 
 
 class FlowPrior(FittedPrior):
-    """A neural spline flow (Durkan et al., 2019, arXiv:1906.04032), by zuko."""
+    """Represents codes by a neural spline flow (Durkan et al., 2019, arXiv:1906.04032), by zuko."""
 
     def __init__(self, latent_dim: int) -> None:
         import zuko
@@ -33,7 +33,7 @@ class FlowPrior(FittedPrior):
         return pushed
 
     def fit(self, codes: Tensor, seed: int) -> None:
-        """By maximum likelihood, on 90 % of the codes; the weights that are best on the others are kept."""
+        """Fits by maximum likelihood on 90 % of the codes, and keeps the weights that are best on the others."""
         with seeded(seed), torch.enable_grad():
             x = self.scale.fit(codes).float()
             x = x[torch.randperm(len(x))]

@@ -1,4 +1,4 @@
-"""The prior `gaussian` is one Gaussian with a full covariance."""
+"""Defines the prior `gaussian`, one Gaussian with a full covariance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aemodels.priors.base import FittedPrior, Scale, two_at_least
 
 
 class GaussianPrior(FittedPrior):
-    """One Gaussian with a full covariance, shrunk as far as the codes are few (Ledoit and Wolf, 2004)."""
+    """Represents codes by one Gaussian with a full covariance, shrunk if codes are few (Ledoit and Wolf, 2004)."""
 
     mean: Tensor
     scale_tril: Tensor

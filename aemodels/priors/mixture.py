@@ -1,4 +1,4 @@
-"""The prior `mixture` is a mixture of Gaussians with full covariances."""
+"""Defines the prior `mixture`, a mixture of Gaussians with full covariances."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ CODES_PER_PARAMETER_ROW = 5  # codes wanted per component and latent unit: fewer
 
 
 class GaussianMixturePrior(FittedPrior):
-    """A mixture of Gaussians with full covariances.
+    """Represents codes by a mixture of Gaussians with full covariances.
 
-    Its shape is fixed (unused components have weight 0), so that it saves and loads with the model's weights.
+    The shape of its tensors is fixed (unused components have weight 0), so it saves and loads with the model's weights.
     """
 
     log_weights: Tensor
@@ -36,7 +36,7 @@ class GaussianMixturePrior(FittedPrior):
         return MixtureSameFamily(weights, components, validate_args=False)
 
     def fit(self, codes: Tensor, seed: int) -> None:
-        """By expectation-maximisation, with as many components as the codes are enough for."""
+        """Fits by expectation-maximisation, with as many components as the number of codes allows."""
         from sklearn.mixture import GaussianMixture
 
         codes, scale = two_at_least(codes), Scale(codes.shape[1])
@@ -50,5 +50,5 @@ class GaussianMixturePrior(FittedPrior):
 
 
 def components(codes: int, latent_dim: int) -> int:
-    """How many components a mixture of so many codes can have."""
+    """Returns how many components a mixture that is fitted to so many codes can have."""
     return max(1, min(MAX_COMPONENTS, codes // (CODES_PER_PARAMETER_ROW * latent_dim)))

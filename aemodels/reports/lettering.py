@@ -1,4 +1,4 @@
-"""Text in plots is drawn letter by letter: it starts no formula, hides no entry, and has a font for each letter."""
+"""Draws text in plots letter by letter: it starts no formula, hides no entry, and has a font for each letter."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:  # half a second that only drawing has to wait for
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-USUAL = "DejaVu Sans"  # matplotlib brings it
-LAST_RESORT = "Last Resort"  # begins the name of a font that has a box for every letter
+USUAL = "DejaVu Sans"  # the font that comes with matplotlib
+LAST_RESORT = "Last Resort"  # the beginning of the name of a font that has a box for every letter
 REGULAR = 400  # weight of a font that is neither light nor bold
 TRIED_SIZE, TRIED_DPI = 9, 100
 
@@ -49,13 +49,13 @@ def _written_on(axis: Axis) -> set[Any]:
 
 
 def shortened(name: str, most: int) -> str:
-    """A name on one line, of at most so many letters; dots stand for what is left out."""
+    """Returns a name on one line, of at most so many letters; dots stand for what is left out."""
     name = visible(name)
     return name if len(name) <= most else f"{name[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def drawable(text: str) -> str:
-    """The text with an escape for each character that no installed font has."""
+    """Returns the text with an escape for each character that no installed font has."""
     shown = visible(text, keep="\n")
     absent = _absent(_rare(shown))
     return "".join(escape(letter) if letter in absent else letter for letter in shown) if absent else shown
@@ -65,18 +65,18 @@ def drawable(text: str) -> str:
 
 
 def _rare(text: str) -> str:
-    """The letters that a font may not have, in order: a key."""
+    """Returns the letters that a font may not have, in order, as a key for caches."""
     return "".join(sorted({letter for letter in text if not letter.isascii()}))
 
 
 def _fonts(letters: str) -> tuple[str, ...]:
-    """Families that have those of the letters that the usual font has not."""
+    """Returns the font families that have the letters which the usual font lacks."""
     return _found(letters)[0]
 
 
 @cache
 def _absent(letters: str) -> frozenset[str]:
-    """Those that no installed font has, which is said once."""
+    """Returns the letters that no installed font has, and warns of them once."""
     absent = _found(letters)[1]
     if absent:
         points = ", ".join(map(escape, sorted(absent)))
@@ -112,7 +112,7 @@ def choose_fonts(letters: str, families: Callable[[], Sequence[str]]) -> tuple[t
 
 @cache
 def _installed() -> list[str]:
-    """Families of fonts, those without serifs first; also such as were installed after matplotlib looked for fonts."""
+    """Returns the font families, those without serifs first, also such as were installed after matplotlib started."""
     from matplotlib.font_manager import findSystemFonts, fontManager
 
     for path in sorted({*findSystemFonts()} - {font.fname for font in fontManager.ttflist}):
@@ -126,7 +126,7 @@ def _installed() -> list[str]:
 
 
 def _has(family: str, one: str) -> bool:
-    """Whether a family draws a letter: fonts of coloured pixels list letters that matplotlib cannot draw."""
+    """Tells whether a family draws a letter; fonts of coloured pixels list letters that matplotlib cannot draw."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     try:

@@ -1,4 +1,4 @@
-"""report.html: all that was found about a model or a comparison, in one file: no network, no scripts."""
+"""Writes report.html: all that was found about a model or a comparison, in one file, without network and scripts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from aemodels.reports.pictures import Picture
 from aemodels.reports.table import VALIDATION, VALIDATION_HOW, VALIDATION_UNIT, Score, Table, left_out
 from aemodels.texts import local_time
 
-SHORT = {"elbo", "knn", "mse", "psnr", "ssim"}  # words that stand for several
+SHORT = {"elbo", "knn", "mse", "psnr", "ssim"}  # abbreviations, which are written in capitals
 BETTER = {"minimize": "lower is better", "maximize": "higher is better", None: "for comparison"}
 OF_COMPARISONS = {  # picture -> its name on the page, heading and caption
     "comparison": (
@@ -44,47 +44,47 @@ OF_COMPARISONS = {  # picture -> its name on the page, heading and caption
 
 
 class Subject(NamedTuple):
-    """What a report is about."""
+    """Holds what a report is about."""
 
     model: str  # a registered version, or a run's folder
     work: str  # what the run did: trained, judged again
     run_id: str
     experiment: Experiment
     data: PreparedData
-    images: int | None = None  # of its training images, if it was trained on some only
+    images: int | None = None  # how many training images it was trained on, if not on all
 
 
 class Contest(NamedTuple):
-    """What the report of a comparison is about."""
+    """Holds what the report of a comparison is about."""
 
-    model: str  # what the comparison is called
+    model: str  # the name of the comparison
     run_id: str
     systems: Mapping[str, Experiment]
     data: PreparedData
 
 
 class SettingRow(NamedTuple):
-    """One setting of an experiment."""
+    """Holds one setting of an experiment."""
 
     key: str
-    value: str  # as the command line takes it
+    value: str  # written as the command line takes it
     description: str
     changed: bool  # differs from the default
 
 
 class MetricRow(NamedTuple):
-    """One number, as a person reads it."""
+    """Holds one number, as a person reads it."""
 
     name: str
     value: str
     unit: str
     better: str
     how: str
-    primary: bool  # what the search and the gate go by
+    primary: bool  # whether the search and the gate go by it
 
 
 class FigureRow(NamedTuple):
-    """One picture."""
+    """Holds one picture."""
 
     name: str
     heading: str
@@ -100,7 +100,7 @@ def write_report(
     pictures: Mapping[str, Picture],
     reasons: Mapping[str, str] | None = None,
 ) -> str:
-    """The page.
+    """Writes the report of a model.
 
     Args:
         metrics: on the test images, by their names in METRICS.
@@ -128,7 +128,7 @@ def write_report(
 def write_comparison(
     subject: Contest, table: Table, pictures: Mapping[str, Picture], undrawn: Mapping[str, str] | None = None
 ) -> str:
-    """The page of a comparison: a column for each system.
+    """Writes the report of a comparison, with a column for each system.
 
     Args:
         pictures: by their names in OF_COMPARISONS.
@@ -158,7 +158,7 @@ def write_comparison(
 
 
 def _compared(table: Table) -> Iterator[tuple[MetricRow, list[Score | None]]]:
-    """What there is to read about each number, and those of the systems."""
+    """Yields what there is to read about each number, and that number of each system."""
     for i, name in enumerate(table.metrics):
         yield _metric_row(name, "", i == 0), [row.scores.get(name) for row in table.rows]
     if table.validations:
@@ -178,7 +178,7 @@ def _page(template: str, **content: Any) -> str:
 
 
 def metric_rows(metrics: Mapping[str, float], primary: str) -> list[MetricRow]:
-    """The primary one first, then as METRICS has them: by what they are about."""
+    """Returns the metrics, the primary one first, then in the order of METRICS, which groups them by subject."""
     order = sorted(METRICS, key=lambda name: name != primary)
     return [_metric_row(name, number(metrics[name]), name == primary) for name in order if name in metrics]
 
@@ -189,10 +189,11 @@ def _metric_row(name: str, value: str, primary: bool) -> MetricRow:
 
 
 def setting_rows(config: Config, usual: Any = None, prefix: str = "") -> Iterator[SettingRow]:
-    """All settings below a config.
+    """Yields all settings below a config.
 
     Args:
-        usual: the config that it would be by default; of another variant of a section its own defaults count.
+        usual: the config that it would be by default. If it is another variant of a section, that variant's own
+            defaults count.
     """
     same = type(usual) is type(config)
     for name, field in type(config).model_fields.items():
@@ -216,6 +217,6 @@ def _figure_row(name: str, heading: str, caption: str, picture: Picture) -> Figu
 
 
 def _words(name: str) -> str:
-    """As in a text: Frechet samples, SSIM."""
+    """Writes a metric's name as in a text, such as Frechet samples or SSIM."""
     words = " ".join(word.upper() if word in SHORT else word for word in name.split("_"))
     return words[:1].upper() + words[1:]

@@ -1,4 +1,4 @@
-"""Pictures from images and plots: uint8 arrays (H, W, 3).
+"""Makes pictures of images and plots: uint8 arrays (H, W, 3).
 
 Pixels of images are magnified by a whole number and never smoothed: a sheet is laid out in screen pixels around its
 images. N images, (C, h, w) an image with pixels in [0, 1].
@@ -30,7 +30,7 @@ FONT, TITLE = 9, 11  # points
 
 
 def tile(images: Tensor, across: int, factor: int) -> Picture:
-    """Images (N, C, h, w) row by row, each pixel magnified to factor x factor."""
+    """Puts images (N, C, h, w) row by row into a grid, each pixel magnified to factor x factor."""
     pixels = images.detach().float().nan_to_num(0).clamp(0, 1).mul(255).round().byte().cpu()
     colour = pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()  # (N, h, w, 3)
     large = colour.repeat(factor, axis=1).repeat(factor, axis=2)
@@ -44,7 +44,7 @@ def tile(images: Tensor, across: int, factor: int) -> Picture:
 
 
 class Labels(NamedTuple):
-    """What stands around a grid of images."""
+    """Holds the texts around a grid of images."""
 
     title: str
     rows: Sequence[str] = ()
@@ -53,14 +53,14 @@ class Labels(NamedTuple):
 
 
 def sheet(images: Tensor, across: int, labels: Labels) -> Picture:
-    """A labelled grid; one pixel of the grid is one pixel of the picture."""
+    """Draws a labelled grid; one pixel of the grid is one pixel of the picture."""
     factor = max(1, round(WIDTH / (across * (images.shape[-1] + GAP))))
     columns = _centres(labels.columns, images.shape[-1] * factor)
     return framed(tile(images, across, factor), labels, columns, _centres(labels.rows, images.shape[-2] * factor))
 
 
 def framed(grid: Picture, labels: Labels, columns: Sequence[float], rows: Sequence[float]) -> Picture:
-    """Labels around a grid; the centres of its columns and rows, in pixels of it."""
+    """Draws labels around a grid; `columns` and `rows` are the centres of its columns and rows, in pixels of it."""
     height, width = grid.shape[:2]
     left, right = (max(104, _width(labels.rows) + 10) if labels.rows else 12), 12
     top, bottom = 36, 12 + (18 if labels.columns else 0) + (20 if labels.below else 0)
@@ -78,7 +78,7 @@ def framed(grid: Picture, labels: Labels, columns: Sequence[float], rows: Sequen
 
 
 def _width(labels: Sequence[str]) -> int:
-    """Pixels that the longest of the labels takes."""
+    """Returns how many pixels the longest of the labels takes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure = _figure(1, 1)
@@ -93,7 +93,7 @@ def _centres(labels: Sequence[str], side: int) -> list[float]:
 
 
 def _figure(width: int, height: int) -> Figure:
-    from matplotlib.figure import Figure  # never pyplot: it keeps what it draws, and chooses a window system
+    from matplotlib.figure import Figure  # not pyplot, which keeps what it draws and chooses a window system
 
     return Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
 
@@ -112,7 +112,7 @@ def plots(rows: int, columns: int, width: int, height: int, title: str) -> tuple
 
 
 def drawn(figure: Figure) -> Picture:
-    """The pixels of a figure; all texts in it are drawn as they are."""
+    """Returns the pixels of a figure, after making its texts drawable."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     letter(figure)

@@ -1,4 +1,4 @@
-"""The table of a comparison: systems by metrics, means and spreads over seeds."""
+"""Makes the table of a comparison: systems by metrics, with means and spreads over seeds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OF_LIKELIHOOD = {
     "negative_elbo",
     "nll",
     "bits_per_dimension",
-}  # in units of its own
+}  # metrics in the units of a likelihood, which compare only within one
 ARROWS = {"minimize": " ↓", "maximize": " ↑", None: ""}
 VALIDATION, VALIDATION_UNIT = "validation loss", "nats per image"
 VALIDATION_HOW = (
@@ -30,74 +30,74 @@ VALIDATION_HOW = (
 
 
 class Score(Config):
-    """One metric of one system."""
+    """Holds one metric of one system."""
 
     model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")
 
     mean: float
     spread: float | None
-    """Standard deviation of a sample over the seeds; null for one seed."""
+    """Gives the standard deviation of a sample over the seeds; null for one seed."""
     values: tuple[float, ...]
-    """Of each seed."""
+    """Lists the value of each seed."""
     best: bool = False
-    """Whether no other system has a better mean."""
+    """Tells whether no other system has a better mean."""
 
     @property
     def text(self) -> str:
-        """As a person reads it."""
+        """Writes mean and spread as a person reads them."""
         return f"{number(self.mean)} {self.around}".rstrip()
 
     @property
     def around(self) -> str:
-        """The spread as a person reads it; nothing where all seeds agree."""
+        """Writes the spread as a person reads it; it is empty where all seeds agree."""
         return f"± {self.spread:.2g}" if self.spread else ""
 
 
 class Row(Config):
-    """One system."""
+    """Holds what was found of one system."""
 
     system: str
     scores: dict[str, Score]
-    """Of the test images, by the metrics' names, of those that the system has."""
+    """Maps metrics of the test images to scores, as far as the system has them."""
     seconds: Score
-    """Of training alone."""
+    """Gives the seconds of training alone."""
     validation: Score | None = None
-    """Validation loss after the last epoch, nats per image, each system's own; null of adversarial models."""
+    """Gives the validation loss after the last epoch, in nats per image, each system's own; null if adversarial."""
     left_out: dict[str, str] = Field(default_factory=dict)
-    """Metrics that could not be measured with one of the seeds, with the reason."""
+    """Lists the metrics that could not be measured with one of the seeds, with the reason."""
 
 
 class Line(NamedTuple):
-    """One number of all systems."""
+    """Holds one number of all systems."""
 
     name: str
     unit: str
     scores: list[Score | None]  # in the order of the systems
-    arrow: str = ""  # to where it is better
+    arrow: str = ""  # points to where the number is better
 
 
 class Table(Config):
-    """All systems."""
+    """Holds all systems, with what was measured."""
 
     metrics: tuple[str, ...]
-    """Those that at least one system has, the one that defines better first."""
+    """Names the metrics that at least one system has, the one that defines better first."""
     rows: tuple[Row, ...]
     seeds: int
     origin: str = ""
-    """How it came about, as a sentence: command, seeds, data set, versions and device."""
+    """Says in a sentence how the table came about: command, seeds, data set, versions and device."""
 
     def best(self, metric: str) -> tuple[str, ...]:
-        """The systems whose mean no other one beats."""
+        """Returns the systems whose mean no other one beats."""
         return tuple(row.system for row in self.rows if metric in row.scores and row.scores[metric].best)
 
     @property
     def validations(self) -> list[Score | None]:
-        """Of each system; empty where none has one."""
+        """Returns the validation loss of each system; it is empty where none has one."""
         found = [row.validation for row in self.rows]
         return found if any(found) else []
 
     def lines(self) -> Iterator[Line]:
-        """All that was measured: the metrics, then what is known of the trainings."""
+        """Yields all that was measured: the metrics, then what is known of the trainings."""
         for name in self.metrics:
             scores = [row.scores.get(name) for row in self.rows]
             yield Line(name, METRICS[name].unit, scores, ARROWS[METRICS[name].ranking])
@@ -107,24 +107,24 @@ class Table(Config):
 
 
 class Measured(Config):
-    """What was found of a system with one seed."""
+    """Holds what was found of a system with one seed."""
 
     model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")
 
     metrics: dict[str, float]
     seconds: float
     likelihood: str = ""
-    """How its pixels are distributed, by its name; "" where a system has none."""
+    """Names how its pixels are distributed; it is empty if the system has no likelihood."""
     validation: float | None = None
-    """Validation loss after the last epoch, nats per image; null of an adversarial model."""
+    """Gives the validation loss after the last epoch, in nats per image; null of an adversarial model."""
     made_with: str = ""
-    """Versions and device of its training."""
+    """Names the versions and the device of its training."""
     left_out: dict[str, str] = Field(default_factory=dict)
-    """Metrics that could not be measured, with the reason."""
+    """Lists the metrics that could not be measured, with the reason."""
 
 
 def make_table(found: Mapping[str, Sequence[Measured]], primary: str, origin: str = "") -> Table:
-    """Means and spreads.
+    """Makes the table of means and spreads.
 
     Args:
         found: system -> an entry for each seed.
@@ -174,7 +174,7 @@ def _validation(runs: Sequence[Measured]) -> Score | None:
 
 
 def _mark_best(metric: str, rows: dict[str, dict[str, Score]]) -> None:
-    """Where there is a choice between systems, and a direction."""
+    """Marks the best systems of a metric, where there are several systems and a direction."""
     direction = METRICS[metric].ranking
     means = [scores[metric].mean for scores in rows.values()]
     finite = list(filter(math.isfinite, means))
@@ -187,14 +187,14 @@ def _mark_best(metric: str, rows: dict[str, dict[str, Score]]) -> None:
 
 
 def as_markdown(table: Table, heading: str) -> str:
-    """For a README: a row for each metric, a column for each system; the best of a row is bold."""
+    """Writes the table for a README: a row for each metric, a column for each system; the best of a row is bold."""
     reasons = "\n".join(f"* {line}." for line in left_out(table))
     parts = f"# {heading}", "\n".join(_rows(table)), legend(table), reasons, table.origin
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def legend(table: Table) -> str:
-    """How to read it."""
+    """Explains how the table is read."""
     over = (
         f"Means ± standard deviations over {table.seeds} seeds (none where they agree)"
         if table.seeds > 1
@@ -209,7 +209,7 @@ def legend(table: Table) -> str:
 
 
 def left_out(table: Table) -> list[str]:
-    """Why systems lack metrics that their kind has: a line for each reason."""
+    """Says why systems lack metrics that their kind has: a line for each reason."""
     same: dict[tuple[str, str], list[str]] = {}
     for row in table.rows:
         for name, why in row.left_out.items():

@@ -1,4 +1,4 @@
-"""Where models are trained and run."""
+"""Chooses the device on which models are trained and run."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ DEVICES = ("cpu", "cuda", "mps")
 
 
 def best_device() -> torch.device:
-    """AEMODELS_DEVICE, or CUDA, MPS, CPU, whichever is first; a CUDA device that is named, or that is this process's
-    under torchrun, becomes torch's current one, and multiplies matrices of float32 in TF32.
+    """Returns the device of AEMODELS_DEVICE, or the first there is of CUDA, MPS and CPU.
+
+    A CUDA device that is named, or that is this process's under torchrun, becomes torch's current one. It multiplies
+    matrices of float32 in TF32.
 
     Raises:
         UserError: AEMODELS_DEVICE names none that works here, or torchrun started more processes than there are GPUs.
     """
     device = _chosen()
     if device.type == "cuda":
-        # Here, and not where a model is trained: a model is judged alike in that process and in any other.
+        # It is set here and not where a model is trained, so that every process judges a model alike.
         torch.set_float32_matmul_precision("high")
     return device
 
@@ -30,7 +32,7 @@ def best_device() -> torch.device:
 def _chosen() -> torch.device:
     name = device_name()
     if torchrun.started() and name in (None, "cuda") and torch.cuda.is_available():
-        torchrun.take_gpu()  # before anything is put on the first one
+        torchrun.take_gpu()  # before anything is put on the first GPU
     if name:
         try:
             device = torch.empty(0, device=name).device
@@ -57,19 +59,21 @@ def _works(device: str) -> bool:
 
 
 def bfloat16_units(device: torch.device) -> Literal["", "vector", "matrix"]:
-    """What it multiplies bfloat16 with: nothing of its own, and then that is slower than float32; vector instructions
-    (AVX-512 BF16); or matrix units (AMX, a GPU; NVIDIA's since Ampere).
+    """Returns what the device multiplies bfloat16 with.
+
+    "" is nothing of its own, with which bfloat16 is slower than float32. "vector" is vector instructions (AVX-512
+    BF16). "matrix" is matrix units (AMX, a GPU; NVIDIA's since Ampere).
     """
     if device.type == "cuda":
         return "matrix" if torch.cuda.is_bf16_supported(including_emulation=False) else ""
     if device.type != "cpu":
         return "matrix"
-    # its public `get_capabilities` is younger than the oldest torch that is taken
+    # torch's public `get_capabilities` is newer than the oldest torch that is supported.
     return "matrix" if torch.cpu._is_amx_tile_supported() else "vector" if torch.cpu._is_avx512_bf16_supported() else ""
 
 
 def described(device: torch.device) -> str:
-    """The device as a person reads it; how many threads a CPU computes with."""
+    """Describes the device for a person; for a CPU it tells how many threads compute."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":

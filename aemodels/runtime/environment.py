@@ -1,4 +1,4 @@
-"""What the machine decides and no experiment: folders, addresses, the device. All of it from the environment.
+"""Reads from the environment what the machine decides and no experiment: folders, addresses, the device.
 
 AEMODELS_DATA    where data sources lie or are downloaded to      default: data/ in the cache folder
 AEMODELS_CACHE   prepared arrays and feature networks             default: ~/.cache/aemodels
@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from aemodels.config import UserError
 
-# Variables of libraries that write below the home folder otherwise.
+# These variables name folders of libraries, which otherwise write below the home folder.
 HOMES = {"MPLCONFIGDIR": "matplotlib", "PREFECT_HOME": "prefect", "TORCH_HOME": "torch"}
 
 
@@ -33,24 +33,24 @@ def data_root() -> Path:
 
 
 def store_folder() -> Path:
-    """The same folder wherever a command is called from, as long as it is called from the same checkout's install."""
+    """Returns the store's folder, the same wherever a command of the same checkout's install is called from."""
     return _folder("AEMODELS_STORE", _default_store)
 
 
 def folders() -> dict[str, Path]:
-    """The folders that are written to, by the variables that name them."""
+    """Returns the folders that are written to, by the variables that name them."""
     found: dict[str, Path] = {}
     places = {"AEMODELS_STORE": store_folder, "AEMODELS_CACHE": cache_folder}
-    if os.environ.get("AEMODELS_DATA"):  # else it is in the cache
+    if os.environ.get("AEMODELS_DATA"):  # otherwise it is in the cache
         places = {"AEMODELS_DATA": data_root, **places}
     for variable, folder in places.items():
-        with suppress(UserError):  # it cannot be told where it is
+        with suppress(UserError):  # where a folder is may be impossible to tell; then it is left out
             found[variable] = folder()
     return found
 
 
 def make_whole() -> None:
-    """Writes the folders into the environment, as whole paths: for processes that start in another folder."""
+    """Writes the folders into the environment as whole paths, for processes that start in another folder."""
     for variable, folder in folders().items():
         os.environ[variable] = str(folder)
     tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
@@ -60,12 +60,12 @@ def make_whole() -> None:
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or the embedded store's: what other MLflow programs need to find the same models."""
+    """Returns MLFLOW_TRACKING_URI, or the embedded store's address, by which other programs find the same models."""
     return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(store_folder() / "mlflow.db")
 
 
 def databases() -> Iterator[Path]:
-    """The files of sqlite that this process may work with."""
+    """Yields the files of sqlite that this process may work with."""
     tracking = sqlite_file(tracking_uri())
     if tracking is not None:
         yield tracking
@@ -73,14 +73,14 @@ def databases() -> Iterator[Path]:
 
 
 def sqlite_uri(file: Path) -> str:
-    """The file as SQLAlchemy takes it, which would end a plain path at a question mark."""
+    """Returns the file's address for SQLAlchemy, which would end a plain path at a question mark."""
     if "?" not in str(file):
         return f"sqlite:///{file.as_posix()}"
     return f"sqlite+pysqlite:///{file.as_uri()}?uri=true"  # MLflow would make folders for one without a driver
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of such a URI; None of another one."""
+    """Returns the file of an sqlite address; None for another address."""
     match = re.match(r"sqlite(?:\+\w+)?:///(file:)?([^?]+)", uri)
     return match and Path(unquote(match[2]) if match[1] else match[2]).absolute()
 
@@ -88,7 +88,7 @@ def sqlite_file(uri: str) -> Path | None:
 def give_libraries_a_home() -> None:
     """Lets matplotlib, Prefect and torch keep their files in the cache where this user has no home to write to.
 
-    What the person has set stays. A user without any home gets one there for what else asks for it.
+    What the person has set stays. A user without a home folder gets one there, for all that asks for it.
 
     Raises:
         UserError: there is no home and no AEMODELS_CACHE.
@@ -105,7 +105,7 @@ def give_libraries_a_home() -> None:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Returns how many processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -114,7 +114,7 @@ def device_name() -> str | None:
 
 
 def search_database() -> str | None:
-    """The URL of the database that searches share with other machines; it may hold a password."""
+    """Returns the URL of the database that searches share with other machines; it may hold a password."""
     return os.environ.get("OPTUNA_STORAGE") or None
 
 

@@ -1,4 +1,4 @@
-"""Files that are written whole, and what to say where the file system refuses.
+"""Writes files whole, and says what to do where the file system refuses.
 
 One refusal has many shapes: an OSError, sqlite's error beneath those of SQLAlchemy, MLflow and Optuna, or an error of
 safetensors or torch that only quotes the system. All of them become one sentence here, with the path, the reason and
@@ -44,21 +44,21 @@ REMEDIES = {
     errno.ENOTCONN: LOOK,
 }
 MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOTCONN}
-COMMON = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR}  # often part of another story, where they are handled
-OF_FILES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}  # never said of a network
+COMMON = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR}  # often handled already where another error follows from them
+OF_FILES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}  # errors that a network never gives
 SQLITE = {3: errno.EACCES, 8: errno.EROFS, 10: errno.EIO, 13: errno.ENOSPC, 14: errno.ENOENT}  # PERM ... CANTOPEN
 PROBE = 2**16  # bytes; a database in use grows by as much at once
 
 
 class _Refusal(NamedTuple):
-    """What the system said, of which path."""
+    """Holds what the system refused, and for which path."""
 
     number: int
     path: str | None
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes beside the file, then renames: whoever reads sees the old or the new one, also after a power cut.
+    """Writes beside the file, then renames it: a reader sees the old or the new file, also after a power cut.
 
     Raises:
         UserError: the file system refuses it.
@@ -67,8 +67,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         if path.exists() and not path.is_file() and not path.is_dir():
             _pass_on(path, write)
             return
-    whole = Path(os.path.realpath(path))  # where a link leads
-    # The name is of a fixed length, no person's, and the same for whoever repeats what was killed.
+    whole = Path(os.path.realpath(path))  # follows links to the file that is meant
+    # The name of the partial file has a fixed length and no person's words. A process that repeats what was killed
+    # uses the same name.
     partial = whole.with_name(f".{blake2s(os.fsencode(whole.name), digest_size=8).hexdigest()}.partial")
     with at_path(path):
         try:
@@ -79,7 +80,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
                 shutil.copymode(whole, partial)
             partial.replace(whole)
         except BaseException:
-            with suppress(OSError):  # on a full disk what is half written takes the room of others
+            with suppress(OSError):  # a half-written file would take the room of others on a full disk
                 partial.unlink()
             raise
 
@@ -124,7 +125,7 @@ def at_path(path: Path | None = None) -> Iterator[None]:
 
 
 def in_words(error: BaseException, path: Path | None = None) -> UserError | None:
-    """The sentence for an error that comes from the file system; None for any other error."""
+    """Returns the sentence for an error that comes from the file system; None for any other error."""
     if isinstance(error, UserError):
         return error
     refusal = _refusal(error)
@@ -137,7 +138,7 @@ def in_words(error: BaseException, path: Path | None = None) -> UserError | None
 
 
 def _refusal(error: BaseException) -> _Refusal | None:
-    """The first one on the way from the error to what caused it."""
+    """Returns the first refusal of the system on the way from the error to its cause."""
     one: BaseException | None = error
     while one is not None and not isinstance(one, UserError):
         found = _by_database(one) or _by_system(one) or _by_quotation(one)
@@ -166,7 +167,7 @@ def _by_quotation(error: BaseException) -> _Refusal | None:
 
 def _by_database(error: BaseException) -> _Refusal | None:
     """Asks the system which file sqlite was refused, and why, as its errors often say neither."""
-    number = SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)  # the rest of it are details
+    number = SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)  # the upper bytes hold details
     if number is None:
         return None
     files = list(environment.databases())
@@ -177,7 +178,7 @@ def _by_database(error: BaseException) -> _Refusal | None:
 
 
 def _probe(file: Path) -> _Refusal | None:
-    """What the system says of writing to the file and beside it."""
+    """Tells what the system says of writing to the file and beside it."""
     try:
         _write_and_forget(file.parent, PROBE)
         if file.exists():
@@ -188,12 +189,12 @@ def _probe(file: Path) -> _Refusal | None:
 
 
 def _write_and_forget(folder: Path, count: int) -> None:
-    with tempfile.TemporaryFile(dir=folder) as scratch:  # buffered: else it may write only a part
+    with tempfile.TemporaryFile(dir=folder) as scratch:  # buffered, as an unbuffered write may write only a part
         scratch.write(bytes(count))
 
 
 def _elsewhere(path: str | None) -> str:
-    """The variable that names another folder for it, or for what was to be made in it, where there is one."""
+    """Names the variable, if there is one, that moves the path or what was to be made in it to another folder."""
     absolute = Path(os.path.abspath(path)) if path else None
     for variable, folder in environment.folders().items():
         if absolute and (absolute.is_relative_to(folder) or folder.is_relative_to(absolute)):
@@ -202,6 +203,6 @@ def _elsewhere(path: str | None) -> str:
 
 
 def _somewhere() -> str:
-    """Where an error that names nothing may come from."""
+    """Lists where an error that names no path may come from."""
     places = {**environment.folders(), "TMPDIR": Path(os.environ.get("TMPDIR") or "/tmp")}
     return ", or ".join(f"{name}={folder}" for name, folder in places.items())

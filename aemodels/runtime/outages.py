@@ -1,4 +1,4 @@
-"""Errors that may pass: a full disk, a server or database that is away for a while."""
+"""Recognises errors that may pass: a full disk, a server or database that is away for a while."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aemodels.runtime.files import in_words
 
 
 def is_outage(error: object) -> bool:
-    """Whether it may be over later: a full disk, or a server or database that for minutes did not answer."""
+    """Tells whether an error may be over later, such as a full disk, or a server that did not answer for minutes."""
     from psycopg import OperationalError  # beneath what Optuna raises while its database is away
     from urllib3.exceptions import HTTPError  # beneath what MLflow's client raises where there is no connection
 

@@ -1,4 +1,4 @@
-"""Names of processes, by which others can tell later whether they are gone."""
+"""Names processes, so that others can tell later whether they are gone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import psutil
 
-SAME_START = 60.0  # seconds: a clock that was set meanwhile moves the start of a process
+SAME_START = 60.0  # seconds; a clock that was set meanwhile moves the start of a process
 
 
 def own_name() -> str:
@@ -17,7 +17,7 @@ def own_name() -> str:
 
 
 def is_gone(name: str) -> bool:
-    """Whether a process of this machine has ended; of other machines and containers nothing is known: False."""
+    """Tells whether a process of this machine has ended; it is False for processes of other machines and containers."""
     match name.rsplit(":", 2):
         case [place, number, begun] if place == _place():
             return not _runs(int(number), int(begun))
@@ -39,6 +39,6 @@ def _runs(number: int, begun: int) -> bool:
 
 
 def _place() -> str:
-    """Where a process number means something: containers count their own."""
+    """Names the place where a process number means something: containers count their own."""
     namespace = os.readlink("/proc/self/ns/pid").partition(":")[2] if sys.platform == "linux" else ""
     return f"{platform.node()}{namespace}"

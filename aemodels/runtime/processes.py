@@ -1,8 +1,8 @@
-"""Processes that run generator functions for this one, step by step.
+"""Runs generator functions in other processes, step by step, for this one.
 
-Neither forked (Prefect and torch have threads) nor spawned by multiprocessing (which imports the caller's main module
-again): fresh interpreters, each with this one's module search path and a socket to it. They work from a script without
-a main guard, a prompt, a thread, a flow. Linux and macOS.
+They are neither forked (Prefect and torch have threads) nor spawned by multiprocessing (which imports the caller's main
+module again). They are fresh interpreters, each with this one's module search path and a socket to it. So they work
+from a script without a main guard, a prompt, a thread, or a flow, on Linux and macOS.
 
     worker = Worker()
     worker.start(count, 3)  # def count(n): for i in range(n): wish = yield i; return "done"
@@ -33,7 +33,7 @@ from aemodels.runtime.progress import Driven
 
 ALIKE = "AEMODELS_PROCESSES_ALIKE"  # set for the processes that are started here
 BOOT = "import sys; sys.path[:] = sys.argv[2:]; from aemodels.runtime.processes import serve; serve(int(sys.argv[1]))"
-# Ctrl-C at a terminal and a supervisor's SIGTERM reach the whole group of processes; only the parent heeds them.
+# Ctrl-C at a terminal and a supervisor's SIGTERM reach the whole group of processes; only the parent reacts to them.
 UNHEEDED = (signal.SIGINT, signal.SIGTERM)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 PATIENCE = 5  # seconds that a process without a socket may take to end by itself
@@ -47,44 +47,44 @@ def alike() -> int:
 
 
 class WorkerDiedError(UserError):
-    """A worker process is no more, whatever it was doing."""
+    """A process that ran generators is gone, whatever it was doing."""
 
     def __init__(self, status: int) -> None:
         self.reason = _obituary(status)
         super().__init__(f"{self.reason}; then run this again")
-        self.status = status  # its exit status; -9: ended by signal 9
+        self.status = status  # its exit status; -9 if signal 9 ended it
 
 
 class Yielded(NamedTuple):
-    """The generator yielded, and waits for `answer`."""
+    """The generator yielded this value, and waits for `answer`."""
 
     value: Any
 
 
 class Returned(NamedTuple):
-    """The generator ended; the worker is ready for the next one."""
+    """The generator ended with this value; the process is ready for the next one."""
 
     value: Any
 
 
 class Worker:
-    """A process of its own that runs generator functions of importable modules, one after the other.
+    """Starts a process that runs generator functions of importable modules, one after the other.
 
-    It ends with this process, however this one ends, and leaves it to this one to heed Ctrl-C. What it prints goes to
-    stderr. For use by one thread at a time.
+    It ends with this process, however this one ends, and it ignores Ctrl-C, to which this one reacts. What it prints
+    goes to stderr. One thread at a time may use it.
     """
 
     def __init__(self, threads: int = 1, alike: int = 1) -> None:
         """Starts the process and does not wait for it.
 
         Args:
-            threads: for the libraries that compute in several.
-            alike: how many processes like this one divide the memory; it asks `alike()`.
+            threads: how many threads its libraries compute with.
+            alike: how many processes like this one share the memory; the process reads it with `alike()`.
         """
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-P", "-c", BOOT, str(theirs.fileno()), *map(str, sys.path)]
         environment = os.environ | dict.fromkeys(THREADS, str(threads)) | {ALIKE: str(alike)}
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, UNHEEDED)  # inherited, until it can ignore them itself
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, UNHEEDED)  # inherited until the process ignores them itself
         try:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=2, env=environment, pass_fds=[theirs.fileno()]
@@ -97,11 +97,11 @@ class Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         self.socket = ours
-        self._end = weakref.finalize(self, _end, self.process, ours)  # when it is forgotten, or this process exits
+        self._end = weakref.finalize(self, _end, self.process, ours)  # runs when it is forgotten, or this process exits
         self._runs = False
 
     def start(self, steps: Steps, *args: object) -> None:
-        """Has it run `steps(*args)`, a generator function of a module; does not wait."""
+        """Makes the process run `steps(*args)`, a generator function of a module; does not wait."""
         if self._runs:
             raise RuntimeError("the worker runs a generator already; receive its end first")
         if steps.__module__ == "__main__":
@@ -113,7 +113,7 @@ class Worker:
         """Waits for what the generator yields or returns; raises what it raises, with the traceback as a note.
 
         Raises:
-            WorkerDiedError: the process is no more; `start` and `answer` raise it too.
+            WorkerDiedError: the process is gone; `start` and `answer` raise it too.
         """
         message = self._receive()
         self._runs = isinstance(message, Yielded)
@@ -122,11 +122,11 @@ class Worker:
         return message  # type: ignore[no-any-return]
 
     def answer(self, value: object = None) -> None:
-        """The generator goes on, with this as the value of its `yield`; does not wait, and may come ahead of it."""
+        """Lets the generator go on, with this as the value of its `yield`; does not wait, and may come ahead of it."""
         self._send(value)
 
     def close(self) -> None:
-        """Ends the process at once, whatever it runs; a generator that has to clean up is brought to its end before."""
+        """Ends the process at once, whatever it runs; bring a generator that has to clean up to its end before."""
         self._end()
 
     def _send(self, message: object) -> None:
@@ -154,7 +154,10 @@ class Worker:
 
 
 def ready(workers: Sequence[Worker], seconds: float | None = None) -> list[Worker]:
-    """Waits until one at least has something to receive (or is dead), but no longer than so many seconds; all such."""
+    """Waits until a process has something to receive (or is dead), and returns all such.
+
+    It waits no longer than so many seconds.
+    """
     found = wait([worker.socket for worker in workers], seconds)
     return [worker for worker in workers if worker.socket in found]
 
@@ -241,10 +244,10 @@ def _raised(error: BaseException) -> _Raised:
 
 
 class _Parts:
-    """An exception that is unpickled without its constructor.
+    """Pickles an exception so that it is unpickled without its constructor.
 
-    By itself it would be with `args`, which a constructor that composes the text does not take. The classes that are
-    written in C need theirs.
+    By itself an exception is unpickled with `args`, which a constructor that composes the text does not take. The
+    exception classes that are written in C need theirs.
     """
 
     def __init__(self, error: BaseException) -> None:
@@ -260,11 +263,11 @@ def _rebuilt(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[
     return error
 
 
-# ---------------------------------------------------------------- in the worker
+# ---------------------------------------------------------------- in the other process
 
 
 def serve(descriptor: int) -> None:
-    """Does what the parent orders until that lets go of the socket."""
+    """Does in the process what its parent orders, until the parent lets go of the socket."""
     for number in UNHEEDED:
         signal.signal(number, signal.SIG_IGN)
     os.set_inheritable(descriptor, False)
@@ -276,7 +279,7 @@ def serve(descriptor: int) -> None:
         try:
             _send(parent, parts)
         except ConnectionError:
-            os._exit(0)  # as in _listen, which had no time yet
+            os._exit(0)  # the parent is gone, and _listen has had no time to see it
 
     def ask(message: Yielded) -> Any:
         send(_dumps(message))
@@ -287,7 +290,7 @@ def serve(descriptor: int) -> None:
 
 
 def _listen(parent: socket.socket, inbox: SimpleQueue[Parts]) -> None:
-    """Ends the process when the parent is gone, killed even, and while the main thread computes."""
+    """Ends the process when the parent is gone, also if it was killed, and while the main thread computes."""
     try:
         while True:
             inbox.put(_receive(parent))

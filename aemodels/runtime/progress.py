@@ -1,4 +1,4 @@
-"""Long work reports by yielding: a step of the workflow is a generator of Progress that returns its result.
+"""Lets long work report by yielding: a step of the workflow is a generator of Progress that returns its result.
 
 The library never draws a bar and never logs one: the command line shows what is yielded, a flow publishes it, a test
 ignores it.
@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 
 class Progress(NamedTuple):
-    """How far a piece of work is."""
+    """Tells how far a piece of work is."""
 
     work: str  # what is being done: "training vae"
     done: int
@@ -28,7 +28,7 @@ Steps = Generator[Progress, None, T]
 
 
 def finish(steps: Steps[T], show: Callable[[Progress], object] = lambda _: None) -> T:
-    """Runs the steps to their end, showing each, and returns their result."""
+    """Runs the steps to their end, shows each, and returns their result."""
     with Driven(steps) as driven:  # an error in `show` ends the work at once, with its runs and locks
         for progress in driven:
             show(progress)
@@ -36,7 +36,7 @@ def finish(steps: Steps[T], show: Callable[[Progress], object] = lambda _: None)
 
 
 class Driven(Generic[Y, S, R]):
-    """A generator in a for loop, which may answer it, and gets what it returns; closed with the block.
+    """Drives a generator in a for loop, which may answer it, and keeps what it returns; closed with the block.
 
     Example:
         >>> def work():
@@ -53,7 +53,7 @@ class Driven(Generic[Y, S, R]):
 
     def __init__(self, generator: Generator[Y, S | None, R]) -> None:
         self.generator = generator
-        self.answer: S | None = None  # to what was yielded last
+        self.answer: S | None = None  # the answer to what was yielded last
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""All randomness is a function of a seed, and looking at a model leaves no trace in it."""
+"""Makes all randomness a function of a seed, and lets a model be looked at without a trace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 @contextmanager
 def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
-    """Evaluation mode, no gradients, noise that is a function of the seed; leaves modes and noise as they were."""
+    """Sets evaluation mode, no gradients and seeded noise for the block; modes and noise are as before after it."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -26,24 +26,26 @@ def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Makes torch's global noise inside the block a function of the seed, and leaves it outside as it was."""
-    # CUDA is not initialised for this alone: it costs seconds and memory of a GPU that nobody may need. `manual_seed`
-    # leaves the seed for it, should it begin inside the block.
+    # CUDA is not initialised for this alone: that costs seconds and memory of a GPU that may not be needed. If CUDA
+    # starts inside the block, it takes the seed that `manual_seed` left.
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     try:
         with torch.random.fork_rng(devices=devices):
             if torch.accelerator.is_available():
                 torch.manual_seed(seed)
-            else:  # without a device it would keep a stack trace of every call for one that may yet come
+            else:  # without a device torch would keep a stack trace of every call, for a device that may yet come
                 torch.default_generator.manual_seed(seed)
             yield
     finally:
         if not devices and torch.cuda.is_available():
-            torch.cuda.manual_seed_all(torch.initial_seed())  # the caller's, with which it would have begun
+            torch.cuda.manual_seed_all(torch.initial_seed())  # the caller's seed, with which CUDA would have begun
 
 
 def derived_seed(seed: int, purpose: str, index: int = 0) -> int:
-    """A seed of its own for each purpose and index. All randomness of an experiment is a function of its seed and of
-    where in the work it is used, so nothing has to be remembered to resume, and nothing drawn elsewhere disturbs it.
+    """Returns a seed of its own for each purpose and index.
+
+    All randomness of an experiment is a function of its seed and of where in the work it is used. So nothing has to be
+    remembered to resume, and nothing drawn elsewhere disturbs it.
     """
     digest = hashlib.blake2b(f"{seed}/{purpose}/{index}".encode(), digest_size=7).digest()
     return int.from_bytes(digest, "big")

@@ -1,4 +1,4 @@
-"""Several processes that train one model, started by `torchrun`: each has its share of every batch.
+"""Lets several processes train one model, started by `torchrun`: each has its share of every batch.
 
 All of them draw the noise of the whole batch and keep their own rows of it, so the loss is that of one process with the
 same batches. Without torchrun there is one process, and everything here does nothing.
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Share(NamedTuple):
-    """Which rows of a batch are this process's."""
+    """Tells which rows of a batch are this process's."""
 
     rows: slice
     total: int  # images of the whole batch
@@ -32,27 +32,27 @@ _current: ContextVar[Share | None] = ContextVar("share", default=None)
 
 
 def started() -> bool:
-    """Whether torchrun started this process as one of several."""
+    """Tells whether torchrun started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def on_this_machine() -> int:
-    """How many processes torchrun started here, this one among them."""
+    """Returns how many processes torchrun started on this machine, this one among them."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def leads() -> bool:
-    """Whether this process is the one that writes."""
+    """Tells whether this process is the one that writes."""
     return not started() or os.environ.get("RANK") == "0"
 
 
 def active() -> bool:
-    """Whether the processes have joined each other."""
+    """Tells whether the processes have joined each other."""
     return distributed.is_available() and distributed.is_initialized()
 
 
 def refuse(work: str) -> None:
-    """For work that one process does.
+    """Refuses work that has to run in one process.
 
     Raises:
         UserError: this is one of several processes.
@@ -82,7 +82,7 @@ def joined(device: torch.device) -> Iterator[None]:
     if not started() or active():
         yield
         return
-    # Patient: the process that leads may have a feature network to train before it comes to the first exchange.
+    # The timeout is long, as the leading process may train a feature network before the first exchange.
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
     try:
         yield
@@ -91,7 +91,7 @@ def joined(device: torch.device) -> Iterator[None]:
 
 
 def share_of(total: int) -> Share | None:
-    """Which rows of a batch of `total` images are this process's; None where there is one process."""
+    """Returns the rows of a batch of `total` images that are this process's; None where there is one process."""
     if not active():
         return None
     world, number = distributed.get_world_size(), distributed.get_rank()
@@ -100,13 +100,13 @@ def share_of(total: int) -> Share | None:
 
 
 def current() -> Share | None:
-    """What `sharing` was given; None where this process has the whole batch."""
+    """Returns what `sharing` was given; None where this process has the whole batch."""
     return _current.get()
 
 
 @contextmanager
 def sharing(share: Share | None) -> Iterator[None]:
-    """Inside the block noise and batch means are those of the whole batch."""
+    """Makes noise and batch means inside the block those of the whole batch."""
     token = _current.set(share)
     try:
         yield
@@ -115,7 +115,7 @@ def sharing(share: Share | None) -> Iterator[None]:
 
 
 def batch_mean(x: Tensor) -> Tensor:
-    """The mean over the first axis, (B, ...) -> (...), of the whole batch; no gradient passes between processes."""
+    """Returns the mean of the whole batch, (B, ...) -> (...); no gradient passes from one process to another."""
     share = _current.get()
     if share is None:
         return x.mean(0)
@@ -125,14 +125,14 @@ def batch_mean(x: Tensor) -> Tensor:
 
 
 def add_up(x: Tensor) -> Tensor:
-    """The sum over all processes, in place."""
+    """Returns the sum over all processes, computed in place."""
     if active():
         distributed.all_reduce(x)
     return x
 
 
 def agreed(value: T) -> T:
-    """What the process that leads has, for all of them."""
+    """Returns to all processes the value that the leading process has."""
     if not active():
         return value
     box: list[Any] = [value]

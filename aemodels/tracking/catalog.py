@@ -1,4 +1,4 @@
-"""What is registered: versions of models, their aliases and metrics, and where their files are."""
+"""Looks up what is registered: versions of models, their aliases and metrics, and where their files are."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as StoredVersion
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
-REIGN = "reign."  # what tags of a version begin with that tell when it became champion
-DECISION = "decision."  # and those of a person's decision that made no champion; each has a key of its own
-PROMOTED, REJECTED, WITHOUT_EFFECT = "promoted", "rejected", "without effect"  # what a line of the history says
-ORIGIN = "pipeline.origin"  # a tag of a version: what the pipeline that made it was given
-MODEL_ID = r"m-[0-9A-Za-z]+"  # MLflow's; part of a path in the cache
+REIGN = "reign."  # the beginning of the tags of a version that tell when it became champion
+DECISION = "decision."  # the beginning of those that tell of a person's decision that made no champion
+PROMOTED, REJECTED, WITHOUT_EFFECT = "promoted", "rejected", "without effect"  # the decisions of a line of the history
+ORIGIN = "pipeline.origin"  # the tag of a version that tells what the pipeline that made it was given
+MODEL_ID = r"m-[0-9A-Za-z]+"  # an id of MLflow's, which becomes part of a path in the cache
 REFERENCE = r"([^@/]+)(?:@([^@/]+)|/(\d+))"  # NAME@ALIAS or NAME/VERSION
-MOST_NAMED = 10  # versions, in a message
-REPORT = "report.html"  # of a run: in its folder, and among its artifacts
-METRIC, DIGEST = "test/", "data.digest"  # tags of a version: metrics begin with the first, the data is the second
+MOST_NAMED = 10  # versions that a message names, at most
+REPORT = "report.html"  # the file of a run in its folder and among its artifacts
+METRIC, DIGEST = "test/", "data.digest"  # tags of a version: the beginning of those of metrics, and that of the data
 
 
 class ModelVersion(NamedTuple):
-    """What training hands to promotion."""
+    """Names the version of a model that a run has registered."""
 
     name: str
     version: int
@@ -41,19 +41,19 @@ class ModelVersion(NamedTuple):
 
 
 class Registered(NamedTuple):
-    """All that the registry knows of a version."""
+    """Holds all that the registry knows of a version."""
 
     version: ModelVersion
     aliases: tuple[str, ...]
     metrics: dict[str, float]  # on the test images, by their names without prefix
-    digest: str  # of the data that they were measured on
+    digest: str  # the digest of the data that they were measured on
     created: datetime
     tags: dict[str, str]
-    source: str  # models:/ID, where its files are
+    source: str  # models:/ID, which tells where its files are
 
 
 class HistoryLine(NamedTuple):
-    """A version became champion, or a person decided something that made no champion."""
+    """Tells when a version became champion, or what a person decided that made no champion."""
 
     version: int
     since: datetime
@@ -65,7 +65,7 @@ class HistoryLine(NamedTuple):
 
 
 def list_models(store: Store) -> list[Registered]:
-    """All versions of all models, by name, newest first."""
+    """Returns all versions of all models, by name, newest first."""
     versions: list[Registered] = []
     for model in _all_models(store):
         found = store.client.search_model_versions(f"name = '{model}'", max_results=1000)
@@ -76,10 +76,10 @@ def list_models(store: Store) -> list[Registered]:
 
 
 def get(store: Store, name: str, version: int | str) -> Registered:
-    """A version by its number or alias.
+    """Returns a version by its number or alias.
 
     Raises:
-        UserError: there is no such model, version or alias; says what there is.
+        UserError: there is no such model, version or alias; the message says which there are.
     """
     from mlflow.exceptions import MlflowException
 
@@ -101,24 +101,24 @@ def get(store: Store, name: str, version: int | str) -> Registered:
 
 
 def made_from(store: Store, name: str, origin: str) -> Registered | None:
-    """The newest version that a pipeline of that origin has made; None where there is none."""
+    """Returns the newest version that a pipeline of that origin has made; None where there is none."""
     asked = f"name = '{name}' and tags.`{ORIGIN}` = '{origin}'"
     numbers = [int(one.version) for one in store.client.search_model_versions(asked)]
     return get(store, name, max(numbers)) if numbers else None
 
 
 def champion(store: Store, name: str) -> Registered | None:
-    """The model in use; None where there is none yet."""
+    """Returns the model in use; None where there is none yet."""
     if name not in _all_models(store) or CHAMPION not in aliases_of(store, name):
         return None
     return get(store, name, CHAMPION)
 
 
 def history(store: Store, name: str) -> list[HistoryLine]:
-    """All champions, and every decision of a person that made none, the latest last.
+    """Returns all champions, and every decision of a person that made none, the latest last.
 
-    A promotion that was killed before its alias moved is noted, yet did not happen: each champion replaced the one
-    before it, which tells them apart.
+    A promotion that was killed before its alias moved is noted, yet did not happen. Each champion replaced the one
+    before it, which tells the two cases apart.
 
     Raises:
         UserError: there is no such model.
@@ -134,7 +134,7 @@ def history(store: Store, name: str) -> list[HistoryLine]:
 
 
 def _lines_of(stored: Iterable[StoredVersion], kind: str) -> Iterator[HistoryLine]:
-    """What the tags of that kind tell, in no order."""
+    """Yields what the tags of that kind tell, in no order."""
     told = {"since", "by", "reason", "replaced", "decision", "id"}
     for one in stored:
         for noted in (json.loads(text) for key, text in one.tags.items() if key.startswith(kind)):
@@ -147,7 +147,7 @@ def _lines_of(stored: Iterable[StoredVersion], kind: str) -> Iterator[HistoryLin
 
 
 def find(reference: str, store: Store | None = None) -> Path:
-    """The folder with config.json and weights.safetensors of `digits@champion`, `digits/3` or a run's folder.
+    """Returns the folder with config.json and weights.safetensors of `digits@champion`, `digits/3` or a run's folder.
 
     Raises:
         UserError: there is no such model.
@@ -165,7 +165,7 @@ def find(reference: str, store: Store | None = None) -> Path:
 
 
 def find_report(reference: str, store: Store | None = None) -> Path:
-    """The report.html of `digits@champion`, `digits/3` or a run's folder; a server's is copied into the cache.
+    """Returns the report.html of `digits@champion`, `digits/3` or a run's folder; a server's is copied into the cache.
 
     Raises:
         UserError: there is no such model, or it has no report.
@@ -196,24 +196,24 @@ def find_report(reference: str, store: Store | None = None) -> Path:
 
 
 def _folder(reference: str) -> Path:
-    """What the reference would be as a path; unlike Path's own, expanduser and os.path's functions fail at no text."""
-    return Path(os.path.expanduser(reference.removeprefix("models:/")))  # as MLflow writes it
+    """Returns the reference as a path, by functions that fail at no text, unlike Path's own."""
+    return Path(os.path.expanduser(reference.removeprefix("models:/")))  # MLflow writes models:/ before a reference
 
 
 def is_folder(reference: str) -> bool:
-    """Whether a reference means a run's folder, there or not, and no registered model."""
+    """Tells whether a reference means a run's folder, there or not, and no registered model."""
     reference = reference.removeprefix("models:/")
     named = re.fullmatch(REFERENCE, reference) is not None or not re.search(r"[/\\]", reference)
     return not named or os.path.isdir(_folder(reference))
 
 
 def whole_reference(reference: str) -> str:
-    """The same model, whichever folder this runs in: a relative path starts from the current one."""
+    """Returns a reference to the same model from any folder; a relative path starts from the current one."""
     return str(_folder(reference).absolute()) if is_folder(reference) else reference
 
 
 def _named(reference: str, store: Store | None) -> tuple[Store, Registered]:
-    """A registered model by NAME@ALIAS or NAME/VERSION.
+    """Returns a registered model by NAME@ALIAS or NAME/VERSION.
 
     Raises:
         UserError: it is neither, or there is no such model.
@@ -236,7 +236,7 @@ def _named(reference: str, store: Store | None) -> tuple[Store, Registered]:
 
 
 def _files(store: Store, model: Registered) -> Path:
-    """Where the files are; a server's are copied into the cache once, since a logged model never changes."""
+    """Returns where the files are; a server's are copied into the cache once, since a logged model never changes."""
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
@@ -282,14 +282,14 @@ def _all_models(store: Store) -> list[str]:
 
 
 def aliases_of(store: Store, name: str) -> dict[str, int]:
-    """Alias -> version.
+    """Returns alias -> version.
 
     Raises:
-        UserError: there is no such model; says the nearest.
+        UserError: there is no such model; the message names the nearest.
     """
     from mlflow.exceptions import MlflowException
 
-    try:  # what is no name of ours is not looked up: it would become part of a query
+    try:  # a text that is no name of ours is not looked up, as it would become part of a query
         model = store.client.get_registered_model(name) if re.fullmatch(NAME, name) else None
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):

@@ -1,4 +1,4 @@
-"""The embedded store: a sqlite database that is made where there is none."""
+"""Makes the embedded store, a sqlite database, where there is none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from aemodels.runtime.files import at_path
 
 
 def quiet() -> None:
-    """Read by MLflow when it is imported, and by its servers when they start. What the person has set stays."""
+    """Sets variables that quieten MLflow, which it and its servers read at their start.
+
+    What the person has set stays.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -25,10 +28,10 @@ def quiet() -> None:
 
 
 def ensure_database(path: Path, artifacts: Path) -> None:
-    """Makes the database where there is none. It gets its name when it is whole; two processes make it once."""
+    """Makes the database where there is none; it gets its name when it is whole, so two processes make it once."""
     if path.exists():
         return
-    # MLflow keeps its connections by name: a second attempt of this process must not meet the first one's file.
+    # MLflow keeps its connections by name: a second attempt of this process must not use the first one's file.
     partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex}")
     with at_path(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +45,7 @@ def ensure_database(path: Path, artifacts: Path) -> None:
 
 
 def _migrate(path: Path, artifacts: Path) -> None:
-    """All of MLflow's migrations on a new file: 0.6 s, and 6 s if each of their 1,700 statements reached the disk."""
+    """Runs all of MLflow's migrations on a new file in 0.6 s; it takes 6 s if all 1,700 statements reach the disk."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     with _unsynchronised(path):
@@ -56,7 +59,7 @@ def _migrate(path: Path, artifacts: Path) -> None:
 
 @contextmanager
 def _unsynchronised(path: Path) -> Iterator[None]:
-    """Connections to this file don't wait for the disk; nobody reads it before it is whole and synchronised."""
+    """Lets connections to this file not wait for the disk; nobody reads it before it is whole and synchronised."""
     from sqlalchemy import Engine, event
 
     def loosen(connection: Any, _record: object) -> None:

@@ -1,4 +1,4 @@
-"""The gate: whether a challenger takes the champion's place. Pure; registry.py carries it out."""
+"""Decides whether a challenger takes the champion's place; it changes nothing, and registry.py carries it out."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from pydantic import Field, field_validator
 from aemodels.config import NAME, Config
 from aemodels.evaluation.metrics import METRICS
 
-LONGEST_NAME, LONGEST_REASON = 100, 1_000  # characters, of who decides and why
+LONGEST_NAME, LONGEST_REASON = 100, 1_000  # characters of the name of who decides, and of the reason
 NOT_MEASURED = "it was not measured"
 
 
 class RegistryConfig(Config):
-    """Where a model is registered, and when it becomes the champion."""
+    """Holds where a model is registered, and when it becomes the champion."""
 
     name: str | None = Field(None, pattern=NAME)
-    """Of the registered model: letters, digits, . _ -; null takes the data set's name, and a folder's must be given."""
+    """Names the registered model, with letters, digits, . _ -; null takes the data set's name.
+
+    A model of images from a folder needs a name."""
     margin: float = Field(0.01, ge=0, lt=1)
-    """Smallest improvement of the primary metric, as a share of the champion's value: 0.01 is one per cent."""
+    """Sets the smallest improvement of the primary metric, as a share of the champion's value: 0.01 is one per cent."""
     limits: dict[str, float] = Field(default_factory=dict)
-    """Worst values that a champion may have, by metric: {"mse": 0.05}."""
+    """Sets the worst values that a champion may have, by metric, such as {"mse": 0.05}."""
 
     repeat: bool = False
-    """Whether a pipeline searches and trains again what the same images and settings have given before."""
+    """Lets a pipeline search and train again what the same images and settings have given before."""
 
     @field_validator("limits")
     @classmethod
@@ -41,7 +43,7 @@ class RegistryConfig(Config):
 
 
 class Decision(NamedTuple):
-    """What the gate decided and why."""
+    """Holds what the gate decided and why."""
 
     promote: bool
     reason: str
@@ -49,32 +51,34 @@ class Decision(NamedTuple):
 
 
 class Reasons(NamedTuple):
-    """Why metrics of the two models are missing, by the metrics' names."""
+    """Holds why metrics of the two models are missing, by the metrics' names."""
 
     challenger: Mapping[str, str] = MappingProxyType({})
     champion: Mapping[str, str] = MappingProxyType({})
 
 
 class Review(Config):
-    """What a person says of a promotion that the gate would allow."""
+    """Holds what a person says of a promotion that the gate would allow."""
 
     approve: bool
-    """Whether the challenger becomes the champion."""
+    """Tells whether the challenger becomes the champion."""
     name: str = Field(min_length=1, max_length=LONGEST_NAME)
-    """Who decides."""
+    """Names who decides."""
     reason: str = Field(min_length=1, max_length=LONGEST_REASON)
-    """Why; it is kept with the version."""
+    """Gives the reason, which is kept with the version."""
     id: str = ""
-    """Of the run that asked a person: a task that is repeated keeps the decision once. Empty where nobody was asked."""
+    """Identifies the run that asked a person, so that a task that is repeated keeps the decision once.
+
+    It is empty where nobody was asked."""
 
     @property
     def verdict(self) -> str:
-        """What the person says, in one sentence."""
+        """Says what the person says, in one sentence."""
         return f"{'approved' if self.approve else 'declined'} by {self.name}: {self.reason}"
 
 
 def reviewed(decision: Decision, review: Review) -> Decision:
-    """A person can decline what the gate allows, not allow what it declines."""
+    """Returns the decision after a review: a person can decline what the gate allows, not allow what it declines."""
     return Decision(decision.promote and review.approve, f"{decision.reason}; {review.verdict}", decision.numbers)
 
 
@@ -125,7 +129,7 @@ def _faults(
     config: RegistryConfig,
     reasons: Mapping[str, str],
 ) -> list[str]:
-    """Why a model may not be a champion, whatever it is compared with."""
+    """Lists why a model may not be a champion, whatever it is compared with."""
     missing = [name for name in (primary, *config.limits) if name not in metrics]
     faults = [
         f"the challenger cannot be judged by {name}, since {reasons.get(name, NOT_MEASURED)}"

@@ -1,4 +1,4 @@
-"""Registering models and moving the aliases challenger, champion and previous; catalog.py looks them up.
+"""Registers models and moves the aliases challenger, champion and previous; catalog.py looks them up.
 
 A version is made last, when its model is whole, and with all its tags at once: what is interrupted before leaves
 nothing that counts. MLflow's registry page shows no metrics, so the key ones are tags of the version.
@@ -46,7 +46,7 @@ from aemodels.tracking.gate import LONGEST_NAME, LONGEST_REASON, Decision, Revie
 from aemodels.tracking.run import Run, forget_models, tag_text, user_name
 from aemodels.tracking.store import Store
 
-GATE = "gate."  # what tags of a decision begin with
+GATE = "gate."  # the beginning of the tags of a decision
 BY_GATE = "the gate"  # who decided, alone or with a person
 IS_CHAMPION = "it is the champion already"
 REPLACED = GATE + "replaced"  # the version that was champion before
@@ -60,12 +60,12 @@ def register(
     digest: str,
     tags: Mapping[str, Any] | None = None,
 ) -> ModelVersion:
-    """Registers the model of a run as a new version and challenger. A run has one version: a second call finds it.
+    """Registers the model of a run as a new version and challenger; a run has one version, which a second call finds.
 
     Args:
         folder: holds config.json, weights.safetensors and model.sha256.
         metrics: the key ones on the test images, without prefix.
-        digest: of the data that they were measured on.
+        digest: the digest of the data that they were measured on.
 
     Raises:
         UserError: the name cannot be used.
@@ -74,7 +74,7 @@ def register(
     if not re.fullmatch(NAME, name):
         raise UserError(f"registry.name={name}: use at most 100 letters, digits, '.', '_' and '-', no sign first")
     known = client.search_model_versions(f"name = '{name}' and run_id = '{run.id}'")
-    if known:  # killed between this step and the next
+    if known:  # a former attempt was killed between this step and the next
         _settle(run, known[0])
         if GATE + "decision" not in known[0].tags:
             client.set_registered_model_alias(name, CHALLENGER, known[0].version)
@@ -113,7 +113,7 @@ def _settle(run: Run, version: Any) -> None:
 
 
 def _log_model(run: Run, folder: Path, model_id: str, metrics: Mapping[str, float]) -> None:
-    """The packed model as an output of the run, with the run's test metrics as its own."""
+    """Logs the packed model as an output of the run, with the run's test metrics as its own."""
     from mlflow.entities import LoggedModelOutput, Metric
     from mlflow.models import Model
 
@@ -132,7 +132,7 @@ def _log_model(run: Run, folder: Path, model_id: str, metrics: Mapping[str, floa
 
 @contextmanager
 def _default_store(store: Store) -> Iterator[None]:
-    """MLflow's registry in a database looks a models:/ source up in the default store, not in its client's."""
+    """Sets MLflow's default store for the block, as its registry in a database looks a models:/ source up there."""
     before = os.environ.get("MLFLOW_TRACKING_URI")
     os.environ["MLFLOW_TRACKING_URI"] = store.uri
     try:
@@ -145,7 +145,7 @@ def _default_store(store: Store) -> Iterator[None]:
 
 
 def _ensure_model(store: Store, name: str) -> bool:
-    """Makes the registered model where there is none; whether it did."""
+    """Makes the registered model where there is none, and tells whether it did."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -179,12 +179,12 @@ def _withdraw(run: Run, name: str, model_id: str | None, new_name: bool) -> None
 
 @contextmanager
 def deciding(store: Store, name: str) -> Iterator[None]:
-    """On this machine one process at a time decides which version is the champion; who decides looks at it first.
+    """Lets one process of this machine at a time decide on the champion, which it has to look up inside the block.
 
     Raises:
         UserError: there is no such model.
     """
-    aliases_of(store, name)  # a name that is none must not become a path
+    aliases_of(store, name)  # refuses a text that is no name, which must not become a path
     store_folder().mkdir(parents=True, exist_ok=True)
     with FileLock(store_folder() / f"gate-{name}.lock", thread_local=False):
         yield
@@ -194,7 +194,7 @@ def conclude(store: Store, version: ModelVersion, decision: Decision, review: Re
     """Writes what was decided on the version, and makes it the champion if that was the decision.
 
     Args:
-        review: what a person says, who was asked about what the gate allows.
+        review: what a person says who was asked about a promotion that the gate allows.
     """
     numbers = {key: f"{value:.8g}" for key, value in decision.numbers.items()}
     by = BY_GATE if review is None else " and ".join({BY_GATE: 0, review.name: 0})
@@ -263,7 +263,7 @@ def _checked(reason: str, by: str) -> str:
 
 
 def predecessor(store: Store, name: str) -> int:
-    """The version that a rollback goes back to; after it, that is the one that it came from.
+    """Returns the version that a rollback goes back to; after it, that is the one that it came from.
 
     Raises:
         UserError: there is none.
@@ -288,8 +288,8 @@ def _crown(
 ) -> None:
     """Makes a version the champion and the champion the previous one; `asked` as in `promote`.
 
-    There is a champion at every moment. Killed between the two aliases, both name the old champion: then the same call
-    completes it, and a rollback finds the one before in a tag.
+    There is a champion at every moment. If the process is killed between the two aliases, both name the old champion.
+    Then the same call completes the promotion, and a rollback finds the champion before in a tag.
     """
     name, number, _ = version
     aliases, client = aliases_of(store, name), store.client
@@ -308,19 +308,22 @@ def _crown(
 
 
 def keep_review(store: Store, version: ModelVersion, review: Review, reason: str) -> None:
-    """Keeps for `history` what a person said of a version that does not become champion by it; nobody else's review."""
+    """Keeps for `history` a person's review of a version that does not become champion by it.
+
+    A review without an id is not kept, as nobody was asked.
+    """
     if review.id:
         _keep(store, version, WITHOUT_EFFECT if review.approve else REJECTED, reason, review.name, review.id)
 
 
 def said_by_champion(version: Registered, asked: str) -> bool:
-    """Whether a version became champion by the request of that id, which is now made again."""
+    """Tells whether a version became champion by the request of that id, which is now made again."""
     reigns = (json.loads(text) for key, text in version.tags.items() if key.startswith(REIGN))
     return bool(asked) and any(reign.get("id") == asked for reign in reigns)
 
 
 def _keep(store: Store, version: ModelVersion, decision: str, reason: str, by: str, asked: str) -> None:
-    """Keeps a person's decision that makes no champion. Its tag is its own: no other decision overwrites it."""
+    """Keeps a person's decision that makes no champion, in a tag that no other decision overwrites."""
     key = f"{DECISION}{asked or uuid.uuid4().hex}"
     if key not in get(store, version.name, version.version).tags:
         _note(store, version, key, {"decision": decision, "reason": reason, "by": by})
@@ -333,6 +336,6 @@ def _note(store: Store, version: ModelVersion, key: str, verdict: Mapping[str, s
 
 
 def _write(store: Store, version: ModelVersion, verdict: Mapping[str, str]) -> None:
-    """The latest decision on a version and its numbers, as tags."""
+    """Writes the latest decision on a version and its numbers, as tags."""
     for key, text in {**verdict, "time": datetime.now(UTC).isoformat(timespec="seconds")}.items():
         store.client.set_model_version_tag(version.name, str(version.version), GATE + key, tag_text(text))

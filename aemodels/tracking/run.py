@@ -1,4 +1,4 @@
-"""What is recorded of a run, under which names. A run is addressed by its id; MLflow's global state is not used.
+"""Records a run under fixed names; a run is addressed by its id, and MLflow's global state is not used.
 
 train/, val/, test/ and system/ before a metric's name make sections in MLflow's UI. Params are dotted settings, with
 values as the command line takes them.
@@ -35,19 +35,19 @@ from aemodels.runtime.secrets import without_secrets
 from aemodels.texts import storable
 from aemodels.tracking.store import Store
 
-LONGEST_PARAM = 500  # characters; more is unreadable in a table, and config.json has it whole
+LONGEST_PARAM = 500  # characters; a longer one is unreadable in a table, and config.json has it whole
 LONGEST_TAG = 4000
 OVERVIEW = "overview.png"
 PACKAGES = ("aemodels", "torch", "torchvision", "numpy", "scikit-learn", "mlflow", "prefect", "optuna")
 PIPELINE = "pipeline"  # the tag that the runs of one flow run share
 PROCESS = "process"  # the tag that names the process which works on a run
-SYSTEM_SAMPLES = 5  # of a second each, averaged into one point
+SYSTEM_SAMPLES = 5  # samples of a second each, which are averaged into one point
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run in MLflow. As a context manager it ends FINISHED, FAILED (an error) or KILLED (an interruption).
+    """A run is one in MLflow; as a context manager it ends FINISHED, FAILED (an error) or KILLED (an interruption).
 
     Example:
         >>> with start_run(store, "digits", "vae 20", {"kind": "training"}) as run:  # doctest: +SKIP
@@ -64,7 +64,7 @@ class Run:
         return self.store.run_url(self.experiment_id, self.id)
 
     def params(self, params: Mapping[str, Any]) -> None:
-        """Logs what is not there yet: params are written once, and a resumed run has them."""
+        """Logs the params that are not there yet: they are written once, and a resumed run has them."""
         from mlflow.entities import Param
 
         known = self.store.client.get_run(self.id).data.params
@@ -92,15 +92,18 @@ class Run:
         self.store.client.log_batch(self.id, tags=[RunTag(k, tag_text(v)) for k, v in tags.items()])
 
     def image(self, key: str, image: NDArray[np.uint8], step: int = 0) -> None:
-        """A picture (H, W, 3) or (H, W) on the run's page, as a card with a slider over the steps."""
+        """Shows a picture (H, W, 3) or (H, W) on the run's page, as a card with a slider over the steps."""
         self.store.client.log_image(self.id, image, key=key, step=step, synchronous=True)
 
     def figure(self, name: str, image: NDArray[np.uint8]) -> None:
-        """A picture (H, W, 3) or (H, W) among the artifacts, as figures/NAME.png."""
+        """Logs a picture (H, W, 3) or (H, W) among the artifacts, as figures/NAME.png."""
         self.store.client.log_image(self.id, image, artifact_file=f"figures/{name}.png")
 
     def describe(self, picture: NDArray[np.uint8], text: str) -> None:
-        """A picture (H, W, 3) and a line of text on top of the run's page; 100 pixels are seen before "Show more"."""
+        """Puts a picture (H, W, 3) and a line of text on top of the run's page.
+
+        100 pixels are seen before "Show more".
+        """
         from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
         self.store.client.log_image(self.id, picture, artifact_file=OVERVIEW)
@@ -108,11 +111,11 @@ class Run:
         self.tags({MLFLOW_RUN_NOTE: f"![figures]({address})\n\n{text}"})
 
     def text(self, file: str, text: str) -> None:
-        """An artifact of that name, for example table.md."""
+        """Logs a text as an artifact of that name, for example table.md."""
         self.store.client.log_text(self.id, text, file)
 
     def read(self, file: str) -> str | None:
-        """The text of an artifact; None where it cannot be read: the run, or the artifact, is not there any more.
+        """Returns the text of an artifact; None where the run or the artifact is not there any more.
 
         Raises:
             UnreachableError: the server does not give it.
@@ -128,7 +131,7 @@ class Run:
             return None
 
     def dataset(self, data: PreparedData) -> None:
-        """The data set as an input of the run, with its digest."""
+        """Logs the data set as an input of the run, with its digest."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.exceptions import MlflowException
         from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
@@ -149,7 +152,7 @@ class Run:
 
     @contextmanager
     def system_metrics(self) -> Iterator[None]:
-        """Load of processors, memory, disk and network while the block runs, under system/, from a thread."""
+        """Logs the load of processors, memory, disk and network while the block runs, under system/, from a thread."""
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         monitor: Any = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
@@ -190,18 +193,18 @@ class Run:
 
 
 def now() -> int:
-    """The time as MLflow has it: milliseconds since 1970."""
+    """Returns the time as MLflow has it: milliseconds since 1970."""
     return int(time.time() * 1000)
 
 
 def start_run(
     store: Store, experiment: str, name: str, tags: Mapping[str, Any] | None = None, parent: str | None = None
 ) -> Run:
-    """A new run.
+    """Starts a new run.
 
     Args:
-        experiment: all runs of a data set are in the one of its name; tags tell them apart.
-        parent: the id of the run that it is a part of: of a trial's search, of a comparison.
+        experiment: the experiment of the data set's name, in which all its runs are; tags tell them apart.
+        parent: the id of the run that it is a part of: the search of a trial, or a comparison.
 
     Raises:
         UserError: the experiment was deleted in MLflow.
@@ -220,11 +223,11 @@ def start_run(
 
 
 def resume_run(store: Store, run_id: str) -> Run | None:
-    """The run, running again; None where it is not in this store any more."""
+    """Returns the run, running again; None where it is not in this store any more."""
     found = _found(store, run_id)
     if found is None:
         return None
-    store.client.set_tag(run_id, PROCESS, own_name())  # first: a run that goes on is no dead process's
+    store.client.set_tag(run_id, PROCESS, own_name())  # first, so that the run is no dead process's
     store.client.update_run(run_id, status="RUNNING")
     if "error" in found.data.tags:
         store.client.delete_tag(run_id, "error")
@@ -232,7 +235,7 @@ def resume_run(store: Store, run_id: str) -> Run | None:
 
 
 def begun_run(store: Store, experiment: str, tags: Mapping[str, str]) -> Run | None:
-    """Finds the run of these tags that a killed attempt made and had no time to note: it goes on, or None.
+    """Finds the run of these tags that a killed attempt made and had no time to note, and resumes it; else None.
 
     Nothing is tracked in such a run yet, which tells it from one that was left on purpose.
     """
@@ -266,11 +269,11 @@ def _found(store: Store, run_id: str) -> Any | None:
 def end_dead_runs(store: Store, pipeline: str = "") -> None:
     """Ends the runs whose processes were killed, as nobody else does; they can still be resumed.
 
-    Those are the ones of processes of this machine that are gone, and those that an attempt of the same flow run has
-    left elsewhere, such as in a container that is no more. What their registrations had begun goes too.
+    Those are the runs of processes of this machine that are gone. Runs that an attempt of the same flow run has left
+    elsewhere, such as in a container that is gone, end too. What their registrations had begun is deleted.
 
     Args:
-        pipeline: the tag that the runs of this attempt carry; "" is none.
+        pipeline: the tag that the runs of this attempt carry; "" means that they carry none.
     """
     places = [experiment.experiment_id for experiment in store.client.search_experiments()]
     for run in store.client.search_runs(places, "attributes.status = 'RUNNING'", max_results=1000):
@@ -282,7 +285,7 @@ def end_dead_runs(store: Store, pipeline: str = "") -> None:
 
 
 def forget_models(store: Store, experiment_id: str, run_id: str) -> None:
-    """Deletes the logged models of a run that no version is of: what killed registrations have left."""
+    """Deletes the logged models of a run that have no version, which killed registrations have left."""
     versions = store.client.search_model_versions(f"run_id = '{run_id}'")
     registered = {(version.source or "").removeprefix("models:/") for version in versions}
     of_run = f"source_run_id = '{run_id}'"
@@ -292,18 +295,18 @@ def forget_models(store: Store, experiment_id: str, run_id: str) -> None:
 
 
 def standard_tags(seed: int, device: str) -> dict[str, str]:
-    """What made the result: seed, device, versions, and the commit where the code is a git checkout."""
+    """Returns what made the result: seed, device, versions, and the commit where the code is a git checkout."""
     found = {f"version.{name}": number for name, number in versions().items()}
     return {"seed": str(seed), "device": device, "version.python": platform.python_version()} | found | _commit()
 
 
 def versions() -> dict[str, str]:
-    """Lists the versions of the installed packages that make a result."""
+    """Returns the versions of the installed packages that make a result."""
     return {name: found for name in PACKAGES if (found := _version(name))}
 
 
 def user_name() -> str:
-    """Whose process this is."""
+    """Returns the name of the user whose process this is."""
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):  # a container's user may have no name
@@ -311,7 +314,7 @@ def user_name() -> str:
 
 
 def _origin() -> dict[str, str]:
-    """What the UI shows as user and source."""
+    """Returns the tags that MLflow's UI shows as user and source."""
     return {"mlflow.user": user_name(), "mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
 
 
@@ -341,7 +344,7 @@ def _version(package: str) -> str | None:
 
 
 def tag_text(value: object) -> str:
-    """A tag's value as MLflow takes it; long ones are cut."""
+    """Returns a tag's value as MLflow takes it; long ones are cut."""
     return storable(str(value))[:LONGEST_TAG]
 
 

@@ -1,7 +1,7 @@
-"""The MLflow store: a server (MLFLOW_TRACKING_URI), or the embedded one in the store folder; links into its UI.
+"""Opens the MLflow store: a server (MLFLOW_TRACKING_URI), or the embedded one in the store folder; links into its UI.
 
-The embedded store is a sqlite database with artifacts beside it. MLflow is imported when a store is opened, so that
-this module costs nothing to those who only need a link, and so that a store can be opened in a thread.
+The embedded store is a sqlite database with artifacts beside it. MLflow is imported when a store is opened. So
+this module costs nothing to those who only need a link, and a store can be opened in a thread.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ DATABASES = ("postgresql", "mysql", "mssql")
 
 @dataclass(frozen=True)
 class Store:
-    """An open store. Nothing here depends on MLflow's global state (active run, tracking URI)."""
+    """An open store depends on nothing of MLflow's global state (active run, tracking URI)."""
 
     client: MlflowClient
     uri: str
     artifacts: Path | None  # where new experiments keep their files; None where a server decides
 
     def experiment(self, name: str) -> str:
-        """The id of an experiment, which is made if need be, with views that the links open.
+        """Returns the id of an experiment, which is made if need be, with views that the links open.
 
         Raises:
             UserError: it was deleted in MLflow.
@@ -68,30 +68,30 @@ class Store:
             )
         for key, value in view_tags().items():
             if key not in found.tags:
-                with suppress(MlflowException):  # a view is no reason to fail: a server may not let everybody write it
+                with suppress(MlflowException):  # a server may not let everybody write a view, which is no failure
                     self.client.set_experiment_tag(found.experiment_id, key, value)
         return str(found.experiment_id)
 
     @property
     def ui(self) -> str:
-        """Where a browser finds it; the embedded one once `aemodels ui` runs."""
+        """Returns the address at which a browser finds the store; for the embedded one, while `aemodels ui` runs."""
         if address := os.environ.get("AEMODELS_MLFLOW_UI"):
             return address.rstrip("/")
         return printable(self.uri).rstrip("/") if self.uri.startswith("http") else f"http://127.0.0.1:{UI_PORT}"
 
     def pictures_url(self, experiment_id: str) -> str:
-        """Pictures, test metrics and curves of the trained models, side by side."""
+        """Returns the address of pictures, test metrics and curves of the trained models, side by side."""
         return self._link(f"experiments/{experiment_id}/runs", compareRunsMode="CHART", viewStateShareKey=PICTURES)
 
     def table_url(self, experiment_id: str) -> str:
-        """All runs with their key settings and metrics."""
+        """Returns the address of all runs with their key settings and metrics."""
         return self._link(f"experiments/{experiment_id}/runs", viewStateShareKey=TABLE)
 
     def run_url(self, experiment_id: str, run_id: str) -> str:
         return self._link(f"experiments/{experiment_id}/runs/{run_id}")
 
     def compare_url(self, experiment_id: str, run_ids: Sequence[str]) -> str:
-        """The comparison of some runs; the list of all hides their metrics by default."""
+        """Returns the address of the comparison of some runs; the list of all hides their metrics by default."""
         query = {"runs": json.dumps(list(run_ids)), "experiments": json.dumps([experiment_id])}
         return self._link("compare-runs", **query)
 
@@ -99,20 +99,20 @@ class Store:
         return self._link(f"models/{quote(name)}" + (f"/versions/{version}" if version is not None else ""))
 
     def _link(self, page: str, **query: str) -> str:
-        """MLflow opens in its GenAI mode otherwise."""
+        """Returns the address of a page, with the mode for machine learning; else MLflow opens in its GenAI mode."""
         parts = [f"{key}={quote(text)}" for key, text in query.items()] + ["workflowType=machine_learning"]
         return f"{self.ui}/#/{page}?{'&'.join(parts)}"
 
 
 def printable(uri: str) -> str:
-    """The URI without user and password."""
+    """Returns the URI without user and password."""
     scheme, separator, rest = uri.partition("://")
     place, slash, path = rest.partition("/")
     return f"{scheme}{separator}{place.rpartition('@')[2]}{slash}{path}"
 
 
 def _hide_password() -> None:
-    """A server's user and password go where MLflow looks for them too: an address ends up in messages and tags."""
+    """Moves a server's user and password to other variables of MLflow's, as an address gets into messages and tags."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https") and parts.username is not None:
@@ -160,12 +160,12 @@ def _client(uri: str) -> MlflowClient:
 
 
 def _readable(uri: str) -> str:
-    """The URI; of a database that this user may only read, one by which sqlite makes no files beside it."""
+    """Returns the URI; for a database that this user may only read, one by which sqlite makes no files beside it."""
     file = sqlite_file(uri)
     if file is None or os.access(file, os.W_OK) or os.access(file.parent, os.W_OK):
         return uri
     with suppress(OSError):
-        if file.with_name(f"{file.name}-wal").stat().st_size:  # somebody writes to it: what is there counts
+        if file.with_name(f"{file.name}-wal").stat().st_size:  # another process writes to it, so its log counts
             return uri
     return f"sqlite+pysqlite:///{file.as_uri()}?immutable=1&uri=true"
 
@@ -190,7 +190,10 @@ def _unusable(uri: str, error: Exception) -> UserError:
 
 
 def _wait_for_answer(uri: str) -> None:
-    """Any HTTP answer counts. In a thread of its own, because nothing limits how long a name is looked up."""
+    """Waits until the server answers, where any HTTP answer counts.
+
+    It asks in a thread of its own, because nothing limits how long a name is looked up.
+    """
     outcome: list[str] = []
     thread = threading.Thread(target=lambda: outcome.append(_ask(uri)), daemon=True)
     thread.start()
@@ -204,17 +207,14 @@ def _wait_for_answer(uri: str) -> None:
 
 
 def _ask(uri: str) -> str:
-    """Why there is no answer; "" where there is one."""
+    """Returns why there is no answer; "" where there is one."""
     try:
         with urllib.request.urlopen(printable(uri).rstrip("/") + "/health", timeout=ANSWER_SECONDS):
             return ""
     except urllib.error.HTTPError:
         return ""
     except urllib.error.URLError as error:
-        certificate = "CERTIFICATE" in str(error.reason)  # MLflow has its own settings for those
+        certificate = "CERTIFICATE" in str(error.reason)  # MLflow has its own settings for certificates
         return "" if certificate else str(error.reason)
     except (OSError, ValueError) as error:
         return str(error)
-
-
-# ---- the embedded store

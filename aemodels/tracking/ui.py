@@ -1,4 +1,4 @@
-"""MLflow's pages on the embedded store."""
+"""Shows MLflow's pages on the embedded store."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from aemodels.runtime.environment import sqlite_file, store_folder, tracking_uri
 from aemodels.tracking.embedded import ensure_database, quiet
 from aemodels.tracking.store import UI_PORT, printable
 
-# MLflow's own list has patterns, such as 10.*: a stranger's page under the name 10.example.org, which leads to this
-# machine, could do all that MLflow's own page can.
+# MLflow's own list has patterns, such as 10.*. With it a stranger's page under the name 10.example.org, which leads to
+# this machine, could do all that MLflow's own page can.
 OWN_HOSTS = "localhost:*,127.0.0.1:*"
 
 
 def serve_ui(port: int = UI_PORT) -> NoReturn:
     """Becomes MLflow's UI on the embedded store, for this machine only; signals reach it like any other program.
 
-    One worker and no job execution: 0.5 GB of memory instead of 1.5.
+    It starts one worker of MLflow's and no job execution, which takes 0.5 GB of memory instead of 1.5.
 
     Raises:
         UserError: the port is taken, or the store is a server with a UI of its own.

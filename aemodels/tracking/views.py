@@ -1,4 +1,4 @@
-"""Views of an experiment's runs in MLflow's UI: what "Save as new view" writes there, written by us.
+"""Writes views of an experiment's runs in MLflow's UI, as "Save as new view" there would.
 
 A view is a tag of the experiment: columns, filter, order and charts as JSON. Its key goes into a link. MLflow's own
 choice of charts shows the settings of a run above its picture, where they push it out of the card.
@@ -23,7 +23,7 @@ PARAMS = ("model.name", "model.latent_dim", "model.beta")
 
 
 def view_tags() -> dict[str, str]:
-    """The tags of an experiment that make its views."""
+    """Returns the tags of an experiment that make its views."""
     charts, sections = _charts()
     pictures = {
         "searchFilter": "tags.kind = 'training'",
@@ -48,7 +48,7 @@ def _view(name: str, state: dict[str, Any]) -> str:
 
 
 def _charts() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Cards and the sections that hold them, in order."""
+    """Returns the cards and the sections that hold them, in order."""
     tests = [f"test/{name}" for name in TEST]
     rows = [
         ("Pictures", 1, 620, _pictures(FINAL)),
@@ -61,7 +61,7 @@ def _charts() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def _pictures(keys: Sequence[str]) -> list[dict[str, Any]]:
-    """A table of pictures by runs; MLflow would add a card of its own for each key if it found none."""
+    """Returns a table of pictures by runs; MLflow would add a card of its own for each key if it found none."""
     card = {"type": "IMAGE", "step": 0, "showRunParams": False}
     return [card | {"imageKeys": list(keys)}, *(card | {"imageKeys": [key], "deleted": True} for key in keys)]
 

@@ -1,4 +1,4 @@
-"""Adam steps all parameters of a part in one fused call; gradients are clipped and laid out for it."""
+"""Steps all parameters of a part with Adam in one fused call; gradients are clipped and laid out for it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from torch import Tensor
 from aemodels.runtime import torchrun
 from aemodels.training.config import TrainingConfig
 
-FORGETTING = 256  # updates between two looks for moments that have become too small
-TINY = 1e-25  # a moment; Adam adds 1e-8 to what it divides by
+FORGETTING = 256  # updates after which moments that have become too small are looked for
+TINY = 1e-25  # moments below this are set to zero; Adam adds 1e-8 to what it divides by
 
 
 class FusedAdam:
-    """Adam, or AdamW, on tensors of any layout (Kingma and Ba, 2015, arXiv:1412.6980; Loshchilov and Hutter, 2019).
+    """Steps by Adam or AdamW, on tensors of any layout (Kingma and Ba, 2015, arXiv:1412.6980).
 
-    torch's kernel alone: the checks, hooks and counters of its classes take as long as the step of a small model.
+    AdamW is that of Loshchilov and Hutter (2019). The class calls torch's kernel alone: the checks, hooks and counters
+    of torch's optimiser classes take as long as the step of a small model.
     """
 
     def __init__(self, parameters: list[Tensor], rate: Tensor, momentum: float, config: TrainingConfig) -> None:
-        """`rate` is the learning rate, a tensor of the caller's, so that a captured step reads it."""
+        """Prepares the moments; `rate` is the learning rate, the caller's tensor, so that a captured step reads it."""
         self.parameters, self.rate, self.momentum, self.config = parameters, rate, momentum, config
         self.first = [torch.zeros_like(parameter) for parameter in parameters]
         self.second = [torch.zeros_like(parameter) for parameter in parameters]
@@ -46,21 +47,23 @@ class FusedAdam:
         )
 
     def state(self) -> dict[str, Tensor]:
-        """The count of steps, and by the number of each parameter its moments, as torch names them."""
+        """Returns the count of steps, and by the number of each parameter its moments, as torch names them."""
         names = {"exp_avg": self.first, "exp_avg_sq": self.second}
         moments = {f"{i}.{name}": tensor for name, tensors in names.items() for i, tensor in enumerate(tensors)}
         return {"step": self.steps, **moments}
 
     def forget(self) -> None:
-        """Sets to zero what has become too small to move a weight: of a pixel that is black in most images the moments
-        shrink until they are subnormal numbers, with which a CPU takes ten times as long.
+        """Sets to zero the moments that have become too small to move a weight.
+
+        For a pixel that is black in most images the moments shrink until they are subnormal numbers, with which a CPU
+        takes ten times as long.
         """
         for moment in (*self.first, *self.second):
             moment.mul_(moment.abs() > TINY)
 
 
 def laid_out_as(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """The tensor with the parameter's strides: the fused optimisers misread others, silently."""
+    """Returns the tensor with the parameter's strides, as the fused optimisers misread others without an error."""
     if tensor.stride() == parameter.stride():
         return tensor
     return torch.empty_like(parameter).copy_(tensor)
@@ -76,7 +79,7 @@ def clip(gradients: list[Tensor], limit: float, members: bool) -> None:
 
 
 def added_up(gradients: list[Tensor]) -> list[Tensor]:
-    """Over all processes, in one message."""
+    """Adds gradients up over all processes, in one message."""
     flat = torchrun.add_up(torch.cat([gradient.flatten() for gradient in gradients]))
     parts = flat.split([gradient.numel() for gradient in gradients])
     return [part.view(gradient.shape) for part, gradient in zip(parts, gradients, strict=True)]

@@ -1,4 +1,4 @@
-"""Training: one loop for every model, a generator of epochs.
+"""Trains with one loop for every model, a generator of epochs.
 
 B batch. All randomness of epoch e is a function of (seed, e): a resumed training equals an uninterrupted one bit for
 bit on the CPU, whatever its caller does between two epochs.
@@ -30,7 +30,7 @@ from aemodels.training.pretraining import check_layers, hidden_layers
 from aemodels.training.state import Epoch, TrainingState, new_state, state_tensors
 from aemodels.training.update import Trainee, Updates
 
-LEAST_VALIDATED = 1_000  # images, after each epoch
+LEAST_VALIDATED = 1_000  # images that the validation after an epoch takes, at least
 
 
 def train(
@@ -73,7 +73,7 @@ def train(
 
 
 def check_model(model: ModelConfig, config: TrainingConfig) -> None:
-    """Whether a model can be trained in this way.
+    """Checks that a model can be trained in this way.
 
     Raises:
         SettingsError: its layers cannot be pre-trained, or it has no encoder to show corrupted images to.
@@ -89,7 +89,9 @@ def check_model(model: ModelConfig, config: TrainingConfig) -> None:
 def first_state(
     model_config: ModelConfig, data: PreparedData, config: TrainingConfig, seed: int, saved: TrainingState | None = None
 ) -> Steps[TrainingState]:
-    """Where a training goes on: at what was saved of it, or before its first epoch, with its hidden layers pre-trained.
+    """Returns the state from which a training goes on: what was saved of it, or the one before its first epoch.
+
+    If nothing was saved, the hidden layers are pre-trained as the settings say.
 
     Raises:
         SettingsError: the model does not fit the images, or cannot be trained in this way.
@@ -118,20 +120,20 @@ def first_state(
 
 
 class Loop:
-    """An epoch of training and its validation, of one model or a population."""
+    """Runs an epoch of training and its validation, for one model or a population."""
 
     def __init__(self, model: Trainee, data: PreparedData, config: TrainingConfig, seed: int) -> None:
         self.model, self.seed = model, seed
         device = best_device()
         self.training = Batches(data, "train", device, config.images, shared=True)
-        # of a training on some images only, as a search has them, the validation must not take longer than the training
+        # If a training takes some images only, as in a search, its validation must not take longer than the training.
         few = None if config.images is None else max(LEAST_VALIDATED, config.images // 10)
         self.validation = Batches(data, "val", device, few, shared=True)
         self.updates = Updates(model, self.training, config, seed)
         self.warmup_epochs = math.ceil(model.warmup_steps / self.updates.steps)
 
     def epoch(self, index: int) -> list[dict[str, float]]:
-        """Trains and validates; the metrics of each member, of one for a single model."""
+        """Trains and validates, and returns the metrics of each member; a single model is one member."""
         started = time.perf_counter()
         first_step = (index - 1) * self.updates.steps
         table = self.updates.epoch(index, first_step)
@@ -146,25 +148,28 @@ class Loop:
         return [{name: values[m] for name, values in table.items()} | shared for m in range(members)]
 
     def go_on_with(self, model: Trainee, moments: dict[str, Tensor]) -> None:
-        """Another model on the same images, with the optimisers' state that belongs to it."""
+        """Goes on with another model on the same images, with the optimisers' state that belongs to it."""
         self.updates.close()
         self.model, self.updates = model, Updates(model, self.training, self.updates.config, self.seed)
         self.updates.load_moments(moments)
 
     def close(self) -> None:
-        """Lets go of the updates' graph: it and the updates hold each other, so their memory would wait for the garbage
-        collector, while an evaluation needs it.
+        """Lets go of the graph of the updates.
+
+        The graph and the updates hold each other, so their memory would wait for the garbage collector while an
+        evaluation needs it.
         """
         self.updates.close()
 
     def selected(self, metrics: dict[str, float], index: int) -> float:
-        """What picks the best weights, smaller is better; of adversarial models the last ones are kept."""
+        """Returns the value that selects the best weights, smaller is better; adversarial models keep the last ones."""
         return metrics[f"val/{self.model.selection}"] if self.model.selection else -index
 
 
 def ends(state: TrainingState, config: TrainingConfig, warmup_epochs: int) -> bool:
-    """Whether all epochs are done, or the validation bound has not improved for `patience` of them since the loss had
-    its final weights.
+    """Tells whether the training ends, because all epochs are done or its patience is over.
+
+    It is over if the validation bound has not improved for `patience` epochs since the loss had its final weights.
     """
     waited = state.epoch - max(state.best_epoch, warmup_epochs)
     return state.epoch >= config.epochs or (config.patience is not None and waited >= config.patience)
@@ -172,8 +177,9 @@ def ends(state: TrainingState, config: TrainingConfig, warmup_epochs: int) -> bo
 
 @torch.no_grad()
 def held_out_bound(model: Trainee, batches: Batches, corruption: CorruptionConfig, seed: int) -> dict[str, list[float]]:
-    """Mean terms of the bound on held-out images, shown as in training, for each member, with the same noise at every
-    call; leaves evaluation mode on.
+    """Returns the mean terms of the bound on held-out images, for each member; leaves evaluation mode on.
+
+    The images are shown as in training, with the same noise at every call.
     """
     model.eval()
     totals: dict[str, Tensor] = {}

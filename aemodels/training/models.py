@@ -1,4 +1,4 @@
-"""A training begins with a new model and ends with its best one, whose prior is fitted."""
+"""Makes the new model that a training begins with, and the best one that it ends with, whose prior is fitted."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ PRIOR_IMAGES = 10_000  # enough codes for any mixture
 
 
 def new_model(model_config: ModelConfig, data: PreparedData, seed: int) -> GenerativeModel:
-    """A model with the initial weights that belong to the seed, on the device.
+    """Returns a model with the initial weights that belong to the seed, on the device.
 
-    Channels last in memory: convolutions are up to a third faster so, on CPUs and GPUs.
+    Channels come last in memory, with which convolutions are up to a third faster on CPUs and GPUs.
     """
     with seeded(derived_seed(seed, "weights")):
         model = model_config.build(data.image_shape, data.num_classes)
@@ -32,7 +32,7 @@ def new_model(model_config: ModelConfig, data: PreparedData, seed: int) -> Gener
 def best_model(
     model_config: ModelConfig, data: PreparedData, config: TrainingConfig, seed: int, state: TrainingState
 ) -> GenerativeModel:
-    """The model with its best weights, on the device and in evaluation mode, its prior fitted."""
+    """Returns the model with its best weights, on the device and in evaluation mode, its prior fitted."""
     model = new_model(model_config, data, seed).eval()
     model.load_state_dict(state.section("best"))
     fit_prior(model, data, seed, config.images)
@@ -43,7 +43,7 @@ def fit_prior(model: GenerativeModel, data: PreparedData, seed: int, images: int
     """Fits the prior of a model that has none in training, to images that it was trained on."""
     limit = min(PRIOR_IMAGES, images or PRIOR_IMAGES)
 
-    def batches() -> Iterator[Batch]:  # reads nothing for a model that fits nothing
+    def batches() -> Iterator[Batch]:  # a generator, which reads nothing for a model that fits nothing
         yield from Batches(data, "train", model.device, limit).in_order(AT_ONCE)
 
     with undisturbed(model, derived_seed(seed, "codes of the prior")):
@@ -52,7 +52,7 @@ def fit_prior(model: GenerativeModel, data: PreparedData, seed: int, images: int
 
 @torch.no_grad()
 def training_codes(model: GenerativeModel, data: PreparedData, config: TrainingConfig, seed: int) -> Tensor | None:
-    """Samples of the posterior (N, D) of images that it was trained on, on the CPU; None without an encoder."""
+    """Returns samples of the posterior (N, D) of images that it was trained on, on the CPU; None without an encoder."""
     if not isinstance(model, Autoencoder):
         return None
     batches = Batches(data, "train", model.device, min(PRIOR_IMAGES, config.images or PRIOR_IMAGES))

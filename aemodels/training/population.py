@@ -1,4 +1,4 @@
-"""Many models as one: stacked, padded with zeros to the largest, trained together, split again.
+"""Trains many models as one: they are stacked, padded with zeros to the largest, trained together, and split again.
 
 M members, B batch; a stacked tensor is (M, ...), every member's own at the front of each axis and zeros behind it. The
 units behind a member's own are masked, so that padding changes nothing: a member is the model trained alone, with the
@@ -30,18 +30,18 @@ from aemodels.training.state import Epoch, TrainingState, new_state, state_tenso
 
 
 def stackable(a: ModelConfig, b: ModelConfig) -> bool:
-    """Whether two models differ only in what may differ within a population."""
+    """Tells whether two models differ only in what may differ within a population."""
     return type(a) is type(b) and a.model_copy(update={name: getattr(b, name) for name in a.stacked}) == b
 
 
 def largest(configs: Sequence[ModelConfig]) -> ModelConfig:
-    """The model that all others fit into."""
+    """Returns the settings of a model that all others fit into."""
     first = configs[0]
     return first.model_copy(update={name: max(getattr(config, name) for config in configs) for name in first.stacked})
 
 
 class _Method(nn.Module):
-    """`functional_call` calls forward, and forward the method that is wanted."""
+    """Calls a model's method by its name from `forward`, as `functional_call` calls `forward` only."""
 
     def __init__(self, model: GenerativeModel) -> None:
         super().__init__()
@@ -52,13 +52,13 @@ class _Method(nn.Module):
 
 
 class Population:
-    """M models of one kind; a `Trainee` like a single model, with an axis more in front of every loss."""
+    """Holds M models of one kind; it is a `Trainee` like a single model, with one more axis in front of every loss."""
 
     selection: ClassVar[str | None]
     momentum: ClassVar[float]
 
     def __init__(self, models: Sequence[GenerativeModel], frame: GenerativeModel) -> None:
-        """`models` have their weights already, each at its own size; `frame` is the largest, its weights are unused."""
+        """Stacks `models`, each with its weights at its own size; `frame` is the largest model, its weights unused."""
         self.models, self.frame = list(models), frame
         self._call = _Method(frame)
         self.selection, self.momentum, self.warmup_steps = frame.selection, frame.momentum, frame.warmup_steps  # type: ignore[misc]
@@ -73,7 +73,7 @@ class Population:
             self.tensors[name].requires_grad_()
 
     def __len__(self) -> int:
-        """Members."""
+        """Returns the number of members."""
         return len(self.models)
 
     # ---------------------------------------------------------------- a Trainee
@@ -88,7 +88,7 @@ class Population:
                 yield self.tensors[name]
 
     def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
-        """Each (M, B); the batch is the same for all."""
+        """Returns the losses, (M, B) each; the batch is the same for all."""
         result: dict[str, Loss] = self._vmapped("losses", batch, step)
         return result
 
@@ -117,12 +117,12 @@ class Population:
     # ---------------------------------------------------------------- its members
 
     def own(self, member: int, stacked: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A member's part of stacked tensors that are named as in `state_dict`, at its own size."""
+        """Returns a member's part of stacked tensors that are named as in `state_dict`, at its own size."""
         state = self.models[member].state_dict()
         return {name: _cut(tensor[member], state[name].shape) for name, tensor in stacked.items()}
 
     def own_moments(self, member: int, moments: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A member's part of the optimisers' state, named as that of the model alone."""
+        """Returns a member's part of the optimisers' state, named as that of the model alone."""
         shapes = {
             (part, str(i)): parameter.shape
             for part in self.parts()
@@ -131,22 +131,23 @@ class Population:
         result: dict[str, Tensor] = {}
         for key, tensor in moments.items():
             part, i = key.split(".")[1:3]
-            result[key] = _cut(tensor[member], shapes[part, i]) if tensor.dim() else tensor  # the count is everyone's
+            # The count of updates has no axes, and is the same for all members.
+            result[key] = _cut(tensor[member], shapes[part, i]) if tensor.dim() else tensor
         return result
 
     def member(self, member: int) -> GenerativeModel:
-        """The model with its present weights, at its own size, in evaluation mode."""
+        """Returns the model with its present weights, at its own size, in evaluation mode."""
         model = self.models[member]
         model.load_state_dict(self.own(member, self.state_dict()))
         return model.eval()
 
     def only(self, members: Sequence[int]) -> Population:
-        """A population of some members, with their present weights."""
+        """Returns a population of some members, with their present weights."""
         return Population([self.member(m) for m in members], self.frame)
 
 
 def _padded(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """Zeros at the end of every axis."""
+    """Adds zeros at the end of every axis, up to the shape."""
     padding = [p for have, want in zip(reversed(tensor.shape), reversed(shape), strict=True) for p in (0, want - have)]
     return F.pad(tensor, padding) if any(padding) else tensor
 
@@ -158,24 +159,25 @@ def _cut(tensor: Tensor, shape: torch.Size) -> Tensor:
 # ---------------------------------------------------------------- training
 
 
-Told = dict[int, Epoch | TrainingDivergedError]  # by the member's number at the start
+Told = dict[int, Epoch | TrainingDivergedError]  # keys are the members' numbers at the start
 
 
 def train_population(
     configs: Sequence[ModelConfig], data: PreparedData, config: TrainingConfig, seeds: Sequence[int]
 ) -> Generator[Told, Collection[int] | None, None]:
-    """Trains many models at once; like `train`, for each of them.
+    """Trains many models at once; it works like `train` for each of them.
 
-    Yields what happened to every member in an epoch: an `Epoch`, or the error that ended it. The caller may send the
-    numbers of those that are to leave. Who diverged or stopped early leaves by itself and is not in the next epoch.
+    It yields what happened to every member in an epoch: an `Epoch`, or the error that ended it. The caller may send the
+    numbers of those that are to leave. A member that diverged or stopped early leaves by itself and is not in the next
+    epoch.
 
     Args:
-        seeds: of the weights of each member; the first is that of the order of the images and of all noise too.
+        seeds: seeds of the weights of each member; the first one also seeds the order of the images and all noise.
 
     Raises:
         SettingsError: the models differ in more than what may differ, do not fit the images, cannot be trained in
-            this way, or are to be pre-trained: that takes them one by one, and any of them may diverge before the
-            others have begun.
+            this way, or are to be pre-trained. Pre-training takes models one by one, and any of them may diverge before
+            the others have begun.
     """
     if config.pretraining_epochs:
         raise SettingsError(
@@ -199,7 +201,7 @@ def train_population(
 
 
 class _Training:
-    """A population on its way."""
+    """Holds a population while it is trained."""
 
     def __init__(
         self, configs: Sequence[ModelConfig], data: PreparedData, config: TrainingConfig, seeds: Sequence[int]
@@ -208,11 +210,11 @@ class _Training:
         self.population = Population(models, new_model(largest(configs), data, seeds[0]))
         self.loop, self.config = Loop(self.population, data, config, seeds[0]), config
         self.best = {name: tensor.clone() for name, tensor in self.population.state_dict().items()}  # (M, ...)
-        self.numbers = list(range(len(configs)))  # of the present members
+        self.numbers = list(range(len(configs)))  # numbers at the start of the members that are still here
         self.states = [new_state() for _ in configs]
 
     def epoch(self, index: int) -> Told:
-        """Trains an epoch, and keeps the weights of those that were never better."""
+        """Trains an epoch, and keeps the weights of those members that were never better."""
         told: Told = {}
         better: list[int] = []
         for m, metrics in enumerate(self.loop.epoch(index)):
@@ -236,7 +238,7 @@ class _Training:
         return told
 
     def leave(self, numbers: Collection[int]) -> None:
-        """The others go on, as if these had never been there."""
+        """Lets members leave; the others go on, as if these had never been there."""
         kept = [m for m, number in enumerate(self.numbers) if number not in numbers]
         self.numbers, self.states = [self.numbers[m] for m in kept], [self.states[m] for m in kept]
         if kept:

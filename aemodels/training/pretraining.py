@@ -1,9 +1,11 @@
-"""Greedy layer-wise pre-training: from the image to the code, each hidden layer of an MLP trunk first learns to
-reconstruct what the layers below make of images (Bengio et al., 2007, NeurIPS 19); shown corrupted images, to
-reconstruct what they make of the clean ones, as in stacked denoising autoencoders (Vincent et al., 2010, JMLR 11, who
-corrupt each layer's input instead: here a strength is one of pixels, whatever the layer).
+"""Pre-trains the hidden layers of an MLP trunk one by one, from the image to the code.
 
-B batch, F features of a layer, (C, H, W) an image. The loop that trains a layer is training.py's.
+Each layer first learns to reconstruct what the layers below make of images (Bengio et al., 2007, NeurIPS 19). If it is
+shown corrupted images, it learns to reconstruct what they make of the clean ones. So do stacked denoising autoencoders
+(Vincent et al., 2010, JMLR 11), which corrupt each layer's input instead; here a strength is one of pixels, whatever
+the layer.
+
+B batch, F features of a layer, (C, H, W) an image. The loop that trains a layer is in loop.py.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ from aemodels.nn.trunks import MLPConfig
 
 
 class HiddenLayer(nn.Module):
-    """A hidden layer of the encoder and its mirror in the decoder, as an autoencoder; it shares their weights, so that
-    what it learns the model has. The layers below stay as they are.
+    """Trains a hidden layer of the encoder and its mirror in the decoder, as an autoencoder.
+
+    It shares their weights, so that the model has what it learns. The layers below stay as they are.
     """
 
     selection: ClassVar[str | None] = "squared_error"
@@ -32,12 +35,12 @@ class HiddenLayer(nn.Module):
     warmup_steps: int = 0
 
     def __init__(self, model: Autoencoder, number: int) -> None:
-        """`number` counts from 0, at the image."""
+        """Takes the layer of that number, which counts from 0, at the image."""
         super().__init__()
         encoder, likelihood = blocks(model.encoder), model.likelihood
         self.encode, self.decode = encoder[number], blocks(model.decoder)[-1 - number]
         lower = nn.Sequential(*encoder[:number]).eval()
-        # functions, not modules: what they call is none of this layer's, neither to train nor to switch to training
+        # These are functions, not modules: the modules that they call are not this layer's to train or to switch.
         self.below: Callable[[Tensor], Tensor] = lambda x: lower(likelihood.scale(x))
         self.output: Callable[[Tensor], Tensor] = (
             (lambda h: h) if number else lambda h: likelihood.scale(likelihood(h).mean)
@@ -55,28 +58,28 @@ class HiddenLayer(nn.Module):
         return {"layer": Loss(terms["squared_error"], terms)}
 
     def bound(self, batch: Batch) -> dict[str, Tensor]:
-        """Squared error (B,), summed over the layer's input: it fits inputs of any range, which likelihoods do not."""
+        """Returns the squared error (B,), summed over the layer's input; it fits any range, unlike likelihoods."""
         with torch.no_grad():
-            target = self.below(batch.x)  # (B, F), or (B, C, H, W) of the first layer
+            target = self.below(batch.x)  # (B, F), or (B, C, H, W) for the first layer
             seen = target if batch.corrupted is None else self.below(batch.corrupted)
         errors = F.mse_loss(self.output(self.decode(self.encode(seen))), target, reduction="none")
         return {"squared_error": errors.flatten(1).sum(-1)}
 
 
 def hidden_layers(model: Autoencoder) -> list[HiddenLayer]:
-    """The hidden layers of an MLP trunk, from the image to the code."""
+    """Returns the hidden layers of an MLP trunk, from the image to the code."""
     return [HiddenLayer(model, number) for number in range(len(blocks(model.encoder)))]
 
 
 def blocks(network: nn.Module) -> list[nn.Sequential]:
-    """Each linear layer with what follows it; what comes before the first one belongs to it."""
+    """Returns each linear layer with what follows it; what comes before the first one belongs to it."""
     layers = list(network.children())
     starts = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
     return [nn.Sequential(*layers[start:stop]) for start, stop in pairwise([0, *starts[1:], len(layers)])]
 
 
 def check_layers(model: ModelConfig, epochs: int) -> None:
-    """Whether a model's layers can be pre-trained for so many epochs.
+    """Checks that a model's layers can be pre-trained for so many epochs.
 
     Raises:
         SettingsError: it has no encoder, or its trunk is no MLP.

@@ -1,4 +1,4 @@
-"""A training yields an epoch at a time, with the state from which it can go on."""
+"""Defines the epoch that a training yields, with the state from which it can go on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aemodels.models.base import GenerativeModel
 
 @dataclass
 class TrainingState:
-    """All that a training needs to go on. Its tensors are the live ones: write them before the next epoch starts."""
+    """Holds all that a training needs to go on; its tensors are live, so write them before the next epoch starts."""
 
     epoch: int
     best: float
@@ -24,18 +24,18 @@ class TrainingState:
     pretraining: list[dict[str, float]] = field(default_factory=list)  # an entry per epoch of each hidden layer
 
     def section(self, name: str) -> dict[str, Tensor]:
-        """The tensors of `model` or `best` by their names there."""
+        """Returns the tensors of `model` or `best` by their names there."""
         return {key.removeprefix(f"{name}."): t for key, t in self.tensors.items() if key.startswith(f"{name}.")}
 
 
 def new_state() -> TrainingState:
-    """Before the first epoch."""
+    """Returns the state before the first epoch."""
     return TrainingState(epoch=0, best=math.inf, best_epoch=0, history=[], tensors={})
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What training yields. Model and state are those of this moment: ask for them before the next epoch."""
+    """Holds what training yields; model and state are those of this moment, so ask for them before the next epoch."""
 
     index: int  # from 1
     metrics: dict[str, float]  # train/*, val/*; nats per image where no unit is in the name
@@ -45,16 +45,16 @@ class Epoch:
 
     @cached_property
     def model(self) -> GenerativeModel:
-        """With this epoch's weights, in evaluation mode."""
+        """Returns the model with this epoch's weights, in evaluation mode."""
         return self.take_model()
 
     @cached_property
     def state(self) -> TrainingState:
-        """From which training can go on."""
+        """Returns the state from which training can go on."""
         return self.take_state()
 
 
 def state_tensors(model: dict[str, Tensor], best: dict[str, Tensor], moments: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a TrainingState."""
+    """Joins the tensors of a TrainingState under their names there."""
     sections = {"model": model, "best": best}
     return {f"{section}.{name}": t for section, part in sections.items() for name, t in part.items()} | moments

@@ -1,7 +1,7 @@
-"""The update that training repeats: one forward pass, the gradient of every part, the step of every part.
+"""Makes the update that training repeats: one forward pass, the gradient of every part, the step of every part.
 
 B batch, M members of a population (a single model has no such axis), T terms of the losses, S full batches of an epoch.
-On a CUDA device whole updates are replayed as a graph: small models are bound by what comes before a kernel.
+On a CUDA device whole updates are replayed as a graph, as with small models the work before a kernel takes longest.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from aemodels.runtime.randomness import derived_seed, seeded
 from aemodels.training.adam import FORGETTING, FusedAdam, added_up, clip
 from aemodels.training.config import TrainingConfig
 
-WARM_UPS = 3  # updates before a graph is captured, in which libraries make their choices; undone afterwards
+WARM_UPS = 3  # updates before a graph is captured, in which libraries choose algorithms; they are undone afterwards
 
 
 class Trainee(Protocol):
-    """A model, or a population of models with one more axis in front."""
+    """Describes what is trained: a model, or a population of models with one more axis in front."""
 
     selection: ClassVar[str | None]
     momentum: ClassVar[float]
@@ -47,28 +47,28 @@ class Trainee(Protocol):
 
 
 class Updates:
-    """A model with its optimisers; `epoch` passes over the training images once."""
+    """Holds a model with its optimisers; `epoch` passes over the training images once."""
 
     def __init__(self, model: Trainee, batches: Batches, config: TrainingConfig, seed: int) -> None:
         self.model, self.batches, self.config, self.seed = model, batches, config, seed
-        self.steps = math.ceil(len(batches) / config.batch_size)  # of an epoch
+        self.steps = math.ceil(len(batches) / config.batch_size)  # updates of an epoch
         self.rate = torch.zeros((), device=batches.device)  # the learning rate; a tensor, so that a graph reads it
         self.optimizers = {
             part: FusedAdam(list(model.part_parameters(part)), self.rate, model.momentum, config)
             for part in model.parts()
         }
-        self.names: list[str] = []  # of the terms
-        self.sums = torch.zeros(0)  # (T,) or (T, M), of an epoch
+        self.names: list[str] = []  # names of the terms
+        self.sums = torch.zeros(0)  # (T,) or (T, M), sums of the terms over an epoch
         device, units = batches.device.type, bfloat16_units(batches.device)
         on = config.precision == "bfloat16" and units != ""
-        # weights of convolutions have four axes, in a population five
+        # The weights of convolutions have four axes, and five in a population.
         convolves = any(p.dim() >= 4 for part in model.parts() for p in model.part_parameters(part))
         self.products_only = on and device == "cpu" and units == "matrix" and not convolves
         self.autocast = torch.autocast(device, torch.bfloat16, enabled=on and not self.products_only)
         self._graph: Graph | None = None
 
     def moments(self) -> dict[str, Tensor]:
-        """The optimisers' state, live: "optimizer.<part>.<key>", by the keys of `FusedAdam.state`."""
+        """Returns the optimisers' state, live: "optimizer.<part>.<key>", by the keys of `FusedAdam.state`."""
         return {
             f"optimizer.{part}.{key}": tensor
             for part, optimizer in self.optimizers.items()
@@ -76,7 +76,7 @@ class Updates:
         }
 
     def load_moments(self, tensors: Mapping[str, Tensor]) -> None:
-        """Goes on from `moments`, wherever they lie."""
+        """Goes on from what `moments` returned, on whatever device it lies."""
         for key, own in self.moments().items():
             own.copy_(tensors[key])
 
@@ -85,14 +85,14 @@ class Updates:
         self._graph = None
 
     def rates(self, first_step: int) -> list[float]:
-        """The learning rates of an epoch's updates."""
+        """Returns the learning rates of an epoch's updates."""
         config, total = self.config, self.steps * self.config.epochs
         steps = range(first_step, first_step + self.steps)
         factors = (learning_rate_factor(step, total, config.warmup_steps, config.schedule) for step in steps)
         return [config.learning_rate * factor for factor in factors]
 
     def epoch(self, index: int, first_step: int) -> dict[str, list[float]]:
-        """Passes over the images; the mean of every term, for each member."""
+        """Passes over the images, and returns the mean of every term, for each member."""
         self.model.train()
         graph = self._captured()
         products = products_in_bfloat16() if self.products_only else nullcontext()
@@ -119,7 +119,7 @@ class Updates:
                     optimizer.forget()
 
     def update(self, batch: Batch, step: Tensor, size: int) -> None:
-        """One update; `size` counts the batch's images, of which another process may have some."""
+        """Makes one update; `size` counts the batch's images, of which another process may have some."""
         with torchrun.sharing(self.batches.share(size)), self.autocast:
             losses = self.model.losses(batch._replace(corrupted=self.config.corruption.apply(batch.x)), step)
         gradients = self._gradients(losses, size)
@@ -128,12 +128,12 @@ class Updates:
         self._add(losses)
 
     def _gradients(self, losses: dict[str, Loss], size: int) -> dict[str, list[Tensor]]:
-        """All parts' gradients before any part's step, each of its own loss by its own parameters."""
+        """Returns all parts' gradients before any part's step, each of its own loss by its own parameters."""
         *_, last = self.optimizers
         result: dict[str, list[Tensor]] = {}
         for part, optimizer in self.optimizers.items():
             total = losses[part].total  # (B,) or (M, B)
-            # The batch's mean, of each member's own: no member's weights have a share in another's loss.
+            # It is the batch's mean for each member by itself: no member's weights affect another member's loss.
             mean = (total / size).sum()
             result[part] = list(torch.autograd.grad(mean, optimizer.parameters, retain_graph=part != last))
             if torchrun.active():
@@ -143,7 +143,7 @@ class Updates:
         return result
 
     def _add(self, losses: dict[str, Loss]) -> None:
-        """To the epoch's sums."""
+        """Adds the terms of a batch to the sums of the epoch."""
         terms: list[Tensor] = []
         names: list[str] = []
         for part, loss in losses.items():
@@ -158,7 +158,7 @@ class Updates:
     # ---------------------------------------------------------------- the graph
 
     def _captured(self) -> Graph | None:
-        """The update as a graph, where the device can replay one; captured before the first epoch."""
+        """Returns the update as a graph, where the device can replay one; it is captured before the first epoch."""
         first = not self.names and len(self.batches) >= self.config.batch_size
         if self.rate.device.type != "cuda" or not first:
             return self._graph
@@ -174,8 +174,9 @@ class Updates:
 
 
 class Graph:
-    """The full batches of an epoch, for a device that is told nothing in between: order, learning rates and steps lie
-    in its memory, and each update moves on to the next.
+    """Replays the full batches of an epoch on a device that the host tells nothing in between.
+
+    The order, the learning rates and the steps lie in the device's memory, and each update moves on to the next.
     """
 
     def __init__(self, updates: Updates) -> None:
@@ -188,7 +189,7 @@ class Graph:
         self.replay = self.advance
 
     def advance(self) -> None:
-        """The next update; without any value that the host would have to know."""
+        """Makes the next update, without any value that the host would have to know."""
         updates = self.updates
         updates.rate.copy_(self.rates.index_select(0, self.done)[0])
         batch = updates.batches.gather(self.order.index_select(0, self.done)[0], drawn=True)
@@ -197,7 +198,7 @@ class Graph:
         self.step += 1
 
     def epoch(self, order: Tensor, first_step: int) -> None:
-        """One pass; a last batch that is not full is an update by itself."""
+        """Makes one pass over the images; a last batch that is not full is an update by itself."""
         updates, device = self.updates, self.order.device
         full, rest = order[: self.order.numel()], order[self.order.numel() :]
         rates = updates.rates(first_step)
@@ -213,10 +214,10 @@ class Graph:
 
 
 def captured(updates: Updates) -> Graph | None:
-    """A graph of the update; None, with a warning, where the capture fails. Weights and moments stay as they are."""
+    """Captures the update as a graph; it warns and returns None if that fails. Weights and moments stay as they are."""
     graph = Graph(updates)
     kept = {name: tensor.clone() for name, tensor in _touched(updates).items()}
-    aside = torch.cuda.Stream()  # where a capture's warm-up has to run
+    aside = torch.cuda.Stream()  # the warm-up of a capture has to run on a stream of its own
     try:
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
@@ -226,7 +227,7 @@ def captured(updates: Updates) -> Graph | None:
         torch.cuda.current_stream().wait_stream(aside)
         graph.done.zero_()
         cuda_graph = torch.cuda.CUDAGraph()
-        # thread_local: what other threads (MLflow's, Prefect's) do on the device meanwhile is no error
+        # With thread_local, what other threads (MLflow's, Prefect's) do on the device meanwhile is no error.
         with torch.cuda.graph(cuda_graph, capture_error_mode="thread_local"):
             graph.advance()
         graph.replay = cuda_graph.replay
@@ -244,7 +245,7 @@ def captured(updates: Updates) -> Graph | None:
 
 
 def _touched(updates: Updates) -> dict[str, Tensor]:
-    """Weights, persistent buffers and moments."""
+    """Returns the tensors that an update changes: weights, persistent buffers and moments."""
     return {f"model.{name}": tensor for name, tensor in updates.model.state_dict().items()} | updates.moments()
 
 
@@ -253,8 +254,10 @@ def _touched(updates: Updates) -> dict[str, Tensor]:
 
 @contextmanager
 def products_in_bfloat16() -> Iterator[None]:
-    """Factors of matrix products are rounded to bfloat16, sums and results are float32: on a CPU with matrix units 1.3
-    times as fast for wide layers, where autocast loses half of that to conversions.
+    """Rounds the factors of matrix products to bfloat16; sums and results are float32.
+
+    On a CPU with matrix units that is 1.3 times as fast for wide layers. There autocast loses half of the gain to
+    conversions.
     """
     matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch sets it at import
     before, matmul.fp32_precision = matmul.fp32_precision, "bf16"

@@ -1,10 +1,10 @@
-"""Claims say which trials of a study this process may work on.
+"""Keeps claims, which say which trials of a study this process may work on.
 
-In a shared database a process holds a lease on each trial, which it renews. Whoever finds that a lease ran out fails
-the trial and records its parameters once more, as another row: the row is what was claimed, so that a process that
-slept meanwhile finds its row ended and cannot write into what others do.
+In a shared database a process holds a lease on each trial, which it renews. Another process that finds that a lease ran
+out fails the trial and records its parameters once more, as another row. The row is what was claimed: so a process
+that slept meanwhile finds its row ended and cannot write into what others do.
 
-Nothing depends on a lock being held: a process that is suspended may hold one. Locks only spare doing things twice.
+Nothing depends on a lock being held, as a process that is suspended may hold one. Locks only avoid double work.
 """
 
 from __future__ import annotations
@@ -22,26 +22,29 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from aemodels.tuning.storage import DATABASE_ERRORS, INTERRUPTED, LOCK, PRESENCE, advisory_lock
 
-LEASE_SECONDS = 60  # a worker that was silent for so long is dead, asleep or cut off
-BEAT_SECONDS = 10  # a lease is renewed so often, and after every epoch
-HUNG_SECONDS = 6 * 3600  # without an epoch, a worker does not work, whatever its threads say
+LEASE_SECONDS = 60  # a process that was silent for so long counts as dead, asleep or cut off
+BEAT_SECONDS = 10  # how often a lease is renewed; it is also renewed after every epoch
+HUNG_SECONDS = 6 * 3600  # a process that ends no epoch for so long does not work, whatever its threads say
 
 
 class Claims:
-    """The trials that this process runs. Nobody else works on the study: the lock of the run's folder proves it."""
+    """Holds the trials that this process runs, in a study that no other process works on.
+
+    The lock of the run's folder proves that this process is alone.
+    """
 
     def __init__(self, storage: RDBStorage, study: int) -> None:
         self.storage, self.study = storage, study
         self.rows: set[int] = set()  # Optuna's ids
 
     def recover(self) -> None:
-        """What a process that is no more left running is interrupted."""
+        """Marks as interrupted what a process that has ended left running."""
         for row in self.storage.get_all_trials(self.study, deepcopy=False, states=(TrialState.RUNNING,)):
             if row._trial_id not in self.rows:
                 self._fail(row._trial_id)
 
     def claim(self, row: int) -> bool:
-        """Whether the trial waited: now it is this process's."""
+        """Claims a trial for this process; it tells whether the trial was waiting."""
         try:
             claimed = self.storage.set_trial_state_values(row, TrialState.RUNNING)
         except UpdateFinishedTrialError:
@@ -51,39 +54,42 @@ class Claims:
         return claimed
 
     def renew(self, row: int) -> bool:
-        """Whether the trial is still this process's."""
+        """Renews this process's claim on a trial; it tells whether the trial is still this process's."""
         return True
 
     def release(self) -> None:
-        """What this process still runs goes back: it is interrupted."""
+        """Gives back what this process still runs, as interrupted."""
         while self.rows:
             self._fail(self.rows.pop())
 
     def _fail(self, row: int) -> None:
-        with suppress(UpdateFinishedTrialError):  # by another worker, at the same moment
-            self.storage.set_trial_user_attr(row, INTERRUPTED, True)  # whatever its worker still writes
+        with suppress(UpdateFinishedTrialError):  # another process failed it at the same moment
+            self.storage.set_trial_user_attr(row, INTERRUPTED, True)  # it stays so, whatever its process still writes
             self.storage.set_trial_state_values(row, TrialState.FAIL)
 
     # ---- the others
 
     def alone(self) -> AbstractContextManager[None]:
-        """While the block runs, no other worker is in such a block."""
+        """Returns a context manager; while its block runs, no other process is in such a block."""
         return nullcontext()
 
     def arrive(self) -> None:
-        """From now on this process works on the study."""
+        """Announces that this process works on the study from now on."""
 
     def leaving(self) -> AbstractContextManager[bool]:
-        """Whether nobody else works on the study; nobody arrives while the block runs, if that asks `alone`."""
+        """Returns a context manager, which tells whether no other process works on the study.
+
+        None arrives while the block runs, if arriving processes do so within `alone`.
+        """
         return nullcontext(True)
 
     def close(self) -> None:
-        """Nothing follows."""
+        """Closes the storage, after which nothing follows."""
         self.storage.engine.dispose()
 
 
 class Leases(Claims):
-    """The trials that this process runs, beside others. Time is that of the database."""
+    """Holds the trials that this process runs beside others; the clock is that of the database."""
 
     def __init__(self, storage: RDBStorage, study: int) -> None:
         super().__init__(storage, study)
@@ -99,7 +105,7 @@ class Leases(Claims):
 
     def claim(self, row: int) -> bool:
         self.heard = time.monotonic()
-        self.storage.record_heartbeat(row)  # before: a trial that runs without one would never be found
+        self.storage.record_heartbeat(row)  # before the claim, as a running trial without one would never be found
         if self._thread is None:
             self._thread = threading.Thread(target=self._beat, name="leases", daemon=True)
             self._thread.start()
@@ -113,7 +119,7 @@ class Leases(Claims):
         return row in self.rows
 
     def _beat(self) -> None:
-        """An epoch, or what precedes the first one, may take longer than a lease."""
+        """Renews the leases, as an epoch, or what precedes the first one, may take longer than a lease."""
         while not self._ended.wait(BEAT_SECONDS):
             if time.monotonic() - self.heard < HUNG_SECONDS:
                 with suppress(*DATABASE_ERRORS):  # the next beat may reach it
@@ -142,7 +148,7 @@ class Leases(Claims):
                 stack.enter_context(self.alone())
                 last = self._leave()
             except DATABASE_ERRORS:
-                last = False  # nobody knows
+                last = False  # whether it was the last is not known
             yield last
 
     def _leave(self) -> bool:

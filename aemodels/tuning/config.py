@@ -1,4 +1,4 @@
-"""The settings of a search."""
+"""Defines the settings of a search."""
 
 from __future__ import annotations
 
@@ -11,40 +11,50 @@ from pydantic import Field, ValidationError, field_validator
 from aemodels.config import Choice, Config, Range, demand
 from aemodels.evaluation.evaluate import direction
 
-SMALLEST_GENERATION, GENERATIONS = 4, 4  # where no size is given: rounds enough for the sampler to learn from
+# The size of a generation where none is given, so that there are enough rounds for the sampler to learn from.
+SMALLEST_GENERATION, GENERATIONS = 4, 4
 
-SHAPES = '{"low": NUMBER, "high": NUMBER, "log": true or false} or {"choices": [...]}'  # of what a search varies
+# The ways to write what a search varies.
+SHAPES = '{"low": NUMBER, "high": NUMBER, "log": true or false} or {"choices": [...]}'
 
 
 class TuningConfig(Config):
-    """What a search varies, and how long it may take."""
+    """Holds what a search varies, and how long it may take."""
 
     trials: int = Field(12, ge=1)
-    """Models that the search trains; the pipeline then trains the best of them in full. The first has the experiment's
-    own settings, if they lie in the space. No two have the same settings: a space that holds fewer ends the search."""
+    """Sets how many models the search trains; the pipeline then trains the best of them in full.
+
+    The first has the experiment's own settings, if they lie in the space. No two have the same settings: a space that
+    holds fewer ends the search."""
     generation: int | None = Field(None, ge=1)
-    """Trials that are chosen and trained together, from the results of those before them: as many cores, stacked models
-    or machines find work at a time. null: a quarter of all, at least 4."""
+    """Sets how many trials are chosen and trained together, from the results of those before them.
+
+    So many cores, stacked models or machines find work at a time. null takes a quarter of all trials, at least 4."""
     epochs: int | None = Field(10, ge=1)
-    """Passes of a trial over its images, at most training.epochs; null takes training.epochs."""
+    """Sets the passes of a trial over its images, at most training.epochs; null takes training.epochs."""
     images: int | None = Field(10_000, ge=1)
-    """Training images of a trial, at most training.images; null takes training.images."""
+    """Sets the training images of a trial, at most training.images; null takes training.images."""
     space: dict[str, Range | Choice] = Field(default_factory=dict)
-    """What varies beside, or in other ranges than, the model's own search space: {"training.learning_rate": {"low":
-    1e-4, "high": 1e-2, "log": true}, "model.beta": {"choices": [1, 4]}, "model.trunk.widths": {"choices": [[128],
-    [256, 128]]}}. A range whose ends are both whole numbers holds whole numbers only; a choice may be any value that
-    the setting takes: a number, a text, true or false, null, a list, or a section such as {"name": "conv"}."""
+    """Names what varies beside the model's own search space, or in other ranges than there.
+
+    An example is {"training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": true}, "model.beta": {"choices": [1,
+    4]}, "model.trunk.widths": {"choices": [[128], [256, 128]]}}. A range whose ends are both whole numbers holds whole
+    numbers only. A choice may be any value that the setting takes: a number, a text, true or false, null, a list, or a
+    section such as {"name": "conv"}."""
     pareto: tuple[str, str] | None = None
-    """Search by two metrics, such as ["mse", "frechet_samples"], for their Pareto front; null: evaluation.primary."""
+    """Names two metrics, such as ["mse", "frechet_samples"], to search for their Pareto front.
+
+    null searches by evaluation.primary."""
     prune: bool = True
-    """Stop a trial that does worse than half of the earlier trials did at its age; never done for a Pareto front."""
+    """Stops a trial that does worse than half of the earlier trials did at its age; never done for a Pareto front."""
     prune_after: float = Field(0.4, gt=0, le=1)
-    """Share of its epochs that every trial gets: before, the order of the trials says little."""
+    """Sets the share of its epochs that every trial gets: before that, the order of the trials says little."""
 
     @property
     def generation_size(self) -> int:
-        """Trials of a full generation. The same on every machine: else a search that goes on elsewhere, or that
-        machines of other sizes join, would come to other trials.
+        """Returns the number of trials of a full generation, which is the same on every machine.
+
+        Otherwise a search that goes on elsewhere, or that machines of other sizes join, would come to other trials.
         """
         chosen = self.generation or max(SMALLEST_GENERATION, math.ceil(self.trials / GENERATIONS))
         return min(chosen, self.trials)
@@ -67,7 +77,7 @@ class TuningConfig(Config):
 
 
 def _leaves(space: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key -> range or choices, of keys that are dotted or nested."""
+    """Yields dotted key -> range or choices, of keys that are dotted or nested."""
     for key, value in space.items():
         if isinstance(value, Mapping) and not value.keys() & {"low", "high", "log", "choices"}:
             yield from _leaves(value, f"{prefix}{key}.")
@@ -88,9 +98,3 @@ def _varied(key: str, values: Any) -> Range | Choice:
         if wrong["type"] == "extra_forbidden":
             raise ValueError(f"{place}: unknown; give {SHAPES}") from None
         raise ValueError(f"{place}: {demand(wrong)}") from None
-
-
-# ---------------------------------------------------------------- trials and events
-
-
-# ---------------------------------------------------------------- what varies

@@ -1,4 +1,4 @@
-"""What a trial will take: seconds on a CPU, memory on a GPU."""
+"""Estimates what a trial will take: seconds on a CPU, memory on a GPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aemodels.training.models import new_model
 
 
 def forward_seconds(experiment: Experiment, data: PreparedData) -> float:
-    """How long a model's losses take for an image."""
+    """Measures how many seconds a model's losses take for an image."""
     size, device = min(experiment.training.batch_size, data.sizes["train"]), best_device()
     model, batch = new_model(experiment.model, data, experiment.seed), _batch(data, size, device)
     with seeded(0):
@@ -31,10 +31,12 @@ def forward_seconds(experiment: Experiment, data: PreparedData) -> float:
 
 
 def stack_bytes(experiment: Experiment, data: PreparedData) -> int:
-    """Memory of a member of a population, bytes: what a forward pass makes, found by one on the meta device, with its
-    gradients; what the validation holds at a time, beside them, since a graph keeps its own; nine times its weights (in
-    the stack and in its own model, the best so far, their gradients, two moments; while a graph is captured, three more
-    of what updates change).
+    """Returns the memory of a member of a population, in bytes.
+
+    A forward pass on the meta device finds what such a pass makes, which counts twice for its gradients. What the
+    validation holds at a time comes beside it, since a graph keeps its own memory. The weights count nine times: in the
+    stack and in its own model, the best so far, their gradients, two moments, and three more of what updates change
+    while a graph is captured.
     """
     training, validation, meta = _Memory(), _Memory(), torch.device("meta")
     trained_on = _batch(data, experiment.training.batch_size, meta)
@@ -56,12 +58,12 @@ def _batch(data: PreparedData, size: int, device: torch.device) -> Batch:
 
 
 class _Memory(TorchDispatchMode):
-    """Counts the memory that operations take, within a gradient penalty's own backward pass too, bytes."""
+    """Counts the memory that operations take, in bytes, also within a gradient penalty's own backward pass."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.made = 0  # of all operations
-        self.most = 0  # at a time: what nobody holds any more is free
+        self.made = 0  # bytes that all operations made
+        self.most = 0  # bytes in use at a time, at most; what nobody holds any more is free
         self.held: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""A search yields events: each says what happened to a trial."""
+"""Defines the events that a search yields: each says what happened to a trial."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from aemodels.experiment import Experiment
 
 @dataclass(frozen=True)
 class Trial:
-    """One model of a search, as the study has it."""
+    """A trial is one model of a search, as the study has it."""
 
-    index: int  # from 0, in the order of the search; it keeps it when it is run again
+    index: int  # from 0, in the order of the search; the trial keeps it when it is run again
     params: dict[str, Any]  # dotted key -> value
     state: Literal["waiting", "running", "interrupted", "complete", "pruned", "failed"]
-    values: tuple[float, ...] = ()  # of the objectives, on validation images; empty unless complete
-    metrics: dict[str, float] = field(default_factory=dict)  # of its evaluation on validation images
+    values: tuple[float, ...] = ()  # values of the objectives, on validation images; empty unless complete
+    metrics: dict[str, float] = field(default_factory=dict)  # found by its evaluation on validation images
     curve: dict[int, float] = field(default_factory=dict)  # epoch -> objective, where the search prunes
     seconds: float = 0.0
     error: str = ""  # why it failed
@@ -28,11 +28,11 @@ class Trial:
 
 
 class TrialStarted(NamedTuple):
-    """A trial begins; told again with the same index when it is run again after an interruption."""
+    """A trial begins; the event comes again with the same index when it is run again after an interruption."""
 
     trial: Trial
     experiment: Experiment
-    replayed: bool = False  # it ended in an earlier process, or in another worker
+    replayed: bool = False  # whether it ended earlier, or in another process
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,16 @@ class TrialEnded(NamedTuple):
 
 @dataclass(frozen=True)
 class TrialLost:
-    """Another worker has taken a trial over, because this process was silent for too long; it counts there. Where it
-    comes after the trial's end, that end does not count.
+    """Another process has taken a trial over, because this process was silent for too long; it counts there.
+
+    If this event comes after the trial's end, that end does not count.
     """
 
     index: int
 
 
 class Waiting(NamedTuple):
-    """Other workers run these trials; the next generation depends on them."""
+    """Other processes run these trials, on which the next generation depends."""
 
     indices: tuple[int, ...]
 
@@ -71,7 +72,7 @@ Event = TrialStarted | TrialEpoch | TrialEnded | TrialLost | Waiting
 
 
 class SearchResult(NamedTuple):
-    """What a search found."""
+    """Holds what a search found."""
 
     name: str
     space: Space
@@ -79,5 +80,5 @@ class SearchResult(NamedTuple):
     directions: tuple[str, ...]  # "minimize" or "maximize", one per objective
     trials: list[Trial]
     front: list[Trial]  # the best trial, or those of the Pareto front by their first objective
-    best: Trial  # of the front, the one with the best evaluation.primary
+    best: Trial  # the trial of the front with the best evaluation.primary
     importances: dict[str, float]  # key -> share of the first objective's variation; empty where few trials tell

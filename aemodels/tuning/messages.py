@@ -1,4 +1,4 @@
-"""What is measured of trials, and what is told of those that run together."""
+"""Defines what is measured of trials, and what is told of those that run together."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 
 class Goals(NamedTuple):
-    """What is measured of a trial."""
+    """Holds what is measured of a trial."""
 
-    objectives: tuple[str, ...]  # of the trained model
-    watched: str | None  # after every epoch, on the weights of that epoch
+    objectives: tuple[str, ...]  # measured on the trained model
+    watched: str | None  # measured after every epoch, on the weights of that epoch
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class MemberStart:
 
 @dataclass(frozen=True)
 class MemberEpoch:
-    """A trial passed over its images once. Whoever is told may answer True: the trial stops."""
+    """A trial passed over its images once; the receiver may answer True, and the trial stops."""
 
-    index: int  # of the trial among those that run together
+    index: int  # number of the trial among those that run together
     epoch: int  # from 1
     metrics: dict[str, float]  # as training has them: train/*, val/*
-    value: float | None  # what is watched
-    seconds: float  # that the trial has taken
+    value: float | None  # value of the metric that is watched
+    seconds: float  # time that the trial has taken
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class MemberEnd:
     """A trial trained to its end, or failed; nothing is told of one that was stopped."""
 
     index: int
-    metrics: dict[str, float]  # of the trained model, on all validation images
+    metrics: dict[str, float]  # measured on the trained model, on all validation images
     seconds: float
     error: str = ""
 

@@ -1,8 +1,8 @@
-"""The trials of a search on this machine: stacked as populations on a GPU, one process a core on a CPU.
+"""Runs the trials of a search on this machine: stacked as populations on a GPU, one process per core on a CPU.
 
-On two CPU cores two processes of one thread take two thirds of the time of one with two threads, and in each a stack of
-two or four of the article's VAE takes 1.1 to 1.2 times as long as its members one by one (measured). A GPU is bound by
-launches, which a stack shares.
+On two CPU cores, two processes of one thread take two thirds of the time that one with two threads takes (measured). In
+each, a stack of two or four of the article's VAE takes 1.1 to 1.2 times as long as its members one by one. On a GPU the
+launches of kernels take longest, and a stack shares them.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from aemodels.tuning.costs import forward_seconds, stack_bytes
 from aemodels.tuning.messages import MemberEnd, MemberEpoch, MemberStart, Told
 from aemodels.tuning.trial import Conditions, out_of_memory, run_trial
 
-WORTH_PROCESSES = 5.0  # seconds of all forward passes: with fewer the trials are done before the processes have started
-STACK_SHARE = 0.7  # of the device's free memory
+WORTH_PROCESSES = 5.0  # seconds of all forward passes; with fewer the trials are done before the processes start
+STACK_SHARE = 0.7  # share of the device's free memory that a stack may take
 
 
 class Runner:
@@ -42,11 +42,11 @@ class Runner:
     def __init__(self, conditions: Conditions) -> None:
         self.conditions, self.data = conditions, conditions.data
         self.workers: list[Worker] = []
-        self.importing: list[Worker] = []  # of these
-        self.threads = torch.get_num_threads()  # of a trial on a CPU
+        self.importing: list[Worker] = []  # those of the processes above that are not ready yet
+        self.threads = torch.get_num_threads()  # threads of a trial on a CPU
 
     def start(self, experiments: Sequence[Experiment], total: int) -> None:
-        """Starts the processes for trials like these, `total` in all, where they are worth it; does not wait."""
+        """Starts processes for trials like these, `total` in all, where they are worth it; does not wait."""
         count = min(cores(), len(experiments))
         self.threads = max(1, min(self.threads, cores() // count))
         if best_device().type != "cpu" or count < 2 or self.workers:
@@ -57,7 +57,7 @@ class Runner:
             self.importing = list(self.workers)
 
     def _images(self, experiment: Experiment) -> int:
-        """Of an epoch."""
+        """Returns the number of training images of an epoch."""
         return min(self.data.sizes["train"], experiment.seen(self.data))
 
     def run(self, experiments: Iterable[Experiment]) -> Told:
@@ -77,8 +77,9 @@ class Runner:
     # ---------------------------------------------------------------- processes
 
     def _in_this_process(self, experiments: Iterable[Experiment]) -> Told:
-        """One after the other, with as many threads as a process would have: with others sums are rounded otherwise,
-        and a search that goes on may find other processes worth their start.
+        """Runs trials one after the other, with as many threads as a process would have.
+
+        With another number, sums are rounded differently, and a search that goes on may start processes after all.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(self.threads)
@@ -90,9 +91,9 @@ class Runner:
             torch.set_num_threads(threads)
 
     def _in_processes(self, experiments: Iterable[Experiment]) -> Told:
-        """Whoever is free takes the next trial; who dies, out of memory perhaps, fails that trial alone."""
+        """Gives each free process the next trial; a process that dies, perhaps out of memory, fails its trial alone."""
         while self.importing:
-            with suppress(WorkerDiedError):  # another will take its place
+            with suppress(WorkerDiedError):  # _take starts another process in its place
                 self.importing.pop().receive()
         waiting = iter(enumerate(experiments))
         busy: dict[Worker, _Taken] = {}
@@ -115,12 +116,13 @@ class Runner:
                     del busy[worker]
                     yield from self._take(worker, waiting, busy)
         finally:
-            if busy:  # the caller ended: what they are at is of no use
+            if busy:  # the caller ended, so what the processes do is of no use
                 self.close()
 
     def _take(self, worker: Worker, waiting: Iterator[tuple[int, Experiment]], busy: dict[Worker, _Taken]) -> Told:
-        """Starts the next trial, if there is one; where the worker is dead, with another in its place. If that dies too
-        before it has the trial, it fails the trial, and the next is taken.
+        """Starts the next trial, if there is one, and starts another process first if this one is dead.
+
+        If that one dies too before it has the trial, the trial fails, and the next is taken.
         """
         for index, experiment in waiting:
             started = time.perf_counter()
@@ -141,7 +143,7 @@ class Runner:
     # ---------------------------------------------------------------- stacks
 
     def _stacked(self, experiments: Iterable[Experiment]) -> Told:
-        """Takes as many as the device holds, runs them, takes the next."""
+        """Takes as many trials as the device holds, runs them, and takes the next."""
         waiting, more = iter(enumerate(experiments)), True
         while more:
             release_memory()
@@ -161,7 +163,10 @@ class Runner:
             yield from self._in_stacks(taken, sizes)
 
     def _in_stacks(self, experiments: dict[int, Experiment], sizes: dict[int, int]) -> Told:
-        """One population after the other, each as large as the device holds; who has no like is trained alone."""
+        """Runs one population after the other, each as large as the device holds.
+
+        A trial that cannot be stacked with another is trained alone.
+        """
         left = list(experiments)
         while left:
             alike = [i for i in left if _alike(experiments[left[0]], experiments[i])]
@@ -175,7 +180,7 @@ class Runner:
             left = [i for i in left if i not in members]
 
     def _room(self, experiment: Experiment) -> float:
-        """Memory for a population's members, bytes: a share of what is free beside the images that stay there."""
+        """Returns the memory for a population's members, in bytes: a share of what is free beside the images."""
         device, image = best_device(), math.prod(self.data.image_shape)
         splits = (image * self._images(experiment), image * self.data.sizes["val"])
         return STACK_SHARE * (free_memory(device) - sum(size for size in splits if fits(size, device)))
@@ -183,32 +188,32 @@ class Runner:
 
 @dataclass
 class _Taken:
-    """The trial that a process is at."""
+    """Holds the trial that a process runs."""
 
     index: int
     started: float
-    over: bool = False  # nothing more is to be told of it
+    over: bool = False  # whether nothing more is to be told of it
 
 
 def release_memory() -> None:
-    """What nobody holds any more goes back to the device; graphs and their models hold each other."""
+    """Gives memory that nobody holds any more back to the device; graphs and their models hold each other."""
     gc.collect()
     torch.cuda.empty_cache()
 
 
 def _alike(a: Experiment, b: Experiment) -> bool:
-    """Whether two trials can be members of one population; who is pre-trained is alone."""
+    """Tells whether two trials can be members of one population; a trial with pre-training is alone."""
     if a.training.pretraining_epochs:
         return a is b
     return stackable(a.model, b.model) and a.model_copy(update={"model": b.model, "seed": b.seed}) == b
 
 
 class _Stack:
-    """Trials as one population; out of memory, as two of half the size."""
+    """Runs trials as one population; if memory runs out, as two of half the size."""
 
     def __init__(self, members: dict[int, Experiment], conditions: Conditions) -> None:
         self.members, self.conditions = members, conditions
-        self.told = dict.fromkeys(members, 0)  # the last epoch that was told of each
+        self.told = dict.fromkeys(members, 0)  # the last epoch of each that was told
         self.seconds = dict.fromkeys(members, 0.0)
 
     def run(self) -> Told:
@@ -218,7 +223,7 @@ class _Stack:
             return
         except torch.OutOfMemoryError as error:
             reason = out_of_memory(error)
-        # Outside of the handler: the error's traceback holds all that the stack had.
+        # This is outside of the handler, as the error's traceback holds all memory of the stack.
         release_memory()
         left = list(self.members)  # those that ended are gone
         if started == 1:
@@ -227,7 +232,7 @@ class _Stack:
         for half in filter(None, (left[: len(left) // 2], left[len(left) // 2 :])):
             smaller = _Stack({i: self.members[i] for i in half}, self.conditions)
             smaller.told = {i: self.told[i] for i in half}  # what was told is not told again
-            smaller.seconds = {i: self.seconds[i] for i in half}  # and took its time
+            smaller.seconds = {i: self.seconds[i] for i in half}  # the time so far counts too
             yield from smaller.run()
 
     def _train(self, numbers: list[int]) -> Told:
@@ -246,7 +251,7 @@ class _Stack:
     def _tell(
         self, i: int, one: Epoch | TrainingDivergedError, share: float
     ) -> Generator[MemberEpoch | MemberEnd, bool | None, bool]:
-        """Whether the member is to leave."""
+        """Tells what happened to a member, and returns whether the member is to leave."""
         started = time.perf_counter()
         self.seconds[i] += share
         if isinstance(one, TrainingDivergedError):
@@ -273,21 +278,21 @@ class _Stack:
         return False
 
 
-# ---------------------------------------------------------------- in a worker's process
+# ---------------------------------------------------------------- in another process
 
-_features: dict[str, Features] = {}  # by hash; with the features of the real images, which all trials share
+_features: dict[str, Features] = {}  # by hash; they hold the features of the real images, which all trials share
 
 
 def _hired(count: int, threads: int) -> Worker:
-    """One process of so many, which imports what a trial needs; does not wait for it."""
+    """Starts one of `count` processes, which imports what a trial needs; does not wait for it."""
     worker = Worker(threads, alike=count)
     worker.start(_begin)
     return worker
 
 
 def _begin() -> Generator[None, None, None]:
-    """Its first work; to find it, a worker imports this module with all that a trial needs."""
-    warnings.simplefilter("default", OwnWarning)  # also where a command keeps its processes' libraries quiet
+    """Is the first work of a process, which imports this module, with all that a trial needs, to find it."""
+    warnings.simplefilter("default", OwnWarning)  # shown, although a command may silence its processes' libraries
     yield from ()
 
 

@@ -1,7 +1,7 @@
-"""Optuna's sampler and pruner: what to try, what to stop, what mattered.
+"""Samples and prunes with Optuna: what to try, what to stop, what mattered.
 
-They see a copy in memory of the earlier generations' results and nothing else, so what they decide depends neither on
-what killed processes left in the storage, nor on Optuna's numbers, nor on which worker asks.
+The sampler sees a copy in memory of the earlier generations' results and nothing else. So what it decides depends
+neither on what killed processes left in the storage, nor on Optuna's numbers, nor on which process asks.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import Trial
 from aemodels.tuning.space import trial_experiment
 
-RANDOM_TRIALS = 4  # before the sampler models the results, and complete ones before the pruner compares with them
-ATTEMPTS = 20  # for Optuna to draw settings that no trial has had
+# Trials that are drawn before the sampler models the results, and complete ones before the pruner compares with them.
+RANDOM_TRIALS = 4
+ATTEMPTS = 20  # how often Optuna may draw settings, before a trial takes others that no trial has had
 
 
 class Sampler:
-    """Decides from the results of earlier generations."""
+    """Decides from the results of earlier generations what to try, and what to stop."""
 
     def __init__(self, experiment: Experiment, config: TuningConfig, space: Space, directions: Sequence[str]) -> None:
         self.space, self._experiment, self._config = space, experiment, config
@@ -45,7 +46,7 @@ class Sampler:
         self._pruner = MedianPruner(n_startup_trials=RANDOM_TRIALS, n_warmup_steps=granted)
 
     def in_memory(self, trials: Iterable[Trial], generation: int = 0) -> optuna.Study:
-        """The trials as a study, numbered by index. A failed one counts as bad, so that its like does not come."""
+        """Returns the trials as a study, numbered by index; a failed one counts as bad, so its like is not drawn."""
         seed = derived_seed(self._seed, "sampler", generation) % 2**32
         sampler = TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed)
         study = optuna.create_study(sampler=sampler, directions=self.directions)
@@ -63,15 +64,15 @@ class Sampler:
         return study
 
     def encoded(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Parameters as Optuna keeps them: it knows no lists and no sections, so they are JSON text there."""
+        """Returns parameters as Optuna keeps them: it knows no lists and no sections, so they are JSON text there."""
         return {key: _label(value) if isinstance(self.space[key], Choice) else value for key, value in params.items()}
 
     def decoded(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Parameters of Optuna's as the experiment takes them."""
+        """Returns parameters of Optuna's as the experiment takes them."""
         return {key: _value(self.space[key], label) for key, label in params.items()}
 
     def total(self) -> int:
-        """How many trials there are: `tuning.trials`, or fewer where the space holds fewer settings."""
+        """Returns how many trials there are: `tuning.trials`, or fewer where the space holds fewer settings."""
         if self._values is None:
             return self._config.trials
         enough = self._config.trials
@@ -84,7 +85,7 @@ class Sampler:
         return len(found)
 
     def propose(self, count: int, earlier: Sequence[Trial], generation: int) -> list[dict[str, Any]]:
-        """Parameters for a generation, a function of the seed and the earlier generations' results."""
+        """Returns the parameters of a generation, a function of the seed and the earlier generations' results."""
         study, tried = self.in_memory(earlier, generation), {self._trained(trial.params) for trial in earlier}
         rest = random.Random(derived_seed(self._seed, "untried", generation))
         if not earlier and self._own is not None:
@@ -110,16 +111,16 @@ class Sampler:
         return params
 
     def _trained(self, params: Mapping[str, Any]) -> str:
-        """All settings of a trial, as text: trials of the same text train the same model."""
+        """Returns all settings of a trial as text: trials of the same text train the same model."""
         return trial_experiment(self._experiment, self._config, params).model_dump_json()
 
     def prunes(self, curve: Mapping[int, float], earlier: optuna.Study) -> bool:
-        """Whether a trial does worse than half of the earlier generations' did at its age."""
+        """Tells whether a trial does worse than half of the earlier generations' trials did at its age."""
         running = create_trial(state=TrialState.RUNNING, intermediate_values=dict(curve))
         return self._pruner.prune(earlier, running)
 
     def importances(self, study: optuna.Study) -> dict[str, float]:
-        """Share of each parameter in how far the first objective varies; empty where too few trials tell."""
+        """Returns each parameter's share in how far the first objective varies; it is empty if too few trials tell."""
         complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
         if len(complete) < RANDOM_TRIALS or len({trial.values[0] for trial in complete}) == 1:
             return {}
@@ -147,7 +148,7 @@ def _value(varied: Range | Choice, label: Any) -> Any:
 
 
 def _all_values(space: Space) -> dict[str, Sequence[Any]] | None:
-    """Key -> all values there are; None where they are without number."""
+    """Returns key -> all values there are; None where they are without number."""
     values: dict[str, Sequence[Any]] = {}
     for key, varied in space.items():
         if isinstance(varied, Choice):
@@ -162,7 +163,7 @@ def _all_values(space: Space) -> dict[str, Sequence[Any]] | None:
 
 
 def _own(experiment: Experiment, space: Space) -> dict[str, Any] | None:
-    """The experiment's own settings as parameters; None where they lie outside the space."""
+    """Returns the experiment's own settings as parameters; None where they lie outside the space."""
     settings = experiment.flat()
     own = {}
     for key, varied in space.items():

@@ -1,11 +1,13 @@
-"""Search: which settings make the best model. Trials in synchronous generations; a generator of events.
+"""Searches for the settings that make the best model, with trials in synchronous generations; it yields events.
 
 A search is a function of the experiment, its TuningConfig and the data alone. The parameters of a generation are drawn
-from the results of the generations before it, and a trial is pruned by comparison with those: so a search that was
-killed, at whatever moment, goes on to the same trials as one that was not, and the trials of a generation may run in
-any order and any place. (On a GPU, where trials are stacked, the noise of a trial depends on who is in its stack, so
-there values are the same to within what another seed changes.) The place may be another machine: any number of workers
-may work on a study in a shared database; each finds the same trials and the same result.
+from the results of the generations before it, and a trial is pruned by comparison with those. So a search that was
+killed, at whatever moment, goes on to the same trials as one that was not. The trials of a generation may run in any
+order and any place. On a GPU, where trials are stacked, the noise of a trial depends on which others are in its stack:
+there values are the same to within what another seed changes.
+
+The place may be another machine: any number of processes may work on a study in a shared database. Each finds the same
+trials and the same result.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from aemodels.tuning.space import check_models, trial_experiment
 from aemodels.tuning.study import Study
 from aemodels.tuning.trial import Conditions
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two looks at what other workers do
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two looks at what other processes do
 
 Prepare = Callable[[Mapping[str, Any]], Experiment]  # a trial's parameters -> its experiment
 
@@ -39,9 +41,9 @@ def search(
 ) -> Generator[Event, None, SearchResult]:
     """Runs a search, or goes on with it, or works on it beside others.
 
-    The end of a trial is told before it is recorded: after a kill the caller may hear of it twice, never not at all.
-    Where it was lost meanwhile, that is told next: the end does not count.
-    Trials that ended elsewhere or earlier are told too, marked as replayed.
+    The end of a trial is told before it is recorded: after a kill the caller may hear of it twice, but never not at
+    all. If the trial was lost meanwhile, that is told next, and the end does not count. Trials that ended elsewhere or
+    earlier are told too, marked as replayed.
 
     Raises:
         SettingsError: a model of the space does not fit the images or the objectives.
@@ -51,7 +53,7 @@ def search(
     with closing(runner):
         if not study.ended:
             alike = [trial_experiment(experiment, config, {})] * config.generation_size
-            runner.start(alike, config.trials)  # they import meanwhile
+            runner.start(alike, config.trials)  # the processes import while the models are checked
         check_models(experiment, data, config, study.space)
         for number in range(math.ceil(config.trials / config.generation_size)):
             yield from _generation(number, partial(trial_experiment, experiment, config), runner, study)
@@ -89,7 +91,7 @@ class _Running:
 
 
 def _run(number: int, prepare: Prepare, runner: Runner, study: Study) -> Generator[Event, None, set[int]]:
-    """Claims trials as the runner has room for them, until none waits; the indices of those that ended."""
+    """Claims trials as the runner has room for them, until none waits; returns the indices of those that ended."""
     mine: list[_Running] = []
 
     def claims() -> Iterator[Experiment]:
@@ -106,13 +108,13 @@ def _run(number: int, prepare: Prepare, runner: Runner, study: Study) -> Generat
                 if isinstance(event, TrialEnded):
                     if study.end(event.trial):
                         ended.add(event.trial.index)
-                    else:  # lost while the caller was told
+                    else:  # it was lost while the caller was told of its end
                         yield TrialLost(event.trial.index)
     return ended
 
 
 def _events(running: _Running, happened: MemberStart | MemberEpoch | MemberEnd, study: Study) -> Iterator[Event]:
-    """What follows from what happened to a trial; one that is pruned or lost is to stop."""
+    """Yields what follows from what happened to a trial; one that is pruned or lost is to stop."""
     trial, curve = running.trial, running.curve
     if isinstance(happened, MemberStart):
         yield TrialStarted(trial, running.experiment)
@@ -126,7 +128,7 @@ def _events(running: _Running, happened: MemberStart | MemberEpoch | MemberEnd, 
             return
         curve[happened.epoch] = happened.value
         study.report(trial, happened.epoch, happened.value)
-        # one that has trained to its end is judged like all others
+        # A trial in its last epoch is not pruned: once trained to its end, it is judged like all others.
         if happened.epoch < running.experiment.training.epochs and study.prunes(curve):
             yield TrialEnded(replace(trial, state="pruned", seconds=happened.seconds, curve=curve))
 

@@ -1,4 +1,4 @@
-"""The space of a search says which settings vary, and between which values; it is checked before any work."""
+"""Makes and checks the space of a search, which says what settings vary between what values, before any work."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from aemodels.experiment import Experiment
 from aemodels.training.models import new_model
 from aemodels.tuning.config import TuningConfig
 
-CHECKED_COMBINATIONS = 1_000  # of the ends of all ranges, before a search starts
+CHECKED_COMBINATIONS = 1_000  # combinations of the ends of all ranges that are checked before a search starts
 
 
 def search_space(experiment: Experiment, config: TuningConfig) -> Space:
-    """The model's own search space and that of the settings, checked.
+    """Returns the model's own search space together with that of the settings, checked.
 
     Raises:
         SettingsError: a key does not exist, cannot vary, or a value of it is out of range.
@@ -45,7 +45,7 @@ def search_space(experiment: Experiment, config: TuningConfig) -> Space:
 
 
 def _single(space: Space) -> Iterator[dict[str, Any]]:
-    """Each end of each range, by itself."""
+    """Yields each end of each range, by itself."""
     return ({key: value} for key, varied in space.items() for value in _extremes(varied))
 
 
@@ -54,10 +54,10 @@ def _extremes(varied: Range | Choice) -> tuple[Any, ...]:
 
 
 def check_models(experiment: Experiment, data: PreparedData, config: TuningConfig, space: Space) -> None:
-    """Builds the models at the ends of each range; takes a moment.
+    """Builds the models at the ends of each range; it takes a moment.
 
     Raises:
-        SettingsError: one does not fit the images, or has not what an objective needs.
+        SettingsError: one does not fit the images, or lacks what an objective needs.
     """
     for settings in _single(space):
         try:
@@ -67,7 +67,7 @@ def check_models(experiment: Experiment, data: PreparedData, config: TuningConfi
             raise SettingsError(*(f"tuning.space: {line}" for line in error.args)) from None
     model = new_model(experiment.model, data, experiment.seed)
     check_primary(model, data, experiment.evaluation)
-    check_likelihood(model, data, experiment.evaluation)  # of the training that follows
+    check_likelihood(model, data, experiment.evaluation)  # for the training that follows the search
     evidence = experiment.evaluation.evidence(model, data, None, "val")
     for metric in config.pareto or ():
         if missing := " and ".join(named(need, evidence) for need in lacking(metric, evidence, COMING)):
@@ -77,7 +77,7 @@ def check_models(experiment: Experiment, data: PreparedData, config: TuningConfi
 
 
 def trial_experiment(experiment: Experiment, config: TuningConfig, params: Mapping[str, Any]) -> Experiment:
-    """The experiment of a trial. All trials share the seed, so that they differ by their parameters alone."""
+    """Returns the experiment of a trial; all trials share the seed, so that they differ by their parameters alone."""
     epochs = filter(None, (experiment.training.epochs, config.epochs))
     images = filter(None, (experiment.training.images, config.images))
     limits = {"training.epochs": min(epochs), "training.images": min(images, default=None)}
@@ -85,6 +85,6 @@ def trial_experiment(experiment: Experiment, config: TuningConfig, params: Mappi
 
 
 def search_identity(experiment: Experiment, config: TuningConfig, digest: str) -> str:
-    """What names a search's study and folder: a hash of all settings and of the prepared data."""
+    """Returns the name of a search's study and folder: a hash of all settings and of the prepared data."""
     text = f"{experiment.model_dump_json()}{config.model_dump_json()}{digest}"
     return f"search-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

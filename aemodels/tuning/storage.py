@@ -1,4 +1,4 @@
-"""A study of one machine is in optuna.db of its store; one that several machines share is in a PostgreSQL database."""
+"""Opens the storage of studies: optuna.db in the store for one machine, or a PostgreSQL database for several."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from aemodels.config import UnreachableError, UserError
 from aemodels.runtime.environment import sqlite_uri, store_folder
 from aemodels.runtime.files import in_words
 
-SECONDS_FOR_OTHERS = 60  # to finish their write to the same sqlite file
-LOCK, PRESENCE = 1634037103, 1634037104  # of our advisory locks, each with the id of a study
-INTERRUPTED = "interrupted"  # a trial's attribute
-REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry")  # which waiting does not mend
+SECONDS_FOR_OTHERS = 60  # how long to wait while others finish their write to the same sqlite file
+LOCK, PRESENCE = 1634037103, 1634037104  # numbers of our advisory locks; each also has the id of a study
+INTERRUPTED = "interrupted"  # an attribute of a trial
+REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry")  # errors that waiting does not mend
 DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)
-# Heartbeats are compared as they are written, without a time zone. A lock goes with a worker that is silent or away.
+# Heartbeats are compared as they are written, without a time zone. A silent or absent process loses its lock.
 SESSION = (
     "-c timezone=UTC -c idle_in_transaction_session_timeout=120s "
     "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
@@ -30,7 +30,7 @@ CONNECTION = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval
 
 
 def open_storage(url: str | None, folder: Path | None = None) -> RDBStorage:
-    """The shared database, or optuna.db in the store's folder; with their tables.
+    """Opens the shared database, or optuna.db in a folder (the store's, if none is given), with their tables.
 
     Raises:
         UserError: it is damaged, of another version of Optuna, no PostgreSQL database, or does not answer.
@@ -51,10 +51,10 @@ def open_storage(url: str | None, folder: Path | None = None) -> RDBStorage:
 
 
 def parse_url(url: str) -> URL:
-    """The URL of a shared database.
+    """Returns the URL of a shared database.
 
     Raises:
-        UserError: it is none of a PostgreSQL database.
+        UserError: it is not the URL of a PostgreSQL database.
     """
     with suppress(SQLAlchemyError, ValueError):
         if (parsed := make_url(url)).get_backend_name() in ("postgresql", "postgres"):
@@ -66,7 +66,7 @@ def parse_url(url: str) -> URL:
 
 
 def printable(url: str | None) -> str:
-    """The URL without secrets, which may also be among its options."""
+    """Returns the URL without secrets, which may also be among its options."""
     try:
         return make_url(url or "").set(query={}).render_as_string()
     except (SQLAlchemyError, ValueError):
@@ -85,7 +85,7 @@ def _file() -> str:
 
 
 def _embedded(folder: Path) -> RDBStorage:
-    """Write-ahead logging makes a write 4 ms instead of 20, and survives kill -9."""
+    """Opens optuna.db with write-ahead logging, with which a write takes 4 ms instead of 20 and survives kill -9."""
     path = folder / "optuna.db"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # two processes that create the tables at once would fail
@@ -101,7 +101,7 @@ def _shared(url: URL) -> RDBStorage:
     settings = {"pool_pre_ping": True, "connect_args": {**CONNECTION, "options": options}}
     engine = create_engine(url, **settings)
     try:
-        with engine.connect() as connection:  # two workers that create the tables at once would fail
+        with engine.connect() as connection:  # two processes that create the tables at once would fail
             advisory_lock(connection, "pg_advisory_xact_lock", LOCK, 0)
             template = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
             return RDBStorage(template, engine_kwargs=settings)
@@ -110,5 +110,5 @@ def _shared(url: URL) -> RDBStorage:
 
 
 def advisory_lock(connection: Connection, function: str, kind: int, study: int) -> bool:
-    """Calls one of PostgreSQL's functions of advisory locks."""
+    """Calls one of PostgreSQL's functions for advisory locks."""
     return bool(connection.execute(text(f"SELECT {function}(:kind, :study)"), {"kind": kind, "study": study}).scalar())

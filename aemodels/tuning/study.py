@@ -1,7 +1,7 @@
-"""The record of a search in Optuna's storage, written for people, for other workers and for the next process.
+"""Keeps the record of a search in Optuna's storage, for people, for other processes and for the next process.
 
 A trial that was run again has several rows in the storage, with the same `index`. The first that was not interrupted
-counts: so two workers that record a generation at the same moment agree, without a lock, on the rows that they run.
+counts. So two processes that record a generation at the same moment agree, without a lock, on the rows that they run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from aemodels.tuning.sampler import Sampler
 from aemodels.tuning.space import search_space
 from aemodels.tuning.storage import DATABASE_ERRORS, INTERRUPTED, open_storage
 
-FINISHED = "finished"  # a note
+FINISHED = "finished"  # the key of a note of the study
 STATES: dict[TrialState, Literal["waiting", "running", "complete", "pruned"]] = {
     TrialState.WAITING: "waiting",
     TrialState.RUNNING: "running",
@@ -41,7 +41,7 @@ OPTUNA_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "
 
 
 def open_study(name: str, experiment: Experiment, config: TuningConfig, folder: Path | None = None) -> Study:
-    """The study of that name in this store, as it stands, or a new one, for this process alone.
+    """Opens the study of that name in this store or folder, as it stands, or a new one, for this process alone.
 
     Raises:
         SettingsError: the search space does not fit the experiment.
@@ -50,14 +50,15 @@ def open_study(name: str, experiment: Experiment, config: TuningConfig, folder: 
     return _open(name, experiment, config, open_storage(None, folder), Claims)
 
 
-Owed = Callable[[str, str, bool], bool]  # a finished study, its run, whether there is a newer one -> who asks awaits it
+# (a finished study, its run, whether there is a newer one) -> whether the asker still awaits its result
+Owed = Callable[[str, str, bool], bool]
 
 
 def join_study(names: Iterable[str], experiment: Experiment, config: TuningConfig, url: str, owed: Owed) -> Study:
-    """The study in a shared database to work on beside other workers.
+    """Opens the study in a shared database to work on beside other processes.
 
-    That is the first of the names that is not finished, or a new one; but first those finished ones whose result is
-    `owed` to whoever asks.
+    That is the first of the names that is not finished, or a new one. But finished ones whose result is `owed` to the
+    asker come first.
 
     Raises:
         SettingsError: the search space does not fit the experiment.
@@ -79,7 +80,7 @@ def _chosen(storage: RDBStorage, names: Iterable[str], owed: Owed) -> str:
 
 
 def _notes(storage: RDBStorage, name: str) -> dict[str, Any] | None:
-    """None where there is no such study yet."""
+    """Returns the notes of a study; None where there is no such study yet."""
     try:
         return storage.get_study_user_attrs(storage.get_study_id_from_name(name))
     except KeyError:
@@ -92,7 +93,7 @@ def _open(name: str, experiment: Experiment, config: TuningConfig, storage: RDBS
 
 
 class Study:
-    """A search's trials, what to try next, and a few notes. As a context manager it gives back what still runs."""
+    """Holds a search's trials, what to try next, and notes; as a context manager it gives back what still runs."""
 
     def __init__(
         self,
@@ -110,18 +111,18 @@ class Study:
         self.goals = Goals(self.objectives, self.primary if config.prune and config.pareto is None else None)
         self._sampler = Sampler(experiment, config, space, self.directions)
         self.config = config.override({"trials": self._sampler.total()})
-        """Of the search, with no more trials than there are settings in its space."""
+        """Holds the settings of the search, with no more trials than there are settings in its space."""
         self._storage, self._id = storage, self._find(storage)
         self._claims = claims(storage, self._id)
         self._rows: dict[int, int] = {}  # index -> Optuna's id of the row that counts
-        self._mine: dict[int, int] = {}  # index -> of the row that this process claimed
-        self._present = -1  # a generation
-        self._earlier = self._sampler.in_memory(())  # the results that it is compared with
+        self._mine: dict[int, int] = {}  # index -> Optuna's id of the row that this process claimed
+        self._present = -1  # the number of the present generation
+        self._earlier = self._sampler.in_memory(())  # the results that this generation is compared with
 
     def _find(self, storage: RDBStorage) -> int:
         with suppress(KeyError):
             return storage.get_study_id_from_name(self.name)
-        with suppress(DuplicatedStudyError):  # another worker was faster
+        with suppress(DuplicatedStudyError):  # another process was faster
             return storage.create_new_study(self._sampler.directions, self.name)
         return storage.get_study_id_from_name(self.name)
 
@@ -131,7 +132,7 @@ class Study:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(*DATABASE_ERRORS):  # where it does not answer, the leases run out
+        with suppress(*DATABASE_ERRORS):  # if the database does not answer, the leases run out
             self._claims.release()
         if isinstance(error, DATABASE_ERRORS):
             reason = str(error.__cause__ or error).partition("\n")[0]
@@ -139,10 +140,10 @@ class Study:
                 f"the database of searches does not answer any more ({reason}); when it does, the same command goes on"
             ) from error
 
-    # ---------------------------------------------------------------- notes, and the other workers
+    # ---------------------------------------------------------------- notes, and the other processes
 
     def notes(self) -> dict[str, Any]:
-        """What was remembered, by this process or another."""
+        """Returns what was remembered, by this process or another."""
         return self._storage.get_study_user_attrs(self._id)
 
     def remember(self, key: str, value: str) -> None:
@@ -151,26 +152,29 @@ class Study:
 
     @property
     def finished(self) -> bool:
-        """All trials ended, and what follows from them is recorded: there is only its result to be told.
+        """Tells whether all trials ended, and what follows from them is recorded: only the result is left to tell.
 
-        Of a study of this process alone its run folder knows that.
+        It knows this of shared studies alone; for a study of this process alone the run folder knows it.
         """
         return self.shared and FINISHED in self.notes()
 
     def finish(self, run: str) -> None:
-        """The run has all that is to be recorded of the search."""
+        """Notes that the run has all that is to be recorded of the search."""
         self.remember(FINISHED, run)
 
     def arrive(self) -> None:
-        """From now on this process works on the study."""
+        """Announces that this process works on the study from now on."""
         self._claims.arrive()
 
     def alone(self) -> AbstractContextManager[None]:
-        """While the block runs, no other worker is in such a block."""
+        """Returns a context manager; while its block runs, no other process is in such a block."""
         return self._claims.alone()
 
     def leaving(self) -> AbstractContextManager[bool]:
-        """Whether nobody else works on the study, who would go on; nobody arrives while the block runs."""
+        """Returns a context manager, which tells whether no other process works on the study and would go on.
+
+        None arrives while the block runs.
+        """
         return self._claims.leaving()
 
     def close(self) -> None:
@@ -181,11 +185,11 @@ class Study:
 
     @property
     def ended(self) -> bool:
-        """Whether there is nothing left to train."""
+        """Tells whether there is nothing left to train."""
         return sum(trial.ended for trial in self.trials()) == self.config.trials
 
     def trials(self) -> list[Trial]:
-        """All recorded trials, by index."""
+        """Returns all recorded trials, by index."""
         found: dict[int, Trial] = {}
         for row in sorted(self._storage.get_all_trials(self._id), key=lambda row: row.number):
             trial = _trial(row, self._sampler.decoded(row.params))
@@ -195,7 +199,7 @@ class Study:
         return [found[index] for index in sorted(found)]
 
     def generation(self, number: int) -> list[Trial]:
-        """The trials of a generation, recorded: ended, running, or waiting."""
+        """Returns the trials of a generation, recorded: ended, running, or waiting."""
         self._claims.recover()
         trials = self._generation(number)
         if number != self._present:
@@ -215,7 +219,7 @@ class Study:
         return [trial for trial in self.trials() if trial.index in self._indices(number)]
 
     def _complete(self, number: int) -> None:
-        """Records what is missing of a generation, and anew what was interrupted."""
+        """Records what is missing of a generation, and records again what was interrupted."""
         indices, trials = self._indices(number), self.trials()
         known = {trial.index: trial for trial in trials}
         proposals = {}
@@ -240,7 +244,7 @@ class Study:
     # ---------------------------------------------------------------- running a trial
 
     def claim(self, number: int) -> Trial | None:
-        """A waiting trial of the generation, which this process alone runs from now on; None where none waits."""
+        """Claims a waiting trial of the generation, which this process alone runs from now on; None if none waits."""
         for trial in self._generation(number):
             row = self._rows[trial.index]
             if trial.state == "waiting" and self._claims.claim(row):
@@ -249,25 +253,28 @@ class Study:
         return None
 
     def keeps(self, index: int) -> bool:
-        """Whether a claimed trial is still this process's: one that was silent for too long is another worker's."""
+        """Tells whether a claimed trial is still this process's; after a long silence another process takes it over."""
         return self._claims.renew(self._mine[index])
 
     def kept(self, indices: Iterable[int]) -> list[int]:
-        """Those that are this process's, as far as is known; where the database does not answer, others take them."""
+        """Returns the trials that are this process's, as far as it knows.
+
+        Where the database does not answer, it returns none, as others take them over.
+        """
         with suppress(*DATABASE_ERRORS):
             return [index for index in indices if self.keeps(index)]
         return []
 
     def report(self, trial: Trial, epoch: int, value: float) -> None:
         """Records a running trial's objective after an epoch."""
-        with suppress(UpdateFinishedTrialError):  # lost, at this moment
+        with suppress(UpdateFinishedTrialError):  # the trial was lost at this moment
             self._storage.set_trial_intermediate_value(self._mine[trial.index], epoch, value)
 
     def end(self, trial: Trial) -> bool:
-        """Records how a trial ended. The last write is the one that counts: killed before it, the trial runs again.
+        """Records how a trial ended; if the process is killed before the last write, the trial runs again.
 
         Returns:
-            False where it was lost at this moment: what another worker records is what counts.
+            False if it was lost at this moment; then what another process records is what counts.
         """
         row = self._mine[trial.index]
         self._claims.rows.discard(row)
@@ -282,13 +289,13 @@ class Study:
         return True
 
     def prunes(self, curve: Mapping[int, float]) -> bool:
-        """Whether a trial of the present generation does worse than half of the earlier ones did at its age."""
+        """Tells whether a trial of the present generation does worse than half of the earlier ones did at its age."""
         return self._sampler.prunes(curve, self._earlier)
 
     # ---------------------------------------------------------------- what came out
 
     def result(self) -> SearchResult:
-        """The best trials.
+        """Returns the best trials.
 
         Raises:
             UserError: every trial failed.
@@ -307,7 +314,7 @@ class Study:
 
 
 def _finite(value: float) -> float:
-    """Worse than any other, where it is no number."""
+    """Returns a value, or infinity, which is worse than any other, where it is no number."""
     return value if math.isfinite(value) else math.inf
 
 

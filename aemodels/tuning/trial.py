@@ -1,4 +1,4 @@
-"""One trial of a search: trained, watched, judged."""
+"""Runs one trial of a search: it is trained, watched, and judged."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from aemodels.training.models import best_model, fit_prior
 from aemodels.training.state import Epoch
 from aemodels.tuning.messages import Goals, MemberEnd, MemberEpoch, Told
 
-# Metrics of a trial, beside the objectives, of those that its model and the data have; quick ones.
+# These quick metrics of a trial are measured beside the objectives, as far as its model and its data have them.
 COMPARED = ("distortion", "rate", "negative_elbo", "mse", "active_units", "frechet_samples")
-MAIN_MEMORY = "DefaultCPUAllocator"  # in torch's error when that runs out, a plain RuntimeError
+MAIN_MEMORY = "DefaultCPUAllocator"  # part of torch's error when main memory runs out, a plain RuntimeError
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """All trials of a search are judged alike: on the same images, in the same features, by the same metrics."""
+    """Holds what all trials of a search are judged by: the same images, the same features, the same metrics."""
 
     data: PreparedData
     features: Features | None
     goals: Goals
 
     def watch(self, epoch: Epoch, experiment: Experiment) -> float | None:
-        """Measures what is watched on the weights of the epoch; None where nothing is, or it cannot be measured."""
+        """Measures what is watched on the weights of the epoch; None if nothing is, or it cannot be measured."""
         if (watched := self.goals.watched) is None:
             return None
         fit_prior(epoch.model, self.data, experiment.seed, experiment.training.images)
@@ -86,7 +86,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def out_of_memory(error: Exception) -> str:
-    """In words."""
+    """Says in words that memory ran out, with the remedy."""
     what = (str(error).rpartition(f"{MAIN_MEMORY}: ")[2] or "MemoryError").partition(". ")[0]
     other = ", or AEMODELS_DEVICE=cpu" if isinstance(error, torch.OutOfMemoryError) else ""
     return f"the device's memory does not hold the model ({what}); use a smaller training.batch_size or model{other}"

@@ -1,4 +1,4 @@
-"""Metrics: in each file one function for each, and a table of them; METRICS is all of them."""
+"""Defines the metrics: each file has one function for each metric, and a table; METRICS joins the tables."""
 
 from aemodels.evaluation.metrics.compression import COMPRESSION
 from aemodels.evaluation.metrics.denoising import DENOISING

@@ -1,5 +1,6 @@
-"""Metrics of compression: how much smaller a code is than its image, and what is lost, of images of the kind that the
-model was made for and of others.
+"""Defines the metrics of compression: how much smaller a code is than its image, and what is lost.
+
+They are measured on images of the kind that the model was made for, and on others.
 
 N images, (C, H, W) an image with pixels in [0, 1].
 """
@@ -17,7 +18,7 @@ from aemodels.evaluation.leaving_out import NotEnoughError
 from aemodels.evaluation.metrics.held_out import mean_squared_error
 from aemodels.evaluation.metrics.table import Metric
 
-CODE_BYTES = 4  # of a number of a code; a prepared pixel is one byte
+CODE_BYTES = 4  # bytes of one number of a code; a prepared pixel has one byte
 
 Pairs = Iterable[tuple[Tensor, Tensor]]  # images and their reconstructions, (B, C, H, W) each
 
@@ -39,7 +40,7 @@ def out_of_domain_explained_variance(evidence: Evidence) -> float:
 
 
 def _explained(pairs: Pairs) -> float:
-    """1 - squared error / squared distance from the mean image, both summed over images and pixels."""
+    """Returns 1 - squared error / squared distance from the mean image, both summed over images and pixels."""
     count, error = 0, torch.zeros((), dtype=torch.float64)
     total, squares = torch.zeros(()), torch.zeros((), dtype=torch.float64)
     for x, r in pairs:

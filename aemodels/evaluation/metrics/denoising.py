@@ -1,4 +1,4 @@
-"""Metrics of denoising, of the model and of plain filters.
+"""Defines the metrics of denoising, of the model and of plain filters.
 
 N images, (C, H, W) an image with pixels in [0, 1].
 """

@@ -1,4 +1,4 @@
-"""Metrics of data with known factors: whether a latent unit stands for one of them.
+"""Defines the metrics of data with known factors, which tell whether a latent unit stands for one of them.
 
 D latent units, F factors.
 """
@@ -12,9 +12,9 @@ from aemodels.evaluation.metrics.table import Metric
 
 
 def mutual_information_gap(evidence: Evidence) -> float:
-    """Chen et al. (2018), arXiv:1802.04942, section 4.1, with the noise of the posterior as there.
+    """Measures the gap of Chen et al. (2018), arXiv:1802.04942, section 4.1, with the posterior's noise as there.
 
-    disentanglement_lib takes posterior means instead, the same bins, and does not correct the estimate.
+    disentanglement_lib takes posterior means instead and the same bins, and does not correct the estimate.
     """
     shares = F.pad(
         evidence.known_shares, (0, 0, 0, 1)

@@ -1,4 +1,4 @@
-"""Metrics of held-out images: the bound, reconstructions, codes. Their table is below them.
+"""Defines the metrics of held-out images: the bound, reconstructions, codes. Their table is below them.
 
 N images, M others, D latent units, F features, (C, H, W) an image with pixels in [0, 1].
 """
@@ -40,7 +40,7 @@ def negative_elbo(evidence: Evidence) -> float:
 
 
 def bits_per_dimension(evidence: Evidence) -> float:
-    """A bound on the bits that a pixel's value takes.
+    """Bounds the bits that a pixel's value takes.
 
     Grey levels under a density need the density's mean over a grey level, hence the noise (Theis et al., 2016,
     arXiv:1511.01844, section 3.1): with p(x) on [0, 1], log2(255) bits are added.
@@ -87,17 +87,17 @@ def ssim(evidence: Evidence) -> float:
 
 
 def mean_squared_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Of images and their reconstructions, (B, C, H, W) each."""
+    """Returns the mean squared error of images and their reconstructions, (B, C, H, W) each, on pixels in [0, 1]."""
     return _mean(torch.cat([(x - r).square().flatten(1).mean(1) for x, r in pairs]))
 
 
 def peak_signal_to_noise(a: Tensor, b: Tensor) -> Tensor:
-    """Of images (N, C, H, W) in [0, 1], (N,), dB; at most 100."""
+    """Returns the peak signal-to-noise ratio of images (N, C, H, W) in [0, 1], (N,), in dB, at most 100."""
     return -10 * (a - b).square().flatten(1).mean(1).clamp(min=NO_ERROR).log10()
 
 
 def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """SSIM of images (N, C, H, W) in [0, 1], (N,): the mean over channels and over all windows inside the image.
+    """Returns the SSIM of images (N, C, H, W) in [0, 1], (N,), as the mean over channels and windows in the image.
 
     Gaussian windows of 11 pixels, sigma 1.5 (Wang et al., 2004); on smaller images the largest odd one that fits.
     """
@@ -113,7 +113,7 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _window(side: int) -> Tensor:
-    """Weights of the pixels of a line in each window on it, (windows, side)."""
+    """Returns the weights of the pixels of a line in each window on it, (windows, side)."""
     length = min(SSIM_SIDE, side - (side + 1) % 2)
     offsets = torch.arange(length) - length // 2
     weights = (-0.5 * (offsets / SSIM_SIGMA).square()).exp()
@@ -127,7 +127,10 @@ def _window(side: int) -> Tensor:
 
 
 def active_units(evidence: Evidence) -> float:
-    """Of a collapsed unit q(z|x, y) is p(z|y), whose mean tells the class that the model was told, not the image."""
+    """Counts the units whose posterior mean, less the prior's mean, varies between images.
+
+    For a collapsed unit q(z|x, y) is p(z|y), whose mean tells the class that the model was told, not the image.
+    """
     z, y = evidence.codes
     with torch.no_grad():
         prior = evidence.autoencoder.prior(None if y is None else y.to(evidence.model.device))
@@ -152,14 +155,17 @@ def knn_accuracy(evidence: Evidence) -> float:
 
 
 def _accuracy(classifier: Any, training: Tensor, codes: Tensor, evidence: Evidence) -> float:
-    """Share of the split's codes that a scikit-learn classifier gets right that was fitted to the training codes."""
+    """Returns the share of the split's codes that a scikit-learn classifier gets right.
+
+    The classifier is fitted to the training codes.
+    """
     known, truth = evidence.training_codes.y, evidence.codes.y
     if known is None or truth is None or not (training.isfinite().all() and codes.isfinite().all()):
         return math.nan
     if len(known.unique()) == 1:
         return float((truth == known[0]).double().mean())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says that it stopped at `max_iter`, which is meant
+        warnings.simplefilter("ignore")  # scikit-learn says that it stopped at `max_iter`, which is meant
         classifier.fit(training.numpy(), known.numpy())
     return float(classifier.score(codes.numpy(), truth.numpy()))
 
@@ -193,7 +199,7 @@ HELD_OUT = {
         "nats per image",
         "minimize",
         "Mean KL divergence of q(z|x) from the prior, summed over the latent units.",
-        alone=False,  # codes that tell nothing have no rate
+        alone=False,  # codes that tell nothing have no rate, so less rate is not better by itself
     ),
     "negative_elbo": Metric(
         negative_elbo,

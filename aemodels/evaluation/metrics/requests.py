@@ -1,4 +1,4 @@
-"""Metrics of images that were asked for: of a class, or like examples of a class; and of images that were not.
+"""Defines the metrics of images that were asked for: of a class, or like examples of a class; and of other images.
 
 N images, F features, K classes.
 """
@@ -38,7 +38,10 @@ def prior_diversity(evidence: Evidence) -> float:
 
 
 def _accuracy(drawn: Mapping[int, Tensor], evidence: Evidence) -> float:
-    """Share of the images, features (N, F) for each class, that the classifier puts into the class asked for."""
+    """Returns the share of the images that the classifier puts into the class asked for.
+
+    `drawn` has features (N, F) for each class.
+    """
     if not all(features.isfinite().all() for features in drawn.values()):
         return math.nan
     right = [evidence.classified(features).argmax(-1) == label for label, features in drawn.items()]
@@ -46,7 +49,7 @@ def _accuracy(drawn: Mapping[int, Tensor], evidence: Evidence) -> float:
 
 
 def _diversity(drawn: Mapping[int, Tensor], evidence: Evidence) -> float:
-    """Mean over the classes whose examples differ, as one example alone cannot."""
+    """Returns the mean over the classes whose examples differ; a class with one example alone has no spread."""
     real = {label: _spread(features) for label, features in evidence.requests.examples.items()}
     shares = [_spread(drawn[label]) / spread for label, spread in real.items() if spread > 0]
     if not shares:
@@ -55,7 +58,7 @@ def _diversity(drawn: Mapping[int, Tensor], evidence: Evidence) -> float:
 
 
 def _spread(features: Tensor) -> Tensor:
-    """Root of the mean squared distance of features (N, F) from their mean."""
+    """Returns the root of the mean squared distance of features (N, F) from their mean."""
     return features.double().var(0, correction=0).sum().sqrt()
 
 

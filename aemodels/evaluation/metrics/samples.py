@@ -1,4 +1,4 @@
-"""Metrics of samples in a data set's features: how near they come to real images, how varied and how clear they are.
+"""Defines the metrics of samples in a data set's features: how near to real images, how varied and how clear they are.
 
 N images, M others, F features.
 """
@@ -36,7 +36,7 @@ def frechet_standard_normal(evidence: Evidence) -> float:
 
 
 def frechet_fitted_prior(evidence: Evidence) -> float:
-    if evidence.has("fitted_prior"):  # such a mixture is its prior
+    if evidence.has("fitted_prior"):  # its own prior is such a mixture
         return frechet_samples(evidence)
     codes = evidence.drawn_training_codes()
     if not codes.isfinite().all():
@@ -63,7 +63,9 @@ def frechet_images(evidence: Evidence) -> float:
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Frechet distance of the Gaussians fitted to two sets of features (N, F) and (M, F); NaN if one is not finite.
+    """Returns the Frechet distance of the Gaussians fitted to two sets of features (N, F) and (M, F).
+
+    It is NaN if one is not finite.
 
     |mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2)) (Heusel et al., 2017, arXiv:1706.08500). The trace
     of the root is taken from r cov_b r, r the root of cov_a: symmetric, so no complex roots, and exact for few images.
@@ -84,19 +86,19 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 
 def density(evidence: Evidence) -> float:
-    """Balls that hold a sample, over the images that a ball reaches (Naeem et al., 2020, arXiv:2002.09797)."""
+    """Counts the balls around a sample, over the images that a ball reaches (Naeem et al., 2020, arXiv:2002.09797)."""
     found = _balls(evidence)
     return math.nan if found is None else float(found.held.double().mean()) / found.reached
 
 
 def coverage(evidence: Evidence) -> float:
-    """The share of the balls that hold any sample (the same paper)."""
+    """Measures the share of the balls that hold any sample (the same paper)."""
     found = _balls(evidence)
     return math.nan if found is None else float(found.hit.double().mean())
 
 
 def _balls(evidence: Evidence) -> Balls | None:
-    """None of a model whose samples are not finite."""
+    """Returns the balls, or None of a model whose samples are not finite."""
     if evidence.count < 2:
         raise NotEnoughError("needs 2 images on each side of the Frechet distance, which takes one here")
     return evidence.balls
@@ -111,13 +113,16 @@ def confident_real(evidence: Evidence) -> float:
 
 
 def confident_share(probabilities: Tensor) -> float:
-    """Share of distributions (N, classes) with a class over 0.9; NaN if one is not finite."""
+    """Returns the share of distributions (N, classes) with a class over 0.9; NaN if one is not finite."""
     clearest = probabilities.amax(1)
     return float((clearest > CONFIDENT).double().mean()) if clearest.isfinite().all() else math.nan
 
 
 def class_balance(evidence: Evidence) -> float:
-    """Of the likeliest classes: by their probabilities one image that could be of any class would be a balance."""
+    """Measures the balance of the likeliest classes.
+
+    By their probabilities, one image that could be of any class would count as a balance.
+    """
     probabilities = evidence.sample_probabilities
     if not probabilities.isfinite().all():
         return math.nan
@@ -125,7 +130,10 @@ def class_balance(evidence: Evidence) -> float:
 
 
 def entropy_share(probabilities: Tensor) -> float:
-    """Entropy of the mean of distributions (N, classes), of its largest value: 0 for one class, 1 for a balance."""
+    """Returns the entropy of the mean of distributions (N, classes), as a share of its largest value.
+
+    It is 0 for one class and 1 for a balance.
+    """
     mean = probabilities.double().mean(0)
     return float(torch.special.entr(mean).sum()) / math.log(len(mean))
 

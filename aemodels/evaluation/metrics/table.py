@@ -1,4 +1,4 @@
-"""What a metric is, and how its values are written."""
+"""Defines what a metric is, and how its values are written."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ Direction = Literal["minimize", "maximize"]
 
 
 class Metric(NamedTuple):
-    """One number about a model."""
+    """A metric is one number about a model."""
 
     measure: Callable[[Evidence], float]
     needs: tuple[Need, ...]
     unit: str
-    direction: Direction | None  # of better; None: it says something, but nothing about the model
+    direction: Direction | None  # which values are better; None: it says something, but nothing about the model
     how: str
-    alone: bool = True  # whether better in it is better, or only beside another goal
+    alone: bool = True  # whether a better value is better by itself, or only beside another goal
 
     @property
     def ranking(self) -> Direction | None:
-        """Which values make a model the better one; None where none do by themselves."""
+        """Tells which values make a model the better one; None where none do by themselves."""
         return self.direction if self.alone else None
 
 
 def number(value: float) -> str:
-    """Four digits."""
+    """Writes a number with four digits."""
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"

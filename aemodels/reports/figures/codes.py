@@ -1,4 +1,4 @@
-"""Figures of the code space: codes as points, by class, and the images that a plane of codes or a changed unit gives.
+"""Draws the code space: codes as points, by class, and the images that a plane of codes or a changed unit gives.
 
 N images, D latent units, (C, h, w) an image with pixels in [0, 1].
 """
@@ -16,22 +16,22 @@ from aemodels.reports.lettering import shortened
 from aemodels.reports.pictures import FONT, GAP, WIDTH, Labels, Picture, drawn, plots, sheet
 from aemodels.runtime.randomness import undisturbed
 
-TRAVERSED = 8  # latent units
-POSITIONS = 13  # of a unit, from -3 to 3
+TRAVERSED = 8  # latent units that are shown
+POSITIONS = 13  # values of a unit, from -3 to 3
 
 POINTS = 3_000  # codes in a scatter
 LEGEND_CLASSES, LEGEND_LETTERS = 20, 20
 
 NEIGHBOURLY = 1_000  # codes that t-SNE lays out: 1.5 seconds on one core
 PERPLEXITY = 30  # neighbours that count, of t-SNE
-JITTER = 1e-4  # of the codes' spread: t-SNE crashes on codes that are all the same
+JITTER = 1e-4  # noise as a share of the codes' spread, as t-SNE crashes on codes that are all the same
 
 MOST_ACROSS, WIDEST = 16, 1_000  # codes along an axis of the manifold, pixels of all their images
 RANGE = 0.01, 0.99  # quantiles: a few codes far out would leave little of the plane to the others
 
 
 def decode(evidence: Evidence, z: Tensor, y: Tensor | None) -> Tensor:
-    """Codes (N, D), of images of the classes y (N,) -> images (N, C, h, w) on the CPU."""
+    """Decodes codes (N, D), of images of the classes y (N,), to images (N, C, h, w) on the CPU."""
     device = evidence.model.device
     with undisturbed(evidence.model, 0):
         images: Tensor = evidence.autoencoder.decode(z.to(device), None if y is None else y.to(device)).mean
@@ -39,9 +39,9 @@ def decode(evidence: Evidence, z: Tensor, y: Tensor | None) -> Tensor:
 
 
 def prior_of_units(evidence: Evidence) -> tuple[Tensor, Tensor] | None:
-    """Mean and standard deviation of each unit under the prior, (D,) both; None where units have no prior.
+    """Returns the mean and standard deviation of each unit under the prior, (D,) both; None where units have no prior.
 
-    Of a conditional model it is that of the class of the split's first image, with which the figures decode.
+    For a conditional model it is the prior of the class of the split's first image, with which the figures decode.
     """
     if evidence.unit_rates is None:
         return None
@@ -52,7 +52,7 @@ def prior_of_units(evidence: Evidence) -> tuple[Tensor, Tensor] | None:
 
 
 def traversals(evidence: Evidence) -> Picture:
-    """One latent unit changes in each row, the others stay as an image has them."""
+    """Draws a row for each of the latent units that matter most: that unit changes, the others stay as in an image."""
     z, rates, prior = evidence.codes.z, evidence.unit_rates, prior_of_units(evidence)
     if prior is None and len(z) < 2:
         raise NotEnoughError(f"needs 2 {evidence.split} images or more: a model without a prior moves by their spread")
@@ -75,7 +75,7 @@ def traversals(evidence: Evidence) -> Picture:
 
 
 def _unit_label(evidence: Evidence, unit: int) -> str:
-    """A latent unit's number, its rate, and the known factor that it says most about; what there is of them."""
+    """Returns what is known of a latent unit: its number, its rate, and the known factor that it says most about."""
     lines = [f"unit {unit}"]
     if evidence.unit_rates is not None:
         lines.append(f"{float(evidence.unit_rates[unit]):.2f} nats")
@@ -86,11 +86,11 @@ def _unit_label(evidence: Evidence, unit: int) -> str:
 
 
 def manifold(evidence: Evidence) -> Picture:
-    """What a grid of two-dimensional codes decodes to."""
+    """Draws the images that a grid of two-dimensional codes decodes to."""
     _, height, width = evidence.data.image_shape
     across = max(4, min(MOST_ACROSS, WIDEST // (max(height, width) + GAP)))
     places, below = _places(evidence, across)  # (across, 2)
-    right, up = places[:, 0], places[:, 1].flip(0)  # as the axes of the scatter of codes
+    right, up = places[:, 0], places[:, 1].flip(0)  # in the directions of the scatter's axes
     codes = torch.cartesian_prod(up, right).flip(1)  # (across * across, 2), row by row
     labels = Labels(
         "The plane of codes, decoded",
@@ -98,12 +98,12 @@ def manifold(evidence: Evidence) -> Picture:
         [_sparse(i, across, f"{value:.2g}") for i, value in enumerate(right.tolist())],
         below,
     )
-    y = evidence.codes.y  # of a conditional model: the plane of one class
+    y = evidence.codes.y  # a conditional model is shown with one class
     return sheet(decode(evidence, codes, None if y is None else y[:1].expand(len(codes))), across, labels)
 
 
 def _places(evidence: Evidence, count: int) -> tuple[Tensor, str]:
-    """Values of both units (count, 2): at equal shares of the prior where there is one, else over the codes."""
+    """Returns values of both units (count, 2): at equal shares of the prior where there is one, else over the codes."""
     prior = prior_of_units(evidence)
     if prior is not None:
         shares = (torch.arange(count) + 0.5) / count
@@ -118,18 +118,18 @@ def _places(evidence: Evidence, count: int) -> tuple[Tensor, str]:
 
 
 def _sparse(i: int, count: int, label: str) -> str:
-    """Every third, and the ends."""
+    """Keeps every third label, and those at the ends."""
     return label if i % 3 == 0 or i == count - 1 else ""
 
 
 def codes(evidence: Evidence) -> Picture:
-    """The codes in two dimensions, coloured by class."""
+    """Draws the codes in two dimensions, coloured by class."""
     points, names = _two_dimensions(evidence.codes.z[:POINTS])
     return _scatter(evidence, points, names, f"Codes of {evidence.split} images")
 
 
 def codes_tsne(evidence: Evidence) -> Picture:
-    """The codes, laid out by their neighbours (van der Maaten and Hinton, 2008, JMLR 9)."""
+    """Draws the codes, laid out by their neighbours with t-SNE (van der Maaten and Hinton, 2008, JMLR 9)."""
     from sklearn.manifold import TSNE
 
     z = evidence.codes.z[:NEIGHBOURLY].double().nan_to_num(0, posinf=0, neginf=0).numpy()
@@ -141,7 +141,7 @@ def codes_tsne(evidence: Evidence) -> Picture:
 
 
 def _scatter(evidence: Evidence, points: NDArray[np.floating], directions: tuple[str, str], title: str) -> Picture:
-    """The points (N, 2) of the first N codes."""
+    """Draws the points (N, 2) of the first N codes."""
     from matplotlib import colormaps
 
     y, classes = evidence.codes.y, evidence.data.classes
@@ -173,7 +173,7 @@ def _scatter(evidence: Evidence, points: NDArray[np.floating], directions: tuple
 
 
 def _two_dimensions(z: Tensor) -> tuple[NDArray[np.float64], tuple[str, str]]:
-    """Codes (N, D) -> points (N, 2), and what their axes are."""
+    """Maps codes (N, D) to points (N, 2), and names their axes."""
     z = z.double().nan_to_num(0, posinf=0, neginf=0)
     if z.shape[1] == 1:
         return torch.cat([z, torch.zeros_like(z)], dim=1).numpy(), ("latent unit 0", "")

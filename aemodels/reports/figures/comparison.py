@@ -1,5 +1,7 @@
-"""Pictures of a comparison: a row per system, what it reconstructs, draws and finds between two images; and where
-systems of other beta stand between rate and distortion, with what they draw.
+"""Draws the pictures of a comparison.
+
+One has a row for each system: what it reconstructs, draws and finds between two images. The other shows where systems
+with different beta stand between rate and distortion, with what they draw.
 
 N images, (C, h, w) an image with pixels in [0, 1].
 """
@@ -25,7 +27,7 @@ DRAWN = 3  # images of each system along the rate
 
 
 def side_by_side(systems: Mapping[str, Evidence], title: str) -> Picture:
-    """The originals on top; a system has empty cells where it cannot do what a panel shows.
+    """Draws a row for each system, below the originals; a cell is empty where a system cannot do what the panel shows.
 
     Args:
         systems: name -> a model of it; all judged on the same images, with the same seed.
@@ -47,7 +49,7 @@ def side_by_side(systems: Mapping[str, Evidence], title: str) -> Picture:
 
 
 def _originals(evidence: Evidence) -> dict[str, Tensor]:
-    """The images, and the two that are walked between."""
+    """Returns the cells of the originals: the images, and the two that the walk goes between."""
     reconstructed, *_, walked = PANELS
     x = evidence.first(PANELS[reconstructed]).x.cpu()
     cells = {reconstructed: _filled(x, PANELS[reconstructed])}
@@ -58,13 +60,13 @@ def _originals(evidence: Evidence) -> dict[str, Tensor]:
 
 
 def _walk(evidence: Evidence) -> list[list[int]]:
-    """The two images that are walked between; none where there is only one."""
+    """Returns the two images that the walk goes between, in a list; it is empty if there is only one image."""
     x, y, _ = evidence.first(next(iter(PANELS.values())))
     return [list(pair) for pair in unlike_pairs(None if y is None else y.tolist(), len(x))[:1]]
 
 
 def _row(evidence: Evidence) -> dict[str, Tensor]:
-    """What the system can do of the panels."""
+    """Returns what the system can show in the panels."""
     reconstructed, drawn, _, walked = PANELS
     cells = {drawn: evidence.samples(PANELS[drawn]).cpu()}
     if evidence.has("fitted_prior"):
@@ -79,7 +81,7 @@ def _row(evidence: Evidence) -> dict[str, Tensor]:
 
 
 def _filled(images: Tensor, count: int) -> Tensor:
-    """Images (N, C, h, w) and white ones, as many as fill a row: a split may have fewer."""
+    """Returns images (N, C, h, w) and white ones after them, as many as fill a row; a split may have fewer."""
     return torch.cat([images.cpu(), torch.ones(count - len(images), *images.shape[1:])])
 
 
@@ -90,7 +92,7 @@ def _beside(panels: list[Picture]) -> Picture:
 
 
 def rate_distortion(systems: Mapping[str, Evidence], points: Mapping[str, tuple[float, float]]) -> Picture:
-    """The curve that beta walks on, and samples along it, from the least rate to the largest.
+    """Draws the curve along which beta moves systems, and samples along it, from the least rate to the largest.
 
     Args:
         points: system -> rate and distortion, nats per image.
@@ -105,7 +107,7 @@ def rate_distortion(systems: Mapping[str, Evidence], points: Mapping[str, tuple[
     axes.plot(rates, costs, color="tab:blue", marker="o", markersize=5)
     least = min(rate + cost for rate, cost in zip(rates, costs, strict=True))
     line = np.geomspace(min(rates), max(rates), 200)
-    line = line[least - line > min(costs) - 0.1 * (max(costs) - min(costs))]  # no more of it than the curve needs
+    line = line[least - line > min(costs) - 0.1 * (max(costs) - min(costs))]  # only as much as the curve needs
     bound = f"rate + distortion = {least:.1f}, the least of these"
     axes.plot(line, least - line, color="0.6", linestyle="--", linewidth=1, label=bound)
     for i, point in enumerate(zip(rates, costs, strict=True)):  # neighbours' names do not run into each other

@@ -1,5 +1,6 @@
-"""Figures: one function each (those of codes in figures_codes.py), and the table FIGURES below them; and the two plain
-grids of a training's image cards.
+"""Draws the figures of a model: one function each (those of codes are in codes.py), and the table FIGURES below them.
+
+It also draws the two plain grids of a training's image cards.
 
 N images, D latent units, (C, h, w) an image with pixels in [0, 1].
 """
@@ -30,15 +31,15 @@ POOL = 100_000  # training images, at most, among which the nearest is looked fo
 ACROSS, SAMPLES = 8, 32  # images: MLflow's cards are wide
 CARD_HEIGHT = 360  # pixels, MLflow's
 
-PAIRS, STEPS = 4, 9  # of interpolations; a step at either end included
-SIDE_METRICS = {"seconds", "images_per_second", "learning_rate"}  # of an epoch, no terms of a loss
+PAIRS, STEPS = 4, 9  # pairs and steps of interpolations; the ends count as steps
+SIDE_METRICS = {"seconds", "images_per_second", "learning_rate"}  # metrics of an epoch that are no terms of a loss
 
 
 # ---------------------------------------------------------------- plain grids, for image cards
 
 
 def reconstruction_grid(model: GenerativeModel, data: PreparedData, split: str = "val") -> Picture:
-    """The reconstructions of a split's first images, each above its original: the same images for every model."""
+    """Draws reconstructions of a split's first images, each above its original; every model gets the same images."""
     assert isinstance(model, Autoencoder)
     x, y, _ = next(Batches(data, split, model.device, 2 * ACROSS).in_order(2 * ACROSS))
     with undisturbed(model, 0):
@@ -47,7 +48,7 @@ def reconstruction_grid(model: GenerativeModel, data: PreparedData, split: str =
 
 
 def sample_grid(model: GenerativeModel, seed: int = 0) -> Picture:
-    """Images drawn from the prior, with the same noise at every call."""
+    """Draws images from the prior, with the same noise at every call."""
     with undisturbed(model, derived_seed(seed, "samples")):
         return _card(model.sample(SAMPLES), ACROSS)
 
@@ -58,7 +59,7 @@ def _card(images: Tensor, across: int) -> Picture:
 
 
 def _above(upper: Tensor, lower: Tensor) -> Tensor:
-    """Two sets of images in rows that alternate; what does not fill a row is left out."""
+    """Puts two sets of images in rows that alternate; what does not fill a row is left out."""
     across = min(ACROSS, len(upper))
     rows = len(upper) // across
     pairs = [images[: rows * across].reshape(rows, across, *images.shape[1:]) for images in (upper, lower)]
@@ -86,7 +87,7 @@ def samples_standard_normal(evidence: Evidence) -> Picture:
 
 
 def nearest(evidence: Evidence) -> Picture:
-    """Whether samples are copies: beneath each the training image that is most like it."""
+    """Shows whether samples are copies: beneath each is the training image that is most like it."""
     new = evidence.samples(SAMPLES)[: 2 * ACROSS].cpu()  # the first of those that `samples` shows
     there = evidence.data.sizes["train"]
     seen = min(evidence.seen or there, there)
@@ -104,7 +105,7 @@ def nearest(evidence: Evidence) -> Picture:
 
 
 def interpolations(evidence: Evidence) -> Picture:
-    """Straight lines between the codes of two images."""
+    """Draws the images on straight lines between the codes of two images."""
     x, y, _ = evidence.first(64)
     pairs = unlike_pairs(None if y is None else y.tolist(), len(x))
     rows: list[Tensor] = []
@@ -120,7 +121,7 @@ def interpolations(evidence: Evidence) -> Picture:
 
 
 def between(evidence: Evidence, a: int, b: int, steps: int) -> Tensor:
-    """What lies on the line from the code of image a of the split to that of b: (steps, C, h, w), both included."""
+    """Returns images (steps, C, h, w) on the line from the code of image a of the split to that of b, ends included."""
     z, y = evidence.codes
     share = torch.linspace(0, 1, steps)[:, None]
     classes = None if y is None else torch.where(share[:, 0] < 0.5, y[a], y[b])
@@ -128,7 +129,7 @@ def between(evidence: Evidence, a: int, b: int, steps: int) -> Tensor:
 
 
 def unlike_pairs(labels: list[int] | None, count: int) -> list[tuple[int, int]]:
-    """Images of different classes where there are such, each used once."""
+    """Returns pairs of images, of different classes where there are such, each used once."""
     free = list(range(count))
     pairs: list[tuple[int, int]] = []
     while len(free) > 1 and len(pairs) < PAIRS:
@@ -157,7 +158,7 @@ def rate_per_unit(evidence: Evidence) -> Picture:
 
 
 def training_curves(evidence: Evidence) -> Picture:
-    """A panel for each term of the loss, of training and validation images."""
+    """Draws a panel for each term of the loss, of training and validation images."""
     from matplotlib.ticker import MaxNLocator
 
     panels = _curves(evidence.history)
@@ -184,8 +185,9 @@ Curves = dict[str, list[tuple[int, float]]]  # split -> (epoch, value)
 
 
 def _curves(history: Sequence[Mapping[str, float]]) -> dict[str, Curves]:
-    """Term -> its curves. Where parts have a term of the same name, each loss among them, the part stands before it; a
-    loss that equals a term is left out.
+    """Returns term -> its curves; a loss that equals a term is left out.
+
+    Where several parts have a term of one name, which is always so for the loss, the part's name stands before it.
     """
     keys = {key for metrics in history for key in metrics if key.startswith("train/")}
     alike = Counter(key.rpartition("/")[2] for key in keys)
@@ -206,12 +208,12 @@ def _curves(history: Sequence[Mapping[str, float]]) -> dict[str, Curves]:
 
 
 class FigureKind(NamedTuple):
-    """One figure of a model."""
+    """Describes one figure of a model."""
 
     draw: Callable[[Evidence], Picture]
     needs: tuple[Need, ...]
     heading: str
-    caption: str  # a sentence or two for who has not seen such a figure before
+    caption: str  # a sentence or two for a reader who has not seen such a figure before
 
 
 FIGURES = {
@@ -318,8 +320,9 @@ FIGURES = {
 
 
 def draw_figures(evidence: Evidence, only: Collection[str] | None = None) -> Made[Picture]:
-    """The figures that the model and the data have, by name, and why others could not be drawn; what they need is
-    computed once, and shared with the metrics.
+    """Draws the figures that the model and the data have, by name, and tells why others could not be drawn.
+
+    What they need is computed once, and shared with the metrics.
     """
     kinds = {name: (kind.needs, kind.draw) for name, kind in FIGURES.items() if only is None or name in only}
     return make_from(evidence, kinds)

@@ -1,4 +1,4 @@
-"""Figures of what a model was asked for: clean images, images of a class, more like these.
+"""Draws what a model was asked for: clean images, images of a class, more like these.
 
 N images, (C, h, w) an image with pixels in [0, 1].
 """
@@ -15,11 +15,11 @@ from aemodels.runtime.randomness import derived_seed, undisturbed
 ACROSS = 8
 SHOWN_NOISE = 0.3
 SHOWN, DRAWN = 4, 8  # images of a class, and images that are drawn to be like them
-LETTERS = 14  # of a class's name
+LETTERS = 14  # letters of a class's name that are shown
 
 
 def denoising(evidence: Evidence) -> Picture:
-    """A row for each way of removing the noise."""
+    """Draws a row for each way of removing the noise."""
     trial = evidence.denoising[SHOWN_NOISE]
     rows = {
         "clean": trial.clean,
@@ -34,7 +34,7 @@ def denoising(evidence: Evidence) -> Picture:
 
 
 def classes(evidence: Evidence) -> Picture:
-    """A row for each class that was asked for."""
+    """Draws a row for each class that was asked for."""
     y = torch.tensor(evidence.requests.classes, device=evidence.model.device).repeat_interleave(ACROSS)
     with undisturbed(evidence.model, derived_seed(evidence.seed, "classes")):
         images = evidence.model.sample(len(y), y)
@@ -42,7 +42,7 @@ def classes(evidence: Evidence) -> Picture:
 
 
 def like(evidence: Evidence) -> Picture:
-    """Images of a class, and beside them what was drawn to be like 50 of it."""
+    """Draws images of a class, and beside them what the model draws to be like 50 images of it."""
     rows: list[torch.Tensor] = []
     for label, x in evidence.requests.images.items():
         with undisturbed(evidence.model, derived_seed(evidence.seed, "like", label)):
@@ -56,7 +56,7 @@ def like(evidence: Evidence) -> Picture:
 
 
 def _of(evidence: Evidence) -> str:
-    """Says where there are more classes than rows."""
+    """Says how many classes are shown, where there are more than rows."""
     shown, there = len(evidence.requests.classes), len(evidence.data.classes)
     return "" if shown == there else f" ({shown} of {there} classes)"
 

@@ -1,4 +1,4 @@
-"""Figures of a search: its course, what mattered, and where the good models lie."""
+"""Draws the figures of a search: its course, what mattered, and where the good models lie."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WIDE = 10.0  # times the smallest value: beyond it values are drawn on a logarit
 
 
 def draw_search_figures(result: SearchResult) -> Made[Picture]:
-    """The figures that there are trials enough for, by name: history, importances, and contour or front."""
+    """Draws the figures that there are enough trials for, by name: history, importances, and contour or front."""
     drawings = {"history": _history}
     if len(result.importances) > 1:
         drawings["importances"] = _importances
@@ -46,7 +46,7 @@ def draw_search_figures(result: SearchResult) -> Made[Picture]:
 
 
 def _history(result: SearchResult) -> Picture:
-    """Each objective of the trials in their order, and the best so far."""
+    """Draws each objective of the trials in their order, and the best so far."""
     from matplotlib.ticker import MaxNLocator
 
     count = len(result.objectives)
@@ -76,7 +76,7 @@ def _history(result: SearchResult) -> Picture:
 
 
 def _importances(result: SearchResult) -> Picture:
-    """How much of the objective's variation each parameter explains."""
+    """Draws how much of the objective's variation each parameter explains."""
     figure, (axes,) = plots(1, 1, WIDTH, HEIGHT, f"What val/{result.objectives[0]} depends on")
     ordered = sorted(result.importances.items(), key=lambda item: item[1])
     bars = axes.barh([key for key, _ in ordered], [share for _, share in ordered], color="tab:blue", height=0.6)
@@ -88,7 +88,7 @@ def _importances(result: SearchResult) -> Picture:
 
 
 def _contour(result: SearchResult) -> Picture:
-    """The objective over the two parameters that matter most."""
+    """Draws the objective over the two parameters that matter most."""
     from matplotlib.colors import LogNorm, Normalize
 
     figure, (axes,) = plots(1, 1, WIDTH, HEIGHT, _title(result))
@@ -119,7 +119,7 @@ def _contour(result: SearchResult) -> Picture:
 
 
 def _slice(result: SearchResult) -> Picture:
-    """The objective over the only parameter."""
+    """Draws the objective over the only parameter."""
     figure, (axes,) = plots(1, 1, WIDTH, HEIGHT, _title(result))
     ((key, varied),) = result.space.items()
     complete = _in_state(result, "complete")
@@ -134,7 +134,7 @@ def _slice(result: SearchResult) -> Picture:
 
 
 def _front(result: SearchResult) -> Picture:
-    """One objective against the other; no trial is better in both than one of the front."""
+    """Draws one objective against the other; no trial is better in both than one of the front."""
     figure, (axes,) = plots(1, 1, WIDTH, HEIGHT, "Pareto front")
     complete = _in_state(result, "complete")
     x, y = np.array([trial.values for trial in complete]).T
@@ -162,7 +162,7 @@ def _front(result: SearchResult) -> Picture:
 
 
 def _legend(axes: Axes) -> None:
-    """Above the panel, where no trial lies."""
+    """Puts the legend above the panel, where no trial lies."""
     axes.legend(fontsize=FONT, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
 
 
@@ -180,7 +180,7 @@ def _label(result: SearchResult, place: int) -> str:
 
 
 def _params(trial: Trial) -> str:
-    """`latent_dim 20, beta 0.53, trunk conv`."""
+    """Writes a trial's parameters, such as `latent_dim 20, beta 0.53, trunk conv`."""
     short = {key.removesuffix(".name").rpartition(".")[2]: value for key, value in trial.params.items()}
     return ", ".join(f"{key} {_number(value)}" for key, value in short.items())
 
@@ -190,7 +190,7 @@ def _number(value: Any) -> str:
 
 
 def _choices_axis(axis: Axis, choices: Sequence[Any], below: bool) -> None:
-    """Labels in lines as long as there is room for; many labels below a panel are turned."""
+    """Breaks labels into lines as long as there is room for; many labels below a panel are turned."""
     beside = below and len(choices) <= BESIDE
     line = min(CHOICE_LINE, ACROSS // len(choices)) if beside else CHOICE_LINE
     labels = [textwrap.fill(in_short(c), line, max_lines=CHOICE_LINES, placeholder=" ...") for c in choices]
@@ -208,7 +208,7 @@ def _star(axes: Axes, x: Sequence[float], y: Sequence[float]) -> None:
 
 
 def _places(varied: Range | Choice, trials: list[Trial], key: str) -> list[float]:
-    """Where the trials lie on a parameter's axis: choices at 0, 1, ..., a logarithmic range by its logarithm."""
+    """Returns where trials lie on a parameter's axis: choices at 0, 1, ..., a logarithmic range by its logarithm."""
     values = [trial.params[key] for trial in trials]
     if isinstance(varied, Choice):
         return [varied.choices.index(value) for value in values]
@@ -216,7 +216,7 @@ def _places(varied: Range | Choice, trials: list[Trial], key: str) -> list[float
 
 
 def _triangles(x: list[float], y: list[float]) -> Triangulation | None:
-    """Triangles between points; None where they lie on one line."""
+    """Returns triangles between points; None where the points lie on one line."""
     from matplotlib.tri import Triangulation
 
     try:
@@ -235,7 +235,7 @@ def _value_axis(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _parameter_axis(axes: Axes, axis: Axis, key: str, varied: Range | Choice) -> None:
-    """The whole range, so that a best value at its end is seen to lie there."""
+    """Shows the whole range, so that a best value at its end is seen to lie there."""
     axis.set_label_text(key, fontsize=FONT)
     if isinstance(varied, Choice):
         _choices_axis(axis, varied.choices, axis is axes.xaxis)
