@@ -203,7 +203,7 @@ def _untracked(experiment: Experiment, resume: bool) -> Steps[Model]:
             yield from _train_in(folder, experiment, data, work, resume)
     finally:
         lock.release()
-    return Model.open(folder)
+    return Model.open(folder, f"{experiment.model.name} {experiment.model.latent_dim}")
 
 
 def _train_in(folder: Path, experiment: Experiment, data: PreparedData, work: str, resume: bool) -> Steps[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -23,6 +23,9 @@ from aemodels.reports.table import VALIDATION, VALIDATION_HOW, VALIDATION_UNIT, 
 from aemodels.texts import local_time
 
 SHORT = {"elbo", "knn", "mse", "psnr", "ssim"}  # abbreviations, which are written in capitals
+FIRST = ("samples", "reconstructions")  # figures of the first screen
+KEY = ("explained_variance", "mse", "negative_elbo", "frechet_samples", "coverage", "probe_accuracy", "active_units")
+KEY_NUMBERS = 5
 BETTER = {"minimize": "lower is better", "maximize": "higher is better", None: "for comparison"}
 OF_COMPARISONS = {  # picture -> its name on the page, heading and caption
     "comparison": (
@@ -108,18 +111,22 @@ def write_report(
         reasons: why metrics and figures were left out, by their names.
     """
     reasons = reasons or {}
+    rows = metric_rows(metrics, subject.experiment.evaluation.primary)
+    figures = [
+        _figure_row(name, kind.heading, kind.caption, pictures[name])
+        for name, kind in FIGURES.items()
+        if name in pictures
+    ]
     return _page(
         "report.html",
         subject=subject,
         data=subject.data,
         images=subject.images,
-        metrics=metric_rows(metrics, subject.experiment.evaluation.primary),
+        key=_key_rows(rows),
+        metrics=rows,
         settings=list(setting_rows(subject.experiment)),
-        figures=[
-            _figure_row(name, kind.heading, kind.caption, pictures[name])
-            for name, kind in FIGURES.items()
-            if name in pictures
-        ],
+        first=[row for row in figures if row.name in FIRST],
+        figures=[row for row in figures if row.name not in FIRST],
         unmeasured={_words(name): reasons[name] for name in METRICS if name in reasons},
         undrawn={kind.heading: reasons[name] for name, kind in FIGURES.items() if name in reasons},
     )
@@ -181,6 +188,13 @@ def metric_rows(metrics: Mapping[str, float], primary: str) -> list[MetricRow]:
     """Returns the metrics, the primary one first, then in the order of METRICS, which groups them by subject."""
     order = sorted(METRICS, key=lambda name: name != primary)
     return [_metric_row(name, number(metrics[name]), name == primary) for name in order if name in metrics]
+
+
+def _key_rows(rows: Sequence[MetricRow]) -> list[MetricRow]:
+    """Chooses the numbers of the first screen: what defines better, then the first of KEY that the model has."""
+    known = {_words(name): order for order, name in enumerate(KEY)}
+    others = sorted((row for row in rows if row.name in known and not row.primary), key=lambda row: known[row.name])
+    return [*(row for row in rows if row.primary), *others][:KEY_NUMBERS]
 
 
 def _metric_row(name: str, value: str, primary: bool) -> MetricRow:

@@ -18,7 +18,7 @@ from aemodels.data import PreparedData
 from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
 from aemodels.reports.figures.model import FIGURES
-from aemodels.reports.page import BETTER, Subject, metric_rows, setting_rows, write_report
+from aemodels.reports.page import BETTER, FIRST, KEY_NUMBERS, Subject, metric_rows, setting_rows, write_report
 
 NUMBERS = {name: 0.12345 + i for i, name in enumerate(METRICS)}
 PICTURES = {name: np.full((40, 60 + i, 3), i, np.uint8) for i, name in enumerate(FIGURES)}
@@ -85,6 +85,19 @@ def test_it_has_every_metric_with_unit_direction_and_how(plain: Page) -> None:
         assert metric.how in plain.text
 
 
+def test_its_first_screen_has_five_numbers_and_two_pictures(plain: Page, digits: PreparedData) -> None:
+    values = [dict(attributes) for tag, attributes in plain.tags if tag == "dl"]
+    assert values[0]["class"] == "numbers"
+    order = [tag for tag, attributes in plain.tags if tag in ("dl", "img", "nav", "table")]
+    assert order[:4] == ["dl", "img", "img", "nav"]
+    shown = plain.text.partition("Contents")[0].partition("numbers per code.")[2]
+    assert shown.startswith(f" At a glance Frechet samples {NUMBERS['frechet_samples']:.4g}")
+    assert sum(f" {word} " in f" {shown} " for word in ("Explained", "MSE", "Negative", "Coverage")) == KEY_NUMBERS - 1
+    few = Page(write_report(Subject("x", "judged", "", Experiment(), digits), {"mse": 0.5}, {}))
+    assert "MSE 0.5 " in few.text
+    assert "Run" not in few.text.split()
+
+
 def test_numbers_that_are_not_finite_or_missing(digits: PreparedData) -> None:
     subject = Subject("digits/3", "trained", "run0", Experiment(), digits)
     told = Page(write_report(subject, {"mse": float("nan"), "psnr": float("inf")}, {}))
@@ -95,15 +108,16 @@ def test_numbers_that_are_not_finite_or_missing(digits: PreparedData) -> None:
 
 def test_it_has_every_figure_with_heading_caption_and_words_for_who_cannot_see_it(plain: Page) -> None:
     images = plain.all("img")
-    assert [image["alt"] for image in images] == [f"{kind.heading} of digits/3" for kind in FIGURES.values()]
-    assert [image["width"] for image in images] == [str(60 + i) for i in range(len(FIGURES))]
+    order = sorted(FIGURES, key=lambda name: name not in FIRST)  # those of the first screen come first
+    assert [image["alt"] for image in images] == [f"{FIGURES[name].heading} of digits/3" for name in order]
+    assert [image["width"] for image in images] == [str(60 + list(FIGURES).index(name)) for name in order]
     links = {attributes["href"] for attributes in plain.all("a")}
     for name, kind in FIGURES.items():
         assert f"{kind.heading} {kind.caption}" in plain.text
-        assert f"#{name}" in links
+        assert (f"#{name}" in links) == (name not in FIRST)
     assert {f"#{attributes['id']}" for _, attributes in plain.tags if "id" in attributes} >= links
     levels = [int(tag[1]) for tag, _ in plain.tags if re.fullmatch(r"h\d", tag)]
-    assert levels == [1, 2, 2, 2] + [3] * len(FIGURES)
+    assert levels == [1, 2, 3, 3, 2] + [3] * (len(FIGURES) - 2) + [2, 2, 2]
 
 
 @pytest.mark.parametrize("text", HOSTILE)

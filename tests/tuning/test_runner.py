@@ -79,7 +79,7 @@ class Stacked(Runner):
 
 
 def test_stacked_trials_are_those_alone(digits: PreparedData, alone_with_noise: dict[Any, float]) -> None:
-    events = told(Stacked(digits, None, GOALS), [*VARIED, OTHER])
+    events = told(Stacked(Conditions(digits, None, GOALS)), [*VARIED, OTHER])
     assert values(events) == pytest.approx(alone_with_noise, rel=1e-4)
     assert all(event.seconds > 0 for event in events)
 
@@ -106,7 +106,9 @@ def test_a_stack_is_as_large_as_the_memory(
         return real(configs, *rest)
 
     monkeypatch.setattr(trials, "train_population", watched)
-    assert values(told(Stacked(digits, None, GOALS), [*VARIED, OTHER])) == pytest.approx(alone_with_noise, rel=1e-4)
+    assert values(told(Stacked(Conditions(digits, None, GOALS)), [*VARIED, OTHER])) == pytest.approx(
+        alone_with_noise, rel=1e-4
+    )
     assert sizes == expected
 
 
@@ -131,7 +133,7 @@ def test_out_of_memory_halves_the_stack_and_goes_on(
                 return
 
     monkeypatch.setattr(trials, "train_population", small_device)
-    events = told(Stacked(digits, None, GOALS), [*VARIED, OTHER])
+    events = told(Stacked(Conditions(digits, None, GOALS)), [*VARIED, OTHER])
     assert len(events) == len(values(events))
     for trial in range(len(VARIED)):
         seconds = [event.seconds for event in events if event.index == trial]
@@ -147,14 +149,14 @@ def test_a_model_that_the_memory_does_not_hold(digits: PreparedData, monkeypatch
         yield
 
     monkeypatch.setattr(trials, "train_population", no_device)
-    ends = told(Stacked(digits, None, GOALS), VARIED)
+    ends = told(Stacked(Conditions(digits, None, GOALS)), VARIED)
     assert [end.index for end in ends] == [0, 1, 2]
     assert all("memory does not hold the model" in e.error and "training.batch_size" in e.error for e in ends)
 
 
 @pytest.mark.parametrize("kind", [Runner, Stacked])
 def test_a_stopped_trial_ends_and_the_others_go_on(digits: PreparedData, kind: type[Runner]) -> None:
-    events = told(kind(digits, None, GOALS), VARIED, stopped=1)
+    events = told(kind(Conditions(digits, None, GOALS)), VARIED, stopped=1)
     epochs = [[e.epoch for e in events if isinstance(e, MemberEpoch) and e.index == i] for i in range(3)]
     assert epochs == [[1, 2, 3], [1], [1, 2, 3]]
     assert sorted(e.index for e in events if isinstance(e, MemberEnd)) == [0, 2]
@@ -176,7 +178,7 @@ def test_a_stack_that_failed_is_gone_when_its_halves_run(digits: PreparedData, m
         return (yield from training)
 
     monkeypatch.setattr(trials, "train_population", small_device)
-    events = told(Stacked(digits, None, GOALS), VARIED)
+    events = told(Stacked(Conditions(digits, None, GOALS)), VARIED)
     assert sorted(e.index for e in events if isinstance(e, MemberEnd)) == [0, 1, 2]
     assert len(alive) == 5  # of 3, then 1 and 2, then 1 and 1
 
@@ -186,7 +188,7 @@ def test_settings_that_do_not_fit_fail_alone(digits: PreparedData, kind: type[Ru
     article = {"model": {"name": "ae", "latent_dim": 5, "trunk": {"name": "article_conv"}}}
     ends = {
         e.index: e
-        for e in told(kind(digits, None, GOALS), [SMALL.override(article), *VARIED])
+        for e in told(kind(Conditions(digits, None, GOALS)), [SMALL.override(article), *VARIED])
         if isinstance(e, MemberEnd)
     }
     assert "article_conv" in ends[0].error
@@ -196,7 +198,7 @@ def test_settings_that_do_not_fit_fail_alone(digits: PreparedData, kind: type[Ru
 @pytest.mark.parametrize("kind", [Runner, Stacked])
 def test_a_diverging_trial_fails_alone(digits: PreparedData, kind: type[Runner]) -> None:
     wild = [VARIED[0], VARIED[1].override({"model.beta": 1e38})]
-    ends = {e.index: e for e in told(kind(digits, None, GOALS), wild) if isinstance(e, MemberEnd)}
+    ends = {e.index: e for e in told(kind(Conditions(digits, None, GOALS)), wild) if isinstance(e, MemberEnd)}
     assert "epoch 1" in ends[1].error
     assert not ends[0].error
 
