@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,9 +51,8 @@ def links(page: Path) -> list[str]:
 
 def headings(page: Path) -> list[str]:
     """The text of each heading."""
-    return [
-        following.content for token, following in zip(tokens, tokens[1:], strict=False) if token.type == "heading_open"
-    ]
+    pairs = pairwise(_tokens(page))
+    return [text.content for opening, text in pairs if opening.type == "heading_open"]
 
 
 def anchor(heading: str) -> str:

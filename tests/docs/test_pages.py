@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import call, picture_folder
 from documents import PAGES, blocks, named, spans
 from places import ROOT
 from typer.main import get_command
@@ -180,6 +181,24 @@ def test_commands_and_their_settings_are_there(page: Path) -> None:
 def test_a_command_that_is_not_there_is_found(wrong: str) -> None:
     with pytest.raises(Exception, match=r"(?i)fly|nam|fast|tea"):
         is_there(wrong.split())
+
+
+@pytest.mark.slow
+@pytest.mark.flow
+@pytest.mark.usefixtures("prefect", "store")
+def test_the_readme_is_true_of_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands run as they stand there, with less work."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("photos/bright", "photos/dark", "favourites"):
+        picture_folder(tmp_path / folder, 20, side=24, channels=3)
+    less = ["model.trunk.channels=[4]", "model.trunk.hidden=8", "model.latent_dim=2", "training.epochs=1"]
+    less += ["tuning.trials=1", "tuning.epochs=1", "data.image_size=16"]
+    (block,) = (block for block in blocks(ROOT / "README.md", "sh") if "data.path=photos" in block.text)
+    for line in block.text.splitlines():
+        _, *words = shlex.split(line)
+        answer = call(*words, *(less if words[0] == "pipeline" else ()))
+        assert answer.code == 0, answer
+    assert {"new.png", "more.png"} <= {path.name for path in tmp_path.iterdir()}
 
 
 # ---------------------------------------------------------------- settings
