@@ -6,6 +6,7 @@ MkDocs calls the two functions that begin with `on_`. `python docs/imports.py` p
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from html import escape
 from pathlib import Path
@@ -131,6 +132,14 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri in OUTSIDE:
         return markdown.replace("](docs/", "](")
     return markdown.replace(PLACE, f"<div>{figure(imports())}</div>").replace("](../", "](")
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> None:
+    """Fails where a page would fetch something from elsewhere: the site is read without network."""
+    from mkdocs.exceptions import PluginError
+
+    if fetched := re.search(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="https?://[^"]*"', output):
+        raise PluginError(f"{page.file.src_uri} fetches {fetched[0]}")
 
 
 if __name__ == "__main__":
