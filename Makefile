@@ -31,8 +31,8 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: .venv/ready-docs  ## the pages as a site in build/site, strictly and without network
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --clean
+docs: .venv/ready-docs  ## the pages as a site in build/site, without network; with --quiet a warning would not fail
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 ui: .venv/ready  ## MLflow on localhost
 	$(BIN)/aemodels ui

@@ -116,14 +116,16 @@ def _box(name: str, x: float, y: float) -> str:
 
 def on_files(files: Any, config: Any) -> Any:
     """Adds the files beside docs/ that its pages link to."""
-    from mkdocs.structure.files import File
+    from mkdocs.structure.files import File, InclusionLevel
 
     for place in OUTSIDE:
         found = ROOT / place
         for path in sorted(found.iterdir()) if found.is_dir() else [found]:
             if path.is_file():
                 name = path.relative_to(ROOT).as_posix()
-                files.append(File(name, str(ROOT), config["site_dir"], config["use_directory_urls"]))
+                listed = InclusionLevel.NOT_IN_NAV if found.is_dir() else InclusionLevel.INCLUDED
+                site, urls = config["site_dir"], config["use_directory_urls"]
+                files.append(File(name, str(ROOT), site, urls, inclusion=listed))
     return files
 
 
