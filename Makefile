@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-live test-stack test-browser test-chaos lint ui deploy worker backup restore bench
+.PHONY: demo test test-slow test-live test-stack test-browser test-chaos lint docs ui deploy worker backup restore bench
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready  ## the main job on handwritten digits
@@ -31,6 +31,9 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/ready-docs  ## the pages as a site in build/site, without network; with --quiet a warning would not fail
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
+
 ui: .venv/ready  ## MLflow on localhost
 	$(BIN)/aemodels ui
 
@@ -52,6 +55,10 @@ restore:  ## FROM=backups/...
 
 bench: .venv/ready-bench  ## speed, side by side with others; OPTIONS="--quick", for example
 	$(BIN)/python -m benchmarks $(OPTIONS)
+
+.venv/ready-docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
 
 .venv/ready-bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
