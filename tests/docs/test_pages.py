@@ -54,7 +54,7 @@ def as_module(page: Path, place: Path) -> Path:
 
 
 def test_every_page_with_python_is_run() -> None:
-    assert {page.name for page in PAGES if blocks(page, "python")} == {"python.md", "add-your-own.md"}
+    assert {page.name for page in PAGES if blocks(page, "python")} == {"README.md", "python.md", "add-your-own.md"}
 
 
 @pytest.mark.slow
@@ -72,7 +72,19 @@ def test_python_of_a_promoted_model_runs(digits: Any, store: Store, tmp_path: Pa
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, file], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("digits 1 ('champion',)")
+    assert "digits 1 ('champion',)" in done.stdout
+
+
+@pytest.mark.slow
+def test_python_of_the_readme_runs_in_an_empty_folder(tmp_path: Path) -> None:
+    file = as_module(ROOT / "README.md", tmp_path)
+    here = tmp_path / "here"
+    here.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    file.write_text(f"{file.read_text()}\nassert new.shape == (64, 8, 8) and codes.shape == (1797, 8)\n")
+    done = subprocess.run([sys.executable, file], cwd=here, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [path.name for path in here.iterdir()] == ["digits-vae"]
 
 
 def test_python_of_new_things_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
