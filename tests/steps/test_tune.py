@@ -60,7 +60,7 @@ def machine(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setenv("OPTUNA_STORAGE", "postgresql://nobody@nowhere.invalid/searches")
     monkeypatch.setattr(study, "Leases", Unlocked)
-    monkeypatch.setattr(study, "open_storage", lambda _: RDBStorage(f"sqlite:///{tmp_path / 'searches.db'}"))
+    monkeypatch.setattr(study, "open_storage", lambda *_: RDBStorage(f"sqlite:///{tmp_path / 'searches.db'}"))
     return lambda name: monkeypatch.setenv("AEMODELS_STORE", str(tmp_path / name))
 
 
