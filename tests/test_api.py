@@ -175,6 +175,7 @@ def test_examples_in_docstrings_run(name: str) -> None:
     assert not ran.failed
 
 
+@pytest.mark.slow
 def test_no_bar_is_drawn_where_nobody_watches() -> None:
     code = "import numpy as np, aemodels; aemodels.fit(np.eye(8)[None].repeat(60, 0), 'ae', training__epochs=1)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

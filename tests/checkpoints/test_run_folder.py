@@ -354,6 +354,7 @@ def test_another_name_is_another_run(folder: Path) -> None:
         assert told["model"] == name
 
 
+@pytest.mark.slow
 def test_the_same_command_after_the_end_is_a_new_run(folder: Path) -> None:
     first, second = done(call(*TRAIN)), done(call(*TRAIN))
     assert (first["version"], second["version"]) == (1, 2)

@@ -159,6 +159,7 @@ def test_a_server_of_one_command_holds_no_limit(monkeypatch: pytest.MonkeyPatch)
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_store")
 def test_a_comparison_shows_its_table_and_picture_on_prefects_pages() -> None:
     systems = json.dumps({"systems": {name: {"model.name": name} for name in ("ae", "gan")}})

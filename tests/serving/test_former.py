@@ -50,6 +50,7 @@ def test_mlflow_loads_it_beside_the_present_library(former: str) -> None:
     assert model.predict(IMAGES, {"mode": "generate", "n": 2}).shape == (2, 1, 28, 28)
 
 
+@pytest.mark.slow
 def test_mlflow_loads_it_with_the_library_that_it_brings(former: str, tmp_path: Path) -> None:
     code = f"""
 import mlflow, numpy as np

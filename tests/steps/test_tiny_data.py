@@ -190,6 +190,7 @@ def test_a_search_whose_goal_cannot_be_measured_says_why(images: np.ndarray, sto
     assert store.client.get_experiment_by_name("tiny")
 
 
+@pytest.mark.slow
 def test_a_search_and_a_comparison_go_through_mistakes_in_their_figures(
     images: np.ndarray, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistakes: list[object]
 ) -> None:

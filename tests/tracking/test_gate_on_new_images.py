@@ -70,6 +70,7 @@ def test_a_champion_of_more_images_is_not_judged_by_some_of_them(folders: list[P
     check(settings_of(folders[:1], epochs=60))  # nothing is forgotten
 
 
+@pytest.mark.slow
 def test_a_challenger_is_not_judged_by_what_it_may_have_been_trained_on(folders: list[Path]) -> None:
     assert asked(folders[:1], epochs=1).promoted
     both, few = settings_of(folders, epochs=30), settings_of(folders[:1], epochs=30)
