@@ -148,7 +148,12 @@ def evaluate(
 
 @app.command()
 def settings(
-    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only settings that start with it.")] = "",
+    prefix: Annotated[
+        str,
+        typer.Argument(
+            metavar="[PREFIX]", help="Only settings that start with it, or those of one variant, such as model.vae."
+        ),
+    ] = "",
     json: Json = False,
 ) -> None:
     """List all settings, with defaults and units."""
@@ -156,8 +161,10 @@ def settings(
         from aemodels.config import SettingsError, list_settings
         from aemodels.settings import Settings
         from flows.cli import results
+        from flows.cli.settings_table import of_variant
 
-        rows = [row for row in list_settings(Settings) if row.key.startswith(prefix)]
+        known = list(list_settings(Settings))
+        rows = [row for row in known if row.key.startswith(prefix)] or of_variant(known, prefix)
         if not rows:
             raise SettingsError(f"{prefix}: no setting starts with it; `aemodels settings` lists all")
         results.settings(rows, json)

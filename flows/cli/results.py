@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aemodels.checkpoints.run_folder import COMMAND, RunFolder
+from flows.cli.settings_table import sections
 from flows.terminal import as_json, facts, sentence, table, wide
 
 if TYPE_CHECKING:
@@ -157,11 +158,13 @@ def compared(result: Compared, json: bool) -> None:
 def settings(rows: Sequence[Setting], json: bool) -> None:
     if json:
         return as_json([row._asdict() for row in rows])
-    shown = [
-        (row.key, row.kind, row.type, "null" if row.default is None else row.default, " ".join(row.description.split()))
-        for row in rows
-    ]
-    table("Settings", ("key", "of", "type", "default", "what it is"), shown)
+    for title, lines in sections(rows).items():
+        shown = [
+            (line.key, line.of, line.type, "null" if line.default is None else line.default, line.description)
+            for line in lines
+        ]
+        table(title, ("key", "of", "type", "default", "what it does"), shown)
+    return None
 
 
 def models(rows: Sequence[Registered], json: bool) -> None:

@@ -183,6 +183,21 @@ def test_people_read_tables() -> None:
     assert prepared.err.splitlines().count("preparing digits") == 1
 
 
+def test_settings_that_kinds_share_are_told_once() -> None:
+    cells = [[cell.strip() for cell in line.split("│")] for line in call("settings").out.splitlines()]
+    rows = {row[1]: row for row in cells if len(row) > 3 and row[1]}
+    assert [row[1] for row in cells if len(row) > 3].count("data.binarize") == 1
+    assert rows["model.trunk.widths"][2] == "mlp"
+    assert "ae | vae | cvae" in rows["model.name"][3]
+    assert "none | gaussian" in rows["training.corruption.name"][3]
+    of_vae = call("settings", "model.vae").out
+    assert "model.beta " in of_vae
+    assert "model.latent_dim" in of_vae
+    assert "gradient_penalty" not in of_vae
+    assert "training." not in of_vae
+    assert {row["kind"].split()[0] for row in call("settings", "model.vae", "--json").json} == {"vae"}
+
+
 @pytest.mark.usefixtures("store")
 def test_an_empty_store_says_how_to_fill_it() -> None:
     assert "aemodels train" in call("models").out
