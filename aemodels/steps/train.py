@@ -134,6 +134,7 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> St
             figures = keep_model_figures(pictures, folder.path, run)
             digest, reasons = yardstick(settings, data, features), as_tags(evaluation.left_out)
             version = register(run, folder.path, name, evaluation.metrics, digest, reasons)
+            run.rename(f"{title}, version {version.version}")
             subject = Subject(
                 f"{name}/{version.version}", "trained", run.id, experiment, data, experiment.training.images
             )

@@ -91,6 +91,10 @@ class Run:
 
         self.store.client.log_batch(self.id, tags=[RunTag(k, tag_text(v)) for k, v in tags.items()])
 
+    def rename(self, name: str) -> None:
+        """Calls the run by another name, by which people tell it apart from others."""
+        self.store.client.update_run(self.id, name=name)
+
     def image(self, key: str, image: NDArray[np.uint8], step: int = 0) -> None:
         """Shows a picture (H, W, 3) or (H, W) on the run's page, as a card with a slider over the steps."""
         self.store.client.log_image(self.id, image, key=key, step=step, synchronous=True)

@@ -68,6 +68,7 @@ def test_what_train_answers_is_what_is_tracked(in_shop: Shop) -> None:
     client = open_store().client
     run = client.get_run(told["run_id"])
     assert run.info.status == "FINISHED"
+    assert run.info.run_name == f"vae 2, version {told['version']}"
     tracked = {name: value for name, value in run.data.metrics.items() if name.startswith("test/")}
     assert tracked == {name: value for name, value in told.items() if name.startswith("test/")}
     assert [m.step for m in client.get_metric_history(told["run_id"], "train/seconds")] == [1, 2]
