@@ -160,7 +160,13 @@ def settings(rows: Sequence[Setting], json: bool) -> None:
         return as_json([row._asdict() for row in rows])
     for title, lines in sections(rows).items():
         shown = [
-            (line.key, line.of, line.type, "null" if line.default is None else line.default, line.description)
+            (
+                line.key,
+                line.of,
+                line.type,
+                "null" if line.default is None else line.default,
+                " ".join(line.description.split()),
+            )
             for line in lines
         ]
         table(title, ("key", "of", "type", "default", "what it does"), shown)
