@@ -13,11 +13,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aemodels.api import Found, Model, Settings, SettingsError, UserError, fit, load, search, train
+    from aemodels.api import Found, Model, Settings, SettingsError, Trained, UserError, fit, load, search, train
 
-__all__ = ["Found", "Model", "Settings", "SettingsError", "UserError", "fit", "load", "search", "train"]
+__all__ = ["Found", "Model", "Settings", "SettingsError", "Trained", "UserError", "fit", "load", "search", "train"]
 
-# Models that were registered before 0.2 bring a file that imports modules by their former names.
+# Models that were registered before the modules had their present names bring a file that imports the former ones.
 __path__ = [*__path__, f"{__path__[0]}/former"]
 
 
@@ -31,4 +31,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted({*globals(), *__all__})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aemodels.checkpoints.checkpoint import load_state, save_card, save_state, save_weights
+from aemodels.checkpoints.checkpoint import STATE, load_state, save_card, save_state, save_weights
 from aemodels.checkpoints.model_files import CHECKSUMS
 from aemodels.config import SettingsError, UserError
 from aemodels.data import PreparedData
@@ -21,6 +22,7 @@ from aemodels.experiment import Experiment
 from aemodels.runtime.bars import watched
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import cache_folder
+from aemodels.runtime.files import at_path
 from aemodels.runtime.locks import wait_for
 from aemodels.runtime.progress import Driven, Progress, Steps
 from aemodels.serving.model import Model
@@ -33,11 +35,10 @@ from aemodels.training.loop import train as epochs_of
 from aemodels.training.models import best_model, training_codes
 from aemodels.tuning.events import TrialEnded
 from aemodels.tuning.search import search as events_of
+from aemodels.tuning.space import search_identity
 from aemodels.tuning.study import open_study
 
-__all__ = ["Found", "Model", "Settings", "SettingsError", "UserError", "fit", "load", "search", "train"]
-
-STATE = "state.safetensors"
+__all__ = ["Found", "Model", "Settings", "SettingsError", "Trained", "UserError", "fit", "load", "search", "train"]
 
 
 def fit(
@@ -61,7 +62,7 @@ def fit(
         model: the name of the model, such as "ae", "vae" or "cvae".
         labels: the class of each image (N,), as numbers or names.
         track: records the training in MLflow and registers the model, as `aemodels train` does.
-        resume: False begins anew.
+        resume: False begins anew. A tracked training goes on where the same one was killed, and else begins anew.
         settings: other settings. A plain name is one of the model (`latent_dim=16`); two underscores stand for a dot
             (`training__epochs=5`).
 
@@ -76,10 +77,9 @@ def fit(
         >>> model.encode(images).shape
         (100, 2)
     """
-    chosen = _settings(images, model, labels, settings)
-    if track:
-        return watched(_tracked(chosen))
-    return watched(_untracked(chosen.experiment, resume))
+    with at_path():
+        chosen = _settings(images, model, labels, settings)
+        return watched(_tracked(chosen) if track else _untracked(chosen.experiment, resume))
 
 
 def load(reference: str | Path) -> Model:
@@ -88,7 +88,8 @@ def load(reference: str | Path) -> Model:
     Raises:
         UserError: there is no such model, or it is damaged.
     """
-    return Model.open(find(str(reference)), str(reference))
+    with at_path():
+        return Model.open(find(str(reference)), str(reference))
 
 
 def train(settings: Settings) -> Trained:
@@ -98,7 +99,8 @@ def train(settings: Settings) -> Trained:
         SettingsError: the model does not fit the images.
         UserError: the images or the MLflow store cannot be used.
     """
-    return watched(_trained(settings))
+    with at_path():
+        return watched(_trained(settings))
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Found:
     settings: Settings
     """All settings, with those of the best trial."""
     trials: tuple[Mapping[str, Any], ...]
-    """The settings of each trial, with its `state` and its metrics on the validation images."""
+    """The settings of each trial, with its `state` and what was measured of it on the validation images."""
 
 
 def search(
@@ -133,9 +135,10 @@ def search(
         SettingsError: a setting does not exist, or does not fit.
         UserError: the images cannot be used, or every trial failed.
     """
-    chosen = _settings(images, model, labels, settings | ({} if trials is None else {"tuning__trials": trials}))
-    found = watched(_searched(chosen, track))
-    return Found(found[0], chosen.override(found[0]), found[1])
+    with at_path():
+        chosen = _settings(images, model, labels, settings | ({} if trials is None else {"tuning__trials": trials}))
+        best, tried = watched(_searched(chosen, track))
+    return Found(best, chosen.override(best), tried)
 
 
 # ---------------------------------------------------------------- settings and images
@@ -162,15 +165,22 @@ def _source(images: Any, labels: Any) -> dict[str, Any]:
         return {"name": name, "path": str(path)}
     if isinstance(images, torch.utils.data.Dataset):
         images, labels = _of_dataset(images, labels)
-    parts = {"images": _array(images), "labels": None if labels is None else _array(labels)}
-    return {"name": "arrays", "path": str(keep_arrays(**parts))}
+    path = keep_arrays(_array(images), None if labels is None else _array(labels))
+    return {"name": "arrays", "path": str(path)}
 
 
 def _of_dataset(dataset: Any, labels: Any) -> tuple[Any, Any]:
-    items = [dataset[i] for i in range(len(dataset))]
-    pairs = isinstance(items[0], tuple | list)
-    pixels = np.stack([_array(item[0] if pairs else item) for item in items])
-    return pixels, np.asarray([int(item[1]) for item in items]) if pairs and labels is None else labels
+    """Returns the images of a data set, and the labels if its items have any."""
+    if not hasattr(dataset, "__len__") or not len(dataset):
+        raise UserError("images: this data set has no length, or no items; give one with images")
+    items = [item if isinstance(item, tuple | list) else (item,) for item in (dataset[i] for i in range(len(dataset)))]
+    arrays = [_array(item[0]) for item in items]
+    if len(shapes := {array.shape for array in arrays}) > 1:
+        some = " and ".join(map(str, sorted(shapes)[:2]))
+        raise UserError(f"images: this data set has images of several shapes, such as {some}; bring them to one")
+    if labels is None and all(len(item) > 1 for item in items):
+        labels = np.asarray([_array(item[1]).item() for item in items])
+    return np.stack(arrays), labels
 
 
 def _array(values: Any) -> np.ndarray:
@@ -198,12 +208,15 @@ def _untracked(experiment: Experiment, resume: bool) -> Steps[Model]:
     lock = yield from wait_for(
         folder / "lock", Progress(work, 0, 1, "waiting for another process that trains the same")
     )
+    title = f"{experiment.model.name} {experiment.model.latent_dim}"
     try:
-        if not (resume and (folder / CHECKSUMS).exists()):
-            yield from _train_in(folder, experiment, data, work, resume)
+        if resume and (folder / CHECKSUMS).exists():
+            with suppress(UserError):  # a file of the cache was damaged: it is trained again
+                return Model.open(folder, title)
+        yield from _train_in(folder, experiment, data, work, resume)
+        return Model.open(folder, title)
     finally:
         lock.release()
-    return Model.open(folder, f"{experiment.model.name} {experiment.model.latent_dim}")
 
 
 def _train_in(folder: Path, experiment: Experiment, data: PreparedData, work: str, resume: bool) -> Steps[None]:
@@ -231,12 +244,18 @@ def _searched(settings: Settings, track: bool) -> Steps[tuple[dict[str, Any], tu
     features = yield from feature_network(data, best_device())
     folder = cache_folder() / "searches"
     folder.mkdir(parents=True, exist_ok=True)
-    identity = experiment.identity(f"{data.digest}{config.model_dump_json()}")
+    identity = search_identity(experiment, config, data.digest)
+    waiting = Progress("searching", 0, config.trials, "waiting for another process that searches the same")
+    lock = yield from wait_for(folder / f"{identity}.lock", waiting)
     ended = 0
     study = open_study(identity, experiment, config, folder)
-    with study, Driven(events_of(experiment, data, features, study)) as driven:
-        for event in driven:
-            ended += isinstance(event, TrialEnded)
-            yield Progress("searching", ended, config.trials)
+    try:
+        with study, Driven(events_of(experiment, data, features, study)) as driven:
+            for event in driven:
+                ended += isinstance(event, TrialEnded)
+                yield Progress("searching", ended, config.trials)
+    finally:
+        study.close()
+        lock.release()
     result = driven.result
     return result.best.params, tuple({**t.params, "state": t.state, **t.metrics} for t in result.trials)

@@ -13,6 +13,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from aemodels.config import Config, SettingsError, did_you_mean, nested, read_text
+from aemodels.data.array_file import ArraysConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.paths import whole_paths
 from aemodels.experiment import Experiment
@@ -43,7 +44,7 @@ class Settings(Experiment):
         Raises:
             SettingsError: the images are one's own, and their model has no name.
         """
-        if self.registry.name is None and isinstance(self.data, FolderConfig):
+        if self.registry.name is None and isinstance(self.data, FolderConfig | ArraysConfig):
             raise SettingsError("registry.name: a model of images from folders needs a name; give registry.name=...")
 
 

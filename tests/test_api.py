@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import doctest
+import os
+import pty
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -163,7 +167,7 @@ def test_what_is_wrong_is_said_in_words(images: object, settings: dict[str, obje
 
 
 def test_nothing_unknown_is_there() -> None:
-    assert set(dir(aemodels)) == set(aemodels.__all__)
+    assert set(dir(aemodels)) >= set(aemodels.__all__)
     with pytest.raises(AttributeError, match="no attribute 'fitt'"):
         aemodels.fitt  # noqa: B018
 
@@ -180,3 +184,138 @@ def test_no_bar_is_drawn_where_nobody_watches() -> None:
     code = "import numpy as np, aemodels; aemodels.fit(np.eye(8)[None].repeat(60, 0), 'ae', training__epochs=1)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+# ---------------------------------------------------------------- what was found by reading and by use
+
+
+def test_a_damaged_fit_of_the_cache_is_trained_again() -> None:
+    first = aemodels.fit(IMAGES, "ae", **QUICK)
+    codes = first.encode(IMAGES)
+    (first.folder / "weights.safetensors").write_bytes(b"damaged")
+    np.testing.assert_array_equal(aemodels.fit(IMAGES, "ae", **QUICK).encode(IMAGES), codes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", ["fit(x, 'vae', training__epochs=3)", "search(x, 'vae', trials=2, tuning__epochs=1)"])
+def test_two_processes_that_do_the_same_at_once(work: str) -> None:
+    code = f"import numpy as np, aemodels; x = np.random.default_rng(0).random((9000, 28, 28)); aemodels.{work}"
+    both = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [(process.communicate(timeout=300)[1], process.returncode) for process in both] == [("", 0), ("", 0)]
+
+
+def test_labels_of_an_evaluation_are_the_models_own() -> None:
+    model = aemodels.fit(IMAGES, "cvae", labels=LABELS, **QUICK)
+    few = LABELS == "dog"
+    named = model.evaluate(IMAGES[few], LABELS[few])  # one class of two
+    assert named == model.evaluate(IMAGES[few], np.ones(few.sum(), int))
+    with pytest.raises(aemodels.UserError, match="labels: cow is no class of this model; it knows cat, dog"):
+        model.evaluate(IMAGES[:2], ["cow", "dog"])
+    assert "mse" in model.evaluate(IMAGES[:3], LABELS[:3])
+
+
+def test_integers_that_are_all_0_or_1_are_refused_everywhere() -> None:
+    with pytest.raises(aemodels.UserError, match="is 1 white, or nearly black"):
+        aemodels.fit((IMAGES > 0.5).astype(int), "ae", **QUICK)
+    black_and_white = aemodels.fit(IMAGES > 0.5, "ae", **QUICK)
+    assert black_and_white.encode(IMAGES > 0.5).shape == (60, 3)
+
+
+class Named(torch.utils.data.Dataset):
+    """Pairs of an image and the name of its class."""
+
+    def __len__(self) -> int:
+        return len(IMAGES)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, str]:
+        return IMAGES[i], LABELS[i]
+
+
+def test_data_sets_of_other_forms() -> None:
+    alone = torch.utils.data.TensorDataset(torch.from_numpy(IMAGES))
+    assert aemodels.fit(alone, "ae", **QUICK).classes == ()
+    named = [(image, name) for image, name in zip(IMAGES, LABELS, strict=True)]
+    dataset = type(
+        "Named", (torch.utils.data.Dataset,), {"__len__": lambda _: 60, "__getitem__": lambda _, i: named[i]}
+    )
+    assert aemodels.fit(dataset(), "ae", **QUICK).classes == ("cat", "dog")
+    assert aemodels.fit(IMAGES, "ae", labels=LABELS.astype(object), **QUICK).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"), [(LABELS[:-1], r"labels of shape \(59,\)"), (np.ones((60, 2)), r"labels of shape \(60, 2\)")]
+)
+def test_labels_that_do_not_fit_are_named(labels: np.ndarray, says: str) -> None:
+    with pytest.raises(aemodels.UserError, match=says):
+        aemodels.fit(IMAGES, "ae", labels=labels, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ({"images": IMAGES, "more": IMAGES}, "more is unknown"),
+        ({"pictures": IMAGES}, "no `images`"),
+        ({"images": IMAGES, "labels": np.arange(60) % 2, "test_images": IMAGES}, "test_labels"),
+        ({"images": IMAGES, "test_images": IMAGES[:, :4]}, "test_images are"),
+        ({"images": IMAGES, "labels": np.arange(60), "classes": ["a"]}, "from 0 to 0, of 1 classes"),
+    ],
+)
+def test_files_that_do_not_fit_are_named(parts: dict[str, object], says: str) -> None:
+    np.savez("given.npz", **parts)
+    with pytest.raises(aemodels.UserError, match=says):
+        aemodels.fit("given.npz", "ae", **QUICK)
+
+
+def test_a_damaged_file_is_named() -> None:
+    np.savez("given.npz", images=IMAGES)
+    whole = Path("given.npz").read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", whole[:2000] + b"x" + whole[2001:]):
+        Path("given.npz").write_bytes(damaged)
+        with pytest.raises(aemodels.UserError, match=r"data\.path=.*given\.npz: cannot be read"):
+            aemodels.fit("given.npz", "ae", **QUICK)
+
+
+def test_folders_that_cannot_be_made_are_named(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = aemodels.fit(IMAGES, "ae", **QUICK)
+    (elsewhere / "file").write_text("")
+    for target in ("file", "file/below", "/proc/nothing"):
+        with pytest.raises(aemodels.UserError, match=target):
+            model.save(target)
+    monkeypatch.setenv("AEMODELS_CACHE", "/proc/nothing")
+    with pytest.raises(aemodels.UserError, match="/proc/nothing"):
+        aemodels.fit(IMAGES, "ae", seed=1, **QUICK)
+
+
+def test_the_callers_noise_stays_as_it_was() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    model = aemodels.fit(IMAGES, "ae", **QUICK)
+    aemodels.load(model.save("kept"))
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_tracked_model_of_arrays_needs_a_name() -> None:
+    with pytest.raises(aemodels.SettingsError, match=r"registry\.name"):
+        aemodels.fit(IMAGES, "ae", track=True, **QUICK)
+
+
+def test_a_report_of_given_images_tells_of_them_alone() -> None:
+    model = aemodels.fit(IMAGES, "ae", **QUICK)
+    assert "20 that were given to be judged" in model.report("report.html", IMAGES[:20]).read_text()
+    assert "for training" in model.report("report.html").read_text()
+
+
+def test_a_bar_is_drawn_where_a_person_watches() -> None:
+    code = "import numpy as np, aemodels; aemodels.fit(np.eye(8)[None].repeat(60, 0), 'ae', training__epochs=2)"
+    ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (24, 100))
+    running = subprocess.Popen([sys.executable, "-c", code], stderr=its)
+    os.close(its)
+    seen = b""
+    with suppress(OSError):  # its end closes the terminal
+        while part := os.read(ours, 4096):
+            seen += part
+    assert running.wait() == 0
+    assert b"training ae: 100%" in seen
+    assert b"2/2" in seen

@@ -23,6 +23,7 @@ from aemodels.models import AnyModelConfig
 from aemodels.models.base import GenerativeModel
 from aemodels.nn.trunks import ImageShape
 from aemodels.runtime.files import write_whole
+from aemodels.runtime.randomness import seeded
 
 CONFIG, WEIGHTS, CHECKSUMS = "config.json", "weights.safetensors", "model.sha256"
 CODES = "codes.safetensors"
@@ -50,7 +51,8 @@ def load_network(config: Path, weights: Path, device: str = "cpu") -> Generative
         content = {CONFIG: config.read_bytes(), WEIGHTS: weights.read_bytes()}
         _check(config.with_name(CHECKSUMS), content)
         card = _Card.model_validate_json(content[CONFIG])
-        model = card.experiment.model.build(card.image_shape, len(card.classes))
+        with seeded(0):  # what a new network draws is overwritten, and the caller's noise stays as it was
+            model = card.experiment.model.build(card.image_shape, len(card.classes))
         tensors = load(content[WEIGHTS])
         _check_weights(tensors, model.state_dict())
         model.load_state_dict(tensors)

@@ -6,11 +6,13 @@ N images, each (H, W), (H, W, C) or (C, H, W): C channels (1 grey, 3 colour), H 
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
+from uuid import uuid4
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +24,14 @@ from aemodels.data.source import (
     FileStamp,
     Images,
     Pixels,
+    Rows,
     Source,
     WithoutTestConfig,
     array_images,
     fingerprint,
 )
 from aemodels.runtime.environment import cache_folder
-from aemodels.runtime.files import write_whole
+from aemodels.runtime.files import at_path
 
 SUFFIXES = (".npy", ".npz")
 PARTS = (
@@ -71,44 +74,60 @@ class ArraysConfig(WithoutTestConfig):
 def _parts(path: Path) -> Sequence[str]:
     if path.suffix != ".npz":
         return ("images",)
-    with np.load(path, allow_pickle=False) as content:
+    with _opened(path) as content:
         return list(content.files)
 
 
-def _read(path: Path, size: int | None) -> Images:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Opens a file of numpy's.
+
+    Raises:
+        UserError: it is damaged, or holds other objects than arrays.
+    """
     try:
         loaded = np.load(path, allow_pickle=False)
-        content = (
-            {"images": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+        with nullcontext(loaded) if isinstance(loaded, np.ndarray) else loaded as content:
+            yield content
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise UserError(f"data.path={path}: cannot be read ({error}); give what numpy.save or savez wrote") from None
+
+
+def _read(path: Path, size: int | None) -> Images:
+    with _opened(path) as content:
+        parts = (
+            {"images": content} if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}
         )
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(
-            f"data.path={path}: cannot be read ({error}); give a file that numpy.save or savez wrote"
-        ) from None
-    if "images" not in content or (unknown := content.keys() - set(PARTS)):
-        wrong = f"{min(unknown)} is unknown" if "images" in content else "there are no `images` in it"
+    if "images" not in parts or (parts.keys() - set(PARTS)):
+        wrong = f"{min(parts.keys() - set(PARTS))} is unknown" if "images" in parts else "there are no `images` in it"
         raise UserError(f"data.path={path}: {wrong}; it may hold {', '.join(PARTS)}")
-    pixels = as_pixels(content["images"])
-    labels = content.get("labels")
-    test = as_pixels(content["test_images"]) if "test_images" in content else None
-    if test is not None:
+    if ("test_images" in parts and "labels" in parts) != ("test_labels" in parts):
+        raise UserError(f"data.path={path}: test_labels belong to images and test_images that all have labels")
+    pixels, labels = as_pixels(parts["images"]), parts.get("labels")
+    own_test = 0
+    if "test_images" in parts:
+        test = as_pixels(parts["test_images"])
         if test.shape[1:] != pixels.shape[1:]:
             raise UserError(f"data.path={path}: test_images are {test.shape[1:]}, images are {pixels.shape[1:]}")
-        pixels = np.concatenate([pixels, test])
-        labels = None if labels is None else np.concatenate([labels, content["test_labels"]])
-    if labels is not None and labels.shape != (len(pixels),):
-        raise UserError(f"data.path={path}: {len(pixels)} images and labels of shape {labels.shape}; give one for each")
+        pixels, own_test = np.concatenate([pixels, test]), len(test)
+        labels = None if labels is None else np.concatenate([labels, parts["test_labels"]])
     if labels is None:
-        return array_images(pixels, size, None, (), 0 if test is None else len(test))
+        return array_images(pixels, size, None, (), own_test)
+    if labels.shape != (len(pixels),):
+        raise UserError(f"data.path={path}: {len(pixels)} images and labels of shape {labels.shape}; give one for each")
+    numbers, classes = _numbered(labels, parts.get("classes"), path)
+    return array_images(pixels, size, numbers, classes, own_test)
+
+
+def _numbered(labels: NDArray[Any], names: NDArray[Any] | None, path: Path) -> tuple[Rows, tuple[str, ...]]:
+    """Returns labels as numbers of classes, and the names of the classes."""
     known, numbers = np.unique(labels, return_inverse=True)
-    names = [str(name) for name in content["classes"]] if "classes" in content else None
-    if names is not None and not (known.dtype.kind in "iu" and known.min() >= 0 and known.max() < len(names)):
-        raise UserError(
-            f"data.path={path}: labels must be whole numbers from 0 to {len(names) - 1}, of {len(names)} classes"
-        )
-    classes = tuple(map(str, known)) if names is None else tuple(names)
-    own = numbers.astype(np.int64) if names is None else labels.astype(np.int64)
-    return array_images(pixels, size, own, classes, 0 if test is None else len(test))
+    if names is None:
+        return numbers.astype(np.int64), tuple(map(str, known))
+    if known.dtype.kind not in "iu" or known.min() < 0 or known.max() >= len(names):
+        most = len(names) - 1
+        raise UserError(f"data.path={path}: labels must be whole numbers from 0 to {most}, of {len(names)} classes")
+    return labels.astype(np.int64), tuple(map(str, names))
 
 
 def as_pixels(images: Any) -> Pixels:
@@ -134,30 +153,70 @@ def as_pixels(images: Any) -> Pixels:
         raise UserError(f"images of {array.dtype}: give uint8, or finite numbers from 0 to 1")
     low, high = float(array.min()), float(array.max())
     most = 255 if array.dtype.kind in "iu" else 1
+    if most == 255 and low >= 0 and high == 1:
+        raise UserError(
+            f"images of {array.dtype} whose pixels are all 0 or 1: is 1 white, or nearly black? Give bool or float if "
+            "it is white, uint8 if white is 255"
+        )
     if low < 0 or high > most:
         raise UserError(f"images with pixels from {low:g} to {high:g}: {array.dtype} pixels run from 0 to {most}")
     scaled = array if most == 255 else np.rint(array.astype(np.float32) * 255)
     return np.ascontiguousarray(scaled.astype(np.uint8))
 
 
-def keep_arrays(**parts: NDArray[Any] | Sequence[str] | None) -> Path:
+def keep_arrays(
+    images: Any,
+    labels: Any = None,
+    classes: Sequence[str] | None = None,
+    test_images: Any = None,
+    test_labels: Any = None,
+) -> Path:
     """Writes arrays into the cache, under a name that is a hash of their content, and returns the file.
 
     Args:
-        parts: by the names of PARTS; what is None is left out.
+        images, test_images: as `as_pixels` takes them.
+        labels, test_labels: the class of each image, as numbers or names.
+        classes: the names of the classes, if labels are numbers.
+
+    Raises:
+        UserError: the images cannot be used, or labels are not one for each.
     """
-    given = {name: np.asarray(part) for name, part in parts.items() if part is not None}
-    for name in ("images", "test_images"):
-        if name in given:
-            given[name] = as_pixels(given[name])
+    parts: dict[str, NDArray[Any]] = {}
+    for name, own, of in (("", images, labels), ("test_", test_images, test_labels)):
+        if own is not None:
+            parts[f"{name}images"] = as_pixels(own)
+        if of is not None:
+            parts[f"{name}labels"] = as_labels(of, len(parts[f"{name}images"]))
+    if classes is not None:
+        parts["classes"] = np.asarray(classes, dtype=np.str_)
     content = hashlib.sha256()
-    for name, array in sorted(given.items()):
+    for name, array in sorted(parts.items()):
         content.update(f"{name} {array.dtype} {array.shape}".encode())
         content.update(np.ascontiguousarray(array).data)
     path = cache_folder() / "arrays" / f"{content.hexdigest()[:24]}.npz"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        np.savez(buffer, **given)  # type: ignore[arg-type]  # untyped
-        write_whole(path, lambda partial: partial.write_bytes(buffer.getbuffer()))
+    with at_path(path):
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{uuid4().hex}.npz")  # another process may write the same
+            try:
+                np.savez(partial, **parts)  # type: ignore[arg-type]  # untyped
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
     return path
+
+
+def as_labels(labels: Any, count: int) -> NDArray[Any]:
+    """Checks that there is a number or a name for each of so many images, and returns them as an array (N,).
+
+    Raises:
+        UserError: there are more or fewer, or they are something else.
+    """
+    array = np.asarray(labels)
+    if array.dtype.kind == "O":
+        array = np.asarray([str(label) for label in array.ravel()]).reshape(array.shape)
+    if array.shape != (count,) or array.dtype.kind not in "iubUS":
+        raise UserError(
+            f"labels of shape {array.shape} and {array.dtype}: give a whole number or a name for each of {count} images"
+        )
+    return array.astype(np.str_) if array.dtype.kind == "S" else array

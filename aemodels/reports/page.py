@@ -55,6 +55,7 @@ class Subject(NamedTuple):
     experiment: Experiment
     data: PreparedData
     images: int | None = None  # how many training images it was trained on, if not on all
+    given: int | None = None  # how many images were given to be judged, if they are not those of its training
 
 
 class Contest(NamedTuple):

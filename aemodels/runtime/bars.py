@@ -22,8 +22,9 @@ def watched(steps: Steps[T]) -> T:
         bar = bars.get(report.work)
         if bar is None:
             bar = bars[report.work] = tqdm(total=report.total, desc=report.work)
+        bar.total, bar.n = report.total, report.done  # the first report may not know the total
         bar.set_postfix_str(report.note, refresh=False)
-        bar.update(report.done - bar.n)
+        bar.refresh()
 
     try:
         return finish(steps, show)

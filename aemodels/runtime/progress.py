@@ -1,7 +1,6 @@
 """Lets long work report by yielding: a step of the workflow is a generator of Progress that returns its result.
 
-The library never draws a bar and never logs one: the command line shows what is yielded, a flow publishes it, a test
-ignores it.
+The command line shows what is yielded, a flow publishes it, `runtime/bars.py` draws it for Python, a test ignores it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A trained model as a person holds it: in Python, behind the commands, and behind the server.
+"""A trained model as a person holds it, in Python and behind the commands.
 
 N images, D latent units, C channels (1 grey, 3 colour), H x W pixels.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from aemodels.checkpoints.checkpoint import Loaded, ModelCard, load_model
 from aemodels.checkpoints.model_files import CHECKSUMS, CODES, CONFIG, WEIGHTS, load_codes
 from aemodels.config import UserError
-from aemodels.data.array_file import ArraysConfig, keep_arrays
+from aemodels.data.array_file import ArraysConfig, as_labels, keep_arrays
 from aemodels.data.prepared import PreparedData, prepare, prepared_before
 from aemodels.evaluation.evaluate import Evaluation, evaluate
 from aemodels.evaluation.features import feature_network
@@ -25,11 +25,12 @@ from aemodels.reports.figures.model import draw_figures
 from aemodels.reports.page import Subject, write_report
 from aemodels.runtime.bars import watched
 from aemodels.runtime.devices import best_device
-from aemodels.runtime.files import write_whole
+from aemodels.runtime.files import at_path, write_whole
 from aemodels.runtime.progress import Steps
 from aemodels.serving.answers import Question, answer, answer_from, answer_like, assumed_classes
 
-FILES = (CONFIG, WEIGHTS, CODES, CHECKSUMS)  # of a finished model
+FILES = (CHECKSUMS, CODES, WEIGHTS, CONFIG)  # of a finished model; it counts as one when the last is there
+FEW = 7  # images; of fewer the usual share for validation is none
 
 
 class Model:
@@ -223,12 +224,28 @@ class Model:
                 raise UserError(f"{self.name}: the images of its training are not in the cache; give images")
             return known
         given = self._read(images)
-        path = keep_arrays(images=given, labels=labels, test_images=given, test_labels=labels)
-        return (yield from prepare(ArraysConfig(path=(path,), binarize=source.binarize)))
+        numbers = None if labels is None else self._numbered(labels, len(given))
+        names = None if labels is None else self.classes or None
+        path = keep_arrays(given, numbers, names, test_images=given, test_labels=numbers)
+        # of the images themselves a split for validation is demanded, and not looked at
+        share = 0.1 if len(given) > 2 * FEW else 0.5
+        return (yield from prepare(ArraysConfig(path=(path,), binarize=source.binarize, val_fraction=share)))
+
+    def _numbered(self, labels: Any, count: int) -> NDArray[Any]:
+        """Returns the model's own numbers of classes for labels by name or number; if it has none, the labels."""
+        array = as_labels(labels, count)
+        if not self.classes:
+            return array
+        named = array.dtype.kind == "U"
+        known = {name if named else number: number for number, name in enumerate(self.classes)}
+        if unknown := sorted(set(array.tolist()) - known.keys()):
+            raise UserError(f"labels: {unknown[0]} is no class of this model; it knows {', '.join(self.classes)}")
+        return np.asarray([known[label] for label in array.tolist()])
 
     def evaluate(self, images: Any = None, labels: Any = None) -> dict[str, float]:
         """Measures the model, as `judge` does, and returns the metrics by their names, such as "mse"."""
-        return watched(self.judge(images, labels)).metrics
+        with at_path():
+            return watched(self.judge(images, labels)).metrics
 
     def report(self, path: str | Path, images: Any = None, labels: Any = None) -> Path:
         """Measures the model and writes a report, one file for a browser, with figures, metrics and settings.
@@ -237,7 +254,8 @@ class Model:
             UserError: as for `judge`, or the file cannot be written.
         """
         target = Path(path).expanduser().absolute()
-        text = self.page(watched(self.judge(images, labels)))
+        with at_path():
+            text = self.page(watched(self.judge(images, labels)))
         write_whole(target, lambda partial: partial.write_text(text, encoding="utf-8"))
         return target
 
@@ -245,7 +263,9 @@ class Model:
         """Returns the report of an evaluation, one file for a browser."""
         pictures, undrawn = draw_figures(judged.evidence)
         experiment, data = self.card.experiment, judged.evidence.data
-        subject = Subject(self.name, "judged", "", experiment, data, experiment.training.images)
+        own = data.digest == self.card.digest
+        images, given = (experiment.training.images, None) if own else (None, data.sizes["test"])
+        subject = Subject(self.name, "judged", "", experiment, data, images, given)
         return write_report(subject, judged.metrics, pictures, judged.left_out | undrawn)
 
     def save(self, folder: str | Path) -> Path:
@@ -257,7 +277,8 @@ class Model:
         target = Path(folder).expanduser().absolute()
         if (target / CONFIG).exists():
             raise UserError(f"{target}: holds a model already; give another folder")
-        target.mkdir(parents=True, exist_ok=True)
+        with at_path(target):
+            target.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             if (source := self.folder / name).exists():
                 write_whole(target / name, lambda path, source=source: shutil.copyfile(source, path))  # type: ignore[misc]
