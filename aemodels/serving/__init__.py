@@ -1,4 +1,4 @@
-"""What a loaded model answers, packed and served. Models that were registered before 0.2 import these two from here."""
+"""Packs trained models and answers questions to them. Models that were registered before 0.2 import these two names."""
 
 from aemodels.serving.answers import Question, answer
 
