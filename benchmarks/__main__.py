@@ -1,4 +1,4 @@
-"""The command: measures the rows in turn, shows each number as it comes, keeps all of them in a JSON file."""
+"""Runs the benchmarks as a command: it measures row after row, shows each number, and keeps all in a JSON file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_DATA = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0; 1 where a contender failed; 2 where nothing can be measured."""
+    """Measures the rows and returns the exit code: 0, 1 if a contender failed, or 2 if nothing can be measured."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _options(arguments)
     if options.table:
@@ -69,12 +69,12 @@ def _positive(text: str) -> int:
 
 
 def _cores() -> int:
-    """Those that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _machine(options: argparse.Namespace) -> dict[str, Any]:
-    """What the numbers depend on, and the prepared data.
+    """Returns what the numbers depend on, such as hardware and versions, and the prepared data.
 
     Raises:
         FailedError: nothing can be measured here.
@@ -110,7 +110,7 @@ def _measure(rows: Sequence[Row], options: argparse.Namespace, result: results.R
 
 
 def _row(row: Row, options: argparse.Namespace, data: dict[str, Any]) -> dict[str, Any]:
-    """All turns of a row: A B C A B C ..."""
+    """Measures all turns of a row, in each of which every contender has one turn: A B C A B C ..."""
     skipped = _skipped(row, options)
     failed: dict[str, str] = {}
     for reason in dict.fromkeys(skipped.values()):
@@ -125,8 +125,9 @@ def _row(row: Row, options: argparse.Namespace, data: dict[str, Any]) -> dict[st
 
 
 def _turn(row: Row, job: Job, turns: int, skipped: dict[str, str], failed: dict[str, str]) -> Repeat:
-    """Every contender once; one that fails is not asked again, and without the project's own number no peer's tells
-    anything.
+    """Measures every contender once; one that fails is not asked again.
+
+    Peers are left out where the project's own number is missing, as theirs say nothing without it.
     """
     measured: Repeat = {}
     ours, *_ = row.contenders
@@ -145,7 +146,7 @@ def _turn(row: Row, job: Job, turns: int, skipped: dict[str, str], failed: dict[
 
 
 def _skipped(row: Row, options: argparse.Namespace) -> dict[str, str]:
-    """Contender -> why it is left out."""
+    """Returns the contenders that are left out, each with the reason."""
     if reason := row.refusal():
         return dict.fromkeys(row.contenders, reason)
     reasons: dict[str, str] = {}
@@ -158,7 +159,7 @@ def _skipped(row: Row, options: argparse.Namespace) -> dict[str, str]:
 
 
 def _say(text: str, end: str = "\n") -> None:
-    """Progress, for whoever waits."""
+    """Prints progress on standard error."""
     print(text, end=end, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The process of one measurement: `python -m benchmarks.contender JOB`, a JSON object in, a JSON object out."""
+"""Makes one measurement in a process of its own: `python -m benchmarks.contender JOB` reads and prints JSON objects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.jobs import Job, Measured
 
 
 def measure(job: Job) -> Measured:
-    """Each kind of work is a module, imported here, so that a process loads what it needs and no more."""
+    """Makes the measurement; each kind of work is a module that is imported here, so that no process loads others."""
     match job.work:
         case "machine":
             from benchmarks.contenders import machine
@@ -36,20 +36,22 @@ def measure(job: Job) -> Measured:
 
 
 def bind(threads: int) -> None:
-    """To so many of the cores that the process may use, where the system can: torch's number of threads binds neither
-    processes that a contender starts nor what counts the cores itself, as the project's searches do.
+    """Binds this process to so many of the cores that it may use, where the system can do so.
+
+    Torch's number of threads is not enough: it binds neither processes that a contender starts nor what counts the
+    cores itself, as the project's searches do.
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
 def main() -> None:
-    """Whatever libraries print goes to stderr; stdout has the answer alone."""
+    """Prints the answer on stdout; whatever libraries print goes to stderr."""
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     job = Job(**json.loads(sys.argv[1]))
     if job.device == "cpu":
-        bind(job.threads)  # before any library starts threads, which have the cores of their start
+        bind(job.threads)  # before any library starts threads, which keep the cores that they start with
     import torch
 
     from aemodels.config import UserError

@@ -1,4 +1,4 @@
-"""A measurement is a process of its own: what it is asked, and what it answers."""
+"""Runs each measurement in a process of its own; a job is what it is asked."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = 3600  # seconds after which a process counts as hung
 SLOWER = "training goes on without it, slower"  # the project's own warning where no graph can be made
-TAIL = 20  # lines of its messages that are kept of a failed one
+TAIL = 20  # last lines of a failed process's messages that are kept
 
 Measured = dict[str, Any]  # a process's answer: numbers, and lists of them
 
 
 class Job(NamedTuple):
-    """What a process is asked."""
+    """A job is what a process is asked to measure."""
 
-    work: str  # what is measured; one module of contenders/ each
+    work: str  # the kind of work, each of which is a module of contenders/
     contender: str
     device: str  # cpu or cuda
     threads: int
     seed: int
     data: dict[str, Any]  # PreparedData of MNIST, as JSON has it
-    settings: dict[str, Any]  # of the work: sizes, mostly
+    settings: dict[str, Any]  # settings of the work, mostly sizes
 
 
 class FailedError(Exception):
-    """A process ended without an answer."""
+    """A process has ended without an answer."""
 
 
 def run_job(job: Job) -> Measured:
-    """The answer of a new process, with the seconds that the whole process took.
+    """Starts a process, and returns its answer with the seconds that the whole process took.
 
     Raises:
         FailedError: it ended without one.
     """
     command = [sys.executable, "-m", "benchmarks.contender", json.dumps(job._asdict())]
-    environment = {**os.environ, "AEMODELS_DEVICE": job.device}  # and nothing else: alike for all
+    environment = {**os.environ, "AEMODELS_DEVICE": job.device}  # no other changes, so that it is alike for all
     load, started = os.getloadavg()[0], time.perf_counter()
     try:
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LONGEST)

@@ -1,7 +1,7 @@
-"""Two workers of one thread each against one, on the same search in the same database: python -m benchmarks.joined.
+"""Measures how much faster two processes of one thread each end a search than one: python -m benchmarks.joined.
 
-OPTUNA_STORAGE names the database; AEMODELS_DATA the folder with MNIST. Each worker is a whole `aemodels tune`, from the
-start of its process to its result, on a core of its own. One alone and two together take turns.
+OPTUNA_STORAGE names the database, and AEMODELS_DATA the folder with MNIST. Each process is a whole `aemodels tune`,
+from its start to its result, on a core of its own. One alone and two together take turns.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _search(store: Path, cores: Sequence[int], changes: Sequence[str]) -> float:
-    """Seconds until the last of the workers has ended; the same settings make a new study when they are done."""
+    """Returns the seconds until the last process has ended; the same settings then make a new study the next time."""
     command = ["tune", *SEARCH, *changes, "--json"]
     environment = os.environ | {"AEMODELS_STORE": str(store), "OMP_NUM_THREADS": "1"}
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The file of a run: the machine, the versions, every measurement, and what follows from them."""
+"""Writes and reads the file of a run: the machine, the versions, every measurement, and what follows from them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Result = dict[str, Any]
 
 
 def new(about: Result, arguments: Sequence[str]) -> Result:
-    """A run that has no rows yet, of a command with these arguments."""
+    """Returns the result of a run that has no rows yet, of a command with these arguments."""
     own = argparse.ArgumentParser(add_help=False)
-    own.add_argument("--out")  # a path of this machine, which measures nothing
+    own.add_argument("--out")  # it is left out: a path of this machine, on which no number depends
     _, measuring = own.parse_known_args(arguments)
     return {
         **origin(measuring),
@@ -38,7 +38,7 @@ def new(about: Result, arguments: Sequence[str]) -> Result:
 
 
 def origin(arguments: Sequence[str], module: str = "benchmarks") -> Result:
-    """When it was asked for, with which command, at which commit."""
+    """Returns the time, the command and the commit of a run."""
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": ["python", "-m", module, *arguments],
@@ -47,7 +47,7 @@ def origin(arguments: Sequence[str], module: str = "benchmarks") -> Result:
 
 
 def row_result(row: Row, repeats: Sequence[Repeat], skipped: dict[str, str], failed: dict[str, str]) -> Result:
-    """What a row came to."""
+    """Returns what a row came to: summary, ratios, findings and every measurement."""
     runs = [
         {"turn": turn, "contender": name, **measured}
         for turn, repeat in enumerate(repeats, start=1)
@@ -71,11 +71,11 @@ def row_result(row: Row, repeats: Sequence[Repeat], skipped: dict[str, str], fai
 
 
 def add_shares(result: Result) -> None:
-    """How much of the machine's own matrix product a training reaches."""
+    """Adds to each training how much of the machine's own matrix product it reaches."""
     machine = result["rows"].get("matmul", {})
     if not machine.get("runs"):
         return
-    peak = machine["summary"]["matmul"]["max"]  # of the turns: what the machine can do when it is left alone
+    peak = machine["summary"]["matmul"]["max"]  # the best turn shows what the machine can do when it is left alone
     for preset, flops in machine["runs"][0]["flops_per_image"].items():
         row = result["rows"].get(preset)
         if row is not None:
@@ -87,7 +87,7 @@ def add_shares(result: Result) -> None:
 
 
 def free_file(result: Result) -> Path:
-    """benchmarks/results/<hardware>-<date>.json; another run of the same day gets a number."""
+    """Returns benchmarks/results/<hardware>-<date>.json; another run of the same day gets a number."""
     hardware = result["hardware"]
     name = hardware.get("gpu") or f"{hardware['cpu']} {hardware['cores']} cores"
     slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\([^)]*\)", "", name).lower()).strip("-")
@@ -97,7 +97,7 @@ def free_file(result: Result) -> Path:
 
 
 def write(file: Path, result: Result) -> None:
-    """After every row, so that an interrupted run keeps what it has."""
+    """Writes the file whole; it is called after every row, so that an interrupted run keeps what it has."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps(result, indent=1) + "\n")
@@ -105,10 +105,10 @@ def write(file: Path, result: Result) -> None:
 
 
 def read(file: Path) -> Result:
-    """An earlier run.
+    """Reads the result of an earlier run.
 
     Raises:
-        ValueError: the file is none.
+        ValueError: the file holds no such result.
     """
     result: Result = json.loads(file.read_text())
     if not isinstance(result, dict) or not {"hardware", "versions", "rows"} <= result.keys():
@@ -117,7 +117,7 @@ def read(file: Path) -> Result:
 
 
 def _commit() -> str:
-    """The checkout's; "" without git."""
+    """Returns the checkout's commit; "" without git."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

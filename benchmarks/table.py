@@ -1,5 +1,6 @@
-"""A run as a markdown table: a line per row, this project's number, each peer's with the ratio, what makes the work
-the same.
+"""Shows a run as a markdown table with a line per row.
+
+A line has this project's number, each peer's with the ratio, and what shows that both did the same work.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ HEAD = "| measured | aemodels | others, and how many times faster aemodels is | 
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The table, with a line on the machine below it."""
+    """Returns the table, with a line on the machine below it."""
     rows = {name: row for name, row in result["rows"].items() if row["summary"] and name != "matmul"}
     lines = [line for name, row in rows.items() for line in (_start_up(row) if name == "start-up" else [_line(row)])]
     return "\n".join([HEAD, *lines, "", _foot(result)])
 
 
 def short(measured: dict[str, Any]) -> str:
-    """A measurement on a line, for whoever waits."""
+    """Returns a measurement in one line, for a person who waits."""
     parts = [f"{measured['images_per_second']:,.0f} images/s"] if "images_per_second" in measured else []
     parts += [f"{measured['seconds']:.2f} s"] if measured.get("seconds") else []
     parts += [f"{measured['flops_per_second'] / 1e9:,.0f} GFLOP/s"] if "flops_per_second" in measured else []
@@ -39,13 +40,13 @@ def short(measured: dict[str, Any]) -> str:
 
 
 def gist(message: str) -> str:
-    """The line of a traceback that says what happened."""
+    """Returns the line of a traceback that says what happened."""
     lines = [line for line in message.splitlines() if line and not line.startswith(" ")]
     return lines[-1] if lines else message
 
 
 def _line(row: dict[str, Any]) -> str:
-    """One row of the table."""
+    """Returns one row of the table."""
     if "share" in row["findings"]:
         return _share_line(row)
     ours, *variants = row["ours"]
@@ -72,13 +73,13 @@ def _ratio(row: dict[str, Any], peer: str) -> str:
 
 
 def _spread(ratio: dict[str, float]) -> str:
-    """The median of the turns' ratios, between the smallest and the largest."""
+    """Returns the median of the turns' ratios, with the smallest and the largest."""
     low, middle, high = (f"{ratio[key]:.2f}" for key in ("min", "median", "max"))
     return f"{middle}x" if low == high else f"{middle}x, {low} to {high}"
 
 
 def _note(findings: dict[str, Any]) -> str:
-    """What shows that the work was the same."""
+    """Returns what shows that all did the same work."""
     parts = []
     for key, text in {
         "test_bound": "test bound {} nats",
@@ -103,7 +104,7 @@ def _note(findings: dict[str, Any]) -> str:
 
 
 def _agreement(findings: dict[str, Any]) -> str:
-    """Whether two searches came to the same objectives."""
+    """Says whether two searches came to the same objectives."""
     apart = [
         f"{NAMES.get(name, '')} {found['root_mean_square']:.1%} ({found['mean']:+.1%} on average)".strip()
         for name, found in findings["difference"].items()
@@ -127,7 +128,7 @@ def _share_line(row: dict[str, Any]) -> str:
 
 
 def _start_up(row: dict[str, Any]) -> list[str]:
-    """A line per command; the imports of the libraries beside it."""
+    """Returns a line for each command, the first of which shows the imports of libraries too."""
     own = [name for name in row["summary"] if not name.startswith("import")]
     imports = ", ".join(f"`{name}` {_number(row, name)}" for name in row["summary"] if name not in own)
     return [
@@ -136,7 +137,7 @@ def _start_up(row: dict[str, Any]) -> list[str]:
 
 
 def _foot(result: dict[str, Any]) -> str:
-    """Machine, versions, how far the numbers of a row lie apart."""
+    """Returns the line below the table: machine, versions, and how far the numbers of a row lie apart."""
     hardware, versions = result["hardware"], result["versions"]
     parts = [hardware["gpu"]] if "gpu" in hardware else []
     parts += [f"{hardware['cpu']}, {result['threads']} threads"]

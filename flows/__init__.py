@@ -1,1 +1,1 @@
-"""The outermost layer: Prefect flows and the command line."""
+"""Runs the steps of the library as Prefect flows and as commands; it is the outermost layer of the project."""

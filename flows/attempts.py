@@ -1,4 +1,4 @@
-"""Attempts of a flow run: one works at a time, and what was killed ends on Prefect's pages too."""
+"""Lets one attempt of a flow run work at a time, and ends killed runs on Prefect's pages."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from flows.leftovers import attempts_folder, remove_unheld_locks
 
 P = ParamSpec("P")
 R = TypeVar("R")
-PROCESS = "process:"  # what the tag begins with that names the process of a command's flow run
+PROCESS = "process:"  # the beginning of the tag that names the process of a command's flow run
 
 
 def run_here(flow: Flow[P, R], *arguments: P.args, **named: P.kwargs) -> R:
-    """Runs a flow in this process, and first ends on Prefect's pages those whose processes were killed.
+    """Runs a flow in this process, after it has ended the runs on Prefect's pages whose processes were killed.
 
     Prefect's server notices the death of a worker's processes, and not that of a command.
     """
     try:
         _end_killed_runs()
-    except Exception as error:  # the pages alone would be wrong
+    except Exception as error:  # then only the pages are wrong
         logging.getLogger(__name__).warning("killed runs on Prefect's pages were not ended: %r", error)
     with tags(f"{PROCESS}{own_name()}"):
         return flow(*arguments, **named)
 
 
 def asker() -> str:
-    """Who gets what this flow run comes to: the command that waits for it, or the same run when it starts again."""
+    """Returns who gets this flow run's result: the command that waits for it, or the same run when it starts again."""
     by_command = any(tag.startswith(PROCESS) for tag in flow_run.tags)
     return COMMAND if by_command else str(flow_run.id)
 
@@ -63,16 +63,17 @@ def _end_killed_runs() -> None:
 
 @contextmanager
 def only_attempt() -> Iterator[None]:
-    """Of a flow run's attempts one works at a time on this store.
+    """Lets one attempt of a flow run at a time work on this store.
 
-    Prefect's server, back after more than a minute, takes what it has not heard of for dead and starts it again. The
-    new attempt waits here until the first, which lives, has noticed, and goes on where it was.
+    When Prefect's server was away for more than a minute, it takes runs that it has not heard of for dead, and starts
+    them again. The new attempt waits here until the first one, which still lives, has noticed and ended; then it goes
+    on from there.
     """
     place = attempts_folder()
     place.mkdir(parents=True, exist_ok=True)
     path = place / f"{flow_run.id}.lock"
     remove_unheld_locks(place, path)
-    with FileLock(path, thread_local=False, is_singleton=True) as lock:  # a flow may hold it around its steps
+    with FileLock(path, thread_local=False, is_singleton=True) as lock:  # a flow may hold it already around its steps
         with for_show():
             stop_if_started_again()
             if flow_run.run_count > 1:
@@ -85,8 +86,8 @@ def only_attempt() -> Iterator[None]:
 
 
 def stop_if_started_again() -> None:
-    """Ends this attempt where another one has begun; Prefect takes `Abort` as its own word and changes no state."""
-    if deployment.id is None:  # Prefect starts no such run again; and one that was paused has a higher count
+    """Ends this attempt if another one has begun; it raises `Abort`, on which Prefect changes no state."""
+    if deployment.id is None:  # Prefect starts no such run again, and one that was paused has a higher count too
         return
     with get_client(sync_client=True) as client:
         begun = client.read_flow_run(UUID(flow_run.id)).run_count
@@ -95,10 +96,10 @@ def stop_if_started_again() -> None:
 
 
 def _end_tasks(run_id: UUID, but: str | None = None) -> None:
-    """Ends the tasks of a killed attempt, which nobody else does: of a run one task works at a time.
+    """Ends the tasks of a killed attempt, which nobody else does; only one task of a run works at a time.
 
     Args:
-        but: the task that works now.
+        but: the id of the task that works now, which goes on.
     """
     of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
     with get_client(sync_client=True) as client:
@@ -113,7 +114,10 @@ def _killed() -> State[Any]:
 
 @contextmanager
 def for_show() -> Iterator[None]:
-    """Where Prefect's server is away: what only adds to its pages must not end a training, nor make it run again."""
+    """Turns errors within the block into warnings, if all it does is add to Prefect's pages.
+
+    Where Prefect's server is away, that must not end a training, nor make it run again.
+    """
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Compare systems on the same images, with the same seeds and budget."""
+"""Runs a comparison as a flow: several systems on the same images, with the same seeds and budget."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flows.tasks import device_slot, follow, passed, step_task
 
 @step_task("compare")
 def compare_systems(comparison: ComparisonConfig, data: PreparedData, command: str, asker: str) -> Compared:
-    """All systems are one task; a retry goes on with the system that was being trained."""
+    """Trains and judges all systems in one task; a retry goes on with the system that was being trained."""
     with device_slot():
         compared = follow(step.compare(comparison, data, command, asker))
     create_markdown_artifact((compared.folder / "table.md").read_text(encoding="utf-8"), key="comparison-table")
@@ -29,10 +29,10 @@ def compare_systems(comparison: ComparisonConfig, data: PreparedData, command: s
 
 @flow(name="compare")
 def compare(comparison: ComparisonConfig, command: str = "") -> Compared:
-    """Trains and judges every system with every seed; one table and one picture.
+    """Trains and judges every system with every seed, and shows them in one table and one picture.
 
     Args:
-        command: that was given on a command line, for the table; "" for a deployment.
+        command: the command that a person gave, which the table quotes; "" for a deployment.
     """
     passed(step.check, comparison)
     first = next(iter(comparison.settings.values()))

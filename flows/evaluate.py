@@ -1,4 +1,4 @@
-"""Judge a model that is there already."""
+"""Runs an evaluation as a flow: it judges a trained model again."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ def evaluate_model(model: str, changes: dict[str, Any]) -> Evaluated:
 
 @flow(name="evaluate")
 def evaluate(model: Reference, changes: dict[str, Any] | None = None) -> Evaluated:
-    """Judges NAME@ALIAS, NAME/VERSION or a run's folder on the images it was made for, or on others."""
+    """Judges a model (NAME@ALIAS, NAME/VERSION or a run's folder) on the images it was made for, or on others."""
     return evaluate_model(model, changes or {})

@@ -1,4 +1,4 @@
-"""Processes and locks that a killed command left behind: the next command removes them.
+"""Removes the processes and locks that killed commands have left behind; every command does so at its start.
 
 Prefect's temporary server outlives a command that was killed. Every process that a command starts carries the
 command's name in its environment, so that it is known whose it was.
@@ -18,17 +18,17 @@ from aemodels.runtime.environment import store_folder
 from aemodels.runtime.process_names import is_gone, own_name
 
 MARK = "AEMODELS_COMMAND"  # the variable that names the command which started a process
-PATIENCE = 5.0  # seconds until what does not end is killed
+PATIENCE = 5.0  # seconds until a process that does not end by itself is killed
 
 
 def mark_own() -> None:
-    """Names this command to all processes that it will start."""
+    """Puts this command's name into the environment of all processes that it will start."""
     os.environ[MARK] = own_name()
 
 
 @contextmanager
 def outliving() -> Iterator[None]:
-    """Lets what the block starts live on when this command has ended, such as a browser."""
+    """Lets processes that the block starts, such as a browser, live on when this command has ended."""
     name = os.environ.pop(MARK, None)
     try:
         yield
@@ -38,7 +38,7 @@ def outliving() -> Iterator[None]:
 
 
 def end_leftovers() -> None:
-    """Ends what killed commands of this user left, and waits for its end."""
+    """Ends the processes that killed commands of this user have left, and removes their locks."""
     left = [process for process in psutil.process_iter() if _is_left(process)]
     for process in left:
         _quietly(process.terminate)
@@ -54,10 +54,10 @@ def attempts_folder() -> Path:
 
 
 def remove_unheld_locks(place: Path, own: Path | None = None) -> None:
-    """Removes the locks of attempts that were killed; under the lock, so that none is removed which somebody holds.
+    """Removes the locks of attempts that were killed; it takes each lock first, and so removes none that is held.
 
     Args:
-        own: one to keep.
+        own: a lock to keep.
     """
     for path in place.glob("*.lock"):
         if path != own:
@@ -69,7 +69,7 @@ def _is_left(process: psutil.Process) -> bool:
     try:
         ours: bool = process.uids().real == os.getuid() and process.pid != os.getpid()
         return ours and is_gone(process.environ().get(MARK, ""))
-    except (psutil.Error, OSError):  # it has just ended, or is not ours to look at
+    except (psutil.Error, OSError):  # it has just ended, or we may not look at it
         return False
 
 

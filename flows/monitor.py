@@ -1,4 +1,4 @@
-"""Check new images against those that the champion was made for."""
+"""Runs a check as a flow: whether new images are still like those that the champion was made for."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ def check_images(name: str, folders: list[Path], monitoring: MonitoringConfig) -
 
 @flow(name="monitor")
 def monitor(name: str, folders: list[Path], monitoring: MonitoringConfig | None = None) -> Monitored | None:
-    """Compares new images with the test images, as the champion sees them; an alarm is an event.
+    """Compares new images with the test images, as the champion sees them, and sends an event if there is an alarm.
 
     Args:
-        name: of a registered model.
-        folders: of the new images, below AEMODELS_DATA unless absolute; nothing is done while they are empty.
+        name: the name of a registered model.
+        folders: the folders of the new images, below AEMODELS_DATA unless absolute; nothing is done while they are
+            empty.
     """
     places = [data_root() / folder.expanduser() for folder in folders]
     filled = [path for path in places if has_images(path)]
@@ -50,7 +51,11 @@ def monitor(name: str, folders: list[Path], monitoring: MonitoringConfig | None 
 
 @step_task("alarm")
 def raise_alarm(monitored: Monitored) -> None:
-    """At every check; but a champion starts one pipeline, and another one when there are twice as many images."""
+    """Sends an event for the alarm, and a second one that starts a pipeline.
+
+    Every check with an alarm sends the first one. The second one is sent once for a champion, and again only when
+    there are twice as many images.
+    """
     about = monitored.model_dump(mode="json", include={"model", "version", "images", "reasons", "url"})
     announce(DRIFT, monitored.model, about)
     if monitored.retraining is not None and not monitored.repeated:

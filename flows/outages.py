@@ -1,4 +1,4 @@
-"""Prefect's server is away."""
+"""Tells whether an error means that Prefect's server is away."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from aemodels.runtime.outages import causes
 
 
 def is_away(error: object) -> bool:
-    """Whether Prefect's server did not answer, or only said that it cannot now."""
+    """Tells whether Prefect's server did not answer, or answered that it cannot now."""
     return any(
         isinstance(cause, httpx.TransportError)
         or (isinstance(cause, httpx.HTTPStatusError) and cause.response.is_server_error)

@@ -1,4 +1,4 @@
-"""What a flow shows on Prefect's pages: artifacts and events."""
+"""Shows on Prefect's pages what a flow does and finds, as artifacts and events."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PUBLISH_SECONDS = 5.0  # between two updates of a progress artifact
 
 
 class Published:
-    """Progress on Prefect's pages: an artifact per piece of work, updated now and then."""
+    """Shows progress on Prefect's pages: an artifact for each piece of work, which is updated every few seconds."""
 
     def __init__(self) -> None:
         self.artifacts: dict[str, UUID] = {}
@@ -44,7 +44,8 @@ class Published:
             return
         self.last = now
         share = 100 * report.done / report.total
-        with for_show(), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):  # where it is away, on with the work
+        # without retries, so that the work goes on at once where the server is away
+        with for_show(), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
             stop_if_started_again()
             if report.work not in self.artifacts and not ended:
                 self.artifacts[report.work] = create_progress_artifact(share, description=report.work)  # type: ignore[assignment]
@@ -53,7 +54,7 @@ class Published:
 
 
 def publish_metrics(key: str, metrics: Mapping[str, float | str], url: str) -> None:
-    """A table of metrics and a link to the run in MLflow."""
+    """Shows a table of metrics, and a link to the run in MLflow."""
     rows = [{"metric": name, "value": terminal.text(value)} for name, value in metrics.items()]
     with for_show():
         create_table_artifact(rows, key=f"{key}-metrics")
@@ -61,19 +62,19 @@ def publish_metrics(key: str, metrics: Mapping[str, float | str], url: str) -> N
 
 
 def publish_picture(key: str, picture: Path) -> None:
-    """A picture, carried by the artifact itself: no other server has to be reachable."""
+    """Shows a picture, which the artifact itself holds, so that no other server has to be reachable."""
     with for_show():
         create_image_artifact(picture_as_text(picture), key=f"{key}-{picture.stem}")
 
 
 def announce(event: str, name: str, payload: dict[str, Any]) -> None:
-    """An event about a registered model, for whatever waits for it.
+    """Sends an event about a registered model, which can start deployments.
 
-    Prefect's client drops events that it cannot send, without a word: so the server is asked first, and a task that
-    fails here is tried again.
+    Prefect's client says nothing when it drops events that it cannot send. So the server is asked first, and a task
+    that fails here is tried again.
 
     Raises:
-        UnreachableError: it does not answer.
+        UnreachableError: the server does not answer.
     """
     with get_client(sync_client=True) as client:
         try:
@@ -85,5 +86,5 @@ def announce(event: str, name: str, payload: dict[str, Any]) -> None:
 
 
 def picture_as_text(picture: Path) -> str:
-    """An address that is the picture itself."""
+    """Returns an address, data:image/png;base64,..., that holds the picture itself."""
     return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"

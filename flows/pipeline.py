@@ -1,4 +1,4 @@
-"""The main job: images in, a registered and promoted model out."""
+"""Runs the whole pipeline as a flow: it takes images and makes a registered model, which may become the champion."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ R = TypeVar("R", bound=Result)
 
 @looking_task("look for the same")
 def done_before(settings: Settings, data: PreparedData) -> Finished | None:
-    """Finds what an earlier pipeline, on whatever machine, has made of the same images and settings."""
+    """Looks up what an earlier pipeline, on any machine, has made of the same images and settings."""
     return None if settings.registry.repeat else step.find(settings, data)
 
 
@@ -44,12 +44,12 @@ def keep(settings: Settings, finished: Finished) -> None:
 
 @flow(name="pipeline")
 def pipeline(settings: Settings, data: DataConfig | None = None) -> Finished:
-    """Prepares the images, searches the settings, trains the best, judges and registers it; the gate decides.
+    """Prepares the images, searches the settings, trains, judges and registers the best model; the gate decides.
 
-    What the same images and settings have given before is not done again, unless `registry.repeat` asks for it.
+    Nothing is searched or trained if the same images and settings were before, unless `registry.repeat` asks for it.
 
     Args:
-        data: other images than those of the settings: after a drift the old and the new ones together.
+        data: images to use in place of those of the settings, such as the old and the new ones together after a drift.
     """
     if data is not None:
         settings = settings.override({"data": data.model_dump(mode="json")})
@@ -100,7 +100,7 @@ def _tell(finished: Finished) -> Finished:
 
 
 def _once(folder: RunFolder, key: str, kind: type[R], work: Callable[[], R]) -> R:
-    """The result of a stage; a pipeline that was killed after it finds it noted."""
+    """Returns the result of a stage, which is noted in the folder, so that a killed pipeline does no stage twice."""
     known = folder.notes().get(key)
     if known is not None:
         return kind.model_validate(known)

@@ -1,4 +1,4 @@
-"""Prepare the images, and the network whose features judge generated ones."""
+"""Runs the preparation as a flow: the images, and the network whose features judge generated images."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def prepare_data(settings: Settings) -> PreparedData:
 
 @flow(name="prepare")
 def prepare(settings: Settings) -> PreparedData:
-    """Decodes the images once and splits them; the same images and settings are found prepared."""
+    """Decodes the images once and splits them; it finds them prepared if the images and settings are the same."""
     return prepare_data(settings)

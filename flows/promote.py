@@ -1,4 +1,4 @@
-"""Let the gate, and a person if wanted, decide whether a challenger becomes the champion; go back to the one before."""
+"""Decides as flows which version is the champion: by the gate, by a person, or by a rollback."""
 
 from __future__ import annotations
 
@@ -28,23 +28,24 @@ from flows.prepare import prepare_data
 from flows.tasks import alone, device_slot, follow, remember, step_task
 
 PROMOTED, ROLLED_BACK = "aemodels.promoted", "aemodels.rolled-back"  # events; a deployment can be triggered by them
-PREDECESSOR = "predecessor"  # of the champion; no alias
+PREDECESSOR = "predecessor"  # stands for the version before the champion; it is no alias of the registry
 UNASKED = "what it declines is put to nobody"
-PATIENCE = 7 * 24 * 3600  # seconds that a person has
+PATIENCE = 7 * 24 * 3600  # seconds that a person has to decide
 
 
 class Approval(RunInput):
-    """The form on Prefect's page of a run that waits."""
+    """An approval is the form on Prefect's page of a run that waits for a person."""
 
     approve: bool
-    # as of `Review`: Prefect refuses others while the run still waits
+    # the lengths are those of `Review`, so that Prefect refuses other texts while the run still waits
     name: str = Field(min_length=1, max_length=LONGEST_NAME)
     reason: str = Field(min_length=1, max_length=LONGEST_REASON)
 
 
 @step_task("promote")
 def pass_gate(settings: Settings, data: PreparedData, version: ModelVersion, review: Review | None = None) -> Promotion:
-    # the device first, for which one may wait for hours: a champion that other images judged is measured again
+    # The device comes first, as a run may wait for it for hours. It is needed because a champion that was judged on
+    # other images is measured again.
     with device_slot(), _gate(version.name):
         promotion = follow(step.promote(settings, data, version, review))
     publish_metrics("gate", promotion.numbers, promotion.url)
@@ -66,8 +67,8 @@ def promote(settings: Settings, version: int | None = None, approval: bool = Fal
     """Compares a version (the challenger, if none is given) with the champion on the same test images.
 
     Args:
-        approval: what the gate allows waits for a person, who resumes the run on its page with a form that shows both
-            models, as the artifact `comparison` does. A person cannot allow what the gate declines.
+        approval: whether a person has to approve what the gate allows. The person resumes the run on its page with a
+            form that shows both models, as the artifact `comparison` does, and cannot allow what the gate declines.
     """
     asked = find_version(settings.registered_name, version or CHALLENGER)
     remember(version=asked.version)
@@ -86,14 +87,14 @@ def promote(settings: Settings, version: int | None = None, approval: bool = Fal
 
 @step_task("find")
 def find_version(name: str, wanted: int | str) -> ModelVersion:
-    """A version by its number, an alias, or PREDECESSOR: the one that a rollback goes back to."""
+    """Looks up a version by its number, an alias, or PREDECESSOR, the one that a rollback goes back to."""
     store = open_store()
     return get(store, name, registry.predecessor(store, name) if wanted == PREDECESSOR else wanted).version
 
 
 @step_task("crown")
 def crown(version: ModelVersion, back: bool, reason: str, by: str) -> None:
-    """Makes a version the champion because a person wants it, and tells so where it was not."""
+    """Makes a version the champion because a person wants it, and sends an event if it was not the champion before."""
     store = open_store()
     with _gate(version.name):
         before = catalog.champion(store, version.name)
@@ -105,7 +106,7 @@ def crown(version: ModelVersion, back: bool, reason: str, by: str) -> None:
 
 @flow(name="choose")
 def choose(name: str, version: int, reason: str = "", by: str = "") -> int:
-    """Makes a version of a registered model the champion, whatever the gate says; its version.
+    """Makes a version of a registered model the champion, whatever the gate says, and returns its number.
 
     Args:
         reason: why; it is kept with the version.
@@ -117,7 +118,7 @@ def choose(name: str, version: int, reason: str = "", by: str = "") -> int:
 
 @flow(name="rollback")
 def rollback(name: str, version: int | None = None, reason: str = "", by: str = "") -> int:
-    """Makes the previous champion of a registered model (or the version that is given) the champion; its version.
+    """Makes the previous champion (or the version that is given) the champion again, and returns its number.
 
     Args:
         reason: why; it is kept with the version.
@@ -130,12 +131,12 @@ def rollback(name: str, version: int | None = None, reason: str = "", by: str = 
 
 
 def _gate(name: str) -> AbstractContextManager[None]:
-    """Whoever decides which version of a model is the champion, on whatever machine, does so alone."""
+    """Lets one run at a time, on whatever machine, decide which version of a model is the champion."""
     return alone(f"gate-{name}")
 
 
 def _repeated() -> bool:
-    """Whether this was begun before, and may have ended before it told."""
+    """Tells whether the flow or task was begun before, and may have been killed before it sent its event."""
     return bool(flow_run.run_count > 1 or task_run.run_count > 1)
 
 
@@ -144,7 +145,7 @@ def _tell(event: str, name: str, version: int, reason: str) -> None:
 
 
 def _side_by_side(comparison: Comparison) -> str:
-    """Samples of both models, drawn from the same noise, and all metrics; narrow, as Prefect's form is."""
+    """Returns samples of both models from the same noise, and all metrics, as markdown for Prefect's narrow form."""
     titles = {role: f"{role} {number}" for role, number in comparison.versions.items()}
     samples = [
         f"Samples, {titles[role]}:\n\n![{role}]({picture_as_text(picture)})"

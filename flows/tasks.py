@@ -1,4 +1,4 @@
-"""What every flow shares: following a step, when a retry can help, the GPU slot, and what Prefect's pages show."""
+"""Runs steps as Prefect tasks: follows them, tries them again where that can help, and takes turns on a GPU."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ S = TypeVar("S")
 T = TypeVar("T")
 DELAYS = [10.0, 60.0, 300.0] + 6 * [600.0]  # seconds before each retry: a server may be away for an hour
 RETRIES = len(DELAYS)
-RETRIES_OF_OTHERS = 2  # of what fails for another reason than a server that is away
+RETRIES_OF_OTHERS = 2  # retries of a task that fails for another reason than a server that is away
 SILENCE = 5.0  # seconds that a run waits for its turn before it says so
 PATIENCE = 3600.0  # seconds that `alone` waits for others: what they do takes minutes
-LEASE = 60.0  # seconds until Prefect frees what a killed process has held; less it does not take
+LEASE = 60.0  # seconds until Prefect frees a slot that a killed process has held; Prefect allows no fewer
 
 
 def worth_retrying(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """A server or disk may come back; what a person has to mend, and a training that diverged, will not."""
+    """Tells whether a failed task is tried again: a server or disk may come back, a mistake or divergence stays."""
     error = state.result(raise_on_failure=False)
     if is_outage(error) or is_away(error):
         terminal.say(f"an outage, tried again up to {RETRIES} times within an hour: {without_secrets(str(error))}")
@@ -52,8 +52,9 @@ def worth_retrying(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bo
 
 
 def step_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Makes a function that runs a step a task: tried again where that can help, its result kept for a flow run that
-    starts again.
+    """Makes a task of a function that runs a step: it is tried again where that can help, and its result is kept.
+
+    A flow run that starts again takes the kept result.
     """
     return task(
         name=name,
@@ -65,7 +66,7 @@ def step_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
 
 
 def looking_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Makes a function that looks something up a task: tried again where that can help, never remembered."""
+    """Makes a task of a function that looks something up: it is tried again where that can help, and never kept."""
     return task(
         name=name,
         retries=RETRIES,
@@ -77,13 +78,13 @@ def looking_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
 
 @looking_task("check")
 def passed(check: Callable[[S], None], settings: S) -> None:
-    """A step's check, as a task: a server that is away at the scheduled hour may be back soon."""
+    """Runs a step's check as a task, since a server that is away at the scheduled hour may be back soon."""
     with at_path():
         check(settings)
 
 
 def follow(steps: Steps[T]) -> T:
-    """Runs a step to its end: logged, published as a progress artifact, and drawn where a person watches."""
+    """Runs a step to its end, and shows its progress in the log, on Prefect's pages, and to a person who watches."""
     published = Published()
     drawn = terminal.current.get()
 
@@ -98,7 +99,7 @@ def follow(steps: Steps[T]) -> T:
 
 @contextmanager
 def device_slot() -> Iterator[None]:
-    """The GPU of this process for itself, where `make deploy` has set up such a limit."""
+    """Gives the block the GPU of this process for itself, where `make deploy` has set up such a limit."""
     device = best_device()
     with nullcontext() if device.type == "cpu" else _held(gpu_limit(device.index or 0), None):
         yield
@@ -111,10 +112,10 @@ def gpu_limit(index: int) -> str:
 
 @contextmanager
 def alone(name: str) -> Iterator[None]:
-    """What is done under that name, on whatever machine, is done one after the other.
+    """Lets one block of that name at a time run, on all machines together.
 
-    Where Prefect's server is away for a while in the middle of it, another machine may begin all the same: what is
-    decided looks once more at what it was decided on.
+    Where Prefect's server is away for a while in the middle of a block, another machine may begin all the same. So a
+    block that decides something has to look once more at what it was decided on.
 
     Raises:
         UserError: the others did not come to an end.
@@ -135,10 +136,10 @@ def alone(name: str) -> Iterator[None]:
 
 @contextmanager
 def _held(name: str, patience: float | None) -> Iterator[None]:
-    """A slot of a limit of Prefect's; who has to wait for it says so.
+    """Takes a slot of one of Prefect's limits for the block, and says so if it has to wait for it.
 
-    A server that Prefect starts for one command knows of no other machine, and forgets at its end who holds a limit:
-    there what runs on this machine is kept apart by locks alone.
+    A server that Prefect starts for one command knows of no other machine, and forgets at its end who holds a limit.
+    There only locks keep apart what runs on this machine.
 
     Args:
         patience: seconds to wait, or None for as long as it takes.
@@ -164,7 +165,10 @@ def _tell_that_it_waits(name: str) -> None:
 
 @looking_task("remember")
 def remember(**parameters: Any) -> None:
-    """Writes into a run's parameters what it found out: started again, after a crash or approval, it does the same."""
+    """Writes what a run found out into its parameters, so that it does the same when it is started again.
+
+    It is started again after a crash or an approval.
+    """
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(UUID(flow_run.id))
         client.update_flow_run(run.id, parameters=run.parameters | parameters)

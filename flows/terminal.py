@@ -1,4 +1,4 @@
-"""What a person sees: bars on standard error while work goes on, tables on standard output at its end.
+"""Prints what a person sees: bars on standard error while work goes on, and tables on standard output at its end.
 
 With `--json` standard output holds nothing but the JSON. Whatever is printed is printed here, as it is: texts come from
 outside, and `[red]` in a file's name is no colour.
@@ -29,7 +29,7 @@ LINE_SECONDS = 15.0  # between two lines on a pipe while a piece of work goes on
 
 
 class Bars:
-    """One bar per piece of work; on a pipe, a line now and then."""
+    """Draws a bar for each piece of work; on a pipe, it prints a line every few seconds instead."""
 
     def __init__(self, console: Console) -> None:
         columns = (
@@ -58,7 +58,7 @@ class Bars:
             del self.tasks[report.work]
 
     def _print_line(self, report: Report) -> None:
-        """On a pipe: the end of a work, a note at its start, and now and then how far it is."""
+        """Prints on a pipe the end of a work, a note at its start, and now and then how far it is."""
         now, ended, started = (
             time.monotonic(),
             report.done >= report.total,
@@ -79,7 +79,7 @@ current: ContextVar[Bars | None] = ContextVar("bars", default=None)
 
 @contextmanager
 def bars() -> Iterator[Bars]:
-    """Draws what is followed inside the block, also by flows that run in this process."""
+    """Draws the progress of steps within the block, also of flows that run in this process."""
     drawn = Bars(_console(stderr=True))
     token = current.set(drawn)
     try:
@@ -90,7 +90,7 @@ def bars() -> Iterator[Bars]:
 
 
 def say(text: str) -> None:
-    """Something that a person who watches should know at once."""
+    """Prints something that a person who watches should know at once."""
     if drawn := current.get():
         drawn.console.print(visible(text, keep="\n"), soft_wrap=True)
 
@@ -116,7 +116,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 def facts(rows: Mapping[str, object]) -> None:
     """Prints names and values; values that are links or paths stay whole, so that they can be clicked and copied.
 
-    What is a list stands below its name, line by line.
+    A list stands below its name, with a line for each value.
     """
     width = max(map(len, rows), default=0)
     for name, value in rows.items():
@@ -137,7 +137,7 @@ def as_json(value: object) -> None:
 
 
 def text(value: object) -> str:
-    """A value as a person reads it, on one line: four digits of a number, a moment in the local time zone."""
+    """Writes a value as a person reads it, on one line: four digits of a number, a moment in the local time zone."""
     if value is None:
         return "-"
     if isinstance(value, float):
@@ -156,7 +156,7 @@ def _plain(value: object) -> Any:
 
 
 def wide() -> bool:
-    """Whether there is room for more than the most important columns."""
+    """Tells whether there is room for more than the most important columns."""
     return _out().width >= 110
 
 
@@ -166,5 +166,5 @@ def _out() -> Console:
 
 
 def _console(stderr: bool = False, width: int | None = None) -> Console:
-    """Reads no markup, no `:smile:` and no numbers to colour in what it prints."""
+    """Returns a console that prints texts as they are: it reads no markup and no `:smile:`, and colours no numbers."""
     return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)

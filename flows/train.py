@@ -1,4 +1,4 @@
-"""Train a model, judge it and register it as a challenger."""
+"""Runs a training as a flow: it trains a model, judges it and registers it as a challenger."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN = ("reconstructions", "samples")
 
 @step_task("train")
 def train_model(settings: Settings, data: PreparedData, group: str, asker: str = "") -> Trained:
-    """Training and its evaluation are one task: one process, one GPU slot; a retry resumes from the checkpoint."""
+    """Trains and judges the model in one task, with one GPU slot; a retry resumes from the checkpoint."""
     with device_slot():
         trained = follow(step.train(settings, data, group, asker))
     publish_metrics("training", trained.metrics, trained.url)

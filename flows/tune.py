@@ -1,4 +1,4 @@
-"""Search the model's settings."""
+"""Runs a search of the model's settings as a flow, alone or together with other machines."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def tune_model(settings: Settings, data: PreparedData, group: str, asker: str = 
 
 @flow(name="tune")
 def tune(settings: Settings) -> Tuned:
-    """Trains trials of different settings, by default of latent size and KL weight, and ranks them."""
+    """Trains models with different settings, by default of latent size and KL weight, and ranks them."""
     passed(step.check, settings)
     return tune_model(settings, prepare_data(settings), group=str(flow_run.id), asker=asker())
 
 
 @flow(name="search-worker")
 def search_worker(settings: Settings) -> Tuned:
-    """Joins the search of these settings, which any number of machines work on, or begins it.
+    """Joins the search of these settings, on which any number of machines can work, or begins it.
 
-    Where the others have ended it already, it returns what they found.
+    If the others have ended it already, the flow returns what they found.
     """
     step.check_joining()
     passed(step.check, settings)

@@ -1,4 +1,4 @@
-"""Untrained autoencoders for prepared data."""
+"""Makes untrained autoencoders for prepared data."""
 
 from __future__ import annotations
 

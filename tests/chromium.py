@@ -1,4 +1,4 @@
-"""Debian's Chromium for tests of pages. Screenshots are kept in build/screenshots."""
+"""Starts Debian's Chromium for tests of pages; screenshots are kept in build/screenshots."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEPT = Path(__file__).parents[1] / "build" / "screenshots"
 
 @contextmanager
 def started(*options: str) -> Iterator[Any]:
-    """A browser, with options of Chromium's own; the test is skipped where there is none."""
+    """Starts a browser, with options of Chromium's own; skips the test where there is none."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("Chromium is not installed: apt-get install chromium")
@@ -29,7 +29,7 @@ def started(*options: str) -> Iterator[Any]:
 
 
 def logged_in(browser: Any, environment: Mapping[str, str]) -> Any:
-    """A fresh browser's context, of a person who has given the password to MLflow and to Prefect."""
+    """Returns a fresh context of the browser, in which a person has given the passwords to MLflow and to Prefect."""
     name, password = environment["MLFLOW_TRACKING_USERNAME"], environment["MLFLOW_TRACKING_PASSWORD"]
     credentials = {"username": name, "password": password}
     context = browser.new_context(viewport={"width": 1400, "height": 1000}, http_credentials=credentials)

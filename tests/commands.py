@@ -1,4 +1,4 @@
-"""Commands, run in this process or as a person starts them, and images to give them."""
+"""Runs commands, in this process or as a person starts them, and makes images to give them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TINY = ["model.trunk=mlp", "model.trunk.widths=[16]", "model.latent_dim=2", "tra
 
 
 class Answer(NamedTuple):
-    """What a command left."""
+    """Holds what a command printed, and its exit code."""
 
     code: int
     out: str
@@ -33,7 +33,7 @@ class Answer(NamedTuple):
 
 
 def call(*arguments: object) -> Answer:
-    """A command in this process; what it sets of the environment does not stay."""
+    """Runs a command in this process; what it sets of the environment does not stay."""
     environment, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
     try:
         result = CliRunner().invoke(app, list(map(str, arguments)))
@@ -45,7 +45,7 @@ def call(*arguments: object) -> Answer:
 
 
 def shell(*arguments: object, cwd: Path, **environment: str) -> Answer:
-    """A command as a person starts it."""
+    """Runs a command as a person starts it."""
     program = Path(sys.executable).with_name("aemodels")
     done = subprocess.run(
         [str(program), *map(str, arguments)],
@@ -59,7 +59,7 @@ def shell(*arguments: object, cwd: Path, **environment: str) -> Answer:
 
 
 def refused(answer: Answer, *pieces: str) -> None:
-    """Exit code 2 and one message, on standard error, with all the pieces."""
+    """Checks that a command was refused: exit code 2, and one message on standard error with all the pieces."""
     assert answer.code == 2, answer
     assert answer.out == ""
     assert "Traceback" not in answer.err
@@ -76,7 +76,7 @@ def save(path: Path, pixels: np.ndarray) -> Path:
 
 
 def picture_folder(folder: Path, count: int, side: int = 16, channels: int = 1) -> Path:
-    """Images of noise."""
+    """Makes a folder with images of noise."""
     rng = np.random.default_rng(0)
     shape = (side, side) if channels == 1 else (side, side, channels)
     for i in range(count):
@@ -85,7 +85,7 @@ def picture_folder(folder: Path, count: int, side: int = 16, channels: int = 1) 
 
 
 class Shop(NamedTuple):
-    """A store with two trained models of digits; the first is the champion."""
+    """A shop is a store with two trained models of digits, of which the first is the champion."""
 
     folder: Path
     trained: list[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""What tests share: a cache and stores of their own, the prepared digits, a model, a Prefect server."""
+"""Holds what tests share: a cache and stores of their own, the prepared digits, a model, a Prefect server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what 
 
 @pytest.fixture(scope="session", autouse=True)
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Nothing of the person's own store or cache is read or written."""
+    """Keeps tests from reading or writing the person's own store and cache."""
     root = tmp_path_factory.mktemp("aemodels")
     names = {"AEMODELS_CACHE": root / "cache", "AEMODELS_STORE": root / "store"}
     with pytest.MonkeyPatch.context() as patch:
@@ -41,7 +41,7 @@ class _Kept(logging.Handler):
 
 @pytest.fixture(autouse=True)
 def mistakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[logging.LogRecord]]:
-    """A metric or figure whose code fails is left out with its reason, but fails the test in whose process it was.
+    """Fails a test if the code of a metric or figure has failed in its process, which else only leaves them out.
 
     A test that plants a mistake empties the list.
     """
@@ -55,7 +55,7 @@ def mistakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[logging.LogRecord
 
 @pytest.fixture(scope="session")
 def digits(folders: Path):  # noqa: ARG001  the cache is set there
-    """scikit-learn's digits, prepared."""
+    """Returns scikit-learn's digits, prepared."""
     from aemodels.data import prepare
     from aemodels.data.digits import DigitsConfig
     from aemodels.runtime.progress import finish
@@ -65,7 +65,7 @@ def digits(folders: Path):  # noqa: ARG001  the cache is set there
 
 @pytest.fixture(scope="session")
 def empty_database(folders: Path) -> Path:
-    """A migrated MLflow database."""
+    """Returns a migrated MLflow database."""
     from aemodels.tracking.store import open_store
 
     with pytest.MonkeyPatch.context() as patch:
@@ -76,7 +76,7 @@ def empty_database(folders: Path) -> Path:
 
 @pytest.fixture
 def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """An embedded store of the test's own; AEMODELS_STORE names its folder."""
+    """Makes an embedded store of the test's own; AEMODELS_STORE names its folder."""
     from aemodels.tracking.store import open_store
 
     (tmp_path / "store").mkdir()
@@ -87,7 +87,7 @@ def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture(scope="session")
 def model_folder(folders: Path) -> Path:
-    """An untrained model of grey 8 x 8 images, with 3 latent units, as a finished run leaves it."""
+    """Makes the folder of an untrained model of grey 8 x 8 images, with 3 latent units, as a finished run leaves it."""
     from untrained import finished_folder
 
     return finished_folder(folders / "model", (1, 8, 8))
@@ -95,7 +95,7 @@ def model_folder(folders: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def model(model_folder: Path):
-    """The model in that folder."""
+    """Returns the model in `model_folder`."""
     from aemodels.checkpoints.checkpoint import load_model
 
     return load_model(model_folder).model
@@ -103,7 +103,7 @@ def model(model_folder: Path):
 
 @pytest.fixture(scope="module")
 def features(digits):
-    """The feature network of the digits."""
+    """Returns the feature network of the digits."""
     import torch
 
     from aemodels.evaluation.features import feature_network
@@ -114,7 +114,7 @@ def features(digits):
 
 @pytest.fixture(scope="module")
 def colour(tmp_path_factory: pytest.TempPathFactory):
-    """Sixty colour images of 12 x 12 pixels, with and without labels."""
+    """Returns sixty colour images of 12 x 12 pixels, with and without labels."""
     import numpy as np
     from PIL import Image
 
@@ -136,14 +136,14 @@ def colour(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture
 def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where nothing is yet, not even the databases."""
+    """Names a store in which nothing is yet, not even the databases."""
     monkeypatch.setenv("AEMODELS_STORE", str(tmp_path))
     return tmp_path
 
 
 @pytest.fixture(scope="session")
 def prefect() -> Iterator[None]:
-    """One Prefect server for all tests of a process."""
+    """Runs one Prefect server for all tests of a process."""
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=120):
@@ -152,7 +152,7 @@ def prefect() -> Iterator[None]:
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Searches whose trials train nothing."""
+    """Lets the trials of searches train nothing."""
     from searches import pretend, replace_trials
 
     replace_trials(monkeypatch, pretend)

@@ -1,4 +1,4 @@
-"""Real disks that are small, full, or mounted read-only, and a user without a home; for root alone."""
+"""Makes real disks that are small, full or mounted read-only, and a user without a home, which only root can do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _run(*command: object) -> bool:
 
 @contextmanager
 def small_disk(place: Path, kilobytes: int) -> Iterator[Path]:
-    """A disk of that size, mounted on the folder."""
+    """Mounts a disk of that size on the folder."""
     place.mkdir(exist_ok=True)
     if os.getuid() or not _run("mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", place):
         pytest.skip("only root can mount a disk")
@@ -33,7 +33,7 @@ def small_disk(place: Path, kilobytes: int) -> Iterator[Path]:
 
 @contextmanager
 def read_only(place: Path) -> Iterator[Path]:
-    """The folder, which nobody can write to while the block runs."""
+    """Lets nobody write to the folder while the block runs."""
     if os.getuid() or not _run("mount", "--bind", place, place):
         pytest.skip("only root can mount a disk")
     try:
@@ -53,14 +53,14 @@ def fill(disk: Path, left: int) -> Path:
 
 @contextmanager
 def open_folder() -> Iterator[Path]:
-    """A folder that any user can write to; pytest's own are its user's alone."""
+    """Makes a folder that any user can write to; pytest's own belong to its user alone."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
         yield Path(folder)
 
 
 def as_stranger(command: Sequence[str], cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A Python program as a user that is not listed and has no home, with nothing else in its environment.
+    """Runs a Python program as a user that is not listed and has no home, with nothing else in its environment.
 
     It runs in a mount namespace of its own, where Python can be read even if it is in root's home.
     """

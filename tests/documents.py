@@ -1,4 +1,4 @@
-"""The pages for people, as their tests read them."""
+"""Reads the pages for people, for their tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGES = [
 
 
 class Block(NamedTuple):
-    """A block of code on a page."""
+    """A block is a piece of code on a page."""
 
     language: str  # "" where none is given
     text: str

@@ -1,4 +1,4 @@
-"""Settings of small flow runs, and a way to let them fail."""
+"""Holds settings of small flow runs, and a way to let them fail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TINY = {
 
 
 def once(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, error: BaseException) -> list[str]:
-    """The first call of a function ends with the error; a list that grows with the calls."""
+    """Lets the first call of a function end with the error; returns a list that grows with the calls."""
     real, calls = getattr(module, name), []
 
     def stumbling(*arguments: Any, **named: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What every picture has around it."""
+"""Checks what every picture has around it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from aemodels.reports.pictures import Picture
 
 
 def paper_around(picture: Picture) -> bool:
-    """Whether nothing touches the edge, as what is cropped would."""
+    """Tells whether nothing touches the edge of a picture, as something cropped would."""
     edges = (picture[0], picture[-1], picture[:, 0], picture[:, -1])
     return all((edge == 255).all() for edge in edges)

@@ -1,4 +1,4 @@
-"""Where the checkout and the collections beside it are."""
+"""Names the folders of the checkout and of the collections beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a test's own, from Debian's packages: a throw-away cluster on a loopback port.
+"""Runs a PostgreSQL server of a test's own, from Debian's packages: a throw-away cluster on a loopback port.
 
     with running() as server:
         server.url("optuna")  # postgresql+psycopg://..., a new database
@@ -29,7 +29,7 @@ SECONDS_TO_START = 30
 
 @dataclass(frozen=True)
 class Server:
-    """A server; `password` is of its superuser `tester`."""
+    """A server has a superuser `tester`, whose password is `password`."""
 
     folder: Path
     port: int
@@ -37,14 +37,14 @@ class Server:
     binaries: Path
 
     def url(self, database: str, driver: str = "postgresql+psycopg") -> str:
-        """The URL of a database, which is made if need be."""
+        """Returns the URL of a database, which is made if need be."""
         with self.connect() as connection:
             if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone():
                 connection.execute(f'CREATE DATABASE "{database}"')
         return f"{driver}://tester:{self.password}@127.0.0.1:{self.port}/{database}"
 
     def connect(self, database: str = "postgres") -> psycopg.Connection:
-        """A connection that commits by itself."""
+        """Opens a connection that commits by itself."""
         return psycopg.connect(
             host="127.0.0.1",
             port=self.port,
@@ -56,16 +56,16 @@ class Server:
         )
 
     def stop(self) -> None:
-        """At once, as after a power cut; it recovers when it is started again."""
+        """Stops the server at once, as a power cut does; it recovers when it is started again."""
         self._control("stop", "-m", "immediate")
 
     def start(self) -> bool:
-        """On the same port, with the same data; whether it came up."""
+        """Starts the server on the same port, with the same data, and tells whether it came up."""
         options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c fsync=off"
         return self._control("start", "-t", SECONDS_TO_START, "-l", self.folder / "log", "-o", options)
 
     def processes(self) -> list[psutil.Process]:
-        """The server's and those of its connections."""
+        """Returns the processes of the server and of its connections."""
         top = psutil.Process(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]))
         return [top, *top.children(recursive=True)]
 
@@ -76,7 +76,7 @@ class Server:
 
 @contextmanager
 def running() -> Iterator[Server]:
-    """A new server; skips the test where PostgreSQL is not installed."""
+    """Runs a new server; skips the test where PostgreSQL is not installed."""
     binaries = find_binaries()
     folder = Path(tempfile.mkdtemp(prefix="aemodels-postgres-"))
     password = secrets.token_hex(12)
@@ -98,7 +98,7 @@ def running() -> Iterator[Server]:
 
 
 def find_binaries() -> Path:
-    """The folder of PostgreSQL's newest programs; skips the test where there is none, or no user to run them."""
+    """Returns the folder of PostgreSQL's newest programs; skips the test if there is none, or no user to run them."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     if not found and (program := shutil.which("initdb")):
         found = [Path(program)]
@@ -110,7 +110,7 @@ def find_binaries() -> Path:
 
 
 def as_postgres() -> list[str]:
-    """What precedes a command of PostgreSQL."""
+    """Returns the words that precede a command of PostgreSQL, as root may not run it."""
     return ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
 
 
@@ -127,7 +127,7 @@ def _started(folder: Path, password: str, binaries: Path) -> Server:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on at this moment."""
+    """Returns a loopback port that nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Questions to a served model, thousands of wrong ones among them, and its replies."""
+"""Makes questions to a served model, thousands of wrong ones among them, and reads its replies."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LEAKS = re.compile(
 
 
 class Reply(NamedTuple):
-    """What came back."""
+    """A reply is what the server sent back."""
 
     status: int
     text: str
 
 
 def refused(reply: Reply, *statuses: int) -> str:
-    """The message, which is short and tells nothing of the inside."""
+    """Returns the message of a refusal, which must be short and tell nothing of the server's inside."""
     assert 400 <= reply.status < 500, reply
     assert not statuses or reply.status in statuses, reply
     message = json.loads(reply.text)["error"]
@@ -38,7 +38,7 @@ SCALARS += ["9" * 30, "9" * 400, "{}", "[]", '{"a": [1]}', '"\\ud800"', '"\\u000
 
 
 def wrong_question(dice: random.Random) -> tuple[bytes, str]:
-    """A body and its type, wrong by one of some rules."""
+    """Makes the body of a question and its type, which break one of some rules."""
     right = json.dumps({"inputs": PICTURES.tolist(), "params": {"mode": "embed"}})
     mode = dice.choice(["reconstruct", "embed", "score"])
     rules = {

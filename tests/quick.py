@@ -1,4 +1,4 @@
-"""Which cases of a test run by default; `make test-slow` runs the others."""
+"""Chooses which cases of a test run by default; `make test-slow` runs the others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def first(count: int, cases: Iterable[Any]) -> list[Any]:
-    """The cases of a parametrized test, all but the first so many marked slow."""
+    """Returns the cases of a parametrized test, all but the first so many of which are marked slow."""
     return [case if i < count else _slow(case) for i, case in enumerate(cases)]
 
 

@@ -1,4 +1,4 @@
-"""Searches whose trials are pretended, or small."""
+"""Makes searches whose trials are pretended, or small."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ SMALL = Experiment().override(
 
 
 def miss(experiment: Experiment) -> float:
-    """How far a model is from the best one."""
+    """Returns how far a model is from the best one."""
     model: Any = experiment.model
     return math.log(model.latent_dim / 12) ** 2 + math.log(model.beta / 0.7) ** 2
 
 
 def pretend(index: int, experiment: Experiment, watched: str | None) -> Told:
-    """A trial that trains nothing."""
+    """Pretends a trial, which trains nothing."""
     value = miss(experiment)
     for epoch in range(1, experiment.training.epochs + 1):
         stop = yield MemberEpoch(index, epoch, {"train/loss": value}, value + 1 / epoch if watched else None, epoch)
@@ -75,11 +75,11 @@ def run(
 
 
 def facts(result: SearchResult) -> list[dict[str, Any]]:
-    """What a killed and an uninterrupted search have in common: all but the time that trials took."""
+    """Returns what a killed and an uninterrupted search have in common: all but the time that trials took."""
     return [{**vars(trial), "seconds": None} for trial in result.trials]
 
 
 def kept(sizes: Sequence[int]) -> Generator[list[int], None, None]:
-    """In a process of its own, which finds this in the module `searches`: what may stay in 1,000 free bytes."""
+    """Returns what may stay in 1,000 free bytes; it runs in a process that finds it in the module `searches`."""
     batches.free_memory = lambda _: 1000
     yield [size for size in sizes if batches.fits(size, torch.device("cpu"))]

@@ -1,4 +1,4 @@
-"""A running `aemodels serve`, as a person starts it."""
+"""Runs `aemodels serve`, as a person starts it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OPEN_FILES = 1024  # that a process may have, as on most systems
 
 
 class Server(NamedTuple):
-    """A process that serves a model."""
+    """A server is a process that serves a model."""
 
     process: subprocess.Popen[str]
     port: int
@@ -41,13 +41,13 @@ class Server(NamedTuple):
         return np.array(json.loads(text)["predictions"], np.float32)
 
     def memory(self) -> int:
-        """Bytes in RAM."""
+        """Returns the bytes that the process takes in memory."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
 
 @contextmanager
 def running(model: Path, folder: Path) -> Iterator[Server]:
-    """On a free port, in a folder without the checkout; it must end well and have nothing to say on stderr."""
+    """Runs a server on a free port, in a folder without the checkout; it must end well, with nothing on stderr."""
     command = [sys.executable, "-m", "flows.cli.main", "serve", str(model), "--port", "0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (folder / "log").open("w") as log:

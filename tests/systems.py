@@ -1,4 +1,4 @@
-"""Three small systems to compare."""
+"""Defines three small systems to compare."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a team runs, for real: PostgreSQL, MLflow and Prefect on free ports of this machine, and a worker.
+"""Runs what a team runs: PostgreSQL, MLflow and Prefect on free ports of this machine, and a worker.
 
     with running(postgres, folder) as team, team.worker():
         team.deploy()
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 def within(seconds: float, found: Callable[[], T | None], what: str) -> T:
-    """What is found, as soon as it is; false and None are nothing. The seconds are those of a quiet machine."""
+    """Waits until a function returns neither false nor None; the seconds are those of a quiet machine."""
     end = time.monotonic() + 3 * seconds
     while not (result := found()):
         assert time.monotonic() < end, f"{what}: not within {3 * seconds:g} seconds"
@@ -41,7 +41,7 @@ def within(seconds: float, found: Callable[[], T | None], what: str) -> T:
 
 @dataclass
 class Service:
-    """A program that is started, stopped, killed, and started again."""
+    """A service is a program that is started, stopped, killed, and started again."""
 
     command: list[str]
     log: Path
@@ -63,7 +63,7 @@ class Service:
             within(120, self.listens, f"{self.command} on {self.port}, see {self.log}")
 
     def listens(self) -> bool:
-        """Whether the port is this program's, and no other's that was faster."""
+        """Tells whether the port is this program's, and not that of a program that was faster."""
         assert self.process is not None
         assert self.process.poll() is None, f"ended at its start:\n{self.log.read_text()[-3000:]}"
         for process in self.processes():
@@ -82,7 +82,7 @@ class Service:
             return []
 
     def kill(self) -> None:
-        """With all that it started, at once, as a power cut does."""
+        """Kills the program with all that it started, at once, as a power cut does."""
         for process in self.processes():
             process.kill()
         assert self.process is not None
@@ -110,7 +110,7 @@ def answers(url: str) -> bool:
 
 @dataclass
 class Team:
-    """What a team runs: the two servers, a worker, and the folders of this machine."""
+    """A team has the two servers, a worker, and the folders of this machine."""
 
     mlflow: Service
     prefect: Service
@@ -118,14 +118,14 @@ class Team:
     environment: dict[str, str]  # of the worker, and of whoever uses the servers
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A command of the project's, to its end."""
+        """Runs a command of the project to its end."""
         command = [sys.executable, "-m", *arguments]
         environment = {**os.environ, **self.environment}
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
     @contextmanager
     def client(self) -> Iterator[Any]:
-        """Prefect's, with the password."""
+        """Returns Prefect's client, with the password."""
         from prefect import get_client
         from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
@@ -135,7 +135,7 @@ class Team:
 
     @contextmanager
     def worker(self, name: str = "worker") -> Iterator[Service]:
-        """As `make worker` starts it."""
+        """Runs a worker, as `make worker` starts it."""
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "aemodels", "--name", name]
         service = Service(command, self.folder / f"{name}.log", {**self.environment, "DO_NOT_TRACK": "1"})
         service.start()
@@ -157,7 +157,7 @@ class Team:
 
 
 def filled_in(values: Mapping[str, str]) -> dict[str, str]:
-    """What ops/team.env.example sets when a person has given these values, as a shell reads it."""
+    """Returns what ops/team.env.example sets when a person has given these values, as a shell reads it."""
     text = (ROOT / "ops" / "team.env.example").read_text()
     for name, value in values.items():
         text, found = re.subn(rf"^{name}=.*$", f"{name}={value}", text, flags=re.MULTILINE)
@@ -169,7 +169,7 @@ def filled_in(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def documented_servers() -> dict[str, list[str]]:
-    """The commands that start the two servers, from docs/operations.md."""
+    """Returns the commands that start the two servers, from docs/operations.md."""
     text = (ROOT / "docs" / "operations.md").read_text()
     section = text.partition("## Without containers\n")[2].partition("\n## ")[0]
     commands = [line.split() for line in section.splitlines() if line.startswith("    ops/serve.sh")]
@@ -178,7 +178,7 @@ def documented_servers() -> dict[str, list[str]]:
 
 @contextmanager
 def running(postgres: Server, folder: Path) -> Iterator[Team]:
-    """Both servers, started as docs/operations.md has it without containers; they end with the block."""
+    """Runs both servers, as docs/operations.md starts them without containers; they end with the block."""
     for database in ("mlflow", "prefect", "optuna"):
         postgres.url(database)
     values = {

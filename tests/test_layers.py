@@ -46,7 +46,7 @@ PUBLIC = {"_asdict", "_replace", "_fields", "_exit"}  # of named tuples, and os.
 
 
 def module(path: Path) -> str:
-    """aemodels/models/vae.py -> aemodels.models.vae; a package is named by its folder."""
+    """Returns a file's module: aemodels/models/vae.py is aemodels.models.vae, and a package is named by its folder."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -55,7 +55,7 @@ FILES = {module(path): path for folder in ("aemodels", "flows", "benchmarks") fo
 
 
 def imports(path: Path) -> set[str]:
-    """All that a file imports, also inside functions and for types alone."""
+    """Returns all that a file imports, also inside functions and for types alone."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -67,7 +67,7 @@ def imports(path: Path) -> set[str]:
 
 
 def room(name: str) -> str:
-    """aemodels.models.vae -> models; flows.cli.main -> flows."""
+    """Returns the part of the house that a module is in: aemodels.models.vae is in models, flows.cli.main in flows."""
     package, *rest = name.split(".")
     return rest[0] if package == "aemodels" and rest else package
 

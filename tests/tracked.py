@@ -1,4 +1,4 @@
-"""Settings of a tiny model, and what a store has tracked."""
+"""Holds settings of a tiny model, and reads what a store has tracked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def versions(store: Path) -> list[int]:
 
 
 def history(store: Path, run_id: str) -> dict[str, list[tuple[int, float]]]:
-    """Metric -> (step, value) of all points, also of those that were tracked twice."""
+    """Returns (step, value) of all points of each metric, also of those that were tracked twice."""
     connected = client(store)
     names = connected.get_run(run_id).data.metrics
     return {name: sorted((m.step, m.value) for m in connected.get_metric_history(run_id, name)) for name in names}

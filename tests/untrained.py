@@ -1,4 +1,4 @@
-"""Untrained models of images of three classes, and such images."""
+"""Makes untrained models of images of three classes, and such images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def build(config: ModelConfig, shape: tuple[int, int, int]) -> Autoencoder:
 
 
 def finished_folder(folder: Path, shape: tuple[int, int, int]) -> Path:
-    """An untrained VAE with 3 latent units, as a finished run leaves it."""
+    """Makes the folder of an untrained VAE with 3 latent units, as a finished run leaves it."""
     folder.mkdir()
     config = VAEConfig(latent_dim=3, trunk=MLPConfig(widths=(16,)))
     data = PreparedData(

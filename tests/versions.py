@@ -1,4 +1,4 @@
-"""Registered versions of a model, and a gate's decisions on them."""
+"""Registers versions of a model, and makes a gate's decisions on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ YES, NO = Decision(True, "better", {"mse": 0.01}), Decision(False, "worse", {"ms
 
 
 def registered(store: Store, folder: Path, metrics: Mapping[str, float] | None = None) -> ModelVersion:
-    """A new version, by a run of its own."""
+    """Registers a new version, by a run of its own."""
     with start_run(store, "tiny", "one") as run:
         found = metrics or {"mse": 0.02}
         run.metrics({f"test/{name}": value for name, value in found.items()})

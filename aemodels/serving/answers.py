@@ -1,7 +1,7 @@
-"""What a registered model answers: reconstruct, embed, decode, generate, score. No MLflow until it is packed.
+"""Answers questions to a registered model: reconstruct, embed, decode, generate and score; MLflow is not needed.
 
-A packed model carries its weights, its config and this library's source; it needs REQUIREMENTS and nothing else, so
-what is imported here must need nothing else either.
+A packed model carries its weights, its config and this library's source. It needs the REQUIREMENTS of packing.py and
+nothing else, so what is imported here must need nothing else either.
 
 N images or codes, D latent units, (C, H, W) an image.
 """
@@ -27,11 +27,11 @@ from aemodels.runtime.randomness import seeded
 MOST_GENERATED = 10_000  # images in one answer: 30 MB of grey 28 x 28 ones
 ROUNDING = 1e-4  # beyond [0, 1], as a resize leaves pixels that are black or white
 RANGES = ("auto", "unit", "bytes")  # of pixels: 0 to 1, whole numbers from 0 to 255, or what their type says
-_NOISE = threading.Lock()  # a process has one: two threads that draw at once would disturb each other's seed
+_NOISE = threading.Lock()  # held while noise is drawn: two threads that draw at once would disturb each other's seed
 
 
 class Question(NamedTuple):
-    """The parameters of a prediction, with their defaults."""
+    """Holds the parameters of a prediction, with their defaults."""
 
     mode: str = "reconstruct"
     n: int = 16  # images to generate
@@ -41,7 +41,7 @@ class Question(NamedTuple):
 
 
 def answer(model: GenerativeModel, inputs: Any, question: Question) -> NDArray[np.float32]:
-    """The model's answer.
+    """Returns the model's answer to a question.
 
     reconstruct  images -> images (N, C, H, W) in [0, 1]
     embed        images -> codes (N, D), the means of the posterior
@@ -60,7 +60,7 @@ def answer(model: GenerativeModel, inputs: Any, question: Question) -> NDArray[n
 
 
 def answer_and_range(model: GenerativeModel, inputs: Any, question: Question) -> tuple[NDArray[np.float32], str]:
-    """The model's answer, as `answer` gives it, and the range in which pixels were read; "" where there were none."""
+    """Returns what `answer` does, and the range in which pixels were read; "" where there were none."""
     if question.mode == "generate":
         return _generate(model, question), ""
     if question.mode not in MODES:
@@ -117,7 +117,7 @@ def _generate(model: GenerativeModel, question: Question) -> NDArray[np.float32]
 
 
 def answer_from(model: Autoencoder, prior: str, codes: Tensor, question: Question) -> NDArray[np.float32]:
-    """Images (n, C, H, W) from another prior, one of PRIORS, fitted to codes (N, D).
+    """Draws images (n, C, H, W) from another prior, one of PRIORS, which is fitted to codes (N, D).
 
     Raises:
         UserError: a number is wrong, or there is no such prior.
@@ -130,10 +130,10 @@ def answer_from(model: Autoencoder, prior: str, codes: Tensor, question: Questio
 
 
 def answer_like(model: Autoencoder, inputs: Any, question: Question) -> NDArray[np.float32]:
-    """New images (n, C, H, W) of the kind of those that are given: from a distribution fitted to their codes.
+    """Draws new images (n, C, H, W) like those that are given, from a distribution that is fitted to their codes.
 
     Raises:
-        UserError: a number is wrong, or the images are not of its shape.
+        UserError: a number is wrong, or the images are not of the model's shape.
     """
     _check(question)
     x = read_images(inputs, model.image_shape, question.range).to(model.device)
@@ -142,8 +142,7 @@ def answer_like(model: Autoencoder, inputs: Any, question: Question) -> NDArray[
 
 
 def assumed_classes(model: Autoencoder, inputs: Any, pixels: str = "auto") -> list[int]:
-    """The class of each image, which nobody says: a conditional model assumes the one of its best bound. Empty for
-    other models.
+    """Returns the class that a conditional model assumes for each image, that of its best bound; [] for other models.
 
     Args:
         pixels: their range, one of RANGES.
@@ -155,7 +154,7 @@ def assumed_classes(model: Autoencoder, inputs: Any, pixels: str = "auto") -> li
 
 
 def labels(model: GenerativeModel, label: int, n: int) -> Tensor | None:
-    """The class of n images as a model takes it; None for any.
+    """Returns the class of n images as a model takes it, (n,); None for any class.
 
     Raises:
         UserError: the model knows no classes, or not this one.
@@ -170,7 +169,7 @@ def labels(model: GenerativeModel, label: int, n: int) -> Tensor | None:
 
 
 def read_images(inputs: Any, image_shape: ImageShape, pixels: str = "auto") -> Tensor:
-    """Images of a request -> (N, C, H, W), float32 in [0, 1].
+    """Reads the images of a request as (N, C, H, W), float32 in [0, 1].
 
     Args:
         pixels: their range, one of RANGES.
@@ -182,7 +181,7 @@ def read_images(inputs: Any, image_shape: ImageShape, pixels: str = "auto") -> T
 
 
 def _read_images(inputs: Any, image_shape: ImageShape, pixels: str) -> tuple[Tensor, str]:
-    """The images, and the range in which their pixels were read."""
+    """Returns the images, and the range in which their pixels were read."""
     array = as_numbers(inputs, "images")
     if array.ndim == 3 and image_shape[0] == 1:
         array = array[:, None]
@@ -211,7 +210,7 @@ def _read_images(inputs: Any, image_shape: ImageShape, pixels: str) -> tuple[Ten
 
 
 def range_of(array: NDArray[Any], asked: str) -> str:
-    """The range in which the pixels of images are read: "unit" or "bytes".
+    """Returns the range in which the pixels of images are read: "unit" or "bytes".
 
     Integers are bytes, and floats and booleans lie in [0, 1]. Integers that are all 0 or 1 could be either, as
     JavaScript writes 1.0 as 1. They are refused: the same image must not be white in one batch and black in another.
@@ -234,7 +233,7 @@ def range_of(array: NDArray[Any], asked: str) -> str:
 
 
 def read_codes(inputs: Any, latent_dim: int) -> Tensor:
-    """Codes of a request -> (N, D), float32.
+    """Reads the codes of a request as (N, D), float32.
 
     Raises:
         UserError: they have another shape, or are no finite numbers.
@@ -248,7 +247,7 @@ def read_codes(inputs: Any, latent_dim: int) -> Tensor:
 
 
 def as_numbers(inputs: Any, what: str) -> NDArray[Any]:
-    """Lists or arrays of finite numbers, as an array.
+    """Converts lists or arrays of finite numbers to an array.
 
     Raises:
         UserError: they are something else.
@@ -267,7 +266,7 @@ def as_numbers(inputs: Any, what: str) -> NDArray[Any]:
 
 
 def _plain(result: Tensor) -> NDArray[np.float32]:
-    """The answer as an array; every answer passes here, and none that is no number gets further."""
+    """Converts an answer to an array, and refuses one with values that are not finite; every answer passes here."""
     array: NDArray[np.float32] = result.float().cpu().numpy()
     if not np.isfinite(array).all():
         raise UserError(

@@ -1,7 +1,7 @@
-"""Clients cannot keep the server waiting for ever, nor make it hold more than it has room for.
+"""Limits how long clients keep the server waiting, and how much it holds in memory for them.
 
 uvicorn waits as long as a client likes for the head of a request, and until an answer has been taken. Its limit of
-connections counts idle ones and refuses whoever comes next. Here each wait has an end, and whoever is slow makes way.
+connections counts idle ones and refuses whoever comes next. Here each wait has an end, and slow clients make way.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 HEAD_SECONDS = 10.0  # for the head of a request to arrive, and for the last of an answer to be taken
-REST_SECONDS = 30.0  # for the rest of a refused body, which nobody looks at: many clients read no answer before
+REST_SECONDS = 30.0  # for the rest of a refused body: it is thrown away, but many clients read no answer before its end
 MOST_CONNECTIONS = 500  # a process may have 1,024 open files on most systems
 BACKLOG = 128  # clients that are accepted at once, before one of them can be turned away
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection, which is closed when its client does not do its part in time."""
+    """A connection is uvicorn's, and is closed when its client does not do its part in time."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Connection(H11Protocol):
 
     @property
     def waits_for_client(self) -> bool:
-        """Whether the server waits for a request, for the rest of one, or until its answer is taken."""
+        """Tells whether the server waits for a request, for the rest of one, or until its answer is taken."""
         return self.cycle is None or self.cycle.more_body or self.cycle.response_started or bool(self.flow.write_paused)
 
     def _expect_request(self) -> None:
@@ -58,7 +58,7 @@ class Connection(H11Protocol):
         self._wait(REST_SECONDS if refused else HEAD_SECONDS)
 
     def _wait(self, seconds: float) -> None:
-        """The client has so long to do its part."""
+        """Gives the client so many seconds to do its part."""
         self.since = self.loop.time()
         if self.end is not None:
             self.end.cancel()
@@ -76,7 +76,7 @@ class Connection(H11Protocol):
         self._wait(HEAD_SECONDS)
 
     def on_response_complete(self) -> None:
-        """Waits for the next request; what came of this one and was not looked at is let go."""
+        """Waits for the next request, and forgets what has arrived of this one and was not read."""
         self.cycle.body.clear()
         self._expect_request()
         super().on_response_complete()
@@ -87,7 +87,7 @@ class Connection(H11Protocol):
             super().send_400_response("this is not an HTTP/1.1 request; questions go to POST /invocations\n")
         else:
             self.transport.abort()
-        if self.cycle is not None:  # what was to be answered ends without an answer
+        if self.cycle is not None:  # a request that was being answered ends without an answer
             self.cycle.disconnected = True
             self.cycle.message_event.set()
 
@@ -98,11 +98,11 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
 
-PATIENCE = 1.0  # seconds that a client may take for its answer while others wait for the room of it
+PATIENCE = 1.0  # seconds that a client may take for its answer while others wait for its room
 
 
 class EvictedError(TimeoutError):
-    """The server needs the room of this client for others."""
+    """The server needs this client's room in memory for others."""
 
 
 class Holding:
@@ -116,7 +116,7 @@ class Holding:
 
 
 class HeldBytes:
-    """The server counts here the bytes of all questions that are being read and all answers that are being sent."""
+    """Counts the bytes of all questions that are being read, or of all answers that are being sent."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -124,7 +124,7 @@ class HeldBytes:
 
     @asynccontextmanager
     async def holding(self, seconds: float) -> AsyncIterator[Holding]:
-        """Within this block something is held for a client, for some time at most.
+        """Counts what is held for a client within the block, and ends the block after some seconds.
 
         Raises:
             EvictedError: others needed the room.
@@ -141,13 +141,13 @@ class HeldBytes:
             self.holdings.remove(holding)
 
     def grow(self, holding: Holding, size: int) -> None:
-        """Tells how much is held now. Where it is too much, whoever has held the most for the longest makes way."""
+        """Notes how much is held now; if all is too much, the client that has held most for longest makes way."""
         holding.size = size
         while self._excess() > 0:
             self._evict(self._still_held())
 
     async def room(self) -> None:
-        """Waits until there is room for more; whoever holds something for longer than a client needs makes way."""
+        """Waits until there is room for more; a client that holds something for longer than it needs makes way."""
         while self._excess() > 0:
             late = [one for one in self._still_held() if time.monotonic() - one.since > PATIENCE]
             if late:

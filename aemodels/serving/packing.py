@@ -1,4 +1,4 @@
-"""A finished model packed as an MLflow model: source, config and safetensors, no pickle."""
+"""Packs a finished model as an MLflow model, which holds source, config and safetensors, and no pickle."""
 
 from __future__ import annotations
 
@@ -14,26 +14,30 @@ if TYPE_CHECKING:
     from mlflow.models import Model
 
 REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors")
+# The files of a packed model, by their names in MLflow.
 FILES = {
     "config": CONFIG,
     "weights": WEIGHTS,
     "checksums": CHECKSUMS,
     "codes": CODES,
-}  # of a packed model, by MLflow's names
+}
 
 
 def requirements() -> list[str]:
-    """What a packed model needs beside MLflow, as installed here; without a build's suffix, which no index knows."""
+    """Lists what a packed model needs beside MLflow, as installed here.
+
+    The versions come without the suffix of a build, such as +cpu, which the package index does not know.
+    """
     return [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
 
 
 def pack(folder: Path, target: Path, description: Model) -> None:
-    """Packs a finished model as an MLflow model: source, config and safetensors, no pickle.
+    """Packs a finished model as an MLflow model in a folder.
 
     Args:
         folder: holds config.json, weights.safetensors and model.sha256.
         target: the folder to write.
-        description: what MLflow is to know of it (its id and run).
+        description: holds what MLflow is to know of it (its id and run).
     """
     from mlflow import pyfunc
     from mlflow.models import ModelSignature

@@ -1,4 +1,4 @@
-"""The file that MLflow runs to load a registered model ("models from code"). Nothing imports it."""
+"""Loads a registered model for MLflow, which runs the file itself ("models from code"); nothing imports it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from aemodels.serving.answers import Question, answer
 
 
 class ServedModel(PythonModel):
-    """Runs on the CPU unless AEMODELS_DEVICE says otherwise, so that a seed draws the same images everywhere."""
+    """A served model runs on the CPU unless AEMODELS_DEVICE says otherwise, so that seeds give the same everywhere."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Reads the packed files, and refuses others than were registered."""
+        """Reads the packed files, and refuses files that are not those that were registered."""
         files = {name: Path(path) for name, path in context.artifacts.items()}
         folder = files["config"].parent
         check_registered(folder / CHECKSUMS, _registered_digest(folder.parent), "this model")
@@ -35,7 +35,7 @@ class ServedModel(PythonModel):
     def predict(  # MLflow takes hints for a schema, but none from np.ndarray
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> NDArray[np.float32]:
-        """See aemodels.serving.answers.answer; `params` are those of Question."""
+        """Returns the model's answer, as aemodels.serving.answers.answer does; `params` are those of Question."""
         try:
             return answer(self.model, model_input, Question(**params or {}))
         except UserError as error:
@@ -61,7 +61,7 @@ def _registered_digest(folder: Path) -> str | None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        return None  # of another store
+        return None  # the model is of another store
     return dict(tags).get(CHECKSUMS)
 
 

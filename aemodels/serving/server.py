@@ -1,4 +1,4 @@
-"""A model behind HTTP, with the protocol of MLflow's scoring server. What is wrong is answered in words.
+"""Serves a model over HTTP, with the protocol of MLflow's scoring server; errors are answered in plain words.
 
 MLflow's own server answers an error with a stack trace, and runs the source that a registered model carries. This one
 runs the installed library and reads nothing of the model but config.json and weights.safetensors.
@@ -35,11 +35,11 @@ from aemodels.serving.connections import BACKLOG, Connection, EvictedError, Held
 
 PORT = 5001
 MOST_IMAGES = 1000  # in one request
-MOST_VALUES = 2**20  # pixels in one request or answer; as JSON they take 25 MB, while they are read 100
+MOST_VALUES = 2**20  # pixels in one request or answer; as JSON they take 25 MB, and 100 MB while they are read
 LONGEST_VALUE = 24  # characters: a float and its comma
 LONGEST_MESSAGE = 300  # characters: a message may quote what was sent
 MOST_AT_ONCE = 8  # requests that wait for their answer; one is computed at a time
-MOST_HELD = 4  # times the longest body: of all that is being received, and again of all that is being sent
+MOST_HELD = 4  # longest bodies that all requests together may take in memory, and as much for all answers
 BODY_SECONDS = 30.0  # for the whole body to arrive
 ANSWER_SECONDS = 60.0  # for the answer to be taken
 PIECE = 2**16  # bytes of an answer that are handed on at once
@@ -49,7 +49,7 @@ FORMATS = ("inputs", "instances", "dataframe_split")
 
 
 class Limits(NamedTuple):
-    """What one request may hold, for images of a certain size."""
+    """Holds how much one request may contain, for images of a certain size."""
 
     images: int
     values: int
@@ -57,7 +57,7 @@ class Limits(NamedTuple):
 
 
 def limits_of(model: GenerativeModel) -> Limits:
-    """At least one image, however large."""
+    """Returns how much one request to a model may contain; it is one image at least, however large."""
     pixels = math.prod(model.image_shape)
     images = max(1, min(MOST_IMAGES, MOST_VALUES // pixels))
     values = images * pixels
@@ -65,7 +65,7 @@ def limits_of(model: GenerativeModel) -> Limits:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """The server's socket; port 0 is a free one.
+    """Opens the server's socket; port 0 takes a free port.
 
     Raises:
         UserError: the address cannot be used.
@@ -83,12 +83,12 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def is_local(listener: socket.socket) -> bool:
-    """Whether this machine alone reaches it."""
+    """Tells whether this machine alone reaches the socket."""
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 def serve(model: GenerativeModel, listener: socket.socket, host: str) -> None:
-    """Answers until it is interrupted, then ends what it began. What nobody expected is on stderr, with its trace."""
+    """Answers until it is interrupted, then ends what it began; unexpected errors go to stderr with their traces."""
     config = uvicorn.Config(
         create_app(model, ("localhost", host.lower()) if is_local(listener) else None),
         backlog=BACKLOG,
@@ -105,10 +105,10 @@ def serve(model: GenerativeModel, listener: socket.socket, host: str) -> None:
 
 
 def create_app(model: GenerativeModel, names: tuple[str, ...] | None = None) -> FastAPI:
-    """Makes the routes. One thread computes, with all of torch's; the others keep answering.
+    """Makes the routes; one thread computes, with all of torch's own threads, and the others keep answering.
 
     Args:
-        names: under which it answers alone, beside addresses of this machine; None: under every one.
+        names: the only names under which it answers, beside addresses of this machine; None for every name.
     """
     app, limits, worker = FastAPI(openapi_url=None), limits_of(model), ThreadPoolExecutor(1)
     places, turn = asyncio.Semaphore(MOST_AT_ONCE), asyncio.Lock()
@@ -122,7 +122,7 @@ def create_app(model: GenerativeModel, names: tuple[str, ...] | None = None) -> 
         if places.locked():
             raise HTTPException(503, "too many requests at once; try again", AGAIN)
         async with places, turn:
-            await sent.room()  # before more is made that has to be held
+            await sent.room()  # an answer takes memory, so it is made when there is room for it
             text = await asyncio.get_running_loop().run_in_executor(worker, respond, model, limits, body)
         return Answer(text, sent)
 
@@ -130,7 +130,7 @@ def create_app(model: GenerativeModel, names: tuple[str, ...] | None = None) -> 
         return _json(200, "\n")
 
     async def mlflow_version(_request: Request) -> Response:
-        return _json(200, version("mlflow"))  # what its clients ask for
+        return _json(200, version("mlflow"))  # MLflow's clients ask for the version of MLflow
 
     app.add_route("/invocations", invocations, methods=["POST"])
     app.add_route("/ping", ping)
@@ -149,7 +149,7 @@ class Answer(Response):
         self.held = held
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        """Sends it in pieces: each waits until the one before it is on its way."""
+        """Sends the answer in pieces, each of which waits until the one before it is on its way."""
         try:
             async with self.held.holding(ANSWER_SECONDS) as holding:
                 holding.size = len(self.body)
@@ -160,7 +160,7 @@ class Answer(Response):
                     await asyncio.sleep(0)  # where the client has hung up, this becomes known before the next piece
         except TimeoutError:
             scope["state"]["connection"].transport.abort()
-            await asyncio.sleep(0)  # it is lost when the loop comes round; until then uvicorn would wait for more
+            await asyncio.sleep(0)  # the loop has to come round: until then uvicorn would wait for more of the answer
 
 
 def _json(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
@@ -182,7 +182,10 @@ async def _failed(_request: Request, _error: Exception) -> Response:
 
 
 def _check_name(request: Request, names: tuple[str, ...]) -> None:
-    """Refuses a page elsewhere whose name leads to this machine: its browser takes the model for that page's own."""
+    """Refuses requests under other names: a page elsewhere may have a name that leads to this machine.
+
+    The browser of that page would take the model for the page's own server, and let the page read its answers.
+    """
     try:
         name = request.url.hostname or ""
         known = name in names or ipaddress.ip_address(name).is_loopback
@@ -201,7 +204,11 @@ def _check_type(request: Request) -> None:
 
 
 async def _read_body(request: Request, limits: Limits, held: HeldBytes) -> bytearray:
-    """The body, read no further than the limit; whether its length was announced or not."""
+    """Reads the body, and no further than the limit, whether its length was announced or not.
+
+    Raises:
+        HTTPException: it is too long, too slow or ends early.
+    """
     too_long = HTTPException(
         413, f"the body is over {limits.bytes:,} bytes; send fewer images, at most {limits.images}, or integer pixels"
     )
@@ -249,7 +256,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _read_params(given: Any) -> Question:
-    """The parameters, without conversions."""
+    """Reads the parameters of a request, which must have the right types, as nothing is converted."""
     if not isinstance(given, dict | None):
         raise HTTPException(400, 'params: send an object, such as {"mode": "embed"}')
     defaults = Question()._asdict()
@@ -263,7 +270,10 @@ def _read_params(given: Any) -> Question:
 
 
 def _read_inputs(question: dict[str, Any], needed: bool) -> Any:
-    """Nested lists of numbers and nothing else: among texts numpy would give each the room of the longest."""
+    """Returns the inputs of a request, which are nested lists of numbers and nothing else.
+
+    Texts are refused here, as numpy would give each of them the room of the longest.
+    """
     if unknown := question.keys() - {*FORMATS, "params"}:
         raise HTTPException(400, f"{min(unknown)[:40]}: unknown; send one of {', '.join(FORMATS)}, and params")
     given = [name for name in FORMATS if name in question]
@@ -284,14 +294,14 @@ def _read_inputs(question: dict[str, Any], needed: bool) -> Any:
 
 
 def respond(model: GenerativeModel, limits: Limits, body: bytearray) -> str:
-    """The answer to a request's body, as JSON.
+    """Returns the answer to a request's body, as JSON.
 
     Raises:
-        HTTPException: the request is wrong; says how.
+        HTTPException: the request is wrong; the message says how.
     """
     asked = _parse(body, limits)
     question = _read_params(asked.get("params"))
-    inputs = _read_inputs(asked, needed=question.mode in MODES)  # "generate" looks at none, others are unknown
+    inputs = _read_inputs(asked, needed=question.mode in MODES)  # "generate" needs none; other modes are refused below
     if question.mode == "generate" and not 1 <= question.n <= limits.images:
         raise HTTPException(400, f"n={str(question.n)[:20]}: from 1 to {limits.images} images in one request")
     if len(inputs) > limits.images:
@@ -303,5 +313,5 @@ def respond(model: GenerativeModel, limits: Limits, body: bytearray) -> str:
     except UserError as error:
         raise HTTPException(400, str(error)) from None
     told = f', "range": "{pixels}"' if pixels else ""
-    rows = ", ".join(json.dumps(row.tolist()) for row in predictions)  # one by one: other threads get their turn
+    rows = ", ".join(json.dumps(row.tolist()) for row in predictions)  # one by one, so that other threads get a turn
     return f'{{"predictions": [{rows}]{told}}}'

@@ -1,5 +1,5 @@
-"""The steps of the workflow, tracked: what a Prefect task or a single command calls; a file for each flow.
+"""Holds the tracked steps of the workflow, which Prefect tasks and single commands call; each flow has a file here.
 
-Each is a generator of Progress that returns a small frozen result of paths, ids and numbers. Only here do data,
+Each step is a generator of Progress that returns a small frozen result of paths, ids and numbers. Only here do data,
 training, evaluation, the search, MLflow and the registry meet.
 """

@@ -1,4 +1,4 @@
-"""The comparison: one parent run, a child run per system and seed, and what they came to side by side."""
+"""Trains and judges several systems in one parent run, with a child run per system and seed, and compares them."""
 
 from __future__ import annotations
 
@@ -46,40 +46,40 @@ from aemodels.tracking.store import open_store
 from aemodels.training.models import new_model
 
 T = TypeVar("T")
-SIDE_BY_SIDE, CURVE = "comparison", "rate_distortion"  # pictures, as the report has them
+SIDE_BY_SIDE, CURVE = "comparison", "rate_distortion"  # the names of the pictures in the report
 
 
 class Compared(Result):
-    """A finished comparison."""
+    """Holds what a finished comparison found, and where its files and runs are."""
 
     run_id: str
     url: str
     compare_url: str
-    """The runs of the first seed, side by side."""
+    """Links to MLflow's page that shows the runs of the first seed side by side."""
     table: Table
     runs: dict[str, tuple[str, ...]]
-    """System -> ids of its runs, one for each seed."""
+    """Maps a system to the ids of its runs, one for each seed."""
     folder: Path
-    """table.md, table.json, and under systems/ a folder of each trained model with its report, by system and seed."""
+    """Holds table.md, table.json, and under systems/ each trained model with its report, by system and seed."""
     picture: Path | None
-    """Systems by reconstructions, samples, interpolation; null where it could not be drawn."""
+    """Shows reconstructions, samples and interpolations of all systems; it is null where it could not be drawn."""
     curve: Path | None
-    """Rate and distortion, with samples, of systems that differ in beta alone; null where fewer than three do."""
+    """Shows rate, distortion and samples of systems that differ in beta alone; it is null where fewer than three do."""
     report: Path
-    """One file for a browser: the picture, the table, settings."""
+    """Names one file for a browser, with the picture, the table and the settings."""
     left_out: dict[str, str] = Field(default_factory=dict)
-    """Pictures of the comparison that could not be drawn, with the reason."""
+    """Maps each picture of the comparison that could not be drawn to the reason."""
 
 
 class _Child(Result):
-    """What is kept of a system that was trained and judged with one seed."""
+    """Holds what is kept of a system that was trained and judged with one seed."""
 
     run_id: str
     measured: Measured
 
 
 def check(config: ComparisonConfig) -> None:
-    """What can be known before the images are looked at.
+    """Checks what can be known before the images are looked at.
 
     Raises:
         SettingsError: the images have no name.
@@ -93,7 +93,7 @@ def compare(config: ComparisonConfig, data: PreparedData, command: str = "", ask
     """Trains and judges every system with every seed, or goes on where it was killed; registers nothing.
 
     Args:
-        command: what a person gave, for the table; "" where it was none.
+        command: the command that a person gave, which the table quotes; "" where there was none.
         asker: who asks, such as the id of a flow run; as for a training.
 
     Raises:
@@ -128,14 +128,14 @@ def _check_fits(system: str, experiment: Experiment, data: PreparedData) -> None
 
 
 def _identity(config: ComparisonConfig, digest: str) -> str:
-    """What names the comparison's folder: the settings of all of its runs, their names and order."""
+    """Returns the name of the comparison's folder: a hash of its settings, its systems in their order, and the data."""
     settings = [settings.experiment.model_dump_json() for settings in config.settings.values()]
     first = next(iter(config.settings.values())).experiment
     return first.identity(f"{list(config.systems)}{settings}{config.seeds}{digest}")
 
 
 def _shared(experiments: Mapping[str, Experiment]) -> dict[str, object]:
-    """The settings in which all agree."""
+    """Returns the settings that are the same in all systems."""
     first, *others = (experiment.flat() for experiment in experiments.values())
     return {key: value for key, value in first.items() if all(key in o and o[key] == value for o in others)}
 
@@ -143,7 +143,7 @@ def _shared(experiments: Mapping[str, Experiment]) -> dict[str, object]:
 def _children(
     config: ComparisonConfig, data: PreparedData, features: Features, folder: RunFolder, parent: Run
 ) -> Steps[dict[str, list[_Child]]]:
-    """Every system with the first seed, then with the next one."""
+    """Trains and judges every system with the first seed, then every system with the next one."""
     found: dict[str, list[_Child]] = {name: [] for name in config.systems}
     todo = [(seed, name) for seed, name in product(range(config.seeds), config.systems)]
     for done, (seed, name) in enumerate(todo):
@@ -165,7 +165,7 @@ def _place(folder: Path, system: str, seed: int) -> Path:
 def _child(
     system: str, experiment: Experiment, data: PreparedData, features: Features, folder: RunFolder, parent: Run
 ) -> Steps[_Child]:
-    """One system with one seed, in a run of its own, with its own figures and report."""
+    """Trains and judges one system with one seed, in a run of its own, with its own figures and report."""
     folder.path.mkdir(parents=True, exist_ok=True)
     model = new_model(experiment.model, data, experiment.seed)
     name = parent.store.client.get_experiment(parent.experiment_id).name
@@ -194,7 +194,7 @@ def _child(
 
 
 def _validation(evidence: Evidence) -> float | None:
-    """The loss that picks the best weights, after the last epoch."""
+    """Returns the validation loss after the last epoch that picks the best weights; None where none picks them."""
     selection = evidence.model.selection
     return evidence.history[-1][f"val/{selection}"] if selection else None
 
@@ -206,7 +206,7 @@ def _made_with() -> str:
 
 
 def _entitled(steps: Steps[T], title: str) -> Steps[T]:
-    """Says which system it is that is being trained or judged."""
+    """Adds to each report of progress which system is being trained or judged."""
     with Driven(steps) as driven:
         for report in driven:
             yield report._replace(work=f"{report.work.partition(' ')[0]} {title}")
@@ -221,7 +221,7 @@ def _finish(
     run: Run,
     command: str,
 ) -> Compared:
-    """Table, picture and report, in the folder and in the parent run."""
+    """Writes the table, the pictures and the report into the folder and into the parent run."""
     experiments = {name: config.experiment(name, 0) for name in config.systems}
     primary = next(iter(experiments.values())).evaluation.primary
     measured = {name: [child.measured for child in children] for name, children in found.items()}
@@ -251,7 +251,7 @@ def _finish(
 
 
 def _circumstances(config: ComparisonConfig, data: PreparedData, measured: Mapping[str, list[Measured]]) -> str:
-    """Seeds and images of all; versions and devices of each, which may be several where it went on elsewhere."""
+    """Says which seeds, images, versions and devices were used; the last two are several if it went on elsewhere."""
     seeds = "seed 0" if config.seeds == 1 else f"seeds 0 to {config.seeds - 1}"
     made_with = dict.fromkeys(each.made_with for runs in measured.values() for each in runs)
     return f"{seeds}; {data.name}, digest {data.digest}; {' and '.join(filter(None, made_with))}"
@@ -279,7 +279,7 @@ def _pictures(config: ComparisonConfig, table: Table, data: PreparedData, folder
 
 
 def _curve(table: Table, systems: Mapping[str, Evidence]) -> Picture:
-    """Systems that differ in beta alone."""
+    """Draws rate against distortion of systems that differ in beta alone."""
     points: dict[str, tuple[float, float]] = {}
     for row in table.rows:
         if row.system in systems:

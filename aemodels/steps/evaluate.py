@@ -1,4 +1,4 @@
-"""Judging a model that is there already, on its own images or on others."""
+"""Judges a trained model again, on its own test images or on others."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from aemodels.tracking.catalog import find
 from aemodels.tracking.run import standard_tags, start_run
 from aemodels.tracking.store import open_store
 
-MOST_LISTED = 10  # classes, in a message
+MOST_LISTED = 10  # classes that a message names
 
 
 class Evaluated(Result):
-    """A finished evaluation."""
+    """Holds what a finished evaluation measured, and where its files and run are."""
 
     run_id: str
     url: str
     model: str
     metrics: dict[str, float]
-    """Of the test images, by their tracked names."""
+    """Holds the metrics on the test images, by their tracked names."""
     figures: tuple[Path, ...]
     report: Path
-    """One file for a browser: metrics, settings, figures."""
+    """Names one file for a browser, with metrics, settings and figures."""
     left_out: dict[str, str] = Field(default_factory=dict)
-    """Metrics and figures that could not be made of these images, with the reason."""
+    """Maps each metric and figure that could not be made of these images to the reason."""
 
 
 def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[Evaluated]:
@@ -93,7 +93,11 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
 
 
 def _check(reference: str, loaded: Loaded, data: PreparedData) -> None:
-    """Whether the model can be judged on the images."""
+    """Checks that the model can be judged on the images.
+
+    Raises:
+        SettingsError: they have another shape, or other classes than a conditional model knows.
+    """
     card = loaded.card
     if data.image_shape != card.image_shape:
         channels, height, _ = card.image_shape
@@ -109,11 +113,11 @@ def _check(reference: str, loaded: Loaded, data: PreparedData) -> None:
 
 
 def _listed(classes: Sequence[str]) -> str:
-    """The first ones; there may be thousands."""
+    """Lists the first classes, as there may be thousands."""
     more = ", ..." if len(classes) > MOST_LISTED else ""
     return f"{', '.join(classes[:MOST_LISTED])}{more}" or "no labels"
 
 
 def _name(reference: str) -> str:
-    """The registered model's name; "" for a run's folder."""
+    """Returns the registered model's name; "" for a run's folder."""
     return "" if Path(reference).exists() else re.split("[@/]", reference.removeprefix("models:/"))[0]

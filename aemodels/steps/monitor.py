@@ -1,4 +1,4 @@
-"""Monitoring: whether new images are still like those that a model was made for."""
+"""Checks whether new images are still like those that a model was made for."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ from aemodels.tracking.catalog import CHAMPION, find, get
 from aemodels.tracking.run import Run, standard_tags, start_run
 from aemodels.tracking.store import Store, open_store
 
-ANNOUNCED = "retraining.announced"  # a tag
+ANNOUNCED = "retraining.announced"  # the tag of a check's run whose alarm has asked for a retraining
 MOST = 10_000  # images of a split: enough for the tests, and soon scored
 
 
 class Monitored(Result):
-    """A finished check."""
+    """Holds what a finished check of new images found."""
 
     model: str
     version: int
     images: int
-    """Those that the champion has seen in its own data are left out."""
+    """Counts the new images that were compared, without those that are in the champion's own data."""
     unfit: tuple[str, ...]
-    """Files that are no images of the model's shape, with the reason."""
+    """Lists the files that are no images of the model's shape, each with the reason."""
     drift: bool
     reasons: tuple[str, ...]
-    """Of the alarm; without one, why there was nothing to compare."""
+    """Says why there is an alarm, or why there was nothing to compare."""
     numbers: dict[str, float]
     repeated: bool
-    """An alarm about the same version asked for a retraining before, and the images have not doubled since."""
+    """Tells whether an alarm about this version has asked for a retraining, and the images have not doubled since."""
     retraining: dict[str, object] | None
-    """The old and the new images together, as `data` of a pipeline's settings; None where that is not possible."""
+    """Holds `data` of a pipeline's settings for the old and new images together; None where that is not possible."""
     run_id: str
     url: str
     figures: tuple[Path, ...]
-    """Of an alarm; the run has them of every check."""
+    """Lists the figures of an alarm on this disk; the run has those of every check."""
     left_out: dict[str, str] = Field(default_factory=dict)
-    """Figures that could not be drawn, with the reason."""
+    """Maps each figure that could not be drawn to the reason."""
 
 
 class _Checked(NamedTuple):
@@ -72,12 +72,12 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
     """Compares new images with the test images, as the champion sees them, in a run of its own.
 
     Args:
-        name: of a registered model.
+        name: the name of a registered model.
         paths: image files, or folders of them; the newest ones are compared.
         group: who asks, such as the id of a flow run; a tag of the check's run.
 
     Raises:
-        UserError: no champion, no encoder, no such folder, or the test images are not those of the champion.
+        UserError: there is no champion, no encoder or no such folder, or the test images are not the champion's.
     """
     torchrun.refuse("a check")
     present = sorted(image_files(paths), key=lambda file: file.stat().st_mtime_ns)
@@ -139,7 +139,7 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
 
 
 def _too_few_known(reference: str, known: int, config: MonitoringConfig) -> str:
-    """Why new images cannot be compared with the model's, however many they are."""
+    """Says why new images cannot be compared with the model's few test images, however many new ones there are."""
     told = f"new images cannot be compared with {reference}, which has too few test images ({known}): "
     least = next((m for m in range(known, MOST) if fewest(m, config) <= config.newest), None)
     if least is None:
@@ -149,7 +149,7 @@ def _too_few_known(reference: str, known: int, config: MonitoringConfig) -> str:
 
 
 def _too_few(new: int, needed: int, read: Fitting, looked_at: int, present: int) -> str:
-    """Why there is nothing to compare: what became of the files."""
+    """Says why the new images are too few to compare, and what became of the files."""
     found = f"{present} image files" + (f", of which the newest {looked_at} were read" if looked_at < present else "")
     lost = []
     if read.unfit:
@@ -160,9 +160,9 @@ def _too_few(new: int, needed: int, read: Fitting, looked_at: int, present: int)
 
 
 def _own_data(loaded: Loaded, reference: str) -> Steps[PreparedData]:
-    """The data that the model was trained on: its test images are the ones to compare with.
+    """Returns the data that the model was trained on, with whose test images new ones are compared.
 
-    Their folder may hold more by now: what was prepared then is taken, where it is still there.
+    Their folder may hold more by now, so what was prepared then is taken where it is still there.
     """
     config, digest = loaded.card.experiment.data, loaded.card.digest
     if (before := prepared_before(config, digest)) is not None:
@@ -216,12 +216,12 @@ def _unfit_reasons(unfit: Sequence[str], total: int, config: MonitoringConfig) -
 
 
 def announced(monitored: Monitored) -> None:
-    """Notes that a retraining was asked for: until then a check that is done again asks once more."""
+    """Notes in the check's run that a retraining was asked for; before, a check that is done again asks once more."""
     open_store().client.set_tag(monitored.run_id, ANNOUNCED, "true")
 
 
 def _repeated(store: Store, run: Run, reference: str, files: int) -> bool:
-    """Whether a retraining was asked for about the same version when there were more than half as many files."""
+    """Tells whether a retraining was asked for about this version when there were more than half as many files."""
     asked = f"tags.model = '{reference}' and tags.`{ANNOUNCED}` = 'true'"
     found = store.client.search_runs([run.experiment_id], asked, max_results=1000)
     return any(2 * int(one.data.tags["images"]) > files for one in found)
@@ -238,7 +238,7 @@ def _retraining(source: DataConfig, paths: Sequence[Path]) -> dict[str, object] 
 
 
 def _draw(model: Autoencoder, images: NDArray[np.uint8], checked: _Checked, run: Run, place: Path | None) -> Made[Path]:
-    """The pictures of a check into its run, and into a folder where there is one; and why others are missing."""
+    """Draws the pictures of a check into its run, and into a folder if one is given; tells why others are missing."""
     order = np.argsort(-checked.new.errors)[:64]
 
     def draw_distributions() -> Picture:

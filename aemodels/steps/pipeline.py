@@ -1,7 +1,7 @@
-"""What a whole pipeline leaves, kept beside its model: the same images and settings need no second one.
+"""Keeps a pipeline's result beside its model, so that the same images and settings need no second pipeline.
 
-It is kept where every machine finds it: a tag of the registered version tells what the pipeline was given, and an
-artifact of the version's run holds the result.
+Every machine finds it: a tag of the registered version tells what the pipeline was given, and an artifact of the
+version's run holds the result.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ FILE = "pipeline.json"
 
 
 class Finished(Result):
-    """What the pipeline leaves."""
+    """Holds the results of all stages of a finished pipeline."""
 
     data: PreparedData
     tuned: Tuned
     trained: Trained
     promotion: Promotion
     asked: str
-    """The flow run that did the work."""
+    """Names the flow run that did the work, by its id."""
     new: bool = True
-    """False: nothing was searched or trained, as an earlier pipeline had done the same; all else tells of that one."""
+    """Tells whether this pipeline did the work; False where an earlier one had, which all else then tells of."""
 
 
 def origin(settings: Settings, data: PreparedData) -> str:
-    """A hash of all that a pipeline's outcome depends on: the images, the settings and the release of this project.
+    """Returns a hash of all that a pipeline's outcome depends on: the images, the settings and this project's release.
 
     Where the images lie does not count, nor whether a pipeline is wanted again.
     """
@@ -55,7 +55,7 @@ def keep(settings: Settings, finished: Finished) -> None:
 
 
 def find(settings: Settings, data: PreparedData) -> Finished | None:
-    """The result of the latest pipeline that was given the same; None where there is none, or its run was deleted."""
+    """Returns the result of the latest pipeline that was given the same; None where it or its run is not there."""
     store = open_store()
     made = made_from(store, settings.registered_name, origin(settings, data))
     if made is None:
@@ -65,7 +65,7 @@ def find(settings: Settings, data: PreparedData) -> Finished | None:
 
 
 def nothing_new(before: Finished) -> Finished:
-    """The earlier result as that of a pipeline that does nothing; the champion stays the one that there is."""
+    """Turns an earlier result into that of a pipeline that had nothing to do, and names the present champion."""
     store, made = open_store(), before.trained.version
     now = champion(store, made.name)
     known = get(store, made.name, made.version)
@@ -84,6 +84,6 @@ def nothing_new(before: Finished) -> Finished:
 
 
 def _verdict(made: Registered) -> str:
-    """What was decided about it in the end, by the gate or a person."""
+    """Says what the gate or a person has decided about a version in the end."""
     decision, by, reason = (made.tags.get(f"{GATE}{key}", "") for key in ("decision", "by", "reason"))
     return f"{decision} by {by} ({reason})"

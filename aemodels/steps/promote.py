@@ -1,4 +1,4 @@
-"""The gate: a challenger against the champion, on the same images."""
+"""Compares a challenger with the champion on the same images, and lets the gate decide which is the champion."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ from aemodels.tracking.store import Store, open_store
 
 
 class Promotion(Result):
-    """What the gate decided."""
+    """Holds what the gate decided about a version."""
 
     name: str
     version: int
     promoted: bool
     already: bool
-    """It was the champion before it was asked about: what is told of it was decided then."""
+    """Tells whether it was the champion before it was asked about; `reason` then tells what was decided earlier."""
     reason: str
     numbers: dict[str, float]
     champion: int | None
-    """The version in use afterwards."""
+    """Names the version that is champion after the decision."""
     url: str
 
 
 class Comparison(Result):
-    """Challenger and champion side by side, before anything is decided for good."""
+    """Shows challenger and champion side by side, before anything is decided for good."""
 
     name: str
     versions: dict[str, int]
-    """Of `challenger` and `champion`; the first champion has no rival."""
+    """Maps `challenger` and `champion` to their versions; there may be no champion yet."""
     metrics: dict[str, dict[str, float]]
-    """Of each, on the same test images."""
+    """Maps `challenger` and `champion` to their metrics on the same test images."""
     promote: bool
-    """What the gate would decide."""
+    """Tells whether the gate would promote the challenger."""
     reason: str
     pictures: dict[str, Path]
-    """Samples of each, of the same noise."""
+    """Maps `challenger` and `champion` to pictures of their samples, drawn from the same noise."""
     url: str
 
 
@@ -69,7 +69,7 @@ class _Judged(NamedTuple):
 
 
 def check(settings: Settings) -> None:
-    """Before a search and a training whose model the gate would decline.
+    """Refuses settings whose model the gate would decline, before a search and a training are done for nothing.
 
     Raises:
         UserError: the champion knows more folders of images.
@@ -84,7 +84,7 @@ def check(settings: Settings) -> None:
 
 
 def compare(settings: Settings, data: PreparedData, version: ModelVersion) -> Steps[Comparison]:
-    """What a person wants to see who approves a promotion; changes nothing."""
+    """Compares a version with the champion for a person who is to approve its promotion; changes nothing."""
     store = open_store()
     yield Progress(f"comparison of {version.name}", 0, 1)
     features = yield from feature_network(data, best_device())
@@ -121,7 +121,7 @@ def promote(
     """Makes the version the champion if it is better on the primary metric, finite and within the limits.
 
     Args:
-        review: what a person says, who can decline it.
+        review: what a person says, who can decline what the gate allows.
     """
     store = open_store()
     work = f"gate of {version.name}"
@@ -152,7 +152,7 @@ def _decide(
     store: Store,
     review: Review | None,
 ) -> Decision:
-    """Decides and carries it out; asked again about the champion, it tells what was decided."""
+    """Decides about a version and carries it out; asked again about the champion, it returns the earlier decision."""
     old = champion(store, version.name)
     if old is not None and old.version.version == version.version:
         if review is not None and review.id and not said_by_champion(old, review.id):
@@ -171,7 +171,7 @@ def _decide(
 
 
 def _judge(settings: Settings, data: PreparedData, features: Features, version: ModelVersion, store: Store) -> _Judged:
-    """What the gate says of two models."""
+    """Measures a version and the champion on the same images, and returns what the gate says of them."""
     challenger, old = get(store, version.name, version.version), champion(store, version.name)
     smaller = {name: metric.direction == "minimize" for name, metric in METRICS.items() if metric.direction}
     new, missing = _metrics_on(settings, data, features, challenger, store) or ({}, {})
@@ -203,23 +203,27 @@ def _judge(settings: Settings, data: PreparedData, features: Features, version: 
 
 
 def _forgotten(source: DataConfig, old: Registered, store: Store) -> str:
-    """A folder of the champion's images that is left out where the others are the same: after a drift the champion was
-    trained on the old images and the new ones, and is not to be judged by the old ones alone.
+    """Returns a folder of the champion's images that these settings leave out though they have its others; "" if none.
+
+    After a drift the champion was trained on the old images and the new ones, and is not to be judged by the old ones
+    alone.
     """
     if not isinstance(source, FolderConfig):
         return ""
     known = load_card(find(f"{old.version.name}/{old.version.version}", store)).experiment.data
     if not isinstance(known, FolderConfig) or not all(map(known.holds, source.path)):
         return ""
-    left_out = (folder for folder in known.path if not source.holds(folder) and has_images(folder))  # nor moved
+    # a folder that was moved or emptied has no images any more
+    left_out = (folder for folder in known.path if not source.holds(folder) and has_images(folder))
     return str(next(left_out, ""))
 
 
 def _metrics_on(
     settings: Settings, data: PreparedData, features: Features, registered: Registered, store: Store
 ) -> tuple[dict[str, float], dict[str, str]] | None:
-    """The model's metrics by this yardstick, and why others are missing: as registered, or measured again; None if it
-    cannot see these images.
+    """Returns the model's metrics on these images, and why others are missing; None if it cannot take these images.
+
+    They are the registered ones where these were measured alike, and are measured again otherwise.
     """
     if registered.digest == yardstick(settings, data, features):
         return registered.metrics, from_tags(registered.tags)

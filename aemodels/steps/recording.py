@@ -1,4 +1,4 @@
-"""What trainings and searches record alike."""
+"""Records in MLflow and in folders what trainings, searches, comparisons and checks have in common."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from aemodels.tracking.run import Run, begun_run, end_dead_runs, has_run, resume
 from aemodels.tracking.store import Store
 from aemodels.tracking.views import FINAL
 
-OVERVIEW_WIDTH, SMALL_ACROSS = 570, 3  # pixels, pictures
+OVERVIEW_WIDTH, SMALL_ACROSS = 570, 3  # the width in pixels, and the most pictures in a row
 
 
 class Result(Config):
-    """What a step returns: ids, paths and numbers. A metric may be NaN or infinite; the gate says what follows."""
+    """A result is what a step returns: ids, paths and numbers, of which a metric may be NaN or infinite."""
 
     model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")
 
@@ -37,7 +37,7 @@ FINISHED_BEFORE = "it was finished before, and its result was not told"
 
 
 def still_there(store: Store) -> Callable[[RunFolder], bool]:
-    """Returns what tells of a finished folder whether its run is in this store, and its files where it says."""
+    """Returns a test of finished folders: whether a folder's run is in this store, and its files where it says."""
 
     def is_there(folder: RunFolder) -> bool:
         result = folder.result or {}
@@ -55,7 +55,7 @@ def open_run(
     tags: Mapping[str, Any],
     parent: str | None = None,
 ) -> Run:
-    """The run that the folder belongs to, going on, or a new one; `parent` as in `start_run`."""
+    """Resumes the run that the folder belongs to, or starts a new one; `parent` is as in `start_run`."""
     given = {key: value for key, value in tags.items() if value != ""}
     if (run_id := folder.notes().get("run_id")) and (run := resume_run(store, run_id)):
         run.tags(given)  # a pipeline that was started again has another tag
@@ -70,13 +70,16 @@ def open_run(
 
 
 def keep_figures(pictures: Mapping[str, Picture], folder: Path, run: Run) -> tuple[Path, ...]:
-    """Into the folder and into the run."""
+    """Saves figures in the folder, and shows them in the run; returns their files."""
     show_figures(pictures, run)
     return save_figures(pictures, folder)
 
 
 def keep_model_figures(pictures: Mapping[str, Picture], folder: Path, run: Run) -> tuple[Path, ...]:
-    """Keeps figures, and those of the prepared view as image cards too: at step 0, where every card stands at first."""
+    """Keeps figures in folder and run, and shows those of MLflow's prepared view as image cards too.
+
+    The cards are at step 0, where MLflow's slider stands at first.
+    """
     for key in FINAL:
         if (picture := pictures.get(key.removeprefix("test "))) is not None:
             run.image(key, picture)
@@ -84,7 +87,7 @@ def keep_model_figures(pictures: Mapping[str, Picture], folder: Path, run: Run) 
 
 
 def show_figures(pictures: Mapping[str, Picture], run: Run) -> None:
-    """Into the run, whose page shows them small, where there are any."""
+    """Logs figures in the run, whose page then shows them small, if there are any."""
     if not pictures:
         return
     for name, picture in pictures.items():
@@ -98,7 +101,7 @@ def show_figures(pictures: Mapping[str, Picture], run: Run) -> None:
 
 
 def save_figures(pictures: Mapping[str, Picture], folder: Path) -> tuple[Path, ...]:
-    """Into the folder, where a person finds them without a server."""
+    """Saves figures in the folder, where a person finds them without a server; returns their files."""
     (folder / "figures").mkdir(exist_ok=True)
     paths = tuple(folder / "figures" / f"{name}.png" for name in pictures)
     for path, picture in zip(paths, pictures.values(), strict=True):
@@ -108,14 +111,14 @@ def save_figures(pictures: Mapping[str, Picture], folder: Path) -> tuple[Path, .
 
 
 def keep_report(html: str, folder: Path, run: Run) -> Path:
-    """Into the folder and into the run, whose page shows it under Artifacts."""
+    """Keeps a report in the folder, and in the run, whose page shows it under Artifacts; returns its file."""
     write_whole(folder / REPORT, lambda path: path.write_text(html, encoding="utf-8"))
     run.text(REPORT, html)
     return folder / REPORT
 
 
 def _overview(pictures: Sequence[Picture]) -> Picture:
-    """All of them small, in rows; no wider than the column of text on a run's page."""
+    """Puts all pictures in rows, small, so that they are no wider than the column of text on a run's page."""
     across = min(SMALL_ACROSS, len(pictures))
     width = OVERVIEW_WIDTH // across
     small = [Image.fromarray(p) for p in pictures]
@@ -132,12 +135,12 @@ def _overview(pictures: Sequence[Picture]) -> Picture:
 
 
 def yardstick(settings: Settings, data: PreparedData, features: Features) -> str:
-    """What test metrics depend on beside the model: only those with the same yardstick are compared."""
+    """Returns what test metrics depend on beside the model, as a text; only metrics with the same one are compared."""
     how = f"{data.binarize}{features.hash}{settings.evaluation.model_dump_json()}"
     judged = hashlib.sha256(how.encode()).hexdigest()[:8]
     return f"{data.digest}-{judged}"
 
 
 def is_of(measured: str, data: PreparedData) -> bool:
-    """Whether a yardstick, such as the one that a version was registered with, is of these images."""
+    """Tells whether a yardstick, such as the one that a version was registered with, is of these images."""
     return measured.startswith(f"{data.digest}-")

@@ -1,4 +1,4 @@
-"""Training: one tracked run, from the data to a registered challenger."""
+"""Trains a model in one tracked run, judges it and registers it as a challenger."""
 
 from __future__ import annotations
 
@@ -48,29 +48,29 @@ CARDS = 10  # image cards of a training: enough to watch it, few enough not to s
 
 
 class Trained(Result):
-    """A finished training."""
+    """Holds what a finished training came to, and where its files and run are."""
 
     run_id: str
     url: str
     pictures_url: str
-    """This model beside the others of the data set."""
+    """Links to MLflow's page that shows this model beside the others of the data set."""
     version: ModelVersion
     metrics: dict[str, float]
-    """Of the test images, by their tracked names."""
+    """Holds the metrics on the test images, by their tracked names."""
     seconds: float
-    """Of training alone."""
+    """Counts the seconds of training, without evaluation and figures."""
     images_per_second: float
     folder: Path
-    """config.json, weights.safetensors and the figures."""
+    """Holds config.json, weights.safetensors and the figures."""
     figures: tuple[Path, ...]
     report: Path
-    """One file for a browser: metrics, settings, figures."""
+    """Names one file for a browser, with metrics, settings and figures."""
     left_out: dict[str, str] = Field(default_factory=dict)
-    """Metrics and figures that could not be made of these images, with the reason."""
+    """Maps each metric and figure that could not be made of these images to the reason."""
 
 
 def check(settings: Settings) -> None:
-    """What can be known before the images are looked at.
+    """Checks what can be known before the images are looked at.
 
     Raises:
         SettingsError: the model has no name, or the search space does not fit the experiment.
@@ -100,7 +100,7 @@ def train(settings: Settings, data: PreparedData, group: str, asker: str = "") -
 
 
 def assist(settings: Settings, data: PreparedData) -> None:
-    """What the processes beside the one that writes do under torchrun: their share of every batch."""
+    """Trains along under torchrun, in a process beside the one that writes: it computes its share of every batch."""
     experiment = settings.experiment
     with torchrun.joined(best_device()):
         if torchrun.agreed(False):  # the process that writes has found the result
@@ -158,7 +158,7 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> St
 
 
 class Learned(NamedTuple):
-    """A model that was trained and judged."""
+    """Holds how a model was judged, and what its training took."""
 
     evaluation: Evaluation
     metrics: dict[str, float]  # of the test images, by their tracked names
@@ -199,7 +199,7 @@ def _judge(
 
 
 def _effort(state: TrainingState) -> tuple[float, float]:
-    """Seconds of training, and images seen in them; of pre-training too."""
+    """Returns the seconds of training and the images seen in them, with those of pre-training."""
     epochs = [*state.pretraining, *state.history]
     seconds = sum(epoch["train/seconds"] for epoch in epochs)
     return seconds, sum(epoch["train/seconds"] * epoch["train/images_per_second"] for epoch in epochs)
@@ -208,11 +208,11 @@ def _effort(state: TrainingState) -> tuple[float, float]:
 def _epochs(
     experiment: Experiment, data: PreparedData, folder: RunFolder, run: Run, untrained: GenerativeModel
 ) -> Steps[TrainingState]:
-    """The epochs that are left; each is on disk before it is tracked, and tracked before the next one."""
+    """Trains the epochs that are left; each is on disk before it is tracked, and tracked before the next one."""
     config = experiment.training
     saved = load_state(folder.path)
     if saved is None:
-        _cards(untrained, 0, data, run, experiment)  # where MLflow's slider stands at first
+        _cards(untrained, 0, data, run, experiment)  # step 0 is where MLflow's slider stands at first
     state = yield from first_state(experiment.model, data, config, experiment.seed, saved)
     if saved is None and state.pretraining:
         at = folder.time("pretrained")
@@ -235,14 +235,14 @@ def _epochs(
 
 
 def _track(metrics: Mapping[str, float], index: int, folder: RunFolder, run: Run) -> None:
-    """Tracks an epoch at a time that is on disk before: told twice, the same value at the same time is one point."""
+    """Tracks an epoch with a time that is noted on disk before; tracked twice, it is one point and not two."""
     at = now()
     folder.note(tracked=[index, at])
     run.metrics(metrics, index, at)
 
 
 def _track_again(state: TrainingState, folder: RunFolder, run: Run) -> None:
-    """Tracks what a killed attempt trained: its last epoch may have been tracked or not, those before it were."""
+    """Tracks what a killed attempt has trained and perhaps not tracked, which can only be its last epoch."""
     noted = folder.notes().get("tracked") or 0
     last, at = (noted, None) if isinstance(noted, int) else noted  # before 2026-11-30 the epoch alone was noted
     if at is not None:
@@ -258,7 +258,7 @@ def _note(epoch: Epoch) -> str:
 
 
 def _cards(model: GenerativeModel, step: int, data: PreparedData, run: Run, experiment: Experiment) -> None:
-    """The same images and the same codes in every run, so that runs compare."""
+    """Shows image cards of the same images and the same codes in every run, so that runs can be compared."""
     fit_prior(model, data, experiment.seed, experiment.training.images)
     grids: dict[str, Callable[[], Picture]] = {"samples": partial(sample_grid, model)}
     if isinstance(model, Autoencoder):

@@ -1,4 +1,4 @@
-"""The runs of a search's trials in MLflow, below the run of the search."""
+"""Records the trials of a search as runs in MLflow, below the run of the search."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ STATUS: dict[str, Status] = {"complete": "FINISHED", "pruned": "KILLED", "failed
 
 
 class TrialRuns:
-    """A child run per trial. An event may come twice after a kill; the second says the same."""
+    """Records what happens to trials, each in a child run.
+
+    An event may come twice after a process was killed; the second one says the same.
+    """
 
     def __init__(self, store: Store, study: Study, parent: Run, name: str, group: str) -> None:
         self.store, self.study, self.parent, self.name, self.group = store, study, parent, name, group
@@ -32,7 +35,7 @@ class TrialRuns:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Trials end with an interrupted search: they must not look as if they went on."""
+        """Ends the runs of trials that an interrupted search leaves, so that they do not look as if they went on."""
         for index in self.study.kept(self.running):
             self.running[index].__exit__(kind, error, trace)
 
@@ -51,13 +54,16 @@ class TrialRuns:
             self._end(event)
 
     def _lose(self, index: int) -> None:
-        """Records that another worker has taken the trial over; a run that was ended by mistake is opened again."""
+        """Records that another process has taken the trial over; a run that was ended by mistake is opened again."""
         if self.running.pop(index, None) is None:
             resume_run(self.store, self.runs[index].id)
             self.undone.add(index)
 
     def _elsewhere(self, event: TrialStarted | TrialEnded) -> None:
-        """Its worker has recorded all of it; this one perhaps something else, later."""
+        """Looks up the run of a trial that another process has recorded.
+
+        Where this process has ended that run too, by mistake and later, the end that counts is recorded once more.
+        """
         index = event.trial.index
         self.runs[index] = Run(self.store, self.study.notes()[f"run.{index}"], self.parent.experiment_id)
         if index in self.undone and isinstance(event, TrialEnded):
@@ -75,24 +81,24 @@ class TrialRuns:
             run = start_run(self.store, self.name, title, tags, parent=self.parent.id)
             self.study.remember(key, run.id)
         else:
-            # a pipeline that was started again, or a trial of another worker
+            # the pipeline may have been started again, or the trial been begun by another process
             run.tags({"worker": self.worker} | ({"pipeline": self.group} if self.group else {}))
             self.resumed.add(trial.index)
         run.params(event.experiment.flat())
         self.runs[trial.index] = self.running[trial.index] = run
 
     def _names(self, index: int) -> dict[str, str]:
-        """The tags that a trial's run has from its creation on, and no other run has."""
+        """Returns the tags that a trial's run has from its creation on, and no other run has."""
         return {"mlflow.parentRunId": self.parent.id, "trial": str(index)}
 
     def _track(self, event: TrialEpoch) -> None:
-        """Tracks an epoch, unless an attempt that was killed has: the trial trains again, and the same."""
+        """Tracks an epoch, unless a killed attempt has done so: a trial that is trained again gives the same values."""
         run = self.runs[event.index]
         if event.index in self.resumed:
             before = self.store.client.get_metric_history(run.id, next(iter(event.metrics)))
             if any(point.step == event.epoch for point in before):
                 return
-        # first, because MLflow's comparison opens on the metric that was logged first
+        # the objective comes first, because MLflow's comparison opens on the metric that was logged first
         objective = {"objective": event.value} if event.value is not None else {}
         run.metrics(objective | event.metrics, event.epoch)
 

@@ -1,4 +1,4 @@
-"""The search: one parent run, a child run per trial."""
+"""Searches the settings in one parent run, with a child run per trial."""
 
 from __future__ import annotations
 
@@ -34,48 +34,48 @@ from aemodels.tuning.space import check_models, search_identity, search_space
 from aemodels.tuning.storage import parse_url
 from aemodels.tuning.study import Study, join_study, open_study
 
-RUN = "run"  # a note of the study, as is the next
-SUMMARIZED = "summarized"  # when, so that its metrics told twice are one point
+RUN = "run"  # the study's note of the search's run
+SUMMARIZED = "summarized"  # the study's note of the time of its metrics: logged twice with it, they are one point
 ENDED = "this search has ended: its result; the same command again searches anew"
 COMPARED = 6  # trials on the comparison page: as many as its legend shows
 
 
 class TrialRow(Config):
-    """A trial as a person compares it."""
+    """Holds what a person compares of a trial."""
 
     index: int
     state: str
     params: dict[str, Any]
     values: dict[str, float]
-    """Objectives by name, of validation images."""
+    """Holds the objectives by name, measured on validation images."""
     seconds: float
     error: str = ""
-    """Why it failed."""
+    """Says why the trial failed."""
 
 
 class Tuned(Result):
-    """A finished search."""
+    """Holds what a finished search found, and where its files and run are."""
 
     run_id: str
     url: str
     compare_url: str
     best: dict[str, Any]
-    """Dotted settings of the best trial."""
+    """Holds the settings of the best trial, by dotted names."""
     objectives: tuple[str, ...]
     trials: tuple[TrialRow, ...]
-    """Best first."""
+    """Lists the trials, the best first."""
     front: tuple[int, ...]
-    """Indices of the trials that no other one beats in all objectives."""
+    """Lists the indices of the trials that no other trial beats in all objectives."""
     folder: Path
     figures: tuple[Path, ...]
     left_out: dict[str, str] = Field(default_factory=dict)
-    """Figures that could not be drawn, with the reason."""
+    """Maps each figure that could not be drawn to the reason."""
     note: str = ""
-    """What is to be known about the search, such as that its space holds fewer settings than `tuning.trials` asks."""
+    """Says what is to be known, such as that the search space holds fewer settings than `tuning.trials` asks for."""
 
 
 def check(settings: Settings) -> None:
-    """What can be known before the images are looked at.
+    """Checks what can be known before the images are looked at.
 
     Raises:
         SettingsError: the model has no name, or the search space does not fit the experiment.
@@ -90,7 +90,7 @@ def check(settings: Settings) -> None:
 
 
 def check_joining() -> None:
-    """Whether there is a database through which a search can be joined.
+    """Checks that there is a database through which a search can be joined.
 
     Raises:
         UserError: there is none.
@@ -103,9 +103,9 @@ def check_joining() -> None:
 
 
 def tune(settings: Settings, data: PreparedData, group: str, asker: str = "") -> Steps[Tuned]:
-    """Searches the settings, or goes on where it was killed; with OPTUNA_STORAGE, beside any number of other workers.
+    """Searches the settings, or goes on where it was killed; with OPTUNA_STORAGE, beside any number of other processes.
 
-    Whoever worked on a search gets its result, also where others finished it meanwhile, and so does who came too late.
+    Every process that worked on a search gets its result, even if others have finished it, and so does a late one.
 
     Args:
         group, asker: as for a training.
@@ -115,8 +115,9 @@ def tune(settings: Settings, data: PreparedData, group: str, asker: str = "") ->
         UserError: every trial failed, or the shared database does not answer.
     """
     experiment, config, name = settings.experiment, settings.tuning, settings.registered_name
-    check_models(experiment, data, config, search_space(experiment, config))  # before any work, and anything recorded
-    # under another name it is another run
+    # before any work is done or recorded
+    check_models(experiment, data, config, search_space(experiment, config))
+    # the name is part of the identity, since under another name it is another run
     identity, store = search_identity(experiment, config, f"{name}{data.digest}"), open_store()
     asker = asker or group
     with _opened(identity, experiment, config, store, asker) as (study, folder):
@@ -139,7 +140,7 @@ def tune(settings: Settings, data: PreparedData, group: str, asker: str = "") ->
 def _opened(
     identity: str, experiment: Experiment, config: TuningConfig, store: Store, asker: str
 ) -> Iterator[tuple[Study, RunFolder]]:
-    """The study that goes on, or a new one, and its folder on this machine."""
+    """Opens the study that goes on, or a new one, and its folder on this machine."""
 
     def owed(study: str, run: str, newer: bool) -> bool:
         return awaited(study, asker, newer) and has_run(store, run)
@@ -159,7 +160,7 @@ def _opened(
 def _run(
     store: Store, study: Study, folder: RunFolder, settings: Settings, data: PreparedData, group: str
 ) -> Iterator[Run]:
-    """The one run of the search, whoever founded it. It ends with the search, or with the last worker that leaves."""
+    """Opens the run of the search, which its processes share; it ends with the search, or when the last one leaves."""
     name, experiment, config = settings.registered_name, settings.experiment, settings.tuning
     with study.alone():
         study.arrive()
@@ -183,7 +184,7 @@ def _run(
 
 
 def _begun(store: Store, folder: RunFolder) -> str | None:
-    """The run that an attempt on this machine began, and could not note in the study because the database was away."""
+    """Returns the run that an attempt on this machine began and did not note in the study, as the database was away."""
     run_id: str | None = folder.notes().get("run_id")
     if run_id is None or not has_run(store, run_id):
         return None
@@ -191,7 +192,7 @@ def _begun(store: Store, folder: RunFolder) -> str | None:
 
 
 def _fewer(asked: int, there: int) -> str:
-    """Says so where the space ends the search."""
+    """Says that the space holds fewer settings than trials were asked for; "" where it holds enough."""
     plural = "" if there == 1 else "s"
     verb = "is" if there == 1 else "are"
     if there == asked:
@@ -202,7 +203,7 @@ def _fewer(asked: int, there: int) -> str:
 def _follow(
     events: Generator[Event, None, SearchResult], total: int, trials: TrialRuns, note: str
 ) -> Steps[SearchResult]:
-    """Records what happens to trials as it happens."""
+    """Records what happens to the trials as it happens, and reports the progress."""
     ended: set[int] = set()
     yield Progress("searching", 0, total, note)
     with Driven(events) as driven:
@@ -228,7 +229,7 @@ def _note(event: Event, trials: TrialRuns) -> str:
 
 
 def _finish(result: SearchResult, study: Study, run: Run, trials: TrialRuns, folder: RunFolder, note: str) -> Tuned:
-    """What the caller needs to go on. One worker records it, and ends the run."""
+    """Returns the result of the search; the one process that comes first records it, and ends the run."""
     ranked, (pictures, left_out) = _best_first(result), draw_search_figures(result)
     with study.alone():
         if study.finished:
@@ -236,7 +237,7 @@ def _finish(result: SearchResult, study: Study, run: Run, trials: TrialRuns, fol
         else:
             figures = keep_figures(pictures, folder.path, run)
             run.tags(as_tags(left_out))
-            if SUMMARIZED not in study.notes():  # by another worker, which was killed before it had finished
+            if SUMMARIZED not in study.notes():  # else a process was killed after it had noted the time
                 study.remember(SUMMARIZED, str(now()))
             _summarize(result, run, int(study.notes()[SUMMARIZED]))
             run.end("FINISHED")
@@ -265,7 +266,7 @@ def _summarize(result: SearchResult, run: Run, at: int) -> None:
 
 
 def _best_first(result: SearchResult) -> list[Trial]:
-    """Complete trials by their first objective, then the others."""
+    """Returns the complete trials sorted by their first objective, then the others."""
     sign = -1 if result.directions[0] == "maximize" else 1
     return sorted(result.trials, key=lambda trial: sign * trial.values[0] if trial.values else math.inf)
 

@@ -1,1 +1,1 @@
-"""What runs in the processes: the work of each kind, by this project and by its peers."""
+"""Holds what runs in the processes: the work of each kind, by this project and by its peers."""

@@ -1,4 +1,4 @@
-"""What varies in a search, and how a contender answers."""
+"""Defines what varies in a search, and how a contender answers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from benchmarks.jobs import Job, Measured
 
 
 class Configuration(NamedTuple):
-    """What varies."""
+    """A configuration holds the settings that vary in a search."""
 
     latent_dim: int
     beta: float
 
 
 def answer(job: Job, seconds: float, values: Mapping[int, float]) -> Measured:
-    """With the images that all trials together were trained on; the values by their configurations' indices, which are
-    strings as in every JSON object.
+    """Returns a contender's answer: its time, its speed over the images of all trials, and the objective's values.
+
+    The values are by the indices of their configurations, which are strings as in every JSON object.
     """
     count = min(job.settings["images"], job.data["sizes"]["train"]) * job.settings["epochs"] * len(values)
     by_index = {str(index): values[index] for index in sorted(values)}

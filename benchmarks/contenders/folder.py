@@ -1,4 +1,4 @@
-"""A folder of PNG files into an array, once."""
+"""Measures how fast a folder of PNG files is read into an array, once."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from benchmarks.jobs import Job, Measured
 
 
 def measure(job: Job) -> Measured:
-    """Settings: folder, where the first process leaves the files for all (so that they lie in the page cache), and
-    images, how many.
+    """Measures one contender.
+
+    Settings: `folder`, where the first process leaves the files for all (so that they lie in the page cache), and
+    `images`, how many there are.
     """
     folder = Path(job.settings["folder"])
     data = PreparedData.model_validate(job.data)
@@ -28,7 +30,7 @@ def measure(job: Job) -> Measured:
 
 
 def _write(data: PreparedData, folder: Path, count: int) -> None:
-    """MNIST's training and validation images in a folder for each class."""
+    """Writes MNIST's training and validation images into a folder for each class."""
     splits = ("train", "val")
     images = torch.cat([images_of(data, split) for split in splits])[:count, 0].numpy()  # (N, 28, 28)
     labels = torch.cat([labels_of(data, split) for split in splits])[:count].tolist()
@@ -44,7 +46,7 @@ def _ours(folder: Path) -> tuple[int, float]:
     from aemodels.runtime.progress import finish
 
     with tempfile.TemporaryDirectory() as cache:
-        os.environ["AEMODELS_CACHE"] = cache  # nothing is found prepared
+        os.environ["AEMODELS_CACHE"] = cache  # an empty cache, so that nothing is found prepared
         started = time.perf_counter()
         prepared = finish(prepare(FolderConfig(path=(folder,))))
         return sum(prepared.sizes.values()), time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""The one judge: what a trained network makes of held-out images, whoever trained it; and the one clock.
+"""Judges every trained network on held-out images in the same way, and holds the clock that all contenders use.
 
 N images, B batch, D latent units.
 """
@@ -20,15 +20,15 @@ BATCH = 1_000
 
 
 class Trained(NamedTuple):
-    """A trained network, from images to images."""
+    """Holds a trained network, from images to codes and back."""
 
     encode: Callable[[Tensor], tuple[Tensor, Tensor | None]]  # (B, 1, 28, 28) in [0, 1] -> mean, std of z; no std: AE
     decode: Callable[[Tensor], Tensor]  # (B, D) -> mean pixels (B, 1, 28, 28) in [0, 1]
-    draws_from: int | None = None  # D, where samples are judged too
+    draws_from: int | None = None  # D, if samples are judged too
 
 
 class Epoch(NamedTuple):
-    """What every trainer yields after each pass over the training images."""
+    """An epoch is what every trainer yields after each pass over the training images."""
 
     seconds: float  # of the updates alone
     wall: float  # with whatever the trainer does after them: validation, keeping the best weights
@@ -36,7 +36,7 @@ class Epoch(NamedTuple):
 
 
 class Clock:
-    """A stopwatch that waits for the device."""
+    """A clock measures time, and waits for the device before it reads it."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -59,8 +59,9 @@ class Clock:
 
 
 def plain_trained(model: Plain) -> Trained:
-    """A plain module; an autoencoder's networks see pixels in [-1, 1]. A VAE-GAN has no loss of pixels: it is judged by
-    what it makes of the codes' means, and by samples.
+    """Returns a plain module as the judge takes it; an autoencoder's networks see pixels in [-1, 1].
+
+    A VAE-GAN has no loss of pixels: it is judged by what it makes of the codes' means, and by samples.
     """
     if isinstance(model, PlainVAEGAN):
         vae_gan = model
@@ -78,8 +79,10 @@ def plain_trained(model: Plain) -> Trained:
 
 @torch.no_grad()
 def quality(trained: Trained, data: PreparedData, device: torch.device) -> dict[str, float]:
-    """On the test images: the bound -log p(x|z) + KL in nats per image, with the same noise for all; where a code is
-    one point the squared error of a pixel in [0, 1], and `sample_distance` where samples are judged.
+    """Measures a trained network on the test images.
+
+    The measure is the bound -log p(x|z) + KL in nats per image, with the same noise for all; where a code is one point
+    it is the squared error of a pixel in [0, 1]. `sample_distance` is added where samples are judged.
     """
     noise = torch.Generator().manual_seed(0)
     total, count, is_vae = 0.0, 0, False
@@ -98,8 +101,9 @@ def quality(trained: Trained, data: PreparedData, device: torch.device) -> dict[
 
 
 def sample_distance(trained: Trained, data: PreparedData, device: torch.device) -> float:
-    """Frechet distance of as many samples as there are test images to these, both as 7 x 7 means of 4 x 4 pixels: no
-    network that would have to be trained for it.
+    """Returns the Frechet distance of samples to the test images, of which there are as many.
+
+    Both are taken as 7 x 7 means of 4 x 4 pixels, so that no network has to be trained for it.
     """
     from aemodels.evaluation.metrics.samples import frechet_distance
 
@@ -115,7 +119,7 @@ def sample_distance(trained: Trained, data: PreparedData, device: torch.device) 
 
 @torch.no_grad()
 def validation_error(trained: Trained, data: PreparedData, device: torch.device) -> float:
-    """Mean squared error of a pixel on the validation images, reconstructed from the mean of their codes."""
+    """Returns the mean squared error of a pixel on validation images, reconstructed from the means of their codes."""
     errors = [
         (trained.decode(trained.encode(x)[0]) - x).square().flatten(1).mean(1) for x in _batches(data, "val", device)
     ]
@@ -123,12 +127,12 @@ def validation_error(trained: Trained, data: PreparedData, device: torch.device)
 
 
 def images_of(data: PreparedData, split: str, limit: int | None = None) -> Tensor:
-    """The first images of a split, (N, 1, 28, 28), uint8, in memory."""
+    """Returns the first images of a split, (N, 1, 28, 28), uint8, in memory."""
     return torch.tensor(data.split(split).images[:limit])
 
 
 def labels_of(data: PreparedData, split: str, limit: int | None = None) -> Tensor:
-    """Their labels, (N,)."""
+    """Returns the labels of the first images of a split, (N,)."""
     labels = data.split(split).labels
     assert labels is not None  # MNIST has them
     return torch.as_tensor(labels[:limit])

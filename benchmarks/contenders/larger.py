@@ -1,4 +1,4 @@
-"""A data set that is larger than the memory that a process is left: MNIST several times over, and the limit."""
+"""Trains on a data set that is larger than the memory left to the process: MNIST several times over, and a limit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from benchmarks.contenders.task import BATCH_SIZE, Task, alike
 
 
 class CopiesConfig(MnistConfig):
-    """MNIST, its training images several times."""
+    """Describes MNIST with its training images several times."""
 
     copies: int
 
@@ -40,17 +40,18 @@ def _repeated(read: Callable[[], Images], copies: int) -> Images:
 
 
 def larger_data(copies: int, folder: str) -> PreparedData:
-    """Prepared in the folder by the first process that asks; with as many validation images as MNIST has."""
+    """Returns the larger data set, which the first process prepares; it has as many validation images as MNIST."""
     os.environ |= {"AEMODELS_DATA": str(data_root()), "AEMODELS_CACHE": folder}
     return finish(prepare(CopiesConfig(copies=copies, val_fraction=0.1 / copies)))
 
 
 def from_disk(epochs: Iterator[Epoch], task: Task, left: int) -> Iterator[Epoch]:
-    """The epochs with so many bytes of memory left to the process, and with nothing of the training images in the
-    system's memory when each begins.
+    """Trains with so many bytes of memory left to the process, and yields the epochs.
+
+    When an epoch begins, none of the training images is in the system's memory.
 
     Raises:
-        ValueError: they would be trained on from memory all the same.
+        ValueError: the images would be in memory all the same.
     """
     images = task.data.stored("train").images
     _start_threads(task)
@@ -64,14 +65,14 @@ def from_disk(epochs: Iterator[Epoch], task: Task, left: int) -> Iterator[Epoch]
 
 
 def _start_threads(task: Task) -> None:
-    """By a training of a few batches: a thread takes 70 MiB of address space, which depends on the machine's cores."""
+    """Starts torch's threads, as many as the machine has cores, by a short training; each takes 70 MiB of addresses."""
     few = alike(task).override({"training.images": 4 * BATCH_SIZE, "training.epochs": 1})
     for _ in train(few.model, task.data, few.training, few.seed):
         pass
 
 
 def _leave(left: int) -> None:
-    """A limit as `ulimit -v` sets it: of address space."""
+    """Limits the address space of this process, as `ulimit -v` does."""
     import psutil  # a bare GPU machine has none
 
     _, most = resource.getrlimit(resource.RLIMIT_AS)

@@ -1,4 +1,4 @@
-"""What the machine is, what it can do at most, and what the models need of it."""
+"""Measures the machine: what it is, what it can do at most, and what the models need of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEAST_PRODUCTS, LEAST_SECONDS = 5, 1.0
 
 
 def measure(job: Job) -> Measured:
-    """Of three kinds."""
+    """Answers one of three questions, which the job names as its contender."""
     match job.contender:
         case "data":
             return _data()
@@ -36,7 +36,7 @@ def measure(job: Job) -> Measured:
 
 
 def _data() -> Measured:
-    """MNIST, prepared."""
+    """Prepares MNIST."""
     from aemodels.data import prepare
     from aemodels.data.mnist import MnistConfig
     from aemodels.runtime.progress import finish
@@ -54,7 +54,7 @@ def _hardware(device: str) -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """The processor's own name, where the system tells it."""
+    """Returns the processor's own name, where the system tells it."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -72,8 +72,9 @@ def _versions() -> dict[str, str]:
 
 
 def _peak(device: torch.device) -> Measured:
-    """Floating-point operations per second of a matrix product, the most that a training can come near to: in TF32 on
-    a GPU, where all contenders have it.
+    """Measures the floating-point operations per second of a matrix product, the most that a training can come near to.
+
+    On a GPU it is in TF32, as all contenders have it.
     """
     used = "tf32" if device.type == "cuda" else "float32"
     peak = {used: _products(device, torch.float32), "bfloat16": _products(device, torch.bfloat16)}
@@ -94,7 +95,7 @@ def _products(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _flops(presets: list[str]) -> dict[str, float]:
-    """Of the matrix products and convolutions of a training step, forward and backward, per image."""
+    """Counts the operations of the matrix products and convolutions of an update, forward and backward, per image."""
     counts = {}
     for preset in presets:
         model, counter = plain_model(preset), FlopCounterMode(display=False)

@@ -1,4 +1,4 @@
-"""The models of the trainings as plain torch modules, layer by layer: what the peers train.
+"""Builds the models of the trainings as plain torch modules, layer by layer; the peers train them.
 
 B batch, D latent units, F features. A VAE's networks see pixels in [0, 1], an autoencoder's in [-1, 1] (the article's
 tanh).
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class PlainVAE(nn.Module):
-    """Diagonal normal codes, Bernoulli pixels (Kingma and Welling, 2014, arXiv:1312.6114)."""
+    """A plain VAE has diagonal normal codes and Bernoulli pixels (Kingma and Welling, 2014, arXiv:1312.6114)."""
 
     def __init__(self, encoder: nn.Module, features: int, latent_dim: int, decoder: nn.Module) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class PlainVAE(nn.Module):
         self.decoder = decoder
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 1, 28, 28) -> mean and log-variance of the code, (B, D) each."""
+        """Maps images (B, 1, 28, 28) to mean and log-variance of their codes, (B, D) each."""
         h = self.encoder(x)
         return self.mean(h), self.log_variance(h)
 
@@ -32,20 +32,20 @@ class PlainVAE(nn.Module):
 
 
 class PlainVAEGAN(PlainVAE):
-    """With a discriminator, which is another encoder with one output (Larsen et al., 2016, arXiv:1512.09300)."""
+    """Adds a discriminator, which is another encoder with one output (Larsen et al., 2016, arXiv:1512.09300)."""
 
     def __init__(self, vae: PlainVAE, hidden: nn.Module) -> None:
         super().__init__(vae.encoder, vae.mean.in_features, vae.mean.out_features, vae.decoder)
         self.hidden, self.logit = hidden, nn.Linear(vae.mean.in_features, 1)
 
     def discriminate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 1, 28, 28) -> logits (B,), over 0 for real, and the features that they are made from, (B, F)."""
+        """Maps images (B, 1, 28, 28) to logits (B,), over 0 for real, and the features that they come from, (B, F)."""
         h = self.hidden(2 * x - 1)
         return self.logit(h)[:, 0], h
 
 
 class PlainAutoencoder(nn.Module):
-    """One code per image, squared error."""
+    """A plain autoencoder has one code per image, and is trained on the squared error."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ Plain = PlainVAE | PlainAutoencoder
 
 
 def plain_model(preset: str, latent_dim: int | None = None) -> Plain:
-    """The network of a preset of the project, with torch's own initial weights."""
+    """Returns the network of a preset of the project, with torch's own initial weights."""
     match preset:
         case "article-vae":
             return _article_vae(latent_dim or 20)
@@ -76,7 +76,7 @@ def plain_model(preset: str, latent_dim: int | None = None) -> Plain:
 
 
 def plain_loss(model: Plain, x: Tensor, beta: float = 1.0) -> Tensor:
-    """As the examples have it: summed over the batch for a VAE, the mean of all pixels for an autoencoder."""
+    """Returns the examples' loss: the sum over the batch for a VAE, the mean over all pixels for an autoencoder."""
     if isinstance(model, PlainAutoencoder):
         return F.mse_loss(model(x), x)
     pixels, mean, log_variance = model(x)

@@ -1,6 +1,6 @@
-"""The searches of the peers: a study of Optuna, or a plain loop, whose objective is the example loop.
+"""Runs the searches of the peers: a study of Optuna, or a plain loop, whose objective is the example loop.
 
-One process with all threads; the data set is made once, before the time counts.
+They run in one process with all threads. The data set is made once, before the time counts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RANDOM_TRIALS = 4  # before sampler and pruner look at results: as many as the p
 
 
 class Trainer:
-    """The example loop on the article's VAE."""
+    """Trains the article's VAE by the example loop."""
 
     def __init__(self, job: Job) -> None:
         self.data, self.device = PreparedData.model_validate(job.data), torch.device(job.device)
@@ -34,7 +34,7 @@ class Trainer:
         self.loader = example_loader(self.data, job.settings["images"], signed=False)
 
     def train(self, configuration: Configuration, seed: int) -> Iterator[Trained]:
-        """The network after each epoch."""
+        """Trains a network, and yields it after each epoch."""
         torch.manual_seed(seed)
         model = plain_model("article-vae", configuration.latent_dim).to(self.device)
         optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
@@ -43,11 +43,11 @@ class Trainer:
             yield plain_trained(model)
 
     def error(self, trained: Trained) -> float:
-        """The objective."""
+        """Returns the objective: the squared error on the validation images."""
         return validation_error(trained, self.data, self.device)
 
     def final_error(self, configuration: Configuration, seed: int) -> float:
-        """The objective of a whole training."""
+        """Returns the objective after a whole training."""
         *_, last = self.train(configuration, seed)
         return self.error(last)
 
@@ -76,7 +76,7 @@ def _enqueued(trainer: Trainer, configurations: Sequence[Configuration], seed: i
 
 
 def pruned(job: Job) -> Measured:
-    """Optuna's own sampler and pruner, with the project's rules: as many random trials, as many epochs granted."""
+    """Searches with Optuna's own sampler and pruner, and as many random trials and granted epochs as the project."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -104,7 +104,7 @@ def pruned(job: Job) -> Measured:
 
 
 def _suggested(trial: optuna.Trial) -> Configuration:
-    """From the model's own search space."""
+    """Returns the settings that Optuna suggests from the model's own search space."""
     return Configuration(
         trial.suggest_int("latent_dim", 2, 64, log=True), trial.suggest_float("beta", 0.1, 10.0, log=True)
     )

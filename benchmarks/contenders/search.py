@@ -1,4 +1,4 @@
-"""Searches: the seconds until the last trial is trained and judged, and the values of the objective.
+"""Measures searches: the seconds until the last trial is trained and judged, and the values of the objective.
 
 The objective is the squared error of a pixel on all validation images, of the article's VAE of several latent sizes
 and betas.
@@ -25,8 +25,10 @@ PRECISIONS = {"aemodels": "float32", "aemodels-bfloat16": "bfloat16"}  # the def
 
 
 def measure(job: Job) -> Measured:
-    """Settings: epochs, images; latent_dims, betas and peer_every (a peer trains every n-th of them) for a search of
-    fixed configurations, or trials and granted (epochs that every trial gets) for one that prunes.
+    """Measures one contender.
+
+    Settings: `epochs` and `images`; `latent_dims`, `betas` and `peer_every` (a peer trains every n-th of them) for a
+    search of fixed configurations, or `trials` and `granted` (epochs that every trial gets) for one that prunes.
     """
     ours, fixed = job.contender in PRECISIONS, "betas" in job.settings
     if ours:
@@ -37,7 +39,7 @@ def measure(job: Job) -> Measured:
 
 
 def configurations(settings: Mapping[str, Any]) -> list[Configuration]:
-    """All combinations."""
+    """Returns all combinations of latent sizes and betas."""
     return [Configuration(*values) for values in product(settings["latent_dims"], settings["betas"])]
 
 

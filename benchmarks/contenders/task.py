@@ -1,4 +1,4 @@
-"""A training that every contender does alike: Adam at a constant rate, no weight decay, float32, the same start."""
+"""Defines a training that every contender does alike: Adam at a constant rate, no weight decay, the same start."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ ALIKE = {
 
 
 class Task(NamedTuple):
-    """What to train."""
+    """A task says what to train."""
 
-    preset: str  # whose model it is
+    preset: str  # the preset that has the model
     data: PreparedData
     images: int | None  # the first so many training images; None: all
     epochs: int
@@ -43,7 +43,7 @@ class Task(NamedTuple):
 
 
 def preset(name: str) -> dict[str, Any]:
-    """Its sections; or those of a system that only the article's comparison has."""
+    """Returns the sections of a preset, or of a system that only the article's comparison has."""
     file = PRESETS / f"{name}.json"
     found: dict[str, Any] = json.loads((file if file.exists() else ARTICLE).read_text())
     sections: dict[str, Any] = found if file.exists() else found["systems"][name]
@@ -51,13 +51,13 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def alike(task: Task) -> Experiment:
-    """The preset's model, trained as all contenders train it."""
+    """Returns the experiment with the preset's model, trained as all contenders train it."""
     training = ALIKE | {"epochs": task.epochs, "images": task.images}
     return Experiment().override({"model": preset(task.preset)["model"], "training": training, "seed": task.seed})
 
 
 def plain_start(task: Task) -> Plain:
-    """The peers' network, on the device, with the initial weights of the project's model of that seed.
+    """Returns the peers' network, on the device, with the initial weights of the project's model of that seed.
 
     By chance of the initial weights the article's convolutional autoencoder is at a squared error of 0.04 or of 0.08
     after three epochs (seen with six seeds): networks that start alike can be compared.

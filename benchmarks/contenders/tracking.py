@@ -1,4 +1,4 @@
-"""A training with and without tracking: the seconds from the end of the first epoch to the end of the last.
+"""Measures a training with and without tracking: the seconds from the end of the first epoch to that of the last.
 
 `bare` is the library's training alone; `tracked` is the command's: checkpoints, metrics, picture cards and system
 metrics into the embedded MLflow store, which is open; `served` is the same as a flow of a Prefect server, into an
@@ -31,7 +31,7 @@ PATIENCE = 120  # seconds until a server answers
 
 
 def measure(job: Job) -> Measured:
-    """Settings: preset, epochs, images."""
+    """Measures one contender; the settings are `preset`, `epochs` and `images`."""
     training = {name: job.settings[name] for name in ("epochs", "images")}
     settings = load_settings({"training": training, "seed": job.seed}, preset=job.settings["preset"])
     data = PreparedData.model_validate(job.data)
@@ -66,7 +66,7 @@ def _tracked(settings: Settings, data: PreparedData, as_flow: bool) -> Measured:
 
 
 def _timed(epochs: Iterator[Any], inside: list[float], asked: list[float]) -> Iterator[Any]:
-    """The same epochs; notes what each took."""
+    """Yields the same epochs, and notes how long each took."""
     while True:
         asked.append(time.perf_counter())
         try:
@@ -79,7 +79,10 @@ def _timed(epochs: Iterator[Any], inside: list[float], asked: list[float]) -> It
 
 @contextmanager
 def _servers(folder: Path) -> Iterator[dict[str, str]]:
-    """MLflow's and Prefect's with databases in the folder, as long as they are needed; the variables that name them."""
+    """Runs the servers of MLflow and Prefect within the block, and yields the variables that name them.
+
+    Their databases are in the folder.
+    """
     mlflow, prefect = (f"http://127.0.0.1:{_free_port()}" for _ in range(2))
     stored = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "served")]
     commands = {

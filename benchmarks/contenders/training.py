@@ -1,4 +1,4 @@
-"""Trainings: images per second after the first epoch, and what the trained network is worth."""
+"""Measures trainings: images per second after the first epoch, and how good the trained network is."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from benchmarks.jobs import Job, Measured
 
 
 def measure(job: Job) -> Measured:
-    """Settings: preset, epochs, images. With `to_quality` the first epoch counts too, and every epoch is judged. With
-    `copies` the training images are MNIST's so many times, in `folder`, and `left` are the bytes of memory that a
-    contender may have that streams them.
+    """Measures one contender; the settings are `preset`, `epochs` and `images`.
+
+    With `to_quality` the first epoch counts too, and every epoch is judged. With `copies` the training images are
+    MNIST's so many times, in `folder`, and `left` are the bytes of memory for a contender that streams them.
     """
     task = Task(
         preset=job.settings["preset"],

@@ -1,4 +1,4 @@
-"""The project's own training."""
+"""Trains with the project's own loop."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from benchmarks.contenders.task import Task, preset
 
 
 def fast(task: Task) -> Experiment:
-    """The preset as a person uses it, with the settings of the preset `fast`."""
+    """Returns the preset as a person uses it, with the settings of the preset `fast`."""
     whole, quicker = preset(task.preset), preset("fast")
     experiment = Experiment().override({"model": whole["model"], "training": whole["training"]}).override(quicker)
     return experiment.override({"training.images": task.images, "seed": task.seed})
 
 
 def epochs(experiment: Experiment, data: PreparedData, task: Task) -> Iterator[Epoch]:
-    """The weights are those of the last epoch, not the best ones: as the peers have them."""
+    """Trains, and yields each epoch with its own weights, not the best ones, as the peers do."""
     clock = Clock(task.device)
     for epoch in train(experiment.model, data, experiment.training, experiment.seed):
         wall = clock.stop()
@@ -33,7 +33,7 @@ def epochs(experiment: Experiment, data: PreparedData, task: Task) -> Iterator[E
 
 
 def trained(model: Autoencoder) -> Trained:
-    """For the judge."""
+    """Returns a model of the project as the judge takes it."""
     is_vae = isinstance(model, VAE)
 
     def encode(x: Any) -> Any:

@@ -1,7 +1,7 @@
-"""The public example loop, written anew: what most people who train a small autoencoder run.
+"""Trains with the public example loop, written anew, which most people who train a small autoencoder run.
 
-A data set that returns a PIL image as torchvision's MNIST does, ToTensor, a DataLoader with its defaults, Adam,
-`loss.item()` at every step.
+It has a data set that returns a PIL image as torchvision's MNIST does, ToTensor, a DataLoader with its defaults, Adam,
+and `loss.item()` at every update.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.contenders.task import BATCH_SIZE, LEARNING_RATE, Task, plain_st
 
 
 class PilImages(Dataset[tuple[Any, int]]):
-    """Images in memory, handed out one by one as PIL images."""
+    """Holds images in memory, and hands them out one by one as PIL images."""
 
     def __init__(self, images: Tensor, labels: Tensor, transform: Any) -> None:
         self.images, self.labels, self.transform = images[:, 0], labels, transform  # (N, 28, 28)
@@ -36,7 +36,7 @@ class PilImages(Dataset[tuple[Any, int]]):
 
 
 def example_loader(data: PreparedData, limit: int | None, signed: bool) -> DataLoader[tuple[Any, int]]:
-    """Training images in [0, 1], or in [-1, 1] where `signed`."""
+    """Returns a loader of training images in [0, 1], or in [-1, 1] where `signed`."""
     steps: list[Any] = [transforms.ToTensor()]
     if signed:
         steps.append(transforms.Normalize((0.5,), (0.5,)))
@@ -47,7 +47,7 @@ def example_loader(data: PreparedData, limit: int | None, signed: bool) -> DataL
 def train_epoch(
     model: Plain, loader: DataLoader[Any], optimizer: torch.optim.Optimizer, device: torch.device, beta: float = 1.0
 ) -> float:
-    """One pass; the sum of the losses."""
+    """Trains one pass over the images, and returns the sum of the losses."""
     model.train()
     total = 0.0
     for images, _ in loader:

@@ -1,4 +1,4 @@
-"""Lightning's trainer with the example's DataLoader; without logger, checkpoints and progress bar."""
+"""Trains with Lightning's trainer and the example's DataLoader, without logger, checkpoints and progress bar."""
 
 # mypy: allow-subclassing-any, disable-error-code="import-not-found,import-untyped"
 
@@ -21,7 +21,7 @@ from benchmarks.contenders.with_example import example_loader
 
 
 class _Module(lightning.LightningModule):
-    """A plain model; times the epochs."""
+    """Wraps a plain model for Lightning, and times the epochs."""
 
     def __init__(self, task: Task, clock: Clock) -> None:
         super().__init__()

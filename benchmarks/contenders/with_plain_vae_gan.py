@@ -1,10 +1,12 @@
-"""A plain loop for the VAE-GAN (Larsen et al., 2016, arXiv:1512.09300, algorithm 1), as public ones are written but
-without what many of them waste: no network sees an image twice in a step, and `backward` stops at a part's parameters.
+"""Trains the VAE-GAN (Larsen et al., 2016, arXiv:1512.09300, algorithm 1) with a plain loop.
 
-Per step: the encoder once over a batch, the decoder twice (codes, noise), the discriminator three times (images,
-reconstructions, samples); backwards the encoder's loss from the reconstructions, the decoder's from these and the
-samples, the discriminator's from all three and from the gradient of its logits by the images (Mescheder et al., 2018,
-arXiv:1801.04406); three Adam steps. Images come as in the example loop, through PIL, ToTensor
+It is written as public loops are, but without what many of them waste: no network sees an image twice in an update, and
+`backward` stops at a part's parameters.
+
+An update runs the encoder once over a batch, the decoder twice (codes, noise), and the discriminator three times
+(images, reconstructions, samples). Backwards go the encoder's loss from the reconstructions, the decoder's from these
+and the samples, and the discriminator's from all three and from the gradient of its logits by the images (Mescheder et
+al., 2018, arXiv:1801.04406). Then come three steps of Adam. Images come as in the example loop, through PIL, ToTensor
 and a DataLoader.
 """
 
@@ -24,7 +26,7 @@ from benchmarks.contenders.with_example import example_loader
 
 
 def part_losses(model: PlainVAEGAN, x: Tensor, config: VAEGANConfig) -> dict[str, Tensor]:
-    """Part -> its loss, the mean over the batch."""
+    """Returns the loss of each part, the mean over the batch."""
     mean, log_variance = model.encode(x)
     z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
     pixels = x.detach().requires_grad_()
@@ -47,7 +49,7 @@ def part_losses(model: PlainVAEGAN, x: Tensor, config: VAEGANConfig) -> dict[str
 
 
 def part_parameters(model: PlainVAEGAN) -> dict[str, list[Tensor]]:
-    """Part -> what its optimiser owns."""
+    """Returns the parameters of each part, which its optimiser owns."""
     modules = {
         "encoder": (model.encoder, model.mean, model.log_variance),
         "decoder": (model.decoder,),
@@ -57,7 +59,7 @@ def part_parameters(model: PlainVAEGAN) -> dict[str, list[Tensor]]:
 
 
 def step_backwards(losses: dict[str, Tensor], parameters: dict[str, list[Tensor]]) -> None:
-    """All gradients before any step, from one graph."""
+    """Computes all gradients from one graph, before any optimiser makes its step."""
     for part, loss in losses.items():
         loss.backward(inputs=parameters[part], retain_graph=part != "discriminator")
 

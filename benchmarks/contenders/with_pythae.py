@@ -1,4 +1,4 @@
-"""pythae's trainer (Chadebec et al., 2022, arXiv:2206.08309) with its VAE and AE, its data set class, our layers."""
+"""Trains with pythae's trainer (Chadebec et al., 2022, arXiv:2206.08309), VAE, AE and data set, and with our layers."""
 
 # mypy: allow-subclassing-any, disable-error-code="import-not-found,import-untyped"
 
@@ -27,7 +27,7 @@ from pythae.trainers.training_callbacks import TrainingCallback
 
 
 class _Encoder(BaseEncoder):
-    """A plain model's encoder as pythae calls it."""
+    """Wraps a plain model's encoder as pythae calls it."""
 
     def __init__(self, model: Plain) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class _Encoder(BaseEncoder):
 
 
 class _Decoder(BaseDecoder):
-    """A plain model's decoder as pythae calls it."""
+    """Wraps a plain model's decoder as pythae calls it."""
 
     def __init__(self, model: Plain) -> None:
         super().__init__()

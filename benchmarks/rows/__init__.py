@@ -1,4 +1,4 @@
-"""What is measured: one file per group of rows; the list below is the only one."""
+"""Lists what is measured; each group of rows has a file, and the list below is the only one."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ __all__ = ["Row", "Scale", "all_rows"]
 
 
 def all_rows(scale: Scale) -> list[Row]:
-    """In the order in which they are measured."""
+    """Returns all rows, in the order in which they are measured."""
     return [*training_rows(scale), *search_rows(scale), *surrounding_rows(scale)]

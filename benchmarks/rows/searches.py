@@ -1,4 +1,4 @@
-"""Searches over latent size and beta of the article's VAE."""
+"""Defines the rows of searches, over latent size and beta of the article's VAE."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SPACE_CUDA: dict[str, list[float]] = {
     "betas": [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0],
 }
 SPACE_QUICK: dict[str, list[float]] = {"latent_dims": [2, 20], "betas": [0.5, 2.0]}
-IMAGES, EPOCHS, GRANTED = 10_000, 10, 4  # of a trial, as the project's searches have them unless told otherwise
-PEER_EVERY_CUDA = 9  # its trials run one after the other, so a rate is known from a few: the diagonal of the 8 x 8
-VARIANT = "aemodels-bfloat16"  # not what the peer computes, nor the project unless it is asked to
+IMAGES, EPOCHS, GRANTED = 10_000, 10, 4  # the defaults of a trial in the project's searches
+PEER_EVERY_CUDA = 9  # the peer's trials run one by one, so a few tell the rate: the diagonal of the 8 x 8
+VARIANT = "aemodels-bfloat16"  # the project in a precision that it uses only if asked to, and the peer does not use
 PROCESSOR = Path("/proc/cpuinfo")
 # How far apart two trainers' objectives may be, in units of the peer's own turns. The configurations of a turn share
 # its seed, so their noise is not that of as many independent values: two estimates of it were 0.025 and 0.017.
@@ -27,7 +27,7 @@ ALLOWED = 2.0
 
 
 def search_rows(scale: Scale) -> list[Row]:
-    """Of fixed configurations, and with pruning."""
+    """Returns two rows: a search of fixed configurations, and one with pruning."""
     return [_fixed(scale), _pruned(scale)]
 
 
@@ -56,13 +56,15 @@ def _fixed(scale: Scale) -> Row:
 
 
 def _has_bfloat16() -> bool:
-    """Whether the processor multiplies in bfloat16; others compute in float32 whatever they are asked."""
+    """Tells whether the processor multiplies in bfloat16; others compute in float32 whatever they are asked."""
     return PROCESSOR.exists() and "_bf16" in PROCESSOR.read_text()  # avx512_bf16, amx_bf16
 
 
 def agreement(repeats: list[Repeat]) -> dict[str, Any]:
-    """How the project's objectives differ from the peer's of the same configurations, within a turn; how the peer's
-    differ from turn to turn, each of which has a seed of its own; and whether the first is the noise of the second.
+    """Compares the project's objectives with the peer's of the same configurations, within a turn.
+
+    It also returns how the peer's objectives differ from turn to turn, each of which has a seed of its own, and
+    whether the first difference is within the noise of the second.
     """
     ours, peers = ([name for name in repeats[0] if name.startswith("aemodels") is own] for own in (True, False))
     if not peers:
@@ -79,8 +81,9 @@ def agreement(repeats: list[Repeat]) -> dict[str, Any]:
 
 
 def _apart(pairs: Iterable[tuple[Mapping[str, float], Mapping[str, float]]]) -> dict[str, float]:
-    """Relative to the second of each pair, which may have fewer configurations. The root mean square does not grow with
-    the number of values, as the largest would.
+    """Returns how far pairs of objectives are apart, relative to the second one, which may have fewer configurations.
+
+    It is given as a root mean square, which does not grow with the number of values as the largest one would.
     """
     relative = [some[index] / value - 1 for some, others in pairs for index, value in others.items()]
     return {
@@ -98,14 +101,14 @@ def _pruned(scale: Scale) -> Row:
         "search",
         "s",
         {"aemodels": ("optuna", "sqlalchemy"), "optuna": ("optuna", *EXAMPLE)},
-        1,  # three minutes
+        1,  # one turn takes three minutes
         sizes,
         findings=best_values,
     )
 
 
 def best_values(repeats: list[Repeat]) -> dict[str, Any]:
-    """Contender -> its best objective, and how many trials it pruned."""
+    """Returns each contender's best objective, and how many trials it pruned."""
     names = repeats[0].keys()
     return {
         key: {name: spread([r[name][key] for r in repeats if name in r]) for name in names}

@@ -1,4 +1,4 @@
-"""What is around a training: preparing images, starting commands, tracking."""
+"""Defines the rows of what is around a training: preparing images, starting commands, tracking."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMMANDS = {
 
 
 def surrounding_rows(scale: Scale) -> list[Row]:
-    """Those that need least first."""
+    """Returns the rows, those that need least first."""
     return [_prepare(scale), _start_up(scale), _tracking(scale)]
 
 
@@ -56,13 +56,13 @@ def _start_up(scale: Scale) -> Row:
 
 
 def command_seconds(job: Job) -> Measured:
-    """The seconds of a command, from start to end; its files are in the page cache.
+    """Measures the seconds of a command, from start to end; its files are in the page cache.
 
     Raises:
-        FailedError: it failed.
+        FailedError: the command failed.
     """
     command = COMMANDS[job.contender]
-    for _ in range(2 if job.seed == 1 else 1):  # in the first turn they may have to be compiled and read
+    for _ in range(2 if job.seed == 1 else 1):  # in the first turn the files may have to be compiled and read
         started = time.perf_counter()
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         seconds = time.perf_counter() - started
@@ -74,7 +74,7 @@ def command_seconds(job: Job) -> Measured:
 def _tracking(scale: Scale) -> Row:
     settings = {
         "preset": "article-vae",
-        "epochs": 1 + scale(30, 2, cuda=300),  # a minute
+        "epochs": 1 + scale(30, 2, cuda=300),  # they take a minute
         "images": 6_000 if scale.quick else None,
     }
     needs = ("mlflow", "optuna", "matplotlib", "psutil")
@@ -84,7 +84,7 @@ def _tracking(scale: Scale) -> Row:
         "tracking",
         "s",
         {"tracked": needs, "served": (*needs, "prefect"), "bare": needs},
-        1,  # four minutes
+        1,  # one turn takes four minutes
         settings,
         findings=shares,
         compared=False,
@@ -92,8 +92,9 @@ def _tracking(scale: Scale) -> Row:
 
 
 def shares(repeats: list[Repeat]) -> dict[str, Any]:
-    """Of each way of tracking: (tracked - bare) / bare within a turn; and, in the tracked run alone, what the epochs
-    waited for it.
+    """Returns what each way of tracking costs: (tracked - bare) / bare within a turn.
+
+    It also returns, of the tracked run alone, the share of the time that the epochs waited for the tracking.
     """
     found: dict[str, dict[str, Any]] = {"share": {}, "waiting_share": {}}
     for name in ("tracked", "served"):

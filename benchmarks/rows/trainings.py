@@ -1,4 +1,4 @@
-"""Trainings: images per second, the time to a given quality, images that are streamed, the machine's own peak."""
+"""Defines the rows of trainings: images per second, the time to a given quality, streaming, and the machine's peak."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from benchmarks.rows.row import Repeat, Row, Scale, spread
 
 EXAMPLE = ("torchvision", "PIL")
 TRAINERS: dict[str, Sequence[str]] = {"aemodels": (), "example": EXAMPLE, "pythae": ("pythae",)}
-# Within a tenth as fast as the example, whose batches it has, in all rows: measured in one.
+# Lightning has the example's batches and is as fast to within a tenth in all rows, so it is measured in one alone.
 LIGHTNING: dict[str, Sequence[str]] = {"lightning": ("lightning", *EXAMPLE)}
 
 
 class Model(NamedTuple):
-    """What is trained, and how much of it."""
+    """Holds what is trained, and for how long."""
 
     preset: str
     title: str
@@ -33,17 +33,17 @@ OTHERS = (
 )
 VAE_GAN = Model("vae-gan", "training: convolutional VAE-GAN", 1, 9_000, 3)
 COPIES = 6  # of MNIST's training images: 265 MiB, five windows of `aemodels.data.streaming`
-LEFT = 256 * 2**20  # bytes, when the threads have started: for two windows, the article's VAE and the validation
+LEFT = 256 * 2**20  # bytes left when the threads have started: room for two windows, the article's VAE and validation
 PRESETS = [model.preset for model in (ARTICLE_VAE, *OTHERS)]
 
 
 def training_rows(scale: Scale) -> list[Row]:
-    """The peak first: nothing is warm or throttled yet."""
+    """Returns the rows; the peak comes first, while nothing is warm or throttled yet."""
     return [
         Row("matmul", "matrix product", "machine", "FLOP/s", {"matmul": ()}, 3, {"presets": PRESETS}),
         _training(scale, ARTICLE_VAE, TRAINERS | LIGHTNING),
         *(_training(scale, model, TRAINERS) for model in OTHERS),
-        _training(scale, VAE_GAN, {"aemodels": (), "plain": EXAMPLE}),  # pythae's has other losses, leaves out updates
+        _training(scale, VAE_GAN, {"aemodels": (), "plain": EXAMPLE}),  # pythae's has other losses and skips updates
         _streaming(scale),
         _fast(scale),
     ]
@@ -62,7 +62,7 @@ def _training(scale: Scale, model: Model, contenders: Mapping[str, Sequence[str]
 
 
 def judged(repeats: list[Repeat]) -> dict[str, Any]:
-    """Contender -> what its networks are worth."""
+    """Returns, for each contender, how its networks were judged."""
     found: dict[str, Any] = {}
     for key in ("test_bound", "test_squared_error", "sample_distance"):
         by_contender = {
@@ -75,7 +75,7 @@ def judged(repeats: list[Repeat]) -> dict[str, Any]:
 
 
 def _streaming(scale: Scale) -> Row:
-    """As the project does it by itself: its own windows, and its own judgement of what fits."""
+    """Returns the row of streaming, where the project itself chooses its windows and judges what fits into memory."""
     settings = {
         "preset": "article-vae",
         "epochs": 2,
@@ -136,7 +136,7 @@ def to_quality(repeat: Repeat) -> Repeat:
 
 
 def reached(repeats: list[Repeat]) -> dict[str, Any]:
-    """Final bounds and whole times, and in how many turns the example's bound was reached."""
+    """Returns the final bounds and whole times, and in how many turns the example's bound was reached."""
     whole = [repeat for repeat in repeats if all("final_bound" in measured for measured in repeat.values())]
     if not whole:
         return {}

@@ -1,4 +1,4 @@
-"""The command that compares systems."""
+"""Defines the command that compares systems."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def compare(
 
 
 def _command(arguments: Sequence[str], preset: Sequence[str], seeds: int | None) -> str:
-    """What was asked for, as a table shows it: files and folders by their names, as they lie elsewhere for others."""
+    """Returns the command as the table quotes it, with files and folders by name, as they lie elsewhere for others."""
     named = [re.sub(r"[^=,\[\]\"]*/", "", text) for text in arguments]
     before = [word for name in preset for word in ("--preset", name)]
     after = [] if seeds is None else ["--seeds", str(seeds)]

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands take, or whose values are refused before anything heavy is imported."""
+"""Defines arguments and options that several commands take, or that are checked before anything heavy is imported."""
 
 from __future__ import annotations
 

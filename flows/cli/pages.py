@@ -1,4 +1,4 @@
-"""Commands that show something: a model's report, a model over HTTP, MLflow's pages."""
+"""Defines commands that show something: a model's report, a model over HTTP, MLflow's pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def report(
 ) -> None:
     """Open the report of a trained model in a browser.
 
-    It is one file with the metrics, the settings and all figures, for a browser or to send to others.
+    The report is one file with the metrics, the settings and all figures, which can be sent to others.
     """
     with answering(verbose=False):
         from aemodels.runtime.files import write_whole
@@ -47,7 +47,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Who may ask: 127.0.0.1 is this machine alone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 5001,
 ) -> None:
-    """Answer over HTTP, as MLflow's server does, until Ctrl-C.
+    """Serve a model over HTTP, as MLflow's server does, until Ctrl-C.
 
     An alias such as @champion is looked up at the start: start the server again when there is a new champion.
     """

@@ -1,4 +1,4 @@
-"""Commands on registered models: what there is, which version is the champion, and which ones were."""
+"""Defines commands on registered models: they list models and champions, and choose the champion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flows.cli.session import answering, under_prefect
 
 
 def models(json: Json = False) -> None:
-    """List registered models."""
+    """List all versions of all registered models."""
     with answering(verbose=False):
         from aemodels.tracking.catalog import list_models
         from aemodels.tracking.store import open_store
@@ -60,7 +60,7 @@ def rollback(name: Name, reason: Reason = "", json: Json = False) -> None:
 
 
 def history(name: Name, json: Json = False) -> None:
-    """List all champions and all decisions of persons: when, by whom, why."""
+    """List all champions and decisions of persons, with time and reason."""
     with answering(verbose=False):
         from aemodels.tracking import catalog
         from aemodels.tracking.store import open_store

@@ -1,4 +1,4 @@
-"""What all commands share: how they read settings, how they say what went wrong, and under which environment.
+"""Does what all commands share: it reads settings, says what went wrong, and sets up the environment.
 
 Nothing heavy is imported before it is needed, so that help answers at once.
 """
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from aemodels.settings import Settings
 
 INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
-SERVER_BYTES = 2 * 2**20  # of the database of Prefect's own server
-BUSY = 0.5  # cores that others use, from which on threads should not spin
+SERVER_BYTES = 2 * 2**20  # room on the disk for the database of Prefect's own server
+BUSY = 0.5  # the machine is busy when others use this many cores: then threads should not spin
 
 
 @contextmanager
 def answering(verbose: bool, computes: bool = False) -> Iterator[None]:
-    """Quiet libraries, errors in words, exit codes: 2 for what a person can mend, 130 for an interruption, else 1."""
+    """Runs the body of a command with quiet libraries, and turns errors into plain words and exit codes.
+
+    The code is 2 for an error that a person can mend, 130 for an interruption, and 1 for any other error.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
     from aemodels.config import UserError
     from aemodels.runtime.environment import give_libraries_a_home
@@ -58,7 +61,7 @@ def answering(verbose: bool, computes: bool = False) -> Iterator[None]:
 
 
 def note(message: str) -> None:
-    """Something that a person should know of a result; standard output keeps to the result."""
+    """Prints on standard error what a person should know of a result; standard output holds the result alone."""
     tell(f"note: {message}")
 
 
@@ -70,7 +73,7 @@ def tell(message: str) -> None:
 
 
 def check_file(out: Path, suffix: str) -> None:
-    """Before any work for a file that a person named: it is written under exactly that name, or refused.
+    """Checks, before any work, that a file can be written under exactly the name that a person gave.
 
     Raises:
         UserError: the name has another ending, or nothing can be written there.
@@ -89,10 +92,10 @@ def check_file(out: Path, suffix: str) -> None:
 
 
 def check_folder(out: Path) -> None:
-    """Before any work for a folder of files that a person named; it need not be there yet.
+    """Checks, before any work, that files can be written in the folder that a person named; it may not exist yet.
 
     Raises:
-        UserError: it cannot be one, or nothing can be written there.
+        UserError: there is a file of that name, or nothing can be written there.
     """
     from aemodels.config import UserError
 
@@ -104,7 +107,7 @@ def check_folder(out: Path) -> None:
 
 
 def under_prefect() -> bool:
-    """Whether there is a Prefect server that is to see everything.
+    """Tells whether there is a Prefect server, under which the work then runs as flows.
 
     Raises:
         UserError: it does not answer.
@@ -114,7 +117,7 @@ def under_prefect() -> bool:
 
 
 def reach_prefect() -> None:
-    """Asks the server, where one is given, for its version, which needs the right address and password.
+    """Asks Prefect's server, where one is given, for its version, which needs the right address and password.
 
     Raises:
         UserError: it does not answer.
@@ -130,7 +133,7 @@ def reach_prefect() -> None:
     try:
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
             client.api_version()
-    except Exception as error:  # of httpx, of Prefect, or of a page that is no JSON
+    except Exception as error:  # it comes from httpx, from Prefect, or from a page that is no JSON
         reason = str(error).partition("\n")[0]
         remedy = "Start it, correct the address (it ends in /api), or unset PREFECT_API_URL to do without"
         if getattr(getattr(error, "response", None), "status_code", None) == 401:
@@ -139,7 +142,7 @@ def reach_prefect() -> None:
 
 
 def let_prefect_start() -> None:
-    """Looks, where no server is given, whether Prefect can start one for a while: its own complaints are pages long.
+    """Checks, where no server is given, that Prefect can start one for a while; its own errors are pages long.
 
     Raises:
         UserError: its home cannot be written to, or a server that is given does not answer.
@@ -158,14 +161,14 @@ def let_prefect_start() -> None:
 
 
 def read_settings(changes: list[str] | None, preset: list[str] | None, config: Path | None) -> Settings:
-    """Defaults, presets, a file and single changes, in this order."""
+    """Reads the settings from the defaults, presets, a file and single changes; later ones replace earlier ones."""
     from aemodels.settings import load_settings, read_changes
 
     return load_settings(read_changes(changes or []), preset, config)
 
 
 def model_first(arguments: list[str]) -> tuple[str, list[str]]:
-    """The model's reference, "" if there is none, and the settings."""
+    """Splits arguments into the model's reference, "" if there is none, and the settings."""
     given = bool(arguments) and "=" not in arguments[0]
     return (arguments[0], arguments[1:]) if given else ("", arguments)
 
@@ -173,7 +176,7 @@ def model_first(arguments: list[str]) -> tuple[str, list[str]]:
 def read_evaluation_settings(
     changes: list[str] | None, preset: list[str] | None, config: Path | None
 ) -> dict[str, Any]:
-    """Reads how and on what to judge, also from a preset or file; the model is there already."""
+    """Reads the settings of `data` and `evaluation` by which a trained model is judged, also from a preset or file."""
     from aemodels.settings import read_changes
 
     settings: dict[str, Any] = {}
@@ -184,7 +187,7 @@ def read_evaluation_settings(
 
 
 def _set_environment(verbose: bool) -> None:
-    """What libraries read when they are imported; what the person has set stays."""
+    """Sets variables that libraries read when they are imported; those that the person has set stay."""
     defaults = {
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -198,8 +201,9 @@ def _set_environment(verbose: bool) -> None:
 
 
 def _set_messages(verbose: bool) -> None:
-    """What libraries warn of, and the traces of metrics and figures that failed, is for -v: a person who trains a model
-    can do nothing about it. Warnings of this project's own are shown.
+    """Hides the warnings of libraries, and the traces of metrics and figures that failed, unless -v is given.
+
+    A person who trains a model can do nothing about them. Warnings of this project's own are shown.
     """
     from aemodels.config import OwnWarning
 
@@ -209,11 +213,11 @@ def _set_messages(verbose: bool) -> None:
     else:
         warnings.simplefilter("ignore")
         warnings.simplefilter("default", OwnWarning)
-        os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of the processes that it starts
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")  # for the processes that the command starts
 
 
 def _set_waiting() -> None:
-    """How torch's threads wait for each other; read when it is imported.
+    """Sets how torch's threads wait for each other, by variables that torch reads when it is imported.
 
     Where cores are free they spin for some microseconds: training is twice as fast as with threads that sleep. Where
     others compute, threads that spin starve each other: three times slower than with threads that sleep, and ten times

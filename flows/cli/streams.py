@@ -1,4 +1,4 @@
-"""Standard output and standard error of a command, whose reader may go away and whose encoding may lack letters."""
+"""Guards a command's standard output and error: readers may go away, and encodings may lack letters."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any, TextIO, cast
 
 from flows.cli.session import tell
 
-UNWRITABLE = 2  # as of all that a person can mend
+UNWRITABLE = 2  # the exit code of all errors that a person can mend
 CLOSED = 141  # what a shell calls a command whose reader went away, such as `head`
 
 
 class Stream(io.TextIOWrapper):
-    """A stream takes everything: what nobody reads any more without a word, a letter that it lacks as an escape.
+    """A stream writes letters that its encoding lacks as escapes, and drops without error what nobody reads any more.
 
     Args:
-        stream: the one that it takes the place of.
-        ends: whether the command ends where its reader goes away: results are for a reader, progress is not.
+        stream: the stream that it takes the place of.
+        ends: whether the command ends when its reader goes away: results need a reader, progress does not.
     """
 
     def __init__(self, stream: io.TextIOWrapper, ends: bool) -> None:
@@ -45,7 +45,7 @@ class Stream(io.TextIOWrapper):
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        """The command ends where nobody reads its results, or where they cannot be written, which is said."""
+        """Ends the command when nobody reads its results, or, with an error, when they cannot be written."""
         try:
             yield
         except BrokenPipeError:
@@ -59,7 +59,7 @@ class Stream(io.TextIOWrapper):
                 raise SystemExit(UNWRITABLE) from None
 
     def _let_go(self) -> None:
-        """What is still held back goes nowhere, also at the end of Python."""
+        """Sends to the null device what is still held back, also at the end of Python."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.fileno())
         os.close(nowhere)
@@ -67,7 +67,7 @@ class Stream(io.TextIOWrapper):
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Puts such streams in the place of this process's own, for the rest of its life."""
+    """Replaces this process's standard output and error by such streams, for the rest of its life."""
     sys.stdout = _guarded(sys.stdout, ends=True)
     sys.stderr = _guarded(sys.stderr, ends=False)
     try:
@@ -78,7 +78,7 @@ def guarded() -> Iterator[None]:
 
 
 def _guarded(stream: TextIO | None, ends: bool) -> TextIO:
-    """What nobody reads goes nowhere where the caller has closed the stream; one that is no file stays as it is."""
+    """Returns what takes a stream's place: the null device if it is closed, itself if it is no file, else a Stream."""
     if stream is None:
         return Path(os.devnull).open("w")
     return cast(TextIO, Stream(stream, ends)) if isinstance(stream, io.TextIOWrapper) else stream

@@ -1,6 +1,6 @@
-"""The work of a command runs as a flow where there is a Prefect server, else as steps in this process.
+"""Runs the work of a command as a flow where there is a Prefect server, else as steps in this process.
 
-Each function below holds both, and imports what the one that runs needs.
+Each function below holds both ways, and imports only what the one that runs needs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 def _done(flow: Callable[[], T], steps: Callable[[], Steps[T]]) -> T:
-    """Runs the one or the other, and draws its progress if a person watches."""
+    """Runs the flow or the steps, and draws their progress if a person watches."""
     with terminal.bars():
         return flow() if under_prefect() else terminal.follow(steps())
 
@@ -88,7 +88,7 @@ def train(settings: Settings) -> Trained:
 
 
 def evaluate(model: str, changes: dict[str, Any]) -> Evaluated:
-    """Judges a model that was trained before; `changes` are of the settings by which it was judged then."""
+    """Judges a model that was trained before; `changes` are changes to the settings by which it was judged then."""
 
     def flow() -> Evaluated:
         from aemodels.tracking.catalog import whole_reference
@@ -106,7 +106,7 @@ def evaluate(model: str, changes: dict[str, Any]) -> Evaluated:
 
 
 def compare(comparison: ComparisonConfig, command: str) -> Compared:
-    """Trains and judges several systems on the same images; `command` is what was asked for, for the table."""
+    """Trains and judges several systems on the same images; the table of results quotes `command`."""
 
     def flow() -> Compared:
         from flows.attempts import run_here
@@ -132,7 +132,7 @@ def monitor(name: str, images: list[Path]) -> Monitored:
         from flows.monitor import monitor
 
         checked = run_here(monitor, name, images)
-        assert checked is not None  # there are images
+        assert checked is not None  # the flow returns None only if there are no images
         return checked
 
     def steps() -> Steps[Monitored]:

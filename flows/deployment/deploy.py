@@ -1,8 +1,8 @@
-"""Makes a Prefect server hold what prefect.yaml says: `make deploy`. Run again, it changes what has changed. A
-deployment that is no longer in the file stays on the server: delete it there.
+"""Makes a Prefect server hold what prefect.yaml says, for `make deploy`; run again, it changes what has changed.
 
-What prefect.yaml cannot hold is here: the work pool, the limits of this machine's GPUs, and the automations that mark a
-run crashed whose worker has died, and start it again.
+A deployment that is no longer in the file stays on the server: delete it there. What prefect.yaml cannot hold is here:
+the work pool, the limits of this machine's GPUs, and the automations. They mark a run crashed whose worker has died,
+and start it again.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ from flows.terminal import sentence
 
 POOL = "aemodels"
 SILENCE = timedelta(seconds=90)  # three heartbeats: Prefect sends them every 30 seconds at the most often
-SLOWEST_START = timedelta(minutes=10)  # of a process, on a machine that does much else
+SLOWEST_START = timedelta(minutes=10)  # for a process, on a machine that does much else
 BEATS = {"prefect.flow-run.Running", "prefect.flow-run.heartbeat"}
-REST = timedelta(hours=1)  # between two restarts of a run that has never run: nothing counts those
-ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Suspended", "AwaitingConcurrencySlot")  # without heartbeats
+REST = timedelta(hours=1)  # between two restarts of a run that has never begun to run, as nothing counts these restarts
+# The events after which a run sends no more heartbeats, although it is alive or has ended.
+ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Suspended", "AwaitingConcurrencySlot")
 FILE = Path(__file__).resolve().parents[2] / "prefect.yaml"
 
 
@@ -63,15 +64,15 @@ def main(file: Annotated[Path, typer.Option(help="The deployments.")] = FILE) ->
 
 
 def warn_of_other_pages(client: SyncPrefectClient) -> None:
-    """Warns where a page of another site, open in somebody's browser, could change the server; the server is asked.
+    """Warns if a page of another site, open in somebody's browser, could change the server.
 
-    A changing request needs a token where the server has protection, and other pages must not be able to read one.
+    A protected server takes no change without a token, and lets no other page read one; it is asked whether it does.
     """
     elsewhere = "https://elsewhere.example"
     try:
         answer = client.request("GET", "/csrf-token", params={"client": "deploy"}, headers={"Origin": elsewhere})
     except PrefectHTTPStatusError as error:
-        if error.response.status_code != HTTPStatus.UNPROCESSABLE_ENTITY:  # Prefect's way to say that it is disabled
+        if error.response.status_code != HTTPStatus.UNPROCESSABLE_ENTITY:  # so Prefect says that protection is disabled
             return
     else:
         if answer.headers.get("Access-Control-Allow-Origin") not in ("*", elsewhere):
@@ -104,26 +105,26 @@ def make_pool(client: SyncPrefectClient) -> None:
 
 
 def limit_gpus(client: SyncPrefectClient) -> None:
-    """One run on each of this machine's GPUs at a time."""
+    """Sets limits so that one run at a time works on each of this machine's GPUs."""
     for index in range(torch.cuda.device_count()):
         client.upsert_global_concurrency_limit_by_name(gpu_limit(index), 1)
 
 
 def silent_runs_have_crashed() -> AutomationCore:
-    """Takes a run whose heartbeats end, without an end of the run, for dead: with its process or its machine."""
+    """Marks a run as crashed whose heartbeats stop before the run has ended: its process or machine is dead."""
     return _have_crashed("silent runs have crashed", BEATS, SILENCE)
 
 
 def unbegun_runs_have_crashed() -> AutomationCore:
-    """Takes a run that a worker has fetched, and that does not begin, for dead: its worker died at that moment.
+    """Marks a run as crashed that a worker has fetched and that does not begin: its worker died at that moment.
 
-    A busy machine needs minutes to start a process; a run that is taken for dead meanwhile would work twice.
+    A busy machine needs minutes to start a process. A run that is marked too early would work twice.
     """
     return _have_crashed("runs that do not begin have crashed", {"prefect.flow-run.Pending"}, SLOWEST_START)
 
 
 def _have_crashed(name: str, after: set[str], within: timedelta) -> AutomationCore:
-    """An automation that ends runs of which nothing is heard for some time after a sign of life."""
+    """Returns an automation that marks runs as crashed of which nothing is heard for some time after a sign of life."""
     trigger = EventTrigger(
         posture=Posture.Proactive,
         after=after,
@@ -140,7 +141,7 @@ def _have_crashed(name: str, after: set[str], within: timedelta) -> AutomationCo
 
 
 def crashed_runs_start_again() -> AutomationCore:
-    """A training resumes from its checkpoint, a search with its next trial."""
+    """Starts crashed runs again; a training then resumes from its checkpoint, and a search with its next trial."""
     runs = [str(count) for count in range(1, RESTARTS + 1)]
     return _starting_again(AUTOMATION, f"{RESTARTS} times at most.", runs, timedelta(0))
 
@@ -152,9 +153,11 @@ def lost_runs_start_again() -> AutomationCore:
 
 
 def _starting_again(name: str, about: str, runs: list[str], rest: timedelta) -> AutomationCore:
-    """An automation for crashed runs.
+    """Returns an automation that starts crashed runs again.
 
     Args:
+        name: the automation's name.
+        about: its description on Prefect's pages.
         runs: how often a run has been running by now.
         rest: how long the same run is left alone afterwards.
     """
@@ -172,7 +175,7 @@ def _starting_again(name: str, about: str, runs: list[str], rest: timedelta) -> 
 
 
 def _ours() -> ResourceSpecification:
-    """Runs of our deployments."""
+    """Matches the runs of this project's deployments, by their tag."""
     return ResourceSpecification({"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"})
 
 
@@ -185,9 +188,9 @@ AUTOMATIONS = (
 
 
 def replace(automation: AutomationCore, client: SyncPrefectClient) -> None:
-    """Puts it in the place of the one of its name; one that a person has switched off stays off.
+    """Puts an automation in the place of that of the same name; one that a person has switched off stays off.
 
-    One that is the same stays: a new one would know nothing of the runs that are being watched.
+    An automation that is the same stays, as a new one would know nothing of the runs that are being watched.
     """
     known = client.read_automations_by_name(automation.name)
     same = [old for old in known if _does(old) == _does(automation)][:1]
@@ -200,7 +203,7 @@ def replace(automation: AutomationCore, client: SyncPrefectClient) -> None:
 
 
 def _does(automation: AutomationCore) -> dict[str, Any]:
-    """What an automation is, without what the server adds."""
+    """Returns what an automation does, without what the server adds to it."""
     own = automation.model_dump(mode="json", include={"description", "trigger", "actions"})
     own["trigger"].pop("id", None)
     for names in ("after", "expect"):
@@ -209,10 +212,10 @@ def _does(automation: AutomationCore) -> dict[str, Any]:
 
 
 def deploy(file: Path) -> None:
-    """What prefect.yaml says, by Prefect's own command.
+    """Deploys what prefect.yaml says, by Prefect's own command.
 
     Raises:
-        UserError: it was refused.
+        UserError: the command has refused it.
     """
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -221,7 +224,10 @@ def deploy(file: Path) -> None:
 
 
 def drop_schedules(plan: dict[str, Any], client: SyncPrefectClient) -> None:
-    """Ends those of an earlier prefect.yaml: Prefect keeps them. What a person made on the pages has no slug."""
+    """Deletes the schedules of an earlier prefect.yaml, which Prefect keeps.
+
+    Schedules that a person made on Prefect's pages have no slug, and stay.
+    """
     for wanted in plan["deployments"]:
         slugs = {schedule.get("slug") for schedule in wanted.get("schedules") or ()}
         named = DeploymentFilter(name=DeploymentFilterName(any_=[wanted["name"]]))

@@ -1,5 +1,7 @@
-"""prefect.yaml, looked through before anything is deployed: Prefect ignores keys that it does not know without a word,
-deploys what comes before a mistake, and a wrong parameter fails in the night.
+"""Checks prefect.yaml before anything is deployed, as Prefect does not check all of it.
+
+Prefect ignores keys that it does not know and says nothing, deploys what comes before a mistake, and a wrong parameter
+makes a run fail only when its hour has come.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from aemodels.config import Config, SettingsError, UserError, did_you_mean
 from aemodels.data.folder import FolderConfig
 from aemodels.settings import is_data_path
 
-PARTS: dict[str, type[BaseModel]] = {  # of a deployment: their own keys
+PARTS: dict[str, type[BaseModel]] = {  # the parts of a deployment that have keys of their own
     "work_pool": WorkPoolConfig,
     "concurrency_limit": ConcurrencyLimitSpec,
     "schedules": RawScheduleConfig,
@@ -36,10 +38,10 @@ PARTS: dict[str, type[BaseModel]] = {  # of a deployment: their own keys
 
 
 def read_plan(file: Path) -> dict[str, Any]:
-    """What the file says.
+    """Reads and checks the file.
 
     Raises:
-        UserError: all that is wrong with it, by deployment and key.
+        UserError: it is missing or wrong; the message lists all mistakes, by deployment and key.
     """
     if not file.exists():
         raise UserError(f"--file {file}: there is no such file; `make deploy` in a checkout finds it")
@@ -53,7 +55,7 @@ def read_plan(file: Path) -> dict[str, Any]:
 
 
 def find_mistakes(plan: Any) -> Iterator[str]:
-    """Each in words."""
+    """Yields a sentence for each mistake in the plan."""
     deployments = plan.get("deployments") if isinstance(plan, dict) else None
     if not isinstance(deployments, list) or not all(isinstance(one, dict) and one.get("name") for one in deployments):
         yield "deployments: required, a list of mappings, each with a name"
@@ -83,13 +85,13 @@ def _unknown_keys(plan: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _unknown(section: Mapping[str, Any], model: type[BaseModel], place: str) -> Iterator[str]:
-    """Keys that Prefect would ignore."""
+    """Yields a sentence for each key that Prefect would ignore."""
     known = set(model.model_fields) | {field.alias for field in model.model_fields.values() if field.alias}
     yield from (f"{place}{key}: no such key; {_hint(key, known)}" for key in section if key not in known)
 
 
 def _wrong_parameters(deployment: Mapping[str, Any], place: str) -> Iterator[str]:
-    """Those that no run could start with, also of a schedule or a trigger."""
+    """Yields a sentence for each parameter that no run could start with, also of a schedule or a trigger."""
     entrypoint = str(deployment.get("entrypoint"))
     given = list(_given_parameters(deployment, place))
     if "{{" in entrypoint:
@@ -113,7 +115,7 @@ def _wrong_parameters(deployment: Mapping[str, Any], place: str) -> Iterator[str
 
 
 def _given_parameters(deployment: Mapping[str, Any], place: str) -> Iterator[tuple[str, str, Any]]:
-    """The place, the name and the value of each."""
+    """Yields the place, the name and the value of each parameter of a deployment, its schedules and its triggers."""
     sections = [(place, deployment)]
     for kind in ("schedules", "triggers"):
         listed = deployment.get(kind)
@@ -125,7 +127,7 @@ def _given_parameters(deployment: Mapping[str, Any], place: str) -> Iterator[tup
 
 
 def _wrong_value(hint: Any, value: Any) -> Iterator[str]:
-    """What follows the parameter's name."""
+    """Yields, for each mistake in a value, the text that follows the parameter's name in a message."""
     configs = [kind for kind in (hint, *typing.get_args(hint)) if isinstance(kind, type) and issubclass(kind, Config)]
     try:
         if configs and isinstance(value, Mapping):
@@ -136,15 +138,17 @@ def _wrong_value(hint: Any, value: Any) -> Iterator[str]:
         yield from (f".{line}" for line in str(error).splitlines())
     except ValidationError as error:
         wrong, key = error.errors()[0], ""
-        for step in wrong["loc"]:  # it names variants of unions, too
+        for step in wrong["loc"]:  # it names variants of unions too, which are no keys
             if isinstance(value, Mapping) and step in value:
                 key, value = f"{key}.{step}", value[step]
         yield f"{key}={value!r}: {wrong['msg'].removeprefix('Value error, ')}"
 
 
 def _vague_folders(key: str, value: Any) -> Iterator[str]:
-    """Folders of images that no type has checked, as they are among free settings, or beside what Prefect fills in; and
-    those in a form that Prefect's own check refuses.
+    """Yields a sentence for each folder of images that is wrong and that no type has checked.
+
+    Such folders are among free settings, or beside values that Prefect fills in. A single folder that is not in a list
+    is wrong too, as Prefect's own check refuses it.
     """
     if isinstance(value, Mapping):
         for name, inner in value.items():

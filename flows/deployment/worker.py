@@ -1,4 +1,4 @@
-"""The worker that runs this project's deployments: Prefect's process worker, with one restart for one death.
+"""Defines the worker that runs this project's deployments: Prefect's process worker, with one restart for one crash.
 
 Prefect finds it as the type `aemodels` of a work pool, by the entry point `prefect.collections` in pyproject.toml.
 """
@@ -27,25 +27,25 @@ from aemodels.runtime.environment import make_whole
 from flows.outages import is_away
 
 TAG = "aemodels"  # It is on every deployment of prefect.yaml, and so on its runs.
-RESTARTS = 3  # of one run: what kills its process every time must not go on for ever
-AUTOMATION = "aemodels: crashed runs start again"  # which does so before a worker does
+RESTARTS = 3  # of one run: a run whose process dies every time must not go on for ever
+AUTOMATION = "aemodels: crashed runs start again"  # the server's automation, which starts them before a worker does
 STARTED_AGAIN = "Started again after a crash"  # the message of the state, by which restarts are counted
 FORGOTTEN = timedelta(minutes=2)  # by then the server's automation has started a crashed run again, if it ever will
-ABANDONED = timedelta(hours=1)  # what crashed before that is left to people
+ABANDONED = timedelta(hours=1)  # runs that crashed longer ago are left to people
 SECONDS_TO_ASK = 10.0  # for a run's state before its process starts
-SECONDS_AWAY = 600.0  # that the server may be away when a process has ended
-SECONDS_BETWEEN = 2.0  # two questions to a server that is away
+SECONDS_AWAY = 600.0  # for a run's state when its process has ended: the server may be away so long
+SECONDS_BETWEEN = 2.0  # between two questions to a server that is away
 
 
 class Worker(ProcessWorker):
-    """A process worker whose runs crash once, and start again even if the server has missed the crash."""
+    """A worker reports a crash of its runs once, and starts them again even if the server has missed the crash."""
 
     type = "aemodels"
     _display_name = "aemodels"
     _description = "Runs the flows of aemodels as processes of this machine."
 
     async def __aenter__(self) -> Self:
-        """Starts the worker. What it starts runs in another folder, so relative paths in the environment end here."""
+        """Starts the worker, and makes relative paths in the environment absolute, as runs work in another folder."""
         make_whole()
         await super().__aenter__()
         return self
@@ -67,16 +67,16 @@ class Worker(ProcessWorker):
         return ProcessWorkerResult(identifier=result.identifier, status_code=0)
 
     async def _report_unbegun(self, flow_run: FlowRun, submitted: UUID | None) -> None:
-        """Reports the end of a process whose run has not begun, where that is not known: the server may be away then.
+        """Reports the end of a process whose run has not begun, and waits for a server that is away.
 
-        A run that has begun is found by the end of its heartbeats.
+        A run that has begun needs no report: the server sees that its heartbeats have stopped.
         """
         now = await self._state_of(flow_run, SECONDS_AWAY)
         if now is not None and now == submitted:
             await self._propose_crashed_state(flow_run, "Its process ended before the run began")
 
     async def _state_of(self, flow_run: FlowRun, seconds: float) -> UUID | None:
-        """The id of the run's state; None where the server does not tell it in so many seconds."""
+        """Returns the id of the run's state; None where the server does not tell it in so many seconds."""
         with anyio.move_on_after(seconds):
             while True:
                 try:
@@ -100,7 +100,7 @@ class Worker(ProcessWorker):
             self._logger.warning("Crashed runs were not looked after this time: %r", error)
 
     async def _start_forgotten_runs(self) -> None:
-        """Starts crashed runs again that the server has missed: its automations see events, none while it restarts."""
+        """Starts crashed runs again that the server has missed: its automations see no events while it restarts."""
         now = datetime.now(UTC)
         crashed = FlowRunFilter(
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
@@ -122,9 +122,10 @@ class Worker(ProcessWorker):
             await self._schedule(run.id, run.state.id)
 
     async def _schedule(self, run_id: UUID, crash: UUID) -> None:
-        """Schedules a run after a crash. Of two workers that do so at once the server refuses the second.
+        """Schedules a run after a crash; if two workers do so at once, the server refuses the second one.
 
-        It does where both propose the same transition, to which Prefect's own method would give another name each time.
+        The server refuses it because both propose a transition of the same id. Prefect's own method would give each a
+        new id.
         """
         details = StateDetails(flow_run_id=run_id, transition_id=uuid5(crash, STARTED_AGAIN))
         state = to_state_create(Scheduled(message=STARTED_AGAIN, state_details=details))
@@ -132,7 +133,7 @@ class Worker(ProcessWorker):
         await self.client.request("POST", "/flow_runs/{id}/set_state", path_params={"id": run_id}, json=body)
 
     async def _is_switched_off(self) -> bool:
-        """Whether a person has switched off the automation that starts crashed runs again."""
+        """Tells whether a person has switched off the automation that starts crashed runs again."""
         automations = await self.client.read_automations_by_name(AUTOMATION)
         return bool(automations) and not any(one.enabled for one in automations)
 

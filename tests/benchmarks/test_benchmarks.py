@@ -48,7 +48,7 @@ UNTRAINED = 784 * math.log(2)  # nats; the bound of pixels that are all 0.5
 
 @pytest.fixture
 def mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PreparedData:
-    """1,500 training images and 297 test images in MNIST's format, prepared."""
+    """Returns 1,500 training images and 297 test images in MNIST's format, prepared."""
     raw, digits = tmp_path / "data" / "MNIST" / "raw", load_digits()
     raw.mkdir(parents=True)
     enlarged = np.kron(digits.images, np.ones((3, 3)))  # (N, 24, 24), 0 to 16

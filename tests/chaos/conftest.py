@@ -1,4 +1,4 @@
-"""What the suite of faults shares: its rows, what undisturbed runs leave, and the two kinds of sites."""
+"""Holds what the suite of faults shares: its rows, what undisturbed runs leave, and the two kinds of sites."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ DISK = "size=48m"
 
 @pytest.fixture(scope="session")
 def rows() -> Rows:
-    """CHAOS_SEED takes another plan; CHAOS_AGAIN=1 runs faults again that have their row for this commit."""
+    """Returns the rows; CHAOS_SEED takes another plan, and CHAOS_AGAIN=1 repeats faults that have their rows."""
     return Rows(int(os.environ.get("CHAOS_SEED", SEED)))
 
 
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Embedded:
-    """One store for all commands of the suite."""
+    """Gives all commands of the suite one store."""
     return Embedded(tmp_path_factory.mktemp("embedded"))
 
 
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory: pytest.TempPathFactory, embedded: Embedded) -> dict[str, Undisturbed]:
-    """What a pipeline and a training leave to which nothing happens; on the embedded store, so by commands."""
+    """Returns what an undisturbed pipeline and training leave, run as commands on the embedded store."""
     site = Embedded(tmp_path_factory.mktemp("undisturbed"))
     left = {}
     for flow in ("train", "pipeline"):
@@ -49,7 +49,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, embedded: Embedded) -> dict[
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployed, Service]]:
-    """A team's servers with deployments, and a worker."""
+    """Runs a team's servers with deployments, and a worker."""
     several = {"limit": LANES, "collision_strategy": "ENQUEUE"}
     with (
         postgres_server.running() as server,
@@ -62,14 +62,14 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployed
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small disk of its own; skips the test where it cannot be mounted."""
+    """Mounts a small disk of the test's own; skips the test where it cannot be mounted."""
     with mounted(tmp_path / "disk") as folder:
         yield folder
 
 
 @contextmanager
 def mounted(folder: Path) -> Iterator[Path]:
-    """A disk in memory, which only root may mount."""
+    """Mounts a disk in memory, which only root may do."""
     folder.mkdir()
     command: list[Any] = ["mount", "-t", "tmpfs", "-o", DISK, "chaos", folder]
     if os.getuid() or subprocess.run(command, capture_output=True).returncode:

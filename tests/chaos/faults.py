@@ -1,4 +1,4 @@
-"""Faults: each starts its runs, waits for the stage, does the harm, undoes it, and judges what became of the runs."""
+"""Inflicts faults: each starts its runs, waits for the stage, does the harm, undoes it, and judges the runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Alone = Mapping[str, Undisturbed]  # by flow
 
 
 def process_fault(site: Site, fault: Fault, alone: Alone) -> Row:
-    """A signal to the process that does a run's work."""
+    """Sends a signal to the process that does a run's work."""
     run = a_run(site, fault)
     site.start(run)
     reached, process = reach(site, run, fault), site.main(run)
@@ -46,7 +46,7 @@ def process_fault(site: Site, fault: Fault, alone: Alone) -> Row:
 
 
 def _signal(process: psutil.Process, fault: Fault) -> bool:
-    """Whether the process was there to take it."""
+    """Sends the signal, and tells whether the process was there to take it."""
     with suppress(psutil.NoSuchProcess):
         process.send_signal(signal.SIGSTOP if fault.seconds else signal.SIGKILL)
         return True
@@ -54,7 +54,7 @@ def _signal(process: psutil.Process, fault: Fault) -> bool:
 
 
 def stage_hit(run: Run, fault: Fault, seen: Sequence[Signs], wrong: list[str]) -> str:
-    """The stage of the fault, where the run was in it when it was looked at before or after.
+    """Returns the stage of the fault, if the run was in it when it was looked at before or after.
 
     Raises:
         MissedError: it was in another one.
@@ -68,7 +68,7 @@ def stage_hit(run: Run, fault: Fault, seen: Sequence[Signs], wrong: list[str]) -
 
 
 def shared_fault(site: Site, fault: Fault, alone: Alone, harm: Harm, restarts: range) -> Row:
-    """Something that several runs share is harmed, and well again when `harm` returns."""
+    """Harms something that several runs share; it is well again when `harm` returns."""
     other = "train" if fault.flow == "pipeline" else "pipeline"
     runs = [a_run(site, fault, "-a"), a_run(site, fault, "-b", other)]
     for run in runs:
@@ -86,7 +86,7 @@ def shared_fault(site: Site, fault: Fault, alone: Alone, harm: Harm, restarts: r
 
 
 def disk_fault(site: Site, fault: Fault, alone: Alone, store: Path) -> Row:
-    """The disk of a run's store is full for some seconds. `store` is a folder on it."""
+    """Fills the disk of a run's store for some seconds; `store` is a folder on it."""
     run = a_run(site, fault)
     run.environment["AEMODELS_STORE"] = str(store)
     site.start(run)
@@ -106,7 +106,7 @@ def disk_fault(site: Site, fault: Fault, alone: Alone, store: Path) -> Row:
 
 
 def a_run(site: Site, fault: Fault, suffix: str = "", flow: str = "") -> Run:
-    """The run of a fault; one that is to be hit while it prepares has nothing prepared."""
+    """Returns the run of a fault; a run that is to be hit while it prepares has nothing prepared."""
     run = Run(fault.name + suffix, flow or fault.flow)
     if fault.stage == "prepare":
         run.environment["AEMODELS_CACHE"] = str(site.folder / f"cache-{run.name}")
@@ -114,7 +114,7 @@ def a_run(site: Site, fault: Fault, suffix: str = "", flow: str = "") -> Run:
 
 
 def reach(site: Site, run: Run, fault: Fault) -> bool:
-    """Waits for the moment of the fault; False where the run was over before."""
+    """Waits for the moment of the fault; returns False where the run was over before."""
     cache = Path(run.environment.get("AEMODELS_CACHE", ""))
 
     def reached() -> bool:

@@ -1,4 +1,4 @@
-"""The plan of faults: which, in which stage of what, how many; all of it from one seed."""
+"""Plans the faults from one seed: which there are, how many, and in which stage of which run each comes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TAKEN_FOR_DEAD = "SIGSTOP, SIGCONT after it was taken for dead"
 
 
 class Fault(NamedTuple):
-    """One fault. `delay` is the share of a stage's usual length after which it comes."""
+    """A fault comes after `delay`, a share of a stage's usual length."""
 
     number: int
     part: str  # of the suite: a test
@@ -27,7 +27,7 @@ class Fault(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Under which its runs are registered."""
+        """Returns the name under which the fault's runs are registered."""
         return f"chaos-{self.number:02d}" + (f"-{self.attempt}" if self.attempt else "")
 
 
@@ -52,7 +52,7 @@ PARTS = (
 
 
 def plan(seed: int = SEED) -> list[Fault]:
-    """All faults, in the order of their numbers."""
+    """Returns all faults, in the order of their numbers."""
     draw = random.Random(seed)
     faults: list[Fault] = []
 

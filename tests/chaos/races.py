@@ -18,7 +18,7 @@ LONGEST = 0.4  # seconds from the moment in which a command is at the gate to it
 
 
 def race(site: Site, fault: Fault) -> Row:
-    """`promote` and `rollback` at once; one is killed at the gate, and given again."""
+    """Runs `promote` and `rollback` at once; one of them is killed at the gate, and given again."""
     run = Run(fault.name, "promote")
     wrong = two_versions(site, run)
     if wrong:
@@ -53,14 +53,14 @@ def two_versions(site: Site, run: Run) -> list[str]:
 
 
 def at_gate(process: psutil.Process, name: str) -> bool:
-    """Whether the process holds, or asks for, the lock of the decisions about a model."""
+    """Tells whether the process holds, or asks for, the lock of the decisions about a model."""
     with suppress(psutil.Error):
         return any(file.path.endswith(f"gate-{name}.lock") for file in process.open_files())
     return False
 
 
 def verdict(site: Site, run: Run) -> Iterator[str]:
-    """There is one champion, the history's last; the one before is another one; nothing is left held or open."""
+    """Yields what is wrong: the history must end with the champion, the one before be another, and nothing be held."""
     aliases = dict(site.records.mlflow(ALIASES, run.name))
     reigns = sorted(site.records.mlflow(REIGNS, run.name))
     if set(aliases) != {"champion", "previous"} or len(set(aliases.values())) != 2:

@@ -1,4 +1,4 @@
-"""What the databases of MLflow, Optuna and Prefect hold, read without their servers.
+"""Reads what the databases of MLflow, Optuna and Prefect hold, without their servers.
 
 site.records.signs("chaos-07").stage  # "training"
 """
@@ -42,7 +42,7 @@ FROM experiments e WHERE e.name = ?
 
 
 class Signs(NamedTuple):
-    """How far the work under a registered name is. Any change is a sign that it goes on."""
+    """Signs tell how far the work under a registered name is; any change of them shows that it goes on."""
 
     models: int = 0  # of MLflow's logged models
     versions: int = 0
@@ -55,7 +55,7 @@ class Signs(NamedTuple):
 
     @property
     def stage(self) -> str:
-        """The stage that the work is in; `end` is the time after the gate."""
+        """Returns the stage that the work is in; `end` is the time after the gate."""
         if self.champions:
             return "end"
         if self.training == "FINISHED":
@@ -71,14 +71,14 @@ class Signs(NamedTuple):
 
 @dataclass(frozen=True)
 class Records:
-    """The databases of one site; Prefect has none where no server runs."""
+    """Reads the databases of one site; Prefect has none where no server runs."""
 
     mlflow: Query
     optuna: Query
     prefect: Query
 
     def signs(self, name: str) -> Signs:
-        """What MLflow holds of the experiment and the registered model of that name."""
+        """Reads what MLflow holds of the experiment and the registered model of that name."""
         found = self.mlflow(SIGNS, name)
         return Signs(*found[0]) if found else Signs()
 

@@ -1,4 +1,4 @@
-"""The rows of the faults, one file each while the suite runs, and the table of all of them."""
+"""Keeps the rows of the faults, one file each while the suite runs, and makes the table of all of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ happened.
 
 @dataclass
 class Row:
-    """What a fault was, and what came of it."""
+    """A row tells what a fault was, and what came of it."""
 
     number: int
     part: str
@@ -58,7 +58,7 @@ class Row:
         site: Site | None = None,
         runs: Sequence[Run] = (),
     ) -> Row:
-        """The row of a fault on these runs."""
+        """Returns the row of a fault on these runs."""
         counted = "SELECT count(*) FROM model_versions WHERE name = ?"
         return cls(
             number=fault.number,
@@ -76,7 +76,7 @@ class Row:
 
 
 class Rows:
-    """The rows of one commit and seed, kept as files: the suite may run in parts, and go on."""
+    """Keeps the rows of one commit and seed as files, as the suite may run in parts, and go on."""
 
     def __init__(self, seed: int) -> None:
         self.seed, self.commit = seed, commit()
@@ -85,21 +85,21 @@ class Rows:
         self._alone = threading.Lock()
 
     def has(self, fault: Fault) -> bool:
-        """Whether the fault has its row."""
+        """Tells whether the fault has its row."""
         return self._file(fault.number).exists()
 
     def keep(self, row: Row) -> None:
-        """Adds the row; writes the table anew."""
+        """Adds the row, and writes the table anew."""
         with self._alone:  # faults are inflicted from several threads
             self._file(row.number).write_text(json.dumps(asdict(row), indent=1))
             self.write()
 
     def read(self) -> list[Row]:
-        """All rows so far."""
+        """Returns all rows so far."""
         return [Row(**json.loads(path.read_text())) for path in sorted(self.folder.glob("[0-9]*.json"))]
 
     def write(self) -> None:
-        """The table: under benchmarks/results/ once every fault has its row, before that beside the rows."""
+        """Writes the table: beside the rows, and under benchmarks/results/ once every fault has its row."""
         rows = self.read()
         whole = {row.number for row in rows} == {fault.number for fault in plan(self.seed)}
         place = RESULTS if whole else self.folder
@@ -119,7 +119,7 @@ class Rows:
 
 
 def figures(rows: Sequence[Row]) -> dict[str, float]:
-    """Counts, and times to recovery."""
+    """Returns the numbers of faults, and the times to recovery."""
     seconds = [row.recovery for row in rows if row.recovery is not None]
     return {
         "faults": len(rows),
@@ -131,7 +131,7 @@ def figures(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def as_markdown(head: dict[str, object], rows: Sequence[Row]) -> str:
-    """The table for people."""
+    """Returns the table for people."""
     lines = ["# Faults on purpose, and what became of the runs", ""]
     lines += [f"{key}: {value}  " for key, value in {**head, **figures(rows)}.items()]
     lines += ["", *ABOUT]
@@ -154,7 +154,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def commit() -> str:
-    """The commit, marked where the working tree differs from it in more than results."""
+    """Returns the commit, marked where the working tree differs from it in more than results."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -166,7 +166,7 @@ def commit() -> str:
 
 
 def hardware() -> str:
-    """Processor, cores and memory."""
+    """Returns processor, cores and memory."""
     cpu = Path("/proc/cpuinfo")
     names = [line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
     name = names[0] if names else platform.processor()

@@ -26,7 +26,7 @@ def run_part(part: str, rows: Rows, inflict: Callable[[Fault], Row], at_once: in
     again = bool(os.environ.get("CHAOS_AGAIN"))
 
     def one(fault: Fault) -> str:
-        """What went wrong with the suite itself: then the fault has no row, and comes again the next time."""
+        """Returns what went wrong with the suite itself: then the fault has no row, and comes again the next time."""
         begun = time.monotonic()
         try:
             row = _insist(inflict, fault)

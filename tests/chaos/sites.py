@@ -1,4 +1,4 @@
-"""Where runs are started: commands on an embedded store, and deployments of a team's servers."""
+"""Starts runs at two kinds of sites: as commands on an embedded store, and as deployments of a team's servers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
 
 @dataclass
 class Run:
-    """Work under a registered name of its own."""
+    """A run is work under a registered name of its own."""
 
     name: str
     flow: str  # pipeline or train
@@ -41,12 +41,12 @@ class Run:
     commands: list[subprocess.Popen[str]] = field(default_factory=list)  # as often as it was given
 
     def stage(self, signs: Signs) -> str:
-        """The stage that these signs of it tell; a training alone has no gate."""
+        """Returns the stage that these signs tell; a training alone has no gate."""
         return "end" if self.flow == "train" and signs.stage == "gate" else signs.stage
 
 
 class Site(Protocol):
-    """What faults and verdicts need to know of a place."""
+    """A site is a place where runs are started, with what faults and verdicts need to know of it."""
 
     folder: Path
     store: Path
@@ -57,29 +57,29 @@ class Site(Protocol):
         """Begins the run."""
 
     def main(self, run: Run) -> psutil.Process | None:
-        """The process that does the run's work; None while there is none."""
+        """Returns the process that does the run's work; None while there is none."""
 
     def finish(self, run: Run) -> list[str]:
-        """Waits for the run's end; what was wrong with it."""
+        """Waits for the run's end, and returns what was wrong with it."""
 
     def over(self, run: Run) -> bool:
-        """Whether the run has come to an end."""
+        """Tells whether the run has come to an end."""
 
     def resume(self, run: Run) -> None:
-        """What a person does for a run that has died; a worker does it by itself."""
+        """Does what a person does for a run that has died; a worker does it by itself."""
 
     def stumbles(self, run: Run, seconds: float) -> None:
         """Waits while the run meets a disk that is full."""
 
     def restarts(self, run: Run) -> int:
-        """How often it was begun again."""
+        """Returns how often the run was begun again."""
 
     def command(self, run: Run, *arguments: str) -> subprocess.Popen[str]:
         """Starts a command that belongs to the run; what it says is kept in a file."""
 
 
 def marked(name: str) -> list[psutil.Process]:
-    """All living processes of a run, oldest first."""
+    """Returns all living processes of a run, oldest first."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -92,7 +92,7 @@ def marked(name: str) -> list[psutil.Process]:
 
 
 class Embedded:
-    """Commands without any server: a store with sqlite files, and Prefect's temporary server of a pipeline."""
+    """Runs commands without any server, on a store of sqlite files; a pipeline has Prefect's temporary server."""
 
     def __init__(self, folder: Path, store: Path | None = None) -> None:
         self.folder, self.store = folder, store or folder / "store"
@@ -101,7 +101,7 @@ class Embedded:
         self.records = Records(of_file(self.store / "mlflow.db"), of_file(self.store / "optuna.db"), prefect)
 
     def environment(self, run: Run) -> dict[str, str]:
-        """Of the run's commands."""
+        """Returns the environment of the run's commands."""
         own = {
             "AEMODELS_STORE": str(self.store),
             "AEMODELS_CACHE": str(self.folder / "cache"),
@@ -138,11 +138,11 @@ class Embedded:
             self.start(run)
 
     def stumbles(self, run: Run, seconds: float) -> None:
-        """A command ends, with a word for a person."""
+        """Waits until the command ends, as it does with a message for a person."""
         until(lambda: self.over(run), 60 + seconds)
 
     def said(self, run: Run) -> str:
-        """The last words of the run's commands."""
+        """Returns the last messages of the run's commands."""
         return (self.folder / f"{run.name}.log").read_text()[-300:].strip()
 
     def restarts(self, run: Run) -> int:
@@ -150,7 +150,7 @@ class Embedded:
 
 
 def _command(folder: Path, run: Run, environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[str]:
-    """A command of the run's; what it says is kept in a file."""
+    """Starts a command of the run's; what it says is kept in a file."""
     with (folder / f"{run.name}.log").open("a") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "flows.cli.main", *arguments],
@@ -163,12 +163,12 @@ def _command(folder: Path, run: Run, environment: Mapping[str, str], *arguments:
 
 
 def settings_of(run: Run) -> dict[str, Any]:
-    """The same for every run but for its name."""
+    """Returns the settings of a run, which are the same for every run but for its name."""
     return {**SETTINGS, "registry": {"name": run.name}}
 
 
 def dotted(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """As a command takes them."""
+    """Returns settings as a command takes them."""
     for key, value in settings.items():
         if isinstance(value, dict):
             yield from dotted(value, f"{prefix}{key}.")
@@ -180,7 +180,7 @@ def dotted(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 class Deployed:
-    """Runs of deployments on a team's servers, which a worker starts."""
+    """Runs deployments on a team's servers, which a worker starts."""
 
     def __init__(self, team: Team, server: Server, client: Any) -> None:
         self.team, self.server, self.client, self.alone = team, server, client, threading.Lock()
@@ -203,7 +203,7 @@ class Deployed:
         run.flow_run = str(made.id)
 
     def main(self, run: Run) -> psutil.Process | None:
-        """The youngest of the run's engines: others only look for hooks, or are its children."""
+        """Returns the youngest of the run's engines; others only look for hooks, or are its children."""
         for process in reversed(marked(run.name)):
             with suppress(psutil.Error):
                 if "prefect.engine" in process.cmdline():
@@ -211,7 +211,7 @@ class Deployed:
         return None
 
     def state(self, run: Run) -> tuple[str, int]:
-        """Prefect's name of the run's state, and how often it has been running."""
+        """Returns Prefect's name of the run's state, and how often it has been running."""
         ((name, count),) = self.records.prefect(
             "SELECT state_name, run_count FROM flow_run WHERE CAST(id AS text) = ?", run.flow_run
         )
@@ -228,10 +228,10 @@ class Deployed:
         return [] if name == "Completed" else [f"the run is {name} in Prefect"]
 
     def resume(self, run: Run) -> None:
-        """The worker does."""
+        """Does nothing, as the worker starts the run again."""
 
     def stumbles(self, run: Run, seconds: float) -> None:
-        """A task is tried again."""
+        """Waits until a task is tried again."""
         time.sleep(seconds)
 
     def restarts(self, run: Run) -> int:
@@ -245,7 +245,7 @@ class Deployed:
 
 
 def until(reached: Callable[[], bool], seconds: float = PATIENCE, pause: float = 0.02) -> bool:
-    """Whether it was reached in that time."""
+    """Waits for a condition, and tells whether it was reached in that time."""
     end = time.monotonic() + seconds
     while not reached():
         if time.monotonic() > end:

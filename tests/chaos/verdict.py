@@ -1,4 +1,4 @@
-"""What must be true of a run at its end, whatever happened to it: as if nothing had happened, but for one restart.
+"""Judges runs at their end: whatever happened to a run, it must be as if nothing had, but for one restart.
 
 A verdict is a list of what is wrong. It reads the databases and the disk, and trusts nothing that the product says.
 """
@@ -46,7 +46,7 @@ Points = Counter[tuple[str, str, str, int]]  # kind of the run, trial, metric, s
 
 
 class Undisturbed(NamedTuple):
-    """What a run leaves to which nothing happens."""
+    """Holds what a run leaves to which nothing happens."""
 
     weights: str  # their digest
     points: Points
@@ -54,7 +54,7 @@ class Undisturbed(NamedTuple):
 
 
 def undisturbed(site: Site, run: Run) -> Undisturbed:
-    """What a run has left."""
+    """Returns what a run has left."""
     wrong = site.finish(run)
     assert not wrong, wrong
     return Undisturbed(
@@ -88,12 +88,12 @@ def verdict(site: Site, run: Run, alone: Undisturbed, restarts: range) -> list[s
 
 
 def runs(site: Site, run: Run) -> list[tuple[str, str, str, str]]:
-    """MLflow's runs under the name: id, status, kind, trial."""
+    """Returns MLflow's runs under the name: id, status, kind, trial."""
     return [tuple(map(str, row)) for row in site.records.mlflow(RUNS, run.name)]  # type: ignore[misc]
 
 
 def points(site: Site, run: Run) -> Points:
-    """All tracked points of metrics but the machine's; one that is tracked twice counts as two."""
+    """Counts all tracked points of metrics but the machine's; a point that is tracked twice counts as two."""
     found: Points = Counter()
     for run_id, _, kind, trial in runs(site, run):
         found.update((kind, trial, str(key), int(step)) for key, step in site.records.mlflow(POINTS, run_id))
@@ -101,7 +101,7 @@ def points(site: Site, run: Run) -> Points:
 
 
 def weights(site: Site, run: Run) -> str:
-    """The digest of the registered model's weights, as the registry keeps them."""
+    """Returns the digest of the registered model's weights, as the registry keeps them."""
     ((source,),) = site.records.mlflow("SELECT source FROM model_versions WHERE name = ?", run.name)
     model_id = str(source).rpartition("/")[2]
     (file,) = [path for path in site.artifacts.rglob("weights.safetensors") if model_id in path.parts]
@@ -160,7 +160,7 @@ def _left_open(site: Site, run: Run) -> Iterator[str]:
 
 
 def flow_runs(site: Site, run: Run) -> list[tuple[str, str, str]]:
-    """Prefect's runs of the name: id, name, state."""
+    """Returns Prefect's runs of the name: id, name, state."""
     return [tuple(map(str, row)) for row in site.records.prefect(FLOW_RUNS, f'%"{run.name}"%')]  # type: ignore[misc]
 
 
@@ -186,7 +186,7 @@ def _locks(site: Site, run: Run) -> Iterator[str]:
 
 
 def held(path: Path) -> bool:
-    """Whether a process holds the lock."""
+    """Tells whether a process holds the lock."""
     try:
         with FileLock(path, timeout=0):
             return False

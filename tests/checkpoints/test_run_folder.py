@@ -25,7 +25,7 @@ SEARCH = ["tune", "--json", *TINY, "tuning.trials=1", "tuning.epochs=1", "tuning
 
 
 def call(*arguments: object) -> Any:
-    """A command in this process."""
+    """Runs a command in this process."""
     environment, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
     try:
         return CliRunner().invoke(app, list(map(str, arguments)))
@@ -41,7 +41,7 @@ def done(result: Any) -> dict[str, Any]:
 
 
 def interrupt_in(monkeypatch: pytest.MonkeyPatch, name: str, at: int = 1, after: bool = True) -> None:
-    """Ctrl-C in, or right after, the n-th call of a function of the training step."""
+    """Presses Ctrl-C in, or right after, the n-th call of a function of the training step."""
     import aemodels.steps.train as step
 
     real, calls = getattr(step, name), []
@@ -65,7 +65,7 @@ def interrupted_training(name: str, at: int = 1, after: bool = True, command: li
 
 @pytest.fixture
 def folder(store) -> Path:
-    """Of a fresh store."""
+    """Returns the folder of a fresh store."""
     return Path(store.uri.removeprefix("sqlite:///")).parent
 
 
@@ -309,7 +309,7 @@ def test_a_finished_run_keeps_no_checkpoint_even_if_it_was_killed_then(folder: P
 
 
 def pending_or_ready(folder: Path) -> list[str]:
-    """The states of all models that were logged."""
+    """Returns the states of all models that were logged."""
     connected = client(folder)
     places = [experiment.experiment_id for experiment in connected.search_experiments()]
     return [str(model.status) for model in connected.search_logged_models(places)]

@@ -284,7 +284,7 @@ def champion_version(name: str) -> int:
 
 
 def _within(seconds: float, found: Callable[[], Any]) -> Any:
-    """What is found, as soon as it is."""
+    """Waits until something is found, and returns it."""
     end = time.monotonic() + seconds
     while not (result := found()):
         assert time.monotonic() < end, "it did not come"
@@ -293,7 +293,7 @@ def _within(seconds: float, found: Callable[[], Any]) -> Any:
 
 
 def _paused_runs(client: Any, count: int) -> list[Any]:
-    """All flow runs that wait for a person, once there are so many."""
+    """Returns all flow runs that wait for a person, once there are so many."""
     asked = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
     read = partial(client.read_flow_runs, flow_run_filter=asked)
     runs: list[Any] = _within(60, lambda: found if len(found := read()) == count else None)
@@ -308,14 +308,14 @@ def _paused(flow: str) -> Any:
 
 
 def _artifacts(run: UUID) -> list[str]:
-    """The comparisons of a run."""
+    """Returns the comparisons of a run."""
     asked = ArtifactFilter(key=ArtifactFilterKey(any_=["comparison"]), flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
     with get_client(sync_client=True) as client:
         return [str(artifact.data) for artifact in client.read_artifacts(artifact_filter=asked)]
 
 
 def _told(resource: str, count: int) -> list[tuple[str, int]]:
-    """Events about a resource and the versions that they name, oldest first, once so many have come."""
+    """Returns events about a resource and the versions that they name, oldest first, once so many have come."""
 
     def events() -> list[dict[str, Any]]:
         asked = {"filter": {"resource": {"id": [resource]}}}
@@ -340,7 +340,7 @@ PIPED = [
 
 
 def call(*arguments: str) -> Any:
-    """A command in this process, with the address of the Prefect server in its environment."""
+    """Runs a command in this process, with the address of the Prefect server in its environment."""
     from prefect.settings import PREFECT_API_URL
 
     environment, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)

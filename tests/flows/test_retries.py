@@ -58,7 +58,7 @@ def test_a_run_that_was_started_again_ends_its_first_attempt(own_store: Path, mo
     begun, over = threading.Event(), threading.Event()
 
     def live(path: Path) -> None:
-        """An earlier attempt."""
+        """Pretends that an earlier attempt is alive."""
         with FileLock(path):
             begun.set()
             time.sleep(1)

@@ -47,7 +47,7 @@ class Page(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def page_port() -> Iterator[int]:
-    """Where the attacker's page is."""
+    """Serves the attacker's page, and returns its port."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port
@@ -62,7 +62,7 @@ def browser() -> Iterator[Any]:
 
 @dataclass
 class Target:
-    """What a page sends, and where."""
+    """A target is what a page sends, and where it sends it."""
 
     path: str
     text: dict[str, Any]
@@ -73,7 +73,7 @@ class Target:
 
 
 def attack(page: Any, server: str, target: Target) -> dict[str, tuple[int, str]]:
-    """By all ways; what the page got to read."""
+    """Sends an attack in all ways, and returns what the page got to read."""
     call = {"url": server + target.path, "text": json.dumps(target.text), "method": target.method, "server": server}
     answers: dict[str, tuple[int, str]] = page.evaluate(ATTACK, call)
     assert len(answers) == 7

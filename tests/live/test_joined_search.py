@@ -1,4 +1,4 @@
-"""A search that real workers share on a real PostgreSQL: one run; killed, suspended and interrupted workers."""
+"""Processes share a search on a real PostgreSQL, and are killed, suspended or interrupted; the search is one run."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def site(server: postgres.Server, tmp_path: Path, empty_database: Path, digits: 
 
 @pytest.fixture(scope="module")
 def alone(server: postgres.Server, tmp_path_factory: pytest.TempPathFactory, empty_database: Path, digits: Any) -> Any:  # noqa: ARG001
-    """What one worker finds, without a shared database."""
+    """Returns what one process finds, without a shared database."""
     folder = tmp_path_factory.mktemp("alone")
     shutil.copy(empty_database, folder / "mlflow.db")
     site = Site(server, folder, next(NAMES))
@@ -254,7 +254,10 @@ def test_a_worker_of_another_machine_that_comes_too_late_gets_the_result(
 
 
 def suspend(worker: subprocess.Popen[str], site: Site) -> None:
-    """Until its trial is taken. Here MLflow's database is a file, which it may hold locked; no server lets it."""
+    """Suspends a process until its trial is taken by another one.
+
+    Here MLflow's database is a file, which the process may hold locked meanwhile; a server would not let it.
+    """
     for _ in range(5):
         worker.send_signal(signal.SIGSTOP)
         end = time.monotonic() + 30

@@ -26,7 +26,7 @@ NAMES = ["My%20Project #1?; é 'x'", '50%&{a}"b"~$HOME', "Ünïcödé 数字/ en
 
 @pytest.fixture(params=NAMES)
 def oddly_named(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder; all others are given by relative paths, links and trailing slashes below it."""
+    """Makes an oddly named current folder; the others are given by relative paths, links and slashes at the end."""
     folder = tmp_path / request.param
     (folder / "real").mkdir(parents=True)
     (folder / "link").symlink_to("real", target_is_directory=True)
@@ -37,7 +37,7 @@ def oddly_named(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyt
 
 
 def page(port: int, path: str) -> bytes:
-    """What MLflow's server answers, once it has started."""
+    """Returns what MLflow's server answers, once it has started."""
     for _ in range(240):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=30) as answer:
@@ -50,7 +50,7 @@ def page(port: int, path: str) -> bytes:
 
 @pytest.fixture
 def ui(oddly_named: Path) -> Iterator[int]:  # noqa: ARG001  where it serves
-    """`aemodels ui`, on that port."""
+    """Runs `aemodels ui` on that port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     server = subprocess.Popen(

@@ -31,7 +31,7 @@ from aemodels.tuning.storage import open_storage
 
 
 def told(error: BaseException, *pieces: str) -> None:
-    """One sentence with all the pieces; neither Python nor SQL."""
+    """Checks that a message is one sentence with all the pieces, and shows neither Python nor SQL."""
     text = str(error)
     for piece in pieces:
         assert piece in text
@@ -189,7 +189,7 @@ def logged(store: Store) -> None:
 
 @pytest.fixture
 def databases(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a store with both databases, made and closed."""
+    """Makes the folder of a store with both databases, and closes them."""
     folder = tmp_path / "store"
     folder.mkdir()
     shutil.copy(empty_database, folder / "mlflow.db")
@@ -284,7 +284,7 @@ def size(folder: Path) -> int:
 
 @pytest.fixture(scope="module")
 def undisturbed(digits, tmp_path_factory: pytest.TempPathFactory) -> tuple[Answer, int]:  # noqa: ARG001
-    """A training whose disk had room, and the bytes that it wrote."""
+    """Returns a training whose disk had room, and the bytes that it wrote."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AEMODELS_STORE", str(folder))

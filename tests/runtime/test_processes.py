@@ -88,7 +88,7 @@ def wait_for(file: Path) -> Steps:
 
 @pytest.fixture(scope="module")
 def here() -> Iterator[ModuleType]:
-    """The module itself, under the name by which the workers find it."""
+    """Returns the module itself, under the name by which the processes find it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(FOLDER)
         yield import_module("test_processes")
@@ -101,7 +101,7 @@ def worker(here: ModuleType) -> Iterator[Worker]:  # noqa: ARG001
 
 
 def drain(worker: Worker) -> list[Any]:
-    """All that it yields, answered with its number, then what it returns."""
+    """Returns all that a generator yields, each answered with its number, then what it returns."""
     values: list[Any] = []
     while isinstance(message := worker.receive(), Yielded):
         worker.answer(len(values))
@@ -301,7 +301,7 @@ def wait_until_gone(processes: list[int], seconds: float = 2) -> None:
 
 
 def is_alive(process: int) -> bool:
-    """A zombie that nobody in this container reaps is dead."""
+    """Tells whether a process lives; a zombie that nobody in this container reaps is dead."""
     found = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True).stdout.strip()
     return bool(found) and not found.startswith("Z")
 

@@ -33,7 +33,7 @@ RECOGNISED = b"Xq7secret"
 
 
 def aemodels(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """A command as a person starts it, with secrets in its environment and all of its files in one folder."""
+    """Runs a command as a person starts it, with secrets in its environment and all of its files in one folder."""
     places = {f"AEMODELS_{name}": str(folder / name.lower()) for name in ("STORE", "CACHE")}
     found = os.environ | places | SECRETS | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
     command = [sys.executable, "-m", "flows.cli.main", *arguments]
@@ -41,7 +41,7 @@ def aemodels(*arguments: str, folder: Path, **environment: str) -> subprocess.Co
 
 
 def tells_nothing(folder: Path, *outputs: subprocess.CompletedProcess[bytes]) -> None:
-    """No file, no file's name and no output holds a secret."""
+    """Checks that no file, no file's name and no output holds a secret."""
     for output in outputs:
         assert RECOGNISED not in output.stdout + output.stderr, output.stderr
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -74,7 +74,7 @@ def test_secrets_are_nothing_that_prefect_keeps(tmp_path: Path) -> None:
 
 @pytest.fixture
 def broken_server() -> Iterator[int]:
-    """Says that it is healthy, and fails on everything else."""
+    """Runs a server that says that it is healthy, and fails on everything else."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -45,7 +45,7 @@ with torchrun.joined(best_device()):
 
 
 def curves(data: PreparedData) -> dict[str, Any]:
-    """The metrics of every epoch, of each model."""
+    """Returns the metrics of every epoch, of each model."""
     data = data.override({"binarize": "dynamic"})
     return {
         name: [

@@ -34,7 +34,7 @@ BYTES = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8), dtype=np.uint8)
 
 @pytest.fixture
 def champion(store: Store, model_folder: Path) -> str:
-    """A registered champion; how MLflow finds it."""
+    """Registers a champion, and returns how MLflow finds it."""
     with start_run(store, "tiny", "one") as run:
         version = register(run, model_folder, "tiny", {"mse": 0.1}, "d" * 32)
     conclude(store, version, Decision(True, "the first", {}))

@@ -92,14 +92,14 @@ def nearly_all_of_a_body(server: Server) -> socket.socket:
 
 
 def drip(clients: list[socket.socket], what: bytes) -> None:
-    """One more byte of each client, where the server has not closed the connection."""
+    """Sends one more byte of each client whose connection the server has not closed."""
     for client in clients:
         with suppress(OSError):
             client.sendall(what)
 
 
 def asks_like_anybody(server: Server, model: GenerativeModel) -> None:
-    """Is answered in time, whatever others do."""
+    """Checks that a question is answered in time, whatever other clients do."""
     started = time.perf_counter()
     assert server.send(None, method="GET", path="/ping") == (200, "\n")
     assert time.perf_counter() - started < PROMPTLY
@@ -165,7 +165,7 @@ def test_more_clients_than_it_has_room_for_make_way(server: Server, model: Gener
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    """The tests may have as many open files as the system lets it."""
+    """Lets the tests have as many open files as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
     yield
@@ -235,7 +235,7 @@ def test_a_refused_body_may_be_sent_to_its_end(server: Server) -> None:
 
 
 def garbage(dice: random.Random) -> bytes:
-    """What a broken client or another protocol sends."""
+    """Makes bytes that a broken client or another protocol may send."""
     chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
     rules: list[Callable[[], bytes]] = [
         lambda: dice.randbytes(dice.randrange(1, 3000)),
@@ -271,7 +271,7 @@ def garbage(dice: random.Random) -> bytes:
 
 
 def all_that_comes(server: Server, sent: bytes) -> bytes:
-    """What the server says to it, until it or the client has nothing to say any more."""
+    """Returns what the server answers, until it or the client has nothing more to send."""
     came = b""
     with closing(connect(server)) as client:
         try:

@@ -20,7 +20,7 @@ from aemodels.steps.tune import tune
 
 @pytest.fixture
 def new_data(digits: PreparedData, tmp_path: Path) -> PreparedData:
-    """Digits without labels, which nothing was trained on."""
+    """Returns digits without labels, which nothing was trained on."""
     shutil.copytree(digits.path, tmp_path / "digits", ignore=shutil.ignore_patterns("features*"))
     return digits.model_copy(update={"path": tmp_path / "digits", "classes": ()})
 

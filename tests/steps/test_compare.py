@@ -35,7 +35,7 @@ TWO = [(seed, name) for seed in (0, 1) for name in SYSTEMS]
 
 
 class Done(NamedTuple):
-    """A comparison that was interrupted in its fourth training, and given again."""
+    """Holds a comparison that was interrupted in its fourth training, and given again."""
 
     compared: Compared
     trained: list[str]  # what was worked on, before and after
@@ -65,7 +65,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, digits: PreparedData) -> Iter
 
 
 def metrics_of(done: Done, system: str) -> list[dict[str, float]]:
-    """Of the system's runs, as MLflow has them."""
+    """Returns the metrics of the system's runs, as MLflow has them."""
     return [done.store.client.get_run(run_id).data.metrics for run_id in done.compared.runs[system]]
 
 

@@ -52,7 +52,7 @@ def images() -> np.ndarray:
 
 
 def folder_of(root: Path, images: np.ndarray, size: int, kind: str) -> Path:
-    """So many images: of two classes, of none, with classes of one image, all the same."""
+    """Makes a folder of so many images: of two classes, of none, with classes of one image, or all the same."""
     for i in range(size):
         pixels = images[0 if kind.startswith("alike") else i]
         label = {"plain": "", "alike": "", "single": f"class {min(i, 3)}"}.get(kind, "ab"[i % 2])
@@ -67,7 +67,7 @@ def settings_of(folder: Path, model: str, **changes: object) -> Settings:
 
 
 def trained(settings: Settings) -> tuple[Trained, PreparedData]:
-    """Any warning of a library is an error here, which would be left out as one, or end the run."""
+    """Trains a model; any warning of a library is an error here, which is then left out as one, or ends the run."""
     data = finish(prepare(settings))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -248,7 +248,7 @@ def test_a_split_whose_only_image_cannot_be_read_is_named(images: np.ndarray, tm
 
 @pytest.fixture
 def champion(images: np.ndarray, store: Store, tmp_path: Path) -> Path:
-    """The folder of a model of 20 images, some of which are alike; the model is the champion."""
+    """Returns the folder of the champion, a model of 20 images, some of which are alike."""
     folder = folder_of(tmp_path, images, 20, "alike")
     result, _ = trained(settings_of(folder, "vae"))
     crown(store, "tiny", result.version.version)
@@ -256,7 +256,7 @@ def champion(images: np.ndarray, store: Store, tmp_path: Path) -> Path:
 
 
 def watched(folder: Path, **settings: object) -> Monitored:
-    """No library warns."""
+    """Compares a folder's images with the champion's; a warning of a library is an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return finish(monitor("tiny", [folder], MonitoringConfig().override(settings)))

@@ -1,4 +1,4 @@
-"""Who gets the result of a search: whoever worked on it or came too late, once; who asks again searches anew.
+"""A search gives its result once to all who worked on it or came too late; who asks again searches anew.
 
 Searches that machines share are on sqlite here, without the locks that only PostgreSQL has; live/test_joined_search.py
 kills real processes on a real one.
@@ -32,14 +32,14 @@ SETTINGS = Settings().override({"tuning": {"trials": 4, "generation": 2, "epochs
 
 
 class Unlocked(Leases):
-    """Without the locks, which only PostgreSQL has."""
+    """Holds leases without the locks, which only PostgreSQL has."""
 
     alone, arrive, leaving = Claims.alone, Claims.arrive, Claims.leaving
 
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[Experiment]:
-    """What was trained, in its order; in truth nothing is."""
+    """Lists the trials that were pretended to be trained, in their order."""
     found: list[Experiment] = []
 
     def noted(index: int, experiment: Experiment, watched: str | None) -> Told:
@@ -55,7 +55,7 @@ Machine = Callable[[str], None]
 
 @pytest.fixture
 def machine(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """Goes to the machine of that name; all have one MLflow and one database of searches."""
+    """Pretends to go to the machine of that name; all have one MLflow and one database of searches."""
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setenv("OPTUNA_STORAGE", "postgresql://nobody@nowhere.invalid/searches")
@@ -69,14 +69,14 @@ def search(digits: PreparedData, group: str = "") -> Tuned:
 
 
 def notes(digits: PreparedData) -> list[str]:
-    """What a person reads while it goes on."""
+    """Returns the notes that a person reads while the search goes on."""
     found: list[str] = []
     finish(tune(SETTINGS, digits, ""), lambda progress: found.append(progress.note))
     return found
 
 
 def interrupted(digits: PreparedData, group: str = "") -> None:
-    """While its first trial trains."""
+    """Interrupts a search while its first trial trains."""
     steps = tune(SETTINGS, digits, group)
     for progress in steps:
         if "epoch 1" in progress.note:
@@ -85,7 +85,7 @@ def interrupted(digits: PreparedData, group: str = "") -> None:
 
 
 def found(tuned: Tuned) -> dict[str, Any]:
-    """What does not depend on the machine."""
+    """Returns the part of a search's result that does not depend on the machine."""
     return tuned.model_dump(exclude={"folder", "figures"})
 
 

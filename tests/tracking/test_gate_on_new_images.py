@@ -19,7 +19,7 @@ from aemodels.tracking.store import open_store
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Two folders of scikit-learn's digits."""
+    """Makes two folders of scikit-learn's digits."""
     from sklearn.datasets import load_digits
 
     monkeypatch.setenv("AEMODELS_STORE", str(tmp_path / "store"))

@@ -137,7 +137,7 @@ def test_system_metrics_are_recorded_without_an_active_run(run: Run, monkeypatch
 
 
 def status_of(port: int, headers: dict[str, str]) -> int:
-    """Of a question that a page may send without asking first."""
+    """Returns the status of the answer to a question that a page may send without asking first."""
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         body = json.dumps({"max_results": 1})
         connection.request("POST", "/ajax-api/2.0/mlflow/experiments/search", body, headers)

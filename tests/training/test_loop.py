@@ -38,7 +38,7 @@ CONFIGS = [
 
 
 def told(metrics: dict[str, float]) -> dict[str, float]:
-    """Without how long it took."""
+    """Returns the metrics without those of how long it took."""
     return {name: value for name, value in metrics.items() if "second" not in name}
 
 

@@ -100,7 +100,7 @@ TRAINING = {
 
 @pytest.fixture
 def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model's noise is a function of the image's place in the batch and the latent unit, alone or in a stack."""
+    """Makes a model's noise a function of the image's place in the batch and the latent unit, alone or in a stack."""
 
     def noise(z: Tensor) -> Tensor:
         rows, units = (torch.arange(count, dtype=torch.float64) for count in z.shape[-2:])
@@ -111,7 +111,7 @@ def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Everything in float64."""
+    """Lets everything be computed in float64."""
     batch = Batches._batch
 
     def in_double(self: Batches, *args: Any) -> Batch:
@@ -140,7 +140,7 @@ def together(
     config: TrainingConfig,
     leaving: Mapping[int, Collection[int]] | None = None,
 ) -> dict[int, Result]:
-    """The last that was told of each member; `leaving`: epoch -> who leaves after it."""
+    """Returns the last state of each member; `leaving` tells who leaves after an epoch."""
     results: dict[int, Result] = {}
     training, answer = train_population(models, data, config, [0] * len(models)), None
     with suppress(StopIteration):

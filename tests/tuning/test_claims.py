@@ -1,4 +1,4 @@
-"""A search that several workers share: claims, leases, the address of its database."""
+"""Several processes share a search: their claims, leases, and the address of its database."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ EXPERIMENT, CONFIG = Experiment(), TuningConfig(trials=6, generation=3, epochs=4
 
 
 class Unlocked(Leases):
-    """Without the locks, which only PostgreSQL has."""
+    """Holds leases without the locks, which only PostgreSQL has."""
 
     alone, arrive, leaving = Claims.alone, Claims.arrive, Claims.leaving
 
 
 @contextmanager
 def workers(number: int = 2) -> Iterator[list[Study]]:
-    """As many processes would see the same study."""
+    """Opens the same study so many times, as that many processes would see it."""
     name, space = next(NAMES), search_space(EXPERIMENT, CONFIG)
     studies = [Study(name, EXPERIMENT, CONFIG, space, open_storage(None), Unlocked) for _ in range(number)]
     try:
@@ -64,7 +64,7 @@ def claimed(study: Study, number: int = 0) -> Trial:
 
 
 def rows(study: Study) -> list[tuple[int, str]]:
-    """Index and state of all rows."""
+    """Returns index and state of all trials."""
     found = study._storage.get_all_trials(study._id)
     return [(row.user_attrs["index"], row.state.name) for row in sorted(found, key=lambda row: row.number)]
 

@@ -37,7 +37,7 @@ OTHER = SMALL.override({"training.learning_rate": 0.02})
 
 
 def told(runner: Runner, experiments: Sequence[Experiment], stopped: int | None = None) -> list[Any]:
-    """All that is told after the starts; the trial `stopped` is stopped after its first epoch."""
+    """Returns all messages after the starts; the trial `stopped` is stopped after its first epoch."""
     steps, events, answer = runner.run(experiments), [], None
     while True:
         try:
@@ -49,7 +49,7 @@ def told(runner: Runner, experiments: Sequence[Experiment], stopped: int | None 
 
 
 def values(events: Sequence[Any]) -> dict[Any, float]:
-    """Trial and epoch (0: of the trained model) -> its squared error."""
+    """Returns the squared error by trial and epoch (0 stands for the trained model)."""
     return {
         (e.index, 0 if isinstance(e, MemberEnd) else e.epoch): e.metrics["mse"] if isinstance(e, MemberEnd) else e.value
         for e in events
@@ -73,7 +73,7 @@ def alone_with_noise(same_noise: None, digits: PreparedData) -> dict[Any, float]
 
 
 class Stacked(Runner):
-    """As on a GPU."""
+    """Stacks trials, as is done on a GPU."""
 
     run = Runner._stacked
 
@@ -205,7 +205,7 @@ def test_a_diverging_trial_fails_alone(digits: PreparedData, kind: type[Runner])
 
 @pytest.fixture
 def runner(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
-    """With two processes."""
+    """Returns a runner with two processes."""
     monkeypatch.setattr(trials, "WORTH_PROCESSES", 0)
     monkeypatch.setattr(trials, "cores", lambda: 2)
     with closing(Runner(Conditions(digits, None, GOALS))) as runner:
@@ -254,7 +254,7 @@ def kill(worker: Worker) -> None:
 
 
 def killed(runner: Runner, trial: int, when: type) -> list[Any]:
-    """All that is told after the starts where the trial's process is killed at its first event of that kind."""
+    """Returns all messages after the starts if the trial's process is killed at its first event of that kind."""
     worker, events = runner.workers[trial], []  # the first trials are taken in the order of the processes
     for event in runner.run([*VARIED, OTHER]):
         events += [] if isinstance(event, MemberStart) else [event]

@@ -69,7 +69,7 @@ def test_killed_again_and_again(digits: PreparedData, monkeypatch: pytest.Monkey
 
 
 def killed_at_write(patch: pytest.MonkeyPatch, moment: int, action: Any) -> bool:
-    """Whether the action was killed before that write to the storage."""
+    """Runs an action, and tells whether it was killed before that write to the storage."""
     left = iter(range(moment, -1, -1))
 
     def dying(real: Any) -> Any:

@@ -26,7 +26,7 @@ PATIENCE = 120  # seconds that a command may take to come to its work
 
 
 def start(store: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """A command in a process of its own, on one thread."""
+    """Starts a command in a process of its own, on one thread."""
     return subprocess.Popen(
         [str(Path(sys.executable).with_name("aemodels")), *arguments],
         stdout=subprocess.PIPE,
@@ -37,7 +37,7 @@ def start(store: Path, *arguments: str, **environment: str) -> subprocess.Popen[
 
 
 def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """What it printed: JSON and nothing else."""
+    """Returns what a command printed, which is JSON and nothing else."""
     out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
     assert "Traceback" not in err
@@ -45,7 +45,7 @@ def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def stop(process: subprocess.Popen[str], how: signal.Signals, when: Callable[[], bool]) -> str:
-    """Sends the signal as soon as the condition holds, while the process works; what it said."""
+    """Sends the signal as soon as the condition holds, while the process works, and returns what it said."""
     deadline = time.monotonic() + PATIENCE
     while not when():
         assert process.poll() is None, f"ended too early: {process.communicate()[1]}"
@@ -62,7 +62,7 @@ def new_store(folder: Path, empty_database: Path) -> Path:
 
 
 def registered_weights(store: Path, version: int = 1) -> bytes:
-    """As the registry hands them out."""
+    """Returns the weights as the registry hands them out."""
     from aemodels.tracking.catalog import find
     from aemodels.tracking.store import open_store
 
@@ -75,7 +75,7 @@ def registered_weights(store: Path, version: int = 1) -> bytes:
 
 
 class Story(NamedTuple):
-    """A command that ran twice at once, undisturbed; and was killed once, interrupted once and finished elsewhere."""
+    """A story is a command that ran twice at once, and was killed once, interrupted once and finished elsewhere."""
 
     undisturbed: Path  # the store
     answers: list[dict[str, Any]]
@@ -86,7 +86,7 @@ class Story(NamedTuple):
 
 @pytest.fixture(scope="session")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """On a machine where nothing is prepared yet, not even the databases."""
+    """Runs the story on a machine where nothing is prepared yet, not even the databases."""
     root = tmp_path_factory.mktemp("story")
     undisturbed, store, cache = root / "undisturbed", root / "killed", str(root / "cache")
     both = [start(undisturbed, *LONG, AEMODELS_CACHE=cache) for _ in range(2)]
@@ -110,7 +110,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 
 def _tracked(notes: Path) -> int:
-    """The last epoch that was tracked."""
+    """Returns the last epoch that was tracked."""
     epoch, _ = json.loads(notes.read_text()).get("tracked") or (0, 0)
     return int(epoch)
 

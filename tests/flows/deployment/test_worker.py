@@ -27,12 +27,12 @@ pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("prefect")]
 
 @flow
 def waits() -> None:
-    """Nothing is run here."""
+    """Lets the worker wait in place of running anything."""
 
 
 @pytest.fixture
 def deployment() -> Any:
-    """Of a pool of our type."""
+    """Makes a deployment of a work pool of our type."""
     with get_client(sync_client=True) as client:
         pool = WorkPoolCreate(name="own", type=Worker.type, base_job_template=Worker.get_default_base_job_template())
         client.create_work_pool(pool, overwrite=True)
@@ -41,7 +41,7 @@ def deployment() -> Any:
 
 
 def crashed(deployment: Any, restarts: int = 0, tags: list[str] | None = None) -> Any:
-    """A flow run that was started again so many times, and has crashed once more."""
+    """Makes a flow run that was started again so many times, and has crashed once more."""
     with get_client(sync_client=True) as client:
         run = client.create_flow_run_from_deployment(deployment, tags=tags)
         for _ in range(restarts):
@@ -54,7 +54,7 @@ def crashed(deployment: Any, restarts: int = 0, tags: list[str] | None = None) -
 
 
 async def beat() -> None:
-    """One heartbeat of a worker, which runs nothing."""
+    """Lets a worker that runs nothing send one heartbeat."""
     async with Worker(work_pool_name="own") as one:
         await one.sync_with_backend()
 
