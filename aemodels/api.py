@@ -15,7 +15,7 @@ from aemodels.checkpoints.checkpoint import STATE, load_state, save_card, save_s
 from aemodels.checkpoints.model_files import CHECKSUMS
 from aemodels.config import SettingsError, UserError
 from aemodels.data import PreparedData
-from aemodels.data.array_file import SUFFIXES, keep_arrays
+from aemodels.data.array_file import SUFFIXES, as_array, keep_arrays
 from aemodels.data.prepared import prepare
 from aemodels.evaluation.features import feature_network
 from aemodels.experiment import Experiment
@@ -99,6 +99,8 @@ def train(settings: Settings) -> Trained:
         SettingsError: the model does not fit the images.
         UserError: the images or the MLflow store cannot be used.
     """
+    if not isinstance(settings, Settings):
+        raise SettingsError(f"settings={settings!r}: give aemodels.Settings(), changed by its `override`")
     with at_path():
         return watched(_trained(settings))
 
@@ -165,7 +167,7 @@ def _source(images: Any, labels: Any) -> dict[str, Any]:
         return {"name": name, "path": str(path)}
     if isinstance(images, torch.utils.data.Dataset):
         images, labels = _of_dataset(images, labels)
-    path = keep_arrays(_array(images), None if labels is None else _array(labels))
+    path = keep_arrays(as_array(images), None if labels is None else as_array(labels))
     return {"name": "arrays", "path": str(path)}
 
 
@@ -174,17 +176,13 @@ def _of_dataset(dataset: Any, labels: Any) -> tuple[Any, Any]:
     if not hasattr(dataset, "__len__") or not len(dataset):
         raise UserError("images: this data set has no length, or no items; give one with images")
     items = [item if isinstance(item, tuple | list) else (item,) for item in (dataset[i] for i in range(len(dataset)))]
-    arrays = [_array(item[0]) for item in items]
+    arrays = [as_array(item[0]) for item in items]
     if len(shapes := {array.shape for array in arrays}) > 1:
         some = " and ".join(map(str, sorted(shapes)[:2]))
         raise UserError(f"images: this data set has images of several shapes, such as {some}; bring them to one")
     if labels is None and all(len(item) > 1 for item in items):
-        labels = np.asarray([_array(item[1]).item() for item in items])
+        labels = np.asarray([as_array(item[1]).item() for item in items])
     return np.stack(arrays), labels
-
-
-def _array(values: Any) -> np.ndarray:
-    return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
 
 
 # ---------------------------------------------------------------- work

@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 import termios
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -156,8 +157,10 @@ def test_a_search_names_its_best_settings(elsewhere: Path) -> None:
         (IMAGES, {"training__epoch": 3}, "did you mean training.epochs"),
         (IMAGES * 300, {}, "float64 pixels run from 0 to 1"),
         (IMAGES[0], {}, r"images of shape \(8, 8\): give"),
-        (np.full((9, 8, 8), np.nan), {}, "finite numbers"),
+        (np.full((9, 8, 8), np.nan), {}, "576 pixels that are NaN"),
         ("nowhere", {}, "nowhere"),
+        (list(map(np.zeros, [(8, 8), (9, 9)])), {}, "one shape"),
+        ((IMAGES * 255), {}, "divide them by 255"),
         ("nothing.npz", {}, "nothing.npz"),
     ],
 )
@@ -319,3 +322,29 @@ def test_a_bar_is_drawn_where_a_person_watches() -> None:
     assert running.wait() == 0
     assert b"training ae: 100%" in seen
     assert b"2/2" in seen
+
+
+def test_numbers_of_classes_are_the_persons_own() -> None:
+    model = aemodels.fit(IMAGES, "cvae", labels=np.arange(60) % 3 + 1, **QUICK)
+    np.testing.assert_array_equal(model.sample(2, label=1), model.sample(2, label="1"))
+    with pytest.raises(aemodels.UserError, match="label=0: unknown; choose one of 1, 2, 3"):
+        model.sample(2, label=0)
+    assert model.evaluate(IMAGES[:6], [1, 2, 3] * 2) == model.evaluate(IMAGES[:6], ["1", "2", "3"] * 2)
+
+
+def test_wrong_arguments_are_named() -> None:
+    model = aemodels.fit(torch.from_numpy(IMAGES).bfloat16(), "ae", **QUICK)
+    for wrong, says in (
+        (lambda: model.sample(1.5), "n=1.5"),
+        (lambda: model.encode("photos"), "images=photos: a path"),
+        (lambda: model.sample(2, label="cat"), "trained without labels"),
+        (lambda: aemodels.train({"a": 1}), "settings="),
+    ):
+        with pytest.raises(aemodels.UserError, match=says):
+            wrong()
+
+
+def test_threads_that_fit_the_same_images_do_not_disturb_each_other() -> None:
+    with ThreadPoolExecutor(3) as pool:
+        jobs = [pool.submit(aemodels.fit, IMAGES, "ae", **QUICK | {"latent_dim": size}) for size in (2, 2, 3)]
+        assert [job.result().latent_dim for job in jobs] == [2, 2, 3]

@@ -130,6 +130,21 @@ def _numbered(labels: NDArray[Any], names: NDArray[Any] | None, path: Path) -> t
     return labels.astype(np.int64), tuple(map(str, names))
 
 
+def as_array(values: Any) -> NDArray[Any]:
+    """Returns an array of an array, a tensor or a list.
+
+    Raises:
+        UserError: the items are of different shapes.
+    """
+    if hasattr(values, "detach"):  # a tensor; bfloat16 is no type of numpy's
+        values = values.detach().cpu()
+        values = values.float() if values.dtype.is_floating_point else values
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"images or labels that are no array ({error}); bring all of them to one shape") from None
+
+
 def as_pixels(images: Any) -> Pixels:
     """Images (N, H, W), (N, H, W, C) or (N, C, H, W) -> (N, C, H, W), uint8.
 
@@ -149,8 +164,10 @@ def as_pixels(images: Any) -> Pixels:
         return np.ascontiguousarray(array)
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype.kind not in "iuf" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
-        raise UserError(f"images of {array.dtype}: give uint8, or finite numbers from 0 to 1")
+    if array.dtype.kind not in "iuf":
+        raise UserError(f"images of {array.dtype}: give uint8, or numbers from 0 to 1")
+    if array.dtype.kind == "f" and (wrong := int((~np.isfinite(array)).sum())):
+        raise UserError(f"images with {wrong:,} pixels that are NaN or infinite: give finite numbers from 0 to 1")
     low, high = float(array.min()), float(array.max())
     most = 255 if array.dtype.kind in "iu" else 1
     if most == 255 and low >= 0 and high == 1:
@@ -159,7 +176,9 @@ def as_pixels(images: Any) -> Pixels:
             "it is white, uint8 if white is 255"
         )
     if low < 0 or high > most:
-        raise UserError(f"images with pixels from {low:g} to {high:g}: {array.dtype} pixels run from 0 to {most}")
+        remedy = "divide them by 255" if low >= 0 and high <= 255 else "shift and scale them"
+        told = f"images with pixels from {low:g} to {high:g}: {array.dtype} pixels run from 0 to {most}"
+        raise UserError(f"{told}; {remedy}")
     scaled = array if most == 255 else np.rint(array.astype(np.float32) * 255)
     return np.ascontiguousarray(scaled.astype(np.uint8))
 

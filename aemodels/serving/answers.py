@@ -199,7 +199,8 @@ def _read_images(inputs: Any, image_shape: ImageShape, pixels: str) -> tuple[Ten
     if low < -allowed or high > most + allowed:
         told = f"range={pixels}: pixels run from 0 to {most}"
         if pixels == "auto":
-            remedy = "divide by 255, or send range=bytes" if low >= 0 else "shift and scale them"
+            whole = low >= 0 and not (array % 1).any()
+            remedy = "divide by 255, or send range=bytes" if whole else "bring them there"
             told = "integer pixels run from 0 to 255"
             if most == 1:
                 told = f"pixels that are no integers run from 0 to 1; {remedy}"

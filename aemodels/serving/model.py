@@ -6,6 +6,7 @@ N images, D latent units, C channels (1 grey, 3 colour), H x W pixels.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from aemodels.checkpoints.checkpoint import Loaded, ModelCard, load_model
 from aemodels.checkpoints.model_files import CHECKSUMS, CODES, CONFIG, WEIGHTS, load_codes
 from aemodels.config import UserError
-from aemodels.data.array_file import ArraysConfig, as_labels, keep_arrays
+from aemodels.data.array_file import ArraysConfig, as_array, as_labels, keep_arrays
 from aemodels.data.prepared import PreparedData, prepare, prepared_before
 from aemodels.evaluation.evaluate import Evaluation, evaluate
 from aemodels.evaluation.features import feature_network
@@ -143,6 +144,8 @@ class Model:
         Raises:
             UserError: a number is out of range, or there is no such class or prior.
         """
+        if not all(isinstance(number, int) for number in (n, seed)):
+            raise UserError(f"n={n}, seed={seed}: give whole numbers")
         question = Question("generate", n, seed, self._label(label))
         if prior is None:
             return shown(answer(self.network, None, question))
@@ -183,17 +186,30 @@ class Model:
     def _label(self, label: int | str | None) -> int:
         if label is None:
             return -1
-        if isinstance(label, str):
-            if label not in self.classes:
-                raise UserError(f"label={label}: unknown; choose one of {', '.join(self.classes) or 'no classes'}")
-            return self.classes.index(label)
-        if label < 0:
-            raise UserError(f"label={label}: give a class by its name, or its number from 0")
-        return label
+        if not self.classes:
+            raise UserError(f"label={label}: this model was trained without labels; leave it out")
+        known = self._known([label])
+        if label not in known:
+            raise UserError(f"label={label}: unknown; choose one of {', '.join(self.classes)}")
+        return known[label]
+
+    def _known(self, labels: Sequence[Any]) -> Mapping[Any, int]:
+        """Returns the number of each class by what a person calls it: its name, or a number.
+
+        Where the names are numbers, as those of labels 1 to 4 are, a number is a name too, and else an index.
+        """
+        if all(isinstance(label, str) for label in labels):
+            return {name: number for number, name in enumerate(self.classes)}
+        try:
+            return {int(name): number for number, name in enumerate(self.classes)}
+        except ValueError:
+            return {number: number for number in range(len(self.classes))}
 
     def _read(self, images: Any) -> Any:
         """The images as the network takes them, (N, C, H, W)."""
-        array = np.asarray(images.detach().cpu() if isinstance(images, torch.Tensor) else images)
+        if isinstance(images, str | Path):
+            raise UserError(f"images={images}: a path is taken by `aemodels.fit` alone; give an array of images")
+        array = as_array(images)
         channels, *side = self.card.image_shape
         if array.shape[1:] == (*side, channels) and array.shape[1:] != self.card.image_shape:
             array = np.moveaxis(array, -1, 1)
@@ -236,8 +252,7 @@ class Model:
         array = as_labels(labels, count)
         if not self.classes:
             return array
-        named = array.dtype.kind == "U"
-        known = {name if named else number: number for number, name in enumerate(self.classes)}
+        known = self._known(array.tolist())
         if unknown := sorted(set(array.tolist()) - known.keys()):
             raise UserError(f"labels: {unknown[0]} is no class of this model; it knows {', '.join(self.classes)}")
         return np.asarray([known[label] for label in array.tolist()])
