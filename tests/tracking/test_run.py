@@ -147,7 +147,7 @@ def status_of(port: int, headers: dict[str, str]) -> int:
 @pytest.mark.slow
 def test_the_ui_shows_the_embedded_store(run: Run) -> None:
     port = free_port()
-    code = f"from aemodels.tracking.store import serve_ui; serve_ui({port})"
+    code = f"from aemodels.tracking.ui import serve_ui; serve_ui({port})"
     ui = subprocess.Popen([sys.executable, "-c", code])
     try:
         wait_for(f"http://127.0.0.1:{port}/health")

@@ -29,7 +29,12 @@ def test_a_search_outlives_its_processes(digits: PreparedData, monkeypatch: pyte
     monkeypatch.setattr(runner, "WORTH_PROCESSES", 0)
     monkeypatch.setattr(runner, "cores", lambda: 2)
     workers: list[Worker] = []
-    monkeypatch.setattr(runner, "Worker", lambda *given, **named: workers.append(Worker(*given, **named)) or workers[-1])
+
+    def counted(*given: Any, **named: Any) -> Worker:
+        workers.append(Worker(*given, **named))
+        return workers[-1]
+
+    monkeypatch.setattr(runner, "Worker", counted)
     steps = search(SMALL, digits, None, open_study(name, SMALL, config))
     ended: list[int] = []
     for event in steps:
