@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from places import ROOT
 
 import aemodels
 
@@ -175,7 +176,14 @@ def test_nothing_unknown_is_there() -> None:
         aemodels.fitt  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["aemodels", "aemodels.api", "aemodels.runtime.progress"])
+EXAMPLES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted((ROOT / "aemodels").rglob("*.py"))
+    if ">>> " in path.read_text()
+]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_in_docstrings_run(name: str) -> None:
     ran = doctest.testmod(import_module(name))
     assert ran.attempted
