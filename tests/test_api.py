@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import call
 from PIL import Image
 from places import ROOT
 
@@ -338,6 +339,13 @@ def test_numbers_of_classes_are_the_persons_own() -> None:
     np.testing.assert_array_equal(model.sample(2, label=1), model.sample(2, label="1"))
     with pytest.raises(aemodels.UserError, match="label=0: unknown; choose one of 1, 2, 3"):
         model.sample(2, label=0)
+    by_name = model.sample(64, label="2")
+    done = call("generate", model.save("kept"), "--label", 2, "-n", 64, "-o", "two.png")
+    assert done.code == 0, done.err
+    drawn = np.asarray(Image.open("two.png")) / 255  # a grid of 8 x 8 images, each magnified to 64 pixels
+    np.testing.assert_allclose(drawn[5:67:8, 5:67:8], by_name[0], atol=0.01)
+    with pytest.raises(aemodels.UserError, match="at least two"):
+        model.evaluate(IMAGES[:1])
     assert model.evaluate(IMAGES[:6], [1, 2, 3] * 2) == model.evaluate(IMAGES[:6], ["1", "2", "3"] * 2)
 
 

@@ -31,7 +31,7 @@ from aemodels.runtime.progress import Steps
 from aemodels.serving.answers import Question, answer, answer_from, answer_like, assumed_classes
 
 FILES = (CHECKSUMS, CODES, WEIGHTS, CONFIG)  # of a finished model; it counts as one when the last is there
-FEW = 7  # images; of fewer the usual share for validation is none
+FEW = 10  # images; of fewer a tenth is none
 
 
 class Model:
@@ -240,11 +240,13 @@ class Model:
                 raise UserError(f"{self.name}: the images of its training are not in the cache; give images")
             return known
         given = self._read(images)
+        if given.ndim < 3 or len(given) < 2:
+            raise UserError(f"images of shape {given.shape}: give at least two images to be judged")
         numbers = None if labels is None else self._numbered(labels, len(given))
         names = None if labels is None else self.classes or None
         path = keep_arrays(given, numbers, names, test_images=given, test_labels=numbers)
         # of the images themselves a split for validation is demanded, and not looked at
-        share = 0.1 if len(given) > 2 * FEW else 0.5
+        share = 0.1 if len(given) >= FEW else 0.5
         return (yield from prepare(ArraysConfig(path=(path,), binarize=source.binarize, val_fraction=share)))
 
     def _numbered(self, labels: Any, count: int) -> NDArray[Any]:

@@ -93,7 +93,7 @@ def generate(reference: str, wanted: Wanted, out: Path) -> dict[str, object]:
         model = open_model(reference)
         label = None if wanted.label is None else _label(reference, model, wanted.label)
         images = model.sample(n, label, seed=seed)
-        told = {} if label is None else {"label": model.classes[label]}
+        told = {} if label is None else {"label": label}
     _save_grid(images, min(n, ACROSS), out)
     return {"model": reference, "images": n, "seed": seed, **told, "out": str(out)}
 
@@ -119,8 +119,8 @@ def _from_prior(reference: str, name: str, n: int, seed: int) -> NDArray[np.floa
     return model.sample(n, prior=name, seed=seed)
 
 
-def _label(reference: str, model: Model, text: str) -> int:
-    """Returns the number of a class by its name, or by the number itself."""
+def _label(reference: str, model: Model, text: str) -> str:
+    """Returns the name of a class that a person gives by its name, or else by its number from 0."""
     classes, kind = model.classes, model.card.experiment.model.name
     if not model.network.conditional:
         raise UserError(
@@ -129,7 +129,7 @@ def _label(reference: str, model: Model, text: str) -> int:
     numbers = [str(number) for number in range(len(classes))]
     for names in (classes, numbers):
         if text in names:
-            return names.index(text)
+            return classes[names.index(text)]
     raise UserError(f"--label {text}: unknown; choose one of {', '.join(classes)}")
 
 
