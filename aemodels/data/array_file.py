@@ -34,18 +34,13 @@ from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.files import at_path
 
 SUFFIXES = (".npy", ".npz")
-PARTS = (
-    "images",
-    "labels",
-    "classes",
-    "test_images",
-    "test_labels",
-)  # of a `.npz` file; all but the first may be left out
+# The arrays of a `.npz` file; all but the first may be left out.
+PARTS = ("images", "labels", "classes", "test_images", "test_labels")
 CHANNELS = (1, 3)
 
 
 class ArraysConfig(WithoutTestConfig):
-    """Images of a `.npy` file, or `images`, `labels` and `classes` of a `.npz` file."""
+    """Reads the images of a `.npy` file, or `images`, `labels` and `classes` of a `.npz` file."""
 
     name: Literal["arrays"] = "arrays"
     """Where the images come from."""
@@ -65,7 +60,7 @@ class ArraysConfig(WithoutTestConfig):
         return Source((str(path),), fingerprint([stamp]), partial(_read, path, self.image_size))
 
     def held_out(self) -> dict[str, float]:
-        """The shares of the images that are drawn; a file that has test images of its own lends none for a test."""
+        """Returns the shares of the images that are drawn; where test images are given, none is drawn for the test."""
         if "test_images" in _parts(self.path[0]):
             return {"val": self.val_fraction}
         return super().held_out()
@@ -146,7 +141,7 @@ def as_array(values: Any) -> NDArray[Any]:
 
 
 def as_pixels(images: Any) -> Pixels:
-    """Images (N, H, W), (N, H, W, C) or (N, C, H, W) -> (N, C, H, W), uint8.
+    """Brings images (N, H, W), (N, H, W, C) or (N, C, H, W) into the form (N, C, H, W), uint8.
 
     Raises:
         UserError: they have another shape or type, or other values than 0 to 255 or 0 to 1.

@@ -32,7 +32,7 @@ LEAST_SIDE = 64  # pixels of an image in a grid: small ones are magnified by who
 
 
 class Given(NamedTuple):
-    """A model and the images that it is asked about."""
+    """Holds a model and the images that it is asked about."""
 
     model: Model
     files: list[Path]
@@ -45,7 +45,7 @@ def open_model(reference: str) -> Model:
 
 
 def open_to_serve(reference: str) -> GenerativeModel:
-    """A model by its reference, where a registered one runs: on the CPU unless AEMODELS_DEVICE says otherwise."""
+    """Opens a model to be served: on the CPU, where a seed draws the same everywhere, unless AEMODELS_DEVICE is set."""
     return load_model(find(reference), str(best_device()) if device_name() else "cpu").model
 
 
@@ -68,7 +68,7 @@ def open_with_images(reference: str, paths: Sequence[Path]) -> Given:
 
 
 class Wanted(NamedTuple):
-    """What is to be generated."""
+    """Says what is to be generated."""
 
     n: int
     seed: int
@@ -208,7 +208,7 @@ def _assumed(given: Given) -> list[str]:
 
 
 def _counted(assumed: list[str]) -> dict[str, object]:
-    """What is told of it."""
+    """Counts the classes that were assumed, for the result; it is empty for other models."""
     counts = Counter(assumed).most_common()
     return {ASSUMED: ", ".join(f"{name} ({count})" for name, count in counts)} if assumed else {}
 
@@ -232,6 +232,6 @@ def _pixels(images: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 
 def _save(pixels: NDArray[np.uint8], out: Path) -> None:
-    """An image (H, W, C)."""
+    """Writes an image (H, W, C) as PNG."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     write_whole(out, lambda partial: image.save(partial, "PNG"))
