@@ -15,7 +15,7 @@ from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import TrialEpoch, TrialStarted
-from aemodels.tuning.messages import Told
+from aemodels.tuning.messages import TrialEvents
 from aemodels.tuning.sampler import RANDOM_TRIALS
 from aemodels.tuning.search import search
 from aemodels.tuning.space import trial_experiment
@@ -176,7 +176,7 @@ def test_a_pruned_trial_is_stopped(digits: PreparedData, monkeypatch: pytest.Mon
     stopped: list[int] = []
     numbers = count()
 
-    def watched(index: int, experiment: Experiment, metric: str | None) -> Told:
+    def watched(index: int, experiment: Experiment, metric: str | None) -> TrialEvents:
         number, steps, stop = next(numbers), pretend(index, experiment, metric), None
         while True:
             try:
