@@ -50,7 +50,9 @@ def pretend(index: int, experiment: Experiment, watched: str | None) -> TrialEve
     yield MemberEnd(index, {"frechet_samples": value, "mse": 1 / model.latent_dim}, epoch)
 
 
-def replace_trials(monkeypatch: pytest.MonkeyPatch, trial: Callable[[int, Experiment, str | None], TrialEvents]) -> None:
+def replace_trials(
+    monkeypatch: pytest.MonkeyPatch, trial: Callable[[int, Experiment, str | None], TrialEvents]
+) -> None:
     def run(self: Runner, experiments: Sequence[Experiment]) -> TrialEvents:
         for index, experiment in enumerate(experiments):
             yield MemberStart(index)

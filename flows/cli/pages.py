@@ -74,4 +74,4 @@ def ui(port: Annotated[int, typer.Option(help="On this machine.")] = 5000) -> No
         terminal.sentence(
             f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)"
         )
-        raise typer.Exit(serve_ui(port))
+        serve_ui(port)

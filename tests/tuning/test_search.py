@@ -16,6 +16,7 @@ from aemodels.experiment import Experiment
 from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import TrialEpoch, TrialStarted
 from aemodels.tuning.messages import TrialEvents
+from aemodels.tuning.pruner import LEAST_TRIALS
 from aemodels.tuning.sampler import RANDOM_TRIALS
 from aemodels.tuning.search import search
 from aemodels.tuning.space import trial_experiment
@@ -162,7 +163,7 @@ def test_later_generations_are_better(digits: PreparedData) -> None:
 def test_bad_trials_are_pruned(digits: PreparedData) -> None:
     events, result = run(digits, TuningConfig(trials=16, epochs=5, prune_after=0.4))
     states = [trial.state for trial in result.trials]
-    assert "pruned" not in states[:RANDOM_TRIALS]
+    assert "pruned" not in states[:LEAST_TRIALS]
     assert "pruned" in states
     for trial in result.trials:
         epochs = [event.epoch for event in events if isinstance(event, TrialEpoch) and event.index == trial.index]
