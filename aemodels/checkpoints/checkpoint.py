@@ -29,9 +29,7 @@ from aemodels.runtime.files import write_whole
 from aemodels.training.state import TrainingState
 
 STATE = "state.safetensors"
-BESIDE = tuple(
-    field.name for field in fields(TrainingState) if field.name != "tensors"
-)  # kept as JSON beside the tensors
+BESIDE = tuple(field.name for field in fields(TrainingState) if field.name != "tensors")  # kept as JSON
 
 
 class ModelCard(Config):
