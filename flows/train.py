@@ -12,7 +12,7 @@ from aemodels.steps.train import Trained
 from flows.attempts import asker
 from flows.pages import publish_metrics, publish_picture
 from flows.prepare import prepare_data
-from flows.tasks import device_slot, follow, passed, step_task
+from flows.tasks import device_slot, follow, passed, started, step_task
 
 SHOWN = ("reconstructions", "samples")
 
@@ -32,5 +32,6 @@ def train_model(settings: Settings, data: PreparedData, group: str, asker: str =
 @flow(name="train")
 def train(settings: Settings) -> Trained:
     """Trains the model, judges it on the test images and registers it."""
+    settings = started(settings)
     passed(step.check, settings)
     return train_model(settings, prepare_data(settings), group=str(flow_run.id), asker=asker())

@@ -13,7 +13,7 @@ from aemodels.steps.tune import Tuned
 from flows.attempts import asker
 from flows.pages import publish_metrics, publish_picture
 from flows.prepare import prepare_data
-from flows.tasks import device_slot, follow, passed, step_task
+from flows.tasks import device_slot, follow, passed, started, step_task
 
 
 @step_task("tune")
@@ -31,6 +31,7 @@ def tune_model(settings: Settings, data: PreparedData, group: str, asker: str = 
 @flow(name="tune")
 def tune(settings: Settings) -> Tuned:
     """Trains models with different settings, by default of latent size and KL weight, and ranks them."""
+    settings = started(settings)
     passed(step.check, settings)
     return tune_model(settings, prepare_data(settings), group=str(flow_run.id), asker=asker())
 
@@ -42,5 +43,6 @@ def search_worker(settings: Settings) -> Tuned:
     If the others have ended it already, the flow returns what they found.
     """
     step.check_joining()
+    settings = started(settings)
     passed(step.check, settings)
     return tune_model(settings, prepare_data(settings), group=str(flow_run.id), asker=asker())

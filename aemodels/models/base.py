@@ -36,6 +36,9 @@ class ModelConfig(Config):
     stacked: ClassVar[tuple[str, ...]] = ("latent_dim",)
     """Names the settings that may differ between the members of a population: they only size or fill tensors."""
 
+    only_in_loss: ClassVar[tuple[str, ...]] = ()
+    """Names the settings of the loss alone: with others of them a training may start from this model's weights."""
+
     has_encoder: ClassVar[bool] = True
     """Tells whether its model is an `Autoencoder`, which images can be shown to."""
 

@@ -31,6 +31,7 @@ class GANConfig(ModelConfig):
         torch.Size([3, 1, 28, 28])
     """
 
+    only_in_loss: ClassVar[tuple[str, ...]] = ("gradient_penalty",)
     has_encoder: ClassVar[bool] = False
 
     name: Literal["gan"] = "gan"

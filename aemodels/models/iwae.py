@@ -30,6 +30,8 @@ class IWAEConfig(ModelConfig):
         50
     """
 
+    only_in_loss: ClassVar[tuple[str, ...]] = ("samples", "repeats", "elbo_share")
+
     name: Literal["iwae"] = "iwae"
     """Chooses the model."""
     latent_dim: int = Field(50, ge=1)

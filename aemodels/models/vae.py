@@ -31,6 +31,7 @@ class VAEConfig(ModelConfig):
     """
 
     stacked: ClassVar[tuple[str, ...]] = ("latent_dim", "beta")
+    only_in_loss: ClassVar[tuple[str, ...]] = ("beta", "beta_warmup_steps", "free_bits")
 
     name: Literal["vae"] = "vae"
     """Chooses the model."""

@@ -31,6 +31,7 @@ class VAEGANConfig(ModelConfig):
     """
 
     stacked: ClassVar[tuple[str, ...]] = ("latent_dim", "beta", "gamma")
+    only_in_loss: ClassVar[tuple[str, ...]] = ("beta", "gamma", "gradient_penalty")
 
     name: Literal["vae_gan"] = "vae_gan"
     """Chooses the model."""

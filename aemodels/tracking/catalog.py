@@ -164,6 +164,18 @@ def find(reference: str, store: Store | None = None) -> Path:
     return folder
 
 
+def pinned(reference: str) -> str:
+    """Returns a reference that means the same model later: NAME/VERSION for NAME@ALIAS, a whole path for a folder.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    if is_folder(reference):
+        return whole_reference(reference)
+    name, version, _ = _named(reference, None)[1].version
+    return f"{name}/{version}"
+
+
 def find_report(reference: str, store: Store | None = None) -> Path:
     """Returns the report.html of `digits@champion`, `digits/3` or a run's folder; a server's is copied into the cache.
 

@@ -114,6 +114,14 @@ class Run:
         address = f"get-artifact?path={OVERVIEW}&run_uuid={self.id}"  # relative: a server may have a prefix
         self.tags({MLFLOW_RUN_NOTE: f"![figures]({address})\n\n{text}"})
 
+    def add_to_description(self, text: str) -> None:
+        """Puts a line of text below what the run's page says already, once."""
+        from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
+        before = self.store.client.get_run(self.id).data.tags.get(MLFLOW_RUN_NOTE, "")
+        if text not in before:
+            self.tags({MLFLOW_RUN_NOTE: f"{before}\n\n{text}".strip()})
+
     def text(self, file: str, text: str) -> None:
         """Logs a text as an artifact of that name, for example table.md."""
         self.store.client.log_text(self.id, text, file)

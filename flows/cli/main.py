@@ -61,10 +61,12 @@ def pipeline(
     """Prepare, tune, train, judge, register and promote."""
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
+        from aemodels.steps.start import fixed
         from aemodels.steps.tune import check
         from flows import terminal
         from flows.cli import results
 
+        settings = fixed(settings)
         check(settings)
         let_prefect_start()
         from flows.attempts import run_here
@@ -94,9 +96,11 @@ def tune(
     """Search the settings: latent size, KL weight."""
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
+        from aemodels.steps.start import fixed
         from aemodels.steps.tune import check
         from flows.cli import results, work
 
+        settings = fixed(settings)
         check(settings)
         result = work.tune(settings)
         results.tuned(result, json)
@@ -111,9 +115,11 @@ def train(
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
         from aemodels.runtime import torchrun
+        from aemodels.steps.start import fixed
         from aemodels.steps.train import assist, check
         from flows.cli import results, work
 
+        settings = fixed(settings)
         check(settings)
         if not torchrun.leads():
             from aemodels.steps.prepare import prepare
