@@ -104,7 +104,7 @@ def test_python_of_new_things_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     losses = module.model.losses(Batch(torch.rand(2, 1, 28, 28), None), torch.tensor(0))
     losses["autoencoder"].total.mean().backward()
     assert all(parameter.grad is not None for parameter in module.model.part_parameters("autoencoder"))
-    assert list(module.SquaredConfig().search_space()) == ["model.latent_dim", "model.beta"]
+    assert list(module.PowerConfig().search_space()) == ["model.latent_dim", "model.beta"]
     assert module.images.load(0).shape == (1, 16, 16)
     assert torch.isfinite(module.prior().log_prob(torch.zeros(3)))
 
