@@ -21,11 +21,11 @@ from prefect.settings import PREFECT_API_URL
 from aemodels.config import UserError
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.files import at_path
-from aemodels.runtime.outages import is_outage
 from aemodels.runtime.progress import Progress, Steps, finish
 from aemodels.runtime.secrets import without_secrets
 from aemodels.settings import Settings
 from aemodels.steps.start import fixed
+from aemodels.tracking.outages import is_outage
 from aemodels.training.config import TrainingDivergedError
 from flows import terminal
 from flows.attempts import only_attempt

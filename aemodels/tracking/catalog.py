@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from aemodels.config import NAME, UnreachableError, UserError, did_you_mean
 from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.files import in_words
-from aemodels.runtime.outages import is_outage
+from aemodels.tracking.outages import is_outage
 from aemodels.tracking.store import Store, open_store, printable
 
 if TYPE_CHECKING:

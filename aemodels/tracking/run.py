@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from aemodels.config import UnreachableError, as_written
 from aemodels.data.prepared import PreparedData
 from aemodels.runtime.files import in_words
-from aemodels.runtime.outages import is_outage
 from aemodels.runtime.process_names import is_gone, is_here, own_name
 from aemodels.runtime.secrets import without_secrets
 from aemodels.texts import storable
+from aemodels.tracking.outages import is_outage
 from aemodels.tracking.store import Store
 
 LONGEST_PARAM = 500  # characters; a longer one is unreadable in a table, and config.json has it whole
