@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from aemodels.checkpoints.checkpoint import load_state, save_card, save_state, save_weights
+from aemodels.checkpoints.checkpoint import load_state, save_card, save_state
 from aemodels.checkpoints.run_folder import RunFolder, claimed
+from aemodels.checkpoints.training import save_best, saved_epochs
 from aemodels.data import PreparedData
 from aemodels.evaluation.evaluate import Evaluation, check_likelihood, check_primary, evaluate
 from aemodels.evaluation.features import Features, feature_network
@@ -40,7 +41,7 @@ from aemodels.tracking.run import Run, now
 from aemodels.tracking.store import open_store
 from aemodels.training.loop import first_state
 from aemodels.training.loop import train as train_epochs
-from aemodels.training.models import best_model, fit_prior, new_model, training_codes
+from aemodels.training.models import fit_prior, new_model
 from aemodels.training.state import Epoch, TrainingState
 from aemodels.tuning.space import search_space
 
@@ -123,37 +124,12 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> St
         if folder.result is not None:
             yield Progress("judging", 1, 1, FINISHED_BEFORE)
             return Trained.model_validate(folder.result)
-        title = f"{experiment.model.name} {experiment.model.latent_dim}"
         tags = {"kind": "training", "pipeline": group}
-        with open_run(store, folder, name, title, experiment.seed, tags) as run:
+        with open_run(store, folder, name, _title(experiment), experiment.seed, tags) as run:
             learned = yield from learn(experiment, data, features, folder, run, model)
-            evaluation = learned.evaluation
-            pictures, undrawn = draw_figures(evaluation.evidence)
-            left_out = evaluation.left_out | undrawn
-            run.tags(as_tags(left_out))
-            figures = keep_model_figures(pictures, folder.path, run)
-            digest, reasons = yardstick(settings, data, features), as_tags(evaluation.left_out)
-            version = register(run, folder.path, name, evaluation.metrics, digest, reasons)
-            run.rename(f"{title}, version {version.version}")
-            subject = Subject(
-                f"{name}/{version.version}", "trained", run.id, experiment, data, experiment.training.images
-            )
-            report = keep_report(write_report(subject, evaluation.metrics, pictures, left_out), folder.path, run)
-        result = Trained(
-            run_id=run.id,
-            url=run.url,
-            pictures_url=store.pictures_url(run.experiment_id),
-            version=version,
-            metrics=learned.metrics,
-            seconds=learned.seconds,
-            images_per_second=learned.images / learned.seconds,
-            folder=folder.path,
-            figures=figures,
-            report=report,
-            left_out=left_out,
-        )
+            result = _register(settings, data, features, folder.path, run, learned)
         folder.finish(result.model_dump(mode="json"), asker)
-    yield Progress("judging", 1, 1, f"{name} version {version.version}")
+    yield Progress("judging", 1, 1, f"{name} version {result.version.version}")
     return result
 
 
@@ -188,12 +164,44 @@ def learn(
     return Learned(evaluation, metrics, *_effort(state))
 
 
+def _register(
+    settings: Settings, data: PreparedData, features: Features, folder: Path, run: Run, learned: Learned
+) -> Trained:
+    """Draws what was measured of a model, registers it, and writes its report."""
+    experiment, name, evaluation = settings.experiment, settings.registered_name, learned.evaluation
+    pictures, undrawn = draw_figures(evaluation.evidence)
+    left_out = evaluation.left_out | undrawn
+    run.tags(as_tags(left_out))
+    figures = keep_model_figures(pictures, folder, run)
+    digest, reasons = yardstick(settings, data, features), as_tags(evaluation.left_out)
+    version = register(run, folder, name, evaluation.metrics, digest, reasons)
+    run.rename(f"{_title(experiment)}, version {version.version}")
+    subject = Subject(f"{name}/{version.version}", "trained", run.id, experiment, data, experiment.training.images)
+    report = keep_report(write_report(subject, evaluation.metrics, pictures, left_out), folder, run)
+    return Trained(
+        run_id=run.id,
+        url=run.url,
+        pictures_url=run.store.pictures_url(run.experiment_id),
+        version=version,
+        metrics=learned.metrics,
+        seconds=learned.seconds,
+        images_per_second=learned.images / learned.seconds,
+        folder=folder,
+        figures=figures,
+        report=report,
+        left_out=left_out,
+    )
+
+
+def _title(experiment: Experiment) -> str:
+    return f"{experiment.model.name} {experiment.model.latent_dim}"
+
+
 def _judge(
     experiment: Experiment, data: PreparedData, features: Features, state: TrainingState, folder: RunFolder
 ) -> Evaluation:
     """Saves and measures the best weights of a training."""
-    model = best_model(experiment.model, data, experiment.training, experiment.seed, state)
-    save_weights(folder.path, model, training_codes(model, data, experiment.training, experiment.seed))
+    model = save_best(folder.path, experiment, data, state)
     seen = experiment.seen(data)
     return evaluate(model, data, features, experiment.evaluation, history=state.history, seen=seen)
 
@@ -223,9 +231,8 @@ def _epochs(
     work, every = f"training {experiment.model.name}", math.ceil(config.epochs / CARDS)
     going_on = f"going on after epoch {state.epoch} in {folder.path}" if saved else ""
     yield Progress(work, state.epoch, config.epochs, going_on)
-    for epoch in train_epochs(experiment.model, data, config, experiment.seed, resume=state):
+    for epoch in saved_epochs(folder.path, experiment, data, state):
         state = epoch.state
-        save_state(folder.path, state)
         _track(epoch.metrics, epoch.index, folder, run)
         if epoch.index % every == 0 or epoch.index in (1, config.epochs):
             _cards(epoch.model, epoch.index, data, run, experiment)
