@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from aemodels.checkpoints.checkpoint import STATE, load_state, save_card, save_state, save_weights
-from aemodels.checkpoints.going_on import keep_state, shorter_training
+from aemodels.checkpoints.checkpoint import STATE, load_state, save_card
+from aemodels.checkpoints.going_on import shorter_training
 from aemodels.checkpoints.model_files import CHECKSUMS, WEIGHTS
 from aemodels.checkpoints.model_files import digest as digest_of
+from aemodels.checkpoints.training import save_best, saved_epochs
 from aemodels.config import SettingsError, UserError
 from aemodels.data import PreparedData
-from aemodels.data.array_file import SUFFIXES, as_array, keep_arrays
+from aemodels.data.array_file import SUFFIXES, keep_arrays
 from aemodels.data.prepared import prepare
-from aemodels.evaluation.features import feature_network
+from aemodels.evaluation.features import Features, feature_network
 from aemodels.experiment import Experiment
+from aemodels.runtime.arrays import as_array
 from aemodels.runtime.bars import watched
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import cache_folder
@@ -35,12 +37,10 @@ from aemodels.steps.train import Trained
 from aemodels.steps.train import train as tracked_training
 from aemodels.steps.tune import tune as tracked_search
 from aemodels.tracking.catalog import REFERENCE, find, is_folder
-from aemodels.training.loop import train as epochs_of
-from aemodels.training.models import best_model, training_codes
-from aemodels.tuning.events import TrialEnded
+from aemodels.tuning.events import SearchResult, TrialEnded
 from aemodels.tuning.search import search as events_of
 from aemodels.tuning.space import search_identity
-from aemodels.tuning.study import open_study
+from aemodels.tuning.study import Study, forget_study, open_study
 
 __all__ = ["Found", "Model", "Settings", "SettingsError", "Trained", "UserError", "fit", "load", "search", "train"]
 
@@ -133,14 +133,18 @@ def search(
     labels: Any = None,
     start_from: Model | str | Path | None = None,
     track: bool = False,
+    resume: bool = True,
     **settings: Any,
 ) -> Found:
     """Searches the settings that make the best model; by default the latent size and the weight of the KL term.
+
+    The same images and settings give the same result: trials that were done before are read from the cache.
 
     Args:
         images, model, labels, start_from, settings: as for `fit`; every trial starts from the same weights.
         trials: how many models are tried.
         track: records the search in MLflow, as `aemodels tune` does.
+        resume: False begins anew. A tracked search goes on where the same one was killed, and else begins anew.
 
     Raises:
         SettingsError: a setting does not exist, or does not fit.
@@ -149,7 +153,7 @@ def search(
     with at_path():
         given = settings | ({} if trials is None else {"tuning__trials": trials})
         chosen = _settings(images, model, labels, start_from, given)
-        best, tried = watched(_searched(chosen, track))
+        best, tried = watched(_tracked_search(chosen) if track else _untracked_search(chosen, resume))
     return Found(best, chosen.override(best), tried)
 
 
@@ -241,28 +245,31 @@ def _untracked(experiment: Experiment, resume: bool) -> Steps[Model]:
 
 
 def _train_in(folder: Path, experiment: Experiment, data: PreparedData, work: str, resume: bool) -> Steps[None]:
-    config, seed = experiment.training, experiment.seed
+    epochs = experiment.training.epochs
     (folder / CHECKSUMS).unlink(missing_ok=True)
     save_card(folder, experiment, data)
     state = (load_state(folder) or shorter_training(experiment, data)) if resume else None
     start = starting_weights(experiment, data)
-    yield Progress(work, 0 if state is None else state.epoch, config.epochs)
-    for epoch in epochs_of(experiment.model, data, config, seed, resume=state, start=start):
+    yield Progress(work, 0 if state is None else state.epoch, epochs)
+    for epoch in saved_epochs(folder, experiment, data, state, start):
         state = epoch.state
-        save_state(folder, state)
-        yield Progress(work, epoch.index, config.epochs)
+        yield Progress(work, epoch.index, epochs)
     assert state is not None  # there is at least one epoch
-    keep_state(experiment, data, state)
-    network = best_model(experiment.model, data, config, seed, state)
-    save_weights(folder, network, training_codes(network, data, config, seed))
+    save_best(folder, experiment, data, state)
     (folder / STATE).unlink(missing_ok=True)
 
 
-def _searched(settings: Settings, track: bool) -> Steps[tuple[dict[str, Any], tuple[Mapping[str, Any], ...]]]:
+Searched = tuple[dict[str, Any], tuple[Mapping[str, Any], ...]]  # the best settings, and all trials
+
+
+def _tracked_search(settings: Settings) -> Steps[Searched]:
     data = yield from prepare(settings.data)
-    if track:
-        tuned = yield from tracked_search(settings, data, group="")
-        return tuned.best, tuple({**trial.params, "state": trial.state, **trial.values} for trial in tuned.trials)
+    tuned = yield from tracked_search(settings, data, group="")
+    return tuned.best, tuple({**trial.params, "state": trial.state, **trial.values} for trial in tuned.trials)
+
+
+def _untracked_search(settings: Settings, resume: bool) -> Steps[Searched]:
+    data = yield from prepare(settings.data)
     experiment, config = settings.experiment, settings.tuning
     features = yield from feature_network(data, best_device())
     folder = cache_folder() / "searches"
@@ -270,16 +277,24 @@ def _searched(settings: Settings, track: bool) -> Steps[tuple[dict[str, Any], tu
     identity = search_identity(experiment, config, data.digest)
     waiting = Progress("searching", 0, config.trials, "waiting for another process that searches the same")
     lock = yield from wait_for(folder / f"{identity}.lock", waiting)
-    ended = 0
-    study = open_study(identity, experiment, config, folder)
-    start = starting_weights(experiment, data)
     try:
-        with study, Driven(events_of(experiment, data, features, study, start)) as driven:
-            for event in driven:
-                ended += isinstance(event, TrialEnded)
-                yield Progress("searching", ended, config.trials)
+        if not resume:
+            forget_study(identity, folder)
+        study = open_study(identity, experiment, config, folder)
+        try:
+            result = yield from _followed(experiment, data, features, study)
+        finally:
+            study.close()
     finally:
-        study.close()
         lock.release()
-    result = driven.result
     return result.best.params, tuple({**t.params, "state": t.state, **t.metrics} for t in result.trials)
+
+
+def _followed(experiment: Experiment, data: PreparedData, features: Features, study: Study) -> Steps[SearchResult]:
+    """Runs the trials that are left, and tells how many have ended."""
+    ended, start = 0, starting_weights(experiment, data)
+    with study, Driven(events_of(experiment, data, features, study, start)) as driven:
+        for event in driven:
+            ended += isinstance(event, TrialEnded)
+            yield Progress("searching", ended, study.config.trials)
+    return driven.result

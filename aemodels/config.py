@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -175,28 +175,6 @@ class Choice(BaseModel):
 Space = Mapping[str, Range | Choice]  # dotted key -> what a search may try there
 
 
-class Setting(NamedTuple):
-    """Holds one row of `aemodels settings`."""
-
-    key: str
-    kind: str  # the variant that has it, "" where all have it
-    type: str
-    default: Any
-    description: str
-
-
-def list_settings(config: type[Config], prefix: str = "", kind: str = "") -> Iterator[Setting]:
-    """Yields all settings below a config class, those of every variant of a section included."""
-    for name, field in config.model_fields.items():
-        kinds = section_kinds(field)
-        for variant, section in kinds.items():
-            of = " ".join(filter(None, (kind, variant if len(kinds) > 1 else "")))
-            yield from list_settings(section, f"{prefix}{name}.", of)
-        if not kinds:
-            default = None if field.is_required() else field.get_default(call_default_factory=True)
-            yield Setting(f"{prefix}{name}", kind, _type_name(field), default, (field.description or "").strip())
-
-
 def read_text(settings: list[str]) -> dict[str, Any]:
     """Maps arguments such as "model.beta=2" and "model.trunk.widths=[400]" to a mapping for `override`.
 
@@ -339,20 +317,6 @@ def _config_classes(annotation: Any) -> Iterator[type[Config]]:
             yield from _config_classes(member)
     elif isinstance(annotation, type) and issubclass(annotation, Config):
         yield annotation
-
-
-def _type_name(field: FieldInfo) -> str:
-    """Returns a person's word for the type, with the range: `int, 1 <= x`."""
-    text = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
-    text = text.replace("typing.", "").replace("pathlib._local.", "").replace("pathlib.", "")
-    if get_origin(field.annotation) is tuple:
-        first = get_args(field.annotation)[0]
-        return f"list of {(get_args(first) or (first,))[0].__name__}"
-    if text.startswith("Literal["):
-        return " | ".join(str(choice) for choice in get_args(field.annotation))
-    bounds = {"ge": ">= {}", "gt": "> {}", "le": "<= {}", "lt": "< {}"}
-    limits = [bounds[name].format(getattr(m, name)) for m in field.metadata for name in bounds if hasattr(m, name)]
-    return ", ".join([text, *limits])
 
 
 def _short(value: Any) -> str:

@@ -11,6 +11,7 @@ import sys
 import termios
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from PIL import Image
 from places import ROOT
 
 import aemodels
-from aemodels.config import section_kinds
+from aemodels.config import OwnWarning, section_kinds
 from aemodels.experiment import Experiment
+from aemodels.tuning.events import Trial
 
 QUICK = {"training__epochs": 1, "trunk": {"name": "mlp", "widths": [16]}, "latent_dim": 3}
 IMAGES = np.random.default_rng(0).random((60, 8, 8))
@@ -55,15 +57,24 @@ def test_every_model_is_fitted_and_answers(kind: str, elsewhere: Path) -> None:
         np.testing.assert_allclose(
             model.score(IMAGES[:5]), np.square(model.reconstruct(IMAGES[:5]) - IMAGES[:5]).mean((1, 2)), rtol=1e-4
         )
-        assert model.denoise(IMAGES[:2]).shape == (2, 8, 8)
+        with pytest.warns(OwnWarning, match="was not trained to denoise, so these are plain reconstructions"):
+            assert model.denoise(IMAGES[:2]).shape == (2, 8, 8)
         assert model.like(IMAGES[:5], n=3).shape == (3, 8, 8)
     else:
+        for look in (model.encode, model.reconstruct, model.score, model.denoise, model.like, model.classify):
+            with pytest.raises(aemodels.UserError, match=r"gan 3: a gan has no encoder .* in Python `sample`"):
+                look(IMAGES)
         with pytest.raises(aemodels.UserError, match="no encoder"):
-            model.encode(IMAGES)
+            model.decode(np.zeros((2, 3)))
     if kind == "cvae":
         np.testing.assert_array_equal(model.sample(2, label="dog"), model.sample(2, label=1))
         with pytest.raises(aemodels.UserError, match="label=cow: unknown; choose one of cat, dog"):
             model.sample(2, label="cow")
+        np.testing.assert_array_equal(model.sample(2, label="1"), model.sample(2, label="dog"))
+    if kind in ("cvae", "gan"):
+        why = "is conditional; give a label instead" if kind == "cvae" else "has no encoder, so no codes"
+        with pytest.raises(aemodels.UserError, match=f"prior=flow: {kind} 3 {why}"):
+            model.sample(2, prior="flow")
     assert list(elsewhere.iterdir()) == []
 
 
@@ -108,7 +119,7 @@ def test_the_same_images_and_settings_give_the_same_model() -> None:
 
 
 def test_a_fit_that_was_interrupted_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    api = import_module("aemodels.api")
+    saving = import_module("aemodels.checkpoints.training")
     settings = QUICK | {"training__epochs": 3}
     whole = aemodels.fit(IMAGES, "vae", resume=False, **settings)
     seen: list[int] = []
@@ -119,8 +130,8 @@ def test_a_fit_that_was_interrupted_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
         if len(seen) == 2:
             raise KeyboardInterrupt
 
-    real = api.save_state
-    monkeypatch.setattr(api, "save_state", interrupted)
+    real = saving.save_state
+    monkeypatch.setattr(saving, "save_state", interrupted)
     with pytest.raises(KeyboardInterrupt):
         aemodels.fit(IMAGES, "vae", resume=False, **settings)
     model = aemodels.fit(IMAGES, "vae", **settings)
@@ -153,6 +164,29 @@ def test_a_search_names_its_best_settings(elsewhere: Path) -> None:
     assert found.settings.model.latent_dim == found.best["model.latent_dim"]
     assert [trial["state"] for trial in found.trials] == ["complete", "complete"]
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_search_is_read_from_the_cache_or_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aemodels.tuning.study import Study
+
+    claimed: list[int] = []
+    real = Study.claim
+
+    def claim(study: Study, number: int) -> Trial | None:
+        trial = real(study, number)
+        claimed.extend([] if trial is None else [trial.index])
+        return trial
+
+    monkeypatch.setattr(Study, "claim", claim)
+    search = partial(aemodels.search, IMAGES, "vae", trials=2, tuning__epochs=1, **QUICK)
+    first = search()
+    assert claimed == [0, 1]
+    assert search() == first
+    assert claimed == [0, 1]
+    anew = search(resume=False)
+    assert claimed == [0, 1, 0, 1]
+    assert anew.best == first.best
+    assert search() == anew
 
 
 @pytest.mark.parametrize(
@@ -339,8 +373,9 @@ def test_a_bar_is_drawn_where_a_person_watches() -> None:
 def test_numbers_of_classes_are_the_persons_own() -> None:
     model = aemodels.fit(IMAGES, "cvae", labels=np.arange(60) % 3 + 1, **QUICK)
     np.testing.assert_array_equal(model.sample(2, label=1), model.sample(2, label="1"))
-    with pytest.raises(aemodels.UserError, match="label=0: unknown; choose one of 1, 2, 3"):
-        model.sample(2, label=0)
+    for unknown in (0, "0"):
+        with pytest.raises(aemodels.UserError, match="label=0: unknown; choose one of 1, 2, 3"):
+            model.sample(2, label=unknown)
     by_name = model.sample(64, label="2")
     done = call("generate", model.save("kept"), "--label", 2, "-n", 64, "-o", "two.png")
     assert done.code == 0, done.err
@@ -355,8 +390,13 @@ def test_wrong_arguments_are_named() -> None:
     model = aemodels.fit(torch.from_numpy(IMAGES).bfloat16(), "ae", **QUICK)
     for wrong, says in (
         (lambda: model.sample(1.5), "n=1.5"),
+        (lambda: model.like(IMAGES, n=1.5), "n=1.5"),
+        (lambda: model.like(IMAGES[:1]), r"one image is one code of ae 3 \(model.name=ae\), .*; give at least two"),
         (lambda: model.encode("photos"), "images=photos: a path"),
-        (lambda: model.sample(2, label="cat"), "trained without labels"),
+        (
+            lambda: model.sample(2, label="cat"),
+            r"label=cat: .* \(model\.name=ae\) cannot be asked for a class; leave the label out",
+        ),
         (lambda: aemodels.train({"a": 1}), "settings="),
     ):
         with pytest.raises(aemodels.UserError, match=says):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from aemodels.config import SettingsError, list_settings, read_text
+from aemodels.config import SettingsError, read_text
 from aemodels.settings import Settings, is_data_path, load_settings, presets, read_changes, read_file
+from flows.cli.settings_table import list_settings
 
 
 @pytest.mark.parametrize("preset", [None, *presets()])

@@ -27,6 +27,9 @@ from aemodels.runtime.randomness import seeded
 
 CONFIG, WEIGHTS, CHECKSUMS = "config.json", "weights.safetensors", "model.sha256"
 CODES = "codes.safetensors"
+# The files of a finished model, by their names in MLflow. Copied in this order, a model is whole when config.json is
+# there, which is what readers look for.
+FILES = {"checksums": CHECKSUMS, "codes": CODES, "weights": WEIGHTS, "config": CONFIG}
 
 
 class _Experiment(BaseModel):

@@ -6,7 +6,7 @@ N images, each (H, W), (H, W, C) or (C, H, W): C channels (1 grey, 3 colour), H 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -125,21 +125,6 @@ def _numbered(labels: NDArray[Any], names: NDArray[Any] | None, path: Path) -> t
     return labels.astype(np.int64), tuple(map(str, names))
 
 
-def as_array(values: Any) -> NDArray[Any]:
-    """Returns an array of an array, a tensor or a list.
-
-    Raises:
-        UserError: the items are of different shapes.
-    """
-    if hasattr(values, "detach"):  # a tensor; bfloat16 is no type of numpy's
-        values = values.detach().cpu()
-        values = values.float() if values.dtype.is_floating_point else values
-    try:
-        return np.asarray(values)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"images or labels that are no array ({error}); bring all of them to one shape") from None
-
-
 def as_pixels(images: Any) -> Pixels:
     """Brings images (N, H, W), (N, H, W, C) or (N, C, H, W) into the form (N, C, H, W), uint8.
 
@@ -203,11 +188,7 @@ def keep_arrays(
             parts[f"{name}labels"] = as_labels(of, len(parts[f"{name}images"]))
     if classes is not None:
         parts["classes"] = np.asarray(classes, dtype=np.str_)
-    content = hashlib.sha256()
-    for name, array in sorted(parts.items()):
-        content.update(f"{name} {array.dtype} {array.shape}".encode())
-        content.update(np.ascontiguousarray(array).data)
-    path = cache_folder() / "arrays" / f"{content.hexdigest()[:24]}.npz"
+    path = cache_folder() / "arrays" / f"{_hash_of(parts)}.npz"
     with at_path(path):
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -218,6 +199,14 @@ def keep_arrays(
             finally:
                 partial.unlink(missing_ok=True)
     return path
+
+
+def _hash_of(parts: Mapping[str, NDArray[Any]]) -> str:
+    content = hashlib.sha256()
+    for name, array in sorted(parts.items()):
+        content.update(f"{name} {array.dtype} {array.shape}".encode())
+        content.update(np.ascontiguousarray(array).data)
+    return content.hexdigest()[:24]
 
 
 def as_labels(labels: Any, count: int) -> NDArray[Any]:

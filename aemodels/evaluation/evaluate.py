@@ -97,6 +97,18 @@ def evaluate(
         SettingsError: a metric that was asked for does not exist for this model and these data, or the model is for
             other images or, if it is conditional, other classes.
     """
+    _check_images(model, data)
+    evidence = config.evidence(model, data, features, split, history, seen)
+    if only is not None:
+        _require(only, evidence)
+    makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in (METRICS if only is None else only)}
+    # Trials ask for few metrics. If they are stacked on a GPU and its memory is not enough, they are stacked again.
+    raised = (UserError,) if only is None else (UserError, torch.OutOfMemoryError, MemoryError)
+    metrics, left_out = make_from(evidence, makers, raised)
+    return Evaluation(metrics, evidence, left_out)
+
+
+def _check_images(model: GenerativeModel, data: PreparedData) -> None:
     if model.image_shape != data.image_shape:
         raise SettingsError(
             f"the model is for images of (channels, height, width) {model.image_shape}, those of {data.name} are "
@@ -107,14 +119,6 @@ def evaluate(
             f"the model is conditional on {model.num_classes} classes, {data.name} has "
             f"{data.num_classes or 'no labels'}; choose data with those classes, or train a model on these"
         )
-    evidence = config.evidence(model, data, features, split, history, seen)
-    if only is not None:
-        _require(only, evidence)
-    makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in (METRICS if only is None else only)}
-    # Trials ask for few metrics. If they are stacked on a GPU and its memory is not enough, they are stacked again.
-    raised = (UserError,) if only is None else (UserError, torch.OutOfMemoryError, MemoryError)
-    metrics, left_out = make_from(evidence, makers, raised)
-    return Evaluation(metrics, evidence, left_out)
 
 
 def check_primary(model: GenerativeModel, data: PreparedData, config: EvaluationConfig) -> None:

@@ -29,6 +29,15 @@ def best_device() -> torch.device:
     return device
 
 
+def serving_device() -> torch.device:
+    """Returns the device of a served model: the CPU, on which a seed draws the same everywhere, or AEMODELS_DEVICE.
+
+    Raises:
+        UserError: as `best_device`.
+    """
+    return best_device() if device_name() else torch.device("cpu")
+
+
 def _chosen() -> torch.device:
     name = device_name()
     if torchrun.started() and name in (None, "cuda") and torch.cuda.is_available():

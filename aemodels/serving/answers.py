@@ -99,6 +99,8 @@ MODES: dict[str, Callable[[Autoencoder, Tensor, Question], Tensor]] = {
     "decode": _decode,
     "score": _score,
 }
+# mode -> the parameters beside it that have an effect
+USED = dict.fromkeys(MODES, ("range",)) | {"decode": ("label",), "generate": ("n", "seed", "label")}
 
 
 def _check(question: Question) -> None:

@@ -1,4 +1,7 @@
-"""A trained model as a person holds it, in Python and behind the commands.
+"""A trained model as a person holds it, in Python and behind the commands; MLflow and the server hold it too.
+
+Where MLflow loads a packed model, nothing is installed but the REQUIREMENTS of packing.py. So what a model needs more
+for, to be opened with its card and to be judged, is imported where it is needed.
 
 N images, D latent units, C channels (1 grey, 3 colour), H x W pixels.
 """
@@ -6,32 +9,28 @@ N images, D latent units, C channels (1 grey, 3 colour), H x W pixels.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+import warnings
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aemodels.checkpoints.checkpoint import Loaded, ModelCard, load_model
-from aemodels.checkpoints.model_files import CHECKSUMS, CODES, CONFIG, WEIGHTS, load_codes
-from aemodels.config import UserError
-from aemodels.data.array_file import ArraysConfig, as_array, as_labels, keep_arrays
-from aemodels.data.prepared import PreparedData, prepare, prepared_before
-from aemodels.evaluation.evaluate import Evaluation, evaluate
-from aemodels.evaluation.features import feature_network
+from aemodels.checkpoints.model_files import CONFIG, FILES, load_codes
+from aemodels.config import OwnWarning, UserError
 from aemodels.models.base import Autoencoder, GenerativeModel
-from aemodels.reports.figures.model import draw_figures
-from aemodels.reports.page import Subject, write_report
 from aemodels.runtime.bars import watched
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.files import at_path, write_whole
 from aemodels.runtime.progress import Steps
-from aemodels.serving.answers import Question, answer, answer_from, answer_like, assumed_classes
+from aemodels.serving.answers import Question, answer_and_range, answer_from, answer_like, assumed_classes
+from aemodels.serving.forms import numbers_of, pixel_range, shown, taken
 
-FILES = (CHECKSUMS, CODES, WEIGHTS, CONFIG)  # of a finished model; it counts as one when the last is there
-FEW = 10  # images; of fewer a tenth is none
+if TYPE_CHECKING:
+    from aemodels.checkpoints.checkpoint import ModelCard
+    from aemodels.evaluation.evaluate import Evaluation
 
 
 class Model:
@@ -41,30 +40,45 @@ class Model:
     out are float32 from 0 to 1.
     """
 
-    def __init__(self, network: GenerativeModel, card: ModelCard, folder: Path, name: str = "") -> None:
+    def __init__(self, network: GenerativeModel, folder: Path, name: str = "") -> None:
         """Holds a network in evaluation mode.
 
         Args:
-            card: what it was trained on, and how.
             folder: where its files are.
             name: what a registered model is called; its folder otherwise.
         """
-        self.network, self.card, self.folder, self.name = network, card, folder, name or str(folder)
+        self.network, self.folder, self.name = network, folder, name or str(folder)
 
     @classmethod
-    def open(cls, folder: Path, name: str = "") -> Model:
-        """Reads a finished model from its folder, on the best device.
+    def open(cls, folder: Path, name: str = "", device: str = "") -> Model:
+        """Reads a finished model from its folder; on the best device, if none is given.
 
         Raises:
             UserError: a file is missing or damaged.
         """
-        loaded: Loaded = load_model(folder, str(best_device()))
-        return cls(loaded.model, loaded.card, folder, name)
+        from aemodels.checkpoints.checkpoint import load_model
+
+        loaded = load_model(folder, device or str(best_device()))
+        model = cls(loaded.model, folder, name)
+        model.card = loaded.card
+        return model
+
+    @cached_property
+    def card(self) -> ModelCard:
+        """Says what it was trained on, and how."""
+        from aemodels.checkpoints.checkpoint import load_card
+
+        return load_card(self.folder)
 
     def __repr__(self) -> str:
-        kind, (channels, height, width) = self.card.experiment.model, self.card.image_shape
+        channels, height, width = self.network.image_shape
         images = f"{'grey' if channels == 1 else 'colour'} images of {height} x {width} pixels"
-        return f"<{kind.name} with {kind.latent_dim} latent units, of {images}>"
+        return f"<{self.kind} with {self.latent_dim} latent units, of {images}>"
+
+    @property
+    def kind(self) -> str:
+        """The value of model.name, such as "vae"."""
+        return self.card.experiment.model.name
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -76,6 +90,11 @@ class Model:
         """Tells whether one image has a distribution of codes, from which others like it can be drawn."""
         return isinstance(self.network, Autoencoder) and self.network.stochastic
 
+    @property
+    def latent_dim(self) -> int:
+        """The number D of latent units."""
+        return self.network.latent_dim
+
     def codes(self) -> torch.Tensor:
         """Returns the codes (N, D) of training images, which other priors are fitted to.
 
@@ -84,12 +103,61 @@ class Model:
         """
         return load_codes(self.folder, self.latent_dim)
 
-    @property
-    def latent_dim(self) -> int:
-        """The number D of latent units."""
-        return self.network.latent_dim
+    # ---------------------------------------------------------------- what it refuses
+
+    def require_encoder(self) -> Autoencoder:
+        """Returns the network, if it has an encoder.
+
+        Raises:
+            UserError: it has none.
+        """
+        if not isinstance(self.network, Autoencoder):
+            raise UserError(
+                f"{self.name}: a {self.kind} has no encoder and cannot look at images; give an autoencoder, or let it "
+                f"draw without them (`aemodels generate {self.name}`, in Python `sample`)"
+            )
+        return self.network
+
+    def require_prior(self, prior: str) -> Autoencoder:
+        """Returns the network, if another prior can be fitted to its codes.
+
+        Raises:
+            UserError: it has no codes, or they are those of classes.
+        """
+        if not isinstance(self.network, Autoencoder):
+            raise UserError(f"prior={prior}: {self.name} has no encoder, so no codes; leave the prior out")
+        if self.network.conditional:
+            raise UserError(f"prior={prior}: {self.name} is conditional; give a label instead")
+        return self.network
+
+    def class_number(self, label: int | str) -> int:
+        """Returns the number of a class, from 0, which is given by its name, or else by a number.
+
+        Raises:
+            UserError: there is no such class, or the model cannot be asked for one.
+        """
+        if not self.network.conditional:
+            raise UserError(
+                f"label={label}: {self.name} (model.name={self.kind}) cannot be asked for a class; leave the label "
+                "out, or train model.name=cvae"
+            )
+        known = numbers_of(self.classes, [label])
+        if label not in known and isinstance(label, str) and label.isdecimal():  # as a number comes from a command
+            label = int(label)
+            known = numbers_of(self.classes, [label])
+        if label not in known:
+            raise UserError(f"label={label}: unknown; choose one of {', '.join(self.classes)}")
+        return known[label]
 
     # ---------------------------------------------------------------- images and codes
+
+    def answer(self, inputs: Any, question: Question) -> tuple[NDArray[np.float32], str]:
+        """Answers as `answers.answer_and_range` does, with images (N, C, H, W): for MLflow, the server and the methods.
+
+        Raises:
+            UserError: the question, or the shape or range of the inputs is wrong.
+        """
+        return answer_and_range(self.network, inputs, question)
 
     def encode(self, images: Any) -> NDArray[np.float32]:
         """Returns the codes (N, D) of images: the means of the posterior.
@@ -105,8 +173,10 @@ class Model:
         Raises:
             UserError: the codes have another shape, or there is no such class.
         """
+        self.require_encoder()
         codes = codes.detach().cpu() if isinstance(codes, torch.Tensor) else codes
-        return shown(answer(self.network, codes, Question("decode", label=self._label(label))))
+        number = -1 if label is None else self.class_number(label)
+        return shown(self.answer(codes, Question("decode", label=number))[0])
 
     def reconstruct(self, images: Any) -> NDArray[np.float32]:
         """Returns what the model makes of each image, without noise.
@@ -117,12 +187,20 @@ class Model:
         return shown(self._ask("reconstruct", images))
 
     def denoise(self, images: Any) -> NDArray[np.float32]:
-        """Returns what the model takes for the clean images; made for one that was trained with a corruption.
+        """Returns what the model takes for the clean images; it warns where it was not trained with a corruption.
 
         Raises:
             UserError: as for `encode`.
         """
-        return self.reconstruct(images)
+        clean = self.reconstruct(images)
+        if self.card.experiment.training.corruption.name == "none":
+            warnings.warn(
+                f"{self.name} was not trained to denoise, so these are plain reconstructions; a denoiser is trained "
+                "with training.corruption=gaussian (or salt_and_pepper, masking)",
+                OwnWarning,
+                stacklevel=2,
+            )
+        return clean
 
     def score(self, images: Any) -> NDArray[np.float32]:
         """Returns the mean squared error (N,) of each reconstruction, on pixels from 0 to 1: large for unlike images.
@@ -144,14 +222,11 @@ class Model:
         Raises:
             UserError: a number is out of range, or there is no such class or prior.
         """
-        if not all(isinstance(number, int) for number in (n, seed)):
-            raise UserError(f"n={n}, seed={seed}: give whole numbers")
-        question = Question("generate", n, seed, self._label(label))
+        _require_whole(n, seed)
+        question = Question("generate", n, seed, -1 if label is None else self.class_number(label))
         if prior is None:
-            return shown(answer(self.network, None, question))
-        if not isinstance(self.network, Autoencoder) or self.network.conditional or label is not None:
-            raise UserError(f"prior={prior}: is for an autoencoder that is not conditional; leave it out")
-        return shown(answer_from(self.network, prior, self.codes(), question))
+            return shown(self.answer(None, question)[0])
+        return shown(answer_from(self.require_prior(prior), prior, self.codes(), question))
 
     def like(self, images: Any, n: int = 16, seed: int = 0) -> NDArray[np.float32]:
         """Draws n new images of the kind of those that are given, from a distribution fitted to their codes.
@@ -159,10 +234,14 @@ class Model:
         Raises:
             UserError: as for `encode`, or one image is not enough for this model.
         """
-        given = self._read(images)
+        _require_whole(n, seed)
+        network, given = self.require_encoder(), self._taken(images)
         if len(given) == 1 and not self.stochastic:
-            raise UserError("one image is one code, without a spread to draw others from; give at least two images")
-        return shown(answer_like(self._autoencoder, given, Question("generate", n, seed, range=_range(given))))
+            raise UserError(
+                f"one image is one code of {self.name} (model.name={self.kind}), without a spread to draw others "
+                "from; give at least two images"
+            )
+        return shown(answer_like(network, given, Question("generate", n, seed, range=pixel_range(given))))
 
     def classify(self, images: Any) -> list[str]:
         """Returns the class that a conditional model assumes of each image; empty for other models.
@@ -170,50 +249,16 @@ class Model:
         Raises:
             UserError: as for `encode`.
         """
-        given = self._read(images)
-        return [self.classes[label] for label in assumed_classes(self._autoencoder, given, _range(given))]
+        network, given = self.require_encoder(), self._taken(images)
+        return [self.classes[label] for label in assumed_classes(network, given, pixel_range(given))]
 
     def _ask(self, mode: str, images: Any) -> NDArray[np.float32]:
-        given = self._read(images)
-        return answer(self.network, given, Question(mode, range=_range(given)))
+        self.require_encoder()
+        given = self._taken(images)
+        return self.answer(given, Question(mode, range=pixel_range(given)))[0]
 
-    @property
-    def _autoencoder(self) -> Autoencoder:
-        if not isinstance(self.network, Autoencoder):
-            raise UserError(f"a {self.card.experiment.model.name} has no encoder and cannot look at images")
-        return self.network
-
-    def _label(self, label: int | str | None) -> int:
-        if label is None:
-            return -1
-        if not self.classes:
-            raise UserError(f"label={label}: this model was trained without labels; leave it out")
-        known = self._known([label])
-        if label not in known:
-            raise UserError(f"label={label}: unknown; choose one of {', '.join(self.classes)}")
-        return known[label]
-
-    def _known(self, labels: Sequence[Any]) -> Mapping[Any, int]:
-        """Returns the number of each class by what a person calls it: its name, or a number.
-
-        Where the names are numbers, as those of labels 1 to 4 are, a number is a name too, and else an index.
-        """
-        if all(isinstance(label, str) for label in labels):
-            return {name: number for number, name in enumerate(self.classes)}
-        try:
-            return {int(name): number for number, name in enumerate(self.classes)}
-        except ValueError:
-            return {number: number for number in range(len(self.classes))}
-
-    def _read(self, images: Any) -> Any:
-        """The images as the network takes them, (N, C, H, W)."""
-        if isinstance(images, str | Path):
-            raise UserError(f"images={images}: a path is taken by `aemodels.fit` alone; give an array of images")
-        array = as_array(images)
-        channels, *side = self.card.image_shape
-        if array.shape[1:] == (*side, channels) and array.shape[1:] != self.card.image_shape:
-            array = np.moveaxis(array, -1, 1)
-        return array
+    def _taken(self, images: Any) -> NDArray[Any]:
+        return taken(images, self.network.image_shape)
 
     # ---------------------------------------------------------------- how good it is
 
@@ -226,38 +271,14 @@ class Model:
         Raises:
             UserError: the images have another shape, or those of the training are gone.
         """
-        data = yield from self._data(images, labels)
-        features = yield from feature_network(data, best_device())
-        experiment = self.card.experiment
-        seen = experiment.seen(data) if data.digest == self.card.digest else 0
-        return evaluate(self.network, data, features, experiment.evaluation, seen=seen)
+        from aemodels.checkpoints.checkpoint import Loaded
+        from aemodels.serving import judging
 
-    def _data(self, images: Any, labels: Any) -> Steps[PreparedData]:
-        source = self.card.experiment.data
         if images is None:
-            known = prepared_before(source, self.card.digest)
-            if known is None:
-                raise UserError(f"{self.name}: the images of its training are not in the cache; give images")
-            return known
-        given = self._read(images)
-        if given.ndim < 3 or len(given) < 2:
-            raise UserError(f"images of shape {given.shape}: give at least two images to be judged")
-        numbers = None if labels is None else self._numbered(labels, len(given))
-        names = None if labels is None else self.classes or None
-        path = keep_arrays(given, numbers, names, test_images=given, test_labels=numbers)
-        # of the images themselves a split for validation is demanded, and not looked at
-        share = 0.1 if len(given) >= FEW else 0.5
-        return (yield from prepare(ArraysConfig(path=(path,), binarize=source.binarize, val_fraction=share)))
-
-    def _numbered(self, labels: Any, count: int) -> NDArray[Any]:
-        """Returns the model's own numbers of classes for labels by name or number; if it has none, the labels."""
-        array = as_labels(labels, count)
-        if not self.classes:
-            return array
-        known = self._known(array.tolist())
-        if unknown := sorted(set(array.tolist()) - known.keys()):
-            raise UserError(f"labels: {unknown[0]} is no class of this model; it knows {', '.join(self.classes)}")
-        return np.asarray([known[label] for label in array.tolist()])
+            data = judging.own_data(self.card, self.name)
+        else:
+            data = yield from judging.given_data(self.card, self._taken(images), labels)
+        return (yield from judging.judge(Loaded(self.network, self.card), data))
 
     def evaluate(self, images: Any = None, labels: Any = None) -> dict[str, float]:
         """Measures the model, as `judge` does, and returns the metrics by their names, such as "mse"."""
@@ -278,12 +299,9 @@ class Model:
 
     def page(self, judged: Evaluation) -> str:
         """Returns the report of an evaluation, one file for a browser."""
-        pictures, undrawn = draw_figures(judged.evidence)
-        experiment, data = self.card.experiment, judged.evidence.data
-        own = data.digest == self.card.digest
-        images, given = (experiment.training.images, None) if own else (None, data.sizes["test"])
-        subject = Subject(self.name, "judged", "", experiment, data, images, given)
-        return write_report(subject, judged.metrics, pictures, judged.left_out | undrawn)
+        from aemodels.serving import judging
+
+        return judging.page(self.card, self.name, judged)
 
     def save(self, folder: str | Path) -> Path:
         """Copies the model's files into a folder, from which `aemodels.load` reads it.
@@ -296,17 +314,12 @@ class Model:
             raise UserError(f"{target}: holds a model already; give another folder")
         with at_path(target):
             target.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
+        for name in FILES.values():
             if (source := self.folder / name).exists():
                 write_whole(target / name, lambda path, source=source: shutil.copyfile(source, path))  # type: ignore[misc]
         return target
 
 
-def _range(images: NDArray[Any]) -> str:
-    """How pixels are read: uint8 is from 0 to 255, also where all are 0 or 1."""
-    return "bytes" if images.dtype == np.uint8 else "auto"
-
-
-def shown(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Brings images (N, C, H, W) into the form in which people hold them: (N, H, W) if grey, else (N, H, W, C)."""
-    return images[:, 0] if images.shape[1] == 1 else np.ascontiguousarray(np.moveaxis(images, 1, -1))
+def _require_whole(n: int, seed: int) -> None:
+    if not all(isinstance(number, int) for number in (n, seed)):
+        raise UserError(f"n={n}, seed={seed}: give whole numbers")

@@ -7,20 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aemodels.checkpoints.model_files import CHECKSUMS, CODES, CONFIG, WEIGHTS
+from aemodels.checkpoints.model_files import FILES
 from aemodels.serving.answers import Question
 
 if TYPE_CHECKING:
     from mlflow.models import Model
 
 REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors")
-# The files of a packed model, by their names in MLflow.
-FILES = {
-    "config": CONFIG,
-    "weights": WEIGHTS,
-    "checksums": CHECKSUMS,
-    "codes": CODES,
-}
 
 
 def requirements() -> list[str]:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from aemodels.checkpoints.model_files import CHECKSUMS, check_registered, load_network
 from aemodels.config import UserError
-from aemodels.runtime.devices import best_device
-from aemodels.runtime.environment import device_name
-from aemodels.serving.answers import Question, answer
+from aemodels.runtime.devices import serving_device
+from aemodels.serving.answers import Question
+from aemodels.serving.model import Model as TrainedModel
 
 
 class ServedModel(PythonModel):
@@ -29,15 +29,15 @@ class ServedModel(PythonModel):
         files = {name: Path(path) for name, path in context.artifacts.items()}
         folder = files["config"].parent
         check_registered(folder / CHECKSUMS, _registered_digest(folder.parent), "this model")
-        device = str(best_device()) if device_name() else "cpu"
-        self.model = load_network(files["config"], files["weights"], device)
+        network = load_network(files["config"], files["weights"], str(serving_device()))
+        self.model = TrainedModel(network, folder)
 
     def predict(  # MLflow takes hints for a schema, but none from np.ndarray
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> NDArray[np.float32]:
-        """Returns the model's answer, as aemodels.serving.answers.answer does; `params` are those of Question."""
+        """Returns the model's answer, as aemodels.serving.answers.answer tells; `params` are those of Question."""
         try:
-            return answer(self.model, model_input, Question(**params or {}))
+            return self.model.answer(model_input, Question(**params or {}))[0]
         except UserError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None
 

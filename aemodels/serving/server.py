@@ -29,9 +29,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from aemodels.config import UserError
-from aemodels.models.base import GenerativeModel
-from aemodels.serving.answers import MODES, Question, answer_and_range, as_numbers
+from aemodels.serving.answers import MODES, USED, Question, as_numbers
 from aemodels.serving.connections import BACKLOG, Connection, EvictedError, HeldBytes
+from aemodels.serving.model import Model
 
 PORT = 5001
 MOST_IMAGES = 1000  # in one request
@@ -56,9 +56,9 @@ class Limits(NamedTuple):
     bytes: int
 
 
-def limits_of(model: GenerativeModel) -> Limits:
+def limits_of(model: Model) -> Limits:
     """Returns how much one request to a model may contain; it is one image at least, however large."""
-    pixels = math.prod(model.image_shape)
+    pixels = math.prod(model.network.image_shape)
     images = max(1, min(MOST_IMAGES, MOST_VALUES // pixels))
     values = images * pixels
     return Limits(images, values, values * LONGEST_VALUE + 2**16)
@@ -87,7 +87,7 @@ def is_local(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
-def serve(model: GenerativeModel, listener: socket.socket, host: str) -> None:
+def serve(model: Model, listener: socket.socket, host: str) -> None:
     """Answers until it is interrupted, then ends what it began; unexpected errors go to stderr with their traces."""
     config = uvicorn.Config(
         create_app(model, ("localhost", host.lower()) if is_local(listener) else None),
@@ -104,7 +104,7 @@ def serve(model: GenerativeModel, listener: socket.socket, host: str) -> None:
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def create_app(model: GenerativeModel, names: tuple[str, ...] | None = None) -> FastAPI:
+def create_app(model: Model, names: tuple[str, ...] | None = None) -> FastAPI:
     """Makes the routes; one thread computes, with all of torch's own threads, and the others keep answering.
 
     Args:
@@ -266,7 +266,12 @@ def _read_params(given: Any) -> Question:
         if type(value) is not type(defaults[key]):
             expected = "a text" if isinstance(defaults[key], str) else "a whole number"
             raise HTTPException(400, f"params.{key}: must be {expected}")
-    return Question(**(given or {}))
+    question = Question(**(given or {}))
+    if question.mode in USED:  # an unknown one is refused later
+        for key in given or {}:
+            if key not in ("mode", *USED[question.mode]):
+                raise HTTPException(400, f"params.{key}: has no effect with mode={question.mode}; leave it out")
+    return question
 
 
 def _read_inputs(question: dict[str, Any], needed: bool) -> Any:
@@ -293,7 +298,7 @@ def _read_inputs(question: dict[str, Any], needed: bool) -> Any:
 # ---------------------------------------------------------------- answering
 
 
-def respond(model: GenerativeModel, limits: Limits, body: bytearray) -> str:
+def respond(model: Model, limits: Limits, body: bytearray) -> str:
     """Returns the answer to a request's body, as JSON.
 
     Raises:
@@ -302,14 +307,17 @@ def respond(model: GenerativeModel, limits: Limits, body: bytearray) -> str:
     asked = _parse(body, limits)
     question = _read_params(asked.get("params"))
     inputs = _read_inputs(asked, needed=question.mode in MODES)  # "generate" needs none; other modes are refused below
-    if question.mode == "generate" and not 1 <= question.n <= limits.images:
-        raise HTTPException(400, f"n={str(question.n)[:20]}: from 1 to {limits.images} images in one request")
+    if question.mode == "generate":
+        if not 1 <= question.n <= limits.images:
+            raise HTTPException(400, f"n={str(question.n)[:20]}: from 1 to {limits.images} images in one request")
+        if inputs:
+            raise HTTPException(400, "mode=generate takes no inputs; leave them out, or send []")
     if len(inputs) > limits.images:
         raise HTTPException(413, f"{len(inputs)} inputs; send at most {limits.images} in one request")
     try:
         if question.mode in MODES:
             inputs = as_numbers(inputs, "codes" if question.mode == "decode" else "images")
-        predictions, pixels = answer_and_range(model, inputs, question)
+        predictions, pixels = model.answer(inputs, question)
     except UserError as error:
         raise HTTPException(400, str(error)) from None
     told = f', "range": "{pixels}"' if pixels else ""

@@ -41,7 +41,8 @@ from aemodels.steps.recording import (
 from aemodels.steps.train import check as check_training
 from aemodels.steps.train import learn
 from aemodels.texts import code_in_markdown
-from aemodels.tracking.run import Run, versions
+from aemodels.tracking.origin import versions
+from aemodels.tracking.run import Run
 from aemodels.tracking.store import open_store
 from aemodels.training.models import new_model
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from aemodels.checkpoints.checkpoint import Loaded, load_model
 from aemodels.config import SettingsError
 from aemodels.data import PreparedData, prepare
-from aemodels.evaluation.evaluate import check_likelihood
+from aemodels.evaluation.evaluate import Evaluation, check_likelihood
 from aemodels.evaluation.evaluate import evaluate as judge
 from aemodels.evaluation.features import feature_network
 from aemodels.evaluation.leaving_out import as_tags
@@ -24,7 +24,8 @@ from aemodels.runtime.environment import store_folder
 from aemodels.runtime.progress import Progress, Steps
 from aemodels.steps.recording import Result, keep_figures, keep_report
 from aemodels.tracking.catalog import find
-from aemodels.tracking.run import standard_tags, start_run
+from aemodels.tracking.origin import standard_tags
+from aemodels.tracking.run import Run, start_run
 from aemodels.tracking.store import open_store
 
 MOST_LISTED = 10  # classes that a message names
@@ -76,19 +77,28 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         images = experiment.training.images if own else None
         seen = experiment.seen(data) if own else 0
         evaluation = judge(loaded.model, data, features, experiment.evaluation, seen=seen)
-        metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
-        run.metrics(metrics)
-        folder = store_folder() / "evaluations" / run.id
-        folder.mkdir(parents=True)
-        pictures, undrawn = draw_figures(evaluation.evidence)
-        left_out = evaluation.left_out | undrawn
-        run.tags(as_tags(left_out))
-        figures = keep_figures(pictures, folder, run)
-        subject = Subject(model, "judged again", run.id, experiment, data, images)
-        report = keep_report(write_report(subject, evaluation.metrics, pictures, left_out), folder, run)
+        result = _record(run, Subject(model, "judged again", run.id, experiment, data, images), evaluation)
     yield Progress("judging", 1, 1)
+    return result
+
+
+def _record(run: Run, subject: Subject, evaluation: Evaluation) -> Evaluated:
+    """Tracks what was measured, draws it, and writes the report."""
+    metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
+    run.metrics(metrics)
+    folder = store_folder() / "evaluations" / run.id
+    folder.mkdir(parents=True)
+    pictures, undrawn = draw_figures(evaluation.evidence)
+    left_out = evaluation.left_out | undrawn
+    run.tags(as_tags(left_out))
     return Evaluated(
-        run_id=run.id, url=run.url, model=model, metrics=metrics, figures=figures, report=report, left_out=left_out
+        run_id=run.id,
+        url=run.url,
+        model=subject.model,
+        metrics=metrics,
+        figures=keep_figures(pictures, folder, run),
+        report=keep_report(write_report(subject, evaluation.metrics, pictures, left_out), folder, run),
+        left_out=left_out,
     )
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from aemodels.checkpoints.checkpoint import Loaded, load_model
 from aemodels.config import UserError
 from aemodels.data import DataConfig, PreparedData, prepare, prepared_before
 from aemodels.data.folder import FolderConfig
@@ -19,18 +18,18 @@ from aemodels.data.image_files import Fitting, fitting_images, image_files
 from aemodels.data.prepared import SPLITS
 from aemodels.evaluation.drift import CodeSpace, MonitoringConfig, Scores, Verdict, compare, fewest
 from aemodels.evaluation.leaving_out import Made, as_tags, make_each
-from aemodels.models.base import Autoencoder
 from aemodels.reports.figures.drift import histograms, worst
 from aemodels.reports.pictures import Picture
 from aemodels.runtime import torchrun
-from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import store_folder
 from aemodels.runtime.progress import Progress, Steps
-from aemodels.serving.answers import Question, answer
+from aemodels.serving.answers import Question
+from aemodels.serving.model import Model
 from aemodels.steps.recording import Result, save_figures, show_figures
 from aemodels.texts import in_markdown
 from aemodels.tracking.catalog import CHAMPION, find, get
-from aemodels.tracking.run import Run, standard_tags, start_run
+from aemodels.tracking.origin import standard_tags
+from aemodels.tracking.run import Run, start_run
 from aemodels.tracking.store import Store, open_store
 
 ANNOUNCED = "retraining.announced"  # the tag of a check's run whose alarm has asked for a retraining
@@ -62,10 +61,44 @@ class Monitored(Result):
     """Maps each figure that could not be drawn to the reason."""
 
 
+class _Champion(NamedTuple):
+    """Holds a champion, and the data that it was trained on."""
+
+    version: int
+    model: Model
+    data: PreparedData
+
+    @property
+    def reference(self) -> str:
+        return self.model.name
+
+    @property
+    def source(self) -> DataConfig:
+        return self.model.card.experiment.data
+
+
+class _New(NamedTuple):
+    """Holds the new image files, and what was read of the newest of them."""
+
+    present: int  # files, in all
+    files: list[Path]  # the newest ones
+    read: Fitting
+    images: NDArray[np.uint8]  # (N, C, H, W) that were read, without those that the model was made from
+
+
 class _Checked(NamedTuple):
     test: Scores
     new: Scores
     verdict: Verdict
+
+
+class _Compared(NamedTuple):
+    """Holds what a comparison came to; `checked` is None where there were too few images."""
+
+    alarms: tuple[str, ...]
+    numbers: dict[str, float]
+    checked: _Checked | None
+    too_few: tuple[str, ...]
 
 
 def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: str = "") -> Steps[Monitored]:
@@ -80,62 +113,85 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
         UserError: there is no champion, no encoder or no such folder, or the test images are not the champion's.
     """
     torchrun.refuse("a check")
-    present = sorted(image_files(paths), key=lambda file: file.stat().st_mtime_ns)
-    files = present[-config.newest :]
+    files = image_files(paths)
     store = open_store()
-    champion = get(store, name, CHAMPION)
-    reference = f"{name}/{champion.version.version}"
-    loaded = load_model(find(reference, store), str(best_device()))
-    if not isinstance(loaded.model, Autoencoder):
-        raise UserError(f"{reference}: has no encoder, so images cannot be compared; choose an autoencoder")
-    data = yield from _own_data(loaded, reference)
+    champion = yield from _champion(store, name)
     yield Progress("comparing", 0, 1)
-    source = loaded.card.experiment.data
-    read = fitting_images(files, data.image_shape, crop=isinstance(source, FolderConfig) and source.fit == "crop")
-    images = read.images
-    if isinstance(source, FolderConfig) and any(map(source.holds, paths)):
-        images = _unknown(images, data)
-    known = _some(data.split("test").images)
-    needed = fewest(len(known), config)
-    checked = _check(loaded.model, data, known, images, config) if len(images) >= needed else None
-
-    def no_answer() -> str:
-        if needed > config.newest:
-            return _too_few_known(reference, len(known), config)
-        return _too_few(len(images), needed, read, len(files), len(present))
-
-    reasons = (*(checked.verdict.reasons if checked else ()), *_unfit_reasons(read.unfit, len(files), config))
-    numbers = (checked.verdict.numbers if checked else {"images": len(images)}) | {"unfit": len(read.unfit)}
-    tags = {
-        "kind": "monitoring",
-        "pipeline": group,
-        "model": reference,
-        "images": str(len(present)),
-        "drift": str(bool(reasons)).lower(),
-    }
-    with start_run(store, name, f"check of {len(files)} images", tags | standard_tags(0, "")) as run:
-        repeated = bool(reasons) and _repeated(store, run, reference, len(present))
-        run.params({"paths": [str(path) for path in paths], **config.flat()})
-        run.metrics({f"drift/{key}": value for key, value in numbers.items()})
-        run.text("reasons.md", "\n".join(f"* {in_markdown(line)}" for line in (*reasons, *read.unfit)) or "No alarm.")
-        place = store_folder() / "checks" / run.id if reasons else None  # a check an hour would fill this disk
-        drawn = _draw(loaded.model, images, checked, run, place) if checked else Made({}, {})
-    yield Progress("comparing", 1, 1, "alarm" if reasons else "no alarm")
+    new = _read(files, paths, champion, config)
+    compared = _compare(champion, new, config)
+    tags = _tags(champion, new, compared, group)
+    with start_run(store, name, f"check of {len(new.files)} images", tags) as run:
+        repeated = bool(compared.alarms) and _repeated(store, run, champion.reference, new.present)
+        _record(run, {"paths": [str(path) for path in paths], **config.flat()}, new, compared)
+        drawn = _draw(champion.model, new.images, compared, run)
+    yield Progress("comparing", 1, 1, "alarm" if compared.alarms else "no alarm")
     return Monitored(
         model=name,
-        version=champion.version.version,
-        images=len(images),
-        unfit=read.unfit,
-        drift=bool(reasons),
-        reasons=reasons or (() if checked else (no_answer(),)),
-        numbers=numbers,
+        version=champion.version,
+        images=len(new.images),
+        unfit=new.read.unfit,
+        drift=bool(compared.alarms),
+        reasons=compared.alarms or compared.too_few,
+        numbers=compared.numbers,
         repeated=repeated,
-        retraining=_retraining(source, paths) if checked and checked.verdict.reasons else None,
+        retraining=_retraining(champion.source, paths, compared.checked),
         run_id=run.id,
         url=run.url,
         figures=tuple(drawn.found.values()),
         left_out=drawn.left_out,
     )
+
+
+def _champion(store: Store, name: str) -> Steps[_Champion]:
+    """Opens the champion, which must be able to look at images, and the data that it was trained on."""
+    version = get(store, name, CHAMPION).version.version
+    reference = f"{name}/{version}"
+    model = Model.open(find(reference, store), reference)
+    model.require_encoder()
+    return _Champion(version, model, (yield from _own_data(model)))
+
+
+def _read(files: Sequence[Path], paths: Sequence[Path], champion: _Champion, config: MonitoringConfig) -> _New:
+    """Reads the newest files, as the model's own images were read."""
+    newest = sorted(files, key=lambda file: file.stat().st_mtime_ns)[-config.newest :]
+    folders = champion.source if isinstance(champion.source, FolderConfig) else None
+    read = fitting_images(newest, champion.data.image_shape, crop=folders is not None and folders.fit == "crop")
+    belong = folders is not None and any(map(folders.holds, paths))
+    return _New(len(files), newest, read, _unknown(read.images, champion.data) if belong else read.images)
+
+
+def _compare(champion: _Champion, new: _New, config: MonitoringConfig) -> _Compared:
+    """Compares the new images with the test images, if there are enough of both; files that do not fit alarm too."""
+    known = _some(champion.data.split("test").images)
+    needed = fewest(len(known), config)
+    unfit = _unfit_reasons(new.read.unfit, len(new.files), config)
+    counted: dict[str, float] = {"unfit": len(new.read.unfit)}
+    if len(new.images) >= needed:
+        checked = _check(champion, known, new.images, config)
+        return _Compared((*checked.verdict.reasons, *unfit), checked.verdict.numbers | counted, checked, ())
+    if needed > config.newest:
+        why = _too_few_known(champion.reference, len(known), config)
+    else:
+        why = _too_few(len(new.images), needed, new.read, len(new.files), new.present)
+    return _Compared(unfit, {"images": len(new.images)} | counted, None, (why,))
+
+
+def _tags(champion: _Champion, new: _New, compared: _Compared, group: str) -> dict[str, str]:
+    return {
+        "kind": "monitoring",
+        "pipeline": group,
+        "model": champion.reference,
+        "images": str(new.present),
+        "drift": str(bool(compared.alarms)).lower(),
+    } | standard_tags(0, "")
+
+
+def _record(run: Run, params: Mapping[str, Any], new: _New, compared: _Compared) -> None:
+    """Tracks how was compared, and what it came to."""
+    run.params(params)
+    run.metrics({f"drift/{key}": value for key, value in compared.numbers.items()})
+    told = "\n".join(f"* {in_markdown(line)}" for line in (*compared.alarms, *new.read.unfit))
+    run.text("reasons.md", told or "No alarm.")
 
 
 def _too_few_known(reference: str, known: int, config: MonitoringConfig) -> str:
@@ -159,33 +215,29 @@ def _too_few(new: int, needed: int, read: Fitting, looked_at: int, present: int)
     return f"{new} new images are too few to tell, at least {needed} are needed; found: " + "; ".join([found, *lost])
 
 
-def _own_data(loaded: Loaded, reference: str) -> Steps[PreparedData]:
+def _own_data(model: Model) -> Steps[PreparedData]:
     """Returns the data that the model was trained on, with whose test images new ones are compared.
 
     Their folder may hold more by now, so what was prepared then is taken where it is still there.
     """
-    config, digest = loaded.card.experiment.data, loaded.card.digest
+    config, digest = model.card.experiment.data, model.card.digest
     if (before := prepared_before(config, digest)) is not None:
         return before
     data = yield from prepare(config)
     if data.digest != digest:
         raise UserError(
-            f"{reference}: was trained on data {digest}, its source now gives {data.digest}, and AEMODELS_CACHE does "
+            f"{model.name}: was trained on data {digest}, its source now gives {data.digest}, and AEMODELS_CACHE does "
             "not have what was prepared then; restore either, or train on the present images and promote that model"
         )
     return data
 
 
 def _check(
-    model: Autoencoder,
-    data: PreparedData,
-    known: NDArray[np.uint8],
-    images: NDArray[np.uint8],
-    config: MonitoringConfig,
+    champion: _Champion, known: NDArray[np.uint8], images: NDArray[np.uint8], config: MonitoringConfig
 ) -> _Checked:
     """Scores the known test images and the new ones alike."""
-    space = CodeSpace(answer(model, _some(data.split("train").images), Question("embed", range="bytes")))
-    test, new = _score(model, known, space), _score(model, images, space)
+    space = CodeSpace(champion.model.encode(_some(champion.data.split("train").images)))
+    test, new = _score(champion.model, known, space), _score(champion.model, images, space)
     return _Checked(test, new, compare(test, new, config))
 
 
@@ -204,9 +256,8 @@ def _some(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(images[:: -(-len(images) // MOST)])
 
 
-def _score(model: Autoencoder, images: NDArray[np.uint8], space: CodeSpace) -> Scores:
-    codes = answer(model, images, Question("embed", range="bytes"))
-    return Scores(answer(model, images, Question("score", range="bytes")), space.distances(codes))
+def _score(model: Model, images: NDArray[np.uint8], space: CodeSpace) -> Scores:
+    return Scores(model.score(images), space.distances(model.encode(images)))
 
 
 def _unfit_reasons(unfit: Sequence[str], total: int, config: MonitoringConfig) -> tuple[str, ...]:
@@ -227,8 +278,13 @@ def _repeated(store: Store, run: Run, reference: str, files: int) -> bool:
     return any(2 * int(one.data.tags["images"]) > files for one in found)
 
 
-def _retraining(source: DataConfig, paths: Sequence[Path]) -> dict[str, object] | None:
-    """Adds the new folders to the model's own; None where its images are in no folders, or these do not fit."""
+def _retraining(source: DataConfig, paths: Sequence[Path], checked: _Checked | None) -> dict[str, object] | None:
+    """Adds new folders, of whose images there is an alarm, to the model's own.
+
+    It returns None where its own images are in no folders, or the new ones do not fit.
+    """
+    if checked is None or not checked.verdict.reasons:
+        return None
     if not isinstance(source, FolderConfig) or not all(path.is_dir() for path in paths):
         return None
     try:
@@ -237,21 +293,24 @@ def _retraining(source: DataConfig, paths: Sequence[Path]) -> dict[str, object] 
         return None
 
 
-def _draw(model: Autoencoder, images: NDArray[np.uint8], checked: _Checked, run: Run, place: Path | None) -> Made[Path]:
-    """Draws the pictures of a check into its run, and into a folder if one is given; tells why others are missing."""
+def _draw(model: Model, images: NDArray[np.uint8], compared: _Compared, run: Run) -> Made[Path]:
+    """Draws the pictures of a check into its run, those of an alarm into a folder too; tells why others are missing."""
+    if (checked := compared.checked) is None:
+        return Made({}, {})
     order = np.argsort(-checked.new.errors)[:64]
 
     def draw_distributions() -> Picture:
         return histograms(checked.test, checked.new)
 
     def draw_worst() -> Picture:
-        reconstructed = answer(model, images[order], Question("reconstruct", range="bytes"))
+        reconstructed, _ = model.answer(images[order], Question("reconstruct", range="bytes"))
         return worst(images[order], reconstructed, checked.new.errors[order])
 
     pictures, left_out = make_each({"distributions": draw_distributions, "worst": draw_worst})
     run.tags(as_tags(left_out))
     show_figures(pictures, run)
-    if place is None:
+    if not compared.alarms:  # a check an hour would fill this disk
         return Made({}, left_out)
+    place = store_folder() / "checks" / run.id
     place.mkdir(parents=True)
     return Made(dict(zip(pictures, save_figures(pictures, place), strict=True)), left_out)

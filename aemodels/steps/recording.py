@@ -20,7 +20,8 @@ from aemodels.runtime.devices import best_device
 from aemodels.runtime.files import at_path, write_whole
 from aemodels.settings import Settings
 from aemodels.tracking.catalog import REPORT
-from aemodels.tracking.run import Run, begun_run, end_dead_runs, has_run, resume_run, standard_tags, start_run
+from aemodels.tracking.origin import standard_tags
+from aemodels.tracking.run import Run, begun_run, end_dead_runs, has_run, resume_run, start_run
 from aemodels.tracking.store import Store
 from aemodels.tracking.views import FINAL
 

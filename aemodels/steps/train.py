@@ -11,9 +11,10 @@ from typing import NamedTuple
 from pydantic import Field
 from torch import Tensor
 
-from aemodels.checkpoints.checkpoint import load_state, save_card, save_state, save_weights
-from aemodels.checkpoints.going_on import keep_state, shorter_training
+from aemodels.checkpoints.checkpoint import load_state, save_card, save_state
+from aemodels.checkpoints.going_on import shorter_training
 from aemodels.checkpoints.run_folder import RunFolder, claimed
+from aemodels.checkpoints.training import save_best, saved_epochs
 from aemodels.data import PreparedData
 from aemodels.evaluation.evaluate import Evaluation, check_likelihood, check_primary, evaluate
 from aemodels.evaluation.features import Features, feature_network
@@ -44,7 +45,7 @@ from aemodels.tracking.run import Run, now
 from aemodels.tracking.store import open_store
 from aemodels.training.loop import first_state
 from aemodels.training.loop import train as train_epochs
-from aemodels.training.models import best_model, fit_prior, new_model, training_codes
+from aemodels.training.models import fit_prior, new_model
 from aemodels.training.state import Epoch, TrainingState
 from aemodels.tuning.space import search_space
 
@@ -130,40 +131,19 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> St
         if folder.result is not None:
             yield Progress("judging", 1, 1, FINISHED_BEFORE)
             return Trained.model_validate(folder.result)
-        title = f"{experiment.model.name} {experiment.model.latent_dim}"
-        started = {} if experiment.start_from is None else {"start_from": experiment.start_from}
-        tags = {"kind": "training", "pipeline": group, **started}
+        title = _title(experiment)
+        tags = {"kind": "training", "pipeline": group, **_started(experiment)}
         with open_run(store, folder, name, title, experiment.seed, tags) as run:
             learned = yield from learn(experiment, data, features, folder, run, model, start)
-            evaluation = learned.evaluation
-            pictures, undrawn = draw_figures(evaluation.evidence)
-            left_out = evaluation.left_out | undrawn
-            run.tags(as_tags(left_out))
-            figures = keep_model_figures(pictures, folder.path, run)
-            digest, told = yardstick(settings, data, features), as_tags(evaluation.left_out) | started
-            version = register(run, folder.path, name, evaluation.metrics, digest, told)
-            _link_start(run, version, experiment)
-            run.rename(f"{title}, version {version.version}")
-            subject = Subject(
-                f"{name}/{version.version}", "trained", run.id, experiment, data, experiment.training.images
-            )
-            report = keep_report(write_report(subject, evaluation.metrics, pictures, left_out), folder.path, run)
-        result = Trained(
-            run_id=run.id,
-            url=run.url,
-            pictures_url=store.pictures_url(run.experiment_id),
-            version=version,
-            metrics=learned.metrics,
-            seconds=learned.seconds,
-            images_per_second=learned.images / learned.seconds,
-            folder=folder.path,
-            figures=figures,
-            report=report,
-            left_out=left_out,
-        )
+            result = _register(settings, data, features, folder.path, run, learned)
         folder.finish(result.model_dump(mode="json"), asker)
-    yield Progress("judging", 1, 1, f"{name} version {version.version}")
+    yield Progress("judging", 1, 1, f"{name} version {result.version.version}")
     return result
+
+
+def _started(experiment: Experiment) -> dict[str, str]:
+    """Returns the tag that says which weights a training started from, if they were not drawn."""
+    return {} if experiment.start_from is None else {"start_from": experiment.start_from}
 
 
 def _link_start(run: Run, version: ModelVersion, experiment: Experiment) -> None:
@@ -201,7 +181,6 @@ def learn(
     run.tags({"features.hash": features.hash, "features.accuracy": features.accuracy})
     with run.system_metrics():
         state = yield from _epochs(experiment, data, folder, run, untrained, start)
-    keep_state(experiment, data, state)
     yield Progress("judging", 0, 1)
     evaluation = _judge(experiment, data, features, state, folder)
     metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
@@ -209,12 +188,46 @@ def learn(
     return Learned(evaluation, metrics, *_effort(state))
 
 
+def _register(
+    settings: Settings, data: PreparedData, features: Features, folder: Path, run: Run, learned: Learned
+) -> Trained:
+    """Draws what was measured of a model, registers it, and writes its report."""
+    experiment, name, evaluation = settings.experiment, settings.registered_name, learned.evaluation
+    pictures, undrawn = draw_figures(evaluation.evidence)
+    left_out = evaluation.left_out | undrawn
+    run.tags(as_tags(left_out))
+    figures = keep_model_figures(pictures, folder, run)
+    digest = yardstick(settings, data, features)
+    told = as_tags(evaluation.left_out) | _started(experiment)
+    version = register(run, folder, name, evaluation.metrics, digest, told)
+    _link_start(run, version, experiment)
+    run.rename(f"{_title(experiment)}, version {version.version}")
+    subject = Subject(f"{name}/{version.version}", "trained", run.id, experiment, data, experiment.training.images)
+    report = keep_report(write_report(subject, evaluation.metrics, pictures, left_out), folder, run)
+    return Trained(
+        run_id=run.id,
+        url=run.url,
+        pictures_url=run.store.pictures_url(run.experiment_id),
+        version=version,
+        metrics=learned.metrics,
+        seconds=learned.seconds,
+        images_per_second=learned.images / learned.seconds,
+        folder=folder,
+        figures=figures,
+        report=report,
+        left_out=left_out,
+    )
+
+
+def _title(experiment: Experiment) -> str:
+    return f"{experiment.model.name} {experiment.model.latent_dim}"
+
+
 def _judge(
     experiment: Experiment, data: PreparedData, features: Features, state: TrainingState, folder: RunFolder
 ) -> Evaluation:
     """Saves and measures the best weights of a training."""
-    model = best_model(experiment.model, data, experiment.training, experiment.seed, state)
-    save_weights(folder.path, model, training_codes(model, data, experiment.training, experiment.seed))
+    model = save_best(folder.path, experiment, data, state)
     seen = experiment.seen(data)
     return evaluate(model, data, features, experiment.evaluation, history=state.history, seen=seen)
 
@@ -253,9 +266,8 @@ def _epochs(
     _track_again(state, folder, run)
     work, every = f"training {experiment.model.name}", math.ceil(config.epochs / CARDS)
     yield Progress(work, state.epoch, config.epochs, going_on)
-    for epoch in train_epochs(experiment.model, data, config, experiment.seed, resume=state, start=start):
+    for epoch in saved_epochs(folder.path, experiment, data, state, start):
         state = epoch.state
-        save_state(folder.path, state)
         _track(epoch.metrics, epoch.index, folder, run)
         if epoch.index % every == 0 or epoch.index in (1, config.epochs):
             _cards(epoch.model, epoch.index, data, run, experiment)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import tempfile
 import uuid
@@ -43,7 +42,8 @@ from aemodels.tracking.catalog import (
     get,
 )
 from aemodels.tracking.gate import LONGEST_NAME, LONGEST_REASON, Decision, Review
-from aemodels.tracking.run import Run, forget_models, tag_text, user_name
+from aemodels.tracking.origin import user_name
+from aemodels.tracking.run import Run, forget_models, tag_text
 from aemodels.tracking.store import Store
 
 GATE = "gate."  # the beginning of the tags of a decision
@@ -82,6 +82,14 @@ def register(
     texts = {f"{METRIC}{key}": f"{value:.8g}" for key, value in metrics.items()} | {DIGEST: digest}
     texts |= {key: tag_text(value) for key, value in (tags or {}).items()}
     texts[CHECKSUMS] = digest_of((folder / CHECKSUMS).read_bytes())
+    return _new_version(run, folder, name, metrics, texts)
+
+
+def _new_version(
+    run: Run, folder: Path, name: str, metrics: Mapping[str, float], texts: dict[str, str]
+) -> ModelVersion:
+    """Makes the version with these tags, whole or not at all."""
+    client = run.store.client
     model_id: str | None = None
     new_name = False
     try:
@@ -89,7 +97,7 @@ def register(
         model_id = logged.model_id
         _log_model(run, folder, model_id, metrics)
         new_name = _ensure_model(run.store, name)
-        with _default_store(run.store):
+        with run.store.as_default():
             made = client.create_model_version(name, f"models:/{model_id}", run.id, texts, model_id=model_id)
         _settle(run, made)
         client.set_registered_model_alias(name, CHALLENGER, made.version)
@@ -128,20 +136,6 @@ def _log_model(run: Run, folder: Path, model_id: str, metrics: Mapping[str, floa
     client.log_batch(run.id, metrics=again)  # same values, times and steps: no second point in the run
     client.finalize_logged_model(model_id, "READY")
     client.log_outputs(run.id, [LoggedModelOutput(model_id, step=0)])
-
-
-@contextmanager
-def _default_store(store: Store) -> Iterator[None]:
-    """Sets MLflow's default store for the block, as its registry in a database looks a models:/ source up there."""
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    os.environ["MLFLOW_TRACKING_URI"] = store.uri
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["MLFLOW_TRACKING_URI"]
-        else:
-            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def _ensure_model(store: Store, name: str) -> bool:

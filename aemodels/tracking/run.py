@@ -6,19 +6,13 @@ values as the command line takes them.
 
 from __future__ import annotations
 
-import getpass
 import json
 import logging
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -32,13 +26,13 @@ from aemodels.runtime.files import in_words
 from aemodels.runtime.process_names import is_gone, is_here, own_name
 from aemodels.runtime.secrets import without_secrets
 from aemodels.texts import storable
+from aemodels.tracking.origin import origin
 from aemodels.tracking.outages import is_outage
 from aemodels.tracking.store import Store
 
 LONGEST_PARAM = 500  # characters; a longer one is unreadable in a table, and config.json has it whole
 LONGEST_TAG = 4000
 OVERVIEW = "overview.png"
-PACKAGES = ("aemodels", "torch", "torchvision", "numpy", "scikit-learn", "mlflow", "prefect", "optuna")
 PIPELINE = "pipeline"  # the tag that the runs of one flow run share
 PROCESS = "process"  # the tag that names the process which works on a run
 SYSTEM_SAMPLES = 5  # samples of a second each, which are averaged into one point
@@ -224,7 +218,7 @@ def start_run(
     from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
     experiment_id = store.experiment(experiment)
-    given = _origin() | {PROCESS: own_name()} | dict(tags or {})
+    given = origin() | {PROCESS: own_name()} | dict(tags or {})
     texts = {key: tag_text(value) for key, value in given.items()}
     if parent is not None:
         texts[MLFLOW_PARENT_RUN_ID] = parent
@@ -304,55 +298,6 @@ def forget_models(store: Store, experiment_id: str, run_id: str) -> None:
     for model in store.client.search_logged_models([experiment_id], of_run, max_results=50):
         if model.model_id not in registered:
             store.client.delete_logged_model(model.model_id)
-
-
-def standard_tags(seed: int, device: str) -> dict[str, str]:
-    """Returns what made the result: seed, device, versions, and the commit where the code is a git checkout."""
-    found = {f"version.{name}": number for name, number in versions().items()}
-    return {"seed": str(seed), "device": device, "version.python": platform.python_version()} | found | _commit()
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of the installed packages that make a result."""
-    return {name: found for name in PACKAGES if (found := _version(name))}
-
-
-def user_name() -> str:
-    """Returns the name of the user whose process this is."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container's user may have no name
-        return "unknown"
-
-
-def _origin() -> dict[str, str]:
-    """Returns the tags that MLflow's UI shows as user and source."""
-    return {"mlflow.user": user_name(), "mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
-
-
-@cache
-def _commit() -> dict[str, str]:
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / ".git").exists():
-        return {}
-    try:
-        commit = _git(checkout, "rev-parse", "HEAD").strip()
-        changed = bool(_git(checkout, "status", "--porcelain", "--untracked-files=no").strip())
-    except (OSError, subprocess.SubprocessError):  # no git, or no commit yet
-        return {}
-    return {"mlflow.source.git.commit": commit, "git.commit": commit, "git.dirty": str(changed).lower()}
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def tag_text(value: object) -> str:

@@ -11,8 +11,8 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +71,19 @@ class Store:
                 with suppress(MlflowException):  # a server may not let everybody write a view, which is no failure
                     self.client.set_experiment_tag(found.experiment_id, key, value)
         return str(found.experiment_id)
+
+    @contextmanager
+    def as_default(self) -> Iterator[None]:
+        """Makes it MLflow's default store for the block: a registry in a database looks a models:/ source up there."""
+        before = os.environ.get("MLFLOW_TRACKING_URI")
+        os.environ["MLFLOW_TRACKING_URI"] = self.uri
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["MLFLOW_TRACKING_URI"]
+            else:
+                os.environ["MLFLOW_TRACKING_URI"] = before
 
     @property
     def ui(self) -> str:

@@ -51,6 +51,18 @@ def open_study(name: str, experiment: Experiment, config: TuningConfig, folder: 
     return _open(name, experiment, config, open_storage(None, folder), Claims)
 
 
+def forget_study(name: str, folder: Path) -> None:
+    """Deletes the study of that name in a folder, if there is one; no process may work on it.
+
+    Raises:
+        UserError: as `open_study`.
+    """
+    storage = open_storage(None, folder)
+    with suppress(KeyError):
+        storage.delete_study(storage.get_study_id_from_name(name))
+    storage.engine.dispose()
+
+
 # (a finished study, its run, whether there is a newer one) -> whether the asker still awaits its result
 Owed = Callable[[str, str, bool], bool]
 

@@ -165,10 +165,10 @@ def settings(
 ) -> None:
     """List all settings, with defaults and units."""
     with answering(verbose=False):
-        from aemodels.config import SettingsError, list_settings
+        from aemodels.config import SettingsError
         from aemodels.settings import Settings
         from flows.cli import results
-        from flows.cli.settings_table import of_variant
+        from flows.cli.settings_table import list_settings, of_variant
 
         known = list(list_settings(Settings))
         rows = [row for row in known if row.key.startswith(prefix)] or of_variant(known, prefix)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aemodels.checkpoints.run_folder import COMMAND, RunFolder
-from flows.cli.settings_table import sections
+from flows.cli.settings_table import Setting, sections
+from flows.cli.streams import is_read
 from flows.terminal import as_json, facts, sentence, table, wide
 
 if TYPE_CHECKING:
-    from aemodels.config import Setting
     from aemodels.data import PreparedData
     from aemodels.steps.compare import Compared
     from aemodels.steps.evaluate import Evaluated
@@ -30,9 +30,10 @@ SHOWN_TRIALS = 12
 
 
 def told(folder: Path) -> None:
-    """Notes that a command has told the result of a run, once the last of it is written."""
+    """Notes that a command has told the result of a run, once the last of it is written where it can be read."""
     sys.stdout.flush()
-    RunFolder(folder).told(COMMAND)
+    if is_read():
+        RunFolder(folder).told(COMMAND)
 
 
 def pipeline(result: Finished, json: bool) -> None:

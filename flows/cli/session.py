@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import typer
 
@@ -204,10 +204,26 @@ def _set_environment(verbose: bool) -> None:
 def _set_messages(verbose: bool) -> None:
     """Hides the warnings of libraries, and the traces of metrics and figures that failed, unless -v is given.
 
-    A person who trains a model can do nothing about them. Warnings of this project's own are shown.
+    A person who trains a model can do nothing about them. Warnings of this project's own are notes.
     """
     from aemodels.config import OwnWarning
 
+    others = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, OwnWarning):
+            note(str(message))
+        else:
+            others(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
     if verbose:
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("aemodels").setLevel(logging.INFO)

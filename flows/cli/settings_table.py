@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple, get_args, get_origin
 
-from aemodels.config import Setting
+from pydantic.fields import FieldInfo
+
+from aemodels.config import Config, section_kinds
+
+
+class Setting(NamedTuple):
+    """Holds one row of `aemodels settings`."""
+
+    key: str
+    kind: str  # the variant that has it, "" where all have it
+    type: str
+    default: Any
+    description: str
+
+
+def list_settings(config: type[Config], prefix: str = "", kind: str = "") -> Iterator[Setting]:
+    """Yields all settings below a config class, those of every variant of a section included."""
+    for name, field in config.model_fields.items():
+        kinds = section_kinds(field)
+        for variant, section in kinds.items():
+            of = " ".join(filter(None, (kind, variant if len(kinds) > 1 else "")))
+            yield from list_settings(section, f"{prefix}{name}.", of)
+        if not kinds:
+            default = None if field.is_required() else field.get_default(call_default_factory=True)
+            yield Setting(f"{prefix}{name}", kind, _type_name(field), default, (field.description or "").strip())
+
+
+def _type_name(field: FieldInfo) -> str:
+    """Returns a person's word for the type, with the range: `int, 1 <= x`."""
+    text = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
+    text = text.replace("typing.", "").replace("pathlib._local.", "").replace("pathlib.", "")
+    if get_origin(field.annotation) is tuple:
+        first = get_args(field.annotation)[0]
+        return f"list of {(get_args(first) or (first,))[0].__name__}"
+    if text.startswith("Literal["):
+        return " | ".join(str(choice) for choice in get_args(field.annotation))
+    bounds = {"ge": ">= {}", "gt": "> {}", "le": "<= {}", "lt": "< {}"}
+    limits = [bounds[name].format(getattr(m, name)) for m in field.metadata for name in bounds if hasattr(m, name)]
+    return ", ".join([text, *limits])
 
 
 class Line(NamedTuple):

@@ -75,6 +75,11 @@ def guarded() -> Iterator[None]:
             sys.stdout.flush()  # what was held back may find its reader gone only now
 
 
+def is_read() -> bool:
+    """Tells whether there is a standard output; one that is sent to the null device on purpose is one."""
+    return getattr(sys.stdout, "name", "") != os.devnull
+
+
 def _guarded(stream: TextIO | None, ends: bool) -> TextIO:
     """Returns what takes a stream's place: the null device if it is closed, itself if it is no file, else a Stream."""
     if stream is None:

@@ -12,15 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from aemodels.checkpoints.checkpoint import load_model
-from aemodels.config import UserError
 from aemodels.data.folder import FolderConfig
 from aemodels.data.image_files import image_files, read_images
-from aemodels.models.base import GenerativeModel
-from aemodels.runtime.devices import best_device
-from aemodels.runtime.environment import device_name
+from aemodels.runtime.devices import serving_device
 from aemodels.runtime.files import write_whole
-from aemodels.serving.model import Model, shown
+from aemodels.serving.forms import shown
+from aemodels.serving.model import Model
 from aemodels.tracking.catalog import find
 from flows.cli.session import check_file, check_folder, note
 
@@ -44,9 +41,9 @@ def open_model(reference: str) -> Model:
     return Model.open(find(reference), reference)
 
 
-def open_to_serve(reference: str) -> GenerativeModel:
-    """Opens a model to be served: on the CPU, where a seed draws the same everywhere, unless AEMODELS_DEVICE is set."""
-    return load_model(find(reference), str(best_device()) if device_name() else "cpu").model
+def open_to_serve(reference: str) -> Model:
+    """Opens a model to be served, on the device for that."""
+    return Model.open(find(reference), reference, str(serving_device()))
 
 
 def open_with_images(reference: str, paths: Sequence[Path]) -> Given:
@@ -57,13 +54,9 @@ def open_with_images(reference: str, paths: Sequence[Path]) -> Given:
     """
     files = image_files(paths)
     model = open_model(reference)
-    experiment = model.card.experiment
-    if not experiment.model.has_encoder:
-        raise UserError(
-            f"{reference}: a {experiment.model.name} has no encoder and cannot look at images; give an autoencoder, or "
-            f"let it draw without them: `aemodels generate {reference}`"
-        )
-    crop = isinstance(experiment.data, FolderConfig) and experiment.data.fit == "crop"
+    model.require_encoder()
+    source = model.card.experiment.data
+    crop = isinstance(source, FolderConfig) and source.fit == "crop"
     return Given(model, files, read_images(files, model.card.image_shape, crop))
 
 
@@ -84,53 +77,23 @@ def generate(reference: str, wanted: Wanted, out: Path) -> dict[str, object]:
     told: dict[str, object] = {}
     if wanted.like:
         given = open_with_images(reference, wanted.like)
-        images = _like(reference, given, n, seed)
+        images = given.model.like(given.images, n, seed)
         told = {"like": len(given.images)}
     elif wanted.prior is not None:
-        images = _from_prior(reference, wanted.prior, n, seed)
+        images = _from_prior(open_model(reference), wanted.prior, n, seed)
         told = {"prior": wanted.prior}
     else:
         model = open_model(reference)
-        label = None if wanted.label is None else _label(reference, model, wanted.label)
-        images = model.sample(n, label, seed=seed)
-        told = {} if label is None else {"label": label}
+        images = model.sample(n, wanted.label, seed=seed)
+        told = {} if wanted.label is None else {"label": model.classes[model.class_number(wanted.label)]}
     _save_grid(images, min(n, ACROSS), out)
     return {"model": reference, "images": n, "seed": seed, **told, "out": str(out)}
 
 
-def _like(reference: str, given: Given, n: int, seed: int) -> NDArray[np.float32]:
-    if len(given.images) == 1 and not given.model.stochastic:
-        kind = given.model.card.experiment.model.name
-        raise UserError(
-            f"--like {given.files[0]}: one image is one code of {reference} (model.name={kind}), without a spread to "
-            "draw others from; give at least two images"
-        )
-    return given.model.like(given.images, n, seed)
-
-
-def _from_prior(reference: str, name: str, n: int, seed: int) -> NDArray[np.float32]:
-    model = open_model(reference)
-    kind = model.card.experiment.model
-    if not kind.has_encoder:
-        raise UserError(f"--prior {name}: {reference} has no encoder, so no codes; leave --prior out")
-    if model.network.conditional:
-        raise UserError(f"--prior {name}: {reference} is conditional; use --label")
+def _from_prior(model: Model, name: str, n: int, seed: int) -> NDArray[np.float32]:
+    model.require_prior(name)
     note(f"fitting the prior {name} to {len(model.codes()):,} codes; a flow takes up to a minute")
     return model.sample(n, prior=name, seed=seed)
-
-
-def _label(reference: str, model: Model, text: str) -> str:
-    """Returns the name of a class that a person gives by its name, or else by its number from 0."""
-    classes, kind = model.classes, model.card.experiment.model.name
-    if not model.network.conditional:
-        raise UserError(
-            f"--label {text}: {reference} (model.name={kind}) cannot be asked for a class; train model.name=cvae"
-        )
-    numbers = [str(number) for number in range(len(classes))]
-    for names in (classes, numbers):
-        if text in names:
-            return classes[names.index(text)]
-    raise UserError(f"--label {text}: unknown; choose one of {', '.join(classes)}")
 
 
 def denoise(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]:
@@ -144,11 +107,6 @@ def denoise(reference: str, paths: Sequence[Path], out: Path) -> dict[str, objec
     for name, image in zip(names, _pixels(clean), strict=True):
         _save(image, out / name)
     corruption = given.model.card.experiment.training.corruption.name
-    if corruption == "none":
-        note(
-            f"{reference} was not trained to denoise, so these are plain reconstructions; a denoiser is trained with "
-            "training.corruption=gaussian (or salt_and_pepper, masking)"
-        )
     told = _counted(_assumed(given))
     return {"model": reference, "images": len(clean), "trained on noise": corruption, **told, "out": str(out)}
 

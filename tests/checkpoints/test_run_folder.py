@@ -41,10 +41,12 @@ def done(result: Any) -> dict[str, Any]:
 
 
 def interrupt_in(monkeypatch: pytest.MonkeyPatch, name: str, at: int = 1, after: bool = True) -> None:
-    """Presses Ctrl-C in, or right after, the n-th call of a function of the training step."""
+    """Presses Ctrl-C in, or right after, the n-th call of a function of the training step, or of what it saves with."""
+    import aemodels.checkpoints.training as saving
     import aemodels.steps.train as step
 
-    real, calls = getattr(step, name), []
+    owner = saving if hasattr(saving, name) else step
+    real, calls = getattr(owner, name), []
 
     def interrupted(*arguments: Any, **named: Any) -> Any:
         calls.append(name)
@@ -54,7 +56,7 @@ def interrupt_in(monkeypatch: pytest.MonkeyPatch, name: str, at: int = 1, after:
             real(*arguments, **named)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(step, name, interrupted)
+    monkeypatch.setattr(owner, name, interrupted)
 
 
 def interrupted_training(name: str, at: int = 1, after: bool = True, command: list[str] = TRAIN) -> None:

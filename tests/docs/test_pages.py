@@ -22,7 +22,7 @@ from places import ROOT
 from typer.main import get_command
 from untrained import finished_folder
 
-from aemodels.config import SettingsError, list_settings
+from aemodels.config import SettingsError
 from aemodels.models import AnyModelConfig
 from aemodels.settings import ComparisonConfig, Settings, load_comparison, load_settings, read_changes
 from aemodels.tracking.gate import Decision
@@ -32,6 +32,7 @@ from aemodels.tracking.store import Store
 from benchmarks.__main__ import _options
 from flows.cli.main import app
 from flows.cli.session import model_first, read_evaluation_settings
+from flows.cli.settings_table import list_settings
 
 SHELL = ("sh", "bash", "console")
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

@@ -368,10 +368,10 @@ def tracked(name: str) -> Any:
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_store")
 def test_a_pipeline_that_was_interrupted_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    import aemodels.steps.train as step
+    import aemodels.checkpoints.training as saving
 
     with monkeypatch.context() as patch:
-        once(patch, step, "save_weights", KeyboardInterrupt())
+        once(patch, saving, "save_weights", KeyboardInterrupt())
         assert call(*PIPED).exit_code == 130
     before = {run.info.run_id: run for run in tracked("piped")}
     assert sorted(run.info.status for run in before.values()) == ["FINISHED", "FINISHED", "FINISHED", "KILLED"]

@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,12 +18,17 @@ import torch
 from questions import JSON, PICTURES, Reply, refused
 
 from aemodels.config import UserError
-from aemodels.models.base import GenerativeModel
 from aemodels.serving import server as module
+from aemodels.serving.model import Model
 from aemodels.serving.server import MOST_AT_ONCE, Limits, create_app, is_local, limits_of, listen
 
 
-def call(model: GenerativeModel, content: Any, raises: bool = False) -> Reply:
+@pytest.fixture(scope="module")
+def model(model_folder: Path) -> Model:
+    return Model.open(model_folder)
+
+
+def call(model: Model, content: Any, raises: bool = False) -> Reply:
     """A request to the app in this process."""
 
     async def send() -> Reply:
@@ -34,11 +40,11 @@ def call(model: GenerativeModel, content: Any, raises: bool = False) -> Reply:
     return asyncio.run(send())
 
 
-def test_what_nobody_expected_is_in_the_log_alone(model: GenerativeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_nobody_expected_is_in_the_log_alone(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("CUDA error in /secret/place.py")
 
-    monkeypatch.setattr(module, "answer_and_range", fail)
+    monkeypatch.setattr(Model, "answer", fail)
     question = json.dumps({"inputs": PICTURES.tolist()})
     status, text = call(model, question)
     assert (status, json.loads(text)) == (500, {"error": "the server failed on this request; its log says why"})
@@ -46,15 +52,15 @@ def test_what_nobody_expected_is_in_the_log_alone(model: GenerativeModel, monkey
         call(model, question, raises=True)
 
 
-def test_an_answer_that_is_no_number_is_refused(model: GenerativeModel) -> None:
+def test_an_answer_that_is_no_number_is_refused(model: Model) -> None:
     with torch.inference_mode():
-        broken = copy.deepcopy(model)
-        for weights in broken.parameters():
+        broken = Model(copy.deepcopy(model.network), model.folder)
+        for weights in broken.network.parameters():
             weights *= 1e37
     assert "not finite" in refused(call(broken, json.dumps({"inputs": PICTURES.tolist()})), 400)
 
 
-def test_a_slow_body_is_given_up(model: GenerativeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_body_is_given_up(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     async def slow() -> AsyncIterator[bytes]:
         yield b"{"
         await asyncio.sleep(2)
@@ -64,14 +70,10 @@ def test_a_slow_body_is_given_up(model: GenerativeModel, monkeypatch: pytest.Mon
     assert "the body took over 0.1 seconds" in refused(call(model, slow()), 408)
 
 
-def test_more_at_once_than_it_takes_are_told_to_come_back(
-    model: GenerativeModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_at_once_than_it_takes_are_told_to_come_back(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a body arrives it takes no place."""
     freed = threading.Event()
-    monkeypatch.setattr(
-        module, "answer_and_range", lambda *_: (np.zeros((1, 1), np.float32), "") if freed.wait(20) else None
-    )
+    monkeypatch.setattr(Model, "answer", lambda *_: (np.zeros((1, 1), np.float32), "") if freed.wait(20) else None)
     question = json.dumps({"inputs": PICTURES.tolist()}).encode()
 
     async def slow() -> AsyncIterator[bytes]:
@@ -102,7 +104,7 @@ def test_more_at_once_than_it_takes_are_told_to_come_back(
     assert set(statuses[:MOST_AT_ONCE]) <= {200, 503}  # they all end in the same moment
 
 
-def test_limits_follow_the_size_of_the_images(model: GenerativeModel) -> None:
+def test_limits_follow_the_size_of_the_images(model: Model) -> None:
     assert limits_of(model) == Limits(1000, 64_000, 64_000 * 24 + 2**16)
 
 
@@ -123,3 +125,28 @@ def test_no_answer_waits_for_more_on_a_connection_in_use() -> None:
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize(
+    ("mode", "without_effect"),
+    [
+        ("embed", {"n": 2, "seed": 1, "label": 0}),
+        ("reconstruct", {"n": 16}),
+        ("score", {"label": -1}),
+        ("decode", {"range": "unit", "n": 1}),
+        ("generate", {"range": "bytes"}),
+    ],
+)
+def test_a_parameter_without_effect_is_refused(model: Model, mode: str, without_effect: dict[str, object]) -> None:
+    for name, value in without_effect.items():
+        question = {"inputs": [], "params": {"mode": mode, name: value}}
+        message = f"params.{name}: has no effect with mode={mode}; leave it out"
+        assert refused(call(model, json.dumps(question)), 400) == message
+
+
+def test_inputs_of_a_mode_that_takes_none_are_refused(model: Model) -> None:
+    question = {"inputs": [[0, 0, 1]], "params": {"mode": "generate", "n": 1}}
+    told = refused(call(model, json.dumps(question)), 400)
+    assert told == "mode=generate takes no inputs; leave them out, or send []"
+    for nothing in ({}, {"inputs": []}, {"instances": []}):
+        assert call(model, json.dumps(nothing | {"params": {"mode": "generate", "n": 1}})).status == 200

@@ -22,8 +22,9 @@ from postgres import free_port
 
 from aemodels.data import PreparedData
 from aemodels.tracking.catalog import find
+from aemodels.tracking.origin import standard_tags
 from aemodels.tracking.registry import register
-from aemodels.tracking.run import LONGEST_PARAM, Run, resume_run, standard_tags, start_run
+from aemodels.tracking.run import LONGEST_PARAM, Run, resume_run, start_run
 from aemodels.tracking.store import Store, open_store
 
 

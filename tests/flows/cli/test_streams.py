@@ -14,7 +14,11 @@ import pytest
 from places import ROOT
 from quick import first
 
+from aemodels.checkpoints.run_folder import COMMAND as COMMAND_ASKS
+from aemodels.checkpoints.run_folder import RunFolder
+from flows.cli import results
 from flows.cli.exit_codes import MENDABLE, UNREAD
+from flows.cli.streams import _guarded
 
 COMMAND = [sys.executable, "-m", "flows.cli.main"]
 PRINTS = {"flows/terminal.py"}  # what may print; a message beside the result: flows/cli/session.py, by `tell` alone
@@ -65,6 +69,19 @@ def test_a_command_works_where_its_caller_has_closed_standard_output() -> None:
     command = f"{shlex.join(COMMAND)} settings seed >&-"
     done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_result_is_told_only_where_it_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+    folder.asked_for(COMMAND_ASKS)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", _guarded(None, ends=True))  # as Python has it after `>&-`
+        print("the result")
+        results.told(tmp_path)
+        sys.stdout.close()
+    assert folder.asked_by(COMMAND_ASKS)
+    results.told(tmp_path)
+    assert not folder.asked_by(COMMAND_ASKS)
 
 
 def test_work_goes_on_where_nobody_reads_of_its_progress(tmp_path: Path) -> None:

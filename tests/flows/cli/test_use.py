@@ -97,7 +97,7 @@ def test_more_like_one_image_are_not_one_picture(model: Callable[[str], Path], t
     if kind == "ae":  # its code is a point
         answer = call("generate", folder, "--like", image)
         assert answer.code == 2
-        assert f"--like {image}: one image is one code of {folder} (model.name=ae)" in answer.err
+        assert f"error: one image is one code of {folder} (model.name=ae)" in answer.err
         assert "give at least two images" in answer.err
     else:
         grid = drawn(folder, "--like", image)
@@ -153,12 +153,12 @@ def test_a_conditional_model_says_which_classes_it_assumed(model: Callable[[str]
         (
             "vae",
             ["generate", "--label", "7"],
-            "(model.name=vae) cannot be asked for a class; train model.name=cvae",
+            "(model.name=vae) cannot be asked for a class; leave the label out, or train model.name=cvae",
         ),
-        ("cvae", ["generate", "--label", "bird"], "--label bird: unknown; choose one of cat, dog, 7"),
-        ("cvae", ["generate", "--prior", "mixture"], "is conditional; use --label"),
+        ("cvae", ["generate", "--label", "bird"], "label=bird: unknown; choose one of cat, dog, 7"),
+        ("cvae", ["generate", "--prior", "mixture"], "is conditional; give a label instead"),
         ("vae", ["generate", "--prior", "mixture", "--seed", f"{2**63}"], "seed=9223372036854775808: must be"),
-        ("gan", ["generate", "--prior", "flow"], "has no encoder, so no codes; leave --prior out"),
+        ("gan", ["generate", "--prior", "flow"], "has no encoder, so no codes; leave the prior out"),
         ("gan", ["generate", "--like", "{damaged}"], CANNOT_LOOK),
         ("vae", ["generate", "--like", "{empty}"], "no PNG or JPEG images in it"),
         ("vae", ["generate", "--like", "{images}", "--prior", "flow"], "give one of them"),

@@ -1,0 +1,50 @@
+"""Trains in a folder, which has the state after each epoch before anybody hears of it, and the best model at last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from aemodels.checkpoints.checkpoint import save_state, save_weights
+from aemodels.checkpoints.going_on import keep_state
+from aemodels.data import PreparedData
+from aemodels.experiment import Experiment
+from aemodels.models.base import GenerativeModel
+from aemodels.training.loop import train
+from aemodels.training.models import best_model, training_codes
+from aemodels.training.state import Epoch, TrainingState
+
+
+def saved_epochs(
+    folder: Path,
+    experiment: Experiment,
+    data: PreparedData,
+    state: TrainingState | None,
+    start: Mapping[str, Tensor] | None = None,
+) -> Iterator[Epoch]:
+    """Trains the epochs that are left after a state, or all; each is saved in the folder before it is yielded.
+
+    Args:
+        start: the weights that the training starts from, as for `aemodels.training.loop.train`.
+
+    Raises:
+        SettingsError: the model does not fit the images.
+        TrainingDivergedError: a term of the loss became NaN or infinite.
+    """
+    for epoch in train(experiment.model, data, experiment.training, experiment.seed, resume=state, start=start):
+        save_state(folder, epoch.state)
+        yield epoch
+
+
+def save_best(folder: Path, experiment: Experiment, data: PreparedData, state: TrainingState) -> GenerativeModel:
+    """Saves and returns the model with the best weights of a training, which is finished by that.
+
+    The state is kept beside, for the same training with more epochs.
+    """
+    keep_state(experiment, data, state)
+    config, seed = experiment.training, experiment.seed
+    model = best_model(experiment.model, data, config, seed, state)
+    save_weights(folder, model, training_codes(model, data, config, seed))
+    return model

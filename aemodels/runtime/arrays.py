@@ -1,0 +1,25 @@
+"""Takes arrays as people hold them: of numpy, of torch, or as lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aemodels.config import UserError
+
+
+def as_array(values: Any) -> NDArray[Any]:
+    """Returns an array of an array, a tensor or a list.
+
+    Raises:
+        UserError: the items are of different shapes.
+    """
+    if hasattr(values, "detach"):  # a tensor; bfloat16 is no type of numpy's
+        values = values.detach().cpu()
+        values = values.float() if values.dtype.is_floating_point else values
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"images or labels that are no array ({error}); bring all of them to one shape") from None

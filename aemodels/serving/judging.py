@@ -1,0 +1,87 @@
+"""Judges a model on images that it is given, or on those of its training, and writes its report.
+
+N images, (C, H, W) an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aemodels.checkpoints.checkpoint import Loaded, ModelCard
+from aemodels.config import UserError
+from aemodels.data.array_file import ArraysConfig, as_labels, keep_arrays
+from aemodels.data.prepared import PreparedData, prepare, prepared_before
+from aemodels.evaluation.evaluate import Evaluation, evaluate
+from aemodels.evaluation.features import feature_network
+from aemodels.reports.figures.model import draw_figures
+from aemodels.reports.page import Subject, write_report
+from aemodels.runtime.devices import best_device
+from aemodels.runtime.progress import Steps
+from aemodels.serving.forms import numbers_of
+
+FEW = 10  # images; of fewer a tenth is none
+
+
+def judge(loaded: Loaded, data: PreparedData) -> Steps[Evaluation]:
+    """Measures a model on test images."""
+    features = yield from feature_network(data, best_device())
+    experiment = loaded.card.experiment
+    seen = experiment.seen(data) if data.digest == loaded.card.digest else 0
+    return evaluate(loaded.model, data, features, experiment.evaluation, seen=seen)
+
+
+def own_data(card: ModelCard, name: str) -> PreparedData:
+    """Returns the data that a model was trained on.
+
+    Raises:
+        UserError: they are gone.
+    """
+    known = prepared_before(card.experiment.data, card.digest)
+    if known is None:
+        raise UserError(f"{name}: the images of its training are not in the cache; give images")
+    return known
+
+
+def given_data(card: ModelCard, images: NDArray[Any], labels: Any) -> Steps[PreparedData]:
+    """Prepares images (N, C, H, W), all of which are test images.
+
+    Args:
+        labels: the classes (N,) of the images, where they are known.
+
+    Raises:
+        UserError: the images are fewer than two, or a label is no class of the model.
+    """
+    if images.ndim < 3 or len(images) < 2:
+        raise UserError(f"images of shape {images.shape}: give at least two images to be judged")
+    numbers = None if labels is None else _numbered(card.classes, labels, len(images))
+    names = None if labels is None else card.classes or None
+    path = keep_arrays(images, numbers, names, test_images=images, test_labels=numbers)
+    # of the images themselves a split for validation is demanded, and not looked at
+    share = 0.1 if len(images) >= FEW else 0.5
+    binarize = card.experiment.data.binarize
+    return (yield from prepare(ArraysConfig(path=(path,), binarize=binarize, val_fraction=share)))
+
+
+def _numbered(classes: Sequence[str], labels: Any, count: int) -> NDArray[Any]:
+    """Returns the model's own numbers of classes for labels by name or number; if it has none, the labels."""
+    array = as_labels(labels, count)
+    if not classes:
+        return array
+    known = numbers_of(classes, array.tolist())
+    if unknown := sorted(set(array.tolist()) - known.keys()):
+        raise UserError(f"labels: {unknown[0]} is no class of this model; it knows {', '.join(classes)}")
+    return np.asarray([known[label] for label in array.tolist()])
+
+
+def page(card: ModelCard, name: str, judged: Evaluation) -> str:
+    """Returns the report of an evaluation, one file for a browser."""
+    pictures, undrawn = draw_figures(judged.evidence)
+    experiment, data = card.experiment, judged.evidence.data
+    own = data.digest == card.digest
+    images, given = (experiment.training.images, None) if own else (None, data.sizes["test"])
+    subject = Subject(name, "judged", "", experiment, data, images, given)
+    return write_report(subject, judged.metrics, pictures, judged.left_out | undrawn)
