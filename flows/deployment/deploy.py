@@ -45,8 +45,11 @@ ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Suspended", "AwaitingCon
 FILE = Path(__file__).resolve().parents[2] / "prefect.yaml"
 
 
-def main(file: Annotated[Path, typer.Option(help="The deployments.")] = FILE) -> None:
-    """Make the server at PREFECT_API_URL hold the work pool, limits, automations and deployments."""
+def main(file: Annotated[Path, typer.Option(help="Read the deployments from this file.")] = FILE) -> None:
+    """Deploy what prefect.yaml says to the Prefect server at PREFECT_API_URL.
+
+    It makes or changes the work pool, the limits of this machine's GPUs, the automations and the deployments.
+    """
     with answering(verbose=False):
         if not under_prefect():
             raise UserError("PREFECT_API_URL: not set; give the server's address, such as http://127.0.0.1:4200/api")
