@@ -1,4 +1,4 @@
-"""The door: what Python programs use, on arrays, tensors, data sets, files and folders."""
+"""Tests what Python programs use, on arrays, tensors, data sets, files and folders."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KINDS = ("ae", "vae", "cvae", "iwae", "vae_gan", "gan")
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder is the current one, and nothing of another test is in the cache."""
+    """Makes an empty folder the current one, and the cache free of other tests' work."""
     for name in ("cache", "store", "here"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("AEMODELS_CACHE", str(tmp_path / "cache"))
@@ -235,7 +235,7 @@ def test_integers_that_are_all_0_or_1_are_refused_everywhere() -> None:
 
 
 class Named(torch.utils.data.Dataset):
-    """Pairs of an image and the name of its class."""
+    """Holds pairs of an image and the name of its class."""
 
     def __len__(self) -> int:
         return len(IMAGES)

@@ -1,4 +1,4 @@
-"""The server in this process: what a client cannot bring about, its limits, its socket."""
+"""Tests the server in this process: its limits, its socket, and what a client cannot do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from aemodels.serving.server import MOST_AT_ONCE, Limits, create_app, is_local, 
 
 
 def call(model: GenerativeModel, content: Any, raises: bool = False) -> Reply:
-    """A request to the app in this process."""
+    """Sends a request to the app in this process."""
 
     async def send() -> Reply:
         transport = httpx.ASGITransport(create_app(model), raise_app_exceptions=raises)
@@ -67,7 +67,7 @@ def test_a_slow_body_is_given_up(model: GenerativeModel, monkeypatch: pytest.Mon
 def test_more_at_once_than_it_takes_are_told_to_come_back(
     model: GenerativeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a body arrives it takes no place."""
+    """A request takes no place while its body still arrives."""
     freed = threading.Event()
     monkeypatch.setattr(
         module, "answer_and_range", lambda *_: (np.zeros((1, 1), np.float32), "") if freed.wait(20) else None

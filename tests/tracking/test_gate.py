@@ -1,4 +1,4 @@
-"""The gate, and what it and a person do to the aliases."""
+"""Tests the gate, and what it and a person do to the aliases."""
 
 from __future__ import annotations
 

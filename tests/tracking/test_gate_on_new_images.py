@@ -1,4 +1,4 @@
-"""The gate on images of one's own, of which there are more after a while."""
+"""Tests the gate on a person's own images, which become more after a while."""
 
 from __future__ import annotations
 

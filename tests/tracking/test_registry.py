@@ -1,4 +1,4 @@
-"""The registry: versions are registered once and whole, and found by name."""
+"""Tests the registry: versions are registered once and whole, and found by name."""
 
 from __future__ import annotations
 

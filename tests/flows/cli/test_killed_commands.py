@@ -1,4 +1,4 @@
-"""Commands in processes of their own that are killed, interrupted, or started twice at once."""
+"""Tests commands in processes of their own that are killed, interrupted, or started twice at once."""
 
 from __future__ import annotations
 

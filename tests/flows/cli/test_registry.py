@@ -1,4 +1,4 @@
-"""Registered models on the command line: listed, promoted, taken back; and which are refused."""
+"""Tests commands on registered models: they are listed, promoted, rolled back or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained model judged again, and its report."""
+"""Tests that a trained model is evaluated again, and its report."""
 
 from __future__ import annotations
 
