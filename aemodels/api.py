@@ -93,7 +93,7 @@ def load(reference: str | Path) -> Model:
 
 
 def train(settings: Settings) -> Trained:
-    """Trains, judges and registers a model, as `aemodels train` does.
+    """Trains, evaluates and registers a model, as `aemodels train` does.
 
     Raises:
         SettingsError: the model does not fit the images.

@@ -269,7 +269,7 @@ def test_labels_that_do_not_fit_are_named(labels: np.ndarray, says: str) -> None
         ({"images": IMAGES, "more": IMAGES}, "more is unknown"),
         ({"pictures": IMAGES}, "no `images`"),
         ({"images": IMAGES, "labels": np.arange(60) % 2, "test_images": IMAGES}, "test_labels"),
-        ({"images": IMAGES, "test_images": IMAGES[:, :4]}, "test_images are"),
+        ({"images": IMAGES, "test_images": IMAGES[:, :4]}, "give one shape"),
         ({"images": IMAGES, "labels": np.arange(60), "classes": ["a"]}, "from 0 to 0, of 1 classes"),
     ],
 )
@@ -315,7 +315,7 @@ def test_a_tracked_model_of_arrays_needs_a_name() -> None:
 
 def test_a_report_of_given_images_tells_of_them_alone() -> None:
     model = aemodels.fit(IMAGES, "ae", **QUICK)
-    assert "20 that were given to be judged" in model.report("report.html", IMAGES[:20]).read_text()
+    assert "20 that were given to be evaluated" in model.report("report.html", IMAGES[:20]).read_text()
     assert "for training" in model.report("report.html").read_text()
 
 

@@ -180,7 +180,7 @@ class Model:
     @property
     def _autoencoder(self) -> Autoencoder:
         if not isinstance(self.network, Autoencoder):
-            raise UserError(f"a {self.card.experiment.model.name} has no encoder and cannot look at images")
+            raise UserError(f"a {self.card.experiment.model.name} has no encoder; use an autoencoder for images")
         return self.network
 
     def _label(self, label: int | str | None) -> int:
@@ -241,7 +241,7 @@ class Model:
             return known
         given = self._read(images)
         if given.ndim < 3 or len(given) < 2:
-            raise UserError(f"images of shape {given.shape}: give at least two images to be judged")
+            raise UserError(f"images of shape {given.shape}: give at least two images to be evaluated")
         numbers = None if labels is None else self._numbered(labels, len(given))
         names = None if labels is None else self.classes or None
         path = keep_arrays(given, numbers, names, test_images=given, test_labels=numbers)

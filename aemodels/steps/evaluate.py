@@ -59,7 +59,7 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
     torchrun.refuse("an evaluation")
     for key in changes:
         if not key.startswith(("data", "evaluation")):
-            raise SettingsError(f"{key}: a trained model is judged as it is; only data.* and evaluation.* can change")
+            raise SettingsError(f"{key}: a trained model stays as it is; give only settings of data.* and evaluation.*")
     store = open_store()
     loaded = load_model(find(model), str(best_device()))
     experiment = loaded.card.experiment.override(changes)
@@ -67,7 +67,7 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
     _check(model, loaded, data)
     check_likelihood(loaded.model, data, experiment.evaluation)
     features = yield from feature_network(data, best_device())
-    yield Progress("judging", 0, 1)
+    yield Progress("evaluating", 0, 1)
     tags = {"kind": "evaluation", "model": model, "pipeline": group, **standard_tags(experiment.seed, "")}
     with start_run(store, _name(model) or experiment.data.name, f"evaluation of {model}", tags) as run:
         run.params(experiment.flat())
@@ -84,16 +84,16 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         left_out = evaluation.left_out | undrawn
         run.tags(as_tags(left_out))
         figures = keep_figures(pictures, folder, run)
-        subject = Subject(model, "judged again", run.id, experiment, data, images)
+        subject = Subject(model, "evaluated again", run.id, experiment, data, images)
         report = keep_report(write_report(subject, evaluation.metrics, pictures, left_out), folder, run)
-    yield Progress("judging", 1, 1)
+    yield Progress("evaluating", 1, 1)
     return Evaluated(
         run_id=run.id, url=run.url, model=model, metrics=metrics, figures=figures, report=report, left_out=left_out
     )
 
 
 def _check(reference: str, loaded: Loaded, data: PreparedData) -> None:
-    """Checks that the model can be judged on the images.
+    """Checks that the model can be evaluated on the images.
 
     Raises:
         SettingsError: they have another shape, or other classes than a conditional model knows.

@@ -87,9 +87,9 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
     reference = f"{name}/{champion.version.version}"
     loaded = load_model(find(reference, store), str(best_device()))
     if not isinstance(loaded.model, Autoencoder):
-        raise UserError(f"{reference}: has no encoder, so images cannot be compared; choose an autoencoder")
+        raise UserError(f"{reference}: the model has no encoder, so it cannot check images; promote an autoencoder")
     data = yield from _own_data(loaded, reference)
-    yield Progress("comparing", 0, 1)
+    yield Progress("checking", 0, 1)
     source = loaded.card.experiment.data
     read = fitting_images(files, data.image_shape, crop=isinstance(source, FolderConfig) and source.fit == "crop")
     images = read.images
@@ -120,7 +120,7 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
         run.text("reasons.md", "\n".join(f"* {in_markdown(line)}" for line in (*reasons, *read.unfit)) or "No alarm.")
         place = store_folder() / "checks" / run.id if reasons else None  # a check an hour would fill this disk
         drawn = _draw(loaded.model, images, checked, run, place) if checked else Made({}, {})
-    yield Progress("comparing", 1, 1, "alarm" if reasons else "no alarm")
+    yield Progress("checking", 1, 1, "alarm" if reasons else "no alarm")
     return Monitored(
         model=name,
         version=champion.version.version,
@@ -156,7 +156,7 @@ def _too_few(new: int, needed: int, read: Fitting, looked_at: int, present: int)
         lost.append(f"{len(read.unfit)} cannot be read as images of the model's shape, such as {read.unfit[0]}")
     if seen := len(read.images) - new:
         lost.append(f"{seen} are among the images that the model was made from")
-    return f"{new} new images are too few to tell, at least {needed} are needed; found: " + "; ".join([found, *lost])
+    return f"{new} new images are too few: at least {needed} are needed; found: " + "; ".join([found, *lost])
 
 
 def _own_data(loaded: Loaded, reference: str) -> Steps[PreparedData]:
@@ -170,8 +170,8 @@ def _own_data(loaded: Loaded, reference: str) -> Steps[PreparedData]:
     data = yield from prepare(config)
     if data.digest != digest:
         raise UserError(
-            f"{reference}: was trained on data {digest}, its source now gives {data.digest}, and AEMODELS_CACHE does "
-            "not have what was prepared then; restore either, or train on the present images and promote that model"
+            f"{reference}: it was trained on the data {digest}, its source now gives {data.digest}, and the old data "
+            "are no longer in AEMODELS_CACHE; restore either, or train on the present images and promote that model"
         )
     return data
 

@@ -1,4 +1,4 @@
-"""Trains a model in one tracked run, judges it and registers it as a challenger."""
+"""Trains a model in one tracked run, evaluates it and registers it as a challenger."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def check(settings: Settings) -> None:
 
 
 def train(settings: Settings, data: PreparedData, group: str, asker: str = "") -> Steps[Trained]:
-    """Trains the experiment, or goes on where it was killed, judges it and registers it as a challenger.
+    """Trains the experiment, or goes on where it was killed, evaluates it and registers it as a challenger.
 
     Args:
         group: the id of a flow run or pipeline; a tag that its runs share.
@@ -121,7 +121,7 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> St
     with claimed(experiment.identity(f"{name}{data.digest}"), asker, still_there(store)) as folder:
         torchrun.agreed(folder.finished)
         if folder.result is not None:
-            yield Progress("judging", 1, 1, FINISHED_BEFORE)
+            yield Progress("evaluating", 1, 1, FINISHED_BEFORE)
             return Trained.model_validate(folder.result)
         title = f"{experiment.model.name} {experiment.model.latent_dim}"
         tags = {"kind": "training", "pipeline": group}
@@ -153,12 +153,12 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> St
             left_out=left_out,
         )
         folder.finish(result.model_dump(mode="json"), asker)
-    yield Progress("judging", 1, 1, f"{name} version {version.version}")
+    yield Progress("evaluating", 1, 1, f"{name} version {version.version}")
     return result
 
 
 class Learned(NamedTuple):
-    """Holds how a model was judged, and what its training took."""
+    """Holds how a model was evaluated, and what its training took."""
 
     evaluation: Evaluation
     metrics: dict[str, float]  # of the test images, by their tracked names
@@ -174,14 +174,14 @@ def learn(
     run: Run,
     untrained: GenerativeModel,
 ) -> Steps[Learned]:
-    """Trains and judges in a run that is open, or goes on where it was killed; leaves the model in the folder."""
+    """Trains and evaluates in a run that is open, or goes on where it was killed; leaves the model in the folder."""
     save_card(folder.path, experiment, data)
     run.params(experiment.flat())
     run.dataset(data)
     run.tags({"features.hash": features.hash, "features.accuracy": features.accuracy})
     with run.system_metrics():
         state = yield from _epochs(experiment, data, folder, run, untrained)
-    yield Progress("judging", 0, 1)
+    yield Progress("evaluating", 0, 1)
     evaluation = _judge(experiment, data, features, state, folder)
     metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
     run.metrics(metrics, at=folder.time("judged"))

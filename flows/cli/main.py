@@ -190,7 +190,7 @@ def settings(
         known = list(list_settings(Settings))
         rows = [row for row in known if row.key.startswith(prefix)] or of_variant(known, prefix)
         if not rows:
-            raise SettingsError(f"{prefix}: no setting starts with it; `aemodels settings` lists all")
+            raise SettingsError(f"{prefix}: no setting starts with this; `aemodels settings` lists all of them")
         results.settings(rows, json)
 
 
@@ -219,7 +219,7 @@ def generate(
         from aemodels.config import UserError
 
         if sum((label is not None, prior is not None, bool(like))) > 1:
-            raise UserError("--label, --prior, --like: give one of them; each says in its own way what is drawn")
+            raise UserError("--label, --prior, --like: give only one of them, since each alone decides what is drawn")
         from flows.cli import results, use
 
         results.used(use.generate(model, use.Wanted(n, seed, label, prior, like or ()), out), json)

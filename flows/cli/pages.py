@@ -41,7 +41,7 @@ def report(
         with leftovers.outliving():
             opened = webbrowser.open(file.as_uri())
         if not opened:
-            tell("no browser was found on this machine; open the file in one")
+            tell("no browser was found on this machine; open the report's file in a browser")
 
 
 def serve(
@@ -65,7 +65,7 @@ def serve(
         listener = listen(host, port)
         network = open_to_serve(model)
         if not is_local(listener):
-            tell(f"warning: --host {host}: whoever reaches this machine may ask; no password is wanted")
+            tell(f"warning: --host {host}: everybody who reaches this machine can use the model, without a password")
         terminal.sentence(f"{model}: http://{host}:{listener.getsockname()[1]}/invocations  (Ctrl-C ends it)")
         run(network, listener, host)
 

@@ -169,7 +169,7 @@ def settings(rows: Sequence[Setting], json: bool) -> None:
             )
             for line in lines
         ]
-        table(title, ("key", "of", "type", "default", "what it does"), shown)
+        table(title, ("key", "variants", "type", "default", "what it does"), shown)
     return None
 
 
@@ -219,10 +219,11 @@ def history(name: str, lines: Sequence[HistoryLine], json: bool) -> None:
 def monitored(result: Monitored, json: bool) -> None:
     if json:
         return as_json(result.model_dump(mode="json", exclude={"retraining"}))
-    rows = [("ALARM" if result.drift else "no alarm", reason) for reason in result.reasons or ("as the test images",)]
-    table(f"{result.images} images against {result.model}/{result.version}", ("", "why"), rows)
+    reasons = result.reasons or ("the new images are like the test images",)
+    rows = [("ALARM" if result.drift else "no alarm", reason) for reason in reasons]
+    table(f"{result.images} images, checked by {result.model}/{result.version}", ("outcome", "why"), rows)
     if result.unfit:
-        facts({f"left out, {len(result.unfit)} in all, such as": result.unfit[0]})
+        facts({f"{len(result.unfit)} files left out, such as": result.unfit[0]})
     pictures = result.figures[0].parent if result.figures else None
     facts({**_left_out(result.left_out), "pictures": pictures, "run": result.url})
     return None

@@ -112,9 +112,9 @@ def _from_prior(reference: str, name: str, n: int, seed: int) -> NDArray[np.floa
     model = open_model(reference)
     kind = model.card.experiment.model
     if not kind.has_encoder:
-        raise UserError(f"--prior {name}: {reference} has no encoder, so no codes; leave --prior out")
+        raise UserError(f"--prior {name}: {reference} has no encoder and therefore no codes; leave --prior out")
     if model.network.conditional:
-        raise UserError(f"--prior {name}: {reference} is conditional; use --label")
+        raise UserError(f"--prior {name}: {reference} is conditional, with a prior for each class; use --label")
     note(f"fitting the prior {name} to {len(model.codes()):,} codes; a flow takes up to a minute")
     return model.sample(n, prior=name, seed=seed)
 

@@ -184,7 +184,7 @@ def test_files_that_are_no_such_images_are_named(watched: Callable[[Any], Any], 
     from aemodels.runtime.progress import finish
     from aemodels.steps.monitor import announced, monitor
 
-    told = "2 new images are too few to tell, at least 3 are needed; found: 2 image files"
+    told = "2 new images are too few: at least 3 are needed; found: 2 image files"
     assert watched(held_out[:2]).reasons == (told,)
     save(held_out[:40], tmp_path / "new")
     (tmp_path / "new" / "broken.png").write_bytes(b"no image")

@@ -145,7 +145,7 @@ def test_who_waits_at_a_gate_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tasks, "SILENCE", 0.2)
         monkeypatch.setattr(terminal, "say", say)
         (text,) = waits()
-    assert text.startswith("gate-waits: waits for its turn")
+    assert text.startswith("gate-waits: this run waits for its turn")
 
 
 def test_a_server_of_one_command_holds_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +240,7 @@ def test_a_promotion_waits_for_a_person_and_is_told_as_events() -> None:
     train(first)
     promotion = promote(first, approval=True)
     assert not promotion.promoted
-    assert promotion.reason.endswith("declined by the gate: what it declines is put to nobody")
+    assert promotion.reason.endswith("declined by the gate: nobody is asked about a version that the gate declines")
 
 
 @pytest.mark.slow

@@ -103,7 +103,7 @@ def test_numbers_that_are_not_finite_or_missing(digits: PreparedData) -> None:
     told = Page(write_report(subject, {"mse": float("nan"), "psnr": float("inf")}, {}))
     assert "MSE nan squared pixels" in told.text
     assert "PSNR inf dB" in told.text
-    assert "What search and gate go by" not in told.text
+    assert "The search and the gate go by" not in told.text
 
 
 def test_it_has_every_figure_with_heading_caption_and_words_for_who_cannot_see_it(plain: Page) -> None:

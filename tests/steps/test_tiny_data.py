@@ -282,7 +282,7 @@ def test_images_that_are_all_the_same_are_compared_without_a_warning(
         told = shell("monitor", "tiny", folder, cwd=tmp_path)
         assert told.code == code
         assert "Warning" not in told.err
-        assert told.err.startswith("comparing")
+        assert told.err.startswith("checking")
     assert champion.exists()
 
 
@@ -301,7 +301,7 @@ def test_a_check_says_why_nothing_is_new(champion: Path) -> None:
     (champion / "broken.png").write_bytes(b"no image")
     os.utime(champion / "broken.png", (0, 0))  # the oldest
     told = watched(champion, anomalies=0.5).reasons[0]
-    assert told.startswith("0 new images are too few to tell, at least ")
+    assert told.startswith("0 new images are too few: at least ")
     assert " are needed; found: 21 image files; 1 cannot be read as images of the model's shape, such as " in told
     assert "broken.png" in told
     assert told.endswith("; 20 are among the images that the model was made from")

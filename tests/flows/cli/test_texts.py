@@ -187,7 +187,7 @@ def test_a_file_gets_exactly_the_name_that_was_given(command: str, suffix: str, 
     for name, why in {
         "none": f"must end in {suffix}",
         f"a{suffix}.tar": f"must end in {suffix}",
-        f"folder{suffix}": "is a folder",
+        f"folder{suffix}": "there is a folder of this name",
         f"missing/a{suffix}": "there is no folder",
     }.items():
         refused = call(command, "no@model", *images, *few, "-o", out / name)  # before the model is looked for
