@@ -15,7 +15,7 @@ from aemodels.evaluation.metrics import METRICS
 from aemodels.reports.table import ARROWS
 from aemodels.settings import Settings
 from aemodels.steps import promote as step
-from aemodels.steps.promote import Comparison, Promotion
+from aemodels.steps.promote import Promotion, SideBySide
 from aemodels.texts import in_markdown
 from aemodels.tracking import catalog, registry
 from aemodels.tracking.catalog import CHALLENGER, ModelVersion, get
@@ -54,12 +54,12 @@ def pass_gate(settings: Settings, data: PreparedData, version: ModelVersion, rev
     return promotion
 
 
-@step_task("compare")
-def show_comparison(settings: Settings, data: PreparedData, version: ModelVersion) -> Comparison:
+@step_task("show both models")
+def show_both(settings: Settings, data: PreparedData, version: ModelVersion) -> SideBySide:
     with device_slot():
-        comparison = follow(step.compare(settings, data, version))
-    create_markdown_artifact(_side_by_side(comparison), key="comparison", description="Challenger and champion")
-    return comparison
+        both = follow(step.side_by_side(settings, data, version))
+    create_markdown_artifact(_as_page(both), key="comparison", description="Challenger and champion")
+    return both
 
 
 @flow(name="promote", persist_result=True)
@@ -78,10 +78,10 @@ def promote(settings: Settings, version: int | None = None, approval: bool = Fal
     data = prepare_data(settings)
     if not approval:
         return pass_gate(settings, data, asked)
-    comparison = show_comparison(settings, data, asked)
-    if not comparison.promote:  # whatever happens meanwhile, nothing is promoted that no person has seen
+    both = show_both(settings, data, asked)
+    if not both.promote:  # whatever happens meanwhile, nothing is promoted that no person has seen
         return pass_gate(settings, data, asked, Review(approve=False, name=BY_GATE, reason=UNASKED))
-    form = Approval.with_initial_data(description=_side_by_side(comparison))
+    form = Approval.with_initial_data(description=_as_page(both))
     wait = suspend_flow_run if deployment.id else pause_flow_run  # only a worker can start a suspended run again
     told = wait(wait_for_input=form, timeout=PATIENCE, key=f"approval-{asked.version}")
     review = Review(approve=told.approve, name=told.name, reason=told.reason, id=str(flow_run.id))
@@ -151,22 +151,21 @@ def _tell(event: str, name: str, version: int, reason: str) -> None:
     announce(event, name, {"model": name, "version": version, "reason": reason})
 
 
-def _side_by_side(comparison: Comparison) -> str:
+def _as_page(both: SideBySide) -> str:
     """Returns samples of both models from the same noise, and all metrics, as markdown for Prefect's narrow form."""
-    titles = {role: f"{role} {number}" for role, number in comparison.versions.items()}
+    titles = {role: f"{role} {number}" for role, number in both.versions.items()}
     samples = [
-        f"Samples, {titles[role]}:\n\n![{role}]({picture_as_text(picture)})"
-        for role, picture in comparison.pictures.items()
+        f"Samples, {titles[role]}:\n\n![{role}]({picture_as_text(picture)})" for role, picture in both.pictures.items()
     ]
-    names = dict.fromkeys(name for role in titles for name in comparison.metrics[role])
+    names = dict.fromkeys(name for role in titles for name in both.metrics[role])
     rows = [
         [
             f"{name}{ARROWS[METRICS[name].ranking]}",
-            *(terminal.text(comparison.metrics[role].get(name, "")) for role in titles),
+            *(terminal.text(both.metrics[role].get(name, "")) for role in titles),
         ]
         for name in names
     ]
     lines = [["test", *titles.values()], ["---"] * (1 + len(titles)), *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    head = f"**{comparison.name}**. The gate says: {in_markdown(comparison.reason)}. [In MLflow]({comparison.url})"
+    head = f"**{both.name}**. The gate says: {in_markdown(both.reason)}. [In MLflow]({both.url})"
     return "\n\n".join([head, *samples, table])

@@ -82,7 +82,7 @@ class CodeSpace:
         return distances
 
 
-def compare(test: Scores, new: Scores, config: MonitoringConfig) -> Verdict:
+def check_scores(test: Scores, new: Scores, config: MonitoringConfig) -> Verdict:
     """Tests whether the new images' scores come from where the test images' do.
 
     A difference raises an alarm if chance makes it less often than in `false_alarms` of all checks (Bonferroni over

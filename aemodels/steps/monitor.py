@@ -17,7 +17,7 @@ from aemodels.data import DataConfig, PreparedData, prepare, prepared_before
 from aemodels.data.folder import FolderConfig
 from aemodels.data.image_files import Fitting, fitting_images, image_files
 from aemodels.data.prepared import SPLITS
-from aemodels.evaluation.drift import CodeSpace, MonitoringConfig, Scores, Verdict, compare, fewest
+from aemodels.evaluation.drift import CodeSpace, MonitoringConfig, Scores, Verdict, check_scores, fewest
 from aemodels.evaluation.leaving_out import Made, as_tags, make_each
 from aemodels.models.base import Autoencoder
 from aemodels.reports.figures.drift import histograms, worst
@@ -186,7 +186,7 @@ def _check(
     """Scores the known test images and the new ones alike."""
     space = CodeSpace(answer(model, _some(data.split("train").images), Question("embed", range="bytes")))
     test, new = _score(model, known, space), _score(model, images, space)
-    return _Checked(test, new, compare(test, new, config))
+    return _Checked(test, new, check_scores(test, new, config))
 
 
 def _unknown(images: NDArray[np.uint8], data: PreparedData) -> NDArray[np.uint8]:

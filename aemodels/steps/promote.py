@@ -45,7 +45,7 @@ class Promotion(Result):
     url: str
 
 
-class Comparison(Result):
+class SideBySide(Result):
     """Shows challenger and champion side by side, before anything is decided for good."""
 
     name: str
@@ -83,7 +83,7 @@ def check(settings: Settings) -> None:
         )
 
 
-def compare(settings: Settings, data: PreparedData, version: ModelVersion) -> Steps[Comparison]:
+def side_by_side(settings: Settings, data: PreparedData, version: ModelVersion) -> Steps[SideBySide]:
     """Compares a version with the champion for a person who is to approve its promotion; changes nothing."""
     store = open_store()
     yield Progress(f"measuring {version.name} and its champion", 0, 1)
@@ -104,7 +104,7 @@ def compare(settings: Settings, data: PreparedData, version: ModelVersion) -> St
         with at_path(pictures[role]):
             Image.fromarray(grid).save(pictures[role])
     yield Progress(f"measuring {version.name} and its champion", 1, 1)
-    return Comparison(
+    return SideBySide(
         name=version.name,
         versions=versions,
         metrics={role: metrics[role] for role in versions},

@@ -52,9 +52,7 @@ def main(file: Annotated[Path, typer.Option(help="Read the deployments from this
     """
     with answering(verbose=False):
         if not under_prefect():
-            raise UserError(
-                "PREFECT_API_URL: not set; give the server's address, such as http://127.0.0.1:4200/api"
-            )
+            raise UserError("PREFECT_API_URL: not set; give the server's address, such as http://127.0.0.1:4200/api")
         plan = read_plan(file)
         with get_client(sync_client=True) as client:
             warn_of_other_pages(client)

@@ -19,7 +19,7 @@ from aemodels.evaluation.drift import (
     MonitoringConfig,
     Scores,
     anomalies,
-    compare,
+    check_scores,
     fewest,
     population_stability,
 )
@@ -38,7 +38,7 @@ def scores(rng: np.random.Generator, n: int, shift: float = 0.0) -> Scores:
 def test_false_alarms_are_as_rare_as_was_asked() -> None:
     """At a level of 5 %, at most 5 % of 2,000 checks raise an alarm, within 4 standard deviations."""
     rng, config = np.random.default_rng(0), MonitoringConfig(false_alarms=0.05, stability=0, anomalies=0)
-    alarms = sum(bool(compare(scores(rng, 200), scores(rng, 100), config).reasons) for _ in range(2_000))
+    alarms = sum(bool(check_scores(scores(rng, 200), scores(rng, 100), config).reasons) for _ in range(2_000))
     assert 0 < alarms <= 100 + 4 * np.sqrt(2_000 * 0.05 * 0.95)
 
 
@@ -57,10 +57,10 @@ def test_the_number_of_anomalies_is_judged_exactly() -> None:
 def test_a_difference_that_is_certain_but_small_is_no_alarm() -> None:
     rng = np.random.default_rng(2)
     test, new = scores(rng, 10_000), scores(rng, 10_000, shift=0.003)
-    verdict = compare(test, new, MonitoringConfig())
+    verdict = check_scores(test, new, MonitoringConfig())
     assert verdict.numbers["error/p"] < 1e-5
     assert verdict.reasons == ()
-    assert compare(test, scores(rng, 10_000, shift=0.01), MonitoringConfig()).reasons
+    assert check_scores(test, scores(rng, 10_000, shift=0.01), MonitoringConfig()).reasons
 
 
 def test_distances_know_units_that_never_vary() -> None:
@@ -87,8 +87,8 @@ def test_too_few_images_tell_nothing() -> None:
     rng = np.random.default_rng(5)
     n = fewest(269, config)
     far = Scores(np.full(n, 9.0), np.full(n, 99.0))
-    assert compare(scores(rng, 269), far, config).reasons
-    assert not compare(scores(rng, 269), Scores(far.errors[1:], far.distances[1:]), config).reasons
+    assert check_scores(scores(rng, 269), far, config).reasons
+    assert not check_scores(scores(rng, 269), Scores(far.errors[1:], far.distances[1:]), config).reasons
 
 
 # ---------------------------------------------------------------- real digits

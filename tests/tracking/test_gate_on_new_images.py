@@ -11,7 +11,7 @@ from aemodels.config import UserError
 from aemodels.runtime.progress import finish
 from aemodels.settings import Settings
 from aemodels.steps.prepare import prepare
-from aemodels.steps.promote import IS_CHAMPION, Promotion, check, compare, promote
+from aemodels.steps.promote import IS_CHAMPION, Promotion, check, promote, side_by_side
 from aemodels.steps.train import train
 from aemodels.tracking.catalog import CHALLENGER, CHAMPION, get
 from aemodels.tracking.store import open_store
@@ -85,4 +85,6 @@ def test_a_challenger_is_not_judged_by_what_it_may_have_been_trained_on(folders:
     assert declined.reason.startswith("it was trained on other images (by other data settings, or folders that")
     assert declined.champion == 1
     champion = get(open_store(), "own", CHAMPION)
-    assert finish(compare(both, finish(prepare(both)), champion.version)).reason == IS_CHAMPION  # of whatever images
+    assert (
+        finish(side_by_side(both, finish(prepare(both)), champion.version)).reason == IS_CHAMPION
+    )  # of whatever images
