@@ -14,7 +14,7 @@ from aemodels.data import PreparedData, batches
 from aemodels.experiment import Experiment
 from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import Event, SearchResult
-from aemodels.tuning.messages import MemberEnd, MemberEpoch, MemberStart, Told
+from aemodels.tuning.messages import MemberEnd, MemberEpoch, MemberStart, TrialEvents
 from aemodels.tuning.runner import Runner
 from aemodels.tuning.search import search
 from aemodels.tuning.study import open_study
@@ -39,7 +39,7 @@ def miss(experiment: Experiment) -> float:
     return math.log(model.latent_dim / 12) ** 2 + math.log(model.beta / 0.7) ** 2
 
 
-def pretend(index: int, experiment: Experiment, watched: str | None) -> Told:
+def pretend(index: int, experiment: Experiment, watched: str | None) -> TrialEvents:
     """Pretends a trial, which trains nothing."""
     value = miss(experiment)
     for epoch in range(1, experiment.training.epochs + 1):
@@ -50,8 +50,10 @@ def pretend(index: int, experiment: Experiment, watched: str | None) -> Told:
     yield MemberEnd(index, {"frechet_samples": value, "mse": 1 / model.latent_dim}, epoch)
 
 
-def replace_trials(monkeypatch: pytest.MonkeyPatch, trial: Callable[[int, Experiment, str | None], Told]) -> None:
-    def run(self: Runner, experiments: Sequence[Experiment]) -> Told:
+def replace_trials(
+    monkeypatch: pytest.MonkeyPatch, trial: Callable[[int, Experiment, str | None], TrialEvents]
+) -> None:
+    def run(self: Runner, experiments: Sequence[Experiment]) -> TrialEvents:
         for index, experiment in enumerate(experiments):
             yield MemberStart(index)
             yield from trial(index, experiment, self.conditions.goals.watched)

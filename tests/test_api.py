@@ -22,11 +22,13 @@ from PIL import Image
 from places import ROOT
 
 import aemodels
+from aemodels.config import section_kinds
+from aemodels.experiment import Experiment
 
 QUICK = {"training__epochs": 1, "trunk": {"name": "mlp", "widths": [16]}, "latent_dim": 3}
 IMAGES = np.random.default_rng(0).random((60, 8, 8))
 LABELS = np.array(["cat", "dog"])[np.arange(60) % 2]
-KINDS = ("ae", "vae", "cvae", "iwae", "vae_gan", "gan")
+KINDS = tuple(section_kinds(Experiment.model_fields["model"]))
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ state.safetensors    the state after the last epoch, while training is not finis
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ from aemodels.runtime.files import write_whole
 from aemodels.training.state import TrainingState
 
 STATE = "state.safetensors"
-KEPT = ("epoch", "best", "best_epoch", "history", "pretraining")  # fields of a state that are kept beside its tensors
+BESIDE = tuple(field.name for field in fields(TrainingState) if field.name != "tensors")  # kept as JSON
 
 
 class ModelCard(Config):
@@ -86,7 +87,7 @@ def load_card(folder: Path) -> ModelCard:
 
 def save_state(folder: Path, state: TrainingState) -> None:
     """Writes the state after an epoch, in one file, so that it is never half of one epoch and half of another."""
-    meta = {name: json.dumps(getattr(state, name)) for name in KEPT}
+    meta = {name: json.dumps(getattr(state, name)) for name in BESIDE}
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors.items()}
     write_whole(folder / STATE, lambda path: save_file(tensors, path, metadata=meta))
 
@@ -104,7 +105,7 @@ def load_state(folder: Path, device: str = "cpu") -> TrainingState | None:
         with safe_open(path, framework="pt", device=device) as file:
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             # Only the fields of today are kept, as an earlier release kept more.
-            meta = {name: json.loads(text) for name, text in file.metadata().items() if name in KEPT}
+            meta = {name: json.loads(text) for name, text in file.metadata().items() if name in BESIDE}
         return TrainingState(**meta, tensors=tensors)
     except (SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise UserError(

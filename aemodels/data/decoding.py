@@ -19,14 +19,14 @@ import numpy as np
 
 from aemodels.data.source import Images, Pixels, Rows, UnreadableError
 from aemodels.runtime.environment import cores
-from aemodels.runtime.processes import Worker, ready
+from aemodels.runtime.processes import GeneratorProcess, ready
 
 BLOCK_BYTES = 2**20  # bytes of decoded images in a block, at most
 # A block takes about so many seconds: progress is seen to move, and handing a block over costs little beside.
 BLOCK_SECONDS = 0.1
 # Seconds of work for which a process is worth its start, which takes 0.3 seconds. Threads would wait for the
 # interpreter's lock: two of them decode 32 x 32 images at half the speed of one.
-WORTH_A_WORKER = 0.6
+WORTH_A_PROCESS = 0.6
 
 Item = tuple[int, Any]  # a row, and what it is decoded from
 
@@ -51,12 +51,12 @@ class Decoder:
         self.images, self.left = images, images.count
         self.most = max(1, BLOCK_BYTES // math.prod(images.shape))  # images in a block
         self.pace = 0.0  # seconds an image, lately
-        self.workers: list[Worker] = []
-        self.starting: list[Worker] = []  # those of the processes above that are not ready yet
+        self.processes: list[GeneratorProcess] = []
+        self.starting: list[GeneratorProcess] = []  # those of the processes above that are not ready yet
 
     def close(self) -> None:
-        for worker in self.workers:
-            worker.close()
+        for process in self.processes:
+            process.close()
 
     def blocks(self, rows: Rows) -> Iterator[Block]:
         """Yields the images in the order of the rows; few blocks are in memory at a time, whatever their number.
@@ -70,7 +70,7 @@ class Decoder:
             if not block.done:
                 return
             yield self._noted(block)
-        yield from self._by_workers(items)
+        yield from self._by_processes(items)
 
     def _noted(self, block: Block) -> Block:
         self.left -= block.done
@@ -79,32 +79,32 @@ class Decoder:
 
     def _started(self) -> bool:
         """Starts as many processes as the images that are left are worth; tells whether all of them are ready."""
-        if not self.workers and self.images.files is not None:
-            count = min(cores(), int(self.left * self.pace / WORTH_A_WORKER))
-            self.starting = self.workers = [Worker() for _ in range(count)] if count > 1 else []
-            for worker in self.workers:
-                worker.start(decode_orders, replace(self.images, files=None, labels=None, factors=None))
-        for worker in ready(self.starting, 0):
-            worker.receive()
-            self.starting = [other for other in self.starting if other is not worker]
-        return bool(self.workers) and not self.starting
+        if not self.processes and self.images.files is not None:
+            count = min(cores(), int(self.left * self.pace / WORTH_A_PROCESS))
+            self.starting = self.processes = [GeneratorProcess() for _ in range(count)] if count > 1 else []
+            for process in self.processes:
+                process.start(decode_orders, replace(self.images, files=None, labels=None, factors=None))
+        for process in ready(self.starting, 0):
+            process.receive()
+            self.starting = [other for other in self.starting if other is not process]
+        return bool(self.processes) and not self.starting
 
-    def _by_workers(self, items: Iterator[Item]) -> Iterator[Block]:
+    def _by_processes(self, items: Iterator[Item]) -> Iterator[Block]:
         """Yields blocks in the order in which they were given out; each process has two, so that it never waits."""
-        busy: deque[Worker] = deque()
-        for worker in self.workers * 2:
-            self._give(worker, items, busy)
+        busy: deque[GeneratorProcess] = deque()
+        for process in self.processes * 2:
+            self._give(process, items, busy)
         while busy:
-            worker = busy.popleft()
-            block: Block = worker.receive().value
-            self._give(worker, items, busy)
+            process = busy.popleft()
+            block: Block = process.receive().value
+            self._give(process, items, busy)
             yield self._noted(block)
 
-    def _give(self, worker: Worker, items: Iterator[Item], busy: deque[Worker]) -> None:
+    def _give(self, process: GeneratorProcess, items: Iterator[Item], busy: deque[GeneratorProcess]) -> None:
         count = min(self.most, max(1, round(BLOCK_SECONDS / self.pace)))
         if order := list(islice(items, count)):
-            worker.answer(order)
-            busy.append(worker)
+            process.answer(order)
+            busy.append(process)
 
 
 def decode_orders(images: Images) -> Generator[Block | None, list[Item], None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from aemodels.evaluation.denoising import NOISES, Denoising
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.likelihood import log_likelihood, mean_bound
 from aemodels.evaluation.mutual_information import known_shares
-from aemodels.evaluation.needs import AMOUNTS, Need, Rules
+from aemodels.evaluation.needs import AMOUNTS, Need
 from aemodels.evaluation.neighbours import Balls, balls
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.nn.batch import AT_ONCE, Batch
@@ -32,6 +32,21 @@ from aemodels.runtime.randomness import derived_seed, undisturbed
 # Codes of training images, at most: for the probes, to show the spread of a code, and as examples of a class.
 TRAINING_CODES = 10_000
 NOISY = 200  # images: the filters that denoisers are compared with are slow
+
+
+class Rules(Protocol):
+    """Says how much is measured; EvaluationConfig explains each number."""
+
+    @property
+    def samples(self) -> int: ...
+    @property
+    def denoising(self) -> bool: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def nll_samples(self) -> int: ...
+    @property
+    def nll_images(self) -> int: ...
 
 
 class Codes(NamedTuple):
@@ -63,7 +78,7 @@ class Evidence:
         self.model, self.data, self.split, self.rules, self.history = model, data, split, rules, history
         self.seen, self._features, self.seed = seen, features, rules.seed
         # This many images are on each side of a Frechet distance.
-        self.count = min(rules.samples, data.sizes[split], data.sizes["train"])
+        self.frechet_images = min(rules.samples, data.sizes[split], data.sizes["train"])
         self._kept: list[Tensor] | None = None
 
     def has(self, need: Need) -> bool:
@@ -255,12 +270,12 @@ class Evidence:
 
     @cached_property
     def sample_features(self) -> Tensor:
-        """Returns the features (count, F) of images drawn from the prior."""
+        """Returns the features (frechet_images, F) of images drawn from the prior."""
         return self.drawn_features(self.samples)
 
     def drawn_features(self, draw: Callable[[int, int], Tensor]) -> Tensor:
-        """Returns the features (count, F) of images that `draw(n, part)` draws, a part of them at a time."""
-        sizes = [min(AT_ONCE, self.count - start) for start in range(0, self.count, AT_ONCE)]
+        """Returns the features (frechet_images, F) of images that `draw(n, part)` draws, a part of them at a time."""
+        sizes = [min(AT_ONCE, self.frechet_images - start) for start in range(0, self.frechet_images, AT_ONCE)]
         return torch.cat([self.features.embed(draw(n, part)) for part, n in enumerate(sizes)])
 
     @cached_property
@@ -281,13 +296,13 @@ class Evidence:
 
     @cached_property
     def reconstruction_features(self) -> Tensor:
-        """Returns the features (count, F) of the reconstructions of the split's first images."""
+        """Returns the features (frechet_images, F) of the reconstructions of the split's first images."""
         batches: list[Tensor] = []
         for _, reconstruction in self.reconstructions():
             batches.append(self.features.embed(reconstruction))
-            if sum(map(len, batches)) >= self.count:
+            if sum(map(len, batches)) >= self.frechet_images:
                 break
-        return torch.cat(batches)[: self.count]
+        return torch.cat(batches)[: self.frechet_images]
 
     @cached_property
     def requests(self) -> Requests:
@@ -296,13 +311,13 @@ class Evidence:
 
     @property
     def real_features(self) -> Tensor:
-        """Returns the features (count, F) of the split's first images, never binarised, whatever the model sees."""
-        return self.features.of_split(self.data, self.split, self.count, self.model.device)
+        """Returns the features (frechet_images, F) of the split's first images, which are never binarised here."""
+        return self.features.of_split(self.data, self.split, self.frechet_images, self.model.device)
 
     @property
     def training_features(self) -> Tensor:
-        """Returns the features (count, F) of the first training images."""
-        return self.features.of_split(self.data, "train", self.count, self.model.device)
+        """Returns the features (frechet_images, F) of the first training images."""
+        return self.features.of_split(self.data, "train", self.frechet_images, self.model.device)
 
     def _undisturbed(self, purpose: str, index: int = 0) -> AbstractContextManager[None]:
         return undisturbed(self.model, derived_seed(self.seed, purpose, index))

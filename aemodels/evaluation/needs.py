@@ -1,8 +1,8 @@
-"""Lists what metrics and figures may need of a model, its data and the settings."""
+"""Lists what metrics and figures may need of a model, its data and the settings; `evidence.NEEDS` tests each."""
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal
 
 Need = Literal[
     "autoencoder",
@@ -28,18 +28,3 @@ Need = Literal[
 
 # How many images of the split a need asks for; these are the needs that more images meet.
 AMOUNTS: dict[Need, int] = {"two_images": 2, "ten_images": 10}
-
-
-class Rules(Protocol):
-    """Says how much is measured; EvaluationConfig explains each number."""
-
-    @property
-    def samples(self) -> int: ...
-    @property
-    def denoising(self) -> bool: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def nll_samples(self) -> int: ...
-    @property
-    def nll_images(self) -> int: ...

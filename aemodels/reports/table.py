@@ -14,12 +14,6 @@ from aemodels.evaluation.metrics import METRICS
 from aemodels.evaluation.metrics.table import number
 
 ABSENT = "–"
-OF_LIKELIHOOD = {
-    "distortion",
-    "negative_elbo",
-    "nll",
-    "bits_per_dimension",
-}  # metrics in the units of a likelihood, which compare only within one
 ARROWS = {"minimize": " ↓", "maximize": " ↑", None: ""}
 VALIDATION, VALIDATION_UNIT = "validation loss", "nats per image"
 VALIDATION_HOW = (
@@ -143,7 +137,7 @@ def make_table(found: Mapping[str, Sequence[Measured]], primary: str, origin: st
     known = {name for scores in rows.values() for name in scores}
     for name in known:
         having = {system: scores for system, scores in rows.items() if name in scores}
-        if name not in OF_LIKELIHOOD or len({found[system][0].likelihood for system in having}) == 1:
+        if not METRICS[name].of_likelihood or len({found[system][0].likelihood for system in having}) == 1:
             _mark_best(name, having)
     return Table(
         metrics=tuple(name for name in order if name in known),

@@ -1,14 +1,14 @@
 """Runs generator functions in other processes, step by step, for this one.
 
 They are neither forked (Prefect and torch have threads) nor spawned by multiprocessing (which imports the caller's main
-module again). They are fresh interpreters, each with this one's module search path and a socket to it. So they work
+module again). They are fresh interpreters, each with this one's module search path and a connection to it. So they work
 from a script without a main guard, a prompt, a thread, or a flow, on Linux and macOS.
 
-    worker = Worker()
-    worker.start(count, 3)  # def count(n): for i in range(n): wish = yield i; return "done"
-    while isinstance(message := worker.receive(), Yielded):
-        worker.answer("go on")
-    worker.close()
+    process = GeneratorProcess()
+    process.start(count, 3)  # def count(n): for i in range(n): wish = yield i; return "done"
+    while isinstance(message := process.receive(), Yielded):
+        process.answer("go on")
+    process.close()
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ import os
 import pickle
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import traceback
 import weakref
 from collections.abc import Callable, Generator, Sequence
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
 from typing import Any, NamedTuple, NoReturn
 
@@ -36,9 +35,9 @@ BOOT = "import sys; sys.path[:] = sys.argv[2:]; from aemodels.runtime.processes 
 # Ctrl-C at a terminal and a supervisor's SIGTERM reach the whole group of processes; only the parent reacts to them.
 UNHEEDED = (signal.SIGINT, signal.SIGTERM)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-PATIENCE = 5  # seconds that a process without a socket may take to end by itself
+PATIENCE = 5  # seconds that a process without a connection may take to end by itself
 
-Steps = Callable[..., Generator[Any, Any, Any]]
+GeneratorFunction = Callable[..., Generator[Any, Any, Any]]
 
 
 def alike() -> int:
@@ -46,7 +45,7 @@ def alike() -> int:
     return int(os.environ.get(ALIKE, "1"))
 
 
-class WorkerDiedError(UserError):
+class ProcessDiedError(UserError):
     """A process that ran generators is gone, whatever it was doing."""
 
     def __init__(self, status: int) -> None:
@@ -67,7 +66,7 @@ class Returned(NamedTuple):
     value: Any
 
 
-class Worker:
+class GeneratorProcess:
     """Starts a process that runs generator functions of importable modules, one after the other.
 
     It ends with this process, however this one ends, and it ignores Ctrl-C, to which this one reacts. What it prints
@@ -86,34 +85,32 @@ class Worker:
         environment = os.environ | dict.fromkeys(THREADS, str(threads)) | {ALIKE: str(alike)}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, UNHEEDED)  # inherited until the process ignores them itself
         try:
-            self.process = subprocess.Popen(
+            self.popen = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=2, env=environment, pass_fds=[theirs.fileno()]
             )
         except OSError as error:
-            raise UserError(
-                f"no worker process can be started ({error}); allow more processes, or free memory"
-            ) from None
+            raise UserError(f"no process can be started ({error}); allow more processes, or free memory") from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
-        self.socket = ours
-        self._end = weakref.finalize(self, _end, self.process, ours)  # runs when it is forgotten, or this process exits
+        self.connection = Connection(ours.detach())
+        self._end = weakref.finalize(self, _end, self.popen, self.connection)  # runs also when this process exits
         self._runs = False
 
-    def start(self, steps: Steps, *args: object) -> None:
-        """Makes the process run `steps(*args)`, a generator function of a module; does not wait."""
+    def start(self, function: GeneratorFunction, *args: object) -> None:
+        """Makes the process run `function(*args)`, a generator function of a module; does not wait."""
         if self._runs:
-            raise RuntimeError("the worker runs a generator already; receive its end first")
-        if steps.__module__ == "__main__":
-            raise ValueError(f"{steps.__qualname__} is in the main script; move it to a module that can be imported")
-        self._send(_Start(steps, args))
+            raise RuntimeError("the process runs a generator already; receive its end first")
+        if function.__module__ == "__main__":
+            raise ValueError(f"{function.__qualname__} is in the main script; move it to a module that can be imported")
+        self._send(_Start(function, args))
         self._runs = True
 
     def receive(self) -> Yielded | Returned:
         """Waits for what the generator yields or returns; raises what it raises, with the traceback as a note.
 
         Raises:
-            WorkerDiedError: the process is gone; `start` and `answer` raise it too.
+            ProcessDiedError: the process is gone; `start` and `answer` raise it too.
         """
         message = self._receive()
         self._runs = isinstance(message, Yielded)
@@ -132,13 +129,13 @@ class Worker:
     def _send(self, message: object) -> None:
         parts = _dumps(message)
         try:
-            _send(self.socket, parts)
+            _send(self.connection, parts)
         except ConnectionError:
             self._died()
 
     def _receive(self) -> Any:
         try:
-            parts = _receive(self.socket)
+            parts = _receive(self.connection)
         except (EOFError, ConnectionError):
             self._died()
         return _loads(parts)
@@ -146,32 +143,32 @@ class Worker:
     def _died(self) -> NoReturn:
         self._runs = False
         try:
-            status = self.process.wait(PATIENCE)
+            status = self.popen.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            status = self.process.wait()
-        raise WorkerDiedError(status) from None
+            self.popen.kill()
+            status = self.popen.wait()
+        raise ProcessDiedError(status) from None
 
 
-def ready(workers: Sequence[Worker], seconds: float | None = None) -> list[Worker]:
+def ready(processes: Sequence[GeneratorProcess], seconds: float | None = None) -> list[GeneratorProcess]:
     """Waits until a process has something to receive (or is dead), and returns all such.
 
     It waits no longer than so many seconds.
     """
-    found = wait([worker.socket for worker in workers], seconds)
-    return [worker for worker in workers if worker.socket in found]
+    found = wait([process.connection for process in processes], seconds)
+    return [process for process in processes if process.connection in found]
 
 
-def _end(process: subprocess.Popen[bytes], connection: socket.socket) -> None:
-    process.kill()
+def _end(popen: subprocess.Popen[bytes], connection: Connection) -> None:
+    popen.kill()
     connection.close()
-    process.wait()
+    popen.wait()
 
 
 def _obituary(status: int) -> str:
     if status >= 0:
-        return f"a worker process ended with status {status}; what it said before stands above"
-    said = f"a worker process was ended by signal {-status} ({signal.strsignal(-status)})"
+        return f"a process ended with status {status}; what it said before stands above"
+    said = f"a process was ended by signal {-status} ({signal.strsignal(-status)})"
     if status == -signal.SIGKILL:
         said += "; if memory ran out, free some, or run fewer or smaller things at once"
     return said
@@ -193,30 +190,18 @@ def _loads(parts: Parts) -> Any:
     return pickle.loads(parts[0], buffers=parts[1:])
 
 
-def _send(to: socket.socket, parts: Parts) -> None:
-    to.sendall(struct.pack(f"!Q{len(parts)}Q", len(parts), *map(len, parts)))
+def _send(to: Connection, parts: Parts) -> None:
+    to.send_bytes(len(parts).to_bytes(8))
     for part in parts:
-        to.sendall(part)
+        to.send_bytes(part)
 
 
-def _receive(source: socket.socket) -> Parts:
-    (count,) = struct.unpack("!Q", _exactly(source, 8))
-    return [_exactly(source, size) for size in struct.unpack(f"!{count}Q", _exactly(source, 8 * count))]
-
-
-def _exactly(source: socket.socket, size: int) -> bytearray:
-    content = bytearray(size)
-    left = memoryview(content)
-    while left:
-        count = source.recv_into(left)
-        if not count:
-            raise EOFError
-        left = left[count:]
-    return content
+def _receive(source: Connection) -> Parts:
+    return [source.recv_bytes() for _ in range(int.from_bytes(source.recv_bytes()))]
 
 
 class _Start(NamedTuple):
-    steps: Steps
+    function: GeneratorFunction
     args: tuple[object, ...]
 
 
@@ -226,7 +211,7 @@ class _Raised(NamedTuple):
 
     def error(self) -> BaseException:
         error: BaseException = pickle.loads(self.content)
-        error.add_note(f"In the worker process:\n{self.traceback}")
+        error.add_note(f"In the other process:\n{self.traceback}")
         return error
 
 
@@ -267,12 +252,12 @@ def _rebuilt(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[
 
 
 def serve(descriptor: int) -> None:
-    """Does in the process what its parent orders, until the parent lets go of the socket."""
+    """Does in the process what its parent orders, until the parent lets go of the connection."""
     for number in UNHEEDED:
         signal.signal(number, signal.SIG_IGN)
     os.set_inheritable(descriptor, False)
     sys.stdout = sys.stderr
-    parent, inbox = socket.socket(fileno=descriptor), SimpleQueue[Parts]()
+    parent, inbox = Connection(descriptor), SimpleQueue[Parts]()
     threading.Thread(target=_listen, args=(parent, inbox), daemon=True).start()
 
     def send(parts: Parts) -> None:
@@ -289,7 +274,7 @@ def serve(descriptor: int) -> None:
         send(_outcome(inbox.get(), ask))
 
 
-def _listen(parent: socket.socket, inbox: SimpleQueue[Parts]) -> None:
+def _listen(parent: Connection, inbox: SimpleQueue[Parts]) -> None:
     """Ends the process when the parent is gone, also if it was killed, and while the main thread computes."""
     try:
         while True:
@@ -306,7 +291,7 @@ def _outcome(order: Parts, ask: Callable[[Yielded], Any]) -> Parts:
 
 
 def _run(order: _Start, ask: Callable[[Yielded], Any]) -> Returned:
-    with Driven(order.steps(*order.args)) as driven:
+    with Driven(order.function(*order.args)) as driven:
         for value in driven:
             driven.answer = ask(Yielded(value))
     return Returned(driven.result)

@@ -16,7 +16,6 @@ from aemodels.data.image_files import has_images
 from aemodels.evaluation.evaluate import evaluate
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.evaluation.leaving_out import from_tags, make_each
-from aemodels.evaluation.metrics import METRICS
 from aemodels.reports.figures.model import sample_grid
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import store_folder
@@ -173,7 +172,6 @@ def _decide(
 def _judge(settings: Settings, data: PreparedData, features: Features, version: ModelVersion, store: Store) -> _Judged:
     """Measures a version and the champion on the same images, and returns what the gate says of them."""
     challenger, old = get(store, version.name, version.version), champion(store, version.name)
-    smaller = {name: metric.direction == "minimize" for name, metric in METRICS.items() if metric.direction}
     new, missing = _metrics_on(settings, data, features, challenger, store) or ({}, {})
     meant = f"`aemodels promote {version.name} {version.version}` if that is meant"
     number = old.version.version if old is not None else None
@@ -184,7 +182,7 @@ def _judge(settings: Settings, data: PreparedData, features: Features, version: 
         reason += f"on some of these test images; train it again, or {meant}"
         return _Judged(Decision(False, reason, {}), new, {}, number)
     if old is None:
-        decision = decide(new, None, settings.evaluation.primary, smaller, settings.registry, Reasons(missing))
+        decision = decide(new, None, settings.evaluation.primary, settings.registry, Reasons(missing))
         return _Judged(decision, new, {}, None)
     measured = _metrics_on(settings, data, features, old, store)
     if measured is None:
@@ -192,7 +190,7 @@ def _judge(settings: Settings, data: PreparedData, features: Features, version: 
         return _Judged(Decision(False, reason, {}), new, {}, number)
     known, unknown = measured
     reasons = Reasons(missing, unknown)
-    decision = decide(new, known, settings.evaluation.primary, smaller, settings.registry, reasons)
+    decision = decide(new, known, settings.evaluation.primary, settings.registry, reasons)
     if not is_of(old.digest, data):
         if forgotten := _forgotten(settings.data, old, store):
             reason = f"the champion was trained on {forgotten} too; add that to data.path, or {meant}"

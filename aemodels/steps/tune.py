@@ -97,7 +97,7 @@ def check_joining() -> None:
     """
     if search_database() is None:
         raise UserError(
-            "OPTUNA_STORAGE is not set: a search is joined through a database that all machines reach; set it to "
+            "OPTUNA_STORAGE is not set: a machine joins a search through a database that all machines reach; set it to "
             "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, or search on this machine alone by `aemodels tune`"
         )
 
@@ -129,7 +129,7 @@ def tune(settings: Settings, data: PreparedData, group: str, asker: str = "") ->
             note = _fewer(config.trials, study.config.trials)
             with TrialRuns(store, study, run, name, group) as trials:
                 events = search(experiment, data, features, study)
-                result = yield from _follow(events, study.config.trials, trials, ENDED if study.finished else note)
+                result = yield from _follow(events, study.config.trials, trials, ENDED if study.recorded else note)
             tuned = _finish(result, study, run, trials, folder, note)
         if not study.shared:
             folder.finish(tuned.model_dump(mode="json"), asker)
@@ -164,7 +164,7 @@ def _run(
     name, experiment, config = settings.registered_name, settings.experiment, settings.tuning
     with study.alone():
         study.arrive()
-        if study.finished:
+        if study.recorded:
             run = Run(store, study.notes()[RUN], store.experiment(name))
         else:
             if study.shared:
@@ -178,7 +178,7 @@ def _run(
         yield run
     except BaseException as error:
         with study.leaving() as last:
-            if last and not study.finished:
+            if last and not study.recorded:
                 run.__exit__(type(error), error, error.__traceback__)
         raise
 
@@ -232,7 +232,7 @@ def _finish(result: SearchResult, study: Study, run: Run, trials: TrialRuns, fol
     """Returns the result of the search; the one process that comes first records it, and ends the run."""
     ranked, (pictures, left_out) = _best_first(result), draw_search_figures(result)
     with study.alone():
-        if study.finished:
+        if study.recorded:
             figures = save_figures(pictures, folder.path)
         else:
             figures = keep_figures(pictures, folder.path, run)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from pydantic import Field, field_validator
 
 from aemodels.config import NAME, Config
+from aemodels.evaluation.evaluate import direction
 from aemodels.evaluation.metrics import METRICS
 
 LONGEST_NAME, LONGEST_REASON = 100, 1_000  # characters of the name of who decides, and of the reason
@@ -86,7 +87,6 @@ def decide(
     challenger: Mapping[str, float],
     champion: Mapping[str, float] | None,
     primary: str,
-    smaller_is_better: Mapping[str, bool],
     config: RegistryConfig,
     reasons: Reasons = Reasons(),  # noqa: B008  immutable
 ) -> Decision:
@@ -97,11 +97,10 @@ def decide(
     Args:
         champion: None where there is none yet.
         primary: the metric that defines better.
-        smaller_is_better: the direction of the primary metric and of every metric that has a limit.
         reasons: why metrics are missing.
     """
     numbers = {primary: challenger.get(primary, math.nan)}
-    if faults := _faults(challenger, primary, smaller_is_better, config, reasons.challenger):
+    if faults := _faults(challenger, primary, config, reasons.challenger):
         return Decision(False, "; ".join(faults), numbers)
     if champion is None:
         return Decision(True, "the first champion", numbers)
@@ -114,7 +113,7 @@ def decide(
     numbers[f"champion.{primary}"] = old
     if not math.isfinite(old):
         return Decision(True, f"the champion's {primary} is not finite", numbers)
-    sign = 1 if smaller_is_better[primary] else -1
+    sign = 1 if _smaller_is_better(primary) else -1
     improvement, needed = sign * (old - numbers[primary]), config.margin * abs(old)
     numbers |= {"improvement": improvement, "needed": needed}
     reason = f"{primary} {numbers[primary]:.6g} against the champion's {old:.6g}: improves by {improvement:.3g}, "
@@ -123,11 +122,7 @@ def decide(
 
 
 def _faults(
-    metrics: Mapping[str, float],
-    primary: str,
-    smaller_is_better: Mapping[str, bool],
-    config: RegistryConfig,
-    reasons: Mapping[str, str],
+    metrics: Mapping[str, float], primary: str, config: RegistryConfig, reasons: Mapping[str, str]
 ) -> list[str]:
     """Lists why a model may not be a champion, whatever it is compared with."""
     missing = [name for name in (primary, *config.limits) if name not in metrics]
@@ -138,6 +133,10 @@ def _faults(
     faults += [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
     for name, limit in config.limits.items():
         value = metrics.get(name, math.nan)
-        if value > limit if smaller_is_better[name] else value < limit:
+        if value > limit if _smaller_is_better(name) else value < limit:
             faults.append(f"{name} {value:.6g} is beyond its limit {limit:g}")
     return faults
+
+
+def _smaller_is_better(metric: str) -> bool:
+    return direction(metric) == "minimize"

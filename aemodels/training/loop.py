@@ -25,10 +25,11 @@ from aemodels.runtime.devices import best_device
 from aemodels.runtime.progress import Progress, Steps, finish
 from aemodels.runtime.randomness import derived_seed, seeded
 from aemodels.training.config import TrainingConfig, TrainingDivergedError
+from aemodels.training.graph import updates_of
 from aemodels.training.models import new_model
 from aemodels.training.pretraining import check_layers, hidden_layers
 from aemodels.training.state import Epoch, TrainingState, new_state, state_tensors
-from aemodels.training.update import Trainee, Updates
+from aemodels.training.update import Trainee
 
 LEAST_VALIDATED = 1_000  # images that the validation after an epoch takes, at least
 
@@ -129,7 +130,7 @@ class Loop:
         # If a training takes some images only, as in a search, its validation must not take longer than the training.
         few = None if config.images is None else max(LEAST_VALIDATED, config.images // 10)
         self.validation = Batches(data, "val", device, few, shared=True)
-        self.updates = Updates(model, self.training, config, seed)
+        self.updates = updates_of(model, self.training, config, seed)
         self.warmup_epochs = math.ceil(model.warmup_steps / self.updates.steps)
 
     def epoch(self, index: int) -> list[dict[str, float]]:
@@ -150,7 +151,7 @@ class Loop:
     def go_on_with(self, model: Trainee, moments: dict[str, Tensor]) -> None:
         """Goes on with another model on the same images, with the optimisers' state that belongs to it."""
         self.updates.close()
-        self.model, self.updates = model, Updates(model, self.training, self.updates.config, self.seed)
+        self.model, self.updates = model, updates_of(model, self.training, self.updates.config, self.seed)
         self.updates.load_moments(moments)
 
     def close(self) -> None:

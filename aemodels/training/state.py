@@ -14,7 +14,11 @@ from aemodels.models.base import GenerativeModel
 
 @dataclass
 class TrainingState:
-    """Holds all that a training needs to go on; its tensors are live, so write them before the next epoch starts."""
+    """Holds all that a training needs to go on; checkpoints/checkpoint.py keeps every field.
+
+    Its tensors are live, so write them before the next epoch starts. A new field has a default, so that the states of
+    earlier releases can still be read.
+    """
 
     epoch: int
     best: float

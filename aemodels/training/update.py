@@ -1,13 +1,12 @@
 """Makes the update that training repeats: one forward pass, the gradient of every part, the step of every part.
 
-B batch, M members of a population (a single model has no such axis), T terms of the losses, S full batches of an epoch.
-On a CUDA device whole updates are replayed as a graph, as with small models the work before a kernel takes longest.
+B batch, M members of a population (a single model has no such axis), T terms of the losses.
+On a CUDA device graph.py replays whole updates.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import ClassVar, Protocol
@@ -15,7 +14,6 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from aemodels.config import OwnWarning
 from aemodels.data.batches import Batches
 from aemodels.models.base import Loss
 from aemodels.nn.batch import Batch
@@ -25,8 +23,6 @@ from aemodels.runtime.devices import bfloat16_units
 from aemodels.runtime.randomness import derived_seed, seeded
 from aemodels.training.adam import FORGETTING, FusedAdam, added_up, clip
 from aemodels.training.config import TrainingConfig
-
-WARM_UPS = 3  # updates before a graph is captured, in which libraries choose algorithms; they are undone afterwards
 
 
 class Trainee(Protocol):
@@ -65,7 +61,6 @@ class Updates:
         convolves = any(p.dim() >= 4 for part in model.parts() for p in model.part_parameters(part))
         self.products_only = on and device == "cpu" and units == "matrix" and not convolves
         self.autocast = torch.autocast(device, torch.bfloat16, enabled=on and not self.products_only)
-        self._graph: Graph | None = None
 
     def moments(self) -> dict[str, Tensor]:
         """Returns the optimisers' state, live: "optimizer.<part>.<key>", by the keys of `FusedAdam.state`."""
@@ -81,8 +76,7 @@ class Updates:
             own.copy_(tensors[key])
 
     def close(self) -> None:
-        """Lets go of the graph, which holds memory and this object."""
-        self._graph = None
+        """Lets go of what only the updates need."""
 
     def rates(self, first_step: int) -> list[float]:
         """Returns the learning rates of an epoch's updates."""
@@ -94,19 +88,20 @@ class Updates:
     def epoch(self, index: int, first_step: int) -> dict[str, list[float]]:
         """Passes over the images, and returns the mean of every term, for each member."""
         self.model.train()
-        graph = self._captured()
+        self.prepare()
         products = products_in_bfloat16() if self.products_only else nullcontext()
         with seeded(derived_seed(self.seed, "epoch", index)), products:
             order_seed = derived_seed(self.seed, "order", index)
             self.sums.zero_()
-            if graph is None:
-                self._eager(order_seed, first_step)
-            else:
-                graph.epoch(self.batches.order(order_seed), first_step)
+            self.make_all(order_seed, first_step)
         means = (torchrun.add_up(self.sums) / len(self.batches)).tolist()  # the epoch's one synchronisation
         return {name: mean if isinstance(mean, list) else [mean] for name, mean in zip(self.names, means, strict=True)}
 
-    def _eager(self, order_seed: int, first_step: int) -> None:
+    def prepare(self) -> None:
+        """Does what has to be done before an epoch's first random number is drawn: nothing here."""
+
+    def make_all(self, order_seed: int, first_step: int) -> None:
+        """Makes the updates of an epoch, one after the other."""
         batch_size, left = self.config.batch_size, len(self.batches)
         rates = self.rates(first_step)
         for i, batch in enumerate(self.batches.shuffled(batch_size, order_seed)):
@@ -154,102 +149,6 @@ class Updates:
         if not self.names:
             self.names, self.sums = names, torch.zeros_like(added)
         self.sums += added
-
-    # ---------------------------------------------------------------- the graph
-
-    def _captured(self) -> Graph | None:
-        """Returns the update as a graph, where the device can replay one; it is captured before the first epoch."""
-        first = not self.names and len(self.batches) >= self.config.batch_size
-        if self.rate.device.type != "cuda" or not first:
-            return self._graph
-        if self.batches.resident is None or torchrun.active():
-            why = (
-                "several processes share it" if torchrun.active() else "the images do not fit into the device's memory"
-            )
-            warnings.warn(f"no CUDA graph of the update was made ({why}); training is slower", OwnWarning, 2)
-            return None
-        with seeded(0):
-            self._graph = captured(self)
-        return self._graph
-
-
-class Graph:
-    """Replays the full batches of an epoch on a device that the host tells nothing in between.
-
-    The order, the learning rates and the steps lie in the device's memory, and each update moves on to the next.
-    """
-
-    def __init__(self, updates: Updates) -> None:
-        device, batch_size = updates.rate.device, updates.config.batch_size
-        self.updates, self.full = updates, len(updates.batches) // batch_size
-        self.order = torch.zeros(self.full, batch_size, dtype=torch.int64, device=device)  # (S, B)
-        self.rates = torch.zeros(self.full, device=device)  # (S,)
-        self.done = torch.zeros(1, dtype=torch.int64, device=device)  # batches of this epoch
-        self.step = torch.zeros((), dtype=torch.int64, device=device)  # updates of the training
-        self.replay = self.advance
-
-    def advance(self) -> None:
-        """Makes the next update, without any value that the host would have to know."""
-        updates = self.updates
-        updates.rate.copy_(self.rates.index_select(0, self.done)[0])
-        batch = updates.batches.gather(self.order.index_select(0, self.done)[0], drawn=True)
-        updates.update(batch, self.step, updates.config.batch_size)
-        self.done += 1
-        self.step += 1
-
-    def epoch(self, order: Tensor, first_step: int) -> None:
-        """Makes one pass over the images; a last batch that is not full is an update by itself."""
-        updates, device = self.updates, self.order.device
-        full, rest = order[: self.order.numel()], order[self.order.numel() :]
-        rates = updates.rates(first_step)
-        self.order.copy_(full.view_as(self.order))
-        self.rates.copy_(torch.tensor(rates[: self.full]))
-        self.done.zero_()
-        self.step.fill_(first_step)
-        for _ in range(self.full):
-            self.replay()
-        if len(rest):
-            updates.rate.fill_(rates[-1])
-            updates.update(updates.batches.gather(rest.to(device), drawn=True), self.step, len(rest))
-
-
-def captured(updates: Updates) -> Graph | None:
-    """Captures the update as a graph; it warns and returns None if that fails. Weights and moments stay as they are."""
-    graph = Graph(updates)
-    kept = {name: tensor.clone() for name, tensor in _touched(updates).items()}
-    aside = torch.cuda.Stream()  # the warm-up of a capture has to run on a stream of its own
-    try:
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UPS):
-                graph.done.zero_()
-                graph.advance()
-        torch.cuda.current_stream().wait_stream(aside)
-        graph.done.zero_()
-        cuda_graph = torch.cuda.CUDAGraph()
-        # With thread_local, what other threads (MLflow's, Prefect's) do on the device meanwhile is no error.
-        with torch.cuda.graph(cuda_graph, capture_error_mode="thread_local"):
-            graph.advance()
-        graph.replay = cuda_graph.replay
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        warnings.warn(f"no CUDA graph of the update was made ({reason}); training is slower", OwnWarning, 2)
-        return None
-    finally:
-        torch.cuda.current_stream().wait_stream(aside)
-        for name, tensor in _touched(updates).items():
-            tensor.copy_(kept[name])
-    return graph
-
-
-def _touched(updates: Updates) -> dict[str, Tensor]:
-    """Returns the tensors that an update changes: weights, persistent buffers and moments."""
-    return {f"model.{name}": tensor for name, tensor in updates.model.state_dict().items()} | updates.moments()
-
-
-# ---------------------------------------------------------------- steps and gradients
 
 
 @contextmanager

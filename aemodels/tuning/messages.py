@@ -42,4 +42,4 @@ class MemberEnd:
     error: str = ""
 
 
-Told = Generator[MemberStart | MemberEpoch | MemberEnd, bool | None, None]
+TrialEvents = Generator[MemberStart | MemberEpoch | MemberEnd, bool | None, None]

@@ -23,13 +23,13 @@ from aemodels.evaluation.features import Features
 from aemodels.experiment import Experiment
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import cores
-from aemodels.runtime.processes import Worker, WorkerDiedError, Yielded, ready
+from aemodels.runtime.processes import GeneratorProcess, ProcessDiedError, Yielded, ready
 from aemodels.runtime.progress import Driven
 from aemodels.training.config import TrainingDivergedError
 from aemodels.training.population import stackable, train_population
 from aemodels.training.state import Epoch
 from aemodels.tuning.costs import forward_seconds, stack_bytes
-from aemodels.tuning.messages import MemberEnd, MemberEpoch, MemberStart, Told
+from aemodels.tuning.messages import MemberEnd, MemberEpoch, MemberStart, TrialEvents
 from aemodels.tuning.trial import Conditions, out_of_memory, run_trial
 
 WORTH_PROCESSES = 5.0  # seconds of all forward passes; with fewer the trials are done before the processes start
@@ -41,42 +41,42 @@ class Runner:
 
     def __init__(self, conditions: Conditions) -> None:
         self.conditions, self.data = conditions, conditions.data
-        self.workers: list[Worker] = []
-        self.importing: list[Worker] = []  # those of the processes above that are not ready yet
+        self.processes: list[GeneratorProcess] = []
+        self.importing: list[GeneratorProcess] = []  # those of the processes above that are not ready yet
         self.threads = torch.get_num_threads()  # threads of a trial on a CPU
 
     def start(self, experiments: Sequence[Experiment], total: int) -> None:
         """Starts processes for trials like these, `total` in all, where they are worth it; does not wait."""
         count = min(cores(), len(experiments))
         self.threads = max(1, min(self.threads, cores() // count))
-        if best_device().type != "cpu" or count < 2 or self.workers:
+        if best_device().type != "cpu" or count < 2 or self.processes:
             return
         seen = total * sum(each.training.epochs * self._images(each) for each in experiments) / len(experiments)
         if seen * forward_seconds(experiments[0], self.data) >= WORTH_PROCESSES:
-            self.workers = [_hired(count, self.threads) for _ in range(count)]
-            self.importing = list(self.workers)
+            self.processes = [_new_process(count, self.threads) for _ in range(count)]
+            self.importing = list(self.processes)
 
     def _images(self, experiment: Experiment) -> int:
         """Returns the number of training images of an epoch."""
         return min(self.data.sizes["train"], experiment.seen(self.data))
 
-    def run(self, experiments: Iterable[Experiment]) -> Told:
+    def run(self, experiments: Iterable[Experiment]) -> TrialEvents:
         """Runs trials and tells what happens to them, in any order; takes each when there is room for it."""
         if best_device().type != "cpu":
             yield from self._stacked(experiments)
-        elif self.workers:
+        elif self.processes:
             yield from self._in_processes(experiments)
         else:
             yield from self._in_this_process(experiments)
 
     def close(self) -> None:
         """Ends the processes."""
-        for worker in self.workers:
-            worker.close()
+        for process in self.processes:
+            process.close()
 
     # ---------------------------------------------------------------- processes
 
-    def _in_this_process(self, experiments: Iterable[Experiment]) -> Told:
+    def _in_this_process(self, experiments: Iterable[Experiment]) -> TrialEvents:
         """Runs trials one after the other, with as many threads as a process would have.
 
         With another number, sums are rounded differently, and a search that goes on may start processes after all.
@@ -90,36 +90,38 @@ class Runner:
         finally:
             torch.set_num_threads(threads)
 
-    def _in_processes(self, experiments: Iterable[Experiment]) -> Told:
+    def _in_processes(self, experiments: Iterable[Experiment]) -> TrialEvents:
         """Gives each free process the next trial; a process that dies, perhaps out of memory, fails its trial alone."""
         while self.importing:
-            with suppress(WorkerDiedError):  # _take starts another process in its place
+            with suppress(ProcessDiedError):  # _take starts another process in its place
                 self.importing.pop().receive()
         waiting = iter(enumerate(experiments))
-        busy: dict[Worker, _Taken] = {}
+        busy: dict[GeneratorProcess, _Taken] = {}
         try:
-            for worker in list(self.workers):
-                yield from self._take(worker, waiting, busy)
+            for process in list(self.processes):
+                yield from self._take(process, waiting, busy)
             while busy:
-                for worker in ready(list(busy)):
-                    taken = busy[worker]
+                for process in ready(list(busy)):
+                    taken = busy[process]
                     try:
-                        message = worker.receive()
+                        message = process.receive()
                         if isinstance(message, Yielded):
                             stop = yield message.value
                             taken.over = bool(stop) or isinstance(message.value, MemberEnd)
-                            worker.answer(stop)
+                            process.answer(stop)
                             continue
-                    except WorkerDiedError as error:
+                    except ProcessDiedError as error:
                         if not taken.over:
                             yield MemberEnd(taken.index, {}, time.perf_counter() - taken.started, error.reason)
-                    del busy[worker]
-                    yield from self._take(worker, waiting, busy)
+                    del busy[process]
+                    yield from self._take(process, waiting, busy)
         finally:
             if busy:  # the caller ended, so what the processes do is of no use
                 self.close()
 
-    def _take(self, worker: Worker, waiting: Iterator[tuple[int, Experiment]], busy: dict[Worker, _Taken]) -> Told:
+    def _take(
+        self, process: GeneratorProcess, waiting: Iterator[tuple[int, Experiment]], busy: dict[GeneratorProcess, _Taken]
+    ) -> TrialEvents:
         """Starts the next trial, if there is one, and starts another process first if this one is dead.
 
         If that one dies too before it has the trial, the trial fails, and the next is taken.
@@ -127,22 +129,22 @@ class Runner:
         for index, experiment in waiting:
             started = time.perf_counter()
             try:
-                if worker.process.poll() is not None:
-                    place, worker = self.workers.index(worker), _hired(len(self.workers), self.threads)
-                    self.workers[place] = worker
-                    worker.receive()
-                worker.start(_trial_in_worker, index, experiment, self.conditions)
-            except WorkerDiedError as error:
+                if process.popen.poll() is not None:
+                    place, process = self.processes.index(process), _new_process(len(self.processes), self.threads)
+                    self.processes[place] = process
+                    process.receive()
+                process.start(_trial_in_process, index, experiment, self.conditions)
+            except ProcessDiedError as error:
                 yield MemberStart(index)
                 yield MemberEnd(index, {}, time.perf_counter() - started, error.reason)
             else:
-                busy[worker] = _Taken(index, started)
+                busy[process] = _Taken(index, started)
                 yield MemberStart(index)
                 return
 
     # ---------------------------------------------------------------- stacks
 
-    def _stacked(self, experiments: Iterable[Experiment]) -> Told:
+    def _stacked(self, experiments: Iterable[Experiment]) -> TrialEvents:
         """Takes as many trials as the device holds, runs them, and takes the next."""
         waiting, more = iter(enumerate(experiments)), True
         while more:
@@ -162,7 +164,7 @@ class Runner:
                     break
             yield from self._in_stacks(taken, sizes)
 
-    def _in_stacks(self, experiments: dict[int, Experiment], sizes: dict[int, int]) -> Told:
+    def _in_stacks(self, experiments: dict[int, Experiment], sizes: dict[int, int]) -> TrialEvents:
         """Runs one population after the other, each as large as the device holds.
 
         A trial that cannot be stacked with another is trained alone.
@@ -216,7 +218,7 @@ class _Stack:
         self.told = dict.fromkeys(members, 0)  # the last epoch of each that was told
         self.seconds = dict.fromkeys(members, 0.0)
 
-    def run(self) -> Told:
+    def run(self) -> TrialEvents:
         started = len(self.members)
         try:
             yield from self._train(list(self.members))
@@ -235,7 +237,7 @@ class _Stack:
             smaller.seconds = {i: self.seconds[i] for i in half}  # the time so far counts too
             yield from smaller.run()
 
-    def _train(self, numbers: list[int]) -> Told:
+    def _train(self, numbers: list[int]) -> TrialEvents:
         first = self.members[numbers[0]]
         configs, seeds = zip(*((self.members[i].model, self.members[i].seed) for i in numbers), strict=True)
         training = train_population(configs, self.conditions.data, first.training, seeds)
@@ -283,11 +285,11 @@ class _Stack:
 _features: dict[str, Features] = {}  # by hash; they hold the features of the real images, which all trials share
 
 
-def _hired(count: int, threads: int) -> Worker:
+def _new_process(count: int, threads: int) -> GeneratorProcess:
     """Starts one of `count` processes, which imports what a trial needs; does not wait for it."""
-    worker = Worker(threads, alike=count)
-    worker.start(_begin)
-    return worker
+    process = GeneratorProcess(threads, alike=count)
+    process.start(_begin)
+    return process
 
 
 def _begin() -> Generator[None, None, None]:
@@ -296,7 +298,7 @@ def _begin() -> Generator[None, None, None]:
     yield from ()
 
 
-def _trial_in_worker(index: int, experiment: Experiment, conditions: Conditions) -> Told:
+def _trial_in_process(index: int, experiment: Experiment, conditions: Conditions) -> TrialEvents:
     if (features := conditions.features) is not None:
         conditions = replace(conditions, features=_features.setdefault(features.hash, features))
     return (yield from run_trial(index, experiment, conditions))

@@ -1,4 +1,4 @@
-"""Samples and prunes with Optuna: what to try, what to stop, what mattered.
+"""Samples with Optuna: what to try, and what mattered.
 
 The sampler sees a copy in memory of the earlier generations' results and nothing else. So what it decides depends
 neither on what killed processes left in the storage, nor on Optuna's numbers, nor on which process asks.
@@ -7,7 +7,6 @@ neither on what killed processes left in the storage, nor on Optuna's numbers, n
 from __future__ import annotations
 
 import json
-import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
@@ -16,7 +15,6 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
@@ -28,13 +26,12 @@ from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import Trial
 from aemodels.tuning.space import trial_experiment
 
-# Trials that are drawn before the sampler models the results, and complete ones before the pruner compares with them.
-RANDOM_TRIALS = 4
+RANDOM_TRIALS = 4  # trials that are drawn before the sampler models the results, or tells what mattered
 ATTEMPTS = 20  # how often Optuna may draw settings, before a trial takes others that no trial has had
 
 
 class Sampler:
-    """Decides from the results of earlier generations what to try, and what to stop."""
+    """Decides from the results of earlier generations what to try."""
 
     def __init__(self, experiment: Experiment, config: TuningConfig, space: Space, directions: Sequence[str]) -> None:
         self.space, self._experiment, self._config = space, experiment, config
@@ -42,8 +39,6 @@ class Sampler:
         self.directions = [StudyDirection[name.upper()] for name in directions]
         self._seed, self._own = experiment.seed, _own(experiment, space)
         self._values = _all_values(space)
-        granted = math.ceil(config.prune_after * trial_experiment(experiment, config, {}).training.epochs)
-        self._pruner = MedianPruner(n_startup_trials=RANDOM_TRIALS, n_warmup_steps=granted)
 
     def in_memory(self, trials: Iterable[Trial], generation: int = 0) -> optuna.Study:
         """Returns the trials as a study, numbered by index; a failed one counts as bad, so its like is not drawn."""
@@ -113,11 +108,6 @@ class Sampler:
     def _trained(self, params: Mapping[str, Any]) -> str:
         """Returns all settings of a trial as text: trials of the same text train the same model."""
         return trial_experiment(self._experiment, self._config, params).model_dump_json()
-
-    def prunes(self, curve: Mapping[int, float], earlier: optuna.Study) -> bool:
-        """Tells whether a trial does worse than half of the earlier generations' trials did at its age."""
-        running = create_trial(state=TrialState.RUNNING, intermediate_values=dict(curve))
-        return self._pruner.prune(earlier, running)
 
     def importances(self, study: optuna.Study) -> dict[str, float]:
         """Returns each parameter's share in how far the first objective varies; it is empty if too few trials tell."""

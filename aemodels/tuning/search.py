@@ -104,7 +104,8 @@ def _run(number: int, prepare: Prepare, runner: Runner, study: Study) -> Generat
         for happened in told:
             for event in _events(mine[happened.index], happened, study):
                 yield event
-                told.answer = isinstance(happened, MemberEpoch) and not isinstance(event, TrialEpoch)
+                goes_on = isinstance(event, TrialEpoch)  # neither pruned nor lost
+                told.answer = isinstance(happened, MemberEpoch) and not goes_on
                 if isinstance(event, TrialEnded):
                     if study.end(event.trial):
                         ended.add(event.trial.index)

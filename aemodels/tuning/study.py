@@ -26,6 +26,7 @@ from aemodels.tuning.claims import Claims, Leases
 from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import SearchResult, Trial
 from aemodels.tuning.messages import Goals
+from aemodels.tuning.pruner import Pruner
 from aemodels.tuning.sampler import Sampler
 from aemodels.tuning.space import search_space
 from aemodels.tuning.storage import DATABASE_ERRORS, INTERRUPTED, open_storage
@@ -110,6 +111,7 @@ class Study:
         self.directions = tuple(direction(metric) for metric in self.objectives)
         self.goals = Goals(self.objectives, self.primary if config.prune and config.pareto is None else None)
         self._sampler = Sampler(experiment, config, space, self.directions)
+        self._pruner = Pruner(experiment, config)
         self.config = config.override({"trials": self._sampler.total()})
         """Holds the settings of the search, with no more trials than there are settings in its space."""
         self._storage, self._id = storage, self._find(storage)
@@ -151,7 +153,7 @@ class Study:
         self._storage.set_study_user_attr(self._id, key, value)
 
     @property
-    def finished(self) -> bool:
+    def recorded(self) -> bool:
         """Tells whether all trials ended, and what follows from them is recorded: only the result is left to tell.
 
         It knows this of shared studies alone; for a study of this process alone the run folder knows it.
@@ -290,7 +292,7 @@ class Study:
 
     def prunes(self, curve: Mapping[int, float]) -> bool:
         """Tells whether a trial of the present generation does worse than half of the earlier ones did at its age."""
-        return self._sampler.prunes(curve, self._earlier)
+        return self._pruner.prunes(curve, self._earlier)
 
     # ---------------------------------------------------------------- what came out
 

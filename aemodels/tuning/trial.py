@@ -17,7 +17,7 @@ from aemodels.training.config import TrainingDivergedError
 from aemodels.training.loop import train
 from aemodels.training.models import best_model, fit_prior
 from aemodels.training.state import Epoch
-from aemodels.tuning.messages import Goals, MemberEnd, MemberEpoch, Told
+from aemodels.tuning.messages import Goals, MemberEnd, MemberEpoch, TrialEvents
 
 # These quick metrics of a trial are measured beside the objectives, as far as its model and its data have them.
 COMPARED = ("distortion", "rate", "negative_elbo", "mse", "active_units", "frechet_samples")
@@ -59,7 +59,7 @@ class Conditions:
         return found.metrics
 
 
-def run_trial(index: int, experiment: Experiment, conditions: Conditions) -> Told:
+def run_trial(index: int, experiment: Experiment, conditions: Conditions) -> TrialEvents:
     """Trains a model and judges its best weights on all validation images."""
     started, waited = time.perf_counter(), 0.0
     try:

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from aemodels.texts import visible
 from flows.cli.compare import compare
+from flows.cli.exit_codes import DONE, DRIFTED
 from flows.cli.options import (
     MODEL_HELP,
     Changes,
@@ -296,7 +297,7 @@ def monitor(name: Name, images: ImageFiles, json: Json = False, v: Verbose = Fal
         image_files(paths)
         result = work.monitor(name, paths)
         results.monitored(result, json)
-    raise typer.Exit(3 if result.drift else 0)
+    raise typer.Exit(DRIFTED if result.drift else DONE)
 
 
 for _command in (compare, report, serve, ui):

@@ -79,4 +79,4 @@ def ui(port: Annotated[int, typer.Option(help="Listen on this port of this machi
         terminal.sentence(
             f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)"
         )
-        raise typer.Exit(serve_ui(port))
+        serve_ui(port)

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from flows.cli.exit_codes import FAILED, INTERRUPTED, MENDABLE
+
 if TYPE_CHECKING:
     from aemodels.settings import Settings
 
-INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
 SERVER_BYTES = 2 * 2**20  # room on the disk for the database of Prefect's own server
 BUSY = 0.5  # the machine is busy when others use this many cores: then threads should not spin
 
@@ -29,7 +30,7 @@ BUSY = 0.5  # the machine is busy when others use this many cores: then threads 
 def answering(verbose: bool, computes: bool = False) -> Iterator[None]:
     """Runs the body of a command with quiet libraries, and turns errors into plain words and exit codes.
 
-    The code is 2 for an error that a person can mend, 130 for an interruption, and 1 for any other error.
+    The exit codes are those of exit_codes.py.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     from aemodels.config import UserError
@@ -51,13 +52,13 @@ def answering(verbose: bool, computes: bool = False) -> Iterator[None]:
     except UserError as error:
         if verbose and error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
-        _fail(f"error: {error}", 2)
+        _fail(f"error: {error}", MENDABLE)
     except KeyboardInterrupt:
         _fail("interrupted; give the same command again, and it goes on where it was", INTERRUPTED)
     except Exception as error:
         if verbose:
             raise
-        _fail(f"failed: {type(error).__name__}: {error}\n(give -v to see where)", 1)
+        _fail(f"failed: {type(error).__name__}: {error}\n(give -v to see where)", FAILED)
 
 
 def note(message: str) -> None:

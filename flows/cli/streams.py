@@ -10,10 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from flows.cli.exit_codes import MENDABLE, UNREAD
 from flows.cli.session import tell
-
-UNWRITABLE = 2  # the exit code of all errors that a person can mend
-CLOSED = 141  # what a shell calls a command whose reader went away, such as `head`
 
 
 class Stream(io.TextIOWrapper):
@@ -51,12 +49,12 @@ class Stream(io.TextIOWrapper):
         except BrokenPipeError:
             self._let_go()
             if self.ends:
-                raise SystemExit(CLOSED) from None
+                raise SystemExit(UNREAD) from None
         except OSError as error:
             self._let_go()
             if self.ends:
                 tell(f"error: standard output: cannot be written ({error.strerror}); send it to another place")
-                raise SystemExit(UNWRITABLE) from None
+                raise SystemExit(MENDABLE) from None
 
     def _let_go(self) -> None:
         """Sends to the null device what is still held back, also at the end of Python."""

@@ -18,7 +18,7 @@ from aemodels.data import PreparedData, decoding, prepare
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.source import UnreadableError
-from aemodels.runtime.processes import Worker, WorkerDiedError, ready
+from aemodels.runtime.processes import GeneratorProcess, ProcessDiedError, ready
 from aemodels.runtime.progress import Progress, Steps, finish
 
 
@@ -75,29 +75,29 @@ def test_links_in_circles_end(animals: Path) -> None:
 
 
 @pytest.fixture
-def hire(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Worker]]:
+def hire(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[GeneratorProcess]]:
     """Returns a function that lists the processes of the next preparation: three, with blocks of one image."""
-    workers: list[Worker] = []
+    peers: list[GeneratorProcess] = []
 
-    def new_worker() -> Worker:
-        workers.append(Worker())
-        return workers[-1]
+    def new_peer() -> GeneratorProcess:
+        peers.append(GeneratorProcess())
+        return peers[-1]
 
-    def wait_for(some: list[Worker], _seconds: float) -> list[Worker]:
+    def wait_for(some: list[GeneratorProcess], _seconds: float) -> list[GeneratorProcess]:
         return ready(some) if some else []
 
-    def hire() -> list[Worker]:
-        for name, value in {"cores": lambda: 3, "WORTH_A_WORKER": 1e-9, "BLOCK_SECONDS": 1e-9}.items():
+    def hire() -> list[GeneratorProcess]:
+        for name, value in {"cores": lambda: 3, "WORTH_A_PROCESS": 1e-9, "BLOCK_SECONDS": 1e-9}.items():
             monkeypatch.setattr(decoding, name, value)
-        monkeypatch.setattr(decoding, "Worker", new_worker)
+        monkeypatch.setattr(decoding, "GeneratorProcess", new_peer)
         monkeypatch.setattr(decoding, "ready", wait_for)
-        return workers
+        return peers
 
     return hire
 
 
-def are_gone(workers: list[Worker]) -> bool:
-    return len(workers) == 3 and all(worker.process.poll() is not None for worker in workers)
+def are_gone(peers: list[GeneratorProcess]) -> bool:
+    return len(peers) == 3 and all(peer.popen.poll() is not None for peer in peers)
 
 
 def contents(data: PreparedData) -> dict[str, Any]:
@@ -105,10 +105,10 @@ def contents(data: PreparedData) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("settings", [{}, {"image_size": 9}, {"on_error": "skip"}])
-def test_workers_change_nothing(
+def test_processes_change_nothing(
     animals: Path,
     tmp_path: Path,
-    hire: Callable[[], list[Worker]],
+    hire: Callable[[], list[GeneratorProcess]],
     monkeypatch: pytest.MonkeyPatch,
     settings: dict[str, Any],
 ) -> None:
@@ -117,7 +117,7 @@ def test_workers_change_nothing(
             damage(animals / "dog" / f"{name}.png")
     alone = contents(finish(prepare(FolderConfig(path=animals, **settings))))
     shutil.rmtree(tmp_path / "cache")
-    workers, decode, here = hire(), decoding.decode_block, []
+    peers, decode, here = hire(), decoding.decode_block, []
 
     def decode_here(*args: Any) -> decoding.Block:
         here.append(decode(*args))
@@ -125,23 +125,23 @@ def test_workers_change_nothing(
 
     monkeypatch.setattr(decoding, "decode_block", decode_here)
     np.testing.assert_equal(contents(finish(prepare(FolderConfig(path=animals, **settings)))), alone)
-    assert are_gone(workers)
-    assert sum(block.done for block in here) < 10  # of 40; until the workers were there
+    assert are_gone(peers)
+    assert sum(block.done for block in here) < 10  # of 40; until the peers were there
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_workers_raise_the_same_error(animals: Path, hire: Callable[[], list[Worker]], seed: int) -> None:
+def test_processes_raise_the_same_error(animals: Path, hire: Callable[[], list[GeneratorProcess]], seed: int) -> None:
     for file in np.random.default_rng(seed).permutation(sorted(animals.rglob("*.png")))[:6]:
         if file.name != "000.png":  # the first, which is read before the others
             damage(file)
     config = FolderConfig(path=animals, split_seed=seed)
     with pytest.raises(UnreadableError) as alone:
         finish(prepare(config))
-    workers = hire()
+    peers = hire()
     with pytest.raises(UnreadableError) as together:
         finish(prepare(config))
     assert (str(together.value), together.value.file) == (str(alone.value), alone.value.file)
-    assert are_gone(workers)
+    assert are_gone(peers)
 
 
 def until(done: int, running: Steps[PreparedData]) -> None:
@@ -149,37 +149,37 @@ def until(done: int, running: Steps[PreparedData]) -> None:
         pass
 
 
-def test_interrupt_ends_the_workers(
-    animals: Path, hire: Callable[[], list[Worker]], prepared_folders: Callable[[], list[Path]]
+def test_interrupt_ends_the_processes(
+    animals: Path, hire: Callable[[], list[GeneratorProcess]], prepared_folders: Callable[[], list[Path]]
 ) -> None:
-    workers, running = hire(), prepare(FolderConfig(path=animals))
+    peers, running = hire(), prepare(FolderConfig(path=animals))
     until(10, running)
-    assert [worker.process.poll() for worker in workers] == [None] * 3
+    assert [peer.popen.poll() for peer in peers] == [None] * 3
     running.close()
-    assert are_gone(workers)
+    assert are_gone(peers)
     assert prepared_folders() == []
 
 
-def test_killed_worker(
-    animals: Path, hire: Callable[[], list[Worker]], prepared_folders: Callable[[], list[Path]]
+def test_killed_process(
+    animals: Path, hire: Callable[[], list[GeneratorProcess]], prepared_folders: Callable[[], list[Path]]
 ) -> None:
-    workers, running = hire(), prepare(FolderConfig(path=animals))
+    peers, running = hire(), prepare(FolderConfig(path=animals))
     until(10, running)
-    workers[1].process.kill()
-    with pytest.raises(WorkerDiedError, match="ended by signal 9"):
+    peers[1].popen.kill()
+    with pytest.raises(ProcessDiedError, match="ended by signal 9"):
         finish(running)
-    assert are_gone(workers)
+    assert are_gone(peers)
     assert prepared_folders() == []
 
 
 def test_no_process_where_none_is_worth_it(
-    animals: Path, hire: Callable[[], list[Worker]], monkeypatch: pytest.MonkeyPatch
+    animals: Path, hire: Callable[[], list[GeneratorProcess]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workers = hire()
+    peers = hire()
     finish(prepare(DigitsConfig()))  # in memory
-    monkeypatch.setattr(decoding, "WORTH_A_WORKER", 10)
+    monkeypatch.setattr(decoding, "WORTH_A_PROCESS", 10)
     finish(prepare(FolderConfig(path=animals)))
-    assert not workers
+    assert not peers
 
 
 # ---- bad images

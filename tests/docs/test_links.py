@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,19 @@ def test_units_on_the_page_of_metrics_are_those_of_the_table() -> None:
     units = {name: unit for name, unit in rows if name in METRICS}
     assert units == {name: METRICS[name].unit for name in units}
     assert len(units) > 30
+
+
+def test_the_api_pages_leave_out_no_class() -> None:
+    """Their filters are for constants, and know them by their names alone."""
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    (handlers,) = (plugin["mkdocstrings"]["handlers"] for plugin in site["plugins"] if isinstance(plugin, dict))
+    filters = [re.compile(text.removeprefix("!")) for text in handlers["python"]["options"]["filters"]]
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    found = [
+        name
+        for module in re.findall(r"^::: ([\w.]+)$", pages, re.MULTILINE)
+        for name, value in vars(import_module(module)).items()
+        if isinstance(value, type) and value.__module__ == module and not name.startswith("_")
+    ]
+    assert len(found) > 50
+    assert [name for name in found if any(filter_.search(name) for filter_ in filters)] == []

@@ -111,7 +111,7 @@ def test_metrics_without_a_feature_network(digits: PreparedData) -> None:
 def test_real_images_as_samples_are_as_good_as_real(digits: PreparedData, features: Features) -> None:
     """Training images take the place of samples. The metrics show it if all are of one class."""
     evidence = evaluate(build(VAEConfig(trunk=SMALL), digits), digits, features, CONFIG, only=()).evidence
-    sevens = torch.tensor(digits.split("train").labels[: evidence.count] == 7)
+    sevens = torch.tensor(digits.split("train").labels[: evidence.frechet_images] == 7)
     names = ("density", "coverage", "confident_samples", "class_balance")
     evidence.sample_features = evidence.training_features
     real = [METRICS[name].measure(evidence) for name in names]

@@ -51,9 +51,9 @@ def test_more_flexible_priors_have_a_higher_density_of_held_out_codes() -> None:
     """The clusters are not Gaussian."""
     codes = two_clusters(4_000)[:, :2]
     with torch.no_grad():
-        gaussian, mixture, flow = (fitted(name, codes[:3_000], 0)().log_prob(codes[3_000:]).mean() for name in PRIORS)
-    assert mixture > gaussian + 1
-    assert flow > gaussian + 1
+        density = {name: fitted(name, codes[:3_000], 0)().log_prob(codes[3_000:]).mean() for name in PRIORS}
+    assert density["mixture"] > density["gaussian"] + 1
+    assert density["flow"] > density["gaussian"] + 1
 
 
 @pytest.mark.slow

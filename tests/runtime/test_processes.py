@@ -19,7 +19,7 @@ import pytest
 
 from aemodels.config import UserError
 from aemodels.data.source import UnreadableError
-from aemodels.runtime.processes import Returned, Worker, WorkerDiedError, Yielded, ready
+from aemodels.runtime.processes import GeneratorProcess, ProcessDiedError, Returned, Yielded, ready
 
 Steps = Generator[Any, Any, Any]
 FOLDER = str(Path(__file__).parent)
@@ -95,29 +95,29 @@ def here() -> Iterator[ModuleType]:
 
 
 @pytest.fixture(scope="module")
-def worker(here: ModuleType) -> Iterator[Worker]:  # noqa: ARG001
-    with closing(Worker()) as worker:
-        yield worker
+def peer(here: ModuleType) -> Iterator[GeneratorProcess]:  # noqa: ARG001
+    with closing(GeneratorProcess()) as peer:
+        yield peer
 
 
-def drain(worker: Worker) -> list[Any]:
+def drain(peer: GeneratorProcess) -> list[Any]:
     """Returns all that a generator yields, each answered with its number, then what it returns."""
     values: list[Any] = []
-    while isinstance(message := worker.receive(), Yielded):
-        worker.answer(len(values))
+    while isinstance(message := peer.receive(), Yielded):
+        peer.answer(len(values))
         values.append(message.value)
     assert isinstance(message, Returned)
     return [*values, message.value]
 
 
-def test_values_both_ways(worker: Worker, here: ModuleType) -> None:
-    worker.start(here.double, [1, 2, 3])
-    assert drain(worker) == [2, 4, 6, [0, 1, 2]]
-    worker.start(here.double, [])
-    assert worker.receive() == Returned([])
+def test_values_both_ways(peer: GeneratorProcess, here: ModuleType) -> None:
+    peer.start(here.double, [1, 2, 3])
+    assert drain(peer) == [2, 4, 6, [0, 1, 2]]
+    peer.start(here.double, [])
+    assert peer.receive() == Returned([])
     large = [10**100_000] * 100  # more than a socket holds
-    worker.start(here.double, large)
-    assert drain(worker)[:-1] == [2 * value for value in large]
+    peer.start(here.double, large)
+    assert drain(peer)[:-1] == [2 * value for value in large]
 
 
 @pytest.mark.parametrize(
@@ -131,72 +131,72 @@ def test_values_both_ways(worker: Worker, here: ModuleType) -> None:
     ],
 )
 def test_errors_arrive_as_themselves(
-    worker: Worker, here: ModuleType, kind: str, error: type[Exception] | None, text: str
+    peer: GeneratorProcess, here: ModuleType, kind: str, error: type[Exception] | None, text: str
 ) -> None:
-    worker.start(here.fail, kind)
-    assert worker.receive() == Yielded("before")
-    worker.answer()
+    peer.start(here.fail, kind)
+    assert peer.receive() == Yielded("before")
+    peer.answer()
     with pytest.raises(error or here.ShortError) as raised:
-        worker.receive()
+        peer.receive()
     assert type(raised.value) is (error or here.ShortError)
     assert str(raised.value) == text
-    assert "in fail\n" in raised.value.__notes__[0]  # the worker's traceback
+    assert "in fail\n" in raised.value.__notes__[0]  # the peer's traceback
     if kind == "own":
         assert raised.value.__dict__["file"] == "cat.png"
-    worker.start(here.double, [1])
-    assert drain(worker) == [2, [0]]
+    peer.start(here.double, [1])
+    assert drain(peer) == [2, [0]]
 
 
 @pytest.mark.parametrize("kind", ["value", "result"])
-def test_what_cannot_be_sent(worker: Worker, here: ModuleType, kind: str) -> None:
+def test_what_cannot_be_sent(peer: GeneratorProcess, here: ModuleType, kind: str) -> None:
     with pytest.raises(Exception, match="pickle"):
-        worker.start(here.double, lambda: None)
-    worker.start(here.fail, kind)
-    worker.receive()
-    worker.answer()
+        peer.start(here.double, lambda: None)
+    peer.start(here.fail, kind)
+    peer.receive()
+    peer.answer()
     with pytest.raises(Exception, match="pickle"):
-        worker.receive()
-    worker.start(here.double, [1])
-    assert drain(worker) == [2, [0]]
+        peer.receive()
+    peer.start(here.double, [1])
+    assert drain(peer) == [2, [0]]
 
 
-def test_function_that_the_worker_does_not_find(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_function_that_the_process_does_not_find(peer: GeneratorProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(double, "__module__", "__main__")
     with pytest.raises(ValueError, match="double is in the main script; move it to a module"):
-        worker.start(double, [])
+        peer.start(double, [])
 
 
-def test_one_generator_at_a_time(worker: Worker, here: ModuleType) -> None:
-    worker.start(here.double, [1])
+def test_one_generator_at_a_time(peer: GeneratorProcess, here: ModuleType) -> None:
+    peer.start(here.double, [1])
     with pytest.raises(RuntimeError, match="runs a generator already; receive its end"):
-        worker.start(here.double, [2])
-    assert drain(worker) == [2, [0]]
+        peer.start(here.double, [2])
+    assert drain(peer) == [2, [0]]
 
 
-def test_ready_names_those_that_have_something(worker: Worker, here: ModuleType, tmp_path: Path) -> None:
-    with closing(Worker()) as other:
-        worker.start(here.wait_for, tmp_path / "first")
+def test_ready_names_those_that_have_something(peer: GeneratorProcess, here: ModuleType, tmp_path: Path) -> None:
+    with closing(GeneratorProcess()) as other:
+        peer.start(here.wait_for, tmp_path / "first")
         other.start(here.wait_for, tmp_path / "second")
-        for name, expected in (("second", other), ("first", worker)):
+        for name, expected in (("second", other), ("first", peer)):
             (tmp_path / name).touch()
-            assert ready([worker, other]) == [expected]
+            assert ready([peer, other]) == [expected]
             assert expected.receive() == Yielded(name)
-        worker.answer()
-        assert drain(worker) == [None]
-        os.kill(other.process.pid, signal.SIGKILL)
-        assert ready([worker, other]) == [other]
+        peer.answer()
+        assert drain(peer) == [None]
+        os.kill(other.popen.pid, signal.SIGKILL)
+        assert ready([peer, other]) == [other]
 
 
-def test_a_process_apart(worker: Worker, here: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
-    with closing(Worker(threads=3)) as other:
+def test_a_process_apart(peer: GeneratorProcess, here: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+    with closing(GeneratorProcess(threads=3)) as other:
         other.start(here.facts)
         process, path, threads = other.receive().value
         other.answer()
         assert other.receive() == Returned(set())  # it imports nothing that is not asked for
-    assert process == other.process.pid != os.getpid()
+    assert process == other.popen.pid != os.getpid()
     assert path == sys.path
     assert set(threads.values()) == {"3"}
-    assert worker.process.pid != process
+    assert peer.popen.pid != process
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "to stdout\nand from the system\n")
 
@@ -205,9 +205,9 @@ def test_from_a_thread(here: ModuleType) -> None:
     found: list[Any] = []
 
     def use() -> None:
-        with closing(Worker()) as worker:
-            worker.start(here.double, [1, 2])
-            found.extend(drain(worker))
+        with closing(GeneratorProcess()) as peer:
+            peer.start(here.double, [1, 2])
+            found.extend(drain(peer))
 
     thread = threading.Thread(target=use)
     thread.start()
@@ -215,32 +215,34 @@ def test_from_a_thread(here: ModuleType) -> None:
     assert found == [2, 4, [0, 1]]
 
 
-def test_killed_worker(here: ModuleType) -> None:
-    worker = Worker()
-    worker.start(here.compute, "asleep")
-    process = worker.receive().value
-    worker.answer()
+def test_killed_process(here: ModuleType) -> None:
+    peer = GeneratorProcess()
+    peer.start(here.compute, "asleep")
+    process = peer.receive().value
+    peer.answer()
     os.kill(process, signal.SIGKILL)
-    with pytest.raises(WorkerDiedError, match=r"ended by signal 9 \(Killed\); if memory ran out, .*run this") as raised:
-        worker.receive()
+    with pytest.raises(
+        ProcessDiedError, match=r"ended by signal 9 \(Killed\); if memory ran out, .*run this"
+    ) as raised:
+        peer.receive()
     assert isinstance(raised.value, UserError)
     assert raised.value.status == -9
-    for use in (worker.answer, worker.receive, lambda: worker.start(here.double, [1])):
-        with pytest.raises(WorkerDiedError):
+    for use in (peer.answer, peer.receive, lambda: peer.start(here.double, [1])):
+        with pytest.raises(ProcessDiedError):
             use()
-    worker.close()
+    peer.close()
 
 
 def test_close_ends_it_whatever_it_does(here: ModuleType) -> None:
-    worker = Worker()
-    worker.start(here.compute, "in one call")
-    worker.receive()
-    worker.answer()
-    worker.close()
-    worker.close()
-    assert worker.process.returncode == -9
-    forgotten = Worker()
-    process = forgotten.process
+    peer = GeneratorProcess()
+    peer.start(here.compute, "in one call")
+    peer.receive()
+    peer.answer()
+    peer.close()
+    peer.close()
+    assert peer.popen.returncode == -9
+    forgotten = GeneratorProcess()
+    process = forgotten.popen
     del forgotten
     assert process.returncode == -9
 
@@ -251,19 +253,19 @@ SCRIPT = """
 import os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 import test_processes
-from aemodels.runtime.processes import Worker
+from aemodels.runtime.processes import GeneratorProcess
 
-workers = [Worker(), Worker()]
-for worker in workers:
-    worker.start(test_processes.compute, sys.argv[2])
-processes = [worker.receive().value for worker in workers]
-for worker in workers:
-    worker.answer()
+peers = [GeneratorProcess(), GeneratorProcess()]
+for peer in peers:
+    peer.start(test_processes.compute, sys.argv[2])
+processes = [peer.receive().value for peer in peers]
+for peer in peers:
+    peer.answer()
 try:
     print(*processes, flush=True)
     time.sleep(float(sys.argv[3]))
 except KeyboardInterrupt:
-    print(*(worker.receive().value for worker in workers), flush=True)
+    print(*(peer.receive().value for peer in peers), flush=True)
 """
 
 
@@ -288,7 +290,7 @@ def script(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()
 
 
-def read_workers(process: subprocess.Popen[str]) -> list[int]:
+def read_peers(process: subprocess.Popen[str]) -> list[int]:
     assert process.stdout is not None
     return [int(number) for number in process.stdout.readline().split()]
 
@@ -309,20 +311,20 @@ def is_alive(process: int) -> bool:
 @pytest.mark.parametrize("how", ["busily", "asleep"])
 def test_killed_parent(script: Callable[..., subprocess.Popen[str]], how: str) -> None:
     process = script(how, 60)
-    workers = read_workers(process)
-    assert len(workers) == 2
-    assert all(map(is_alive, workers))
+    peers = read_peers(process)
+    assert len(peers) == 2
+    assert all(map(is_alive, peers))
     process.kill()
-    wait_until_gone(workers)
+    wait_until_gone(peers)
     assert process.communicate() == ("", "")
 
 
 def test_parent_that_ends_and_forgets_them(script: Callable[..., subprocess.Popen[str]]) -> None:
     process = script("busily", 0)
-    workers = read_workers(process)
+    peers = read_peers(process)
     assert process.communicate(timeout=30) == ("", "")
     assert process.returncode == 0
-    assert not any(map(is_alive, workers))
+    assert not any(map(is_alive, peers))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -330,17 +332,17 @@ def test_signals_to_the_whole_group_are_the_parents(
     script: Callable[..., subprocess.Popen[str]], number: signal.Signals
 ) -> None:
     process = script("to the end", 60)
-    workers = read_workers(process)
+    peers = read_peers(process)
     os.killpg(process.pid, number)
     said, errors = process.communicate(timeout=30)
     assert errors == ""
     assert said == ("end end\n" if number == signal.SIGINT else "")  # a signal that it does not handle ends the parent
-    wait_until_gone(workers)
+    wait_until_gone(peers)
 
 
 def test_signal_while_it_starts() -> None:
-    with closing(Worker()) as worker:
+    with closing(GeneratorProcess()) as peer:
         for _ in range(20):
-            os.kill(worker.process.pid, signal.SIGINT)
+            os.kill(peer.popen.pid, signal.SIGINT)
             time.sleep(0.01)
-        assert worker.process.poll() is None
+        assert peer.popen.poll() is None

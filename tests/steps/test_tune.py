@@ -26,7 +26,7 @@ from aemodels.steps.tune import ENDED, Tuned, tune
 from aemodels.tracking.store import open_store
 from aemodels.tuning import study
 from aemodels.tuning.claims import Claims, Leases
-from aemodels.tuning.messages import Told
+from aemodels.tuning.messages import TrialEvents
 
 SETTINGS = Settings().override({"tuning": {"trials": 4, "generation": 2, "epochs": 2}, "registry.name": "shared"})
 
@@ -42,7 +42,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Experiment]:
     """Lists the trials that were pretended to be trained, in their order."""
     found: list[Experiment] = []
 
-    def noted(index: int, experiment: Experiment, watched: str | None) -> Told:
+    def noted(index: int, experiment: Experiment, watched: str | None) -> TrialEvents:
         found.append(experiment)
         yield from pretend(index, experiment, watched)
 

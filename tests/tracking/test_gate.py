@@ -20,13 +20,11 @@ from aemodels.tracking.gate import RegistryConfig, Review, decide, reviewed
 from aemodels.tracking.registry import conclude, deciding, keep_review, promote, rollback
 from aemodels.tracking.store import Store
 
-SMALLER = {"mse": True, "frechet_samples": True, "knn_accuracy": False}
-
 
 def gate(
     challenger: Mapping[str, float], champion: Mapping[str, float] | None, primary: str = "mse", **settings: Any
 ) -> bool:
-    decision = decide(challenger, champion, primary, SMALLER, RegistryConfig(**settings))
+    decision = decide(challenger, champion, primary, RegistryConfig(**settings))
     assert decision.reason
     return decision.promote
 

@@ -85,6 +85,5 @@ def test_a_challenger_is_not_judged_by_what_it_may_have_been_trained_on(folders:
     assert declined.reason.startswith("it was trained on other images (by other data settings, or folders that")
     assert declined.champion == 1
     champion = get(open_store(), "own", CHAMPION)
-    assert (
-        finish(side_by_side(both, finish(prepare(both)), champion.version)).reason == IS_CHAMPION
-    )  # of whatever images
+    shown = finish(side_by_side(both, finish(prepare(both)), champion.version))
+    assert shown.reason == IS_CHAMPION  # of whatever images

@@ -21,9 +21,10 @@ from aemodels.nn.distributions import GaussianConfig
 from aemodels.nn.trunks import ImageShape, MLPConfig
 from aemodels.training.adam import FusedAdam
 from aemodels.training.config import TrainingConfig
+from aemodels.training.graph import Graph, ReplayedUpdates, captured
 from aemodels.training.loop import train
 from aemodels.training.models import new_model
-from aemodels.training.update import Graph, Updates, captured
+from aemodels.training.update import Updates
 
 SMALL = MLPConfig(widths=(16,))
 BATCH_NORM = MLPConfig(widths=(16,), normalization="batch")
@@ -138,10 +139,10 @@ def test_what_a_graph_replays_is_the_update(model: ModelConfig, digits: Prepared
     config = TrainingConfig(epochs=2, images=300, batch_size=64, schedule="cosine", warmup_steps=3, gradient_clip=1.0)
     data, cpu = digits.override({"binarize": "dynamic"}), torch.device("cpu")
     images = Batches(data, "train", cpu, 300)
-    plain, replayed = (Updates(new_model(model, data, 0), images, config, seed=0) for _ in range(2))
+    plain, replayed = (kind(new_model(model, data, 0), images, config, seed=0) for kind in (Updates, ReplayedUpdates))
     for index in (1, 2):
         terms = plain.epoch(index, (index - 1) * plain.steps)
-        replayed._graph = Graph(replayed)
+        replayed.graph = Graph(replayed)
         assert replayed.epoch(index, (index - 1) * plain.steps) == terms
     expected = plain.model.state_dict() | plain.moments()
     actual = replayed.model.state_dict() | replayed.moments()
@@ -181,14 +182,14 @@ def test_a_training_that_ended_keeps_no_graph(stopped: bool, digits: PreparedDat
     """The evaluation that follows needs the memory. The graph and its updates refer to each other."""
     graphs: list[weakref.ref[Graph]] = []
 
-    def uncaptured(updates: Updates) -> Graph:
-        if updates._graph is None:
-            updates._graph = graph = Graph(updates)
+    def uncaptured(updates: ReplayedUpdates) -> None:
+        if updates.graph is None:
+            updates.graph = graph = Graph(updates)
             graph.replay = partial(Graph.advance, weakref.proxy(graph))
             graphs.append(weakref.ref(graph))
-        return updates._graph
 
-    monkeypatch.setattr(Updates, "_captured", uncaptured)
+    monkeypatch.setattr(ReplayedUpdates, "prepare", uncaptured)
+    monkeypatch.setattr("aemodels.training.loop.updates_of", ReplayedUpdates)
     gc.disable()
     try:
         config = TrainingConfig(epochs=2, images=300, batch_size=64)

@@ -11,11 +11,11 @@ from searches import CONFIG, EXPERIMENT, NAMES, SMALL, miss, pretend, replace_tr
 from aemodels.config import Range, SettingsError, UserError
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.runtime.processes import Worker
+from aemodels.runtime.processes import GeneratorProcess
 from aemodels.tuning import runner
 from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import TrialEnded, TrialEpoch
-from aemodels.tuning.messages import MemberEnd, Told
+from aemodels.tuning.messages import MemberEnd, TrialEvents
 from aemodels.tuning.search import search
 from aemodels.tuning.space import search_space, trial_experiment
 from aemodels.tuning.study import open_study
@@ -28,22 +28,22 @@ def test_a_search_outlives_its_processes(digits: PreparedData, monkeypatch: pyte
     _, alone = run(digits, config, SMALL)
     monkeypatch.setattr(runner, "WORTH_PROCESSES", 0)
     monkeypatch.setattr(runner, "cores", lambda: 2)
-    workers: list[Worker] = []
+    peers: list[GeneratorProcess] = []
 
-    def counted(*given: Any, **named: Any) -> Worker:
-        workers.append(Worker(*given, **named))
-        return workers[-1]
+    def counted(*given: Any, **named: Any) -> GeneratorProcess:
+        peers.append(GeneratorProcess(*given, **named))
+        return peers[-1]
 
-    monkeypatch.setattr(runner, "Worker", counted)
+    monkeypatch.setattr(runner, "GeneratorProcess", counted)
     steps = search(SMALL, digits, None, open_study(name, SMALL, config))
     ended: list[int] = []
     for event in steps:
-        if isinstance(event, TrialEpoch) and event.index == 1 and len(workers) == 2:
-            workers[1].process.kill()
+        if isinstance(event, TrialEpoch) and event.index == 1 and len(peers) == 2:
+            peers[1].popen.kill()
         ended += [event.trial.index] if isinstance(event, TrialEnded) else []
     assert sorted(ended) == [0, 1, 2, 3]
-    assert len(workers) == 3
-    assert all(worker.process.poll() is not None for worker in workers)
+    assert len(peers) == 3
+    assert all(peer.popen.poll() is not None for peer in peers)
     _, result = run(digits, config, SMALL, name)  # what is recorded
     assert [trial.state for trial in result.trials] == ["complete", "failed", "complete", "complete"]
     assert "ended by signal 9" in result.trials[1].error
@@ -118,7 +118,7 @@ def test_objective_that_the_model_does_not_have(digits: PreparedData) -> None:
         run(digits, TuningConfig(pareto=("mse", "rate")), EXPERIMENT.override({"model": "ae"}))
 
 
-def failing(index: int, experiment: Experiment, watched: str | None) -> Told:
+def failing(index: int, experiment: Experiment, watched: str | None) -> TrialEvents:
     if miss(experiment) > 1:
         yield MemberEnd(index, {}, 0.0, "epoch 1: train/loss is nan")
     else:
@@ -139,7 +139,7 @@ def test_diverging_trials_do_not_end_a_search(digits: PreparedData, monkeypatch:
 
 
 def test_value_that_is_not_finite(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(index: int, experiment: Experiment, watched: str | None) -> Told:
+    def broken(index: int, experiment: Experiment, watched: str | None) -> TrialEvents:
         for told in pretend(index, experiment, watched):
             if isinstance(told, MemberEnd) and miss(experiment) > 1:
                 told = MemberEnd(index, told.metrics | {"frechet_samples": math.nan}, told.seconds)

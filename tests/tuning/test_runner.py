@@ -17,7 +17,7 @@ import torch
 from aemodels.data import batches
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.runtime.processes import Worker, Yielded
+from aemodels.runtime.processes import GeneratorProcess, Yielded
 from aemodels.tuning import runner as trials
 from aemodels.tuning.costs import forward_seconds, stack_bytes
 from aemodels.tuning.messages import Goals, MemberEnd, MemberEpoch, MemberStart
@@ -210,7 +210,7 @@ def runner(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ru
     monkeypatch.setattr(trials, "cores", lambda: 2)
     with closing(Runner(Conditions(digits, None, GOALS))) as runner:
         runner.start([SMALL] * 4, 4)
-        assert len(runner.workers) == 2
+        assert len(runner.processes) == 2
         yield runner
 
 
@@ -227,7 +227,7 @@ def test_processes_are_for_work_that_outlasts_their_start(
     for experiment, count in ((SMALL, 0), (costly, 2)):
         with closing(Runner(Conditions(digits, None, GOALS))) as runner:
             runner.start([experiment] * 4, 4)
-            assert len(runner.workers) == count
+            assert len(runner.processes) == count
 
 
 def test_processes_give_the_same_trials(runner: Runner, digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +238,7 @@ def test_processes_give_the_same_trials(runner: Runner, digits: PreparedData, mo
     monkeypatch.setattr(trials, "WORTH_PROCESSES", math.inf)
     with closing(Runner(Conditions(digits, None, GOALS))) as here:
         here.start([SMALL] * 4, 4)
-        assert not here.workers
+        assert not here.processes
         assert values(told(runner, [*VARIED, OTHER])) == values(told(here, [*VARIED, OTHER]))
     events = told(runner, VARIED, stopped=0)
     assert [e.epoch for e in events if isinstance(e, MemberEpoch) and e.index == 0] == [1]
@@ -246,36 +246,36 @@ def test_processes_give_the_same_trials(runner: Runner, digits: PreparedData, mo
     running = runner.run(VARIED)
     next(running)
     running.close()
-    assert all(worker.process.poll() is not None for worker in runner.workers)
+    assert all(peer.popen.poll() is not None for peer in runner.processes)
 
 
-def kill(worker: Worker) -> None:
-    worker.process.kill()
-    worker.process.wait()
+def kill(peer: GeneratorProcess) -> None:
+    peer.popen.kill()
+    peer.popen.wait()
 
 
 def killed(runner: Runner, trial: int, when: type) -> list[Any]:
     """Returns all messages after the starts if the trial's process is killed at its first event of that kind."""
-    worker, events = runner.workers[trial], []  # the first trials are taken in the order of the processes
+    peer, events = runner.processes[trial], []  # the first trials are taken in the order of the processes
     for event in runner.run([*VARIED, OTHER]):
         events += [] if isinstance(event, MemberStart) else [event]
         if isinstance(event, when) and event.index == trial:
-            kill(worker)
+            kill(peer)
     return events
 
 
 def test_a_killed_process_fails_its_trial_alone(runner: Runner, alone: dict[Any, float]) -> None:
     """It may be killed at any moment, and another process takes its place."""
     for trial, when in ((1, MemberStart), (0, MemberEpoch)):
-        before = list(runner.workers)
+        before = list(runner.processes)
         events = killed(runner, trial, when)
         (end,) = (e for e in events if isinstance(e, MemberEnd) and e.index == trial)
-        assert "a worker process was ended by signal 9 (Killed); if memory ran out" in end.error
+        assert "a process was ended by signal 9 (Killed); if memory ran out" in end.error
         assert "run this again" not in end.error  # that would not run it again
         assert end.seconds > 0
         others = values([e for e in events if e.index != trial])
         assert others == pytest.approx({key: value for key, value in alone.items() if key[0] != trial}, rel=1e-5)
-        assert [a is b for a, b in zip(before, runner.workers, strict=True)] == [i != trial for i in range(2)]
+        assert [a is b for a, b in zip(before, runner.processes, strict=True)] == [i != trial for i in range(2)]
 
 
 @pytest.mark.slow
@@ -284,12 +284,12 @@ def test_who_dies_between_two_trials_fails_none(runner: Runner, alone: dict[Any,
     events = killed(runner, 1, MemberEnd)
     assert len(events) == len(alone)
     assert values(events) == pytest.approx(alone, rel=1e-5)
-    kill(runner.workers[0])
+    kill(runner.processes[0])
     running = runner.run(VARIED)
     assert [next(running), next(running)] == [MemberStart(0), MemberStart(1)]
     first = next(running)
     assert isinstance(first, MemberEpoch)
-    kill(runner.workers[first.index])
+    kill(runner.processes[first.index])
     rest = [running.send(True), *running]
     assert [e for e in rest if e.index == first.index] == []
     assert sorted(e.index for e in rest if isinstance(e, MemberEnd)) == [i for i in range(3) if i != first.index]
@@ -300,16 +300,16 @@ def test_who_dies_before_it_has_a_trial_fails_that_alone(
     runner: Runner, alone: dict[Any, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory runs out again while the new process starts."""
-    hired = trials._hired
-    for worker in runner.workers:
-        kill(worker)
+    new_process = trials._new_process
+    for peer in runner.processes:
+        kill(peer)
 
-    def doomed(*args: int) -> Worker:
-        monkeypatch.setattr(trials, "_hired", hired)  # whoever comes after it lives
-        kill(worker := hired(*args))
-        return worker
+    def doomed(*args: int) -> GeneratorProcess:
+        monkeypatch.setattr(trials, "_new_process", new_process)  # whoever comes after it lives
+        kill(peer := new_process(*args))
+        return peer
 
-    monkeypatch.setattr(trials, "_hired", doomed)
+    monkeypatch.setattr(trials, "_new_process", doomed)
     runner.importing.clear()
     events = told(runner, [*VARIED, OTHER])
     (failed,) = (e for e in events if e.index == 0)
@@ -325,11 +325,11 @@ def test_processes_divide_the_memory(runner: Runner, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as torchrun:
         torchrun.setenv("LOCAL_WORLD_SIZE", "2")
         assert next(searches.kept([199, 201, 399, 401])) == [199]
-    kill(runner.workers[0])
+    kill(runner.processes[0])
     told(runner, [SMALL, SMALL])
-    for worker in runner.workers:  # one of which came later
-        worker.start(searches.kept, [199, 201, 399, 401])
-        assert worker.receive() == Yielded([199])
+    for peer in runner.processes:  # one of which came later
+        peer.start(searches.kept, [199, 201, 399, 401])
+        assert peer.receive() == Yielded([199])
 
 
 def test_a_model_that_the_main_memory_does_not_hold(digits: PreparedData) -> None:
@@ -346,4 +346,4 @@ def test_a_model_that_the_main_memory_does_not_hold(digits: PreparedData) -> Non
 def test_few_images_are_not_worth_processes(digits: PreparedData) -> None:
     runner = Runner(Conditions(digits, None, GOALS))
     runner.start(VARIED, 3)
-    assert runner.workers == []
+    assert runner.processes == []

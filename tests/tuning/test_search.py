@@ -15,7 +15,8 @@ from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import TrialEpoch, TrialStarted
-from aemodels.tuning.messages import Told
+from aemodels.tuning.messages import TrialEvents
+from aemodels.tuning.pruner import LEAST_TRIALS
 from aemodels.tuning.sampler import RANDOM_TRIALS
 from aemodels.tuning.search import search
 from aemodels.tuning.space import trial_experiment
@@ -162,7 +163,7 @@ def test_later_generations_are_better(digits: PreparedData) -> None:
 def test_bad_trials_are_pruned(digits: PreparedData) -> None:
     events, result = run(digits, TuningConfig(trials=16, epochs=5, prune_after=0.4))
     states = [trial.state for trial in result.trials]
-    assert "pruned" not in states[:RANDOM_TRIALS]
+    assert "pruned" not in states[:LEAST_TRIALS]
     assert "pruned" in states
     for trial in result.trials:
         epochs = [event.epoch for event in events if isinstance(event, TrialEpoch) and event.index == trial.index]
@@ -176,7 +177,7 @@ def test_a_pruned_trial_is_stopped(digits: PreparedData, monkeypatch: pytest.Mon
     stopped: list[int] = []
     numbers = count()
 
-    def watched(index: int, experiment: Experiment, metric: str | None) -> Told:
+    def watched(index: int, experiment: Experiment, metric: str | None) -> TrialEvents:
         number, steps, stop = next(numbers), pretend(index, experiment, metric), None
         while True:
             try:

@@ -192,6 +192,7 @@ HELD_OUT = {
         f"Mean of -log p(x|z) over the images, summed over pixels, with one z from q(z|x) for each (iwae: the mean of "
         f"its samples * repeats); a denoising model is shown clean images here, in val/distortion corrupted ones. "
         f"{_GIVEN}",
+        of_likelihood=True,
     ),
     "rate": Metric(
         rate,
@@ -199,7 +200,7 @@ HELD_OUT = {
         "nats per image",
         "minimize",
         "Mean KL divergence of q(z|x) from the prior, summed over the latent units.",
-        alone=False,  # codes that tell nothing have no rate, so less rate is not better by itself
+        ranks=False,  # codes that tell nothing have no rate, so less rate is not better by itself
     ),
     "negative_elbo": Metric(
         negative_elbo,
@@ -208,6 +209,7 @@ HELD_OUT = {
         "minimize",
         "Distortion + rate, whatever beta the model was trained with; a bound on -log p(x) only where the likelihood "
         f"fits the pixels (coin flips on grey pixels do not). {_OF_CLASS}",
+        of_likelihood=True,
     ),
     "bits_per_dimension": Metric(
         bits_per_dimension,
@@ -216,6 +218,7 @@ HELD_OUT = {
         "minimize",
         "The negative ELBO over pixels and ln 2; of black and white pixels under coin flips, or of 256 grey levels "
         f"under a density, with uniform noise of one grey level. {_OF_CLASS}",
+        of_likelihood=True,
     ),
     "nll": Metric(
         nll,
@@ -225,6 +228,7 @@ HELD_OUT = {
         "Mean of -log p(x), p(x) the mean of p(x|z) p(z) / q(z|x) over nll_samples codes from q(z|x), noise by "
         "evaluation.seed; too high in expectation, less so with more codes. Of the split's first nll_images, black and "
         f"white as data.binarize says (dynamic: one fixed draw), or grey with no noise added. {_OF_CLASS}",
+        of_likelihood=True,
     ),
     "nll_samples": Metric(
         nll_samples, ("rate", "likelihood", "nll_samples"), "codes per image", None, "K of the importance sampling."

@@ -59,7 +59,7 @@ def frechet_floor(evidence: Evidence) -> float:
 
 
 def frechet_images(evidence: Evidence) -> float:
-    return float(evidence.count)
+    return float(evidence.frechet_images)
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -99,7 +99,7 @@ def coverage(evidence: Evidence) -> float:
 
 def _balls(evidence: Evidence) -> Balls | None:
     """Returns the balls, or None of a model whose samples are not finite."""
-    if evidence.count < 2:
+    if evidence.frechet_images < 2:
         raise NotEnoughError("needs 2 images on each side of the Frechet distance, which takes one here")
     return evidence.balls
 

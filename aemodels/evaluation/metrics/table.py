@@ -17,14 +17,15 @@ class Metric(NamedTuple):
     measure: Callable[[Evidence], float]
     needs: tuple[Need, ...]
     unit: str
-    direction: Direction | None  # which values are better; None: it says something, but nothing about the model
+    direction: Direction | None  # which values are better; None where neither are
     how: str
-    alone: bool = True  # whether a better value is better by itself, or only beside another goal
+    ranks: bool = True  # whether a better value makes a better model by itself, and not only beside another goal
+    of_likelihood: bool = False  # in units of the likelihood: it compares only models that share one
 
     @property
     def ranking(self) -> Direction | None:
         """Tells which values make a model the better one; None where none do by themselves."""
-        return self.direction if self.alone else None
+        return self.direction if self.ranks else None
 
 
 def number(value: float) -> str:

@@ -14,7 +14,7 @@ import pytest
 from places import ROOT
 from quick import first
 
-from flows.cli.streams import CLOSED, UNWRITABLE
+from flows.cli.exit_codes import MENDABLE, UNREAD
 
 COMMAND = [sys.executable, "-m", "flows.cli.main"]
 PRINTS = {"flows/terminal.py"}  # what may print; a message beside the result: flows/cli/session.py, by `tell` alone
@@ -44,10 +44,10 @@ def read_and_leave(arguments: list[str], letters: int, environment: dict[str, st
 )
 def test_a_command_whose_reader_leaves_ends_without_a_word(command: list[str], letters: int, buffered: str) -> None:
     code, errors = read_and_leave(command, letters, {"PYTHONUNBUFFERED": buffered})
-    assert code in (0, CLOSED)
+    assert code in (0, UNREAD)
     assert errors == b""
     if not letters:
-        assert code == CLOSED
+        assert code == UNREAD
 
 
 @pytest.mark.parametrize("buffered", first(1, ["", "1"]), ids=["buffered", "unbuffered"])
@@ -56,7 +56,7 @@ def test_results_that_cannot_be_written_are_told_in_a_sentence(command: list[str
     environment = os.environ | {"PYTHONUNBUFFERED": buffered}
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run([*COMMAND, *command], stdout=full, stderr=subprocess.PIPE, cwd=ROOT, env=environment)
-    assert done.returncode == UNWRITABLE
+    assert done.returncode == MENDABLE
     words = b"error: standard output: cannot be written (No space left on device); send it to another place\n"
     assert done.stderr == words
 
