@@ -68,7 +68,7 @@ class Model:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes that it was trained on, by number; empty without labels."""
+        """Returns the names of the classes that it was trained on, by number; they are empty without labels."""
         return self.card.classes
 
     @property
@@ -86,7 +86,7 @@ class Model:
 
     @property
     def latent_dim(self) -> int:
-        """The number D of latent units."""
+        """Returns the number D of latent units."""
         return self.network.latent_dim
 
     # ---------------------------------------------------------------- images and codes
@@ -206,7 +206,7 @@ class Model:
             return {number: number for number in range(len(self.classes))}
 
     def _read(self, images: Any) -> Any:
-        """The images as the network takes them, (N, C, H, W)."""
+        """Returns the images as the network takes them, (N, C, H, W)."""
         if isinstance(images, str | Path):
             raise UserError(f"images={images}: a path is taken by `aemodels.fit` alone; give an array of images")
         array = as_array(images)
@@ -303,7 +303,7 @@ class Model:
 
 
 def _range(images: NDArray[Any]) -> str:
-    """How pixels are read: uint8 is from 0 to 255, also where all are 0 or 1."""
+    """Returns the range in which pixels are read: uint8 is from 0 to 255, even if all are 0 or 1."""
     return "bytes" if images.dtype == np.uint8 else "auto"
 
 

@@ -1,4 +1,4 @@
-"""The `aemodels` command. What a command needs is imported when it runs, so that help answers at once.
+"""Defines the `aemodels` command. What a command needs is imported when it runs, so that help answers at once.
 
 A single command calls the library's steps; the pipeline, and everything when PREFECT_API_URL is set, runs as a flow.
 """
@@ -43,7 +43,7 @@ ABOUT = "Train, tune, compare, promote and use autoencoders on images. `aemodels
 
 
 class Commands(TyperGroup):
-    """The commands; what is wrong with a command line is said as it was given."""
+    """Holds the commands; what is wrong with a command line is said as it was given."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -305,7 +305,7 @@ for _command in (compare, report, serve, ui):
 
 
 def main() -> None:
-    """The console script."""
+    """Runs the command, as the console script does."""
     with guarded():
         app()
 

@@ -1,4 +1,4 @@
-"""Results as a person reads them, or as JSON."""
+"""Prints results for a person, or as JSON."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def scores(rows: Sequence[dict[str, object]], json: bool) -> None:
 
 
 def _trained(result: Trained) -> dict[str, Any]:
-    """One flat object: the test metrics stand under their tracked names."""
+    """Returns one flat object, in which the test metrics stand under their tracked names."""
     return {
         "run_id": result.run_id,
         "model": result.version.name,
@@ -288,7 +288,7 @@ def _trials(result: Tuned) -> None:
 
 
 def _shown(value: Any) -> object:
-    """A setting in a table, which aligns numbers."""
+    """Returns a setting as it stands in a table, which aligns numbers."""
     from aemodels.config import in_short
 
     return value if isinstance(value, int | float) and not isinstance(value, bool) else in_short(value)
@@ -302,7 +302,7 @@ def _metrics(title: str, metrics: dict[str, float]) -> None:
 
 
 def _left_out(reasons: dict[str, str]) -> dict[str, object]:
-    """Metrics and figures that could not be made, in lines; several have one reason."""
+    """Returns lines about the metrics and figures that could not be made; those of one reason share a line."""
     same: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         same.setdefault(reason, []).append(name)
