@@ -30,7 +30,7 @@ def clusters(seed: int, kinds: int = KINDS) -> Tensor:
 class Stub(Evidence):
     """Holds given features or probabilities, of as many images as any metric needs."""
 
-    count = 100
+    frechet_images = 100
 
     def __init__(self, **given: Any) -> None:
         self.__dict__ |= given

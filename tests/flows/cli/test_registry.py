@@ -54,7 +54,7 @@ MODELS = {
     "alias": ("digits@best", ["digits@best: not registered", "digits@champion"]),
     "version": ("digits/9", ["digits/9: not registered", "digits/2"]),
     "which": ("digits", ["digits: the version is missing", "digits@champion"]),
-    "path": ("no/such/folder", ["no/such/folder: not a folder", "digits@champion"]),
+    "path": ("no/such/folder", ["no/such/folder: neither a finished run's folder", "digits@champion"]),
     "folder": (".", ["neither a finished run's folder, with config.json and weights.safetensors"]),
 }
 

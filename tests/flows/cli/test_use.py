@@ -161,7 +161,7 @@ def test_a_conditional_model_says_which_classes_it_assumed(model: Callable[[str]
         ("gan", ["generate", "--prior", "flow"], "has no encoder and therefore no codes; leave --prior out"),
         ("gan", ["generate", "--like", "{damaged}"], CANNOT_LOOK),
         ("vae", ["generate", "--like", "{empty}"], "no PNG or JPEG images in it"),
-        ("vae", ["generate", "--like", "{images}", "--prior", "flow"], "give one of them"),
+        ("vae", ["generate", "--like", "{images}", "--prior", "flow"], "give only one of them"),
         ("gan", ["reconstruct", "{damaged}"], CANNOT_LOOK),
         ("gan", ["embed", "{damaged}"], CANNOT_LOOK),
         ("gan", ["denoise", "{damaged}"], CANNOT_LOOK),
