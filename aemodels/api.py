@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ import numpy as np
 import torch
 
 from aemodels.checkpoints.checkpoint import STATE, load_state, save_card, save_state, save_weights
-from aemodels.checkpoints.model_files import CHECKSUMS
+from aemodels.checkpoints.going_on import keep_state, shorter_training
+from aemodels.checkpoints.model_files import CHECKSUMS, WEIGHTS
+from aemodels.checkpoints.model_files import digest as digest_of
 from aemodels.config import SettingsError, UserError
 from aemodels.data import PreparedData
 from aemodels.data.array_file import SUFFIXES, as_array, keep_arrays
@@ -27,10 +30,11 @@ from aemodels.runtime.locks import wait_for
 from aemodels.runtime.progress import Driven, Progress, Steps
 from aemodels.serving.model import Model
 from aemodels.settings import Settings
+from aemodels.steps.start import DIGITS, fixed, starting_weights
 from aemodels.steps.train import Trained
 from aemodels.steps.train import train as tracked_training
 from aemodels.steps.tune import tune as tracked_search
-from aemodels.tracking.catalog import find
+from aemodels.tracking.catalog import REFERENCE, find, is_folder
 from aemodels.training.loop import train as epochs_of
 from aemodels.training.models import best_model, training_codes
 from aemodels.tuning.events import TrialEnded
@@ -43,9 +47,10 @@ __all__ = ["Found", "Model", "Settings", "SettingsError", "Trained", "UserError"
 
 def fit(
     images: Any,
-    model: str = "vae",
+    model: str | None = None,
     *,
     labels: Any = None,
+    start_from: Model | str | Path | None = None,
     track: bool = False,
     resume: bool = True,
     **settings: Any,
@@ -53,13 +58,16 @@ def fit(
     """Trains a model on images.
 
     The same images and settings give the same model: one that was fitted before is read from the cache, and a fit that
-    was interrupted goes on after its last epoch.
+    was interrupted goes on after its last epoch. So does one with more `training__epochs` than a fit before, if
+    nothing else differs and the learning rate is constant.
 
     Args:
         images: an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or from 0 to 1; a torch Dataset of
             images or of pairs of an image and a label; or the path of a folder of images, or of a `.npy` or `.npz`
             file.
-        model: the name of the model, such as "ae", "vae" or "cvae".
+        model: the name of the model, such as "ae", "vae" or "cvae"; None for that of `start_from`, else "vae".
+        start_from: the model whose weights the training starts from: one that was fitted or loaded, a registered one
+            ("digits@champion", "digits/3"), or a folder. Where no settings of the model are given, they are its own.
         labels: the class of each image (N,), as numbers or names.
         track: records the training in MLflow and registers the model, as `aemodels train` does.
         resume: False begins anew. A tracked training goes on where the same one was killed, and else begins anew.
@@ -78,7 +86,7 @@ def fit(
         (100, 2)
     """
     with at_path():
-        chosen = _settings(images, model, labels, settings)
+        chosen = _settings(images, model, labels, start_from, settings)
         return watched(_tracked(chosen) if track else _untracked(chosen.experiment, resume))
 
 
@@ -119,17 +127,18 @@ class Found:
 
 def search(
     images: Any,
-    model: str = "vae",
+    model: str | None = None,
     *,
     trials: int | None = None,
     labels: Any = None,
+    start_from: Model | str | Path | None = None,
     track: bool = False,
     **settings: Any,
 ) -> Found:
     """Searches the settings that make the best model; by default the latent size and the weight of the KL term.
 
     Args:
-        images, model, labels, settings: as for `fit`.
+        images, model, labels, start_from, settings: as for `fit`; every trial starts from the same weights.
         trials: how many models are tried.
         track: records the search in MLflow, as `aemodels tune` does.
 
@@ -138,7 +147,8 @@ def search(
         UserError: the images cannot be used, or every trial failed.
     """
     with at_path():
-        chosen = _settings(images, model, labels, settings | ({} if trials is None else {"tuning__trials": trials}))
+        given = settings | ({} if trials is None else {"tuning__trials": trials})
+        chosen = _settings(images, model, labels, start_from, given)
         best, tried = watched(_searched(chosen, track))
     return Found(best, chosen.override(best), tried)
 
@@ -146,9 +156,22 @@ def search(
 # ---------------------------------------------------------------- settings and images
 
 
-def _settings(images: Any, model: str, labels: Any, given: Mapping[str, Any]) -> Settings:
+def _settings(
+    images: Any, model: str | None, labels: Any, start: Model | str | Path | None, given: Mapping[str, Any]
+) -> Settings:
     changes = {key.replace("__", ".") if "__" in key else _plain(key): value for key, value in given.items()}
-    return Settings().override({"data": _source(images, labels), "model.name": model} | changes)
+    if model is not None:
+        changes = {"model.name": model} | changes
+    if start is not None:
+        changes["start_from"] = _reference(start) if isinstance(start, Model) else str(start)
+    return fixed(Settings().override({"data": _source(images, labels)} | changes))
+
+
+def _reference(model: Model) -> str:
+    """Names a model by its weights: by its registered name, or else by its folder."""
+    registered = re.fullmatch(REFERENCE, model.name) is not None and not is_folder(model.name)
+    digest = digest_of((model.folder / WEIGHTS).read_bytes())[:DIGITS]
+    return f"{model.name if registered else model.folder}#{digest}"
 
 
 def _plain(key: str) -> str:
@@ -221,13 +244,15 @@ def _train_in(folder: Path, experiment: Experiment, data: PreparedData, work: st
     config, seed = experiment.training, experiment.seed
     (folder / CHECKSUMS).unlink(missing_ok=True)
     save_card(folder, experiment, data)
-    state = load_state(folder) if resume else None
+    state = (load_state(folder) or shorter_training(experiment, data)) if resume else None
+    start = starting_weights(experiment, data)
     yield Progress(work, 0 if state is None else state.epoch, config.epochs)
-    for epoch in epochs_of(experiment.model, data, config, seed, resume=state):
+    for epoch in epochs_of(experiment.model, data, config, seed, resume=state, start=start):
         state = epoch.state
         save_state(folder, state)
         yield Progress(work, epoch.index, config.epochs)
     assert state is not None  # there is at least one epoch
+    keep_state(experiment, data, state)
     network = best_model(experiment.model, data, config, seed, state)
     save_weights(folder, network, training_codes(network, data, config, seed))
     (folder / STATE).unlink(missing_ok=True)
@@ -247,8 +272,9 @@ def _searched(settings: Settings, track: bool) -> Steps[tuple[dict[str, Any], tu
     lock = yield from wait_for(folder / f"{identity}.lock", waiting)
     ended = 0
     study = open_study(identity, experiment, config, folder)
+    start = starting_weights(experiment, data)
     try:
-        with study, Driven(events_of(experiment, data, features, study)) as driven:
+        with study, Driven(events_of(experiment, data, features, study, start)) as driven:
             for event in driven:
                 ended += isinstance(event, TrialEnded)
                 yield Progress("searching", ended, config.trials)

@@ -87,6 +87,14 @@ class Config(BaseModel):
                 result[field] = self.model_dump(mode="json", include={field})[field]
         return result
 
+    def given(self) -> dict[str, Any]:
+        """Returns the settings that were given, nested, with the name of each section; the others are defaults."""
+        return {
+            field: value.given() if isinstance(value := getattr(self, field), Config) else value
+            for field in type(self).model_fields
+            if field in self.model_fields_set or field == "name"
+        }
+
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> Self:
         """Makes a validated config from dotted keys or nested mappings.
@@ -107,10 +115,7 @@ class Config(BaseModel):
         return type(self).validated(self._merged(nested(settings)))
 
     def _merged(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        merged: dict[str, Any] = {
-            field: value.model_dump() if isinstance(value := getattr(self, field), Config) else value
-            for field in type(self).model_fields
-        }
+        merged = self.given()
         for field, change in changes.items():
             section = getattr(self, field, None)
             if isinstance(section, Config):

@@ -24,12 +24,23 @@ class Experiment(Config):
     model: AnyModelConfig = VAEConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    start_from: str | None = Field(None, min_length=1)
+    """Starts the training from the weights of a trained model: NAME@ALIAS, NAME/VERSION or a run's folder.
+
+    The model's settings are then those of that model; others may be given if they only weigh the loss. With null the
+    weights are drawn. Before the training is named, an alias is replaced by its version, and # is added with the first
+    digits of the SHA-256 of the weights."""
     seed: int = Field(0, ge=0)
     """Seeds the weights, the order of the images and all noise; the splits have their own seed, `data.split_seed`."""
 
     @model_validator(mode="after")
     def _can_be_trained(self) -> Self:
         check_model(self.model, self.training)
+        if self.start_from is not None and self.training.pretraining_epochs:
+            raise ValueError(
+                f"training.pretraining_epochs={self.training.pretraining_epochs}: nothing is pre-trained where weights "
+                "are given; use training.pretraining_epochs=0, or leave start_from out"
+            )
         return self
 
     def seen(self, data: PreparedData) -> int:

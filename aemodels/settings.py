@@ -193,6 +193,12 @@ class ComparisonConfig(Config):
                 raise ValueError(f"{name!r} is no name for a system; take up to 30 letters, digits and ._-")
         for key in ALIKE:
             self._check_alike(key)
+        for name, settings in self.settings.items():
+            if settings.start_from is not None:
+                raise ValueError(
+                    f"system {name}: start_from={settings.start_from}: a comparison trains every system anew; leave it "
+                    "out, and start with `aemodels train`"
+                )
         if next(iter(self.settings.values())).seed:
             raise ValueError("seed: a comparison counts its seeds from 0; give --seeds N instead")
         return self

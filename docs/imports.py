@@ -1,6 +1,7 @@
 """Draws the figure of imports between the rooms from the code, and copies what else the site needs.
 
-MkDocs calls the two functions that begin with `on_`. `python docs/imports.py` prints the imports in words.
+MkDocs calls the functions that begin with `on_`. `python docs/imports.py` prints the imports in words.
+`tests/test_layers.py` reads the imports by the same functions.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Collection
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,21 +27,31 @@ def room(module: str) -> str:
     return rest[0] if package == "aemodels" and rest else package
 
 
+def modules(root: Path, *folders: str) -> dict[str, Path]:
+    """Returns the file of each module, such as that of aemodels.models.vae; a package is named by its folder."""
+    files = [path for folder in folders for path in (root / folder).rglob("*.py")]
+    return {".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+
+
+def imported(path: Path, known: Collection[str]) -> set[str]:
+    """Returns all modules that a file imports, also inside functions and for types alone."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in known else node.module for name in inner}
+    return names
+
+
 def imports(root: Path = ROOT) -> dict[str, set[str]]:
-    """Returns the rooms that each room imports, also inside functions and for types alone."""
-    files = [*(root / "aemodels").rglob("*.py"), *(root / "flows").rglob("*.py")]
-    modules = {".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
-    found: dict[str, set[str]] = {room(module): set() for module in modules}
-    for module, path in modules.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names = {f"{node.module}.{alias.name}" for alias in node.names}
-                names = {name if name in modules else node.module for name in names}
-            elif isinstance(node, ast.Import):
-                names = {alias.name for alias in node.names}
-            else:
-                continue
-            found[room(module)] |= {room(name) for name in names & modules.keys()} - {room(module)}
+    """Returns the rooms that each room imports."""
+    files = modules(root, "aemodels", "flows")
+    found: dict[str, set[str]] = {}
+    for module, path in files.items():
+        own = {room(name) for name in imported(path, files) & files.keys()} - {room(module)}
+        found.setdefault(room(module), set()).update(own)
     return {name: others - LEFT_OUT for name, others in sorted(found.items()) if name not in LEFT_OUT}
 
 

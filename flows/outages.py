@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from aemodels.runtime.outages import causes
+from aemodels.tracking.outages import causes
 
 
 def is_away(error: object) -> bool:

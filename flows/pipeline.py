@@ -24,7 +24,7 @@ from flows import terminal
 from flows.attempts import only_attempt
 from flows.prepare import prepare_data
 from flows.promote import pass_gate
-from flows.tasks import looking_task, passed, step_task
+from flows.tasks import looking_task, passed, started, step_task
 from flows.train import train_model
 from flows.tune import tune_model
 
@@ -55,6 +55,7 @@ def pipeline(settings: Settings, data: DataConfig | None = None) -> Finished:
     """
     if data is not None:
         settings = settings.override({"data": data.model_dump(mode="json")})
+    settings = started(settings)
     passed(check, settings)
     passed(gate.check, settings)
     prepared = prepare_data(settings)

@@ -21,9 +21,11 @@ from prefect.settings import PREFECT_API_URL
 from aemodels.config import UserError
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.files import at_path
-from aemodels.runtime.outages import is_outage
 from aemodels.runtime.progress import Progress, Steps, finish
 from aemodels.runtime.secrets import without_secrets
+from aemodels.settings import Settings
+from aemodels.steps.start import fixed
+from aemodels.tracking.outages import is_outage
 from aemodels.training.config import TrainingDivergedError
 from flows import terminal
 from flows.attempts import only_attempt
@@ -81,6 +83,18 @@ def passed(check: Callable[[S], None], settings: S) -> None:
     """Runs a step's check as a task, since a server that is away at the scheduled hour may be back soon."""
     with at_path():
         check(settings)
+
+
+@step_task("start")
+def fix_start(settings: Settings) -> Settings:
+    """Fixes the weights that a training starts from; a flow run that starts again takes the same ones."""
+    with at_path():
+        return fixed(settings)
+
+
+def started(settings: Settings) -> Settings:
+    """Returns the settings as they are, or with fixed weights if the training starts from a model."""
+    return settings if settings.start_from is None else fix_start(settings)
 
 
 def follow(steps: Steps[T]) -> T:

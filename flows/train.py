@@ -12,7 +12,7 @@ from aemodels.steps.train import Trained
 from flows.attempts import asker
 from flows.pages import publish_metrics, publish_picture
 from flows.prepare import prepare_data
-from flows.tasks import device_slot, follow, passed, step_task
+from flows.tasks import device_slot, follow, passed, started, step_task
 
 SHOWN = ("reconstructions", "samples")
 
@@ -36,5 +36,6 @@ def train(settings: Settings) -> Trained:
     Args:
         settings: Give the settings that differ from the defaults.
     """
+    settings = started(settings)
     passed(step.check, settings)
     return train_model(settings, prepare_data(settings), group=str(flow_run.id), asker=asker())

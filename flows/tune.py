@@ -13,7 +13,7 @@ from aemodels.steps.tune import Tuned
 from flows.attempts import asker
 from flows.pages import publish_metrics, publish_picture
 from flows.prepare import prepare_data
-from flows.tasks import device_slot, follow, passed, step_task
+from flows.tasks import device_slot, follow, passed, started, step_task
 
 
 @step_task("tune")
@@ -35,6 +35,7 @@ def tune(settings: Settings) -> Tuned:
     Args:
         settings: Give the settings that differ from the defaults.
     """
+    settings = started(settings)
     passed(step.check, settings)
     return tune_model(settings, prepare_data(settings), group=str(flow_run.id), asker=asker())
 
@@ -49,5 +50,6 @@ def search_worker(settings: Settings) -> Tuned:
         settings: Give the settings of the search. They have to be the same on all machines.
     """
     step.check_joining()
+    settings = started(settings)
     passed(step.check, settings)
     return tune_model(settings, prepare_data(settings), group=str(flow_run.id), asker=asker())

@@ -367,3 +367,39 @@ def test_threads_that_fit_the_same_images_do_not_disturb_each_other() -> None:
     with ThreadPoolExecutor(3) as pool:
         jobs = [pool.submit(aemodels.fit, IMAGES, "ae", **QUICK | {"latent_dim": size}) for size in (2, 2, 3)]
         assert [job.result().latent_dim for job in jobs] == [2, 2, 3]
+
+
+def test_a_fit_starts_from_a_model_a_folder_or_a_registered_version(elsewhere: Path) -> None:
+    parent = aemodels.fit(IMAGES, "ae", **QUICK)
+    others = IMAGES[:, ::-1]
+    parent.save("kept")
+    finer = aemodels.fit(others, start_from=parent, training__epochs=1)
+    assert finer.card.experiment.model == parent.card.experiment.model
+    again = aemodels.fit(others, start_from="kept", training__epochs=1)
+    np.testing.assert_array_equal(finer.sample(3), again.sample(3))
+    assert (aemodels.fit(others, "ae", **QUICK).sample(3) != finer.sample(3)).any()
+    with pytest.raises(aemodels.SettingsError, match=r"model\.latent_dim is 3 there and 4 here"):
+        aemodels.fit(others, "ae", start_from=parent, latent_dim=4)
+    with pytest.raises(aemodels.SettingsError, match=r"give model\.name=ae"):
+        aemodels.fit(others, "vae", start_from=parent)
+    tracked = aemodels.fit(IMAGES, "ae", track=True, registry__name="mine", **QUICK)
+    tuned = aemodels.fit(others, start_from=tracked, training__epochs=1)
+    assert tuned.card.experiment.start_from.startswith("mine/1#")  # type: ignore[union-attr]
+    assert {path.name for path in elsewhere.iterdir()} == {"kept"}
+
+
+def test_more_epochs_go_on_where_the_same_fit_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aemodels import api
+
+    real, states = api.epochs_of, []
+
+    def spied(*arguments: object, **named: object) -> object:
+        states.append(named["resume"].epoch if named["resume"] else 0)  # as it is now, since it is trained on
+        return real(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(api, "epochs_of", spied)
+    aemodels.fit(IMAGES, "vae", **QUICK)
+    longer = aemodels.fit(IMAGES, "vae", **QUICK | {"training__epochs": 3})
+    whole = aemodels.fit(IMAGES, "vae", resume=False, **QUICK | {"training__epochs": 3})
+    assert states == [0, 1, 0]
+    np.testing.assert_array_equal(longer.sample(4), whole.sample(4))

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aemodels.checkpoints.model_files import CODES, CONFIG, WEIGHTS, first_line, load_network, seal
-from aemodels.config import Config, UserError
+from aemodels.config import Config, SettingsError, UserError
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.models.base import GenerativeModel
@@ -40,6 +40,19 @@ class ModelCard(Config):
     classes: tuple[str, ...]
     digest: str
     """Identifies the data that it was trained on, by a hash."""
+
+    def check_shape(self, data: PreparedData, what: str) -> None:
+        """Checks that images have the shape of those that the model was made for; `what` names it in the message.
+
+        Raises:
+            SettingsError: they have another one.
+        """
+        if data.image_shape != self.image_shape:
+            channels, height, _ = self.image_shape
+            raise SettingsError(
+                f"{what}: made for images of shape {self.image_shape}, these have {data.image_shape}; "
+                f"set data.image_size={height}, or choose images of {channels} channels"
+            )
 
 
 class Loaded(NamedTuple):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from aemodels.config import UserError
-from aemodels.data.folder import SUFFIXES, decode
+from aemodels.data.image_decoding import SUFFIXES, decode
 from aemodels.data.source import Pixels
 
 

@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from aemodels.config import Range, Space
-from aemodels.models.base import Autoencoder, Loss, ModelConfig, Networks
+from aemodels.config import Space
+from aemodels.models.base import Autoencoder, AutoencoderConfig, Loss
 from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import GaussianConfig, LikelihoodConfig, PointHead
 from aemodels.nn.objectives import distortion
@@ -22,7 +22,7 @@ from aemodels.nn.trunks import ImageShape, MLPConfig, TrunkConfig
 from aemodels.priors.mixture import GaussianMixturePrior
 
 
-class AEConfig(ModelConfig):
+class AEConfig(AutoencoderConfig):
     """Holds the settings of an autoencoder.
 
     Example:
@@ -41,27 +41,31 @@ class AEConfig(ModelConfig):
     """Sets how pixels are distributed around a reconstruction."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> AE:
-        decoder = self.trunk.decoder(image_shape, self.latent_dim)
-        encoder = self.trunk.encoder(image_shape)
+        return AE(self, image_shape, num_classes)
+
+    def posterior_head(self, features: int) -> PointHead:
         direct = self.trunk.direct_code is not None
-        code = nn.Identity() if direct else nn.Linear(encoder.features, self.latent_dim)
-        networks = Networks(encoder, PointHead(code, self.latent_dim), decoder, self.likelihood.build())
-        return AE(image_shape, num_classes, self.latent_dim, networks)
+        return PointHead(nn.Identity() if direct else nn.Linear(features, self.latent_dim), self.latent_dim)
 
     def search_space(self) -> Space:
-        if self.trunk.direct_code is not None:
-            return {}  # the code's size is the trunk's
-        return {"model.latent_dim": Range(low=2, high=64, log=True)}
+        return super().search_space() if self.trunk.direct_code is None else {}  # the code's size is the trunk's
 
 
 class AE(Autoencoder):
-    """An autoencoder minimises the distortion alone, and draws images from a mixture fitted to its training codes."""
+    """An autoencoder minimises the distortion alone, and draws images from a mixture fitted to its training codes.
+
+    Example:
+        >>> model = AE(AEConfig(latent_dim=3), (1, 28, 28), num_classes=0)
+        >>> images = Batch(torch.rand(6, 1, 28, 28), y=None)
+        >>> {name: tuple(term.shape) for name, term in model.bound(images).items()}
+        {'distortion': (6,)}
+    """
 
     selection: ClassVar[str | None] = "distortion"
 
-    def __init__(self, image_shape: ImageShape, num_classes: int, latent_dim: int, networks: Networks) -> None:
-        super().__init__(image_shape, num_classes, latent_dim, networks)
-        self.fitted_prior = GaussianMixturePrior(latent_dim)
+    def __init__(self, config: AEConfig, image_shape: ImageShape, num_classes: int) -> None:
+        super().__init__(config, image_shape, num_classes)
+        self.fitted_prior = GaussianMixturePrior(config.latent_dim)
 
     def prior(self, y: Tensor | None = None) -> Distribution:
         p_z: Distribution = self.fitted_prior()

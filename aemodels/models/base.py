@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from aemodels.config import Config, Space
+from aemodels.config import Config, Range, Space
 from aemodels.nn.batch import AT_ONCE, Batch
-from aemodels.nn.distributions import DiagonalNormal, DiagonalNormalHead, LikelihoodHead, kl_per_unit
-from aemodels.nn.trunks import ImageShape
+from aemodels.nn.distributions import DiagonalNormal, DiagonalNormalHead, LikelihoodConfig, LikelihoodHead, kl_per_unit
+from aemodels.nn.trunks import ImageShape, TrunkConfig
 from aemodels.priors import fitted_to_few
 
 ADVERSARIAL_MOMENTUM = 0.5  # two parts that chase each other swing with more (Radford et al., 2016, arXiv:1511.06434)
@@ -24,7 +24,13 @@ LEAST_CODES = 50  # the number of codes, at least, to which a distribution of im
 
 
 class Loss(NamedTuple):
-    """A loss is what one part minimises on a batch; the training loop takes the mean, in one place."""
+    """A loss is what one part minimises on a batch; the training loop takes the mean, in one place.
+
+    Example:
+        >>> cost, rate = torch.tensor([80.0, 90.0]), torch.tensor([20.0, 25.0])
+        >>> Loss(cost + rate, {"distortion": cost, "rate": rate}).total.mean()
+        tensor(107.5000)
+    """
 
     total: Tensor  # (B,)
     terms: dict[str, Tensor]  # (B,) each, nats per image
@@ -35,6 +41,9 @@ class ModelConfig(Config):
 
     stacked: ClassVar[tuple[str, ...]] = ("latent_dim",)
     """Names the settings that may differ between the members of a population: they only size or fill tensors."""
+
+    only_in_loss: ClassVar[tuple[str, ...]] = ()
+    """Names the settings of the loss alone: with others of them a training may start from this model's weights."""
 
     has_encoder: ClassVar[bool] = True
     """Tells whether its model is an `Autoencoder`, which images can be shown to."""
@@ -53,7 +62,14 @@ class ModelConfig(Config):
 
 
 class GenerativeModel(nn.Module, ABC):
-    """A generative model draws images; each of its parts has its own optimiser and its own loss."""
+    """A generative model draws images; each of its parts has its own optimiser and its own loss.
+
+    Example:
+        >>> from aemodels.models import GANConfig
+        >>> model = GANConfig(latent_dim=8).build((1, 8, 8), num_classes=0)
+        >>> {part: len(list(model.part_parameters(part))) for part in model.parts()}
+        {'generator': 4, 'discriminator': 4}
+    """
 
     selection: ClassVar[str | None]
     """Names the entry of `bound` that selects the best weights and stops a training early.
@@ -119,15 +135,58 @@ class Networks(NamedTuple):
     likelihood: LikelihoodHead  # the decoder's output -> p(x|z)
 
 
+class AutoencoderConfig(ModelConfig):
+    """Provides the base of autoencoders' settings; the networks of all autoencoders are composed here, by `networks`.
+
+    A variant has its own settings, says in `build` which class it makes, and overrides what it does in another way.
+
+    Example:
+        >>> from aemodels.models import VAEConfig
+        >>> networks = VAEConfig(latent_dim=3).networks((1, 28, 28), num_classes=0)
+        >>> networks.decoder(torch.zeros(6, 3)).shape
+        torch.Size([6, 1, 28, 28])
+    """
+
+    if TYPE_CHECKING:  # each model declares these among its own: a run's folder is named by all settings in their order
+        latent_dim: int
+        trunk: TrunkConfig
+        likelihood: LikelihoodConfig
+
+    def networks(self, image_shape: ImageShape, num_classes: int) -> Networks:
+        """Returns new networks for images of that shape."""
+        # The same seed gives the same weights as long as the layers are made in this order.
+        decoder = self.trunk.decoder(image_shape, self.decoder_inputs(num_classes))
+        encoder = self.trunk.encoder(image_shape)
+        return Networks(encoder, self.posterior_head(encoder.features), decoder, self.likelihood.build())
+
+    def posterior_head(self, features: int) -> nn.Module:
+        """Returns what turns the encoder's features into q(z|x): unless it is overridden, a diagonal normal."""
+        return DiagonalNormalHead(features, self.latent_dim)
+
+    def decoder_inputs(self, num_classes: int) -> int:
+        """Returns how many numbers the decoder makes an image from: unless it is overridden, those of the code."""
+        return self.latent_dim
+
+    def search_space(self) -> Space:
+        return {"model.latent_dim": Range(low=2, high=64, log=True)}
+
+
 class Autoencoder(GenerativeModel):
-    """An autoencoder has an encoder to q(z|x), a decoder to p(x|z) and a prior p(z); a model's config composes it."""
+    """An autoencoder has an encoder to q(z|x), a decoder to p(x|z) and a prior p(z).
+
+    Example:
+        >>> from aemodels.models import AEConfig
+        >>> model = AEConfig(latent_dim=3).build((1, 8, 8), num_classes=0)
+        >>> model(torch.rand(6, 1, 8, 8)).shape
+        torch.Size([6, 1, 8, 8])
+    """
 
     stochastic: ClassVar[bool] = False
     """Tells whether q(z|x) has a spread; if not, it is a point."""
 
-    def __init__(self, image_shape: ImageShape, num_classes: int, latent_dim: int, networks: Networks) -> None:
-        super().__init__(image_shape, num_classes, latent_dim)
-        self.encoder, self.posterior, self.decoder, self.likelihood = networks
+    def __init__(self, config: AutoencoderConfig, image_shape: ImageShape, num_classes: int) -> None:
+        super().__init__(image_shape, num_classes, config.latent_dim)
+        self.encoder, self.posterior, self.decoder, self.likelihood = config.networks(image_shape, num_classes)
 
     def parts(self) -> dict[str, tuple[str, ...]]:
         return {"autoencoder": ("encoder", "posterior", "decoder", "likelihood")}
@@ -182,7 +241,14 @@ class Autoencoder(GenerativeModel):
 
 
 class Variational(Autoencoder):
-    """A variational autoencoder has a diagonal normal q(z|x), and N(0, I) as its prior."""
+    """A variational autoencoder has a diagonal normal q(z|x), and N(0, I) as its prior.
+
+    Example:
+        >>> from aemodels.models import VAEConfig
+        >>> model = VAEConfig(latent_dim=3).build((1, 8, 8), num_classes=0)
+        >>> model.rate_per_unit(torch.rand(6, 1, 8, 8)).shape
+        torch.Size([6, 3])
+    """
 
     stochastic: ClassVar[bool] = True
     posterior: DiagonalNormalHead

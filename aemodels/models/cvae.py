@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from aemodels.config import SettingsError, UserError
-from aemodels.models.base import Autoencoder, Networks
+from aemodels.models.base import Autoencoder
 from aemodels.models.vae import VAE, VAEConfig
 from aemodels.nn.batch import AT_ONCE, Batch
 from aemodels.nn.distributions import DiagonalNormal, DiagonalNormalHead, kl_per_unit
@@ -49,24 +49,29 @@ class CVAEConfig(VAEConfig):
             raise SettingsError(
                 f"model.trunk.name={self.trunk.name}: its code has no room for a class; use model.trunk=conv"
             )
-        decoder = self.trunk.decoder(image_shape, num_classes + self.latent_dim)
-        encoder = self.trunk.encoder(image_shape)
-        posterior = DiagonalNormalHead(encoder.features, self.latent_dim)
-        return CVAE(self, image_shape, num_classes, Networks(encoder, posterior, decoder, self.likelihood.build()))
+        return CVAE(self, image_shape, num_classes)
+
+    def decoder_inputs(self, num_classes: int) -> int:
+        return num_classes + self.latent_dim
 
 
 class CVAE(VAE):
     """A conditional VAE minimises distortion + beta * rate of p(x|y).
 
     Where no label is given, it takes the label with the best bound.
+
+    Example:
+        >>> model = CVAE(CVAEConfig(latent_dim=2), (1, 28, 28), num_classes=10)
+        >>> model.classify(torch.rand(6, 1, 28, 28)).shape, model.prior(torch.tensor([7])).mean.shape
+        (torch.Size([6]), torch.Size([1, 2]))
     """
 
     conditional: ClassVar[bool] = True
     posterior: DiagonalNormalHead
     class_shares: Tensor
 
-    def __init__(self, config: CVAEConfig, image_shape: ImageShape, num_classes: int, networks: Networks) -> None:
-        super().__init__(config, image_shape, num_classes, networks)
+    def __init__(self, config: CVAEConfig, image_shape: ImageShape, num_classes: int) -> None:
+        super().__init__(config, image_shape, num_classes)
         features = self.posterior.mean.in_features
         self.conditioning = nn.Sequential(nn.Linear(num_classes + features, features), nn.SiLU())
         self.class_prior = DiagonalNormalHead(num_classes, config.latent_dim) if config.conditional_prior else None

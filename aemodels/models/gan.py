@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from aemodels.config import Range, Space
 from aemodels.models.base import ADVERSARIAL_MOMENTUM, GenerativeModel, Loss, ModelConfig
@@ -31,6 +31,7 @@ class GANConfig(ModelConfig):
         torch.Size([3, 1, 28, 28])
     """
 
+    only_in_loss: ClassVar[tuple[str, ...]] = ("gradient_penalty",)
     has_encoder: ClassVar[bool] = False
 
     name: Literal["gan"] = "gan"
@@ -43,30 +44,29 @@ class GANConfig(ModelConfig):
     """Sets the networks; the generator is built as their decoder."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> GAN:
-        generator = self.trunk.decoder(image_shape, self.latent_dim)
-        return GAN(self, image_shape, num_classes, generator, Discriminator(self.trunk.encoder(image_shape)))
+        return GAN(self, image_shape, num_classes)
 
     def search_space(self) -> Space:
         return {"model.latent_dim": Range(low=8, high=128, log=True)}
 
 
 class GAN(GenerativeModel):
-    """A GAN has two parts that play against each other; it has no encoder, so it cannot reconstruct or embed."""
+    """A GAN has two parts that play against each other; it has no encoder, so it cannot reconstruct or embed.
+
+    Example:
+        >>> model = GAN(GANConfig(latent_dim=8), (1, 28, 28), num_classes=0)
+        >>> model.parts()
+        {'generator': ('generator',), 'discriminator': ('discriminator',)}
+    """
 
     selection: ClassVar[str | None] = None
     momentum: ClassVar[float] = ADVERSARIAL_MOMENTUM
     unit_mask: Tensor
 
-    def __init__(
-        self,
-        config: GANConfig,
-        image_shape: ImageShape,
-        num_classes: int,
-        generator: nn.Module,
-        discriminator: Discriminator,
-    ) -> None:
+    def __init__(self, config: GANConfig, image_shape: ImageShape, num_classes: int) -> None:
         super().__init__(image_shape, num_classes, config.latent_dim)
-        self.generator, self.discriminator = generator, discriminator
+        self.generator = config.trunk.decoder(image_shape, config.latent_dim)
+        self.discriminator = Discriminator(config.trunk.encoder(image_shape))
         self.gradient_penalty = config.gradient_penalty
         self.register_buffer("unit_mask", torch.ones(config.latent_dim))
 

@@ -12,15 +12,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from aemodels.config import Range, Space
-from aemodels.models.base import Loss, ModelConfig, Networks, Variational
+from aemodels.models.base import AutoencoderConfig, Loss, Variational
 from aemodels.nn.batch import AT_ONCE, Batch
-from aemodels.nn.distributions import BernoulliConfig, DiagonalNormal, DiagonalNormalHead, LikelihoodConfig, kl_per_unit
+from aemodels.nn.distributions import BernoulliConfig, DiagonalNormal, LikelihoodConfig, kl_per_unit
 from aemodels.nn.objectives import distortion, importance_bound
 from aemodels.nn.trunks import ImageShape, MLPConfig, TrunkConfig
 
 
-class IWAEConfig(ModelConfig):
+class IWAEConfig(AutoencoderConfig):
     """Holds the settings of an importance weighted autoencoder.
 
     Its bound is tighter than the VAE's, because it takes several samples for each image.
@@ -29,6 +28,8 @@ class IWAEConfig(ModelConfig):
         >>> IWAEConfig(samples=50).build((1, 28, 28), num_classes=0).latent_dim
         50
     """
+
+    only_in_loss: ClassVar[tuple[str, ...]] = ("samples", "repeats", "elbo_share")
 
     name: Literal["iwae"] = "iwae"
     """Chooses the model."""
@@ -46,23 +47,29 @@ class IWAEConfig(ModelConfig):
     """Sets how pixels are distributed around a reconstruction."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> IWAE:
-        decoder = self.trunk.decoder(image_shape, self.latent_dim)
-        encoder = self.trunk.encoder(image_shape)
-        posterior = DiagonalNormalHead(encoder.features, self.latent_dim)
-        return IWAE(self, image_shape, num_classes, Networks(encoder, posterior, decoder, self.likelihood.build()))
-
-    def search_space(self) -> Space:
-        return {"model.latent_dim": Range(low=2, high=64, log=True)}
+        return IWAE(self, image_shape, num_classes)
 
 
 class IWAE(Variational):
-    """An IWAE minimises a bound on -log p(x) that falls with the number of samples."""
+    """An IWAE minimises a bound on -log p(x) that falls with the number of samples.
+
+    A variant overrides `objective`.
+
+    Example:
+        >>> model = IWAE(IWAEConfig(samples=5), (1, 28, 28), num_classes=0)
+        >>> list(model.bound(Batch(torch.rand(6, 1, 28, 28), y=None)))
+        ['distortion', 'rate', 'negative_elbo', 'negative_importance_bound', 'objective']
+    """
 
     selection: ClassVar[str | None] = "objective"
 
-    def __init__(self, config: IWAEConfig, image_shape: ImageShape, num_classes: int, networks: Networks) -> None:
-        super().__init__(image_shape, num_classes, config.latent_dim, networks)
+    def __init__(self, config: IWAEConfig, image_shape: ImageShape, num_classes: int) -> None:
+        super().__init__(config, image_shape, num_classes)
         self.samples, self.repeats, self.elbo_share = config.samples, config.repeats, config.elbo_share
+
+    def objective(self, log_w: Tensor, terms: dict[str, Tensor]) -> Tensor:
+        """Returns what is minimised, (B,), in nats per image, from log-weights (K, M, B) and the terms of the bound."""
+        return (1 - self.elbo_share) * terms["negative_importance_bound"] + self.elbo_share * terms["negative_elbo"]
 
     def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
         terms = self._terms(batch, self.samples * self.repeats)
@@ -75,15 +82,14 @@ class IWAE(Variational):
     def _terms(self, batch: Batch, at_once: int) -> dict[str, Tensor]:
         q = self.encode(batch.seen, batch.y)
         log_w, cost = self._log_weights(q, batch, at_once)
-        rate = kl_per_unit(q, self.prior()).sum(-1)
-        tight = -importance_bound(log_w)
-        return {
+        rate = kl_per_unit(q, self.prior(batch.y)).sum(-1)
+        terms = {
             "distortion": cost,
             "rate": rate,
             "negative_elbo": cost + rate,
-            "negative_importance_bound": tight,
-            "objective": (1 - self.elbo_share) * tight + self.elbo_share * (cost + rate),
+            "negative_importance_bound": -importance_bound(log_w),
         }
+        return {**terms, "objective": self.objective(log_w, terms)}
 
     def _log_weights(self, q: DiagonalNormal, batch: Batch, at_once: int) -> tuple[Tensor, Tensor]:
         """Returns log(p(x|z) p(z) / q(z|x)), (K, M, B), and the mean distortion, (B,).
@@ -93,4 +99,4 @@ class IWAE(Variational):
         z = q.rsample((self.samples, self.repeats))  # (K, M, B, D)
         parts = z.flatten(0, 1).split(at_once)  # (at_once, B, D) each: pixels take far more memory than codes
         costs = torch.cat([distortion(self.decode(part, batch.y), batch.x) for part in parts]).view(z.shape[:-1])
-        return self.prior().log_prob(z) - q.log_prob(z) - costs, costs.mean((0, 1))
+        return self.prior(batch.y).log_prob(z) - q.log_prob(z) - costs, costs.mean((0, 1))

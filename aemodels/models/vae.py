@@ -1,27 +1,27 @@
 """Defines the variational autoencoder (Kingma and Welling, 2014, arXiv:1312.6114).
 
 It has a weight on the rate (beta-VAE: Higgins et al., 2017), a linear warm-up of that weight, and free bits (Kingma et
-al., 2016, arXiv:1606.04934).
+al., 2016, arXiv:1606.04934). B batch, D latent units.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from aemodels.config import Range, Space
-from aemodels.models.base import Loss, ModelConfig, Networks, Variational
+from aemodels.models.base import AutoencoderConfig, Loss, Variational
 from aemodels.nn.batch import Batch
-from aemodels.nn.distributions import BernoulliConfig, DiagonalNormalHead, LikelihoodConfig, kl_per_unit
+from aemodels.nn.distributions import BernoulliConfig, DiagonalNormal, LikelihoodConfig, kl_per_unit
 from aemodels.nn.objectives import distortion, free_bits
 from aemodels.nn.schedules import warm_up
 from aemodels.nn.trunks import ImageShape, MLPConfig, TrunkConfig
 
 
-class VAEConfig(ModelConfig):
+class VAEConfig(AutoencoderConfig):
     """Holds the settings of a variational autoencoder; beta is the weight of the rate.
 
     Example:
@@ -31,6 +31,7 @@ class VAEConfig(ModelConfig):
     """
 
     stacked: ClassVar[tuple[str, ...]] = ("latent_dim", "beta")
+    only_in_loss: ClassVar[tuple[str, ...]] = ("beta", "beta_warmup_steps", "free_bits")
 
     name: Literal["vae"] = "vae"
     """Chooses the model."""
@@ -50,36 +51,53 @@ class VAEConfig(ModelConfig):
     """Sets how pixels are distributed around a reconstruction."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> VAE:
-        decoder = self.trunk.decoder(image_shape, self.latent_dim)
-        encoder = self.trunk.encoder(image_shape)
-        posterior = DiagonalNormalHead(encoder.features, self.latent_dim)
-        return VAE(self, image_shape, num_classes, Networks(encoder, posterior, decoder, self.likelihood.build()))
+        return VAE(self, image_shape, num_classes)
 
     def search_space(self) -> Space:
-        return {
-            "model.latent_dim": Range(low=2, high=64, log=True),
-            "model.beta": Range(low=0.1, high=10.0, log=True),
-        }
+        return {**super().search_space(), "model.beta": Range(low=0.1, high=10.0, log=True)}
+
+
+class Pass(NamedTuple):
+    """Holds what one forward pass finds of a batch, with one code for each image."""
+
+    q: DiagonalNormal  # q(z|x)
+    z: Tensor  # (B, D)
+    distortion: Tensor  # -log p(x|z), (B,)
+    rates: Tensor  # (B, D); in training at least the free bits
+
+    @property
+    def rate(self) -> Tensor:  # (B,)
+        return self.rates.sum(-1)
 
 
 class VAE(Variational):
-    """A VAE minimises distortion + beta * rate."""
+    """A VAE minimises distortion + beta * rate; a variant overrides `charge`, which is the rate here.
+
+    Example:
+        >>> model = VAE(VAEConfig(latent_dim=2), (1, 28, 28), num_classes=0)
+        >>> q = model.encode(torch.rand(6, 1, 28, 28))
+        >>> q.mean.shape, model.decode(q.rsample()).mean.shape
+        (torch.Size([6, 2]), torch.Size([6, 1, 28, 28]))
+    """
 
     selection: ClassVar[str | None] = "objective"
     beta: Tensor
 
-    def __init__(self, config: VAEConfig, image_shape: ImageShape, num_classes: int, networks: Networks) -> None:
-        super().__init__(image_shape, num_classes, config.latent_dim, networks)
+    def __init__(self, config: VAEConfig, image_shape: ImageShape, num_classes: int) -> None:
+        super().__init__(config, image_shape, num_classes)
         self.warmup_steps, self.free_bits = config.beta_warmup_steps, config.free_bits
         self.register_buffer("beta", torch.tensor(config.beta))  # a buffer: it may differ within a population
 
+    def charge(self, found: Pass) -> Tensor:
+        """Returns what beta weighs in the loss beside the distortion, (B,), in nats per image."""
+        return found.rate
+
     def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
-        cost, rates = self._distortion_and_rates(batch)
-        rate = rates.sum(-1)
-        weight = self.beta * warm_up(step, self.warmup_steps)
-        charged = (free_bits(rates, self.free_bits) * self.posterior.unit_mask).sum(-1) if self.free_bits else rate
-        total = cost + weight * charged
-        return {"autoencoder": Loss(total, {"distortion": cost, "rate": rate, "negative_elbo": cost + rate})}
+        found = charged = self._pass(batch)
+        if self.free_bits:
+            charged = found._replace(rates=free_bits(found.rates, self.free_bits) * self.posterior.unit_mask)
+        total = found.distortion + self.beta * warm_up(step, self.warmup_steps) * self.charge(charged)
+        return {"autoencoder": Loss(total, _terms(found))}
 
     def bound(self, batch: Batch) -> dict[str, Tensor]:
         """Returns the terms of the bound, in which every nat of the rate counts, with free bits too.
@@ -87,17 +105,16 @@ class VAE(Variational):
         Free bits are an aid to training. They select nothing, and they are no term of one image, as they depend on the
         other images of its batch.
         """
-        cost, rates = self._distortion_and_rates(batch)
-        rate = rates.sum(-1)
-        return {
-            "distortion": cost,
-            "rate": rate,
-            "negative_elbo": cost + rate,
-            "objective": cost + self.beta * rate,  # picks weights within this training; never compared across betas
-        }
+        found = self._pass(batch)
+        # The objective picks weights within this training; it is never compared across betas.
+        return {**_terms(found), "objective": found.distortion + self.beta * self.charge(found)}
 
-    def _distortion_and_rates(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Returns one sample of -log p(x|z), (B,), and the rate of each unit, (B, D)."""
+    def _pass(self, batch: Batch) -> Pass:
         q = self.encode(batch.seen, batch.y)
-        p_x = self.decode(q.rsample(), batch.y)
-        return distortion(p_x, batch.x), kl_per_unit(q, self.prior(batch.y))
+        z = q.rsample()
+        p_x = self.decode(z, batch.y)
+        return Pass(q, z, distortion(p_x, batch.x), kl_per_unit(q, self.prior(batch.y)))
+
+
+def _terms(found: Pass) -> dict[str, Tensor]:
+    return {"distortion": found.distortion, "rate": found.rate, "negative_elbo": found.distortion + found.rate}

@@ -15,14 +15,14 @@ from pydantic import Field
 from torch import Tensor
 
 from aemodels.config import Range, SettingsError, Space
-from aemodels.models.base import ADVERSARIAL_MOMENTUM, Loss, ModelConfig, Networks, Variational
+from aemodels.models.base import ADVERSARIAL_MOMENTUM, AutoencoderConfig, Loss, Variational
 from aemodels.nn.batch import Batch
-from aemodels.nn.distributions import BernoulliConfig, DiagonalNormalHead, GaussianConfig, LikelihoodConfig, kl_per_unit
+from aemodels.nn.distributions import BernoulliConfig, GaussianConfig, LikelihoodConfig, kl_per_unit
 from aemodels.nn.objectives import distortion, gradient_penalty, is_drawn, is_real
 from aemodels.nn.trunks import Discriminator, ImageShape, MLPConfig, TrunkConfig
 
 
-class VAEGANConfig(ModelConfig):
+class VAEGANConfig(AutoencoderConfig):
     """Holds the settings of a VAE-GAN.
 
     Example:
@@ -31,6 +31,7 @@ class VAEGANConfig(ModelConfig):
     """
 
     stacked: ClassVar[tuple[str, ...]] = ("latent_dim", "beta", "gamma")
+    only_in_loss: ClassVar[tuple[str, ...]] = ("beta", "gamma", "gradient_penalty")
 
     name: Literal["vae_gan"] = "vae_gan"
     """Chooses the model."""
@@ -53,17 +54,10 @@ class VAEGANConfig(ModelConfig):
                 f"model.likelihood.sigma={self.likelihood.sigma}: a VAE-GAN's losses have no likelihood of pixels to "
                 "find it by; use model.likelihood.sigma=fixed, or model.likelihood=bernoulli"
             )
-        decoder = self.trunk.decoder(image_shape, self.latent_dim)
-        encoder = self.trunk.encoder(image_shape)
-        posterior = DiagonalNormalHead(encoder.features, self.latent_dim)
-        networks = Networks(encoder, posterior, decoder, self.likelihood.build())
-        return VAEGAN(self, image_shape, num_classes, networks, Discriminator(self.trunk.encoder(image_shape)))
+        return VAEGAN(self, image_shape, num_classes)
 
     def search_space(self) -> Space:
-        return {
-            "model.latent_dim": Range(low=2, high=64, log=True),
-            "model.beta": Range(low=0.005, high=0.5, log=True),
-        }
+        return {**super().search_space(), "model.beta": Range(low=0.005, high=0.5, log=True)}
 
 
 class VAEGAN(Variational):
@@ -71,6 +65,12 @@ class VAEGAN(Variational):
 
     The encoder minimises beta * rate + distortion of features. The decoder minimises gamma times that distortion, and
     fools the discriminator with reconstructions and samples. The discriminator learns to tell these from images.
+
+    Example:
+        >>> model = VAEGAN(VAEGANConfig(latent_dim=8), (1, 28, 28), num_classes=0)
+        >>> losses = model.losses(Batch(torch.rand(6, 1, 28, 28), y=None), step=torch.tensor(0))
+        >>> {part: list(loss.terms) for part, loss in losses.items() if part != "discriminator"}
+        {'encoder': ['rate', 'feature_distortion'], 'decoder': ['drawn_as_real']}
     """
 
     selection: ClassVar[str | None] = None
@@ -78,16 +78,10 @@ class VAEGAN(Variational):
     beta: Tensor
     gamma: Tensor
 
-    def __init__(
-        self,
-        config: VAEGANConfig,
-        image_shape: ImageShape,
-        num_classes: int,
-        networks: Networks,
-        discriminator: Discriminator,
-    ) -> None:
-        super().__init__(image_shape, num_classes, config.latent_dim, networks)
-        self.discriminator, self.gradient_penalty = discriminator, config.gradient_penalty
+    def __init__(self, config: VAEGANConfig, image_shape: ImageShape, num_classes: int) -> None:
+        super().__init__(config, image_shape, num_classes)
+        self.discriminator = Discriminator(config.trunk.encoder(image_shape))
+        self.gradient_penalty = config.gradient_penalty
         self.register_buffer("beta", torch.tensor(config.beta))  # buffers: they may differ within a population
         self.register_buffer("gamma", torch.tensor(config.gamma))
 

@@ -128,6 +128,7 @@ def _folder(variable: str, default: Callable[[], Path]) -> Path:
 
 
 def _default_cache() -> Path:
+    """Returns the cache below the home folder on every system; platformdirs would move that of macOS and Windows."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "aemodels"
 

@@ -99,12 +99,7 @@ def _check(reference: str, loaded: Loaded, data: PreparedData) -> None:
         SettingsError: they have another shape, or other classes than a conditional model knows.
     """
     card = loaded.card
-    if data.image_shape != card.image_shape:
-        channels, height, _ = card.image_shape
-        raise SettingsError(
-            f"{reference}: made for images of shape {card.image_shape}, these have {data.image_shape}; "
-            f"set data.image_size={height}, or choose images of {channels} channels"
-        )
+    card.check_shape(data, reference)
     if loaded.model.conditional and data.classes != card.classes:
         raise SettingsError(
             f"{reference}: conditional on the classes {_listed(card.classes)}; these images have "

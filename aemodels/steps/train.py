@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import Field
+from torch import Tensor
 
 from aemodels.checkpoints.checkpoint import load_state, save_card, save_state, save_weights
+from aemodels.checkpoints.going_on import keep_state, shorter_training
 from aemodels.checkpoints.run_folder import RunFolder, claimed
 from aemodels.data import PreparedData
 from aemodels.evaluation.evaluate import Evaluation, check_likelihood, check_primary, evaluate
@@ -34,7 +36,9 @@ from aemodels.steps.recording import (
     still_there,
     yardstick,
 )
-from aemodels.tracking.catalog import ModelVersion
+from aemodels.steps.start import fixed, origin, starting_weights
+from aemodels.tracking.catalog import ModelVersion, is_folder
+from aemodels.tracking.lineage import link_start
 from aemodels.tracking.registry import register
 from aemodels.tracking.run import Run, now
 from aemodels.tracking.store import open_store
@@ -101,19 +105,22 @@ def train(settings: Settings, data: PreparedData, group: str, asker: str = "") -
 
 def assist(settings: Settings, data: PreparedData) -> None:
     """Trains along under torchrun, in a process beside the one that writes: it computes its share of every batch."""
-    experiment = settings.experiment
+    experiment = fixed(settings.experiment)
+    start = starting_weights(experiment, data)
     with torchrun.joined(best_device()):
         if torchrun.agreed(False):  # the process that writes has found the result
             return
         finish(first_state(experiment.model, data, experiment.training, experiment.seed))
-        for _ in train_epochs(experiment.model, data, experiment.training, experiment.seed):
+        for _ in train_epochs(experiment.model, data, experiment.training, experiment.seed, start=start):
             pass
 
 
 def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> Steps[Trained]:
+    settings = fixed(settings)
     experiment, name = settings.experiment, settings.registered_name
     store = open_store()
-    model = new_model(experiment.model, data, experiment.seed)  # what does not fit is refused before any work
+    start = starting_weights(experiment, data)
+    model = new_model(experiment.model, data, experiment.seed, start)  # what does not fit is refused before any work
     check_primary(model, data, experiment.evaluation)
     check_likelihood(model, data, experiment.evaluation)
     features = yield from feature_network(data, best_device())
@@ -124,16 +131,18 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> St
             yield Progress("evaluating", 1, 1, FINISHED_BEFORE)
             return Trained.model_validate(folder.result)
         title = f"{experiment.model.name} {experiment.model.latent_dim}"
-        tags = {"kind": "training", "pipeline": group}
+        started = {} if experiment.start_from is None else {"start_from": experiment.start_from}
+        tags = {"kind": "training", "pipeline": group, **started}
         with open_run(store, folder, name, title, experiment.seed, tags) as run:
-            learned = yield from learn(experiment, data, features, folder, run, model)
+            learned = yield from learn(experiment, data, features, folder, run, model, start)
             evaluation = learned.evaluation
             pictures, undrawn = draw_figures(evaluation.evidence)
             left_out = evaluation.left_out | undrawn
             run.tags(as_tags(left_out))
             figures = keep_model_figures(pictures, folder.path, run)
-            digest, reasons = yardstick(settings, data, features), as_tags(evaluation.left_out)
-            version = register(run, folder.path, name, evaluation.metrics, digest, reasons)
+            digest, told = yardstick(settings, data, features), as_tags(evaluation.left_out) | started
+            version = register(run, folder.path, name, evaluation.metrics, digest, told)
+            _link_start(run, version, experiment)
             run.rename(f"{title}, version {version.version}")
             subject = Subject(
                 f"{name}/{version.version}", "trained", run.id, experiment, data, experiment.training.images
@@ -157,6 +166,12 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> St
     return result
 
 
+def _link_start(run: Run, version: ModelVersion, experiment: Experiment) -> None:
+    """Links the run and its version with the registered version that the training started from, if it did."""
+    if experiment.start_from is not None and not is_folder(parent := origin(experiment.start_from).reference):
+        link_start(run, version, parent)
+
+
 class Learned(NamedTuple):
     """Holds how a model was evaluated, and what its training took."""
 
@@ -173,14 +188,20 @@ def learn(
     folder: RunFolder,
     run: Run,
     untrained: GenerativeModel,
+    start: Mapping[str, Tensor] | None = None,
 ) -> Steps[Learned]:
-    """Trains and evaluates in a run that is open, or goes on where it was killed; leaves the model in the folder."""
+    """Trains and evaluates in a run that is open, or goes on where it was killed; leaves the model in the folder.
+
+    Args:
+        start: the weights that the training starts from, as for `aemodels.training.loop.train`.
+    """
     save_card(folder.path, experiment, data)
     run.params(experiment.flat())
     run.dataset(data)
     run.tags({"features.hash": features.hash, "features.accuracy": features.accuracy})
     with run.system_metrics():
-        state = yield from _epochs(experiment, data, folder, run, untrained)
+        state = yield from _epochs(experiment, data, folder, run, untrained, start)
+    keep_state(experiment, data, state)
     yield Progress("evaluating", 0, 1)
     evaluation = _judge(experiment, data, features, state, folder)
     metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
@@ -206,13 +227,23 @@ def _effort(state: TrainingState) -> tuple[float, float]:
 
 
 def _epochs(
-    experiment: Experiment, data: PreparedData, folder: RunFolder, run: Run, untrained: GenerativeModel
+    experiment: Experiment,
+    data: PreparedData,
+    folder: RunFolder,
+    run: Run,
+    untrained: GenerativeModel,
+    start: Mapping[str, Tensor] | None,
 ) -> Steps[TrainingState]:
     """Trains the epochs that are left; each is on disk before it is tracked, and tracked before the next one."""
     config = experiment.training
     saved = load_state(folder.path)
+    going_on = f"going on after epoch {saved.epoch} in {folder.path}" if saved else ""
     if saved is None:
         _cards(untrained, 0, data, run, experiment)  # step 0 is where MLflow's slider stands at first
+        saved = shorter_training(experiment, data)
+        if saved is not None:
+            going_on = f"going on after epoch {saved.epoch} of the same training with fewer epochs"
+            run.tags({"went_on_after_epoch": saved.epoch})
     state = yield from first_state(experiment.model, data, config, experiment.seed, saved)
     if saved is None and state.pretraining:
         at = folder.time("pretrained")
@@ -221,9 +252,8 @@ def _epochs(
         save_state(folder.path, state)
     _track_again(state, folder, run)
     work, every = f"training {experiment.model.name}", math.ceil(config.epochs / CARDS)
-    going_on = f"going on after epoch {state.epoch} in {folder.path}" if saved else ""
     yield Progress(work, state.epoch, config.epochs, going_on)
-    for epoch in train_epochs(experiment.model, data, config, experiment.seed, resume=state):
+    for epoch in train_epochs(experiment.model, data, config, experiment.seed, resume=state, start=start):
         state = epoch.state
         save_state(folder.path, state)
         _track(epoch.metrics, epoch.index, folder, run)

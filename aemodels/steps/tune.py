@@ -23,6 +23,7 @@ from aemodels.runtime.environment import search_database
 from aemodels.runtime.progress import Driven, Progress, Steps
 from aemodels.settings import Settings
 from aemodels.steps.recording import FINISHED_BEFORE, Result, keep_figures, open_run, save_figures, still_there
+from aemodels.steps.start import fixed, starting_weights
 from aemodels.steps.train import check as check_training
 from aemodels.steps.trial_runs import TrialRuns
 from aemodels.tracking.run import Run, has_run, now
@@ -114,9 +115,11 @@ def tune(settings: Settings, data: PreparedData, group: str, asker: str = "") ->
         SettingsError: a model of the search space does not fit the images.
         UserError: every trial failed, or the shared database does not answer.
     """
+    settings = fixed(settings)
     experiment, config, name = settings.experiment, settings.tuning, settings.registered_name
     # before any work is done or recorded
     check_models(experiment, data, config, search_space(experiment, config))
+    start = starting_weights(experiment, data)
     # the name is part of the identity, since under another name it is another run
     identity, store = search_identity(experiment, config, f"{name}{data.digest}"), open_store()
     asker = asker or group
@@ -128,7 +131,7 @@ def tune(settings: Settings, data: PreparedData, group: str, asker: str = "") ->
         with _run(store, study, folder, settings, data, group) as run, study:
             note = _fewer(config.trials, study.config.trials)
             with TrialRuns(store, study, run, name, group) as trials:
-                events = search(experiment, data, features, study)
+                events = search(experiment, data, features, study, start)
                 result = yield from _follow(events, study.config.trials, trials, ENDED if study.recorded else note)
             tuned = _finish(result, study, run, trials, folder, note)
         if not study.shared:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from aemodels.config import NAME, UnreachableError, UserError, did_you_mean
 from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.files import in_words
-from aemodels.runtime.outages import is_outage
+from aemodels.tracking.outages import is_outage
 from aemodels.tracking.store import Store, open_store, printable
 
 if TYPE_CHECKING:
@@ -162,6 +162,18 @@ def find(reference: str, store: Store | None = None) -> Path:
     name, version, _ = model.version
     check_registered(folder / CHECKSUMS, model.tags.get(CHECKSUMS), f"{name}/{version}")
     return folder
+
+
+def pinned(reference: str) -> str:
+    """Returns a reference that means the same model later: NAME/VERSION for NAME@ALIAS, a whole path for a folder.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    if is_folder(reference):
+        return whole_reference(reference)
+    name, version, _ = _named(reference, None)[1].version
+    return f"{name}/{version}"
 
 
 def find_report(reference: str, store: Store | None = None) -> Path:

@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from aemodels.config import UnreachableError, as_written
 from aemodels.data.prepared import PreparedData
 from aemodels.runtime.files import in_words
-from aemodels.runtime.outages import is_outage
 from aemodels.runtime.process_names import is_gone, is_here, own_name
 from aemodels.runtime.secrets import without_secrets
 from aemodels.texts import storable
+from aemodels.tracking.outages import is_outage
 from aemodels.tracking.store import Store
 
 LONGEST_PARAM = 500  # characters; a longer one is unreadable in a table, and config.json has it whole
@@ -113,6 +113,14 @@ class Run:
         self.store.client.log_image(self.id, picture, artifact_file=OVERVIEW)
         address = f"get-artifact?path={OVERVIEW}&run_uuid={self.id}"  # relative: a server may have a prefix
         self.tags({MLFLOW_RUN_NOTE: f"![figures]({address})\n\n{text}"})
+
+    def add_to_description(self, text: str) -> None:
+        """Puts a line of text below what the run's page says already, once."""
+        from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
+        before = self.store.client.get_run(self.id).data.tags.get(MLFLOW_RUN_NOTE, "")
+        if text not in before:
+            self.tags({MLFLOW_RUN_NOTE: f"{before}\n\n{text}".strip()})
 
     def text(self, file: str, text: str) -> None:
         """Logs a text as an artifact of that name, for example table.md."""

@@ -21,9 +21,9 @@ from urllib.parse import quote, unquote, urlsplit
 from aemodels.config import UnreachableError, UserError
 from aemodels.runtime.environment import sqlite_file, store_folder, tracking_uri
 from aemodels.runtime.files import in_words
-from aemodels.runtime.outages import is_outage
 from aemodels.runtime.secrets import without_secrets
 from aemodels.tracking.embedded import ensure_database, quiet
+from aemodels.tracking.outages import is_outage
 from aemodels.tracking.views import PICTURES, TABLE, view_tags
 
 if TYPE_CHECKING:

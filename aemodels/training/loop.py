@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 
 import torch
@@ -40,18 +40,20 @@ def train(
     config: TrainingConfig,
     seed: int,
     resume: TrainingState | None = None,
+    start: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Epoch]:
     """Trains a model; `best_model` of the last epoch is the result.
 
     Args:
         resume: the state after an earlier epoch of the same training.
+        start: the weights before the first update, by their names; those that belong to the seed, if none are given.
 
     Raises:
         SettingsError: the model does not fit the images.
         TrainingDivergedError: a term of the loss became NaN or infinite.
     """
     state = finish(first_state(model_config, data, config, seed, resume))
-    model = new_model(model_config, data, seed)
+    model = new_model(model_config, data, seed, start)
     loop = Loop(model, data, config, seed)
     best = state.section("best")
     if state.tensors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -19,13 +19,17 @@ from aemodels.training.state import TrainingState
 PRIOR_IMAGES = 10_000  # enough codes for any mixture
 
 
-def new_model(model_config: ModelConfig, data: PreparedData, seed: int) -> GenerativeModel:
-    """Returns a model with the initial weights that belong to the seed, on the device.
+def new_model(
+    model_config: ModelConfig, data: PreparedData, seed: int, start: Mapping[str, Tensor] | None = None
+) -> GenerativeModel:
+    """Returns a model with the weights that it starts from, or else those that belong to the seed, on the device.
 
     Channels come last in memory, with which convolutions are up to a third faster on CPUs and GPUs.
     """
     with seeded(derived_seed(seed, "weights")):
         model = model_config.build(data.image_shape, data.num_classes)
+    if start is not None:
+        model.load_state_dict(model.state_dict() | dict(start))
     return model.to(best_device()).to(memory_format=torch.channels_last)
 
 

@@ -8,7 +8,7 @@ same noise. What may differ between members is a buffer (the mask of the latent 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -163,7 +163,11 @@ Told = dict[int, Epoch | TrainingDivergedError]  # keys are the members' numbers
 
 
 def train_population(
-    configs: Sequence[ModelConfig], data: PreparedData, config: TrainingConfig, seeds: Sequence[int]
+    configs: Sequence[ModelConfig],
+    data: PreparedData,
+    config: TrainingConfig,
+    seeds: Sequence[int],
+    start: Mapping[str, Tensor] | None = None,
 ) -> Generator[Told, Collection[int] | None, None]:
     """Trains many models at once; it works like `train` for each of them.
 
@@ -173,6 +177,7 @@ def train_population(
 
     Args:
         seeds: seeds of the weights of each member; the first one also seeds the order of the images and all noise.
+        start: the weights that all members start from, as for `train`.
 
     Raises:
         SettingsError: the models differ in more than what may differ, do not fit the images, cannot be trained in
@@ -188,7 +193,7 @@ def train_population(
     for other in configs:
         if not stackable(configs[0], other):
             raise SettingsError(f"{configs[0]} and {other} cannot be one population; train them one by one")
-    training = _Training(configs, data, config, seeds)
+    training = _Training(configs, data, config, seeds, start)
     with closing(training.loop):
         for index in itertools.count(1):
             told = training.epoch(index)
@@ -204,9 +209,14 @@ class _Training:
     """Holds a population while it is trained."""
 
     def __init__(
-        self, configs: Sequence[ModelConfig], data: PreparedData, config: TrainingConfig, seeds: Sequence[int]
+        self,
+        configs: Sequence[ModelConfig],
+        data: PreparedData,
+        config: TrainingConfig,
+        seeds: Sequence[int],
+        start: Mapping[str, Tensor] | None,
     ) -> None:
-        models = [new_model(each, data, seed) for each, seed in zip(configs, seeds, strict=True)]
+        models = [new_model(each, data, seed, start) for each, seed in zip(configs, seeds, strict=True)]
         self.population = Population(models, new_model(largest(configs), data, seeds[0]))
         self.loop, self.config = Loop(self.population, data, config, seeds[0]), config
         self.best = {name: tensor.clone() for name, tensor in self.population.state_dict().items()}  # (M, ...)

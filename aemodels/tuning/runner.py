@@ -240,7 +240,7 @@ class _Stack:
     def _train(self, numbers: list[int]) -> TrialEvents:
         first = self.members[numbers[0]]
         configs, seeds = zip(*((self.members[i].model, self.members[i].seed) for i in numbers), strict=True)
-        training = train_population(configs, self.conditions.data, first.training, seeds)
+        training = train_population(configs, self.conditions.data, first.training, seeds, self.conditions.start)
         with Driven(training) as driven:
             started = time.perf_counter()
             for happened in driven:

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.features import Features
 from aemodels.experiment import Experiment
@@ -37,7 +39,11 @@ Prepare = Callable[[Mapping[str, Any]], Experiment]  # a trial's parameters -> i
 
 
 def search(
-    experiment: Experiment, data: PreparedData, features: Features, study: Study
+    experiment: Experiment,
+    data: PreparedData,
+    features: Features,
+    study: Study,
+    start: Mapping[str, Tensor] | None = None,
 ) -> Generator[Event, None, SearchResult]:
     """Runs a search, or goes on with it, or works on it beside others.
 
@@ -45,11 +51,14 @@ def search(
     all. If the trial was lost meanwhile, that is told next, and the end does not count. Trials that ended elsewhere or
     earlier are told too, marked as replayed.
 
+    Args:
+        start: the weights that every trial starts from; those that belong to the seed, if none are given.
+
     Raises:
         SettingsError: a model of the space does not fit the images or the objectives.
         UserError: every trial failed.
     """
-    config, runner = study.config, Runner(Conditions(data, features, study.goals))
+    config, runner = study.config, Runner(Conditions(data, features, study.goals, start))
     with closing(runner):
         if not study.ended:
             alike = [trial_experiment(experiment, config, {})] * config.generation_size

@@ -26,7 +26,9 @@ def search_space(experiment: Experiment, config: TuningConfig) -> Space:
     Raises:
         SettingsError: a key does not exist, cannot vary, or a value of it is out of range.
     """
-    space = {**experiment.model.search_space(), **config.space}
+    space: Space = {**experiment.model.search_space(), **config.space}
+    if experiment.start_from is not None:
+        space = _free(space, experiment, config)
     if not space:
         raise SettingsError(
             'tuning.space: this model has nothing that varies; name a setting, such as tuning.space={"training.'
@@ -42,6 +44,18 @@ def search_space(experiment: Experiment, config: TuningConfig) -> Space:
         except SettingsError as error:
             raise SettingsError(*(f"tuning.space: {line}" for line in error.args)) from None
     return space
+
+
+def _free(space: Space, experiment: Experiment, config: TuningConfig) -> Space:
+    """Leaves out what the weights settle that a search starts from; what was asked for by name is refused."""
+    loss = {f"model.{name}" for name in experiment.model.only_in_loss}
+    settled = [key for key in space if key.startswith("model.") and key not in loss]
+    if asked := [key for key in settled if key in config.space]:
+        raise SettingsError(
+            f"tuning.space: {asked[0]} cannot vary, as the weights of start_from={experiment.start_from} settle it; "
+            "leave one of the two out"
+        )
+    return {key: varied for key, varied in space.items() if key not in settled}
 
 
 def _single(space: Space) -> Iterator[dict[str, Any]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from aemodels.config import SettingsError
 from aemodels.data.prepared import PreparedData
@@ -31,6 +33,7 @@ class Conditions:
     data: PreparedData
     features: Features | None
     goals: Goals
+    start: Mapping[str, Tensor] | None = None  # the weights that all trials start from
 
     def watch(self, epoch: Epoch, experiment: Experiment) -> float | None:
         """Measures what is watched on the weights of the epoch; None if nothing is, or it cannot be measured."""
@@ -63,7 +66,8 @@ def run_trial(index: int, experiment: Experiment, conditions: Conditions) -> Tri
     """Trains a model and judges its best weights on all validation images."""
     started, waited = time.perf_counter(), 0.0
     try:
-        for epoch in train(experiment.model, conditions.data, experiment.training, experiment.seed):
+        given = conditions.start
+        for epoch in train(experiment.model, conditions.data, experiment.training, experiment.seed, start=given):
             value = conditions.watch(epoch, experiment)
             told = time.perf_counter()
             stop = yield MemberEpoch(index, epoch.index, epoch.metrics, value, told - started - waited)

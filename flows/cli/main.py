@@ -78,10 +78,12 @@ def pipeline(
     """
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
+        from aemodels.steps.start import fixed
         from aemodels.steps.tune import check
         from flows import terminal
         from flows.cli import results
 
+        settings = fixed(settings)
         check(settings)
         let_prefect_start()
         from flows.attempts import run_here
@@ -114,9 +116,11 @@ def tune(
     """
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
+        from aemodels.steps.start import fixed
         from aemodels.steps.tune import check
         from flows.cli import results, work
 
+        settings = fixed(settings)
         check(settings)
         result = work.tune(settings)
         results.tuned(result, json)
@@ -131,9 +135,11 @@ def train(
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
         from aemodels.runtime import torchrun
+        from aemodels.steps.start import fixed
         from aemodels.steps.train import assist, check
         from flows.cli import results, work
 
+        settings = fixed(settings)
         check(settings)
         if not torchrun.leads():
             from aemodels.steps.prepare import prepare

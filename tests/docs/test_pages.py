@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import imports
 import pytest
 from commands import call, picture_folder
 from documents import PAGES, blocks, named, spans
@@ -104,7 +105,7 @@ def test_python_of_new_things_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     losses = module.model.losses(Batch(torch.rand(2, 1, 28, 28), None), torch.tensor(0))
     losses["autoencoder"].total.mean().backward()
     assert all(parameter.grad is not None for parameter in module.model.part_parameters("autoencoder"))
-    assert list(module.SquaredConfig().search_space()) == ["model.latent_dim", "model.beta"]
+    assert list(module.PowerConfig().search_space()) == ["model.latent_dim", "model.beta"]
     assert module.images.load(0).shape == (1, 16, 16)
     assert torch.isfinite(module.prior().log_prob(torch.zeros(3)))
 
@@ -253,17 +254,12 @@ def test_a_comparison_on_a_page_can_be_read() -> None:
 
 
 def test_the_figure_of_imports_shows_every_room_and_no_circle() -> None:
-    specification = importlib.util.spec_from_file_location("imports", ROOT / "docs" / "imports.py")
-    assert specification
-    assert specification.loader
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    graph = module.imports()
-    heights = module.floors(graph)
+    graph = imports.imports()
+    heights = imports.floors(graph)
     assert all(heights[other] < heights[name] for name, others in graph.items() for other in others)
-    drawn = module.figure(graph)
+    drawn = imports.figure(graph)
     assert {f">{name}</text>" in drawn for name in graph} == {True}
     rooms = {path.parent.name for path in (ROOT / "aemodels").glob("*/__init__.py")}
-    assert rooms - module.LEFT_OUT <= graph.keys()
+    assert rooms - imports.LEFT_OUT <= graph.keys()
     with pytest.raises(ValueError, match="a, b"):
-        module.floors({"a": {"b"}, "b": {"a"}})
+        imports.floors({"a": {"b"}, "b": {"a"}})

@@ -17,7 +17,6 @@ from aemodels.evaluation.leaving_out import NotEnoughError
 from aemodels.evaluation.metrics import METRICS
 from aemodels.models import AEConfig, CVAEConfig, VAEConfig
 from aemodels.models.ae import AE
-from aemodels.models.base import Networks
 from aemodels.models.cvae import CVAE
 from aemodels.nn.batch import AT_ONCE, Batch
 from aemodels.nn.distributions import BernoulliConfig
@@ -169,8 +168,7 @@ class Unchanged(AE):
 
 
 def unchanged() -> Unchanged:
-    model = AEConfig(latent_dim=1, trunk=MLPConfig(widths=(2,))).build((1, 28, 28), 0)
-    return Unchanged((1, 28, 28), 0, 1, Networks(model.encoder, model.posterior, model.decoder, model.likelihood))
+    return Unchanged(AEConfig(latent_dim=1, trunk=MLPConfig(widths=(2,))), (1, 28, 28), 0)
 
 
 def test_who_changes_nothing_removes_no_noise(digits: PreparedData) -> None:

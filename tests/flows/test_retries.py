@@ -225,7 +225,7 @@ def test_an_event_waits_for_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     from postgres import free_port
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-    from aemodels.runtime.outages import is_outage
+    from aemodels.tracking.outages import is_outage
     from flows import pages
 
     sent: list[str] = []

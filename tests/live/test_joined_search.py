@@ -20,8 +20,8 @@ from quick import first
 from sqlalchemy import make_url
 
 from aemodels.config import UserError
-from aemodels.runtime.outages import is_outage
 from aemodels.settings import Settings
+from aemodels.tracking.outages import is_outage
 from aemodels.tuning.storage import open_storage
 
 NAMES = (f"joined-{number}" for number in count())

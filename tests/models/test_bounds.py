@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from aemodels.evaluation.likelihood import log_likelihood
 from aemodels.models import CVAEConfig, IWAEConfig, VAEConfig
-from aemodels.models.base import Networks
+from aemodels.models.base import Autoencoder, Networks
 from aemodels.models.cvae import CVAE
 from aemodels.models.iwae import IWAE
 from aemodels.models.vae import VAE
@@ -22,6 +22,7 @@ from aemodels.nn.trunks import Encoder
 from aemodels.runtime.randomness import seeded
 
 CLASSES = 3
+M = TypeVar("M", bound=Autoencoder)
 STEP = torch.tensor(0)
 
 
@@ -50,6 +51,12 @@ class LinearGaussianHead(GaussianHead):
         return h
 
 
+def having(model: M, networks: Networks) -> M:
+    """The model with these networks in place of its own."""
+    model.encoder, model.posterior, model.decoder, model.likelihood = networks
+    return model
+
+
 def linear_gaussian(w: Tensor, loc: Tensor, sigma: float) -> VAE:
     """Makes the model x = loc + W z + sigma * noise with its exact posterior; W (P, D) is orthogonal, loc (P,)."""
     pixels, units = w.shape
@@ -58,7 +65,7 @@ def linear_gaussian(w: Tensor, loc: Tensor, sigma: float) -> VAE:
     decoder = nn.Linear(units, pixels)
     head = LinearGaussianHead(torch.tensor(sigma).log(), signed=False)
     networks = Networks(encoder, posterior, nn.Sequential(decoder, nn.Unflatten(-1, (1, 1, pixels))), head)
-    model = VAE(VAEConfig(latent_dim=units), (1, 1, pixels), 0, networks).double()
+    model = having(VAEConfig(latent_dim=units).build((1, 1, pixels), 0), networks).double()
     with torch.no_grad():
         decoder.weight.copy_(w)
         decoder.bias.copy_(loc)
@@ -115,7 +122,7 @@ def test_importance_sampling_from_a_wrong_posterior_tightens_with_samples() -> N
 def iwae(model: VAE, **settings: Any) -> IWAE:
     """Returns the same networks under the importance bound."""
     networks = Networks(model.encoder, model.posterior, model.decoder, model.likelihood)
-    return IWAE(IWAEConfig(latent_dim=model.latent_dim, **settings), model.image_shape, 0, networks)
+    return having(IWAEConfig(latent_dim=model.latent_dim, **settings).build(model.image_shape, 0), networks)
 
 
 @pytest.mark.parametrize(("samples", "repeats"), [(1, 1), (5, 1), (1, 4), (3, 2)])
@@ -192,7 +199,7 @@ def linear_conditional(w: Tensor, pictures: Tensor, centers: Tensor, sigma: floa
     head = LinearGaussianHead(torch.tensor(sigma).log(), signed=False)
     networks = Networks(encoder, posterior, nn.Sequential(decoder, nn.Unflatten(-1, (1, 1, pixels))), head)
     config = CVAEConfig(latent_dim=units, conditional_prior=True)
-    model = CVAE(config, (1, 1, pixels), classes, networks)
+    model = having(config.build((1, 1, pixels), classes), networks)
     model.conditioning = nn.Identity()  # type: ignore[assignment]  # the class, then the image
     assert model.class_prior is not None
     by_image = variance[:, None] * w.T / sigma**2  # (D, P)

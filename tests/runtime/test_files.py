@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from aemodels.config import OutageError, UserError
 from aemodels.runtime.environment import sqlite_file, sqlite_uri
 from aemodels.runtime.files import at_path, in_words, write_whole
-from aemodels.runtime.outages import is_outage
+from aemodels.tracking.outages import is_outage
 from aemodels.tracking.run import start_run
 from aemodels.tracking.store import Store, open_store
 from aemodels.tuning.storage import open_storage

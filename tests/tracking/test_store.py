@@ -19,7 +19,7 @@ import pytest
 from optuna.storages import RDBStorage
 
 from aemodels.config import UnreachableError, UserError
-from aemodels.runtime.outages import is_outage
+from aemodels.tracking.outages import is_outage
 from aemodels.tracking.run import start_run
 from aemodels.tracking.store import Store, open_store, printable
 from aemodels.tracking.ui import serve_ui

@@ -25,9 +25,9 @@ from aemodels.nn.schedules import learning_rate_factor
 from aemodels.nn.trunks import ConvConfig, ImageShape, MLPConfig
 from aemodels.training.config import TrainingConfig, TrainingDivergedError
 from aemodels.training.loop import ends, train
-from aemodels.training.models import best_model
+from aemodels.training.models import best_model, new_model
 from aemodels.training.population import train_population
-from aemodels.training.state import TrainingState
+from aemodels.training.state import Epoch, TrainingState
 
 SMALL = MLPConfig(widths=(16,))
 BATCH_NORM = MLPConfig(widths=(16,), normalization="batch")
@@ -71,6 +71,25 @@ def test_resumed_equals_uninterrupted(model, config, binarize, digits: PreparedD
     assert last.state.tensors.keys() == whole.tensors.keys()
     assert all(torch.equal(t, whole.tensors[k]) for k, t in last.state.tensors.items())
     assert [told(h) for h in last.state.history] == [told(h) for h in whole.history]
+
+
+@pytest.mark.parametrize("model", RESUMED.values(), ids=RESUMED)
+def test_a_training_starts_from_the_weights_that_it_is_given(model: ModelConfig, digits: PreparedData) -> None:
+    """With a learning rate of nearly nothing the parameters stay what they were before the first update."""
+    parent = new_model(model, digits, seed=5)
+    start = {name: tensor for name, tensor in parent.state_dict().items() if name not in model.only_in_loss}
+    still = TrainingConfig(epochs=1, images=64, learning_rate=1e-30)
+    (alone,) = train(model, digits, still, 0, start=start)
+    own = model.model_copy(update=dict.fromkeys(set(model.only_in_loss) & set(model.stacked), 3))
+    (member, _) = next(train_population([own, own], digits, still, [0, 0], start)).values()
+    assert isinstance(member, Epoch)
+    for epoch in (alone, member):
+        for name, parameter in parent.named_parameters():
+            torch.testing.assert_close(epoch.model.get_parameter(name), parameter, rtol=0, atol=1e-28)
+    for name in set(model.only_in_loss) & set(start | member.model.state_dict()):
+        assert member.model.state_dict()[name] == 3, "a setting of the loss is the training's own"
+    other = new_model(model, digits, seed=0)
+    assert any(not torch.equal(other.get_parameter(name), p) for name, p in parent.named_parameters())
 
 
 @pytest.mark.parametrize("corruption", ["gaussian", "salt_and_pepper", "masking"])

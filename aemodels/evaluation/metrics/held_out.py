@@ -100,6 +100,7 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     """Returns the SSIM of images (N, C, H, W) in [0, 1], (N,), as the mean over channels and windows in the image.
 
     Gaussian windows of 11 pixels, sigma 1.5 (Wang et al., 2004); on smaller images the largest odd one that fits.
+    It equals scikit-image's, which refuses images smaller than a window and takes longer on small ones.
     """
     rows, columns = (_window(side).to(a) for side in a.shape[-2:])
     mean_a, mean_b, square_a, square_b, product = (

@@ -1,4 +1,7 @@
-"""Draws the figures of a search: its course, what mattered, and where the good models lie."""
+"""Draws the figures of a search: its course, what mattered, and where the good models lie.
+
+Optuna's own plots are less legible: docs/architecture.md, "Own code that a library has, and why".
+"""
 
 from __future__ import annotations
 

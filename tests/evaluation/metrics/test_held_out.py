@@ -53,6 +53,19 @@ def test_structural_similarity(side: int) -> None:
     assert structural_similarity(flat, grey).item() == pytest.approx(1e-4 / (0.25 + 1e-4), abs=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(1, 11, 11), (1, 28, 28), (3, 33, 20)])
+def test_structural_similarity_equals_that_of_scikit_image(shape: tuple[int, int, int]) -> None:
+    from skimage.metrics import structural_similarity as of_scikit_image
+
+    rng = np.random.default_rng(0)
+    a = rng.random((4, *shape), dtype=np.float32)
+    b = (a + 0.2 * rng.standard_normal(a.shape, dtype=np.float32)).clip(0, 1)
+    known = {"data_range": 1.0, "channel_axis": 0, "gaussian_weights": True, "use_sample_covariance": False}
+    expected = torch.tensor([of_scikit_image(x, y, **known) for x, y in zip(a, b, strict=True)], dtype=torch.float32)
+    found = structural_similarity(torch.from_numpy(a), torch.from_numpy(b))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
 def test_structural_similarity_equals_the_sum_over_windows() -> None:
     """The sum is written out for the only window of an 11 x 11 image."""
     rng = np.random.default_rng(0)

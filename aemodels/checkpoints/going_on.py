@@ -1,0 +1,51 @@
+"""Keeps the last state of a finished training, from which the same settings with more epochs go on.
+
+    <cache>/states/<identity without training.epochs>/state.safetensors
+
+Only under a constant learning rate are the first epochs of a longer training those of a shorter one, bit for bit on the
+CPU; under other schedules every rate depends on how many epochs there are. A state takes four times the space of the
+weights, and one is kept for settings that differ in their epochs alone. To delete it costs nothing but time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aemodels.checkpoints.checkpoint import load_state, save_state
+from aemodels.config import UserError
+from aemodels.data.prepared import PreparedData, own_version
+from aemodels.experiment import Experiment
+from aemodels.runtime.environment import cache_folder
+from aemodels.training.state import TrainingState
+
+
+def keep_state(experiment: Experiment, data: PreparedData, state: TrainingState) -> None:
+    """Keeps the state after the last epoch, unless a longer training has left one or patience was over."""
+    config = experiment.training
+    if config.schedule != "constant" or state.epoch < config.epochs:
+        return
+    folder = _folder(experiment, data)
+    known = _read(folder)
+    if known is None or known.epoch < state.epoch:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_state(folder, state)
+
+
+def shorter_training(experiment: Experiment, data: PreparedData) -> TrainingState | None:
+    """Returns the last state of a training that had fewer epochs and else the same settings; None if there is none."""
+    if experiment.training.schedule != "constant":
+        return None
+    state = _read(_folder(experiment, data))
+    return state if state is not None and state.epoch < experiment.training.epochs else None
+
+
+def _read(folder: Path) -> TrainingState | None:
+    try:
+        return load_state(folder)
+    except UserError:  # a damaged file of the cache counts as none
+        return None
+
+
+def _folder(experiment: Experiment, data: PreparedData) -> Path:
+    alike = experiment.override({"training.epochs": 1})
+    return cache_folder() / "states" / alike.identity(f"{data.digest}{own_version()}")
