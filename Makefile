@@ -5,25 +5,25 @@ BIN := .venv/bin
 .PHONY: demo test test-slow test-live test-stack test-browser test-chaos lint docs ui deploy worker backup restore bench
 .DEFAULT_GOAL := demo
 
-demo: .venv/ready  ## the main job on handwritten digits
+demo: .venv/ready  ## runs the whole pipeline on handwritten digits
 	$(BIN)/aemodels pipeline --preset digits
 
-test: .venv/ready  ## a core each for two processes
+test: .venv/ready  ## runs the default suite in two processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: .venv/ready  ## servers, kill -9, longer trainings
+test-slow: .venv/ready  ## tests servers, kill -9 and longer trainings
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not live' -n 2 --dist worksteal
 
-test-live: .venv/ready  ## real servers on PostgreSQL, a worker, a schedule
+test-live: .venv/ready  ## tests real servers on PostgreSQL, a worker and a schedule
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m live -rs -n 2 --dist loadfile
 
-test-stack: .venv/ready  ## Docker: the image, the compose file
+test-stack: .venv/ready  ## tests the image and the compose file, with Docker
 	$(BIN)/python -m pytest -m stack
 
-test-browser: .venv/ready  ## the pages, in Chromium
+test-browser: .venv/ready  ## tests the pages in Chromium
 	$(BIN)/python -m pytest -m browser
 
-test-chaos: .venv/ready  ## an hour of faults: kill -9, servers away, a full disk; goes on where it was
+test-chaos: .venv/ready  ## inflicts faults for an hour (kill -9, servers away, a full disk), and goes on where it was
 	$(BIN)/python -m pytest -m chaos -rs
 
 lint: .venv/ready
@@ -31,10 +31,10 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: .venv/ready-docs  ## the pages as a site in build/site, without network; with --quiet a warning would not fail
+docs: .venv/ready-docs  ## builds the pages as a site in build/site, without network; with --quiet no warning would fail
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
-ui: .venv/ready  ## MLflow on localhost
+ui: .venv/ready  ## serves MLflow's pages on this machine
 	$(BIN)/aemodels ui
 
 deploy: .venv/ready  ## brings the Prefect server at PREFECT_API_URL to the state of prefect.yaml
@@ -47,13 +47,13 @@ worker: export DO_NOT_TRACK ?= 1
 worker: .venv/ready  ## runs what is due on this machine, until Ctrl-C
 	$(BIN)/prefect worker start --pool aemodels --type aemodels
 
-backup:  ## databases and artifacts of the stack, below backups/
+backup:  ## saves databases and artifacts of the stack below backups/
 	@ops/backup.sh
 
-restore:  ## FROM=backups/...
+restore:  ## restores what `make backup` has saved: make restore FROM=backups/...
 	@ops/restore.sh "$(FROM)"
 
-bench: .venv/ready-bench  ## speed, side by side with others; OPTIONS="--quick", for example
+bench: .venv/ready-bench  ## measures speed, side by side with others; OPTIONS="--quick" is the short form
 	$(BIN)/python -m benchmarks $(OPTIONS)
 
 .venv/ready-docs: .venv/ready

@@ -1,4 +1,4 @@
-"""What Python programs use: `import aemodels` gives the names below, and imports this module when one is asked for."""
+"""Defines what Python programs use: `import aemodels` gives the names below, and imports this module on first use."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def load(reference: str | Path) -> Model:
 
 
 def train(settings: Settings) -> Trained:
-    """Trains, judges and registers a model, as `aemodels train` does.
+    """Trains, evaluates and registers a model, as `aemodels train` does.
 
     Raises:
         SettingsError: the model does not fit the images.
@@ -115,7 +115,7 @@ def train(settings: Settings) -> Trained:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search has found."""
+    """Holds what a search has found."""
 
     best: dict[str, Any]
     """The settings of the best trial, by their dotted keys."""

@@ -270,7 +270,7 @@ def _explain(config: type[Config], error: Any) -> str:
         tag, known = context["tag"], [name.strip(" '") for name in context["expected_tags"].split(",")]
         return f"{key}.name={tag}: unknown; {did_you_mean(tag, known)}choose one of {', '.join(known)}"
     if kind == "union_tag_not_found":
-        return f"{key}={_short(value)}: says no kind; give {key}.name"
+        return f"{key}={_short(value)}: does not say which variant is meant; give {key}.name"
     if kind == "missing":
         return f"{key}: required; give {key}=..."
     if kind == "value_error" and isinstance(value, Mapping | Config):  # a rule between several settings

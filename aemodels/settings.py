@@ -111,7 +111,7 @@ def read_file(path: Path, asked: str) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(), object_pairs_hook=_once)
     except FileNotFoundError:
-        raise SettingsError(f"{asked}: there is no such file") from None
+        raise SettingsError(f"{asked}: there is no such file; give the path of a JSON file of settings") from None
     except ValueError as error:
         raise SettingsError(f"{asked}: not readable as JSON ({error})") from None
     if not isinstance(settings, dict):

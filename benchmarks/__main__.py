@@ -48,17 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m benchmarks", description="Speed, side by side.")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--rows", nargs="+", metavar="NAME", help="these only; a wrong name lists them")
-    parser.add_argument("--contenders", nargs="+", metavar="NAME", help="these peers only, beside the project itself")
-    parser.add_argument("--repeats", type=_positive, metavar="N", help="turns of every row, instead of its own number")
-    parser.add_argument(
-        "--threads", type=_positive, default=_cores(), metavar="N", help="of every contender, on a CPU its cores too"
-    )
-    parser.add_argument("--quick", action="store_true", help="small sizes, once: whether it runs; kept only with --out")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="instead of benchmarks/results/<hardware>-<date>.json")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of an earlier run, and that is all")
+    parser = argparse.ArgumentParser("python -m benchmarks", description="Measures speed, side by side with others.")
+    add = parser.add_argument
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="Measure on this device.")
+    add("--rows", nargs="+", metavar="NAME", help="Measure these rows only. A wrong name lists all of them.")
+    add("--contenders", nargs="+", metavar="NAME", help="Measure only these peers beside the project itself.")
+    add("--repeats", type=_positive, metavar="N", help="Give every row this many turns, instead of its own number.")
+    threads = "Give every contender this many threads, and on a CPU as many cores."
+    add("--threads", type=_positive, default=_cores(), metavar="N", help=threads)
+    quick = "Run everything once in small sizes, to see whether it runs. The result is kept only with --out."
+    add("--quick", action="store_true", help=quick)
+    out = "Write the result to this file, instead of benchmarks/results/<hardware>-<date>.json."
+    add("--out", type=Path, metavar="FILE", help=out)
+    add("--table", type=Path, metavar="FILE", help="Print the table of an earlier result, and measure nothing.")
     return parser.parse_args(arguments)
 
 

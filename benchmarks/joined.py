@@ -26,14 +26,14 @@ SEARCH = ["--preset", "article-vae", "tuning.trials=8", "evaluation.primary=mse"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the seconds of every turn, the medians and their ratio as JSON."""
-    parser = argparse.ArgumentParser("python -m benchmarks.joined", description="Two workers against one.")
-    parser.add_argument("--turns", type=int, default=3, metavar="N")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="for the same")
-    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="settings of the search")
+    parser = argparse.ArgumentParser("python -m benchmarks.joined", description="Compares two processes with one.")
+    parser.add_argument("--turns", type=int, default=3, metavar="N", help="Measure this many turns.")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="Write the result to this file too.")
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="Set what the search shall do differently.")
     options = parser.parse_args(arguments)
     cores = sorted(os.sched_getaffinity(0))
     if not os.environ.get("OPTUNA_STORAGE") or len(cores) < 2:
-        print("set OPTUNA_STORAGE to a PostgreSQL database, and give two cores", file=sys.stderr)
+        print("OPTUNA_STORAGE must name a PostgreSQL database, and two cores are needed", file=sys.stderr)
         return 2
     seconds: dict[str, list[float]] = {"one": [], "two": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -61,15 +61,15 @@ def _search(store: Path, cores: Sequence[int], changes: Sequence[str]) -> float:
     command = ["tune", *SEARCH, *changes, "--json"]
     environment = os.environ | {"AEMODELS_STORE": str(store), "OMP_NUM_THREADS": "1"}
     started = time.perf_counter()
-    workers = []
+    processes = []
     for core in cores:
         code = f"import os, sys; os.sched_setaffinity(0, {{{core}}}); from flows.cli.main import main; main()"
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        workers.append(subprocess.Popen([sys.executable, "-c", code, *command], env=environment, **pipes))
-    answers = [worker.communicate() for worker in workers]
+        processes.append(subprocess.Popen([sys.executable, "-c", code, *command], env=environment, **pipes))
+    answers = [process.communicate() for process in processes]
     seconds = time.perf_counter() - started
-    for worker, (_, errors) in zip(workers, answers, strict=True):
-        if worker.returncode:
+    for process, (_, errors) in zip(processes, answers, strict=True):
+        if process.returncode:
             raise RuntimeError(errors)
     bests = {json.dumps(json.loads(out)["best"]) for out, _ in answers}
     assert len(bests) == 1, bests

@@ -1,4 +1,4 @@
-"""The figure of imports between the rooms, drawn from the code; and what else the site needs of the checkout.
+"""Draws the figure of imports between the rooms from the code, and copies what else the site needs.
 
 MkDocs calls the functions that begin with `on_`. `python docs/imports.py` prints the imports in words.
 `tests/test_layers.py` reads the imports by the same functions.
@@ -22,19 +22,19 @@ WIDTH, ROW, BOX, HIGH, GAP = 760, 74, 104, 34, 44  # pixels
 
 
 def room(module: str) -> str:
-    """aemodels.models.vae -> models; flows.cli.main -> flows."""
+    """Returns a module's room: that of aemodels.models.vae is models, that of flows.cli.main is flows."""
     package, *rest = module.split(".")
     return rest[0] if package == "aemodels" and rest else package
 
 
 def modules(root: Path, *folders: str) -> dict[str, Path]:
-    """Module -> its file: aemodels.models.vae -> aemodels/models/vae.py; a package is named by its folder."""
+    """Returns the file of each module, such as that of aemodels.models.vae; a package is named by its folder."""
     files = [path for folder in folders for path in (root / folder).rglob("*.py")]
     return {".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
 
 
 def imported(path: Path, known: Collection[str]) -> set[str]:
-    """All modules that a file imports, also inside functions and for types alone; `known` tells modules from names."""
+    """Returns all modules that a file imports, also inside functions and for types alone."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -46,7 +46,7 @@ def imported(path: Path, known: Collection[str]) -> set[str]:
 
 
 def imports(root: Path = ROOT) -> dict[str, set[str]]:
-    """Room -> the rooms that it imports."""
+    """Returns the rooms that each room imports."""
     files = modules(root, "aemodels", "flows")
     found: dict[str, set[str]] = {}
     for module, path in files.items():
@@ -56,7 +56,7 @@ def imports(root: Path = ROOT) -> dict[str, set[str]]:
 
 
 def floors(graph: dict[str, set[str]]) -> dict[str, int]:
-    """Room -> its floor: 0 imports none, any other stands just above the highest that it imports."""
+    """Returns each room's floor: 0 imports none, any other stands just above the highest that it imports."""
     heights: dict[str, int] = {}
     while len(heights) < len(graph):
         ready = {name for name, others in graph.items() if name not in heights and others <= heights.keys()}
@@ -67,7 +67,7 @@ def floors(graph: dict[str, set[str]]) -> dict[str, int]:
 
 
 def direct(graph: dict[str, set[str]]) -> dict[str, set[str]]:
-    """Without the imports that a way over other rooms implies already: those alone are drawn in full."""
+    """Leaves out the imports that a way over other rooms implies already: the others alone are drawn in full."""
     below: dict[str, set[str]] = {}
     for name in sorted(graph, key=floors(graph).__getitem__):
         below[name] = graph[name].union(*(below[other] for other in graph[name]))

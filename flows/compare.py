@@ -17,7 +17,7 @@ from flows.tasks import device_slot, follow, passed, step_task
 
 @step_task("compare")
 def compare_systems(comparison: ComparisonConfig, data: PreparedData, command: str, asker: str) -> Compared:
-    """Trains and judges all systems in one task; a retry goes on with the system that was being trained."""
+    """Trains and evaluates all systems in one task; a retry goes on with the system that was being trained."""
     with device_slot():
         compared = follow(step.compare(comparison, data, command, asker))
     create_markdown_artifact((compared.folder / "table.md").read_text(encoding="utf-8"), key="comparison-table")
@@ -29,10 +29,11 @@ def compare_systems(comparison: ComparisonConfig, data: PreparedData, command: s
 
 @flow(name="compare")
 def compare(comparison: ComparisonConfig, command: str = "") -> Compared:
-    """Trains and judges every system with every seed, and shows them in one table and one picture.
+    """Trains and evaluates every system with every seed, and shows them in one table and one picture.
 
     Args:
-        command: the command that a person gave, which the table quotes; "" for a deployment.
+        comparison: Give the systems, the settings that they share, and the number of seeds.
+        command: Leave this empty. A command writes here what a person typed, which the table quotes.
     """
     passed(step.check, comparison)
     first = next(iter(comparison.settings.values()))

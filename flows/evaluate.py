@@ -1,4 +1,4 @@
-"""Runs an evaluation as a flow: it judges a trained model again."""
+"""Runs an evaluation as a flow: it evaluates a trained model again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flows.tasks import device_slot, follow, step_task
 def _found_anywhere(model: str) -> str:
     if is_folder(model) and not os.path.isabs(os.path.expanduser(model)):
         raise ValueError(
-            f"{model} is a relative path, and a worker may start anywhere; give NAME@ALIAS, NAME/VERSION or the whole "
+            f"{model} is a relative path, and a worker may start anywhere; give NAME@ALIAS, NAME/VERSION, or the whole "
             "path of a run's folder, from /"
         )
     return model
@@ -38,5 +38,10 @@ def evaluate_model(model: str, changes: dict[str, Any]) -> Evaluated:
 
 @flow(name="evaluate")
 def evaluate(model: Reference, changes: dict[str, Any] | None = None) -> Evaluated:
-    """Judges a model (NAME@ALIAS, NAME/VERSION or a run's folder) on the images it was made for, or on others."""
+    """Evaluates a trained model again, on the images that it was trained for or on others.
+
+    Args:
+        model: Name the model as NAME@ALIAS or NAME/VERSION, or give the whole path of its run's folder.
+        changes: Give the settings of data and evaluation that differ from those of its training.
+    """
     return evaluate_model(model, changes or {})

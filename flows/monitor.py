@@ -31,17 +31,18 @@ def check_images(name: str, folders: list[Path], monitoring: MonitoringConfig) -
 
 @flow(name="monitor")
 def monitor(name: str, folders: list[Path], monitoring: MonitoringConfig | None = None) -> Monitored | None:
-    """Compares new images with the test images, as the champion sees them, and sends an event if there is an alarm.
+    """Checks whether new images are like the test images, as the champion sees them, and sends an event if not.
 
     Args:
-        name: the name of a registered model.
-        folders: the folders of the new images, below AEMODELS_DATA unless absolute; nothing is done while they are
-            empty.
+        name: Give the name of a registered model.
+        folders: Give the folders of the new images. A relative path starts from AEMODELS_DATA. Nothing is done while
+            the folders are empty.
+        monitoring: Give the settings of the check that differ from the defaults.
     """
     places = [data_root() / folder.expanduser() for folder in folders]
     filled = [path for path in places if has_images(path)]
     if not filled:
-        get_run_logger().warning("no images in %s", ", ".join(map(str, places)))
+        get_run_logger().warning("there are no images in %s, so nothing was checked", ", ".join(map(str, places)))
         return None
     checked = check_images(name, filled, monitoring or MonitoringConfig())
     if checked.drift:

@@ -44,12 +44,14 @@ def keep(settings: Settings, finished: Finished) -> None:
 
 @flow(name="pipeline")
 def pipeline(settings: Settings, data: DataConfig | None = None) -> Finished:
-    """Prepares the images, searches the settings, trains, judges and registers the best model; the gate decides.
+    """Prepares the images, searches the settings, trains, evaluates and registers the best model; the gate decides.
 
-    Nothing is searched or trained if the same images and settings were before, unless `registry.repeat` asks for it.
+    If an earlier pipeline had the same images and settings, nothing is searched or trained. `registry.repeat` lets it
+    do all the same work again.
 
     Args:
-        data: images to use in place of those of the settings, such as the old and the new ones together after a drift.
+        settings: Give the settings that differ from the defaults.
+        data: Give images to use instead of those of the settings, such as old and new ones together after a drift.
     """
     if data is not None:
         settings = settings.override({"data": data.model_dump(mode="json")})

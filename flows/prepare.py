@@ -1,4 +1,4 @@
-"""Runs the preparation as a flow: the images, and the network whose features judge generated images."""
+"""Runs the preparation as a flow: the images, and the network whose features measure generated images."""
 
 from __future__ import annotations
 
@@ -18,5 +18,9 @@ def prepare_data(settings: Settings) -> PreparedData:
 
 @flow(name="prepare")
 def prepare(settings: Settings) -> PreparedData:
-    """Decodes the images once and splits them; it finds them prepared if the images and settings are the same."""
+    """Decodes the images once and splits them, unless the same images were prepared before with the same settings.
+
+    Args:
+        settings: Give the settings that differ from the defaults.
+    """
     return prepare_data(settings)

@@ -15,7 +15,7 @@ from aemodels.evaluation.metrics import METRICS
 from aemodels.reports.table import ARROWS
 from aemodels.settings import Settings
 from aemodels.steps import promote as step
-from aemodels.steps.promote import Comparison, Promotion
+from aemodels.steps.promote import Promotion, SideBySide
 from aemodels.texts import in_markdown
 from aemodels.tracking import catalog, registry
 from aemodels.tracking.catalog import CHALLENGER, ModelVersion, get
@@ -29,12 +29,12 @@ from flows.tasks import alone, device_slot, follow, remember, step_task
 
 PROMOTED, ROLLED_BACK = "aemodels.promoted", "aemodels.rolled-back"  # events; a deployment can be triggered by them
 PREDECESSOR = "predecessor"  # stands for the version before the champion; it is no alias of the registry
-UNASKED = "what it declines is put to nobody"
+UNASKED = "nobody is asked about a version that the gate declines"
 PATIENCE = 7 * 24 * 3600  # seconds that a person has to decide
 
 
 class Approval(RunInput):
-    """An approval is the form on Prefect's page of a run that waits for a person."""
+    """An approval is the form on Prefect's page for a person who is to approve a promotion."""
 
     approve: bool
     # the lengths are those of `Review`, so that Prefect refuses other texts while the run still waits
@@ -44,7 +44,7 @@ class Approval(RunInput):
 
 @step_task("promote")
 def pass_gate(settings: Settings, data: PreparedData, version: ModelVersion, review: Review | None = None) -> Promotion:
-    # The device comes first, as a run may wait for it for hours. It is needed because a champion that was judged on
+    # The device comes first, as a run may wait for it for hours. It is needed because a champion that was evaluated on
     # other images is measured again.
     with device_slot(), _gate(version.name):
         promotion = follow(step.promote(settings, data, version, review))
@@ -54,31 +54,34 @@ def pass_gate(settings: Settings, data: PreparedData, version: ModelVersion, rev
     return promotion
 
 
-@step_task("compare")
-def show_comparison(settings: Settings, data: PreparedData, version: ModelVersion) -> Comparison:
+@step_task("show both models")
+def show_both(settings: Settings, data: PreparedData, version: ModelVersion) -> SideBySide:
     with device_slot():
-        comparison = follow(step.compare(settings, data, version))
-    create_markdown_artifact(_side_by_side(comparison), key="comparison", description="Challenger and champion")
-    return comparison
+        both = follow(step.side_by_side(settings, data, version))
+    create_markdown_artifact(_as_page(both), key="comparison", description="Challenger and champion")
+    return both
 
 
 @flow(name="promote", persist_result=True)
 def promote(settings: Settings, version: int | None = None, approval: bool = False) -> Promotion:
-    """Compares a version (the challenger, if none is given) with the champion on the same test images.
+    """Compares a version with the champion on the same test images, and makes it the champion if it is better.
 
     Args:
-        approval: whether a person has to approve what the gate allows. The person resumes the run on its page with a
-            form that shows both models, as the artifact `comparison` does, and cannot allow what the gate declines.
+        settings: Give the settings that differ from the defaults. They name the model, its images and the gate's rules.
+        version: Give the number of the version. Without one the challenger is taken.
+        approval: Choose whether a person has to approve what the gate allows. The person resumes the run on its page
+            with a form that shows both models, as the artifact `comparison` does. What the gate declines, nobody is
+            asked to approve.
     """
     asked = find_version(settings.registered_name, version or CHALLENGER)
     remember(version=asked.version)
     data = prepare_data(settings)
     if not approval:
         return pass_gate(settings, data, asked)
-    comparison = show_comparison(settings, data, asked)
-    if not comparison.promote:  # whatever happens meanwhile, nothing is promoted that no person has seen
+    both = show_both(settings, data, asked)
+    if not both.promote:  # whatever happens meanwhile, nothing is promoted that no person has seen
         return pass_gate(settings, data, asked, Review(approve=False, name=BY_GATE, reason=UNASKED))
-    form = Approval.with_initial_data(description=_side_by_side(comparison))
+    form = Approval.with_initial_data(description=_as_page(both))
     wait = suspend_flow_run if deployment.id else pause_flow_run  # only a worker can start a suspended run again
     told = wait(wait_for_input=form, timeout=PATIENCE, key=f"approval-{asked.version}")
     review = Review(approve=told.approve, name=told.name, reason=told.reason, id=str(flow_run.id))
@@ -106,11 +109,13 @@ def crown(version: ModelVersion, back: bool, reason: str, by: str) -> None:
 
 @flow(name="choose")
 def choose(name: str, version: int, reason: str = "", by: str = "") -> int:
-    """Makes a version of a registered model the champion, whatever the gate says, and returns its number.
+    """Makes a version of a registered model the champion, without asking the gate, and returns its number.
 
     Args:
-        reason: why; it is kept with the version.
-        by: who says so, if it is not the worker's user.
+        name: Give the name of the registered model.
+        version: Give the number of the version.
+        reason: Give the reason, which is kept with the version.
+        by: Give the name of the person who decides, if it is not the user of the worker.
     """
     crown(find_version(name, version), False, reason, by)  # one that is not there has no gate
     return version
@@ -118,11 +123,13 @@ def choose(name: str, version: int, reason: str = "", by: str = "") -> int:
 
 @flow(name="rollback")
 def rollback(name: str, version: int | None = None, reason: str = "", by: str = "") -> int:
-    """Makes the previous champion (or the version that is given) the champion again, and returns its number.
+    """Makes the previous champion, or the version that is given, the champion again, and returns its number.
 
     Args:
-        reason: why; it is kept with the version.
-        by: who says so, if it is not the worker's user.
+        name: Give the name of the registered model.
+        version: Give the number of the version. Without one the previous champion is taken.
+        reason: Give the reason, which is kept with the version.
+        by: Give the name of the person who decides, if it is not the user of the worker.
     """
     target = find_version(name, version or PREDECESSOR)
     remember(version=target.version)
@@ -144,22 +151,21 @@ def _tell(event: str, name: str, version: int, reason: str) -> None:
     announce(event, name, {"model": name, "version": version, "reason": reason})
 
 
-def _side_by_side(comparison: Comparison) -> str:
+def _as_page(both: SideBySide) -> str:
     """Returns samples of both models from the same noise, and all metrics, as markdown for Prefect's narrow form."""
-    titles = {role: f"{role} {number}" for role, number in comparison.versions.items()}
+    titles = {role: f"{role} {number}" for role, number in both.versions.items()}
     samples = [
-        f"Samples, {titles[role]}:\n\n![{role}]({picture_as_text(picture)})"
-        for role, picture in comparison.pictures.items()
+        f"Samples, {titles[role]}:\n\n![{role}]({picture_as_text(picture)})" for role, picture in both.pictures.items()
     ]
-    names = dict.fromkeys(name for role in titles for name in comparison.metrics[role])
+    names = dict.fromkeys(name for role in titles for name in both.metrics[role])
     rows = [
         [
             f"{name}{ARROWS[METRICS[name].ranking]}",
-            *(terminal.text(comparison.metrics[role].get(name, "")) for role in titles),
+            *(terminal.text(both.metrics[role].get(name, "")) for role in titles),
         ]
         for name in names
     ]
     lines = [["test", *titles.values()], ["---"] * (1 + len(titles)), *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    head = f"**{comparison.name}**. The gate says: {in_markdown(comparison.reason)}. [In MLflow]({comparison.url})"
+    head = f"**{both.name}**. The gate says: {in_markdown(both.reason)}. [In MLflow]({both.url})"
     return "\n\n".join([head, *samples, table])

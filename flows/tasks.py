@@ -142,7 +142,7 @@ def alone(name: str) -> Iterator[None]:
             stack.enter_context(_held(name, PATIENCE))
         except TimeoutError:
             raise UserError(
-                f"{name}: another run has held this limit for {PATIENCE / 60:g} minutes; if none is there, free it: "
+                f"{name}: another run has held this limit for {PATIENCE / 60:g} minutes; if no run uses it, free it by "
                 f"prefect gcl update {name} --active-slots 0"
             ) from None
         yield
@@ -172,7 +172,7 @@ def _held(name: str, patience: float | None) -> Iterator[None]:
 
 
 def _tell_that_it_waits(name: str) -> None:
-    text = f"{name}: waits for its turn; what a killed run has held is freed after some two minutes"
+    text = f"{name}: this run waits for its turn; what a killed run has held is freed after some two minutes"
     get_run_logger().info(text)
     terminal.say(text)
 

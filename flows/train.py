@@ -1,4 +1,4 @@
-"""Runs a training as a flow: it trains a model, judges it and registers it as a challenger."""
+"""Runs a training as a flow: it trains a model, evaluates it and registers it as a challenger."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN = ("reconstructions", "samples")
 
 @step_task("train")
 def train_model(settings: Settings, data: PreparedData, group: str, asker: str = "") -> Trained:
-    """Trains and judges the model in one task, with one GPU slot; a retry resumes from the checkpoint."""
+    """Trains and evaluates the model in one task, with one GPU slot; a retry resumes from the checkpoint."""
     with device_slot():
         trained = follow(step.train(settings, data, group, asker))
     publish_metrics("training", trained.metrics, trained.url)
@@ -31,7 +31,11 @@ def train_model(settings: Settings, data: PreparedData, group: str, asker: str =
 
 @flow(name="train")
 def train(settings: Settings) -> Trained:
-    """Trains the model, judges it on the test images and registers it."""
+    """Trains the model, evaluates it on the test images and registers it.
+
+    Args:
+        settings: Give the settings that differ from the defaults.
+    """
     settings = started(settings)
     passed(step.check, settings)
     return train_model(settings, prepare_data(settings), group=str(flow_run.id), asker=asker())

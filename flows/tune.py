@@ -30,7 +30,11 @@ def tune_model(settings: Settings, data: PreparedData, group: str, asker: str = 
 
 @flow(name="tune")
 def tune(settings: Settings) -> Tuned:
-    """Trains models with different settings, by default of latent size and KL weight, and ranks them."""
+    """Trains models with different settings, by default of latent size and KL weight, and ranks them.
+
+    Args:
+        settings: Give the settings that differ from the defaults.
+    """
     settings = started(settings)
     passed(step.check, settings)
     return tune_model(settings, prepare_data(settings), group=str(flow_run.id), asker=asker())
@@ -41,6 +45,9 @@ def search_worker(settings: Settings) -> Tuned:
     """Joins the search of these settings, on which any number of machines can work, or begins it.
 
     If the others have ended it already, the flow returns what they found.
+
+    Args:
+        settings: Give the settings of the search. They have to be the same on all machines.
     """
     step.check_joining()
     settings = started(settings)

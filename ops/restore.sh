@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 compose=${COMPOSE:-docker compose}
 folder=${1:?give the folder: make restore FROM=backups/...}
 for file in mlflow.dump prefect.dump optuna.dump mlflow.tar; do
-    [ -s "$folder/$file" ] || { echo "$folder/$file: not there; give a folder that make backup made" >&2; exit 2; }
+    [ -s "$folder/$file" ] || { echo "$folder/$file: it is missing or empty; give a folder that make backup has made" >&2; exit 2; }
 done
 $compose up -d postgres
 until $compose exec -T postgres pg_isready --username=aemodels --dbname=optuna --host=127.0.0.1 --quiet; do sleep 1; done

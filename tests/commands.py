@@ -33,7 +33,7 @@ class Answer(NamedTuple):
 
 
 def call(*arguments: object) -> Answer:
-    """Runs a command in this process; what it sets of the environment does not stay."""
+    """Runs a command in this process; its changes of the environment do not stay."""
     environment, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
     try:
         result = CliRunner().invoke(app, list(map(str, arguments)))
@@ -59,7 +59,7 @@ def shell(*arguments: object, cwd: Path, **environment: str) -> Answer:
 
 
 def refused(answer: Answer, *pieces: str) -> None:
-    """Checks that a command was refused: exit code 2, and one message on standard error with all the pieces."""
+    """Checks that a command was refused: the exit code is 2, and one message has all the pieces."""
     assert answer.code == 2, answer
     assert answer.out == ""
     assert "Traceback" not in answer.err

@@ -1,4 +1,4 @@
-"""Holds what tests share: a cache and stores of their own, the prepared digits, a model, a Prefect server."""
+"""Holds what tests share: caches and stores of their own, prepared digits, a model, a Prefect server."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Kept(logging.Handler):
 
 @pytest.fixture(autouse=True)
 def mistakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[logging.LogRecord]]:
-    """Fails a test if the code of a metric or figure has failed in its process, which else only leaves them out.
+    """Fails a test if the code of a metric or figure has failed, which usually only leaves it out.
 
     A test that plants a mistake empties the list.
     """
@@ -136,7 +136,7 @@ def colour(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture
 def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Names a store in which nothing is yet, not even the databases."""
+    """Returns the folder of a store that is empty: not even the databases exist."""
     monkeypatch.setenv("AEMODELS_STORE", str(tmp_path))
     return tmp_path
 

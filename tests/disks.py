@@ -44,7 +44,7 @@ def read_only(place: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, left: int) -> Path:
-    """Fills a disk up to so many bytes; to delete the file makes room again."""
+    """Fills a disk up to so many free bytes. Deleting the file makes room again."""
     state = os.statvfs(disk)
     file = disk / "other people's files"
     file.write_bytes(bytes(max(0, state.f_bavail * state.f_frsize - left)))

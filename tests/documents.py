@@ -1,4 +1,4 @@
-"""Reads the pages for people, for their tests."""
+"""Reads the pages that are written for people, for the tests of them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Block(NamedTuple):
 
 
 def named(page: Path) -> str:
-    """README.md or docs/models.md, for the name of a test."""
+    """Returns a page's path from the top, such as docs/models.md, for the name of a test."""
     return page.relative_to(ROOT).as_posix()
 
 
 def blocks(page: Path, *languages: str) -> list[Block]:
-    """Blocks of these languages, or all of them; an indented block has none."""
+    """Returns the blocks of these languages, or all of them; an indented block has no language."""
     found = [
         Block(token.info.strip(), token.content) for token in _tokens(page) if token.type in ("fence", "code_block")
     ]
@@ -39,24 +39,24 @@ def blocks(page: Path, *languages: str) -> list[Block]:
 
 
 def spans(page: Path) -> list[str]:
-    """What stands in `backticks` within the text."""
+    """Returns each text that stands in `backticks`."""
     return [token.content for token in _inline(page) if token.type == "code_inline"]
 
 
 def links(page: Path) -> list[str]:
-    """Where links and pictures point."""
+    """Returns the addresses of links and pictures."""
     found = [token.attrGet("href" if token.type == "link_open" else "src") for token in _inline(page)]
     return [str(link) for link in found if link]
 
 
 def headings(page: Path) -> list[str]:
-    """The text of each heading."""
+    """Returns the text of each heading."""
     pairs = pairwise(_tokens(page))
     return [text.content for opening, text in pairs if opening.type == "heading_open"]
 
 
 def anchor(heading: str) -> str:
-    """The name that MkDocs and GitHub give a heading of plain words."""
+    """Returns the name that MkDocs and GitHub give to a heading of plain words."""
     plain = re.sub(r"[^\w\s-]", "", heading.replace("`", "")).strip().lower()
     return re.sub(r"\s", "-", plain)
 

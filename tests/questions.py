@@ -24,7 +24,7 @@ class Reply(NamedTuple):
 
 
 def refused(reply: Reply, *statuses: int) -> str:
-    """Returns the message of a refusal, which must be short and tell nothing of the server's inside."""
+    """Returns the message of a refusal, which must be short and tell nothing about the inside of the server."""
     assert 400 <= reply.status < 500, reply
     assert not statuses or reply.status in statuses, reply
     message = json.loads(reply.text)["error"]
@@ -38,7 +38,7 @@ SCALARS += ["9" * 30, "9" * 400, "{}", "[]", '{"a": [1]}', '"\\ud800"', '"\\u000
 
 
 def wrong_question(dice: random.Random) -> tuple[bytes, str]:
-    """Makes the body of a question and its type, which break one of some rules."""
+    """Makes the body of a question and its type, which break at least one rule."""
     right = json.dumps({"inputs": PICTURES.tolist(), "params": {"mode": "embed"}})
     mode = dice.choice(["reconstruct", "embed", "score"])
     rules = {

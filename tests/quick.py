@@ -9,7 +9,7 @@ import pytest
 
 
 def first(count: int, cases: Iterable[Any]) -> list[Any]:
-    """Returns the cases of a parametrized test, all but the first so many of which are marked slow."""
+    """Returns the cases of a parametrized test. All after the first so many are marked slow."""
     return [case if i < count else _slow(case) for i, case in enumerate(cases)]
 
 

@@ -82,6 +82,6 @@ def facts(result: SearchResult) -> list[dict[str, Any]]:
 
 
 def kept(sizes: Sequence[int]) -> Generator[list[int], None, None]:
-    """Returns what may stay in 1,000 free bytes; it runs in a process that finds it in the module `searches`."""
+    """Returns what may stay in 1,000 free bytes. It runs in a process that finds it in the module `searches`."""
     batches.free_memory = lambda _: 1000
     yield [size for size in sizes if batches.fits(size, torch.device("cpu"))]

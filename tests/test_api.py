@@ -1,4 +1,4 @@
-"""The door: what Python programs use, on arrays, tensors, data sets, files and folders."""
+"""Tests what Python programs use, on arrays, tensors, data sets, files and folders."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KINDS = tuple(section_kinds(Experiment.model_fields["model"]))
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder is the current one, and nothing of another test is in the cache."""
+    """Makes an empty folder the current one, and the cache free of other tests' work."""
     for name in ("cache", "store", "here"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("AEMODELS_CACHE", str(tmp_path / "cache"))
@@ -72,7 +72,7 @@ def test_every_model_is_fitted_and_answers(kind: str, elsewhere: Path) -> None:
             model.sample(2, label="cow")
         np.testing.assert_array_equal(model.sample(2, label="1"), model.sample(2, label="dog"))
     if kind in ("cvae", "gan"):
-        why = "is conditional; give a label instead" if kind == "cvae" else "has no encoder, so no codes"
+        why = "is conditional, with a prior" if kind == "cvae" else "has no encoder and so no codes"
         with pytest.raises(aemodels.UserError, match=f"prior=flow: {kind} 3 {why}"):
             model.sample(2, prior="flow")
     assert list(elsewhere.iterdir()) == []
@@ -271,7 +271,7 @@ def test_integers_that_are_all_0_or_1_are_refused_everywhere() -> None:
 
 
 class Named(torch.utils.data.Dataset):
-    """Pairs of an image and the name of its class."""
+    """Holds pairs of an image and the name of its class."""
 
     def __len__(self) -> int:
         return len(IMAGES)
@@ -305,7 +305,7 @@ def test_labels_that_do_not_fit_are_named(labels: np.ndarray, says: str) -> None
         ({"images": IMAGES, "more": IMAGES}, "more is unknown"),
         ({"pictures": IMAGES}, "no `images`"),
         ({"images": IMAGES, "labels": np.arange(60) % 2, "test_images": IMAGES}, "test_labels"),
-        ({"images": IMAGES, "test_images": IMAGES[:, :4]}, "test_images are"),
+        ({"images": IMAGES, "test_images": IMAGES[:, :4]}, "give one shape"),
         ({"images": IMAGES, "labels": np.arange(60), "classes": ["a"]}, "from 0 to 0, of 1 classes"),
     ],
 )
@@ -351,7 +351,7 @@ def test_a_tracked_model_of_arrays_needs_a_name() -> None:
 
 def test_a_report_of_given_images_tells_of_them_alone() -> None:
     model = aemodels.fit(IMAGES, "ae", **QUICK)
-    assert "20 that were given to be judged" in model.report("report.html", IMAGES[:20]).read_text()
+    assert "20 that were given to be evaluated" in model.report("report.html", IMAGES[:20]).read_text()
     assert "for training" in model.report("report.html").read_text()
 
 

@@ -1,4 +1,4 @@
-"""Settings: what is read back is what was written, and what is wrong is explained."""
+"""Tests settings: what is read back is what was written, and what is wrong is explained."""
 
 from __future__ import annotations
 

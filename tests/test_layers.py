@@ -1,4 +1,4 @@
-"""The imports run one way: this is where the architecture of the folders is kept."""
+"""Tests that imports run one way. This file holds the order of the packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a comparison takes: presets, files, changes of all systems; and what cannot be compared."""
+"""Tests what a comparison accepts: presets, files, changes of all systems; and what cannot be compared."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def test_every_comparison_can_be_made(name: str) -> None:
 
 
 def test_depth_differs_in_what_is_compared_alone() -> None:
-    """One deep network, plain and with what mends it; the epochs of all layers together are as many."""
+    """One deep network is trained plainly and with each remedy.
+
+    The epochs of all layers together are equal in number.
+    """
     systems = load_comparison([], {}, ["depth"]).settings
     deep, pretrained, normalized = (systems[name].flat() for name in ("deep", "deep-pre-trained", "deep-batch-norm"))
     assert {key for key in deep if deep[key] != pretrained[key]} == {"training.pretraining_epochs"}

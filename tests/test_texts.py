@@ -1,4 +1,4 @@
-"""Text from outside comes through unchanged, wherever it is shown."""
+"""Tests that text from outside comes through unchanged, wherever it is shown."""
 
 from __future__ import annotations
 

@@ -61,7 +61,9 @@ def load_network(config: Path, weights: Path, device: str = "cpu") -> Generative
         model.load_state_dict(tensors)
     except FileNotFoundError as error:
         missing = Path(error.filename or weights)
-        raise UserError(f"{missing}: not there; {missing.parent} holds no finished model") from None
+        raise UserError(
+            f"{missing}: it is missing, so {missing.parent} holds no finished model; give the folder of one"
+        ) from None
     except (SafetensorError, RuntimeError, ValidationError, ValueError) as error:
         raise UserError(f"{config.parent}: damaged model ({first_line(error)}); train it again") from None
     return model.to(device).eval()

@@ -43,9 +43,9 @@ class ArraysConfig(WithoutTestConfig):
     """Reads the images of a `.npy` file, or `images`, `labels` and `classes` of a `.npz` file."""
 
     name: Literal["arrays"] = "arrays"
-    """Where the images come from."""
+    """Chooses where the images come from."""
     path: Annotated[WholePaths, Field(max_length=1)]
-    """The file of N images, each (H, W), (H, W, C) or (C, H, W), uint8 or numbers from 0 to 1. A `.npz` file holds
+    """Names the file of N images (H, W), (H, W, C) or (C, H, W), uint8 or numbers from 0 to 1. A `.npz` file holds
     them as `images`; it may have `labels` (N whole numbers), `classes` (their names), and images of a test split
     of its own as `test_images` and `test_labels`."""
 
@@ -54,7 +54,7 @@ class ArraysConfig(WithoutTestConfig):
     def fetch(self) -> Source:
         (path,) = self.path
         if path.suffix not in SUFFIXES or not path.is_file():
-            raise UserError(f"data.path={path}: not a {' or '.join(SUFFIXES)} file that is there")
+            raise UserError(f"data.path={path}: there is no such {' or '.join(SUFFIXES)} file; give the path of one")
         state = path.stat()
         stamp = FileStamp(str(path), state.st_size, state.st_mtime_ns)
         return Source((str(path),), fingerprint([stamp]), partial(_read, path, self.image_size))
@@ -95,15 +95,17 @@ def _read(path: Path, size: int | None) -> Images:
         )
     if "images" not in parts or (parts.keys() - set(PARTS)):
         wrong = f"{min(parts.keys() - set(PARTS))} is unknown" if "images" in parts else "there are no `images` in it"
-        raise UserError(f"data.path={path}: {wrong}; it may hold {', '.join(PARTS)}")
+        raise UserError(f"data.path={path}: {wrong}; write only {', '.join(PARTS)} into the file")
     if ("test_images" in parts and "labels" in parts) != ("test_labels" in parts):
-        raise UserError(f"data.path={path}: test_labels belong to images and test_images that all have labels")
+        raise UserError(f"data.path={path}: give test_labels exactly if there are both test_images and labels")
     pixels, labels = as_pixels(parts["images"]), parts.get("labels")
     own_test = 0
     if "test_images" in parts:
         test = as_pixels(parts["test_images"])
         if test.shape[1:] != pixels.shape[1:]:
-            raise UserError(f"data.path={path}: test_images are {test.shape[1:]}, images are {pixels.shape[1:]}")
+            raise UserError(
+                f"data.path={path}: test_images {test.shape[1:]}, images {pixels.shape[1:]}; give one shape"
+            )
         pixels, own_test = np.concatenate([pixels, test]), len(test)
         labels = None if labels is None else np.concatenate([labels, parts["test_labels"]])
     if labels is None:

@@ -217,7 +217,7 @@ def _write_decoded(config: SourceConfig, source: Source, decoder: Decoder, folde
         if not kept:
             raise UserError(
                 f"data.on_error=skip: none of the {len(rows)} images that were drawn for {split} can be read "
-                f"({_some(skipped[-len(rows) :])}); mend or remove them, then others are drawn"
+                f"({_some(skipped[-len(rows) :])}); repair or remove these files, and other images are drawn"
             )
         if images.labels is not None:
             labels = images.labels[kept]

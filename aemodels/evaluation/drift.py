@@ -82,7 +82,7 @@ class CodeSpace:
         return distances
 
 
-def compare(test: Scores, new: Scores, config: MonitoringConfig) -> Verdict:
+def check_scores(test: Scores, new: Scores, config: MonitoringConfig) -> Verdict:
     """Tests whether the new images' scores come from where the test images' do.
 
     A difference raises an alarm if chance makes it less often than in `false_alarms` of all checks (Bonferroni over
@@ -101,8 +101,8 @@ def compare(test: Scores, new: Scores, config: MonitoringConfig) -> Verdict:
         numbers |= {f"{name}/p": p, f"{name}/stability": stability}
         if p < level and stability > config.stability:
             reasons.append(
-                f"the {name} is distributed otherwise: mean {found.mean():.4g}, of the test images {known.mean():.4g} "
-                f"(p {p:.1g}, stability index {stability:.2g})"
+                f"the {name} has another distribution: its mean is {found.mean():.4g}, for test images it is "
+                f"{known.mean():.4g} (p {p:.1g}, stability index {stability:.2g})"
             )
     share, p = anomalies(test.errors, new.errors, config.anomaly)
     numbers |= {"anomalies": share, "anomalies/p": p}

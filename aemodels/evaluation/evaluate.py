@@ -22,7 +22,7 @@ COMING: tuple[Need, ...] = ("features",)
 
 
 class EvaluationConfig(Config):
-    """Holds how a trained model is judged."""
+    """Holds how a trained model is evaluated."""
 
     primary: str = "frechet_samples"
     """Names the metric that defines better: a search reads it on validation images, the gate on test images."""
@@ -61,7 +61,7 @@ class EvaluationConfig(Config):
         history: Sequence[Mapping[str, float]] = (),
         seen: int = 0,
     ) -> Evidence:
-        """Returns the evidence that a model is judged by, by these rules; nothing is computed yet."""
+        """Returns the evidence by which a model is evaluated, by these rules; nothing is computed yet."""
         return Evidence(model, data, features, split, self, history, seen)
 
 

@@ -92,7 +92,7 @@ class CVAE(VAE):
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
         if y is None:
-            raise UserError("label: this model makes images of a class from a code; give the class")
+            raise UserError("label: it is missing, but this model decodes a code for one class; give the class")
         condition = self._one_hot(y).expand(*z.shape[:-1], -1)
         return super().decode(torch.cat([condition, z], dim=-1))
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-AT_ONCE = 500  # images or codes that are judged or answered at once: enough for speed, little enough for memory
+AT_ONCE = 500  # images or codes that are evaluated or answered at once: enough for speed, little enough for memory
 
 
 class Batch(NamedTuple):

@@ -50,12 +50,12 @@ class Subject(NamedTuple):
     """Holds what a report is about."""
 
     model: str  # a registered version, or a run's folder
-    work: str  # what the run did: trained, judged again
+    work: str  # what the run did: trained, evaluated again
     run_id: str
     experiment: Experiment
     data: PreparedData
     images: int | None = None  # how many training images it was trained on, if not on all
-    given: int | None = None  # how many images were given to be judged, if they are not those of its training
+    given: int | None = None  # how many images were given to be evaluated, if they are not those of its training
 
 
 class Contest(NamedTuple):

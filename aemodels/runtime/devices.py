@@ -24,7 +24,7 @@ def best_device() -> torch.device:
     """
     device = _chosen()
     if device.type == "cuda":
-        # It is set here and not where a model is trained, so that every process judges a model alike.
+        # It is set here and not where a model is trained, so that every process evaluates a model alike.
         torch.set_float32_matmul_precision("high")
     return device
 

@@ -1,4 +1,4 @@
-"""What a loaded model answers, packed and served. Older registered models import these two names from here."""
+"""Holds what a loaded model answers, packed and served. Older registered models import these two names from here."""
 
 from aemodels.serving.answers import Question, answer
 

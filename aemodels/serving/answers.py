@@ -243,9 +243,9 @@ def read_codes(inputs: Any, latent_dim: int) -> Tensor:
     """
     array = as_numbers(inputs, "codes")
     if array.ndim != 2 or array.shape[1] != latent_dim or not len(array):
-        raise UserError(f"codes of shape {array.shape}: this model takes (N, {latent_dim})")
+        raise UserError(f"codes of shape {array.shape}: send codes of shape (N, {latent_dim})")
     if np.abs(array).max() > np.finfo(np.float32).max:
-        raise UserError("codes: a value is too large")
+        raise UserError("codes: a value is too large; send numbers that fit into 32 bits")
     return torch.from_numpy(array.astype(np.float32))
 
 
@@ -258,13 +258,13 @@ def as_numbers(inputs: Any, what: str) -> NDArray[Any]:
     try:
         array = np.asarray(inputs)
     except ValueError:  # rows of different length
-        raise UserError(f"{what}: not an array; all of them must have the same shape") from None
+        raise UserError(f"{what}: they are not one array; bring all of them to the same shape") from None
     except OverflowError:  # an integer that no float holds
-        raise UserError(f"{what}: a value is too large") from None
+        raise UserError(f"{what}: a value is too large; send numbers that fit into 64 bits") from None
     if array.dtype.kind not in "biuf":
-        raise UserError(f"{what}: not an array of numbers (it is {type(inputs).__name__} of {array.dtype})")
+        raise UserError(f"{what}: {type(inputs).__name__} of {array.dtype} is no array of numbers; send numbers")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise UserError(f"{what}: {int((~np.isfinite(array)).sum())} values are NaN or infinite")
+        raise UserError(f"{what}: {int((~np.isfinite(array)).sum())} values are NaN or infinite; send finite numbers")
     return array
 
 

@@ -82,7 +82,7 @@ class Model:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes that it was trained on, by number; empty without labels."""
+        """Returns the names of the classes that it was trained on, by number; they are empty without labels."""
         return self.card.classes
 
     @property
@@ -125,9 +125,11 @@ class Model:
             UserError: it has no codes, or they are those of classes.
         """
         if not isinstance(self.network, Autoencoder):
-            raise UserError(f"prior={prior}: {self.name} has no encoder, so no codes; leave the prior out")
+            raise UserError(f"prior={prior}: {self.name} has no encoder and so no codes; leave the prior out")
         if self.network.conditional:
-            raise UserError(f"prior={prior}: {self.name} is conditional; give a label instead")
+            raise UserError(
+                f"prior={prior}: {self.name} is conditional, with a prior for each class; give a label instead"
+            )
         return self.network
 
     def class_number(self, label: int | str) -> int:

@@ -1,4 +1,4 @@
-"""Trains and judges several systems in one parent run, with a child run per system and seed, and compares them."""
+"""Trains and evaluates several systems in one parent run, with a child run per system and seed, and compares them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Compared(Result):
 
 
 class _Child(Result):
-    """Holds what is kept of a system that was trained and judged with one seed."""
+    """Holds what is kept of a system that was trained and evaluated with one seed."""
 
     run_id: str
     measured: Measured
@@ -91,7 +91,7 @@ def check(config: ComparisonConfig) -> None:
 
 
 def compare(config: ComparisonConfig, data: PreparedData, command: str = "", asker: str = "") -> Steps[Compared]:
-    """Trains and judges every system with every seed, or goes on where it was killed; registers nothing.
+    """Trains and evaluates every system with every seed, or goes on where it was killed; registers nothing.
 
     Args:
         command: the command that a person gave, which the table quotes; "" where there was none.
@@ -144,7 +144,7 @@ def _shared(experiments: Mapping[str, Experiment]) -> dict[str, object]:
 def _children(
     config: ComparisonConfig, data: PreparedData, features: Features, folder: RunFolder, parent: Run
 ) -> Steps[dict[str, list[_Child]]]:
-    """Trains and judges every system with the first seed, then every system with the next one."""
+    """Trains and evaluates every system with the first seed, then every system with the next one."""
     found: dict[str, list[_Child]] = {name: [] for name in config.systems}
     todo = [(seed, name) for seed, name in product(range(config.seeds), config.systems)]
     for done, (seed, name) in enumerate(todo):
@@ -166,7 +166,7 @@ def _place(folder: Path, system: str, seed: int) -> Path:
 def _child(
     system: str, experiment: Experiment, data: PreparedData, features: Features, folder: RunFolder, parent: Run
 ) -> Steps[_Child]:
-    """Trains and judges one system with one seed, in a run of its own, with its own figures and report."""
+    """Trains and evaluates one system with one seed, in a run of its own, with its own figures and report."""
     folder.path.mkdir(parents=True, exist_ok=True)
     model = new_model(experiment.model, data, experiment.seed)
     name = parent.store.client.get_experiment(parent.experiment_id).name
@@ -207,7 +207,7 @@ def _made_with() -> str:
 
 
 def _entitled(steps: Steps[T], title: str) -> Steps[T]:
-    """Adds to each report of progress which system is being trained or judged."""
+    """Adds to each report of progress which system is being trained or evaluated."""
     with Driven(steps) as driven:
         for report in driven:
             yield report._replace(work=f"{report.work.partition(' ')[0]} {title}")

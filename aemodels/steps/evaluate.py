@@ -60,7 +60,7 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
     torchrun.refuse("an evaluation")
     for key in changes:
         if not key.startswith(("data", "evaluation")):
-            raise SettingsError(f"{key}: a trained model is judged as it is; only data.* and evaluation.* can change")
+            raise SettingsError(f"{key}: a trained model stays as it is; give only settings of data.* and evaluation.*")
     store = open_store()
     loaded = load_model(find(model), str(best_device()))
     experiment = loaded.card.experiment.override(changes)
@@ -68,7 +68,7 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
     _check(model, loaded, data)
     check_likelihood(loaded.model, data, experiment.evaluation)
     features = yield from feature_network(data, best_device())
-    yield Progress("judging", 0, 1)
+    yield Progress("evaluating", 0, 1)
     tags = {"kind": "evaluation", "model": model, "pipeline": group, **standard_tags(experiment.seed, "")}
     with start_run(store, _name(model) or experiment.data.name, f"evaluation of {model}", tags) as run:
         run.params(experiment.flat())
@@ -77,8 +77,8 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         images = experiment.training.images if own else None
         seen = experiment.seen(data) if own else 0
         evaluation = judge(loaded.model, data, features, experiment.evaluation, seen=seen)
-        result = _record(run, Subject(model, "judged again", run.id, experiment, data, images), evaluation)
-    yield Progress("judging", 1, 1)
+        result = _record(run, Subject(model, "evaluated again", run.id, experiment, data, images), evaluation)
+    yield Progress("evaluating", 1, 1)
     return result
 
 
@@ -103,7 +103,7 @@ def _record(run: Run, subject: Subject, evaluation: Evaluation) -> Evaluated:
 
 
 def _check(reference: str, loaded: Loaded, data: PreparedData) -> None:
-    """Checks that the model can be judged on the images.
+    """Checks that the model can be evaluated on the images.
 
     Raises:
         SettingsError: they have another shape, or other classes than a conditional model knows.

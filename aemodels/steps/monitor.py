@@ -16,7 +16,7 @@ from aemodels.data import DataConfig, PreparedData, prepare, prepared_before
 from aemodels.data.folder import FolderConfig
 from aemodels.data.image_files import Fitting, fitting_images, image_files
 from aemodels.data.prepared import SPLITS
-from aemodels.evaluation.drift import CodeSpace, MonitoringConfig, Scores, Verdict, compare, fewest
+from aemodels.evaluation.drift import CodeSpace, MonitoringConfig, Scores, Verdict, check_scores, fewest
 from aemodels.evaluation.leaving_out import Made, as_tags, make_each
 from aemodels.reports.figures.drift import histograms, worst
 from aemodels.reports.pictures import Picture
@@ -116,7 +116,7 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
     files = image_files(paths)
     store = open_store()
     champion = yield from _champion(store, name)
-    yield Progress("comparing", 0, 1)
+    yield Progress("checking", 0, 1)
     new = _read(files, paths, champion, config)
     compared = _compare(champion, new, config)
     tags = _tags(champion, new, compared, group)
@@ -124,7 +124,7 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
         repeated = bool(compared.alarms) and _repeated(store, run, champion.reference, new.present)
         _record(run, {"paths": [str(path) for path in paths], **config.flat()}, new, compared)
         drawn = _draw(champion.model, new.images, compared, run)
-    yield Progress("comparing", 1, 1, "alarm" if compared.alarms else "no alarm")
+    yield Progress("checking", 1, 1, "alarm" if compared.alarms else "no alarm")
     return Monitored(
         model=name,
         version=champion.version,
@@ -212,7 +212,7 @@ def _too_few(new: int, needed: int, read: Fitting, looked_at: int, present: int)
         lost.append(f"{len(read.unfit)} cannot be read as images of the model's shape, such as {read.unfit[0]}")
     if seen := len(read.images) - new:
         lost.append(f"{seen} are among the images that the model was made from")
-    return f"{new} new images are too few to tell, at least {needed} are needed; found: " + "; ".join([found, *lost])
+    return f"{new} new images are too few: at least {needed} are needed; found: " + "; ".join([found, *lost])
 
 
 def _own_data(model: Model) -> Steps[PreparedData]:
@@ -226,8 +226,8 @@ def _own_data(model: Model) -> Steps[PreparedData]:
     data = yield from prepare(config)
     if data.digest != digest:
         raise UserError(
-            f"{model.name}: was trained on data {digest}, its source now gives {data.digest}, and AEMODELS_CACHE does "
-            "not have what was prepared then; restore either, or train on the present images and promote that model"
+            f"{model.name}: it was trained on the data {digest}, its source now gives {data.digest}, and the old "
+            "data are not in AEMODELS_CACHE any more; restore either, or train on the present images and promote that"
         )
     return data
 
@@ -238,7 +238,7 @@ def _check(
     """Scores the known test images and the new ones alike."""
     space = CodeSpace(champion.model.encode(_some(champion.data.split("train").images)))
     test, new = _score(champion.model, known, space), _score(champion.model, images, space)
-    return _Checked(test, new, compare(test, new, config))
+    return _Checked(test, new, check_scores(test, new, config))
 
 
 def _unknown(images: NDArray[np.uint8], data: PreparedData) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Prepares the images, and the network whose features judge generated images."""
+"""Prepares the images, and the network whose features measure generated images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aemodels.settings import Settings
 
 
 def prepare(settings: Settings) -> Steps[PreparedData]:
-    """Decodes the images and trains the network whose features judge generated images, or finds both done.
+    """Decodes the images and trains the network whose features measure generated images, or finds both done.
 
     Raises:
         UserError: the images are missing, damaged or too few, or do not fit together or the model.

@@ -44,7 +44,7 @@ class Promotion(Result):
     url: str
 
 
-class Comparison(Result):
+class SideBySide(Result):
     """Shows challenger and champion side by side, before anything is decided for good."""
 
     name: str
@@ -77,15 +77,15 @@ def check(settings: Settings) -> None:
     old = champion(store, settings.registered_name)
     if old is not None and (forgotten := _forgotten(settings.data, old, store)):
         raise UserError(
-            f"data.path: the champion of {settings.registered_name} knows the images of {forgotten} too; add that "
-            "folder, or if it is to be forgotten `aemodels train`, and `aemodels promote` that version"
+            f"data.path: the champion of {settings.registered_name} was trained on the images of {forgotten} too; add "
+            "that folder. To leave it out, run `aemodels train`, and `aemodels promote` for the new version"
         )
 
 
-def compare(settings: Settings, data: PreparedData, version: ModelVersion) -> Steps[Comparison]:
+def side_by_side(settings: Settings, data: PreparedData, version: ModelVersion) -> Steps[SideBySide]:
     """Compares a version with the champion for a person who is to approve its promotion; changes nothing."""
     store = open_store()
-    yield Progress(f"comparison of {version.name}", 0, 1)
+    yield Progress(f"measuring {version.name} and its champion", 0, 1)
     features = yield from feature_network(data, best_device())
     judged = _judge(settings, data, features, version, store)
     versions = {"challenger": version.version} | ({"champion": judged.old} if judged.old is not None else {})
@@ -102,8 +102,8 @@ def compare(settings: Settings, data: PreparedData, version: ModelVersion) -> St
     for role, grid in grids.items():
         with at_path(pictures[role]):
             Image.fromarray(grid).save(pictures[role])
-    yield Progress(f"comparison of {version.name}", 1, 1)
-    return Comparison(
+    yield Progress(f"measuring {version.name} and its champion", 1, 1)
+    return SideBySide(
         name=version.name,
         versions=versions,
         metrics={role: metrics[role] for role in versions},
@@ -178,8 +178,8 @@ def _judge(settings: Settings, data: PreparedData, features: Features, version: 
     if number == version.version:
         return _Judged(Decision(False, IS_CHAMPION, {}), new, new, number)
     if not is_of(challenger.digest, data):
-        reason = "it was trained on other images (other data settings, or folders that have changed since), some of "
-        reason += f"these perhaps; train it again, or {meant}"
+        reason = "it was trained on other images (by other data settings, or folders that have changed since), perhaps "
+        reason += f"on some of these test images; train it again, or {meant}"
         return _Judged(Decision(False, reason, {}), new, {}, number)
     if old is None:
         decision = decide(new, None, settings.evaluation.primary, settings.registry, Reasons(missing))
@@ -193,9 +193,9 @@ def _judge(settings: Settings, data: PreparedData, features: Features, version: 
     decision = decide(new, known, settings.evaluation.primary, settings.registry, reasons)
     if not is_of(old.digest, data):
         if forgotten := _forgotten(settings.data, old, store):
-            reason = f"the champion knows the images of {forgotten} too; add that to data.path, or {meant}"
+            reason = f"the champion was trained on {forgotten} too; add that to data.path, or {meant}"
             return _Judged(Decision(False, reason, {}), new, known, number)
-        reason = f"{decision.reason}; the champion was trained on other images, some of these perhaps"
+        reason = f"{decision.reason}; the champion was trained on other images, perhaps on some of these"
         decision = decision._replace(reason=reason)
     return _Judged(decision, new, known, number)
 

@@ -34,7 +34,7 @@ class Result(Config):
     model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")
 
 
-FINISHED_BEFORE = "it was finished before, and its result was not told"
+FINISHED_BEFORE = "this work was finished before, but its result had not been shown"
 
 
 def still_there(store: Store) -> Callable[[RunFolder], bool]:

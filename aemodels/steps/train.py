@@ -1,4 +1,4 @@
-"""Trains a model in one tracked run, judges it and registers it as a challenger."""
+"""Trains a model in one tracked run, evaluates it and registers it as a challenger."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def check(settings: Settings) -> None:
 
 
 def train(settings: Settings, data: PreparedData, group: str, asker: str = "") -> Steps[Trained]:
-    """Trains the experiment, or goes on where it was killed, judges it and registers it as a challenger.
+    """Trains the experiment, or goes on where it was killed, evaluates it and registers it as a challenger.
 
     Args:
         group: the id of a flow run or pipeline; a tag that its runs share.
@@ -129,7 +129,7 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> St
     with claimed(experiment.identity(f"{name}{data.digest}"), asker, still_there(store)) as folder:
         torchrun.agreed(folder.finished)
         if folder.result is not None:
-            yield Progress("judging", 1, 1, FINISHED_BEFORE)
+            yield Progress("evaluating", 1, 1, FINISHED_BEFORE)
             return Trained.model_validate(folder.result)
         title = _title(experiment)
         tags = {"kind": "training", "pipeline": group, **_started(experiment)}
@@ -137,7 +137,7 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> St
             learned = yield from learn(experiment, data, features, folder, run, model, start)
             result = _register(settings, data, features, folder.path, run, learned)
         folder.finish(result.model_dump(mode="json"), asker)
-    yield Progress("judging", 1, 1, f"{name} version {result.version.version}")
+    yield Progress("evaluating", 1, 1, f"{name} version {result.version.version}")
     return result
 
 
@@ -153,7 +153,7 @@ def _link_start(run: Run, version: ModelVersion, experiment: Experiment) -> None
 
 
 class Learned(NamedTuple):
-    """Holds how a model was judged, and what its training took."""
+    """Holds how a model was evaluated, and what its training took."""
 
     evaluation: Evaluation
     metrics: dict[str, float]  # of the test images, by their tracked names
@@ -170,7 +170,7 @@ def learn(
     untrained: GenerativeModel,
     start: Mapping[str, Tensor] | None = None,
 ) -> Steps[Learned]:
-    """Trains and judges in a run that is open, or goes on where it was killed; leaves the model in the folder.
+    """Trains and evaluates in a run that is open, or goes on where it was killed; leaves the model in the folder.
 
     Args:
         start: the weights that the training starts from, as for `aemodels.training.loop.train`.
@@ -181,7 +181,7 @@ def learn(
     run.tags({"features.hash": features.hash, "features.accuracy": features.accuracy})
     with run.system_metrics():
         state = yield from _epochs(experiment, data, folder, run, untrained, start)
-    yield Progress("judging", 0, 1)
+    yield Progress("evaluating", 0, 1)
     evaluation = _judge(experiment, data, features, state, folder)
     metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
     run.metrics(metrics, at=folder.time("judged"))

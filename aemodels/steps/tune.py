@@ -98,8 +98,8 @@ def check_joining() -> None:
     """
     if search_database() is None:
         raise UserError(
-            "OPTUNA_STORAGE is not set: a machine joins a search through a database that all machines reach; set "
-            "it to postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, or search on this machine alone: `aemodels tune`"
+            "OPTUNA_STORAGE is not set: a machine joins a search through a database that all machines reach; set it to "
+            "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, or search on this machine alone by `aemodels tune`"
         )
 
 
@@ -222,9 +222,9 @@ def _note(event: Event, trials: TrialRuns) -> str:
         values = ", ".join(f"{key.rpartition('.')[2]} {in_short(value)}" for key, value in event.trial.params.items())
         return f"trial {event.trial.index}: {values}"
     if isinstance(event, Waiting):
-        return f"other machines run trials {', '.join(map(str, event.indices))}"
+        return f"other processes run the trials {', '.join(map(str, event.indices))}"
     if isinstance(event, TrialLost):
-        return f"trial {event.index}: another machine has taken it over"
+        return f"trial {event.index}: another process has taken it over"
     if isinstance(event, TrialEpoch):
         value = "" if event.value is None else f", {trials.study.primary} {event.value:.4g}"
         return f"trial {event.index}: epoch {event.epoch}{value}"

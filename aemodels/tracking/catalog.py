@@ -236,13 +236,13 @@ def _named(reference: str, store: Store | None) -> tuple[Store, Registered]:
         from aemodels.checkpoints.model_files import CONFIG, WEIGHTS
 
         raise UserError(
-            f"{reference}: not a folder with {CONFIG} and {WEIGHTS}, which a finished run leaves; nor a "
-            "registered model, such as digits@champion or digits/3"
+            f"{reference}: neither a finished run's folder, with {CONFIG} and {WEIGHTS}, nor a registered model; give "
+            "one of them, such as digits@champion or digits/3"
         )
     store = store or open_store()
     if match is None:
         aliases_of(store, reference)  # refuses a name that is not there
-        raise UserError(f"{reference}: which version? {reference}@champion, or {reference}/1")
+        raise UserError(f"{reference}: the version is missing; give {reference}@champion or {reference}/1")
     name, alias, number = match.groups()
     return store, get(store, name, alias or int(number))
 

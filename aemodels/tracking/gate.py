@@ -38,7 +38,7 @@ class RegistryConfig(Config):
         known = [name for name, metric in METRICS.items() if metric.direction]
         if unknown := [name for name in limits if name not in known]:
             raise ValueError(
-                f"{unknown[0]} is not a metric that says which model is better; choose of {', '.join(known)}"
+                f"{unknown[0]} is not a metric that says which model is better; choose one of {', '.join(known)}"
             )
         return limits
 
@@ -108,7 +108,7 @@ def decide(
         why = f"the champion cannot be judged by {primary}, since {reasons.champion[primary]}"
         return Decision(False, why, numbers)
     if primary not in champion:
-        return Decision(True, f"the champion has no {primary}: it is another kind of model", numbers)
+        return Decision(True, f"the champion has no {primary}, as it is a model of another type", numbers)
     old = champion[primary]
     numbers[f"champion.{primary}"] = old
     if not math.isfinite(old):

@@ -41,7 +41,7 @@ class TrainingConfig(Config):
 
     bfloat16 is used where the processor has instructions for it (a GPU since Ampere, AMX, AVX-512 BF16); others compute
     in float32. On an NVIDIA GPU the factors of float32 products are rounded to TF32, in training and whenever a model
-    is judged."""
+    is evaluated."""
     patience: int | None = Field(None, ge=1)
     """Sets the epochs without a better validation bound after which training stops; null trains all epochs.
 

@@ -50,7 +50,7 @@ class ReplayedUpdates(Updates):
             why = (
                 "several processes share it" if torchrun.active() else "the images do not fit into the device's memory"
             )
-            warnings.warn(f"no CUDA graph of the update ({why}); each of its kernels is launched alone", OwnWarning, 2)
+            warnings.warn(f"no CUDA graph of the update was made ({why}); training is slower", OwnWarning, 2)
             return
         with seeded(0):
             self.graph = captured(self)
@@ -118,7 +118,7 @@ def captured(updates: Updates) -> Graph | None:
         raise
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        warnings.warn(f"no CUDA graph of the update ({reason}); training goes on without it, slower", OwnWarning, 2)
+        warnings.warn(f"no CUDA graph of the update was made ({reason}); training is slower", OwnWarning, 2)
         return None
     finally:
         torch.cuda.current_stream().wait_stream(aside)

@@ -138,7 +138,7 @@ def _events(running: _Running, happened: MemberStart | MemberEpoch | MemberEnd, 
             return
         curve[happened.epoch] = happened.value
         study.report(trial, happened.epoch, happened.value)
-        # A trial in its last epoch is not pruned: once trained to its end, it is judged like all others.
+        # A trial in its last epoch is not pruned: once trained to its end, it is evaluated like all others.
         if happened.epoch < running.experiment.training.epochs and study.prunes(curve):
             yield TrialEnded(replace(trial, state="pruned", seconds=happened.seconds, curve=curve))
 

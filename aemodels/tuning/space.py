@@ -31,7 +31,7 @@ def search_space(experiment: Experiment, config: TuningConfig) -> Space:
         space = _free(space, experiment, config)
     if not space:
         raise SettingsError(
-            'tuning.space: this model has nothing that varies; name something, such as tuning.space={"training.'
+            'tuning.space: this model has nothing that varies; name a setting, such as tuning.space={"training.'
             'learning_rate": {"low": 1e-4, "high": 1e-2, "log": true}}, or use `aemodels train`'
         )
     for key in space:

@@ -12,7 +12,10 @@ import typer
 from flows.cli.options import Json, Verbose
 from flows.cli.session import answering
 
-ARGUMENTS = "Presets or JSON files, each one system (or a comparison of several), and settings that all of them share."
+ARGUMENTS = (
+    "Name a preset or a JSON file for each system, or a file that holds a comparison of several. "
+    "Settings after them are for all systems."
+)
 
 
 def compare(
@@ -21,13 +24,13 @@ def compare(
     ] = None,
     preset: Annotated[
         list[str] | None,
-        typer.Option(help="A comparison that comes along: article; or settings for all, such as fast."),
+        typer.Option(help="Take a comparison that comes with aemodels, such as article, or settings for all systems."),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Train each system with so many seeds.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Train each system this many times, with different seeds.")] = None,
     json: Json = False,
     v: Verbose = False,
 ) -> None:
-    """Train and judge several systems on the same images."""
+    """Train and evaluate several systems on the same images."""
     with answering(v, computes=True):
         from aemodels.settings import load_comparison, read_changes
 

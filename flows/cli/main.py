@@ -1,4 +1,4 @@
-"""The `aemodels` command. What a command needs is imported when it runs, so that help answers at once.
+"""Defines the `aemodels` command. What a command needs is imported when it runs, so that help answers at once.
 
 A single command calls the library's steps; the pipeline, and everything when PREFECT_API_URL is set, runs as a flow.
 """
@@ -14,7 +14,20 @@ from typer.core import TyperGroup
 from aemodels.texts import visible
 from flows.cli.compare import compare
 from flows.cli.exit_codes import DONE, DRIFTED
-from flows.cli.options import Changes, ConfigFile, Count, ImageFiles, Json, Model, Name, Preset, Prior, Seed, Verbose
+from flows.cli.options import (
+    MODEL_HELP,
+    Changes,
+    ConfigFile,
+    Count,
+    ImageFiles,
+    Json,
+    Model,
+    Name,
+    Preset,
+    Prior,
+    Seed,
+    Verbose,
+)
 from flows.cli.pages import report, serve, ui
 from flows.cli.registry import history, models, promote, rollback
 from flows.cli.session import (
@@ -30,7 +43,7 @@ ABOUT = "Train, tune, compare, promote and use autoencoders on images. `aemodels
 
 
 class Commands(TyperGroup):
-    """The commands; what is wrong with a command line is said as it was given."""
+    """Holds the commands; what is wrong with a command line is said as it was given."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -58,7 +71,11 @@ app = typer.Typer(
 def pipeline(
     changes: Changes = None, preset: Preset = None, config: ConfigFile = None, json: Json = False, v: Verbose = False
 ) -> None:
-    """Prepare, tune, train, judge, register and promote."""
+    """Run all steps, from the images to a promoted model.
+
+    It prepares the images, searches the settings, trains the best model, evaluates it and registers it. The gate then
+    decides whether it becomes the champion.
+    """
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
         from aemodels.steps.start import fixed
@@ -81,7 +98,7 @@ def pipeline(
 def prepare(
     changes: Changes = None, preset: Preset = None, config: ConfigFile = None, json: Json = False, v: Verbose = False
 ) -> None:
-    """Decode the images once, for all later runs."""
+    """Decode and split the images once, for all later runs."""
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
         from flows.cli import results, work
@@ -93,7 +110,10 @@ def prepare(
 def tune(
     changes: Changes = None, preset: Preset = None, config: ConfigFile = None, json: Json = False, v: Verbose = False
 ) -> None:
-    """Search the settings: latent size, KL weight."""
+    """Search for the best settings by training several models.
+
+    What varies is the latent size and the KL weight, unless tuning.space names other settings.
+    """
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
         from aemodels.steps.start import fixed
@@ -111,7 +131,7 @@ def tune(
 def train(
     changes: Changes = None, preset: Preset = None, config: ConfigFile = None, json: Json = False, v: Verbose = False
 ) -> None:
-    """Train a model, judge it and register it."""
+    """Train a model, evaluate it and register it."""
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
         from aemodels.runtime import torchrun
@@ -135,14 +155,17 @@ def train(
 def evaluate(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL] [KEY=VALUE]...", help="MODEL (the champion, if none is given) and settings."),
+        typer.Argument(
+            metavar="[MODEL] [KEY=VALUE]...",
+            help=f"{MODEL_HELP} Without one the champion is taken. KEY=VALUE changes a setting that its run had.",
+        ),
     ] = None,
     preset: Preset = None,
     config: ConfigFile = None,
     json: Json = False,
     v: Verbose = False,
 ) -> None:
-    """Judge a trained model again, or on other images."""
+    """Evaluate a trained model again, or on other images."""
     with answering(v, computes=True):
         model, changes = model_first(arguments or [])
         if not model:
@@ -158,12 +181,13 @@ def settings(
     prefix: Annotated[
         str,
         typer.Argument(
-            metavar="[PREFIX]", help="Only settings that start with it, or those of one variant, such as model.vae."
+            metavar="[PREFIX]",
+            help="List only settings that start with this text, or those of one variant, such as model.vae.",
         ),
     ] = "",
     json: Json = False,
 ) -> None:
-    """List all settings, with defaults and units."""
+    """List all settings with their defaults and units."""
     with answering(verbose=False):
         from aemodels.config import SettingsError
         from aemodels.settings import Settings
@@ -173,7 +197,7 @@ def settings(
         known = list(list_settings(Settings))
         rows = [row for row in known if row.key.startswith(prefix)] or of_variant(known, prefix)
         if not rows:
-            raise SettingsError(f"{prefix}: no setting starts with it; `aemodels settings` lists all")
+            raise SettingsError(f"{prefix}: no setting starts with this; `aemodels settings` lists all of them")
         results.settings(rows, json)
 
 
@@ -188,11 +212,13 @@ for _of_registry in (models, promote, rollback, history):
 def generate(
     model: Model,
     n: Count = 64,
-    label: Annotated[str | None, typer.Option(help="Of this class only; of a conditional model.")] = None,
-    like: Annotated[list[Path] | None, typer.Option(help="More like these images, or those of a folder.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Draw this class only. The model must be a conditional one.")
+    ] = None,
+    like: Annotated[list[Path] | None, typer.Option(help="Draw images like those in this file or folder.")] = None,
     prior: Prior = None,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path("generated.png"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Write the picture to this file.")] = Path("generated.png"),
     json: Json = False,
 ) -> None:
     """Draw new images into one picture."""
@@ -200,7 +226,7 @@ def generate(
         from aemodels.config import UserError
 
         if sum((label is not None, prior is not None, bool(like))) > 1:
-            raise UserError("--label, --prior, --like: give one of them; each says in its own way what is drawn")
+            raise UserError("--label, --prior, --like: give only one of them, since each alone decides what is drawn")
         from flows.cli import results, use
 
         results.used(use.generate(model, use.Wanted(n, seed, label, prior, like or ()), out), json)
@@ -210,10 +236,12 @@ def generate(
 def reconstruct(
     model: Model,
     images: ImageFiles,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path("reconstructed.png"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Write the picture to this file.")] = Path(
+        "reconstructed.png"
+    ),
     json: Json = False,
 ) -> None:
-    """Draw what the model makes of images, above them."""
+    """Reconstruct images, and draw the results above them."""
     with answering(verbose=False, computes=True):
         from flows.cli import results, use
 
@@ -224,12 +252,12 @@ def reconstruct(
 def denoise(
     model: Model,
     images: ImageFiles,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to.")] = Path("denoised"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Write the images to this folder.")] = Path("denoised"),
     json: Json = False,
 ) -> None:
-    """Write what the model takes for the clean images.
+    """Remove noise from images.
 
-    Made for models that were trained with training.corruption.
+    It is made for models that were trained with training.corruption.
     """
     with answering(verbose=False, computes=True):
         from flows.cli import results, use
@@ -241,10 +269,10 @@ def denoise(
 def embed(
     model: Model,
     images: ImageFiles,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file of codes to write.")] = Path("codes.npz"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Write the codes to this file.")] = Path("codes.npz"),
     json: Json = False,
 ) -> None:
-    """Write the images' codes to a file."""
+    """Write the codes of images to a file."""
     with answering(verbose=False, computes=True):
         from flows.cli import results, use
 
@@ -253,7 +281,7 @@ def embed(
 
 @app.command()
 def score(model: Model, images: ImageFiles, json: Json = False) -> None:
-    """List images, the worst reconstructed first."""
+    """List images by their reconstruction error, largest first."""
     with answering(verbose=False, computes=True):
         from flows.cli import results, use
 
@@ -262,9 +290,10 @@ def score(model: Model, images: ImageFiles, json: Json = False) -> None:
 
 @app.command()
 def monitor(name: Name, images: ImageFiles, json: Json = False, v: Verbose = False) -> None:
-    """Compare new images with those of the champion.
+    """Check whether new images still suit the champion.
 
-    It is measured how well it reconstructs them and where their codes lie. Exit code 3: they are of another kind.
+    It measures how well the champion reconstructs them, and where their codes lie. Exit code 3 says that they are no
+    longer like the images that the champion was made for.
     """
     with answering(v, computes=True):
         from aemodels.data.image_files import image_files
@@ -282,7 +311,7 @@ for _command in (compare, report, serve, ui):
 
 
 def main() -> None:
-    """The console script."""
+    """Runs the command, as the console script does."""
     with guarded():
         app()
 

@@ -15,12 +15,14 @@ from flows.cli.session import answering, check_file, tell
 
 def report(
     model: Model,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Copy it to this file instead of opening it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Copy the report to this file instead of opening it.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Open the report of a trained model in a browser.
 
-    The report is one file with the metrics, the settings and all figures, which can be sent to others.
+    The report is one file with the metrics, the settings and all figures. You can send it to others.
     """
     with answering(verbose=False):
         from aemodels.runtime.files import write_whole
@@ -39,17 +41,20 @@ def report(
         with leftovers.outliving():
             opened = webbrowser.open(file.as_uri())
         if not opened:
-            tell("no browser was found on this machine; open the file in one")
+            tell("no browser was found on this machine; open the report's file in a browser")
 
 
 def serve(
     model: Model,
-    host: Annotated[str, typer.Option(help="Who may ask: 127.0.0.1 is this machine alone.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 5001,
+    host: Annotated[
+        str, typer.Option(help="Listen at this address. 127.0.0.1 is reached from this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Listen on this port. 0 takes a free one.")] = 5001,
 ) -> None:
-    """Serve a model over HTTP, as MLflow's server does, until Ctrl-C.
+    """Serve a model over HTTP until you press Ctrl-C.
 
-    An alias such as @champion is looked up at the start: start the server again when there is a new champion.
+    It answers the same requests as MLflow's own server. An alias such as @champion is looked up at the start. So start
+    the server again when there is a new champion.
     """
     with answering(verbose=False, computes=True):
         from aemodels.serving.server import is_local, listen
@@ -60,13 +65,13 @@ def serve(
         listener = listen(host, port)
         network = open_to_serve(model)
         if not is_local(listener):
-            tell(f"warning: --host {host}: whoever reaches this machine may ask; no password is wanted")
+            tell(f"warning: --host {host}: everybody who reaches this machine can use the model, without a password")
         terminal.sentence(f"{model}: http://{host}:{listener.getsockname()[1]}/invocations  (Ctrl-C ends it)")
         run(network, listener, host)
 
 
-def ui(port: Annotated[int, typer.Option(help="On this machine.")] = 5000) -> None:
-    """Serve MLflow's pages on this machine until Ctrl-C."""
+def ui(port: Annotated[int, typer.Option(help="Listen on this port of this machine.")] = 5000) -> None:
+    """Serve MLflow's pages here until you press Ctrl-C."""
     with answering(verbose=False):
         from aemodels.tracking.ui import serve_ui
         from flows import terminal

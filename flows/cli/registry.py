@@ -22,11 +22,11 @@ def models(json: Json = False) -> None:
 
 def promote(
     name: Name,
-    version: Annotated[int, typer.Argument(metavar="VERSION", help="Its number.")],
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="Give the number of the version.")],
     reason: Reason = "",
     json: Json = False,
 ) -> None:
-    """Make a version the champion, whatever the gate says."""
+    """Make a version the champion, without asking the gate."""
     with answering(verbose=False):
         from aemodels.tracking import catalog, registry
         from aemodels.tracking.store import open_store
@@ -60,7 +60,10 @@ def rollback(name: Name, reason: Reason = "", json: Json = False) -> None:
 
 
 def history(name: Name, json: Json = False) -> None:
-    """List all champions and decisions of persons, with time and reason."""
+    """List who decided about champions, when and why.
+
+    The list has all champions, and every decision of a person.
+    """
     with answering(verbose=False):
         from aemodels.tracking import catalog
         from aemodels.tracking.store import open_store

@@ -1,4 +1,4 @@
-"""Results as a person reads them, or as JSON."""
+"""Prints results for a person, or as JSON."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def settings(rows: Sequence[Setting], json: bool) -> None:
             )
             for line in lines
         ]
-        table(title, ("key", "of", "type", "default", "what it does"), shown)
+        table(title, ("key", "variants", "type", "default", "what it does"), shown)
     return None
 
 
@@ -220,10 +220,11 @@ def history(name: str, lines: Sequence[HistoryLine], json: bool) -> None:
 def monitored(result: Monitored, json: bool) -> None:
     if json:
         return as_json(result.model_dump(mode="json", exclude={"retraining"}))
-    rows = [("ALARM" if result.drift else "no alarm", reason) for reason in result.reasons or ("as the test images",)]
-    table(f"{result.images} images against {result.model}/{result.version}", ("", "why"), rows)
+    reasons = result.reasons or ("the new images are like the test images",)
+    rows = [("ALARM" if result.drift else "no alarm", reason) for reason in reasons]
+    table(f"{result.images} images, checked by {result.model}/{result.version}", ("outcome", "why"), rows)
     if result.unfit:
-        facts({f"left out, {len(result.unfit)} in all, such as": result.unfit[0]})
+        facts({f"{len(result.unfit)} files left out, such as": result.unfit[0]})
     pictures = result.figures[0].parent if result.figures else None
     facts({**_left_out(result.left_out), "pictures": pictures, "run": result.url})
     return None
@@ -242,7 +243,7 @@ def scores(rows: Sequence[dict[str, object]], json: bool) -> None:
 
 
 def _trained(result: Trained) -> dict[str, Any]:
-    """One flat object: the test metrics stand under their tracked names."""
+    """Returns one flat object, in which the test metrics stand under their tracked names."""
     return {
         "run_id": result.run_id,
         "model": result.version.name,
@@ -288,7 +289,7 @@ def _trials(result: Tuned) -> None:
 
 
 def _shown(value: Any) -> object:
-    """A setting in a table, which aligns numbers."""
+    """Returns a setting as it stands in a table, which aligns numbers."""
     from aemodels.config import in_short
 
     return value if isinstance(value, int | float) and not isinstance(value, bool) else in_short(value)
@@ -302,7 +303,7 @@ def _metrics(title: str, metrics: dict[str, float]) -> None:
 
 
 def _left_out(reasons: dict[str, str]) -> dict[str, object]:
-    """Metrics and figures that could not be made, in lines; several have one reason."""
+    """Returns lines about the metrics and figures that could not be made; those of one reason share a line."""
     same: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         same.setdefault(reason, []).append(name)

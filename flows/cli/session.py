@@ -54,11 +54,11 @@ def answering(verbose: bool, computes: bool = False) -> Iterator[None]:
             traceback.print_exception(error.__cause__)
         _fail(f"error: {error}", MENDABLE)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where it was", INTERRUPTED)
+        _fail("interrupted; give the same command again, and it goes on where it was", INTERRUPTED)
     except Exception as error:
         if verbose:
             raise
-        _fail(f"failed: {type(error).__name__}: {error}\n(-v shows where)", FAILED)
+        _fail(f"failed: {type(error).__name__}: {error}\n(give -v to see where)", FAILED)
 
 
 def note(message: str) -> None:
@@ -87,9 +87,9 @@ def check_file(out: Path, suffix: str) -> None:
     if not folder.is_dir():
         raise UserError(f"-o {out}: there is no folder {folder}; make it first")
     if out.is_dir():
-        raise UserError(f"-o {out}: is a folder; give another name")
+        raise UserError(f"-o {out}: there is a folder of this name; give another name")
     if not os.access(folder, os.W_OK) or (out.exists() and not os.access(out, os.W_OK)):
-        raise UserError(f"-o {out}: may not be written; give another name, or change its permissions")
+        raise UserError(f"-o {out}: it cannot be written; give another name, or change its permissions")
 
 
 def check_folder(out: Path) -> None:
@@ -104,7 +104,7 @@ def check_folder(out: Path) -> None:
     if not there.is_dir():
         raise UserError(f"-o {out}: {there} is a file; give a folder")
     if not os.access(there, os.W_OK):
-        raise UserError(f"-o {out}: {there} may not be written; give another folder, or change its permissions")
+        raise UserError(f"-o {out}: {there} cannot be written to; give another folder, or change its permissions")
 
 
 def under_prefect() -> bool:
@@ -177,7 +177,7 @@ def model_first(arguments: list[str]) -> tuple[str, list[str]]:
 def read_evaluation_settings(
     changes: list[str] | None, preset: list[str] | None, config: Path | None
 ) -> dict[str, Any]:
-    """Reads the settings of `data` and `evaluation` by which a trained model is judged, also from a preset or file."""
+    """Reads the settings of `data` and `evaluation` for a trained model, also from a preset or file."""
     from aemodels.settings import read_changes
 
     settings: dict[str, Any] = {}

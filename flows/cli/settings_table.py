@@ -1,4 +1,4 @@
-"""All settings as a person reads them: what all variants of a section share once, then what some of them add."""
+"""Arranges settings as a person reads them: first what all variants of a section share, then what some add."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the command line does with a trained model: generate, reconstruct, denoise, embed, score."""
+"""Does what the command line does with a trained model: generate, reconstruct, denoise, embed and score."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def open_to_serve(reference: str) -> Model:
 
 
 def open_with_images(reference: str, paths: Sequence[Path]) -> Given:
-    """A model and images in its shape: there must be some before it is searched for; it is known before they are read.
+    """Returns a model and images in its shape; it first checks that there are images, and reads them last.
 
     Raises:
         UserError: there are no such images or no such model, it cannot look at images, or one is damaged.
@@ -152,7 +152,7 @@ def embed(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]
 
 
 def score(reference: str, paths: Sequence[Path]) -> list[dict[str, object]]:
-    """Each file with the mean squared error of its reconstruction on pixels in [0, 1], largest first."""
+    """Returns each file with the mean squared error of its reconstruction on pixels in [0, 1], largest first."""
     given = open_with_images(reference, paths)
     errors = given.model.score(given.images)
     classes = [{ASSUMED: name} for name in _assumed(given)] or [{}] * len(errors)
@@ -161,7 +161,7 @@ def score(reference: str, paths: Sequence[Path]) -> list[dict[str, object]]:
 
 
 def _assumed(given: Given) -> list[str]:
-    """The class that a conditional model assumed of each image, before it answered; empty for other models."""
+    """Returns the class that a conditional model assumed of each image before it answered; empty for other models."""
     return given.model.classify(given.images)
 
 
@@ -172,7 +172,10 @@ def _counted(assumed: list[str]) -> dict[str, object]:
 
 
 def _save_grid(images: NDArray[np.floating], across: int, out: Path) -> None:
-    """Images (N, H, W) or (N, H, W, C) in [0, 1] as one PNG, `across` in a row, a thin white line between them."""
+    """Writes images (N, H, W) or (N, H, W, C) in [0, 1] as one PNG.
+
+    There are `across` in a row, with thin white lines between them.
+    """
     scale = max(1, -(-LEAST_SIDE // images.shape[2]))
     pixels = _pixels(images).repeat(scale, 1).repeat(scale, 2)
     missing = -len(pixels) % across
@@ -184,7 +187,7 @@ def _save_grid(images: NDArray[np.floating], across: int, out: Path) -> None:
 
 
 def _pixels(images: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Images (N, H, W) or (N, H, W, C) in [0, 1] -> (N, H, W, C)."""
+    """Returns images (N, H, W) or (N, H, W, C) in [0, 1] as bytes (N, H, W, C)."""
     pixels: NDArray[np.uint8] = np.rint(images * 255).astype(np.uint8)
     return pixels if pixels.ndim == 4 else pixels[..., None]
 

@@ -69,7 +69,7 @@ def tune(settings: Settings) -> Tuned:
 
 
 def train(settings: Settings) -> Trained:
-    """Trains a model, judges it and registers it."""
+    """Trains a model, evaluates it and registers it."""
 
     def flow() -> Trained:
         from flows.attempts import run_here
@@ -88,7 +88,7 @@ def train(settings: Settings) -> Trained:
 
 
 def evaluate(model: str, changes: dict[str, Any]) -> Evaluated:
-    """Judges a model that was trained before; `changes` are changes to the settings by which it was judged then."""
+    """Evaluates a model that was trained before; `changes` change the settings of its first evaluation."""
 
     def flow() -> Evaluated:
         from aemodels.tracking.catalog import whole_reference
@@ -106,7 +106,7 @@ def evaluate(model: str, changes: dict[str, Any]) -> Evaluated:
 
 
 def compare(comparison: ComparisonConfig, command: str) -> Compared:
-    """Trains and judges several systems on the same images; the table of results quotes `command`."""
+    """Trains and evaluates several systems on the same images; the table of results quotes `command`."""
 
     def flow() -> Compared:
         from flows.attempts import run_here

@@ -45,8 +45,11 @@ ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Suspended", "AwaitingCon
 FILE = Path(__file__).resolve().parents[2] / "prefect.yaml"
 
 
-def main(file: Annotated[Path, typer.Option(help="The deployments.")] = FILE) -> None:
-    """Make the server at PREFECT_API_URL hold the work pool, limits, automations and deployments."""
+def main(file: Annotated[Path, typer.Option(help="Read the deployments from this file.")] = FILE) -> None:
+    """Deploy what prefect.yaml says to the Prefect server at PREFECT_API_URL.
+
+    It makes or changes the work pool, the limits of this machine's GPUs, the automations and the deployments.
+    """
     with answering(verbose=False):
         if not under_prefect():
             raise UserError("PREFECT_API_URL: not set; give the server's address, such as http://127.0.0.1:4200/api")
@@ -143,12 +146,12 @@ def _have_crashed(name: str, after: set[str], within: timedelta) -> AutomationCo
 def crashed_runs_start_again() -> AutomationCore:
     """Starts crashed runs again; a training then resumes from its checkpoint, and a search with its next trial."""
     runs = [str(count) for count in range(1, RESTARTS + 1)]
-    return _starting_again(AUTOMATION, f"{RESTARTS} times at most.", runs, timedelta(0))
+    return _starting_again(AUTOMATION, f"A run starts again {RESTARTS} times at most.", runs, timedelta(0))
 
 
 def lost_runs_start_again() -> AutomationCore:
     """Starts runs again whose worker died before they ran."""
-    about = f"Not twice within {REST.seconds // 60} minutes; a worker of ours starts sooner what it finds crashed."
+    about = f"A run starts once in {REST.seconds // 60} minutes; our workers start crashed runs sooner."
     return _starting_again("aemodels: runs that crashed before they ran start again", about, ["0"], REST)
 
 
@@ -220,7 +223,9 @@ def deploy(file: Path) -> None:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"{file}: not deployed", *(done.stdout[-2000:] + done.stderr[-2000:]).splitlines())
+        raise UserError(
+            f"{file}: it was not deployed; Prefect says:", *(done.stdout[-2000:] + done.stderr[-2000:]).splitlines()
+        )
 
 
 def drop_schedules(plan: dict[str, Any], client: SyncPrefectClient) -> None:

@@ -1,4 +1,4 @@
-"""The speed harness, on scikit-learn's digits: that it runs, that the peers do the same work, what follows from it."""
+"""Tests the speed harness on scikit-learn's digits: it runs, and all peers do the same work."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_ratios_are_taken_within_a_turn() -> None:
 
 
 def test_objectives_agree_within_the_noise_of_seeds_or_not() -> None:
-    """The peer's turns are 4 % apart; the project is 3 % off it, in bfloat16 too, but for one configuration."""
+    """The peer's turns are 4 % apart. The project is 3 % off, in bfloat16 too, except for one configuration."""
     peer = {
         1: {"0": 0.0208, "9": 0.0192, "18": 0.0416, "27": 0.0384},
         2: {"0": 0.02, "9": 0.02, "18": 0.04, "27": 0.04},
@@ -268,14 +268,14 @@ def test_kept_results_can_be_read(file: Path) -> None:
     assert not [part for part in kept["command"] if part.startswith("/")]
 
 
-def test_two_workers_need_a_database(capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_processes_need_a_database(capsys: pytest.CaptureFixture[str]) -> None:
     assert joined.main([]) == 2
-    assert "set OPTUNA_STORAGE" in capsys.readouterr().err
+    assert "OPTUNA_STORAGE must name" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_streaming_with_a_limit_of_memory(mnist: PreparedData, tmp_path: Path) -> None:
-    """240 times 1,500 images are as many as the row has."""
+    """The test repeats 1,500 images 240 times, as many images as the row has."""
     streaming = next(row for row in all_rows(Scale("cpu", True, tmp_path)) if row.name == "streaming")
     job = Job("training", "", "cpu", 1, 1, mnist.model_dump(mode="json"), streaming.settings | {"copies": 240})
     streamed, resident = (run_job(job._replace(contender=name)) for name in ("streamed", "resident"))

@@ -68,7 +68,7 @@ def stage_hit(run: Run, fault: Fault, seen: Sequence[Signs], wrong: list[str]) -
 
 
 def shared_fault(site: Site, fault: Fault, alone: Alone, harm: Harm, restarts: range) -> Row:
-    """Harms something that several runs share; it is well again when `harm` returns."""
+    """Harms something that several runs share. It works again when `harm` returns."""
     other = "train" if fault.flow == "pipeline" else "pipeline"
     runs = [a_run(site, fault, "-a"), a_run(site, fault, "-b", other)]
     for run in runs:
@@ -114,7 +114,7 @@ def a_run(site: Site, fault: Fault, suffix: str = "", flow: str = "") -> Run:
 
 
 def reach(site: Site, run: Run, fault: Fault) -> bool:
-    """Waits for the moment of the fault; returns False where the run was over before."""
+    """Waits for the moment of the fault; returns False if the run was over before."""
     cache = Path(run.environment.get("AEMODELS_CACHE", ""))
 
     def reached() -> bool:

@@ -32,7 +32,7 @@ class Fault(NamedTuple):
 
 
 class MissedError(Exception):
-    """The fault came in another stage than the planned one; `wrong` is what its runs left nevertheless."""
+    """The fault came in another stage than the planned one; `wrong` is what its runs left behind."""
 
     def __init__(self, wrong: list[str]) -> None:
         super().__init__("the stage was over before it was seen")

@@ -1,4 +1,4 @@
-"""Two people choose the champion of one model at once, and one of their commands is killed."""
+"""Lets two people choose the champion of one model at once, and kills one of their commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONGEST = 0.4  # seconds from the moment in which a command is at the gate to it
 
 
 def race(site: Site, fault: Fault) -> Row:
-    """Runs `promote` and `rollback` at once; one of them is killed at the gate, and given again."""
+    """Runs `promote` and `rollback` at once. One of them is killed at the gate, and is then started again."""
     run = Run(fault.name, "promote")
     wrong = two_versions(site, run)
     if wrong:
@@ -44,7 +44,7 @@ def race(site: Site, fault: Fault) -> Row:
 
 
 def two_versions(site: Site, run: Run) -> list[str]:
-    """Trains two models of the name; the second is the champion, the first the one before."""
+    """Trains two models of the name; the second is the champion, the first the previous one."""
     quick = {**settings_of(run), "training": {"epochs": 1, "images": 100}}
     commands = [site.command(run, "train", *dotted(quick), f"seed={seed}") for seed in range(2)]
     codes = [command.wait() for command in commands]
@@ -53,14 +53,17 @@ def two_versions(site: Site, run: Run) -> list[str]:
 
 
 def at_gate(process: psutil.Process, name: str) -> bool:
-    """Tells whether the process holds, or asks for, the lock of the decisions about a model."""
+    """Tells whether the process holds, or waits for, the lock of the decisions about a model."""
     with suppress(psutil.Error):
         return any(file.path.endswith(f"gate-{name}.lock") for file in process.open_files())
     return False
 
 
 def verdict(site: Site, run: Run) -> Iterator[str]:
-    """Yields what is wrong: the history must end with the champion, the one before be another, and nothing be held."""
+    """Yields what is wrong.
+
+    The history must end with the champion, the previous one must differ, and no lock may be held.
+    """
     aliases = dict(site.records.mlflow(ALIASES, run.name))
     reigns = sorted(site.records.mlflow(REIGNS, run.name))
     if set(aliases) != {"champion", "previous"} or len(set(aliases.values())) != 2:

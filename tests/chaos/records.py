@@ -42,7 +42,7 @@ FROM experiments e WHERE e.name = ?
 
 
 class Signs(NamedTuple):
-    """Signs tell how far the work under a registered name is; any change of them shows that it goes on."""
+    """Signs tell how far the work under a registered name is. Any change of them shows that the work goes on."""
 
     models: int = 0  # of MLflow's logged models
     versions: int = 0
@@ -71,7 +71,7 @@ class Signs(NamedTuple):
 
 @dataclass(frozen=True)
 class Records:
-    """Reads the databases of one site; Prefect has none where no server runs."""
+    """Reads the databases of one site; Prefect has none at a site without a server."""
 
     mlflow: Query
     optuna: Query
@@ -84,7 +84,7 @@ class Records:
 
 
 def of_postgres(server: Server, database: str) -> Query:
-    """Queries a database over one connection, and waits where the server is away."""
+    """Queries a database over one connection, and waits while the server is away."""
     connection: psycopg.Connection | None = None
     alone = threading.Lock()
 
@@ -106,7 +106,7 @@ def of_postgres(server: Server, database: str) -> Query:
 
 
 def of_file(path: Path) -> Query:
-    """Queries a sqlite database; one that is not there yet, or has no tables yet, holds nothing."""
+    """Queries a sqlite database. One that does not exist yet, or has no tables yet, holds nothing."""
 
     def rows(query: str, *values: Any) -> Rows:
         if not path.exists():

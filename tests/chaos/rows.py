@@ -30,7 +30,7 @@ happened.
 
 @dataclass
 class Row:
-    """A row tells what a fault was, and what came of it."""
+    """A row tells what a fault was, and what happened after it."""
 
     number: int
     part: str
@@ -76,7 +76,7 @@ class Row:
 
 
 class Rows:
-    """Keeps the rows of one commit and seed as files, as the suite may run in parts, and go on."""
+    """Keeps the rows of one commit and seed as files, since the suite may run in parts and go on later."""
 
     def __init__(self, seed: int) -> None:
         self.seed, self.commit = seed, commit()
@@ -154,7 +154,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def commit() -> str:
-    """Returns the commit, marked where the working tree differs from it in more than results."""
+    """Returns the commit; a mark says that files other than results differ from it."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(

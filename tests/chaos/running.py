@@ -1,4 +1,4 @@
-"""Runs a part of the plan: several faults at a time where they do not disturb each other."""
+"""Runs a part of the plan: several faults at a time, if they do not disturb each other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run_part(part: str, rows: Rows, inflict: Callable[[Fault], Row], at_once: in
     again = bool(os.environ.get("CHAOS_AGAIN"))
 
     def one(fault: Fault) -> str:
-        """Returns what went wrong with the suite itself: then the fault has no row, and comes again the next time."""
+        """Returns what went wrong with the suite itself. The fault then has no row, and is repeated the next time."""
         begun = time.monotonic()
         try:
             row = _insist(inflict, fault)
@@ -48,7 +48,7 @@ def run_part(part: str, rows: Rows, inflict: Callable[[Fault], Row], at_once: in
 
 
 def _insist(inflict: Callable[[Fault], Row], fault: Fault) -> Row:
-    """Inflicts a fault in the stage it is planned for; what earlier attempts left wrong stays in the row."""
+    """Inflicts a fault in its planned stage. What earlier attempts left wrong stays in the row."""
     missed: list[str] = []
     for attempt in range(TRIES):
         try:

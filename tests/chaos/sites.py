@@ -69,13 +69,13 @@ class Site(Protocol):
         """Does what a person does for a run that has died; a worker does it by itself."""
 
     def stumbles(self, run: Run, seconds: float) -> None:
-        """Waits while the run meets a disk that is full."""
+        """Waits while the run meets a full disk."""
 
     def restarts(self, run: Run) -> int:
         """Returns how often the run was begun again."""
 
     def command(self, run: Run, *arguments: str) -> subprocess.Popen[str]:
-        """Starts a command that belongs to the run; what it says is kept in a file."""
+        """Starts a command that belongs to the run. Its output is kept in a file."""
 
 
 def marked(name: str) -> list[psutil.Process]:
@@ -138,7 +138,7 @@ class Embedded:
             self.start(run)
 
     def stumbles(self, run: Run, seconds: float) -> None:
-        """Waits until the command ends, as it does with a message for a person."""
+        """Waits until the command ends; it does so with a message for a person."""
         until(lambda: self.over(run), 60 + seconds)
 
     def said(self, run: Run) -> str:
@@ -150,7 +150,7 @@ class Embedded:
 
 
 def _command(folder: Path, run: Run, environment: Mapping[str, str], *arguments: str) -> subprocess.Popen[str]:
-    """Starts a command of the run's; what it says is kept in a file."""
+    """Starts a command of the run. Its output is kept in a file."""
     with (folder / f"{run.name}.log").open("a") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "flows.cli.main", *arguments],
@@ -203,7 +203,7 @@ class Deployed:
         run.flow_run = str(made.id)
 
     def main(self, run: Run) -> psutil.Process | None:
-        """Returns the youngest of the run's engines; others only look for hooks, or are its children."""
+        """Returns the youngest of the run's engines. Others only look for hooks, or are its children."""
         for process in reversed(marked(run.name)):
             with suppress(psutil.Error):
                 if "prefect.engine" in process.cmdline():
@@ -245,7 +245,7 @@ class Deployed:
 
 
 def until(reached: Callable[[], bool], seconds: float = PATIENCE, pause: float = 0.02) -> bool:
-    """Waits for a condition, and tells whether it was reached in that time."""
+    """Waits for a condition, and tells whether it became true in that time."""
     end = time.monotonic() + seconds
     while not reached():
         if time.monotonic() > end:

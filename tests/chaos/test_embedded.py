@@ -1,4 +1,4 @@
-"""Faults of commands on the embedded store, without any server."""
+"""Inflicts faults on commands that use the embedded store, without any server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan of faults and the table of their rows."""
+"""Tests the plan of faults, and the table of their rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults of runs on real servers: of the runs' processes, of the worker, of each server, of the disk."""
+"""Inflicts faults on runs at real servers: on their processes, the worker, each server and the disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_team_processes(servers: Servers, rows: Rows, alone: Alone) -> None:
 
 
 def test_team_worker(servers: Servers, rows: Rows, alone: Alone) -> None:
-    """One death is one restart; a worker that dies alone leaves its runs alive."""
+    """One death leads to one restart. If a worker alone dies, its runs stay alive."""
     site, worker = servers
     deaths = {"SIGKILL of the worker and all it started": range(1, 2), "SIGSTOP of the worker": range(1)}
 
@@ -76,7 +76,7 @@ def _freeze(processes: list[psutil.Process], seconds: float) -> None:
 
 
 def _restart(site: Deployed, fault: Fault) -> None:
-    """Ends or freezes the server of the fault's kind, and undoes it when the fault's seconds are over."""
+    """Ends or freezes the server of the fault's kind, and starts it again when the fault's seconds are over."""
     server, _, harm = fault.kind.partition(": ")
     service = {"MLflow": site.team.mlflow, "Prefect": site.team.prefect}.get(server)
     if harm == "SIGSTOP, SIGCONT":

@@ -1,4 +1,4 @@
-"""Judges runs at their end: whatever happened to a run, it must be as if nothing had, but for one restart.
+"""Decides about runs at their end: but for one restart, each must look as if nothing had happened.
 
 A verdict is a list of what is wrong. It reads the databases and the disk, and trusts nothing that the product says.
 """
@@ -46,7 +46,7 @@ Points = Counter[tuple[str, str, str, int]]  # kind of the run, trial, metric, s
 
 
 class Undisturbed(NamedTuple):
-    """Holds what a run leaves to which nothing happens."""
+    """Holds what an undisturbed run leaves."""
 
     weights: str  # their digest
     points: Points
@@ -93,7 +93,7 @@ def runs(site: Site, run: Run) -> list[tuple[str, str, str, str]]:
 
 
 def points(site: Site, run: Run) -> Points:
-    """Counts all tracked points of metrics but the machine's; a point that is tracked twice counts as two."""
+    """Counts all tracked points of metrics except the machine's. A point that is tracked twice counts as two."""
     found: Points = Counter()
     for run_id, _, kind, trial in runs(site, run):
         found.update((kind, trial, str(key), int(step)) for key, step in site.records.mlflow(POINTS, run_id))

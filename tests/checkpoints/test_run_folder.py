@@ -1,4 +1,4 @@
-"""Runs that are interrupted, damaged, deleted or repeated."""
+"""Tests runs that are interrupted, damaged, deleted or repeated."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_what_a_killed_attempt_has_tracked_is_not_tracked_twice(
 def test_a_command_that_was_killed_before_it_told_its_result_tells_it_the_next_time(
     folder: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And then the same command means another run."""
+    """After that, the same command begins another run."""
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -136,7 +136,7 @@ def test_a_command_that_was_killed_before_it_told_its_result_tells_it_the_next_t
 
 @pytest.mark.slow
 def test_a_result_that_could_not_be_written_is_told_the_next_time(folder: Path) -> None:
-    """What goes into a file or pipe is held back until the end."""
+    """The command writes into a file or pipe only at its end."""
     environment = os.environ | {"PYTHONUNBUFFERED": ""}
     with Path("/dev/full").open("wb") as full:
         command = [sys.executable, "-m", "flows.cli.main", *TRAIN]
@@ -157,7 +157,7 @@ def test_a_result_whose_run_was_deleted_is_not_told(folder: Path) -> None:
 
 
 def test_a_training_that_an_earlier_release_left_goes_on(folder: Path) -> None:
-    """It noted the last tracked epoch without its time."""
+    """The earlier release noted the last tracked epoch without its time."""
     epochs: list[int] = []
 
     class Tracking:
@@ -177,7 +177,7 @@ def test_a_training_that_an_earlier_release_left_goes_on(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_who_asks_again_for_a_finished_run_gets_it(folder: Path, digits) -> None:
-    """A flow run that was killed before it had the result of its training must not train, and register, again."""
+    """A flow run may be killed before it has its training's result. It must not train and register again."""
     from aemodels.config import read_text
     from aemodels.runtime.progress import finish
     from aemodels.settings import load_settings
@@ -193,7 +193,7 @@ def test_who_asks_again_for_a_finished_run_gets_it(folder: Path, digits) -> None
 
 @pytest.mark.slow
 def test_a_registration_that_was_killed_leaves_no_pending_model(folder: Path) -> None:
-    """SIGKILL: nothing of the registration's own clean-up runs."""
+    """A SIGKILL lets nothing of the registration's own clean-up run."""
     script = (
         "import os, sys, aemodels.tracking.registry as registry, flows.cli.main as cli\n"
         "registry._ensure_model = lambda *_: os.kill(os.getpid(), 9)\n"
@@ -227,7 +227,7 @@ def test_what_a_killed_evaluation_left_running_is_ended_by_the_next_command(fold
 
 
 def test_a_run_that_was_begun_and_not_noted_goes_on(folder: Path) -> None:
-    """Killed between MLflow's answer and the note of the run's id."""
+    """The process is killed between MLflow's answer and the note of the run's id."""
     from aemodels.checkpoints.run_folder import RunFolder
 
     real = RunFolder.note
@@ -263,7 +263,7 @@ def test_a_trial_that_was_begun_and_not_noted_goes_on(folder: Path) -> None:
 
 
 def test_what_an_attempt_left_in_a_container_that_is_gone_is_ended_by_the_next_attempt(store) -> None:
-    """Of another container's processes nothing is known, but a flow run has one attempt at a time."""
+    """Nothing is known of processes in another container, but a flow run has one attempt at a time."""
     from aemodels.runtime.process_names import own_name
     from aemodels.tracking.run import PIPELINE, PROCESS, start_run
 
@@ -287,7 +287,7 @@ def test_all_who_share_a_search_are_still_to_get_its_result(folder: Path) -> Non
 
 
 def test_a_pipeline_that_was_killed_just_before_its_end_is_not_gone_on_with(folder: Path) -> None:
-    """Its result was kept with the version: a later pipeline, of another release, must not take it up."""
+    """Its result was kept with the version. A later pipeline of another release must not take it."""
     from aemodels.checkpoints.run_folder import claimed, finish_left
 
     with claimed("pipeline-1") as killed:
@@ -402,7 +402,7 @@ def test_a_metric_that_is_not_finite_spoils_nothing(folder: Path, monkeypatch: p
 def test_a_data_set_that_another_process_tracks_at_the_same_moment(
     store, digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MLflow looks for the data set, then writes it: of two processes, one may meet the other's row."""
+    """MLflow looks for the data set, then writes it. Of two processes, one may meet the other's row."""
     from mlflow.exceptions import MlflowException
 
     from aemodels.tracking.run import start_run

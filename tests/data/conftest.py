@@ -1,4 +1,4 @@
-"""Images on disk and folders of a test's own."""
+"""Holds images on disk and folders that belong to one test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make_images() -> Callable[..., Path]:
-    """(folder, count, shape, seed) -> the folder with so many PNG images of noise."""
+    """Returns a function (folder, count, shape, seed) that fills a folder with PNG images of noise."""
 
     def make(folder: Path, count: int, shape: tuple[int, ...] = (20, 20, 3), seed: int = 0) -> Path:
         folder.mkdir(parents=True)
@@ -32,7 +32,7 @@ def make_images() -> Callable[..., Path]:
 
 @pytest.fixture
 def animals(tmp_path: Path, make_images: Callable[..., Path]) -> Path:
-    """40 colour images in the class folders cat and dog."""
+    """Makes 40 colour images in the class folders cat and dog."""
     make_images(tmp_path / "animals" / "cat", 24)
     make_images(tmp_path / "animals" / "dog", 16, seed=1)
     return tmp_path / "animals"

@@ -1,4 +1,4 @@
-"""Batches: every image once with its label, binarisation that repeats or is drawn anew, resident or streamed."""
+"""Tests batches: they hold every image once with its label, and binarisation repeats or is drawn anew."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MakeBatches = Callable[..., Batches]
 
 
 class OneArray(PreparedData, arbitrary_types_allowed=True):
-    """All splits hold the same images, and their index as label, or no labels."""
+    """Holds the same images in all splits; the label of an image is its index, or there is none."""
 
     images: StoredSplit
 
@@ -38,7 +38,7 @@ class OneArray(PreparedData, arbitrary_types_allowed=True):
 
 @pytest.fixture
 def batches(tmp_path: Path) -> MakeBatches:
-    """(binarize, pixels (N, C, H, W), limit, labelled) -> batches of the images, which lie on disk."""
+    """Returns a function (binarize, pixels (N, C, H, W), limit, labelled) that makes batches of images on disk."""
 
     def make(binarize: str, pixels: NDArray[np.uint8], limit: int | None = None, labelled: bool = True) -> Batches:
         file = tmp_path / f"{len(list(tmp_path.iterdir()))}.npy"
@@ -63,7 +63,7 @@ def batches(tmp_path: Path) -> MakeBatches:
 
 @pytest.fixture
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images of 60 bytes: blocks of 3, windows of up to 12, of 8 in order."""
+    """Makes images have 60 bytes, blocks 3 images, windows up to 12, and windows in order 8."""
     monkeypatch.setattr(streaming, "BLOCK", 200)
     monkeypatch.setattr(streaming, "WINDOW", 720)
     monkeypatch.setattr(streaming, "ORDERED_WINDOW", 500)
@@ -74,12 +74,12 @@ def noise() -> NDArray[np.uint8]:
 
 
 def ramps(count: int = 4000) -> NDArray[np.uint8]:
-    """Equal images (N, 1, 4, 4) of all greys from 0 to 255 in steps of 17."""
+    """Returns equal images (N, 1, 4, 4) with all greys from 0 to 255 in steps of 17."""
     return np.broadcast_to((np.arange(16, dtype=np.uint8) * 17).reshape(1, 4, 4), (count, 1, 4, 4)).copy()
 
 
 def joined(passes: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-    """One pass: images (N, C, H, W) by their index, and the index in the order of the pass (N,)."""
+    """Returns the images (N, C, H, W) of one pass by their index, and the indices in the order of the pass (N,)."""
     all_batches = list(passes)
     index = torch.cat([batch.y for batch in all_batches if batch.y is not None])
     x = torch.cat([batch.x for batch in all_batches])

@@ -1,4 +1,4 @@
-"""Settings of the sources, splits, and the preparation: once, whole, checked."""
+"""Tests the settings of sources, the splits, and that images are prepared once, whole and checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A person's own images: which are read, by several processes too, and what is said of what cannot be read."""
+"""Tests a person's own images: which are read, by several processes too, and what is said of the others."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_links_in_circles_end(animals: Path) -> None:
 
 @pytest.fixture
 def hire(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[GeneratorProcess]]:
-    """() -> the peers that the next preparation starts, three, with blocks of one image, and waits for."""
+    """Returns a function that lists the processes of the next preparation: three, with blocks of one image."""
     peers: list[GeneratorProcess] = []
 
     def new_peer() -> GeneratorProcess:

@@ -1,4 +1,4 @@
-"""The data sets of torchvision, from files in their formats."""
+"""Tests the data sets of torchvision, with files in their formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an image on disk becomes pixels: modes, transparency, orientation, size."""
+"""Tests how an image on disk becomes pixels: modes, transparency, orientation and size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aemodels.data.folder import FolderConfig
 
 
 def read_one(tmp_path: Path, image: Image.Image, suffix: str = "png", **settings: Any) -> np.ndarray:
-    """(H, W) or (H, W, 3): what becomes of one image."""
+    """Returns what an image (H, W) or (H, W, 3) becomes."""
     folder = tmp_path / f"one{len(list(tmp_path.iterdir()))}"
     folder.mkdir()
     image.save(folder / f"image.{suffix}", **settings.pop("save", {}))

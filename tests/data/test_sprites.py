@@ -1,4 +1,4 @@
-"""Sprites: images are what their factors say, no image has two values of one, and the factors survive preparation."""
+"""Tests sprites: images show what their factors say, and the factors survive preparation."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_shape_repeats_after_its_period_and_not_before(shape: int) -> None:
 
 
 def test_rotation_is_counter_clockwise() -> None:
-    """By a quarter turn, which is half of the ellipse's period; and a heart is upright at first."""
+    """A quarter turn is half of the ellipse's period, and a heart is upright at first."""
     for shape, quarter in ((1, 0.5), (2, 0.25)):
         first, turned = (grey(Sprite(shape, 0.3, rotation, 0.5, 0.5), 32) for rotation in (0, quarter))
         np.testing.assert_allclose(turned, np.rot90(first), atol=3 / 64)

@@ -1,4 +1,4 @@
-"""Streaming: the order of an epoch, reading one window ahead, threads that end, memory that does not grow."""
+"""Tests streaming: the order of an epoch, reading ahead, threads that end, and memory that does not grow."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COUNT = 503
 
 @pytest.fixture(autouse=True)
 def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 4 rows, windows of up to 40 rows, of 20 in order."""
+    """Makes blocks have 4 rows, windows up to 40 rows, and windows in order 20."""
     monkeypatch.setattr(streaming, "BLOCK", 4 * ROW + 50)
     monkeypatch.setattr(streaming, "WINDOW", 40 * ROW)
     monkeypatch.setattr(streaming, "ORDERED_WINDOW", 20 * ROW)
@@ -105,7 +105,7 @@ def test_mnist_is_a_set_of_one_window(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_order_on_record() -> None:
-    """What a resumed training relies on, after an update of the program too."""
+    """A resumed training relies on the order, also after an update of the program."""
     recorded = """
         27 23 22 0 7 26 25 49 4 2 14 28 48 20 1 29 5 31 15 24 3 21 13 30 12
         6 36 9 32 44 42 37 10 16 39 40 18 35 19 11 38 45 41 8 47 46 34 17 33 43
@@ -114,7 +114,10 @@ def test_the_order_on_record() -> None:
 
 
 def test_blocks_are_dealt_out_at_random_and_mixed() -> None:
-    """1,000 blocks, 100 windows: any stretch of an epoch has rows from the whole set, neighbours are torn apart."""
+    """Any stretch of an epoch has rows from the whole set, and neighbours are separated.
+
+    There are 1,000 blocks and 100 windows.
+    """
     count = 4_000
     first, second = (order(count, ROW, seed).view(100, 40).double() for seed in (1, 2))
     spread = count / 12**0.5  # standard deviation of rows that are drawn from all
@@ -143,7 +146,7 @@ def test_what_is_read_stays_until_the_next_is_asked_for(
 
 
 class Reads:
-    """Counts what is read; what comes after the first window takes its time."""
+    """Counts what is read; everything after the first window takes some time."""
 
     def __init__(self, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count, self.files = 0, set[FileIO]()
@@ -245,7 +248,7 @@ for settings in sys.argv[1:]:
 
 
 def sparse_array(file: Path, dtype: str, shape: tuple[int, ...]) -> dict[str, object]:
-    """Zeros that take no room on disk, and their record in a manifest."""
+    """Makes zeros that take no room on disk, and their record in a manifest."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     with file.open("wb") as opened:
         np.lib.format.write_array_header_1_0(opened, {"descr": dtype, "fortran_order": False, "shape": shape})
@@ -257,7 +260,7 @@ def sparse_array(file: Path, dtype: str, shape: tuple[int, ...]) -> dict[str, ob
 
 
 def sparse_data(folder: Path, megabytes: int) -> str:
-    """Prepared images of 64 x 64 zeros, as the JSON of a PreparedData."""
+    """Returns prepared images of 64 x 64 zeros, as the JSON of a PreparedData."""
     folder.mkdir()
     count = megabytes * 2**20 // 64**2
     fields = {
@@ -279,7 +282,7 @@ def sparse_data(folder: Path, megabytes: int) -> str:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
-    """512 MiB where the process may take 160 MiB more than its libraries: checked, shuffled, in order."""
+    """The process may take 160 MiB more than its libraries, and reads 512 MiB: checked, shuffled and in order."""
     sets = [sparse_data(tmp_path / str(megabytes), megabytes) for megabytes in (64, 512)]
     command = [sys.executable, "-c", WITHIN_A_LIMIT, *sets]
     returning = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**20)}  # freed memory goes back, so that peaks compare

@@ -1,4 +1,4 @@
-"""Links between the pages lead somewhere, and nothing that exists is missing on the page that lists it."""
+"""Tests that links between the pages lead somewhere, and that each list on a page is complete."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
 
 
 def in_navigation(entry: object) -> list[str]:
-    """The pages that the site's navigation names."""
+    """Returns the pages that the site's navigation names."""
     if isinstance(entry, str):
         return [entry]
     entries = entry.values() if isinstance(entry, dict) else entry
@@ -52,7 +52,7 @@ def test_the_readme_is_read_at_one_sitting() -> None:
 
 
 def variants(union: object) -> set[str]:
-    """The names of a union's members."""
+    """Returns the names of a union's members."""
     members = union.__origin__.__args__  # type: ignore[attr-defined]
     return {member.model_fields["name"].default for member in members}
 

@@ -1,4 +1,4 @@
-"""Numbers on the pages are those of the results files."""
+"""Tests that numbers on the pages are those of the results files."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ PRESETS = [  # (system of `article`, metric, what docs/models.md says of the pre
 
 @cache
 def rows(comparison: str) -> dict[str, dict[str, Any]]:
-    """System -> metric -> mean over its seeds; `validation` and `seconds` too."""
+    """Returns the mean of each metric over the seeds of each system, with `validation` and `seconds`."""
     found = json.loads((RESULTS / f"{comparison}.json").read_text())["rows"]
     return {
         row["system"]: {name: score["mean"] for name, score in row["scores"].items()}
@@ -95,7 +95,7 @@ def rows(comparison: str) -> dict[str, dict[str, Any]]:
 
 
 def rounded(value: float, text: str) -> str:
-    """A value with as many digits as the text has."""
+    """Returns a value with as many digits as the text has."""
     number = text.split()[0]
     share = "%" in text or (abs(value) < 1 < abs(float(number.replace(",", ""))))
     return f"{100 * value if share else value:,.{len(number.partition('.')[2])}f}"

@@ -1,4 +1,4 @@
-"""What the pages tell people to type: Python runs, and commands and their settings are there."""
+"""Tests what the pages tell people to type: Python runs, and commands and their settings exist."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SECTION = re.compile(r"(data|model|training|evaluation|tuning|registry)(\.[a-z_]
 
 
 def as_module(page: Path, place: Path) -> Path:
-    """All Python of a page as one file: later blocks may use what earlier ones made."""
+    """Writes all Python of a page as one file, since later blocks may use what earlier ones made."""
     file = place / f"{page.stem.replace('-', '_')}_page.py"
     file.write_text("\n".join(block.text for block in blocks(page, "python")))
     return file
@@ -61,7 +61,7 @@ def test_every_page_with_python_is_run() -> None:
 
 @pytest.mark.slow
 def test_python_of_a_promoted_model_runs(digits: Any, store: Store, tmp_path: Path) -> None:
-    """In a process of its own, as MLflow keeps what it loads."""
+    """It runs in a process of its own, since MLflow keeps what it loads."""
     folder = finished_folder(tmp_path / "model", digits.image_shape)
     with start_run(store, "digits", "one") as run:
         version = register(run, folder, "digits", {"mse": 0.1}, "d" * 32)
@@ -115,7 +115,7 @@ def test_python_of_new_things_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The words of every command in a shell block, and of those of ours in the text and in plain blocks."""
+    """Yields the words of every command in a shell block, and of our commands in the text and in plain blocks."""
     for block in blocks(page, *SHELL):
         for line in block.text.replace("\\\n", " ").splitlines():
             if words := shlex.split(line, comments=True):
@@ -127,7 +127,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 
 def each(words: list[str]) -> Iterator[list[str]]:
-    """A line's commands, without variables before them."""
+    """Yields a line's commands, without the variables before them."""
     command: list[str] = []
     for word in [*words, ";"]:
         if word in (";", "&&", "&") or word.endswith(";"):
@@ -161,7 +161,7 @@ def is_there(words: list[str]) -> None:
 
 
 def ours(words: list[str]) -> None:
-    """A command of ours with its options and settings."""
+    """Checks one of our commands with its options and settings."""
     words = [part for word in words if not word.startswith("[") for part in STAND_INS.get(word, [word])]
     group: Any = get_command(app)
     context = group.make_context("aemodels", list(words), resilient_parsing=True)
@@ -201,7 +201,7 @@ def test_a_command_that_is_not_there_is_found(wrong: str) -> None:
 @pytest.mark.flow
 @pytest.mark.usefixtures("prefect", "store")
 def test_the_readme_is_true_of_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its commands run as they stand there, with less work."""
+    """Its commands run as they are written, with less work."""
     monkeypatch.chdir(tmp_path)
     for folder in ("photos/bright", "photos/dark", "favourites"):
         picture_folder(tmp_path / folder, 20, side=24, channels=3)
@@ -219,7 +219,7 @@ def test_the_readme_is_true_of_own_images(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def fits(key: str, value: str) -> bool:
-    """Whether some source and some model take a setting."""
+    """Tells whether some source and some model accept a setting."""
     models = AnyModelConfig.__origin__.__args__  # type: ignore[attr-defined]
     starts: list[list[str]] = [[], ["data.name=folder", "data.path=/a"], ["model.trunk=residual"]]
     starts += [[f"model.name={config.model_fields['name'].default}"] for config in models]

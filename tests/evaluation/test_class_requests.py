@@ -1,4 +1,4 @@
-"""What is asked of a model, by class, by likeness or against noise, and how its answers are judged."""
+"""Tests how images by class or likeness, and images without noise, are drawn and measured."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CLASSES = 10
 
 @pytest.fixture(scope="module")
 def images(digits: PreparedData, features: Features) -> Tensor:
-    """One of each class, that the classifier knows (10, 1, 28, 28)."""
+    """Returns one image of each class that the classifier knows (10, 1, 28, 28)."""
     split = digits.split("train")
     x, y = torch.tensor(split.images[:200]).float() / 255, torch.tensor(split.labels[:200])
     probabilities = features.probabilities(x)
@@ -39,7 +39,7 @@ def images(digits: PreparedData, features: Features) -> Tensor:
 
 
 def printer(images: Tensor) -> CVAE:
-    """A model that has one image for each class, whatever the code."""
+    """Returns a model that draws one image for each class, whatever the code is."""
     trunk = MLPConfig(widths=(CLASSES,))
     model = CVAEConfig(latent_dim=1, trunk=trunk, likelihood=BernoulliConfig()).build((1, 28, 28), CLASSES)
     first, last = (module for module in model.decoder if isinstance(module, torch.nn.Linear))
@@ -94,7 +94,7 @@ def test_images_of_all_classes_differ_more_than_those_of_one(digits: PreparedDat
 
 
 def test_classes_without_images_are_left_out(digits: PreparedData, features: Features) -> None:
-    """Of few images not every class has one; and one alone has no diversity to compare with."""
+    """Few images do not show every class. A single image of a class has no diversity to compare with."""
     labels = torch.tensor(digits.split("train").labels)
     few = next(n for n in range(1, 100) if len(labels[:n].unique()) < n)  # a class has two, others one or none
     evidence = evidence_of(digits, features, seen=few)
@@ -112,7 +112,7 @@ def test_classes_without_images_are_left_out(digits: PreparedData, features: Fea
 
 
 def brightness() -> AE:
-    """The code is an image's brightness, from -1 to 1, and 0.5 and more is drawn as white."""
+    """Returns a model whose code is an image's brightness from -1 to 1; it draws 0.5 and more as white."""
     model = AEConfig(latent_dim=1, trunk=MLPConfig(widths=(2,))).build((1, 2, 2), 0)
     first, last = (module for module in model.decoder if isinstance(module, torch.nn.Linear))
     dense = model.encoder[1]
@@ -144,7 +144,7 @@ def test_more_like_these_stays_with_these() -> None:
 
 @pytest.mark.parametrize("count", [1, 7, 80])
 def test_more_like_few_images_spread_as_their_posteriors_do(count: int) -> None:
-    """The variance of codes is that between the images and that of q(z|x), which alone is left of one image."""
+    """The variance of codes is the variance between images plus that of q(z|x). One image leaves only the latter."""
     torch.manual_seed(0)
     model = VAEConfig(latent_dim=3, trunk=MLPConfig(widths=(16,))).build((1, 8, 8), 0)
     images = torch.rand(count, 1, 8, 8)
@@ -161,7 +161,7 @@ def test_more_like_few_images_spread_as_their_posteriors_do(count: int) -> None:
 
 
 class Unchanged(AE):
-    """Gives back what it is shown."""
+    """Returns the images that it is shown."""
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return x

@@ -1,4 +1,4 @@
-"""Monitoring: no alarm on images of the same kind, an alarm on others."""
+"""Tests monitoring: it raises no alarm on images of the same kind, and an alarm on others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aemodels.evaluation.drift import (
     MonitoringConfig,
     Scores,
     anomalies,
-    compare,
+    check_scores,
     fewest,
     population_stability,
 )
@@ -36,9 +36,9 @@ def scores(rng: np.random.Generator, n: int, shift: float = 0.0) -> Scores:
 
 @pytest.mark.slow
 def test_false_alarms_are_as_rare_as_was_asked() -> None:
-    """At a level of 5 % at most 5 % of 2,000 checks, within 4 standard deviations: the correction is not missing."""
+    """At a level of 5 %, at most 5 % of 2,000 checks raise an alarm, within 4 standard deviations."""
     rng, config = np.random.default_rng(0), MonitoringConfig(false_alarms=0.05, stability=0, anomalies=0)
-    alarms = sum(bool(compare(scores(rng, 200), scores(rng, 100), config).reasons) for _ in range(2_000))
+    alarms = sum(bool(check_scores(scores(rng, 200), scores(rng, 100), config).reasons) for _ in range(2_000))
     assert 0 < alarms <= 100 + 4 * np.sqrt(2_000 * 0.05 * 0.95)
 
 
@@ -57,10 +57,10 @@ def test_the_number_of_anomalies_is_judged_exactly() -> None:
 def test_a_difference_that_is_certain_but_small_is_no_alarm() -> None:
     rng = np.random.default_rng(2)
     test, new = scores(rng, 10_000), scores(rng, 10_000, shift=0.003)
-    verdict = compare(test, new, MonitoringConfig())
+    verdict = check_scores(test, new, MonitoringConfig())
     assert verdict.numbers["error/p"] < 1e-5
     assert verdict.reasons == ()
-    assert compare(test, scores(rng, 10_000, shift=0.01), MonitoringConfig()).reasons
+    assert check_scores(test, scores(rng, 10_000, shift=0.01), MonitoringConfig()).reasons
 
 
 def test_distances_know_units_that_never_vary() -> None:
@@ -87,8 +87,8 @@ def test_too_few_images_tell_nothing() -> None:
     rng = np.random.default_rng(5)
     n = fewest(269, config)
     far = Scores(np.full(n, 9.0), np.full(n, 99.0))
-    assert compare(scores(rng, 269), far, config).reasons
-    assert not compare(scores(rng, 269), Scores(far.errors[1:], far.distances[1:]), config).reasons
+    assert check_scores(scores(rng, 269), far, config).reasons
+    assert not check_scores(scores(rng, 269), Scores(far.errors[1:], far.distances[1:]), config).reasons
 
 
 # ---------------------------------------------------------------- real digits
@@ -129,7 +129,7 @@ def save(images: Any, folder: Path) -> None:
 
 @pytest.fixture
 def held_out(digits: Any) -> Any:
-    """Digits (N, H, W) that were not trained on and are not the test images."""
+    """Returns digits (N, H, W) that were not trained on and are not the test images."""
     return digits.split("val").images[:, 0]
 
 
@@ -146,7 +146,7 @@ def test_images_of_the_same_kind_raise_no_alarm(watched: Callable[[Any], Any], h
 def test_what_has_come_long_ago_does_not_hide_what_comes_now(
     watched: Callable[[Any], Any], held_out: Any, tmp_path: Path
 ) -> None:
-    """One image in 30 of the folder is another one, and one in 12 of the newest."""
+    """One image in 30 of the folder is unlike the others, and one in 12 of the newest."""
     from aemodels.runtime.progress import finish
     from aemodels.steps.monitor import monitor
 
@@ -184,7 +184,7 @@ def test_files_that_are_no_such_images_are_named(watched: Callable[[Any], Any], 
     from aemodels.runtime.progress import finish
     from aemodels.steps.monitor import announced, monitor
 
-    told = "2 new images are too few to tell, at least 3 are needed; found: 2 image files"
+    told = "2 new images are too few: at least 3 are needed; found: 2 image files"
     assert watched(held_out[:2]).reasons == (told,)
     save(held_out[:40], tmp_path / "new")
     (tmp_path / "new" / "broken.png").write_bytes(b"no image")
@@ -229,7 +229,7 @@ def test_the_command_says_so_by_its_exit_code(held_out: Any, tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.skipif(not (COLLECTIONS / "MNIST").exists(), reason="no MNIST here")
 def test_mnist_drifts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """20 checks of held-out digits without an alarm; an alarm on inverted and turned ones, and on photographs."""
+    """Held-out digits raise no alarm in 20 checks. Inverted and turned digits do, and so do photographs."""
     from aemodels.runtime.progress import finish
     from aemodels.settings import load_settings
     from aemodels.steps.monitor import monitor

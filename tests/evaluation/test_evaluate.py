@@ -1,4 +1,4 @@
-"""An evaluation repeats, disturbs nothing, holds for every kind of model and data, and says what cannot be asked."""
+"""Tests that an evaluation repeats, disturbs nothing, works for all models and data, and says what is missing."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_metrics_without_a_feature_network(digits: PreparedData) -> None:
 
 
 def test_real_images_as_samples_are_as_good_as_real(digits: PreparedData, features: Features) -> None:
-    """Training images in the place of a model's samples; all of one class show as such."""
+    """Training images take the place of samples. The metrics show it if all are of one class."""
     evidence = evaluate(build(VAEConfig(trunk=SMALL), digits), digits, features, CONFIG, only=()).evidence
     sevens = torch.tensor(digits.split("train").labels[: evidence.frechet_images] == 7)
     names = ("density", "coverage", "confident_samples", "class_balance")
@@ -141,7 +141,7 @@ def test_an_autoencoder_is_judged_by_codes_from_the_standard_normal_too(
 
 
 def test_a_vae_is_judged_by_codes_from_a_fitted_prior_too(digits: PreparedData, features: Features) -> None:
-    """Every q(z|x) is N(7, I), which the fitted prior has found, in as many images as were seen; N(0, I) is its own."""
+    """Every q(z|x) is N(7, I), and the fitted prior has found that. N(0, I) stays the model's own prior."""
     model = build(VAEConfig(trunk=SMALL), digits)
     assert isinstance(model, Variational)
     with torch.no_grad():
@@ -172,7 +172,7 @@ def test_what_a_model_is_not_for(digits: PreparedData, colour: dict[str, Prepare
 
 
 def test_the_gap_between_seen_and_unseen_images(digits: PreparedData) -> None:
-    """A decoder that knows no image but the mean of those that it saw."""
+    """The decoder knows only the mean of the images that it saw."""
     model = build(AEConfig(trunk=SMALL), digits)
     seen = torch.tensor(digits.split("train").images[:30]).float() / 255
     with torch.no_grad():
@@ -190,7 +190,7 @@ def test_the_gap_between_seen_and_unseen_images(digits: PreparedData) -> None:
 
 
 def test_a_unit_that_only_tells_the_class_that_it_is_told_is_not_in_use(digits: PreparedData) -> None:
-    """The posterior is the prior of the image's class; then a unit looks at the image too."""
+    """At first the posterior is the prior of the image's class. Then one unit looks at the image too."""
     model = build(CVAEConfig(trunk=SMALL, latent_dim=3), digits)
     model.conditioning = torch.nn.Identity()  # the class, then the image's features
     model.posterior, prior = DiagonalNormalHead(10 + 32, 3), model.class_prior
@@ -224,7 +224,7 @@ def test_a_primary_that_judges_no_model(primary: str) -> None:
 
 
 def test_a_rate_is_no_primary_but_a_goal_beside_another() -> None:
-    """The smallest one has a model whose codes tell nothing."""
+    """A model whose codes tell nothing has the smallest rate."""
     with pytest.raises(SettingsError, match=r"primary=rate: .* by itself .*; choose one of distortion, negative_elbo"):
         EvaluationConfig.parse({"primary": "rate"})
     assert TuningConfig(pareto=("distortion", "rate")).pareto == ("distortion", "rate")

@@ -1,4 +1,4 @@
-"""The feature network: trained once, the same again when damaged, and what stands in for it without labels."""
+"""Tests the feature network: it is trained once, repeats when damaged, and has a substitute without labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What killed commands and attempts leave behind, and who ends it."""
+"""Tests that what killed commands and attempts leave behind is ended, and by whom."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_next_command_ends_what_a_killed_one_left_and_nothing_else() -> None
 @pytest.mark.slow
 @pytest.mark.flow
 def test_a_killed_pipeline_leaves_no_server(tmp_path: Path) -> None:
-    """Prefect's temporary server goes on after a SIGKILL, until the next command."""
+    """Prefect's temporary server goes on after a SIGKILL, until the next command ends it."""
     command = [sys.executable, "-m", "flows.cli.main"]
     store = {**os.environ, "AEMODELS_STORE": str(tmp_path / "store"), "PREFECT_HOME": str(tmp_path / "prefect")}
     killed = subprocess.Popen([*command, "pipeline", "--preset", "digits"], env=store, stderr=subprocess.DEVNULL)

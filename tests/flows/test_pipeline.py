@@ -1,4 +1,4 @@
-"""The flows: pipeline, comparison, promotion, single commands; what Prefect's pages show."""
+"""Tests the flows: pipeline, comparison, promotion and single commands, and what Prefect's pages show."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_of_two_pipelines_at_once_one_does_the_work() -> None:
 
 
 def test_who_waits_at_a_gate_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody holds it and may have been killed: then it is free again within LEASE."""
+    """If the one who holds the gate was killed, the gate is free again within LEASE."""
     from prefect import flow
 
     from flows import tasks, terminal
@@ -145,11 +145,11 @@ def test_who_waits_at_a_gate_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tasks, "SILENCE", 0.2)
         monkeypatch.setattr(terminal, "say", say)
         (text,) = waits()
-    assert text.startswith("gate-waits: waits for its turn")
+    assert text.startswith("gate-waits: this run waits for its turn")
 
 
 def test_a_server_of_one_command_holds_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed with it, Prefect's temporary server forgets who holds a limit, which stays taken for ever."""
+    """If Prefect's temporary server is killed, it forgets who holds a limit, and the limit would stay taken."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from flows import tasks
@@ -240,7 +240,7 @@ def test_a_promotion_waits_for_a_person_and_is_told_as_events() -> None:
     train(first)
     promotion = promote(first, approval=True)
     assert not promotion.promoted
-    assert promotion.reason.endswith("declined by the gate: what it declines is put to nobody")
+    assert promotion.reason.endswith("declined by the gate: nobody is asked about a version that the gate declines")
 
 
 @pytest.mark.slow
@@ -406,7 +406,7 @@ def test_a_command_that_was_killed_before_it_told_its_result_tells_it(
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_store")
 def test_the_same_flow_run_again_repeats_only_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the button `Retry` of Prefect's page does."""
+    """The test starts the run again like the button `Retry` on Prefect's page."""
     from prefect.client.orchestration import get_client
     from prefect.flow_engine import run_flow
     from prefect.states import Scheduled

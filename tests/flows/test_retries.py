@@ -1,4 +1,4 @@
-"""What becomes of a flow run that fails, is started again, is cancelled, or whose servers are away."""
+"""Tests flow runs that fail, are started again, are cancelled, or whose servers are away."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_what_a_person_must_mend_is_not_retried() -> None:
 
 
 def test_a_run_that_was_started_again_ends_its_first_attempt(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after an outage of Prefect's server, which then takes the run for dead."""
+    """After an outage, Prefect's server believes that the run is dead."""
     from filelock import FileLock
     from prefect import flow
     from prefect.exceptions import Abort
@@ -95,7 +95,7 @@ def test_a_run_that_was_started_again_ends_its_first_attempt(own_store: Path, mo
 
 
 def test_a_run_that_is_being_cancelled_cannot_crash() -> None:
-    """So a silent one is not started again; Prefect takes it for Cancelled after five minutes."""
+    """So a silent one is not started again. Prefect marks it as Cancelled after five minutes."""
     from prefect.settings import get_current_settings
     from prefect.states import Cancelling, Crashed, Running
 
@@ -185,7 +185,7 @@ def test_what_is_retried(monkeypatch: pytest.MonkeyPatch, error: str, calls: int
 
 @pytest.mark.slow
 def test_a_full_disk_is_waited_for_and_a_read_only_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The person makes room when the notice says so."""
+    """A person makes room when the notice asks for it."""
     from disks import fill, read_only, small_disk
     from prefect import flow
 
@@ -221,7 +221,7 @@ def test_a_full_disk_is_waited_for_and_a_read_only_one_is_not(tmp_path: Path, mo
 
 
 def test_an_event_waits_for_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prefect's client would drop it without a word; a task that fails is tried again."""
+    """Prefect's client would silently drop the event. A task that fails is tried again."""
     from postgres import free_port
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
@@ -291,7 +291,7 @@ def test_the_tasks_of_a_killed_attempt_do_not_stay_running() -> None:
 
 @pytest.mark.usefixtures("own_store")
 def test_the_flow_run_of_a_killed_command_does_not_stay_running() -> None:
-    """Nobody but the next command can tell Prefect's server that it is dead."""
+    """Only the next command can tell Prefect's server that the run is dead."""
     from prefect import flow, task
     from prefect.states import Running
 

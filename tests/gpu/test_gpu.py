@@ -1,4 +1,4 @@
-"""What needs a CUDA device: graphs, stacks, memory. Runs on a machine without MLflow, Prefect and Optuna.
+"""Tests what needs a CUDA device: graphs, stacks and memory, without MLflow, Prefect and Optuna.
 
 `python -m pytest tests/gpu -m gpu -p no:cacheprovider`; skipped where there is no device.
 """
@@ -62,7 +62,7 @@ def updates(
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("model", MODELS, ids=["mlp", "conv", "vae_gan"])
 def test_a_replayed_graph_is_the_update(model: ModelConfig, precision: str, digits: PreparedData) -> None:
-    """No warning (the capture worked), and the same terms as without a graph."""
+    """It gives no warning, so the capture worked, and the same terms as an update without a graph."""
     plain, replayed = updates(model, digits, precision, Updates), updates(model, digits, precision)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -106,7 +106,7 @@ def test_a_stack_is_its_members_alone_within_noise(digits: PreparedData) -> None
 
 @pytest.mark.usefixtures("device")
 def test_who_leaves_a_stack_changes_nothing_for_the_others(digits: PreparedData) -> None:
-    """The update is captured anew for those that stay. Autoencoders draw no noise: they end as if trained alone."""
+    """The update is captured anew for those that stay. Autoencoders draw no noise, so they end as if trained alone."""
     models = [AEConfig(latent_dim=d, trunk=MLPConfig(widths=(32,))) for d in (2, 7, 5)]
     config = TrainingConfig(epochs=3, images=300, batch_size=64)
     training = train_population(models, digits, config, [0, 0, 0])
@@ -123,7 +123,7 @@ def test_who_leaves_a_stack_changes_nothing_for_the_others(digits: PreparedData)
 
 @pytest.mark.usefixtures("device")
 def test_a_search_judges_samples_by_their_features(digits: PreparedData, features: Features) -> None:
-    """After every epoch and at the end, with a network that was trained on the CPU."""
+    """It measures them after every epoch and at the end, with a network that was trained on the CPU."""
     short = Experiment().override({"training.epochs": 2, "evaluation.primary": "frechet_samples"})
     runner = Runner(Conditions(digits, features, Goals(("frechet_samples",), "frechet_samples")))
     events = list(runner.run([short.override({"seed": seed}) for seed in range(2)]))
@@ -150,7 +150,7 @@ def test_streamed_equals_resident(digits: PreparedData, monkeypatch: pytest.Monk
 
 
 def test_cuda_may_begin_within_a_seeded_block() -> None:
-    """The block does not begin it; its noise is the seed's all the same, and the caller's is the caller's."""
+    """CUDA's noise then comes from the block's seed, and the caller's noise stays the caller's."""
     code = """
 import torch
 from aemodels.runtime.randomness import seeded

@@ -1,4 +1,4 @@
-"""Real servers on free ports of this machine, one set for all live tests."""
+"""Runs real servers on free ports of this machine, one set for all live tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def team(postgres: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture
 def client(team: Team, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Prefect's client; the library sees the team's servers too."""
+    """Returns Prefect's client; the library uses the team's servers too."""
     for name, value in team.environment.items():
         monkeypatch.setenv(name, value)
     with team.client() as client:

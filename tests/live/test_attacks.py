@@ -1,4 +1,4 @@
-"""Pages that do not belong to the servers, open in the browser of somebody who is logged in to both.
+"""Tests pages of other sites, open in the browser of somebody who is logged in to both servers.
 
 Each is tried in Chromium, against the servers as docs/operations.md starts them.
 """
@@ -33,7 +33,7 @@ REBOUND = "10.elsewhere.example"  # resolves to this machine; it fits a pattern 
 
 
 class Page(BaseHTTPRequestHandler):
-    """An empty page of the attacker's, whatever is asked for."""
+    """Answers every request with an empty page of the attacker."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -85,7 +85,7 @@ def granted(answers: dict[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
 
 
 def pages(page_port: int, server_port: int, own: str) -> list[tuple[str, str]]:
-    """Addresses of pages, and of the server that each aims at.
+    """Returns the addresses of pages, each with the server that it aims at.
 
     Args:
         own: a path of the server that answers under every name: of a page under a name that resolves to this machine.
@@ -111,7 +111,7 @@ def started_by_pages(client: Any) -> list[Any]:
 
 
 def send_event(page: Any, server: str, name: str) -> list[str]:
-    """Through a WebSocket, once as old clients do and once with the words that Prefect's page uses."""
+    """Sends an event through a WebSocket, once as old clients do and once with the words of Prefect's page."""
     event = {"id": str(uuid4()), "occurred": datetime.now(UTC).isoformat(), "event": name, "payload": {}}
     text = json.dumps(event | {"resource": {"prefect.resource.id": name}})
     url = server.replace("http", "ws", 1) + "/api/events/in"
@@ -147,7 +147,7 @@ def test_no_page_drives_prefect(team: Team, client: Any, browser: Any, page_port
 
 
 def mlflow_targets(run_id: str) -> list[Target]:
-    """Writes of all kinds, and a read that is a POST."""
+    """Returns all kinds of writes, and a read that is a POST."""
     user = {"username": "attacker=", "password": "long-enough-password"}
     gone = {"run_id": run_id, "x": "="}
     query = "{mlflowSearchModelVersions(input:{filter:\"name='x'\"}){apiError{message}}}"
@@ -163,7 +163,7 @@ def mlflow_targets(run_id: str) -> list[Target]:
 
 
 def mlflow_state(client: Any, folder: Path) -> dict[str, Any]:
-    """All that the targets would change."""
+    """Returns everything that the targets would change."""
     experiments = client.search_experiments()
     with closing(sqlite3.connect(folder / "users.db")) as users:
         names = [name for (name,) in users.execute("SELECT username FROM users")]
@@ -198,7 +198,7 @@ def test_no_page_drives_mlflow(team: Team, browser: Any, page_port: int) -> None
 
 @contextmanager
 def alone(folder: Path, command: list[str], settings: dict[str, str]) -> Iterator[Team]:
-    """A team with a Prefect server alone, on SQLite and without passwords."""
+    """Runs a team that has only a Prefect server, on SQLite and without passwords."""
     port = free_port()
     environment = {
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
@@ -217,7 +217,7 @@ def alone(folder: Path, command: list[str], settings: dict[str, str]) -> Iterato
 
 
 def start_from_elsewhere(team: Team, client: Any, browser: Any, page_port: int, file: Path) -> None:
-    """A page of another site tries it."""
+    """Tries to start a run from a page of another site."""
     deployment = client.read_deployment_by_name("train/train").id
     page = browser.new_context().new_page()
     page.goto(f"http://elsewhere.example:{page_port}/")
@@ -235,7 +235,10 @@ def test_without_passwords_no_page_starts_a_run(browser: Any, page_port: int, tm
 
 
 def test_the_attack_works_where_nothing_prevents_it(browser: Any, page_port: int, tmp_path: Path) -> None:
-    """Without this the other tests could not fail. The server is as it once was documented; `make deploy` names it."""
+    """Without this the other tests could not fail.
+
+    The server is as it was once documented, and `make deploy` warns of it.
+    """
     own = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:4200,http://localhost:4200"}
     command = [sys.executable, "-m", "prefect", "server", "start"]
     with alone(tmp_path, command, own) as open_team, open_team.client() as client:

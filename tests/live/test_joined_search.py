@@ -1,4 +1,4 @@
-"""Processes share a search on a real PostgreSQL, and are killed, suspended or interrupted; the search is one run."""
+"""Tests processes that share a search on a real PostgreSQL, and are killed, suspended or interrupted."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def server() -> Iterator[postgres.Server]:
 
 
 class Site:
-    """A database of searches and an MLflow store, and the workers on them."""
+    """Holds a database of searches, an MLflow store, and the processes that work on them."""
 
     def __init__(self, server: postgres.Server, folder: Path, name: str) -> None:
         self.server, self.store, self.name = server, folder, name
@@ -70,7 +70,7 @@ class Site:
         return told
 
     def rows(self) -> list[tuple[int, str]]:
-        """Index and state of all rows, in their order."""
+        """Returns index and state of all rows, in their order."""
         query = """SELECT CAST(value_json AS integer), CAST(state AS text) FROM trials
             JOIN trial_user_attributes USING (trial_id) WHERE key = 'index' ORDER BY trial_id"""
         try:
@@ -134,7 +134,7 @@ def found(told: dict[str, Any]) -> Any:
 
 
 def check_runs(site: Site, told: dict[str, Any]) -> None:
-    """One run of the search, which ended once and has its summary once; one of each trial, as the search has it."""
+    """Checks that the search is one run that ended once, with one summary, and has one run for each trial."""
     (parent,) = site.runs("search")
     assert (parent.info.run_id, parent.info.status) == (told["run_id"], "FINISHED")
     assert len(site.client.get_metric_history(parent.info.run_id, "objective")) == 1
@@ -156,7 +156,7 @@ def check_secrets(site: Site) -> None:
 
 @pytest.mark.live
 def test_two_workers_share_a_search(site: Site, alone: Any) -> None:
-    """Started at once on an empty database. They find what one finds, and run no trial twice."""
+    """Both start at once on an empty database. They find what one process finds, and run no trial twice."""
     first, second = (site.answer(worker) for worker in [site.start(*SEARCH), site.start(*SEARCH)])
     assert first == second
     assert found(first) == alone
@@ -200,7 +200,7 @@ def test_a_finished_search_is_not_joined(site: Site) -> None:
 @pytest.mark.live
 @pytest.mark.parametrize("founder", first(1, [True, False]))
 def test_a_killed_worker(site: Site, alone: Any, founder: bool) -> None:
-    """In mid-search: the other one runs its trials again, and ends the search."""
+    """One is killed in the middle of a search. The other runs its trials again, and ends the search."""
     workers = [site.start(*SEARCH)]
     site.wait(lambda: (0, "RUNNING") in site.rows())
     workers.append(site.start(*SEARCH))
@@ -217,7 +217,7 @@ def test_a_killed_worker(site: Site, alone: Any, founder: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.live
 def test_a_worker_that_was_killed_and_comes_back_late_gets_the_result(site: Site, alone: Any) -> None:
-    """When the other one has ended the search, and more than once; who has it and asks again searches anew."""
+    """It comes back when the other has ended the search. Whoever has the result and asks again searches anew."""
     workers = [site.start(*SEARCH)]
     site.wait(lambda: (0, "RUNNING") in site.rows())
     workers += [site.start(*SEARCH), site.start(*SEARCH)]
@@ -254,7 +254,7 @@ def test_a_worker_of_another_machine_that_comes_too_late_gets_the_result(
 
 
 def suspend(worker: subprocess.Popen[str], site: Site) -> None:
-    """Suspends a process until its trial is taken by another one.
+    """Suspends a process until another one has taken its trial.
 
     Here MLflow's database is a file, which the process may hold locked meanwhile; a server would not let it.
     """
@@ -273,7 +273,7 @@ def suspend(worker: subprocess.Popen[str], site: Site) -> None:
 @pytest.mark.slow
 @pytest.mark.live
 def test_a_suspended_worker_does_no_harm(site: Site, alone: Any) -> None:
-    """Longer than its lease. It wakes while the other one runs its trial."""
+    """It sleeps longer than its lease lasts, and wakes while the other one runs its trial."""
     sleeping = site.start(*SEARCH)
     site.wait(lambda: (0, "RUNNING") in site.rows())
     living = site.start(*SEARCH)
@@ -322,7 +322,7 @@ def test_a_database_that_refuses_is_not_waited_for(server: postgres.Server, wron
 @pytest.mark.slow
 @pytest.mark.live
 def test_a_database_that_goes_away(server: postgres.Server, site: Site, alone: Any) -> None:
-    """The worker says so, without the password; the same command goes on when it is back."""
+    """The process says so, without the password. The same command goes on when the database is back."""
     worker = site.start(*SEARCH)
     site.wait(lambda: [state for _, state in site.rows()].count("COMPLETE") == 2)
     server.stop()

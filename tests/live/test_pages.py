@@ -1,4 +1,4 @@
-"""The pages that people look at, in Chromium. Screenshots are kept in build/screenshots."""
+"""Tests the pages that people look at, in Chromium. Screenshots are kept in build/screenshots."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any, team: Any) -> Iterator[Open]:
-    """A fresh browser's, as a person sees it who has given the passwords and follows a link for the first time."""
+    """Opens a page in a fresh browser, for a person who has given the passwords and follows a link."""
     context = logged_in(browser, team.environment)
 
     def visit(url: str) -> Any:
@@ -44,7 +44,7 @@ def shoot(page: Any, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def results(team: Any) -> dict[str, Any]:
-    """Of a search, a champion, and a better challenger."""
+    """Makes a search, a champion, and a better challenger."""
 
     def run(*arguments: str) -> Any:
         done = team.command("flows.cli.main", *arguments, *SMALL, "--json")

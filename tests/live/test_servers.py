@@ -1,4 +1,4 @@
-"""The servers as docs/operations.md starts them without containers: what they ask for, say and keep to themselves."""
+"""Tests the servers as docs/operations.md starts them without containers: what they ask for and what they hide."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.live, pytest.mark.flow]
 
 
 def status(url: str) -> int:
-    """Of a request without a password."""
+    """Returns the status of a request without a password."""
     try:
         with urllib.request.urlopen(url) as answer:
             return int(answer.status)
@@ -67,7 +67,7 @@ def test_deploying_says_nothing_of_a_server_that_is_closed_to_other_pages(team: 
 
 
 def change_password(team: Team, old: str, new: str) -> None:
-    """By what docs/operations.md has to be typed."""
+    """Changes a password in the way that docs/operations.md describes."""
     text = (ROOT / "docs" / "operations.md").read_text()
     found = re.search(r'python3 -c "\n((?:    .*\n)*?.*update_user_password.*\n)    "\n', text)
     assert found

@@ -1,4 +1,4 @@
-"""What a team lives with: schedules, one run at a time, dead workers, a server that is away, cancelled runs."""
+"""Tests a team's life: schedules, dead workers, servers that are away, and cancelled runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.live, pytest.mark.flow]
 
 
 def settings(team: Any, name: str, epochs: int, **changes: Any) -> dict[str, Any]:
-    """Of a short training on real digits."""
+    """Returns the settings of a short training on real digits."""
     mnist = "AEMODELS_DATA" in team.environment
     return {
         "data": {"name": "mnist" if mnist else "digits"},
@@ -66,7 +66,7 @@ def states(client: Any, run: UUID) -> list[Any]:
 
 
 def epochs_tracked(name: str) -> list[int]:
-    """Of the only training of that name, in the order of their steps."""
+    """Returns the tracked epochs of the only training of that name, in the order of their steps."""
     from aemodels.tracking.store import open_store
 
     store = open_store()
@@ -140,7 +140,7 @@ def test_a_run_whose_worker_dies_comes_to_its_end(team: Any, client: Any, within
 
 @pytest.mark.slow
 def test_a_killed_process_is_started_again_once(team: Any, client: Any, within: Any) -> None:
-    """Prefect's own worker reports its end twice, and the second report ends the attempt begun since."""
+    """Prefect's own worker would report its end twice. The second report would end the new attempt."""
     from aemodels.tracking.catalog import list_models
     from aemodels.tracking.store import open_store
 
@@ -172,7 +172,7 @@ def test_a_killed_process_is_started_again_once(team: Any, client: Any, within: 
 
 @pytest.mark.slow
 def test_a_run_that_is_taken_for_dead_goes_on_and_ends_once(team: Any, client: Any, within: Any) -> None:
-    """As after an outage of Prefect's server: the process lives, and the server starts another one."""
+    """After an outage of Prefect's server the process lives, and the server starts another one."""
     from prefect.states import Crashed
 
     from aemodels.tracking.catalog import list_models
@@ -267,7 +267,7 @@ def runs_of(client: Any, name: str, after: Any) -> list[Any]:
 def test_drift_starts_the_pipeline_and_a_new_champion_a_check(
     team: Any, client: Any, within: Any, tmp_path: Path
 ) -> None:
-    """Folders of real digits; the new ones are inverted."""
+    """The folders hold real digits, and the new ones are inverted."""
     from datetime import UTC, datetime
 
     from sklearn.datasets import load_digits

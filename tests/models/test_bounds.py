@@ -1,4 +1,4 @@
-"""Bounds and their terms against closed forms; linear-Gaussian models have an exact posterior and likelihood."""
+"""Tests bounds and their terms against closed forms of linear-Gaussian models."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_free_bits_act_on_the_batch_mean_of_a_unit() -> None:
 
 
 class LinearGaussianHead(GaussianHead):
-    """Pixels around the decoder's output itself."""
+    """Makes pixels that are normal around the decoder's output itself."""
 
     def output(self, h: Tensor) -> Tensor:
         return h
@@ -58,7 +58,7 @@ def having(model: M, networks: Networks) -> M:
 
 
 def linear_gaussian(w: Tensor, loc: Tensor, sigma: float) -> VAE:
-    """The model x = loc + W z + sigma * noise with its exact posterior; W (P, D) with orthogonal columns, loc (P,)."""
+    """Makes the model x = loc + W z + sigma * noise with its exact posterior; W (P, D) is orthogonal, loc (P,)."""
     pixels, units = w.shape
     variance = 1 / (1 + w.square().sum(0) / sigma**2)
     encoder, posterior = Encoder(nn.Flatten(), features=pixels), DiagonalNormalHead(pixels, units)
@@ -77,7 +77,7 @@ def linear_gaussian(w: Tensor, loc: Tensor, sigma: float) -> VAE:
 
 
 def linear_gaussian_case() -> tuple[VAE, Tensor, Tensor]:
-    """A model, images (6, 1, 1, 4) and their log-likelihood in closed form (probabilistic PCA)."""
+    """Returns a model, images (6, 1, 1, 4) and their log-likelihood in closed form (probabilistic PCA)."""
     sigma, loc = 0.5, torch.tensor([0.2, 0.4, 0.6, 0.8], dtype=torch.float64)
     w = torch.tensor([[0.3, 0.2], [-0.6, 0.1], [0.0, 0.9], [0.4, 0.0]], dtype=torch.float64)
     w[:, 1] -= w[:, 0] * (w[:, 0] @ w[:, 1]) / w[:, 0].square().sum()
@@ -120,7 +120,7 @@ def test_importance_sampling_from_a_wrong_posterior_tightens_with_samples() -> N
 
 
 def iwae(model: VAE, **settings: Any) -> IWAE:
-    """The same networks under the importance bound."""
+    """Returns the same networks under the importance bound."""
     networks = Networks(model.encoder, model.posterior, model.decoder, model.likelihood)
     return having(IWAEConfig(latent_dim=model.latent_dim, **settings).build(model.image_shape, 0), networks)
 
@@ -188,7 +188,7 @@ def test_a_held_out_importance_bound_decodes_few_codes_at_once(monkeypatch: pyte
 
 
 def linear_conditional(w: Tensor, pictures: Tensor, centers: Tensor, sigma: float) -> CVAE:
-    """The model x = pictures[y] + W z + sigma * noise, z from N(centers[y], I), with its exact posterior.
+    """Makes the model x = pictures[y] + W z + sigma * noise, z from N(centers[y], I), with its exact posterior.
 
     W (P, D) with orthogonal columns, pictures (K, P), centers (K, D).
     """
@@ -217,7 +217,7 @@ def linear_conditional(w: Tensor, pictures: Tensor, centers: Tensor, sigma: floa
 
 
 def of_classes(shares: list[int]) -> Batch:
-    """So many images of each class, as `fit_prior` counts them."""
+    """Returns a batch with so many images of each class, which `fit_prior` counts."""
     y = torch.arange(len(shares)).repeat_interleave(torch.tensor(shares))
     return Batch(torch.zeros(len(y), 1, 1, 4), y)
 
@@ -246,7 +246,7 @@ def test_a_conditional_model_sees_the_most_probable_class(learned: bool) -> None
 
 
 def test_classes_are_drawn_as_often_as_the_training_images_have_them() -> None:
-    """A model whose images are its class and no more."""
+    """The model's images show their class and nothing else."""
     pictures = torch.tensor([[0.0, 0, 0, 1], [0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0]])
     model = linear_conditional(torch.zeros(4, 2), pictures, torch.zeros(4, 2), sigma=0.1)
     torch.testing.assert_close(model.class_shares, torch.full((4,), 0.25))
@@ -261,7 +261,7 @@ def test_classes_are_drawn_as_often_as_the_training_images_have_them() -> None:
 
 
 def test_more_like_images_of_several_classes_keeps_to_each_class_s_codes() -> None:
-    """Three images of the first class for one of the last, whose codes lie far away, and none of the second."""
+    """The first class has three images for one of the last, whose codes lie far away. The middle class has none."""
     w, centers = torch.eye(4)[:, :2], torch.tensor([[-20.0, 0.0], [0.0, 0.0], [20.0, 0.0]])
     pictures = torch.eye(4)[1:] * 10
     model = linear_conditional(w, pictures, centers, sigma=0.1)

@@ -1,4 +1,4 @@
-"""Properties of every model of the union, on every trunk and likelihood."""
+"""Tests properties of every model of the union, on every trunk and likelihood."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def test_any_image_shape(model: type[ModelConfig], trunk, shape) -> None:
 
 
 def has_likelihood(model: type[ModelConfig], likelihood: Any) -> bool:
-    """Whether a model can have it: of a VAE-GAN nothing finds a sigma."""
+    """Tells whether a model can have it: no method finds the sigma of a VAE-GAN."""
     return model.has_encoder and (model is not VAEGANConfig or getattr(likelihood, "sigma", "fixed") == "fixed")
 
 
 def variants() -> Iterator[ModelConfig]:
-    """Every model on every trunk with every likelihood that it can have."""
+    """Returns every model on every trunk with every likelihood that it can have."""
     for trunk in TRUNKS:
         for model, likelihood in itertools.product(MODELS, LIKELIHOODS):
             if has_likelihood(model, likelihood):
@@ -200,7 +200,7 @@ def test_masked_units_are_as_if_they_were_not_there() -> None:
 
 
 def padded(model: Autoencoder, config: ModelConfig) -> Autoencoder:
-    """The model within one of more latent units, whose own are masked; their weights are arbitrary."""
+    """Makes the model a part of one with more latent units. The added units are masked, and have arbitrary weights."""
     wide = build(config, model.image_shape)
     state = wide.state_dict()
     for name, tensor in model.state_dict().items():

@@ -1,4 +1,4 @@
-"""What denoising models are shown: how many pixels change, and how."""
+"""Tests what denoising models are shown: how many pixels change, and how."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_gaussian_noise_has_its_standard_deviation_on_every_channel() -> None:
 
 
 def test_gaussian_noise_is_cut_off_at_black_and_white() -> None:
-    """On black half of it is cut off; the mean of the rest is that of half a normal distribution."""
+    """On black half of it is cut off. The mean of the rest is that of half a normal distribution."""
     for color, sign in ((0.0, 1), (1.0, -1)):
         noise = (corrupted(GaussianCorruption(sigma=0.2), torch.full_like(GREY, color)) - color) * sign
         assert noise.min() == 0

@@ -1,4 +1,4 @@
-"""The networks: their sizes, batch normalisation, a discriminator's gradient, and what does not fit."""
+"""Tests the networks: their sizes, batch normalisation, a discriminator's gradient, and what does not fit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ def test_the_article_networks_have_the_articles_sizes() -> None:
 
 
 def test_a_batch_is_normalised_and_held_out_images_by_its_running_means() -> None:
-    """Mean 0 and variance 1 in training, whatever the batch; each image by itself in evaluation; one image too."""
+    """In training, any batch has mean 0 and variance 1.
+
+    In evaluation each image is normalised by itself, also a single one.
+    """
     with seeded(0):
         norm, x = BatchNorm(3), 5 + 2 * torch.randn(400, 3)
     trained = norm(x)

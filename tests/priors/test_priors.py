@@ -1,4 +1,4 @@
-"""Priors that are fitted to codes: what they draw is what they were fitted to."""
+"""Tests priors that are fitted to codes: what they draw is like what they were fitted to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _fewer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def two_clusters(n: int) -> Tensor:
-    """Codes (n, 3) around (5, 50, 7) and (-5, -50, 7): units of other scales, and one that is dead."""
+    """Returns codes (n, 3) around (5, 50, 7) and (-5, -50, 7), whose units have other scales and one is dead."""
     with seeded(0):
         codes = torch.randn(n, 3) * torch.tensor([0.1, 1.0, 0.0]) + torch.tensor([5.0, 50.0, 0.0])
         codes[::2] *= -1
@@ -48,7 +48,7 @@ def test_samples_have_the_moments_of_the_codes_and_a_density(name: str) -> None:
 
 
 def test_more_flexible_priors_have_a_higher_density_of_held_out_codes() -> None:
-    """The clusters are no Gaussian."""
+    """The clusters are not Gaussian."""
     codes = two_clusters(4_000)[:, :2]
     with torch.no_grad():
         density = {name: fitted(name, codes[:3_000], 0)().log_prob(codes[3_000:]).mean() for name in PRIORS}
@@ -81,7 +81,7 @@ def test_an_unknown_prior() -> None:
 
 
 def noise_alone(data: PreparedData) -> Autoencoder:
-    """A VAE whose posterior is N(0, I) for every image: its means have no variance at all."""
+    """Returns a VAE whose posterior is N(0, I) for every image, so that its means have no variance."""
     model = VAEConfig(latent_dim=3, trunk=MLPConfig(widths=(16,))).build(data.image_shape, data.num_classes)
     with torch.no_grad():
         for parameter in model.posterior.parameters():

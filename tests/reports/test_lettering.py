@@ -1,4 +1,4 @@
-"""Pictures show names as they are: no formulas, no hidden entries, no boxes."""
+"""Tests that pictures show names as they are: no formulas, no hidden entries, no boxes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ONLY_SERIF, ONLY_MONO = "\u23b7", "\u2312"  # letters that DejaVu Sans lacks, an
 
 @pytest.fixture
 def drawn_texts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """The texts of all figures that are drawn, as they are when pixels are made of them; a warning is an error."""
+    """Returns the texts of all figures at the moment when they become pixels; a warning is an error."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
 
@@ -56,7 +56,7 @@ def drawn_texts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 
 def shown(texts: list[Any]) -> list[str]:
-    """What is seen of them: a formula would be set in letters of its own."""
+    """Returns the letters that a person sees of the texts; a formula would have letters of its own."""
     return [text.get_text() for text in texts if not (text.get_parse_math() and "$" in text.get_text())]
 
 
@@ -120,7 +120,7 @@ def test_a_letter_that_the_usual_font_lacks_comes_from_another() -> None:
 
 
 def test_fonts_are_looked_for_only_where_the_usual_one_lacks_a_letter() -> None:
-    """A minus sign and an e with an accent are no ASCII, and every number and many names have them."""
+    """A minus sign and an accented e are not ASCII, and every number and many names have them."""
 
     def looked_for() -> list[str]:
         raise AssertionError
@@ -131,7 +131,7 @@ def test_fonts_are_looked_for_only_where_the_usual_one_lacks_a_letter() -> None:
 
 @pytest.fixture
 def only_those_of_matplotlib(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine without fonts of its own."""
+    """Pretends that the machine has no fonts of its own."""
     caches = (lettering._found, lettering._absent)
     monkeypatch.setattr(lettering, "_installed", lambda: ["DejaVu Serif"])
     for cached in caches:

@@ -1,4 +1,4 @@
-"""The report is one file that stands alone, says all that was measured, and is not broken by names."""
+"""Tests that the report is one file, says all that was measured, and stays whole whatever the names are."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOSTILE = ("<script>alert(1)</script>", '"><img src=http://x onerror=alert(1)>',
 
 
 class Page(HTMLParser):
-    """What a browser would see: tags with their attributes, and text."""
+    """Holds what a browser would see: tags with their attributes, and text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def test_numbers_that_are_not_finite_or_missing(digits: PreparedData) -> None:
     told = Page(write_report(subject, {"mse": float("nan"), "psnr": float("inf")}, {}))
     assert "MSE nan squared pixels" in told.text
     assert "PSNR inf dB" in told.text
-    assert "What search and gate go by" not in told.text
+    assert "The search and the gate go by" not in told.text
 
 
 def test_it_has_every_figure_with_heading_caption_and_words_for_who_cannot_see_it(plain: Page) -> None:
@@ -210,12 +210,12 @@ def test_it_is_read_at_a_desk_and_on_a_phone(trained: tuple[str, Path]) -> None:
 
 
 def _fits(shown: Any) -> bool:
-    """Nothing has to be scrolled sideways."""
+    """Checks that nothing has to be scrolled sideways."""
     return bool(shown.evaluate("document.documentElement.scrollWidth <= innerWidth"))
 
 
 def _enlarge(shown: Any, narrow: bool) -> None:
-    """A tap on a picture shows it as large as it was drawn, where there was no room before; another takes it back."""
+    """Taps on a picture, which then shows as large as it was drawn; a second tap makes it small again."""
     picture = shown.get_by_alt_text("Training of")
     small, natural = picture.bounding_box()["width"], picture.evaluate("image => image.naturalWidth")
     assert small < natural

@@ -1,4 +1,4 @@
-"""Pictures are the right way up, whole and labelled."""
+"""Tests that pictures are the right way up, whole and labelled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aemodels.reports.pictures import GAP, Labels, sheet, tile
 
 
 def cornered(n: int, colour: tuple[float, ...] = (1,), side: int = 8) -> Tensor:
-    """Black images with one bright pixel, top right."""
+    """Returns black images with one bright pixel at the top right."""
     images = torch.zeros(n, len(colour), side, side)
     images[:, :, 0, -1] = torch.tensor(colour)
     return images
@@ -52,7 +52,7 @@ def test_a_sheet_shows_the_grid_pixel_by_pixel(side: int) -> None:
 
 
 class Pairs(Evidence):
-    """Given reconstructions."""
+    """Holds given reconstructions."""
 
     def __init__(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
         self.pairs, self.split = pairs, "test"
@@ -62,7 +62,7 @@ class Pairs(Evidence):
 
 
 def test_reconstructions_stand_above_their_originals() -> None:
-    """Original i is of grey i / 16 with a bright corner, its reconstruction of the same grey without."""
+    """Original i is of grey i / 16 with a bright corner. Its reconstruction has the same grey without the corner."""
     grey = (torch.arange(16) / 16)[:, None, None, None].expand(16, 1, 8, 8)
     original = torch.maximum(grey, cornered(16))
     picture = reconstructions(Pairs([(original, grey)]))

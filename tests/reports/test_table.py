@@ -1,4 +1,4 @@
-"""The table of a comparison: what is best, and how numbers are shown."""
+"""Tests the table of a comparison: what is best, and how numbers are shown."""
 
 from __future__ import annotations
 

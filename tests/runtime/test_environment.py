@@ -1,4 +1,4 @@
-"""Folders as people name them, and users as machines have them: no home, no name, nowhere else to write."""
+"""Tests folders with odd names, and users without a home, a name or a place to write to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMES = ["My%20Project #1?; é 'x'", '50%&{a}"b"~$HOME', "Ünïcödé 数字/ en
 
 @pytest.fixture(params=NAMES)
 def oddly_named(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Makes an oddly named current folder; the others are given by relative paths, links and slashes at the end."""
+    """Makes an oddly named current folder. The other folders are given by relative paths, links and final slashes."""
     folder = tmp_path / request.param
     (folder / "real").mkdir(parents=True)
     (folder / "link").symlink_to("real", target_is_directory=True)
@@ -63,7 +63,7 @@ def ui(oddly_named: Path) -> Iterator[int]:  # noqa: ARG001  where it serves
 
 @pytest.mark.slow
 def test_everything_works_in_an_oddly_named_folder(oddly_named: Path, ui: int) -> None:
-    """Own images, all commands and MLflow's pages; nothing is written beside the folder."""
+    """Own images, all commands and MLflow's pages work, and nothing is written beside the folder."""
     images = picture_folder(oddly_named / "images #1?", 40)
     settings = [f"data.path=./{images.relative_to(oddly_named)}/", "data=folder", "registry.name=odd", *TINY]
     trained = call("train", *settings, "training.images=null", "--json").json
@@ -141,7 +141,7 @@ def test_a_user_without_a_home_is_told_the_variable() -> None:
 
 @pytest.mark.slow
 def test_a_store_that_a_user_may_only_read_is_read() -> None:
-    """The database library makes files beside a database even where it only reads."""
+    """The database library makes files beside a database even if it only reads it."""
     with open_folder() as folder:
         places = {"AEMODELS_CACHE": str(folder / "cache"), "AEMODELS_STORE": str(folder / "store")}
         assert command("models", folder=Path("/"), **places).code == 0  # now there is a store
@@ -162,7 +162,7 @@ def test_a_store_that_a_user_may_only_read_is_read() -> None:
 
 @pytest.mark.slow
 def test_a_user_without_name_and_home_runs_everything() -> None:
-    """Nor TERM, nor a language, nor a current folder to write to; the pipeline starts Prefect's own server."""
+    """TERM, a language and a writable current folder are missing too. The pipeline starts Prefect's own server."""
     with open_folder() as folder:
         places = {"AEMODELS_CACHE": str(folder / "cache"), "AEMODELS_STORE": str(folder / "store")}
         work, judged = ["data=digits", *TINY], ["evaluation.nll_samples=10", "evaluation.nll_images=50"]

@@ -1,4 +1,4 @@
-"""What a disk refuses is said in one sentence, with the path, the reason and the remedy; then the work goes on."""
+"""Tests that one sentence tells what a disk refuses, why and what helps, and that the work then goes on."""
 
 from __future__ import annotations
 
@@ -296,7 +296,10 @@ def undisturbed(digits, tmp_path_factory: pytest.TempPathFactory) -> tuple[Answe
 def test_a_training_goes_on_after_the_disk_was_full(
     seed: int, undisturbed: tuple[Answer, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Full at another moment for each seed: while databases are made, in an epoch, in the judging, or registering."""
+    """Each seed fills the disk at another moment.
+
+    It is while databases are made, in an epoch, in the evaluation, or at registering.
+    """
     whole, written = undisturbed
     with small_disk(tmp_path / "disk", 20_000) as disk:
         monkeypatch.setenv("AEMODELS_STORE", str(disk / "store"))

@@ -1,4 +1,4 @@
-"""Real processes that run the generator functions below; they find them as the module `test_processes`."""
+"""Tests real processes that run the generators below; they find them as the module `test_processes`."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ except KeyboardInterrupt:
 
 @pytest.fixture
 def script(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """(how the peers compute, seconds) -> a process that has two of them, in a group of its own."""
+    """Returns a function (how its two children compute, seconds) that starts a process in a group of its own."""
     (tmp_path / "script.py").write_text(SCRIPT)
     started: list[subprocess.Popen[str]] = []
 
@@ -303,7 +303,7 @@ def wait_until_gone(processes: list[int], seconds: float = 2) -> None:
 
 
 def is_alive(process: int) -> bool:
-    """Tells whether a process lives; a zombie that nobody in this container reaps is dead."""
+    """Tells whether a process lives. A zombie that nobody in this container reaps is dead."""
     found = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True).stdout.strip()
     return bool(found) and not found.startswith("Z")
 

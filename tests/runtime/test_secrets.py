@@ -1,4 +1,4 @@
-"""Secrets are nowhere to be read: in no file, no output, no message, no record."""
+"""Tests that no file, output, message or record holds a secret."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_secrets_are_in_no_file_and_no_output(tmp_path: Path, empty_database: Pa
 
 @pytest.mark.slow
 def test_secrets_are_nothing_that_prefect_keeps(tmp_path: Path) -> None:
-    """The pipeline runs as a flow on a server of its own, whose database is searched too."""
+    """The pipeline runs as a flow on its own server, whose database is searched too."""
     small = ["tuning.trials=2", "tuning.generation=2", "tuning.epochs=1", "tuning.images=200"]
     refused = aemodels("tune", "-v", *TINY, *small, folder=tmp_path)  # nobody answers at OPTUNA_STORAGE
     assert refused.returncode == 2, refused.stderr
@@ -74,7 +74,7 @@ def test_secrets_are_nothing_that_prefect_keeps(tmp_path: Path) -> None:
 
 @pytest.fixture
 def broken_server() -> Iterator[int]:
-    """Runs a server that says that it is healthy, and fails on everything else."""
+    """Runs a server that says that it is healthy, and fails at everything else."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -121,7 +121,7 @@ def test_a_command_that_fails_does_not_tell_the_password(
 
 @pytest.mark.slow
 def test_the_password_of_a_server_is_in_no_file_and_no_output(tmp_path: Path, empty_database: Path) -> None:
-    """MLflow's own server takes what it is sent as user and password; all of its files are searched too."""
+    """MLflow's own server gets the user and the password. All of its files are searched too."""
     shutil.copy(empty_database, tmp_path / "server.db")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

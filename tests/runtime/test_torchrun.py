@@ -1,4 +1,4 @@
-"""Two processes that share every batch are one process with the same batches."""
+"""Tests that two processes that share every batch train like one process with the same batches."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_one_process_has_the_whole_batch() -> None:
 
 
 def test_each_process_begins_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever it asks for the device first. CUDA itself is replaced: there is none on a CPU machine."""
+    """Whatever asks first for the device gets the same one. CUDA itself is replaced, since a CPU machine has none."""
     chosen: list[int] = []
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda _: None)  # the CPU of later tests heeds it too
     for name, stand_in in {
@@ -119,7 +119,7 @@ def test_each_process_begins_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_one_of_the_processes_writes(tmp_path: Path) -> None:
-    """`torchrun ... aemodels train`: one run, one version, one answer; a search is refused."""
+    """`torchrun ... aemodels train` makes one run, one version and one answer. A search is refused."""
     command = [
         "-m",
         "flows.cli.main",

@@ -1,4 +1,4 @@
-"""What a registered model answers, in the library, in a bare environment and over HTTP."""
+"""Tests what a registered model answers in the library, in a bare environment and over HTTP."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ AS = {  # the ways in which the same image may come
 
 @pytest.mark.parametrize("kind", AS)
 def test_a_black_and_white_image_is_read_the_same_or_not_at_all(model: GenerativeModel, kind: str) -> None:
-    """Integers 0 and 1 are what JavaScript writes for 0.0 and 1.0; they could be two nearly black bytes, too."""
+    """JavaScript writes 0.0 and 1.0 as the integers 0 and 1, which could also be two nearly black bytes."""
     images = AS[kind]
     expected = answer(model, AS["floats"], Question("score"))
     if kind.endswith("integers"):
@@ -151,10 +151,10 @@ def test_a_seed_draws_the_same_images(model: GenerativeModel) -> None:
         (BYTES, Question(range="byte"), "range=byte: unknown; choose one of auto, unit, bytes"),
         ([[[0.5] * 8] * 7 + [[200] * 8]], Question(), "from 0.5 to 200: pixels that are no integers run from 0 to 1"),
         (np.full((1, 8, 8), np.nan), Question(), "images: 64 values are NaN or infinite"),
-        ([[[1, 2], [3]]], Question(), "images: not an array"),
-        (None, Question(), "images: not an array of numbers"),
-        ([["a"]], Question(), "images: not an array of numbers"),
-        (np.zeros((2, 4)), Question("decode"), "codes of shape (2, 4): this model takes (N, 3)"),
+        ([[[1, 2], [3]]], Question(), "images: they are not one array"),
+        (None, Question(), "images: NoneType of object is no array of numbers"),
+        ([["a"]], Question(), "is no array of numbers; send numbers"),
+        (np.zeros((2, 4)), Question("decode"), "codes of shape (2, 4): send codes of shape (N, 3)"),
         (np.full((2, 3), np.inf), Question("decode"), "codes: 6 values are NaN or infinite"),
     ],
 )
@@ -205,7 +205,7 @@ for name in ("torchvision", "optuna", "prefect", "psutil", "filelock", "typer"):
 
 @pytest.mark.slow
 def test_a_champion_is_loaded_where_only_its_requirements_are(champion: str, tmp_path: Path) -> None:
-    """The packages that its requirements.txt brings, linked into a folder of their own; this checkout is not there."""
+    """The packages of its requirements.txt are linked into one folder, and this checkout is not there."""
     packages = tmp_path / "packages"
     packages.mkdir()
     for name in ("mlflow", *(line.split("==")[0] for line in requirements())):

@@ -1,4 +1,4 @@
-"""Slow clients keep nobody waiting, and what is not HTTP is refused in silence."""
+"""Tests that slow clients keep nobody waiting, and that whatever is not HTTP is refused silently."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_slow_clients_keep_nobody_waiting(server: Server, model: GenerativeModel
 
 
 def test_slow_bodies_do_not_fill_the_memory(server: Server, model: GenerativeModel) -> None:
-    """Together they take 460 MB."""
+    """Together the bodies take 460 MB."""
     asks_like_anybody(server, model)
     before = server.memory()
     with ExitStack() as stack:
@@ -141,7 +141,7 @@ def test_slow_bodies_do_not_fill_the_memory(server: Server, model: GenerativeMod
 
 @pytest.mark.slow
 def test_answers_that_nobody_takes_do_not_fill_the_memory(tmp_path: Path) -> None:
-    """Each takes 15 MB, of which the system holds up to 4."""
+    """Each answer takes 15 MB, of which the system holds up to 4."""
     model = finished_folder(tmp_path / "model", (1, 28, 28))
     with running(model, tmp_path) as server, ExitStack() as stack:
         server.send(ASKS_FOR_MUCH)
@@ -174,7 +174,10 @@ def many_files() -> Iterator[None]:
 
 @pytest.mark.usefixtures("many_files")
 def test_a_burst_of_clients_takes_no_more_files_than_there_are(server: Server, model: GenerativeModel) -> None:
-    """While it is stopped they gather, as they do while it is busy; the fixture sees to it that nothing is logged."""
+    """Clients gather while the server is stopped, as they do while it is busy.
+
+    The fixture checks that nothing is logged.
+    """
     with ExitStack() as stack:
         server.process.send_signal(signal.SIGSTOP)
         for _ in range(1500):
@@ -187,7 +190,7 @@ def test_a_burst_of_clients_takes_no_more_files_than_there_are(server: Server, m
 
 @pytest.mark.slow
 def test_a_client_that_asks_and_asks_and_takes_no_answer_is_let_go(server: Server) -> None:
-    """The answers to requests in a row wait for the first of them to be taken."""
+    """The answers to requests in a row wait until the client takes the first of them."""
     with connect(server, buffer=4096) as client:
         client.sendall(MUCH * 20)  # far more answers than the system holds
         time.sleep(2 * HEAD_SECONDS)
@@ -197,7 +200,7 @@ def test_a_client_that_asks_and_asks_and_takes_no_answer_is_let_go(server: Serve
 
 
 def test_a_client_that_hangs_up_during_the_work_is_no_news(server: Server, model: GenerativeModel) -> None:
-    """The fixture sees to it that nothing is on stderr."""
+    """The fixture checks that standard error is empty."""
     images = json.dumps({"inputs": np.full((1000, 8, 8), 0.5).tolist()}).encode()
     for _ in range(3):
         with connect(server) as client:
@@ -208,7 +211,7 @@ def test_a_client_that_hangs_up_during_the_work_is_no_news(server: Server, model
 
 @pytest.mark.slow
 def test_half_a_head_is_waited_for_only_so_long(server: Server) -> None:
-    """The first of a connection, and the next one: a byte now and then does not prolong it."""
+    """The limit is for the first head of a connection and for the next. A byte now and then gives no more time."""
     with half_a_head(server) as new, idle(server) as used:
         used.sendall(HALF_A_HEAD)
         started = time.monotonic()
@@ -222,7 +225,7 @@ def test_half_a_head_is_waited_for_only_so_long(server: Server) -> None:
 
 @pytest.mark.slow
 def test_a_refused_body_may_be_sent_to_its_end(server: Server) -> None:
-    """Many clients read an answer only then."""
+    """Many clients read an answer only after that."""
     with connect(server) as client:
         client.sendall(HEAD + b"Content-Length: 24000000\r\n\r\n")
         for _ in range(24):
@@ -286,7 +289,7 @@ def all_that_comes(server: Server, sent: bytes) -> bytes:
 
 @pytest.mark.parametrize("count", [500, pytest.param(5000, marks=pytest.mark.slow)])
 def test_what_is_not_http_is_refused_in_silence(server: Server, model: GenerativeModel, count: int) -> None:
-    """The fixture sees to it that nothing is on stderr."""
+    """The fixture checks that standard error is empty."""
     dice = random.Random(count)
     for _ in range(count):
         sent = garbage(dice)
@@ -298,7 +301,7 @@ def test_what_is_not_http_is_refused_in_silence(server: Server, model: Generativ
 
 
 def test_private_parts_of_uvicorn_are_what_they_were_when_this_was_tried() -> None:
-    """aemodels/serving/connections.py uses them; a release that differs is tried before the bounds admit it."""
+    """aemodels/serving/connections.py uses them. A release that differs is tried before the bounds admit it."""
     from uvicorn.protocols.http import h11_impl
     from uvicorn.server import ServerState
 

@@ -1,4 +1,4 @@
-"""A model that was registered before the modules had their present names loads, answers and serves."""
+"""Tests that a model registered before the modules were renamed still loads, answers and serves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
 
 @pytest.fixture
 def former(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of the model in the registry."""
+    """Returns the name of the model in the registry."""
     with tarfile.open(PACKED) as packed:
         packed.extractall(tmp_path / "model", filter="data")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
@@ -42,7 +42,7 @@ def test_the_library_loads_it(former: str, store: Store) -> None:
 
 
 def test_mlflow_loads_it_beside_the_present_library(former: str) -> None:
-    """Where `aemodels` is imported already, its modules win over those that the model brings."""
+    """If `aemodels` is imported already, its modules win over those that the model brings."""
     from mlflow import pyfunc
 
     model = pyfunc.load_model(f"models:/{former}")

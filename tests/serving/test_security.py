@@ -1,4 +1,4 @@
-"""Models that were exchanged are found out, and names never become paths or queries."""
+"""Tests that exchanged models are detected, and that names never become paths or queries."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from aemodels.tracking.store import Store
 
 @pytest.fixture
 def folder(model_folder: Path, tmp_path: Path) -> Path:
-    """A copy of a finished model."""
+    """Makes a copy of a finished model."""
     return Path(shutil.copytree(model_folder, tmp_path / "model"))
 
 
 def exchange_weights(folder: Path) -> None:
-    """Other weights that fit as well."""
+    """Writes other weights that also fit."""
     file = folder / "weights.safetensors"
     save_file({name: tensor + 1 for name, tensor in load_file(file).items()}, file)
 
 
 def exchange_config(folder: Path) -> None:
-    """Another experiment with the same network."""
+    """Writes another experiment with the same network."""
     file = folder / "config.json"
     text = file.read_text()
     assert '"seed": 0' in text
@@ -87,7 +87,7 @@ def test_models_of_earlier_releases_are_loaded(folder: Path, store: Store, model
 def test_a_version_that_was_exchanged_is_found_out(
     store: Store, model_folder: Path, exchange: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the library and by MLflow; with its checksums exchanged as well, by what the version itself knows."""
+    """The library and MLflow both find it. If its checksums were exchanged too, the version's own record shows it."""
     from mlflow import pyfunc
 
     with start_run(store, "tiny", "one") as run:
@@ -116,7 +116,7 @@ def test_a_version_that_was_exchanged_is_found_out(
 def test_mlflow_loads_a_copy_of_a_model_that_no_store_knows(
     store: Store, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a store in use, and with one that has no such model."""
+    """It does so without a store in use, and with one that has no such model."""
     from mlflow import pyfunc
 
     with start_run(store, "tiny", "one") as run:
@@ -134,7 +134,7 @@ def test_mlflow_loads_a_copy_of_a_model_that_no_store_knows(
 
 
 def replaced(folder: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> str:
-    """Changes a tensor of a file; the checksums are those of the new file."""
+    """Changes a tensor of a file. The checksums are those of the new file."""
     tensors = load_file(folder / name)
     key = next(key for key, tensor in tensors.items() if tensor.ndim == 2)
     save_file(tensors | {key: change(tensors[key]).contiguous()}, folder / name)
@@ -190,7 +190,7 @@ def test_codes_that_no_such_model_has_are_refused(folder: Path, case: str) -> No
 
 
 def test_no_command_gives_an_answer_that_is_no_number(folder: Path, tmp_path: Path) -> None:
-    """The weights are finite, and what comes of them is not."""
+    """The weights are finite, but their results are not."""
     file = folder / "weights.safetensors"
     save_file({name: tensor * 1e37 for name, tensor in load_file(file).items()}, file)
     seal(folder)
@@ -258,7 +258,7 @@ def test_nothing_of_a_model_is_a_pickle(store: Store, model_folder: Path) -> Non
 
 
 def test_weights_are_read_once_and_checked_as_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is checked is what is used: the file is not opened again after its checksum was taken."""
+    """The file is not opened again after its checksum was taken, so what is used is what was checked."""
     opened: list[str] = []
     read = Path.read_bytes
 
@@ -305,7 +305,7 @@ def test_a_name_with_tricks_is_no_setting(name: str) -> None:
 
 @pytest.mark.parametrize("name", TRICKS)
 def test_a_name_with_tricks_is_never_looked_up(name: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """None reaches MLflow's client, which would make a part of a query or an address of it."""
+    """None of these names reaches MLflow's client, which would put it into a query or an address."""
 
     def asked(*_: object, **__: object) -> None:
         raise AssertionError("looked up")
@@ -335,7 +335,7 @@ def test_an_alias_with_tricks_is_not_registered(alias: str, store: Store, model_
 
 @pytest.mark.parametrize("source", ["models:/..", "models:/../../outside", "/etc", "s3://me:word@host/x"])
 def test_a_source_of_another_program_is_no_path_in_the_cache(source: str, tmp_path: Path, store: Store) -> None:
-    """Registries are shared: what others register may say anything about where its files are."""
+    """Registries are shared, and other programs may register any place as the source of their files."""
     store.client.create_registered_model("tiny")
     (tmp_path / "outside").mkdir()
     version = catalog.ModelVersion("tiny", 1, "")

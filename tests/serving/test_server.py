@@ -1,4 +1,4 @@
-"""The served model: right questions are answered as the library answers, wrong ones in words, and it stays up."""
+"""Tests the served model: it answers like the library, refuses wrong questions in words, and stays up."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_it_answers_like_the_library(server: Server, model: GenerativeModel) -> 
 
 
 def test_an_answer_says_how_pixels_were_read(server: Server) -> None:
-    """Black-and-white images of JavaScript, which writes 1 for 1.0, are not silently read as nearly black ones."""
+    """JavaScript writes 1 for 1.0. Such black-and-white images are not silently read as nearly black ones."""
     floats = (PICTURES > 127).astype(float).tolist()
     integers = (PICTURES > 127).astype(int).tolist()
 
@@ -86,7 +86,7 @@ def test_it_says_that_it_is_there(server: Server) -> None:
 
 
 def test_mlflow_asks_it_as_its_own_server(server: Server, model: GenerativeModel) -> None:
-    """What MLflow's clients send to a scoring server."""
+    """The server takes what MLflow's clients send to a scoring server."""
     from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 
     client = ScoringServerClient("127.0.0.1", server.port)  # type: ignore[no-untyped-call]
@@ -134,7 +134,7 @@ BY_HAND = {
     "not UTF-8": (b'{"inputs": "\xff"}', "not UTF-8"),
     "deep": (b'{"inputs": ' + b"[" * 200_000, "too many values; send at most 1000 images"),
     "deep lists": (b'{"inputs": ' + b"[" * 10_000, "nested too deeply"),
-    "deeper than arrays": (b'{"inputs": ' + b"[" * 100 + b"]" * 100 + b"}", "not an array"),
+    "deeper than arrays": (b'{"inputs": ' + b"[" * 100 + b"]" * 100 + b"}", "they are not one array"),
     "many digits": (b'{"inputs": [' + b"9" * 5000 + b"]}", "too many digits"),
     "NaN": (b'{"inputs": [[NaN]]}', "NaN is no number"),
     "infinite": (b'{"inputs": [[-Infinity]]}', "-Infinity is no number"),
@@ -151,10 +151,13 @@ BY_HAND = {
     "null": (b'{"inputs": [[null, 1]]}', "inputs: send lists of numbers"),
     "objects": (b'{"instances": [{"a": 1}]}', "instances: send lists of numbers"),
     "a number alone": (b'{"inputs": 3}', "inputs: send lists of numbers"),
-    "ragged": (b'{"inputs": [[[1], [1, 2]]]}', "not an array"),
+    "ragged": (b'{"inputs": [[[1], [1, 2]]]}', "they are not one array"),
     "no images": (b'{"inputs": []}', "images of shape (0,)"),
     "shape": (b'{"inputs": [[[1, 2], [3, 4]]]}', "images of shape (1, 2, 2): this model takes (N, 1, 8, 8)"),
-    "codes": (b'{"inputs": [[1, 2]], "params": {"mode": "decode"}}', "codes of shape (1, 2): this model takes (N, 3)"),
+    "codes": (
+        b'{"inputs": [[1, 2]], "params": {"mode": "decode"}}',
+        "shape (1, 2): send codes of shape (N, 3)",
+    ),
     "pixels": (
         json.dumps({"inputs": (PICTURES.astype(int) * 2).tolist()}).encode(),
         "integer pixels run from 0 to 255",
@@ -214,7 +217,7 @@ def test_another_address_method_or_type_is_refused(server: Server) -> None:
 
 @contextmanager
 def half_a_body(server: Server) -> Iterator[None]:
-    """A request that the server waits for the rest of."""
+    """Sends a request of which the server still waits for the rest."""
     head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: 1000\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(head.encode() + b'{"inputs"')
@@ -222,7 +225,7 @@ def half_a_body(server: Server) -> Iterator[None]:
 
 
 def comes_to(server: Server, status: int) -> Reply:
-    """The reply to a right question, once the server has seen who came and went."""
+    """Returns the reply to a right question, once the server has seen who came and went."""
     body, limit = json.dumps({"inputs": PICTURES.tolist()}).encode(), time.monotonic() + 10
     while (reply := server.send(body)).status != status and time.monotonic() < limit:
         time.sleep(0.05)
@@ -241,7 +244,7 @@ def test_a_body_that_ends_early_does_no_harm(server: Server) -> None:
 
 
 def besiege(server: Server, count: int, seed: int) -> dict[int, int]:
-    """Sends wrong questions from several threads; status -> how often."""
+    """Sends wrong questions from several threads, and returns how often each status came."""
     dice = random.Random(seed)
     questions = [wrong_question(dice) for _ in range(count)]
     counts: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""The server in this process: what a client cannot bring about, its limits, its socket."""
+"""Tests the server in this process: its limits, its socket, and what a client cannot do."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def model(model_folder: Path) -> Model:
 
 
 def call(model: Model, content: Any, raises: bool = False) -> Reply:
-    """A request to the app in this process."""
+    """Sends a request to the app in this process."""
 
     async def send() -> Reply:
         transport = httpx.ASGITransport(create_app(model), raise_app_exceptions=raises)
@@ -71,7 +71,7 @@ def test_a_slow_body_is_given_up(model: Model, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_more_at_once_than_it_takes_are_told_to_come_back(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a body arrives it takes no place."""
+    """A request takes no place while its body still arrives."""
     freed = threading.Event()
     monkeypatch.setattr(Model, "answer", lambda *_: (np.zeros((1, 1), np.float32), "") if freed.wait(20) else None)
     question = json.dumps({"inputs": PICTURES.tolist()}).encode()

@@ -1,4 +1,4 @@
-"""docker-compose.yml, run: built, brought up, used from outside, killed, taken down, backed up and restored."""
+"""Tests docker-compose.yml by running it: built, started, used from outside, killed, stopped, backed up, restored."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def within(seconds: float, found: Callable[[], Any], what: str) -> Any:
 
 @pytest.fixture(scope="module")
 def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Docker engine: the one that runs, or one of our own."""
+    """Returns a Docker engine: the one that runs, or one that the tests start."""
     if shutil.which("docker") is None:
         pytest.skip("Docker is not installed: apt-get install docker.io docker-compose")
     answers = lambda: not subprocess.run(["docker", "info"], capture_output=True, check=False).returncode  # noqa: E731
@@ -79,7 +79,7 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @dataclass
 class Stack:
-    """A project of its own, with ports, volumes and images of its own."""
+    """Runs a project that has ports, volumes and images of its own."""
 
     command: list[str]
     environment: dict[str, str]
@@ -88,7 +88,7 @@ class Stack:
         return run([*self.command, *arguments], **self.environment)
 
     def up(self) -> float:
-        """Until every service is healthy; seconds."""
+        """Starts the services, and returns the seconds until every one is healthy."""
         started = time.monotonic()
         self("up", "-d")
         within(240, self.healthy, "health")
@@ -106,7 +106,7 @@ class Stack:
 
     @property
     def clients(self) -> dict[str, str]:
-        """For those outside, through the published ports."""
+        """Returns the environment of those outside, who use the published ports."""
         ports = {name: self.environment[f"{name}_PORT"] for name in ("MLFLOW", "PREFECT")}
         return {
             "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{ports['MLFLOW']}",
@@ -116,7 +116,7 @@ class Stack:
 
 
 def pulled(image: str) -> bool:
-    """Whether a registry has it; a network that drops packets has none."""
+    """Tells whether a registry has the image; a network that drops packets has none."""
     try:
         return not subprocess.run(["docker", "pull", "--quiet", image], capture_output=True, timeout=120).returncode
     except subprocess.TimeoutExpired:
@@ -148,13 +148,13 @@ def stack(docker: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
 
 
 def aemodels(stack: Stack, store: Path, *arguments: str) -> Any:
-    """A command of the project's on the host."""
+    """Runs a command of the project on the host."""
     places = {"AEMODELS_STORE": str(store), "PREFECT_HOME": str(store / "prefect")}
     return json.loads(run([sys.executable, "-m", "flows.cli.main", *arguments, "--json"], **stack.clients, **places))
 
 
 def digests(client: Any, run_id: str) -> dict[str, str]:
-    """Of all files of a run, in whatever folder."""
+    """Returns the digests of all files of a run, in whatever folder they lie."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(client.download_artifacts(run_id, "", scratch))
         files = [path for path in folder.rglob("*") if path.is_file()]
@@ -162,7 +162,7 @@ def digests(client: Any, run_id: str) -> dict[str, str]:
 
 
 def kept(stack: Stack) -> dict[str, Any]:
-    """All that must survive: runs, the bytes of their artifacts, models with aliases, deployments."""
+    """Returns everything that must survive: runs, the bytes of artifacts, models with aliases, deployments."""
     from mlflow import MlflowClient
 
     client = MlflowClient(stack.clients["MLFLOW_TRACKING_URI"])
@@ -181,7 +181,7 @@ def kept(stack: Stack) -> dict[str, Any]:
 
 
 def use(stack: Stack, store: Path, model: str) -> None:
-    """The model's files are there and are a model."""
+    """Checks that the model's files exist and are a model."""
     run(
         [sys.executable, "-m", "flows.cli.main", "generate", model, "-n", "4", "-o", str(store / "out.png")],
         **stack.clients,
@@ -231,7 +231,7 @@ def test_the_stack(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def delete_for_good(stack: Stack, run_id: str) -> None:
-    """As docs/operations.md cleans up."""
+    """Deletes runs in the way that docs/operations.md describes."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -247,7 +247,7 @@ def delete_for_good(stack: Stack, run_id: str) -> None:
 
 @contextmanager
 def prefect(stack: Stack) -> Iterator[Any]:
-    """Its client, from outside."""
+    """Returns Prefect's client, as used from outside."""
     from prefect import get_client
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
@@ -260,7 +260,7 @@ def prefect(stack: Stack) -> Iterator[Any]:
 
 
 def queue_and_wait(stack: Stack, deployment: str, parameters: dict[str, Any]) -> None:
-    """A run by the worker in its container."""
+    """Lets the worker in its container do a run."""
     with prefect(stack) as client:
         known = client.read_deployment_by_name(deployment)
         queued = client.create_flow_run_from_deployment(known.id, parameters=parameters).id
@@ -269,7 +269,7 @@ def queue_and_wait(stack: Stack, deployment: str, parameters: dict[str, Any]) ->
 
 
 def status(request: str | urllib.request.Request) -> tuple[int, str]:
-    """Of a request without a password."""
+    """Returns the status of a request without a password."""
     try:
         with urllib.request.urlopen(request) as answer:
             return answer.status, answer.headers["Content-Type"]

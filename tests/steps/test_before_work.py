@@ -1,4 +1,4 @@
-"""What does not fit is refused before the work that it would be for: the feature network of new data comes first."""
+"""Tests that what does not fit is refused before the work, which begins with the feature network of new data."""
 
 from __future__ import annotations
 

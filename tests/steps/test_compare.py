@@ -1,4 +1,4 @@
-"""A comparison goes on where it was killed, and its table, picture and report say what its runs say."""
+"""Tests that a comparison goes on where it was killed, and that its table, picture and report match its runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A handful of images goes all the way: trained, judged, drawn, reported, registered; what cannot be made says why."""
+"""Tests that a handful of images goes all the way, and that whatever cannot be made says why."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def images() -> np.ndarray:
 
 
 def folder_of(root: Path, images: np.ndarray, size: int, kind: str) -> Path:
-    """Makes a folder of so many images: of two classes, of none, with classes of one image, or all the same."""
+    """Makes a folder of so many images: with two classes, with none, with one image a class, or all the same."""
     for i in range(size):
         pixels = images[0 if kind.startswith("alike") else i]
         label = {"plain": "", "alike": "", "single": f"class {min(i, 3)}"}.get(kind, "ab"[i % 2])
@@ -67,7 +67,7 @@ def settings_of(folder: Path, model: str, **changes: object) -> Settings:
 
 
 def trained(settings: Settings) -> tuple[Trained, PreparedData]:
-    """Trains a model; any warning of a library is an error here, which is then left out as one, or ends the run."""
+    """Trains a model. Any warning of a library is an error here; it ends the run, or is left out with its reason."""
     data = finish(prepare(settings))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -116,7 +116,7 @@ def test_every_handful_of_images_is_registered(
 def test_a_mistake_in_any_metric_or_figure_ends_no_run(
     images: np.ndarray, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistakes: list[object]
 ) -> None:
-    """Each of a model's metrics and figures fails, and a training's image cards."""
+    """Each of a model's metrics and figures fails, and so do the pictures of each epoch."""
 
     def fail(*_: object) -> NoReturn:
         raise IndexError("a list\nof lines")
@@ -148,7 +148,7 @@ def test_a_mistake_in_any_metric_or_figure_ends_no_run(
 def test_a_champion_that_cannot_be_judged_stays(
     images: np.ndarray, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A person promoted it; its challenger has the metric that it lacks, and any value would be better than none."""
+    """A person promoted it. Its challenger has the metric that it lacks, and any value would be better than none."""
 
     def refuse(_: Evidence) -> NoReturn:
         raise NotEnoughError("needs other images")
@@ -180,7 +180,7 @@ def test_a_primary_that_one_image_cannot_give_is_refused_before_any_work(
 
 
 def test_a_search_whose_goal_cannot_be_measured_says_why(images: np.ndarray, store: Store, tmp_path: Path) -> None:
-    """Twenty images are validation images enough, but they are all the same."""
+    """Twenty images give enough validation images, but they are all the same."""
     folder = folder_of(tmp_path, images, 20, "alike")
     settings = settings_of(folder, "vae", **{"evaluation.primary": "explained_variance", "tuning.trials": 2})
     with pytest.raises(
@@ -227,7 +227,7 @@ def test_fewer_images_are_refused_with_the_remedy(count: int, images: np.ndarray
 
 
 def test_a_split_whose_only_image_cannot_be_read_is_named(images: np.ndarray, tmp_path: Path) -> None:
-    """Of 13 images validation and test get one each: whichever file that is, it is found among these."""
+    """Of 13 images, validation and test get one each. The broken file is found among these."""
     told: list[str] = []
     for i in range(13):
         folder = folder_of(tmp_path / str(i), images, 13, "plain")
@@ -266,7 +266,7 @@ def watched(folder: Path, **settings: object) -> Monitored:
 def test_images_that_are_all_the_same_are_compared_without_a_warning(
     champion: Path, images: np.ndarray, tmp_path: Path
 ) -> None:
-    """With a model of such images: no score varies. The command prints nothing of a library either."""
+    """A model of such images gives scores that do not vary. The command prints no warning of a library either."""
     same, others = tmp_path / "more", tmp_path / "others"
     for i in range(200):
         save(same / f"{i}.png", images[0])
@@ -282,7 +282,7 @@ def test_images_that_are_all_the_same_are_compared_without_a_warning(
         told = shell("monitor", "tiny", folder, cwd=tmp_path)
         assert told.code == code
         assert "Warning" not in told.err
-        assert told.err.startswith("comparing")
+        assert told.err.startswith("checking")
     assert champion.exists()
 
 
@@ -301,7 +301,7 @@ def test_a_check_says_why_nothing_is_new(champion: Path) -> None:
     (champion / "broken.png").write_bytes(b"no image")
     os.utime(champion / "broken.png", (0, 0))  # the oldest
     told = watched(champion, anomalies=0.5).reasons[0]
-    assert told.startswith("0 new images are too few to tell, at least ")
+    assert told.startswith("0 new images are too few: at least ")
     assert " are needed; found: 21 image files; 1 cannot be read as images of the model's shape, such as " in told
     assert "broken.png" in told
     assert told.endswith("; 20 are among the images that the model was made from")

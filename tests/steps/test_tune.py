@@ -1,4 +1,4 @@
-"""A search gives its result once to all who worked on it or came too late; who asks again searches anew.
+"""Tests that a search gives its result once to each who worked on it or came too late.
 
 Searches that machines share are on sqlite here, without the locks that only PostgreSQL has; live/test_joined_search.py
 kills real processes on a real one.
@@ -55,7 +55,7 @@ Machine = Callable[[str], None]
 
 @pytest.fixture
 def machine(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """Pretends to go to the machine of that name; all have one MLflow and one database of searches."""
+    """Pretends to move to the machine of that name. All machines have one MLflow and one database of searches."""
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setenv("OPTUNA_STORAGE", "postgresql://nobody@nowhere.invalid/searches")
@@ -112,7 +112,7 @@ def test_who_was_interrupted_gets_what_others_found(
 
 
 def test_two_on_one_machine(digits: PreparedData, machine: Machine, trained: list[Experiment]) -> None:
-    """One of them is interrupted; the other one has the result, and goes."""
+    """One of them is interrupted. The other has the result, and ends."""
     machine("a")
     working = tune(SETTINGS, digits, "")
     for progress in working:
@@ -130,7 +130,7 @@ def test_two_on_one_machine(digits: PreparedData, machine: Machine, trained: lis
 
 
 def test_who_comes_too_late_gets_the_result(digits: PreparedData, machine: Machine, trained: list[Experiment]) -> None:
-    """And hears that it is of a search that has ended."""
+    """A note says that the result is of a search that has ended."""
     machine("a")
     assert ENDED not in notes(digits)
     machine("b")
@@ -170,7 +170,7 @@ def test_a_result_that_was_deleted_is_found_anew(
 def test_a_pipeline_that_asks_again_gets_its_result(
     digits: PreparedData, machine: Machine, trained: list[Experiment], shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was killed before it noted what it had been given. Another pipeline searches anew."""
+    """It was killed before it noted its result. Another pipeline searches anew."""
     if not shared:
         monkeypatch.delenv("OPTUNA_STORAGE")
     machine("a")

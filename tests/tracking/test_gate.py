@@ -1,4 +1,4 @@
-"""The gate, and what it and a person do to the aliases."""
+"""Tests the gate, and what it and a person do to the aliases."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_limits_hold_whatever_the_champion_is_like() -> None:
         ({"name": "a@b"}, "name=a@b"),
         ({"name": ""}, "name="),
         ({"margin": -1}, "margin=-1"),
-        ({"limits": {"msee": 1.0}}, "msee is not a metric that says which model is better; choose of"),
+        ({"limits": {"msee": 1.0}}, "msee is not a metric that says which model is better; choose one of"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], says: str) -> None:

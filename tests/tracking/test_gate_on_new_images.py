@@ -1,4 +1,4 @@
-"""The gate on images of one's own, of which there are more after a while."""
+"""Tests the gate on a person's own images, which become more after a while."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aemodels.config import UserError
 from aemodels.runtime.progress import finish
 from aemodels.settings import Settings
 from aemodels.steps.prepare import prepare
-from aemodels.steps.promote import IS_CHAMPION, Promotion, check, compare, promote
+from aemodels.steps.promote import IS_CHAMPION, Promotion, check, promote, side_by_side
 from aemodels.steps.train import train
 from aemodels.tracking.catalog import CHALLENGER, CHAMPION, get
 from aemodels.tracking.store import open_store
@@ -57,12 +57,17 @@ def test_a_champion_of_more_images_is_not_judged_by_some_of_them(folders: list[P
     assert asked(folders[:1], epochs=1).promoted
     grown = asked(folders, epochs=30)
     assert grown.promoted
-    assert grown.reason.endswith("the champion was trained on other images, some of these perhaps")
+    assert grown.reason.endswith("the champion was trained on other images, perhaps on some of these")
     fewer = asked(folders[:1], epochs=60)
     assert not fewer.promoted
-    assert f"knows the images of {folders[1]} too; add that to data.path, or `aemodels promote own 3`" in fewer.reason
+    assert (
+        f"the champion was trained on {folders[1]} too; add that to data.path, or `aemodels promote own 3`"
+        in fewer.reason
+    )
     assert fewer.champion == 2
-    with pytest.raises(UserError, match=rf"data\.path: the champion of own knows the images of {folders[1]} too"):
+    with pytest.raises(
+        UserError, match=rf"data\.path: the champion of own was trained on the images of {folders[1]} too"
+    ):
         check(settings_of(folders[:1], epochs=60))  # before a search and a training
     check(settings_of(folders, epochs=60))
     for file in folders[1].iterdir():
@@ -77,7 +82,8 @@ def test_a_challenger_is_not_judged_by_what_it_may_have_been_trained_on(folders:
     trained = finish(train(both, finish(prepare(both)), group=""))
     declined = finish(promote(few, finish(prepare(few)), trained.version))
     assert not declined.promoted
-    assert declined.reason.startswith("it was trained on other images (other data settings, or folders that")
+    assert declined.reason.startswith("it was trained on other images (by other data settings, or folders that")
     assert declined.champion == 1
     champion = get(open_store(), "own", CHAMPION)
-    assert finish(compare(both, finish(prepare(both)), champion.version)).reason == IS_CHAMPION  # of whatever images
+    shown = finish(side_by_side(both, finish(prepare(both)), champion.version))
+    assert shown.reason == IS_CHAMPION  # of whatever images

@@ -1,4 +1,4 @@
-"""The registry: versions are registered once and whole, and found by name."""
+"""Tests the registry: versions are registered once and whole, and found by name."""
 
 from __future__ import annotations
 
@@ -106,10 +106,10 @@ def test_models_are_found_by_alias_number_and_folder(store: Store, model_folder:
         ("tinny@champion", r"tinny: no such registered model; did you mean tiny\?"),
         ("tiny@champion", r"tiny@champion: not registered; there is tiny/1, tiny@challenger"),
         ("tiny/7", r"tiny/7: not registered; there is tiny/1, tiny@challenger"),
-        ("tiny", r"tiny: which version\? tiny@champion, or tiny/1"),
+        ("tiny", r"tiny: the version is missing; give tiny@champion or tiny/1"),
         ("tiny@", "tiny@: no such registered model"),
-        ("some/where/run", "some/where/run: not a folder with config.json"),
-        (".", "not a folder with config.json"),
+        ("some/where/run", "some/where/run: neither a finished run's folder, with config.json"),
+        (".", "neither a finished run's folder, with config.json"),
         ("a'b@champion", "a'b: no such registered model"),
     ],
 )

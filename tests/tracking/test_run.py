@@ -1,4 +1,4 @@
-"""What is recorded of a run, in the embedded store and on real servers."""
+"""Tests what is recorded of a run, in the embedded store and on real servers."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_system_metrics_are_recorded_without_an_active_run(run: Run, monkeypatch
 
 
 def status_of(port: int, headers: dict[str, str]) -> int:
-    """Returns the status of the answer to a question that a page may send without asking first."""
+    """Returns the status of the answer to a request that a page may send without asking first."""
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         body = json.dumps({"max_results": 1})
         connection.request("POST", "/ajax-api/2.0/mlflow/experiments/search", body, headers)
@@ -174,7 +174,7 @@ def test_the_ui_shows_the_embedded_store(run: Run) -> None:
 def test_a_server_may_go_away_for_a_while(
     empty_database: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Runs, artifacts and the registry over HTTP, and an outage in the middle of a run."""
+    """Runs, artifacts and the registry work over HTTP. The server is away in the middle of a run."""
     shutil.copy(empty_database, tmp_path / "server.db")
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]

@@ -1,4 +1,4 @@
-"""The store: made, opened, refused, away; its links and its pages."""
+"""Tests the store: how it is made, opened, refused or away, and its links and pages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from aemodels.tracking.ui import serve_ui
 
 
 def test_a_fresh_store_is_made_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where another process was killed making it, and in a folder with an odd name."""
+    """That holds where another process was killed while making it, and in a folder with an odd name."""
     folder = tmp_path / "my störe 100%"
     monkeypatch.setenv("AEMODELS_STORE", str(folder))
     folder.mkdir()
@@ -42,7 +42,7 @@ def test_a_fresh_store_is_made_whole(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_library_that_does_not_load_is_no_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where memory is short."""
+    """A library does not load where memory is short."""
     monkeypatch.setenv("AEMODELS_STORE", str(tmp_path))
     open_store()
     code = """
@@ -134,7 +134,7 @@ def test_an_outage_is_told_from_what_waiting_does_not_mend(monkeypatch: pytest.M
 def test_a_server_whose_database_is_away_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            """Of its health."""
+            """Answers questions about the server's health."""
             self.send_response(200)
             self.end_headers()
 

@@ -1,4 +1,4 @@
-"""The views that links into MLflow's UI open."""
+"""Tests the views that links into MLflow's UI open."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def state_of(tag: str) -> dict:
 
 @pytest.mark.parametrize("kind", ["new", "older", "edited"])
 def test_every_experiment_has_the_views_that_links_name(store: Store, kind: str) -> None:
-    """One that is made here, one that had none yet, and one whose view a person has changed: that one is left alone."""
+    """One is new, one had no view yet, and one has a view that a person has changed. That view stays as it is."""
     tags = {"new": None, "older": {}, "edited": dict.fromkeys(view_tags(), "mine")}[kind]
     if tags is not None:
         store.client.create_experiment("tiny", tags=tags)

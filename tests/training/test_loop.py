@@ -1,4 +1,4 @@
-"""The one loop: resuming, best weights, early stopping, schedules, and what it refuses."""
+"""Tests the one loop: resuming, best weights, early stopping, schedules, and what it refuses."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_damaged_files_are_named(digits: PreparedData, tmp_path: Path, damage: b
 
 
 def test_a_state_of_an_earlier_release_goes_on(tmp_path: Path) -> None:
-    """One that had a count of updates beside that of epochs."""
+    """That state has a count of updates beside the count of epochs."""
     meta = {"epoch": "2", "step": "6", "best": "0.5", "best_epoch": "1", "history": "[]", "pretraining": "[]"}
     save_file({"model.weight": torch.ones(3)}, tmp_path / "state.safetensors", metadata=meta)
     state = load_state(tmp_path)
@@ -191,14 +191,14 @@ def test_killed_at_any_moment_and_run_again_equals_uninterrupted(digits: Prepare
 
 
 class DriftConfig(ModelConfig):
-    """One weight that starts at 0 and that Adam raises by exactly the learning rate at every step."""
+    """Makes one weight that starts at 0. Adam raises it by exactly the learning rate at every step."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> GenerativeModel:
         return Drift(image_shape, num_classes, latent_dim=1)
 
 
 class Drift(GenerativeModel):
-    """Its loss pulls the weight up for ever; its objective is best at 0.22."""
+    """Pulls its weight up for ever by its loss; its objective is best at 0.22."""
 
     selection = "objective"
 
@@ -244,7 +244,7 @@ FACTORS = {  # 3 steps of warm-up, then half a cosine over the other 5
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_the_learning_rate_follows_its_schedule(schedule: str, digits: PreparedData) -> None:
-    """Adam's step is the learning rate where the gradient is always the same, so the weight is the rates' sum."""
+    """Adam's step is the learning rate if the gradient never changes. So the weight is the sum of the rates."""
     settings = {"epochs": 4, "images": 64, "batch_size": 32, "learning_rate": 0.01, "warmup_steps": 3}
     config = TrainingConfig.model_validate(settings | {"schedule": schedule})
     logged, weights = [], []
@@ -273,7 +273,7 @@ def test_optimal_sigma_is_remembered_for_held_out_images(digits: PreparedData) -
 
 
 def test_the_stages_are_those_of_the_paper() -> None:
-    """Burda et al. (2016): 1e-3 * 10**(-i/7) for 3**i epochs, i from 0 to 7."""
+    """Burda et al. (2016) train 3**i epochs with the rate 1e-3 * 10**(-i/7), for i from 0 to 7."""
     factors = [learning_rate_factor(epoch, 3280, 0, "stages") for epoch in range(3280)]
     stages = [(factor, len(list(group))) for factor, group in itertools.groupby(factors)]
     assert stages == [(pytest.approx(10 ** (-i / 7)), 3**i) for i in range(8)]

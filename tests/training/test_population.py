@@ -1,4 +1,4 @@
-"""A population is the models trained alone: losses, weights, moments, best weights; members leave."""
+"""Tests that a population equals models trained alone: losses, weights, moments, best weights; members leave."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RESIDUAL = ResidualConfig(
 
 
 class AdversarialConfig(ModelConfig):
-    """A small model of two parts: a generator from noise, and a critic."""
+    """Holds a small model of two parts: a generator that draws from noise, and a critic."""
 
     latent_dim: int = 2
 
@@ -178,7 +178,7 @@ LONG = {"residual", "conv", "vae_gan"}  # convolutions take longer
 
 
 def cases() -> Iterator[Any]:
-    """Every population with Adam, and with clipping; most of the long ones are for the slow suite."""
+    """Returns every population with Adam and with clipping. Most of the long ones are for the slow suite."""
     for (kind, models), (how, training) in itertools.product(POPULATIONS.items(), TRAINING.items()):
         slow = kind in LONG and (kind, how) != ("conv", "adam")
         yield pytest.param(models, training, id=f"{kind}-{how}", marks=[pytest.mark.slow] if slow else [])
@@ -187,7 +187,7 @@ def cases() -> Iterator[Any]:
 @pytest.mark.parametrize(("models", "training"), list(cases()))
 @pytest.mark.usefixtures("same_noise", "double")
 def test_a_member_is_the_model_trained_alone(models, training, digits: PreparedData) -> None:
-    """104 steps in float64: weights, best weights, moments, metrics."""
+    """After 104 steps in float64 the weights, best weights, moments and metrics are equal."""
     # two players answer each other's rounding, so that it grows: the VAE-GAN's from 1e-15 in 87 steps to 3e-10 in 116
     tolerance = 1e-8 if isinstance(models[0], GANConfig | VAEGANConfig) else 1e-10
     results = together(models, digits, training)
@@ -219,7 +219,7 @@ def test_losses_agree_in_float32(models, digits: PreparedData) -> None:
 @pytest.mark.parametrize("kind", ["mlp", "conv"])
 @pytest.mark.usefixtures("same_noise")
 def test_losses_agree_in_bfloat16(kind: str, digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With autocast, as on a GPU, whatever this processor multiplies bfloat16 with."""
+    """Autocast is used as on a GPU, however this processor multiplies bfloat16."""
     monkeypatch.setattr("aemodels.training.update.bfloat16_units", lambda _: "vector")
     models, training = POPULATIONS[kind], TRAINING["adam"].override({"precision": "bfloat16", "epochs": 2})
     assert_losses_agree(models, digits, training, rel=1e-3, nats=0.05)  # of a rate rounding is a larger part

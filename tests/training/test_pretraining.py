@@ -1,4 +1,4 @@
-"""Greedy pre-training: each layer is trained alone, the whole begins there, and it can be killed at any moment."""
+"""Tests greedy pre-training: each layer is trained alone, the whole starts there, and a kill does no harm."""
 
 from __future__ import annotations
 
@@ -119,7 +119,10 @@ def test_resumed_equals_uninterrupted(digits: PreparedData, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_run_killed_anywhere_ends_in_the_same_weights(digits: PreparedData, store: Store) -> None:
-    """Once within the layers, once after the first epoch; each layer's epochs are shown, and tracked once."""
+    """It is killed once within the layers and once after the first epoch.
+
+    Each layer's epochs are shown and tracked once.
+    """
     settings = load_settings(
         {"model": DEEP_AE.model_dump(), "training": TRAINING.model_dump()} | {"evaluation.samples": 99}
     )

@@ -1,4 +1,4 @@
-"""Updates: each part's own gradient, clipped; the optimiser's step and moments; graphs."""
+"""Tests updates: each part's own gradient, clipped; the optimiser's step and moments; graphs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BATCH_NORM = MLPConfig(widths=(16,), normalization="batch")
 
 
 class TwoPartsConfig(ModelConfig):
-    """A generator and a critic that each see the other's output."""
+    """Makes a generator and a critic that each see the other's output."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> GenerativeModel:
         return TwoParts(image_shape, num_classes, latent_dim=2)
@@ -60,7 +60,10 @@ class TwoParts(GenerativeModel):
 
 
 def test_no_part_receives_anothers_gradient(digits: PreparedData) -> None:
-    """One step of plain Adam moves every weight by the learning rate against the sign of its own part's gradient."""
+    """One step of plain Adam moves each weight by the learning rate.
+
+    The direction is against its own part's gradient.
+    """
     config = TrainingConfig(epochs=1, images=64, batch_size=64, learning_rate=1e-4)
     (epoch,) = train(TwoPartsConfig(), digits, config, seed=0)
     assert {"train/generator/fooled", "train/critic/gap"} <= epoch.metrics.keys()
@@ -129,7 +132,10 @@ def test_moments_that_are_too_small_to_matter_are_forgotten() -> None:
 
 @pytest.mark.parametrize("model", [VAEConfig(trunk=SMALL, beta_warmup_steps=7), TwoPartsConfig()], ids=["vae", "parts"])
 def test_what_a_graph_replays_is_the_update(model: ModelConfig, digits: PreparedData) -> None:
-    """Updates whose order, rates and step lie in tensors, as on a GPU, are those of the plain loop; here uncaptured."""
+    """As on a GPU, order, rates and step lie in tensors.
+
+    Such updates equal those of the plain loop; nothing is captured here.
+    """
     config = TrainingConfig(epochs=2, images=300, batch_size=64, schedule="cosine", warmup_steps=3, gradient_clip=1.0)
     data, cpu = digits.override({"binarize": "dynamic"}), torch.device("cpu")
     images = Batches(data, "train", cpu, 300)
@@ -146,7 +152,7 @@ def test_what_a_graph_replays_is_the_update(model: ModelConfig, digits: Prepared
 @pytest.mark.parametrize("works", [True, False])
 @pytest.mark.parametrize("resumed", [False, True])
 def test_a_capture_leaves_no_trace(works: bool, resumed: bool, digits: PreparedData, monkeypatch) -> None:
-    """Its warm-up is undone; where it fails, it says so. CUDA itself is replaced: there is none on a CPU machine."""
+    """Its warm-up is undone, and a failure is reported. CUDA itself is replaced, since a CPU machine has none."""
 
     def capture(*_: object, **__: object) -> nullcontext[None]:
         if not works:
@@ -173,7 +179,7 @@ def test_a_capture_leaves_no_trace(works: bool, resumed: bool, digits: PreparedD
 
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_training_that_ended_keeps_no_graph(stopped: bool, digits: PreparedData, monkeypatch) -> None:
-    """An evaluation follows, which needs the memory; graph and updates hold each other."""
+    """The evaluation that follows needs the memory. The graph and its updates refer to each other."""
     graphs: list[weakref.ref[Graph]] = []
 
     def uncaptured(updates: ReplayedUpdates) -> None:

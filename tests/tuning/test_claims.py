@@ -1,4 +1,4 @@
-"""Several processes share a search: their claims, leases, and the address of its database."""
+"""Tests several processes that share a search: their claims, leases, and the address of its database."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_worker_that_hangs_loses_its_trials(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_error_that_is_written_too_late_does_not_count() -> None:
-    """Between another worker's two writes, one of which is that the lease ran out."""
+    """It comes between another process's two writes, one of which says that the lease ran out."""
     with workers() as (a, b):
         a.generation(0)
         trial = claimed(a)
@@ -142,7 +142,7 @@ def test_an_error_that_is_written_too_late_does_not_count() -> None:
 def test_an_end_that_does_not_count_is_undone(
     meanwhile: bool, digits: PreparedData, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker is cut off while it tells MLflow how a trial ended; the other ends it meanwhile, or later."""
+    """A process is cut off while it tells MLflow how a trial ended. Another one ends the trial meanwhile, or later."""
     replace_trials(monkeypatch, pretend)
     features: Any = object()
     with workers() as (a, b), start_run(store, "digits", "search") as parent:

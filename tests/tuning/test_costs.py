@@ -1,4 +1,4 @@
-"""What a trial will take: the estimate of a stack's memory."""
+"""Tests the estimate of the memory that a stack of trials takes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_the_estimate_grows_with_what_takes_memory(digits: PreparedData, model: 
 
 
 def test_the_estimate_holds_the_validation(digits: PreparedData) -> None:
-    """Of its images what is held at a time: the largest layer and what its activation makes of it."""
+    """It counts what is held at a time: the largest layer and the result of its activation."""
     small = SMALL.override({"model.trunk": "conv", "training.batch_size": 1})
 
     def validated(images: int) -> int:

@@ -1,4 +1,4 @@
-"""What a search refuses, and trials that diverge, fail or die."""
+"""Tests what a search refuses, and trials that diverge, fail or die."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from aemodels.tuning.study import open_study
 
 @pytest.mark.slow
 def test_a_search_outlives_its_processes(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trial of one that is killed has failed, in the record too; the others have the values that they have."""
+    """The trial of a killed process has failed, in the record too. The others keep their values."""
     config, name = TuningConfig(trials=4, generation=2, epochs=2, images=128), next(NAMES)
     _, alone = run(digits, config, SMALL)
     monkeypatch.setattr(runner, "WORTH_PROCESSES", 0)
@@ -152,7 +152,7 @@ def test_value_that_is_not_finite(digits: PreparedData, monkeypatch: pytest.Monk
 
 
 def test_all_trials_fail(digits: PreparedData) -> None:
-    """Real divergence: steps far too large."""
+    """The steps are far too large, so every trial really diverges."""
     wild = {"training.optimizer": "adamw", "training.learning_rate": 1e30}
     with pytest.raises(UserError, match=r"all 2 trials failed.*epoch 1"):
         run(digits, TuningConfig(trials=2), Experiment.override(SMALL, wild))

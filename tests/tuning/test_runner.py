@@ -1,4 +1,4 @@
-"""The same trials however they share the machine: in this process, in others, stacked; memory that runs out."""
+"""Tests that trials are the same in this process, in others and stacked, and that memory may run out."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def alone_with_noise(same_noise: None, digits: PreparedData) -> dict[Any, float]
 
 
 class Stacked(Runner):
-    """Stacks trials, as is done on a GPU."""
+    """Stacks trials, as a GPU does."""
 
     run = Runner._stacked
 
@@ -94,7 +94,7 @@ def test_a_stack_is_as_large_as_the_memory(
     expected: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Which holds so many members, and the images of the device or not."""
+    """The memory holds so many members, with or without the images."""
     largest = max(stack_bytes(experiment, digits) for experiment in VARIED)
     resident = math.prod(digits.image_shape) * (300 + digits.sizes["val"])
     monkeypatch.setattr(trials, "free_memory", lambda _: members * largest / trials.STACK_SHARE + images * resident)
@@ -117,7 +117,7 @@ def test_a_stack_is_as_large_as_the_memory(
 def test_out_of_memory_halves_the_stack_and_goes_on(
     digits: PreparedData, alone_with_noise: dict[Any, float], when: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is told twice, and nothing is missing, the time that the stack took neither."""
+    """No message comes twice, and none is missing; the time of the stack is told too."""
     real = trials.train_population
 
     def small_device(configs: Sequence[Any], *rest: Any) -> Any:
@@ -217,7 +217,7 @@ def runner(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ru
 def test_processes_are_for_work_that_outlasts_their_start(
     digits: PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many images, seen by other networks."""
+    """Other networks see the same number of images."""
     monkeypatch.setattr(trials, "cores", lambda: 2)
     costly = SMALL.override({"model": {"name": "vae", "trunk": {"name": "residual", "channels": [128, 128]}}})
     cost = {name: forward_seconds(e, digits) for name, e in {"small": SMALL, "costly": costly}.items()}
@@ -231,8 +231,9 @@ def test_processes_are_for_work_that_outlasts_their_start(
 
 
 def test_processes_give_the_same_trials(runner: Runner, digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bit for bit: the clock says whether processes are worth their start. Real ones, kept from one generation to the
-    next; a stopped trial makes room; closed, they are gone.
+    """The results are equal bit for bit.
+
+    Real processes stay from one generation to the next, a stopped trial makes room, and closing ends them.
     """
     monkeypatch.setattr(trials, "WORTH_PROCESSES", math.inf)
     with closing(Runner(Conditions(digits, None, GOALS))) as here:
@@ -264,7 +265,7 @@ def killed(runner: Runner, trial: int, when: type) -> list[Any]:
 
 
 def test_a_killed_process_fails_its_trial_alone(runner: Runner, alone: dict[Any, float]) -> None:
-    """At whatever moment, and another process takes its place."""
+    """It may be killed at any moment, and another process takes its place."""
     for trial, when in ((1, MemberStart), (0, MemberEpoch)):
         before = list(runner.processes)
         events = killed(runner, trial, when)
@@ -279,7 +280,7 @@ def test_a_killed_process_fails_its_trial_alone(runner: Runner, alone: dict[Any,
 
 @pytest.mark.slow
 def test_who_dies_between_two_trials_fails_none(runner: Runner, alone: dict[Any, float]) -> None:
-    """Nothing is told twice either: of a trial whose end was told, or that was stopped."""
+    """No message comes twice either, about a trial whose end was told or that was stopped."""
     events = killed(runner, 1, MemberEnd)
     assert len(events) == len(alone)
     assert values(events) == pytest.approx(alone, rel=1e-5)
@@ -298,7 +299,7 @@ def test_who_dies_between_two_trials_fails_none(runner: Runner, alone: dict[Any,
 def test_who_dies_before_it_has_a_trial_fails_that_alone(
     runner: Runner, alone: dict[Any, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where memory runs out again while the new process starts."""
+    """Memory runs out again while the new process starts."""
     new_process = trials._new_process
     for peer in runner.processes:
         kill(peer)

@@ -1,4 +1,4 @@
-"""What a search tries: proposals, pruning, two objectives, real trainings."""
+"""Tests what a search tries: proposals, pruning, two objectives, and real trainings."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ WIDTHS = {"model.trunk.widths": {"choices": [[128], [256, 128], [64, 64, 32]]}}
 def test_no_setting_is_trained_twice(
     digits: PreparedData, trials: int, space: dict[str, Any], expected: int, generation: int | None
 ) -> None:
-    """Neither within a generation; a space that holds fewer settings than there were to be trials ends the search."""
+    """It is so within a generation too. A space with fewer settings than trials ends the search."""
     config = TuningConfig.parse({"trials": trials, "generation": generation, "space": space})
     events, result = run(digits, config)
     started = [event.experiment.model_dump_json() for event in events if isinstance(event, TrialStarted)]
@@ -92,7 +92,7 @@ def test_there_are_as_many_trials_as_were_asked_for(digits: PreparedData, genera
 
 @pytest.mark.usefixtures("pretended")
 def test_lists_and_sections_can_be_searched(digits: PreparedData) -> None:
-    """And texts, numbers and null; they are kept as they are, the experiment's own settings come first."""
+    """Texts, numbers and null can be searched too, and keep their types. The experiment's own settings come first."""
     trunks = ["mlp", {"name": "mlp", "widths": [64, 32], "activation": "tanh"}, {"name": "conv", "channels": [8, 16]}]
     space = {
         "model.trunk": {"choices": trunks},
@@ -129,7 +129,7 @@ def test_generation_is_recorded_before_it_runs(digits: PreparedData) -> None:
 
 @pytest.mark.usefixtures("pretended")
 def test_a_generation_is_a_share_of_the_search(digits: PreparedData) -> None:
-    """Of its settings alone, whatever the machine; a large search finds work for many cores, or a large stack."""
+    """Its size depends on the settings alone, not on the machine. A large search gives work to many cores."""
     assert [TuningConfig(trials=n).generation_size for n in (1, 12, 16, 17, 64)] == [1, 4, 4, 5, 16]
     assert [TuningConfig(trials=n, generation=6).generation_size for n in (4, 64)] == [4, 6]
     config = TuningConfig(trials=26)

@@ -1,4 +1,4 @@
-"""The study of a search: a killed one ends as one that was not, whatever the moment; notes, identity, its database."""
+"""Tests the study of a search: a killed one ends like an undisturbed one; its notes, identity and database."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ print(json.dumps({"codes": codes, "resumed": t.facts(resumed), "whole": t.facts(
 @pytest.mark.slow
 @pytest.mark.usefixtures("digits")
 def test_kill_9() -> None:
-    """Real trainings, really killed; in a process of its own, whose threads do not mind a fork."""
+    """Real trainings are really killed, in a process whose threads do not mind a fork."""
     command = [sys.executable, "-c", REAL_KILLS, str(ROOT / "tests")]
     answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert answer["codes"] == [-9] * 4

@@ -57,8 +57,8 @@ def _explained(pairs: Pairs) -> float:
 
 
 _EXPLAINED = (
-    "1 - squared error of the reconstructions / squared distance of the images from their mean image: 1 loses nothing, "
-    "0 is no better than that image, whatever the contrast of the images"
+    "It is 1 - squared error of the reconstructions / squared distance of the images from their mean image. 1 loses "
+    "nothing, and 0 is no better than the mean image, whatever the contrast of the images"
 )
 _OTHERS = "1,000 images of another kind: rendered sprites, or handwritten digits for a model of sprites."
 COMPRESSION = {
@@ -67,7 +67,7 @@ COMPRESSION = {
         ("autoencoder",),
         "bytes per byte",
         None,
-        "Bytes of an image, one for each pixel and channel, over those of its code, four for each latent unit.",
+        "It is the bytes of an image over those of its code. A pixel has one for each channel, a latent unit has four.",
     ),
     "explained_variance": Metric(
         explained_variance, ("autoencoder", "two_images"), "share", "maximize", f"{_EXPLAINED}."
@@ -77,9 +77,9 @@ COMPRESSION = {
         ("autoencoder",),
         "squared pixels in [0, 1]",
         None,
-        f"The squared error, as mse has it, of {_OTHERS}",
+        f"It is the MSE of {_OTHERS}",
     ),
     "out_of_domain_explained_variance": Metric(
-        out_of_domain_explained_variance, ("autoencoder",), "share", None, f"{_EXPLAINED}. Of {_OTHERS}"
+        out_of_domain_explained_variance, ("autoencoder",), "share", None, f"{_EXPLAINED}. It is measured on {_OTHERS}"
     ),
 }

@@ -36,9 +36,9 @@ DENOISING = {
         ("denoising",),
         MEASURES[measure][1],
         "maximize" if method == "denoised" else None,
-        f"Mean {MEASURES[measure][2]} of {METHODS[method]} with the clean ones, for Gaussian noise of standard "
-        f"deviation {sigma} on pixels in [0, 1], cut off at black and white, whatever corruption the model was trained "
-        "with; the split's first 200 images.",
+        f"It is the mean {MEASURES[measure][2]} of {METHODS[method]} with the clean ones, for the split's first 200 "
+        f"images. The noise is Gaussian with standard deviation {sigma} on pixels in [0, 1], cut off at black and "
+        "white, whatever corruption the model was trained with.",
     )
     for sigma in NOISES
     for measure in MEASURES

@@ -29,9 +29,9 @@ FACTORS = {
         ("factors", "unconditional"),
         "share of entropy",
         "maximize",
-        "Mean over the known factors of the gap between the two latent units with the most mutual information with it, "
-        "over the factor's entropy: 1 if a unit of its own knows each factor. Of one code from q(z|x) for each image; "
-        "codes and factors in 20 bins of equal width, the estimate corrected for their number. Not of a conditional "
-        "model, whose codes are made with the class at hand.",
+        "For each known factor it takes the two latent units with the most mutual information with it. The gap between "
+        "the two, over the factor's entropy, is averaged over the factors: 1 if a unit of its own knows each factor. "
+        "It uses one code from q(z|x) for each image. Codes and factors have 20 bins of equal width, and the estimate "
+        "is corrected for their number. A conditional model has no such number, since its encoder is told the class.",
     ),
 }

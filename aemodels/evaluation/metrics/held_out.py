@@ -179,10 +179,10 @@ def _mean(values: Tensor) -> float:
 
 
 _GIVEN = "A conditional model is told the image's class."
-_OF_CLASS = "Of p(x|y) where the model is conditional: other nats than those of p(x)."
+_OF_CLASS = "For a conditional model it is that of p(x|y), whose nats cannot be compared with those of p(x)."
 _CODES = (
-    "the codes of at most 10,000 training images, none that the model did not see where it was trained on these data. "
-    "Not of a conditional model, whose codes are made with the class at hand."
+    "codes of at most 10,000 training images. If the model was trained on these data, it has seen all of them. "
+    "A conditional model has no such number, since its encoder is told the class."
 )
 HELD_OUT = {
     "distortion": Metric(
@@ -190,9 +190,9 @@ HELD_OUT = {
         ("autoencoder",),
         "nats per image",
         "minimize",
-        f"Mean of -log p(x|z) over the images, summed over pixels, with one z from q(z|x) for each (iwae: the mean of "
-        f"its samples * repeats); a denoising model is shown clean images here, in val/distortion corrupted ones. "
-        f"{_GIVEN}",
+        "It is the mean of -log p(x|z) over the images, summed over pixels, with one z from q(z|x) for each. An iwae "
+        "takes the mean of its samples * repeats. A denoising model is shown clean images here, and corrupted ones in "
+        f"val/distortion. {_GIVEN}",
         of_likelihood=True,
     ),
     "rate": Metric(
@@ -200,7 +200,7 @@ HELD_OUT = {
         ("rate",),
         "nats per image",
         "minimize",
-        "Mean KL divergence of q(z|x) from the prior, summed over the latent units.",
+        "It is the mean KL divergence of q(z|x) from the prior, summed over the latent units.",
         ranks=False,  # codes that tell nothing have no rate, so less rate is not better by itself
     ),
     "negative_elbo": Metric(
@@ -208,8 +208,8 @@ HELD_OUT = {
         ("rate",),
         "nats per image",
         "minimize",
-        "Distortion + rate, whatever beta the model was trained with; a bound on -log p(x) only where the likelihood "
-        f"fits the pixels (coin flips on grey pixels do not). {_OF_CLASS}",
+        "It is distortion + rate, whatever beta the model was trained with. It is a bound on -log p(x) only if the "
+        f"likelihood fits the pixels; coin flips do not fit grey pixels. {_OF_CLASS}",
         of_likelihood=True,
     ),
     "bits_per_dimension": Metric(
@@ -217,8 +217,8 @@ HELD_OUT = {
         ("rate", "likelihood"),
         "bits per pixel and channel",
         "minimize",
-        "The negative ELBO over pixels and ln 2; of black and white pixels under coin flips, or of 256 grey levels "
-        f"under a density, with uniform noise of one grey level. {_OF_CLASS}",
+        "It is the negative ELBO divided by the number of pixels and ln 2. Pixels are black and white under coin "
+        f"flips, or 256 grey levels under a density, with uniform noise of one grey level. {_OF_CLASS}",
         of_likelihood=True,
     ),
     "nll": Metric(
@@ -226,73 +226,83 @@ HELD_OUT = {
         ("rate", "likelihood", "nll_samples"),
         "nats per image",
         "minimize",
-        "Mean of -log p(x), p(x) the mean of p(x|z) p(z) / q(z|x) over nll_samples codes from q(z|x), noise by "
-        "evaluation.seed; too high in expectation, less so with more codes. Of the split's first nll_images, black and "
-        f"white as data.binarize says (dynamic: one fixed draw), or grey with no noise added. {_OF_CLASS}",
+        "It is the mean of -log p(x). Here p(x) is the mean of p(x|z) p(z) / q(z|x) over nll_samples codes from "
+        "q(z|x), with noise by evaluation.seed. It is too high in expectation, and less so with more codes. It is "
+        "measured on the split's first nll_images. They are black and white as data.binarize says "
+        f"(dynamic: one fixed draw), or grey with no noise added. {_OF_CLASS}",
         of_likelihood=True,
     ),
     "nll_samples": Metric(
-        nll_samples, ("rate", "likelihood", "nll_samples"), "codes per image", None, "K of the importance sampling."
+        nll_samples,
+        ("rate", "likelihood", "nll_samples"),
+        "codes per image",
+        None,
+        "It is K, the number of codes of the importance sampling.",
     ),
     "nll_images": Metric(
-        nll_images, ("rate", "likelihood", "nll_samples"), "images", None, "Images whose -log p(x) was measured."
+        nll_images,
+        ("rate", "likelihood", "nll_samples"),
+        "images",
+        None,
+        "It counts the images whose -log p(x) was measured.",
     ),
     "mse": Metric(
         mse,
         ("autoencoder",),
         "squared pixels in [0, 1]",
         "minimize",
-        f"Mean over pixels and images of the squared error of the reconstruction from the posterior's mean. {_GIVEN}",
+        "It is the mean over pixels and images of the squared error of the reconstruction from the posterior's mean. "
+        f"{_GIVEN}",
     ),
     "mse_training": Metric(
         mse_training,
         ("autoencoder", "seen"),
         "squared pixels in [0, 1]",
         None,
-        "The same of the first images, at most 10,000, that the model was trained on.",
+        "It is the MSE of the first images, at most 10,000, that the model was trained on.",
     ),
     "generalization_gap": Metric(
         generalization_gap,
         ("autoencoder", "seen"),
         "squared pixels in [0, 1]",
         None,
-        "What the error of these images is larger than that of the images that the model was trained on; a model that "
-        "learned nothing has none.",
+        "It is the MSE of these images less that of the images that the model was trained on. A model that learned "
+        "nothing has no gap.",
     ),
     "psnr": Metric(
         psnr,
         ("autoencoder",),
         "dB",
         "maximize",
-        f"Mean over images of -10 log10 of the image's mean squared error. {_GIVEN}",
+        f"It is the mean over images of -10 log10 of the image's mean squared error. {_GIVEN}",
     ),
     "ssim": Metric(
         ssim,
         ("autoencoder",),
         "at most 1",
         "maximize",
-        f"Mean structural similarity of image and reconstruction, in Gaussian windows of 11 pixels. {_GIVEN}",
+        f"It is the mean structural similarity of image and reconstruction, in Gaussian windows of 11 pixels. {_GIVEN}",
     ),
     "active_units": Metric(
         active_units,
         ("rate", "two_images"),
         "units",
         "maximize",
-        "Latent units whose posterior mean has a variance over 0.01 between images; of a conditional model what counts "
-        "is its distance from the mean of the prior of the image's class.",
+        "It counts the latent units whose posterior mean has a variance over 0.01 between images. For a conditional "
+        "model the distance from the mean of the prior of the image's class takes the place of the posterior mean.",
     ),
     "probe_accuracy": Metric(
         probe_accuracy,
         ("autoencoder", "unconditional", "labels"),
         "share",
         "maximize",
-        f"Accuracy of a logistic regression from posterior mean to class, fitted to {_CODES}",
+        f"It is the accuracy of a logistic regression from posterior mean to class, fitted to {_CODES}",
     ),
     "knn_accuracy": Metric(
         knn_accuracy,
         ("autoencoder", "unconditional", "labels"),
         "share",
         "maximize",
-        f"Accuracy of the 5 nearest (by posterior means) of {_CODES}",
+        f"It is the accuracy of the class of the 5 nearest (by posterior means) among {_CODES}",
     ),
 }

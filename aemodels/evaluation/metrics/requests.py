@@ -65,10 +65,10 @@ def _spread(features: Tensor) -> Tensor:
 # ---------------------------------------------------------------- the table
 
 
-_EACH = f"{ASKED} for each class (of the first {MOST_CLASSES} where there are more)"
+_EACH = f"{ASKED} for each class (of the first {MOST_CLASSES} if there are more)"
 _DIVERSITY = (
-    "How far {} lie from their mean in the data set's features, over the same of training images of the class (mean "
-    "over the classes): 1 is as varied as they are, 0 always the same image."
+    "It is the distance of {} from their mean in the data set's features, over that of training images of the class "
+    "(mean over the classes). 1 is as varied as they are, 0 is always the same image."
 )
 REQUESTS = {
     "label_accuracy": Metric(
@@ -76,23 +76,23 @@ REQUESTS = {
         ("conditional", "features"),
         "share",
         "maximize",
-        f"Images asked for by their class, {_EACH}, that the feature network's classifier puts into that class; "
-        "1 / classes is chance.",
+        f"It is the share of images drawn for a class that the feature network's classifier puts into that class. "
+        f"There are {_EACH}. 1 / classes is chance.",
     ),
     "label_diversity": Metric(
         label_diversity,
         ("conditional", "features"),
         "1 as real images",
         None,
-        _DIVERSITY.format("images asked for by their class"),
+        _DIVERSITY.format("images drawn for a class"),
     ),
     "like_accuracy": Metric(
         like_accuracy,
         ("autoencoder", "labels", "features"),
         "share",
         "maximize",
-        f"Images drawn to be like {EXAMPLES} training images of a class (like all, where there are fewer), {_EACH}, "
-        "that the feature network's classifier puts into that class; 1 / classes is chance.",
+        f"It is the share of images drawn to be like {EXAMPLES} training images of a class (like all, if there are "
+        f"fewer) that the feature network's classifier puts into that class. There are {_EACH}. 1 / classes is chance.",
     ),
     "like_diversity": Metric(
         like_diversity,
@@ -106,6 +106,6 @@ REQUESTS = {
         ("labels", "features"),
         "1 as real images",
         None,
-        _DIVERSITY.format(f"{ASKED} images drawn from the prior") + " Over 1, as they are of all classes.",
+        _DIVERSITY.format(f"{ASKED} images drawn from the prior") + " It is over 1, as they are of all classes.",
     ),
 }

@@ -147,75 +147,75 @@ SAMPLES = {
         ("features",),
         "squared feature units",
         "minimize",
-        "Frechet distance of as many images drawn from the model's own prior to the split's images, in the data set's "
-        "features. A VAE's is N(0, I), an ae's a mixture fitted to its training codes; frechet_fitted_prior and "
-        "frechet_standard_normal have the same prior for every unconditional autoencoder.",
+        "It is the Frechet distance of as many images drawn from the model's own prior to the split's images, in the "
+        "data set's features. The prior of a VAE is N(0, I), that of an ae is a mixture fitted to its training codes. "
+        "frechet_fitted_prior and frechet_standard_normal have the same prior for every unconditional autoencoder.",
     ),
     "frechet_standard_normal": Metric(
         frechet_standard_normal,
         ("autoencoder", "unconditional", "features"),
         "squared feature units",
         None,
-        "As frechet_samples, of codes from N(0, I), whatever the prior: of an ae what it draws where nothing made its "
-        "codes normal.",
+        "It is frechet_samples with codes from N(0, I), whatever the prior. Nothing brings the codes of an ae there.",
     ),
     "frechet_fitted_prior": Metric(
         frechet_fitted_prior,
         ("autoencoder", "unconditional", "features"),
         "squared feature units",
         "minimize",
-        "As frechet_samples, of codes from a mixture of up to 10 Gaussians, fitted to one code from q(z|x) of each of "
-        "at most 10,000 training images (of an ae once, when it was trained).",
+        "It is frechet_samples with codes from a mixture of up to 10 Gaussians. The mixture is fitted to one code from "
+        "q(z|x) of each of at most 10,000 training images (for an ae once, when it was trained).",
     ),
     "frechet_reconstructions": Metric(
         frechet_reconstructions,
         ("autoencoder", "features"),
         "squared feature units",
         "minimize",
-        "Frechet distance of the reconstructions to the images themselves.",
+        "It is the Frechet distance of the reconstructions to the images themselves.",
     ),
     "frechet_floor": Metric(
         frechet_floor,
         ("features",),
         "squared feature units",
         None,
-        "Frechet distance of as many training images to the split's images: what no model can be expected to beat.",
+        "It is the Frechet distance of as many training images to the split's images. No model is expected to beat it.",
     ),
     "frechet_images": Metric(
-        frechet_images, ("features",), "images", None, "Images on each side of the Frechet distances."
+        frechet_images, ("features",), "images", None, "It counts the images on each side of the distances."
     ),
     "density": Metric(
         density,
         ("features", "two_images"),
         "1 as real images",
         "maximize",
-        "Balls around the split's images that hold a sample, over 5: a ball reaches to its image's 5th nearest in the "
-        "data set's features. Over 1 where samples crowd together.",
+        "It is the number of balls around the split's images that hold a sample (mean over the samples), over 5. A "
+        "ball reaches to its image's 5th nearest in the data set's features. It is over 1 if samples crowd together.",
     ),
     "coverage": Metric(
         coverage,
         ("features", "two_images"),
         "share",
         "maximize",
-        "Share of the same balls that hold at least one of as many samples; 0.97 is expected of real images.",
+        "It is the share of the balls of density that hold at least one of as many samples. 0.97 is expected of real "
+        "images.",
     ),
     "confident_samples": Metric(
         confident_samples,
         ("features", "labels"),
         "share",
         None,
-        "Samples to which the feature network's classifier gives a class with a probability over 0.9; it may be sure "
-        "of a picture that shows no object, too.",
+        "It is the share of samples to which the feature network's classifier gives a class with a probability over "
+        "0.9. It may also be sure of a picture that shows no object.",
     ),
     "confident_real": Metric(
-        confident_real, ("features", "labels"), "share", None, "The same of the split's images: what to expect at best."
+        confident_real, ("features", "labels"), "share", None, "It is confident_samples of the split's images."
     ),
     "class_balance": Metric(
         class_balance,
         ("features", "labels"),
         "share",
         "maximize",
-        "Entropy of the shares of the classes that the feature network's classifier takes the samples for, of "
-        "ln(classes): 0 is one class, 1 is a balance.",
+        "It is the entropy of the classes that the feature network's classifier gives to the samples, over "
+        "ln(classes). 0 is one class, 1 is a balance.",
     ),
 }

@@ -30,7 +30,7 @@ def side_by_side(systems: Mapping[str, Evidence], title: str) -> Picture:
     """Draws a row for each system, below the originals; a cell is empty where a system cannot do what the panel shows.
 
     Args:
-        systems: name -> a model of it; all judged on the same images, with the same seed.
+        systems: name -> a model of it; all evaluated on the same images, with the same seed.
     """
     first = next(iter(systems.values()))
     shape = first.data.image_shape

@@ -1,4 +1,4 @@
-"""What units know about factors, on codes for which it is known; and the mutual information gap."""
+"""Tests the mutual information gap, on codes whose information about the factors is known."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOISE = torch.randn(COUNT, 8, generator=torch.Generator().manual_seed(0))
 
 
 class Stub(Evidence):
-    """Given codes of the factors above."""
+    """Holds given codes of the factors above."""
 
     def __init__(self, codes: Tensor) -> None:
         self.known_shares = known_shares(codes, FACTORS)
@@ -73,7 +73,7 @@ def test_factors_that_units_mix() -> None:
 
 
 def test_shares_are_mutual_informations_over_entropies() -> None:
-    """As scikit-learn counts them, in numpy's bins; Miller's correction goes by the cells in use."""
+    """The counts are scikit-learn's, in numpy's bins. Miller's correction counts the cells in use."""
     codes = torch.cat([FACTORS[:, 1:3] + 0.1 * NOISE[:, :2], NOISE[:, 2:4]], dim=1)
     shares = known_shares(codes, FACTORS)
     assert shares.shape == (4, 5)
@@ -93,13 +93,13 @@ def test_shares_are_mutual_informations_over_entropies() -> None:
 
 @pytest.mark.parametrize("count", [1_000, COUNT])
 def test_nothing_is_known_of_what_is_independent(count: int) -> None:
-    """Uncorrected, the estimate is 19^2 / 2N nats: 0.06 of the entropy of x with 1,000 images."""
+    """The uncorrected estimate is 19^2 / 2N nats, which is 0.06 of the entropy of x with 1,000 images."""
     uniform = torch.rand(count, 40, generator=torch.Generator().manual_seed(1))
     assert known_shares(uniform, FACTORS[:count, 3:4]).mean() < 0.1 * (BINS - 1) ** 2 / (2 * count)
 
 
 def test_a_unit_of_a_known_share() -> None:
-    """Four steps of x tell log 4 of the log 20 nats of x; a factor that never changes is told by none."""
+    """Four steps of x tell log 4 of the log 20 nats of x. Nothing tells a factor that never changes."""
     steps = ((FACTORS[:, 3:4] - 0.3) / 0.1).floor()
     constant = torch.full((COUNT, 1), 5.0)
     shares = known_shares(steps, torch.cat([FACTORS[:, 3:4], constant], dim=1))[0].tolist()
@@ -137,7 +137,7 @@ def test_autoencoders_of_sprites_are_judged_and_drawn(kind: type[ModelConfig], s
 
 
 def test_no_unit_knows_more_of_a_factor_than_its_rate(sprites: PreparedData, features: Features) -> None:
-    """Untrained, the noise of q(z|x) drowns what its means still show of y."""
+    """In an untrained model the noise of q(z|x) hides what its means still show of y."""
     _, evidence = judged(VAEConfig(latent_dim=10, trunk=MLPConfig(widths=(16,))), sprites, features)
     factors = torch.from_numpy(sprites.stored("test").factors)
     assert known_shares(evidence.codes.z, factors)[:, 4].max() > 0.2

@@ -1,4 +1,4 @@
-"""Metrics of held-out images and of codes against closed forms."""
+"""Tests metrics of held-out images and of codes against closed forms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aemodels.evaluation.metrics.held_out import knn_accuracy, mse, probe_accura
 
 
 class Stub(Evidence):
-    """Given reconstructions and codes."""
+    """Holds given reconstructions and codes."""
 
     def __init__(self, pairs: list[tuple[Tensor, Tensor]], training: Codes | None = None, codes: Codes | None = None):
         self.pairs = pairs
@@ -67,7 +67,7 @@ def test_structural_similarity_equals_that_of_scikit_image(shape: tuple[int, int
 
 
 def test_structural_similarity_equals_the_sum_over_windows() -> None:
-    """Written out for the only window of an 11 x 11 image."""
+    """The sum is written out for the only window of an 11 x 11 image."""
     rng = np.random.default_rng(0)
     a, b = rng.random((2, 11, 11))
     line = np.exp(-0.5 * ((np.arange(11) - 5) / 1.5) ** 2)

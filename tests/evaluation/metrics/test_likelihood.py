@@ -1,4 +1,4 @@
-"""Negative log-likelihoods and bits per dimension: where they exist, and how large they are."""
+"""Tests negative log-likelihoods and bits per dimension: where they exist, and how large they are."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_nll_only_where_it_is_asked_for_and_is_one(digits: PreparedData) -> None
 
 
 def test_bits_per_dimension_only_where_there_is_a_likelihood(digits: PreparedData) -> None:
-    """Coin flips of one half cost a bit, and grey levels that are all alike log2(255) bits at most."""
+    """Fair coin flips cost one bit. Grey levels that are equally probable cost log2(255) bits at most."""
     binary = digits.model_copy(update={"binarize": "static"})
     for data, likelihood, exists in (
         (digits, BernoulliConfig(), False),

@@ -1,4 +1,4 @@
-"""Metrics of samples in a feature space: real images are near and varied, a collapsed model is not."""
+"""Tests metrics of samples in a feature space: real images are near and varied, a collapsed model is not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS, EACH, FEATURES = 10, 50, 8  # clusters of real images, far from each othe
 
 
 def clusters(seed: int, kinds: int = KINDS) -> Tensor:
-    """Features (500, F) of as many images of each of the first kinds."""
+    """Returns features (500, F), with as many images of each of the first kinds."""
     rng = torch.Generator().manual_seed(seed)
     centres = 100 * torch.randn(KINDS, FEATURES, generator=torch.Generator().manual_seed(0))
     which = torch.arange(KINDS * EACH) % kinds
@@ -28,9 +28,9 @@ def clusters(seed: int, kinds: int = KINDS) -> Tensor:
 
 
 class Stub(Evidence):
-    """Given features or probabilities, of as many images as any metric needs."""
+    """Holds given features or probabilities, of as many images as any metric needs."""
 
-    count = 100
+    frechet_images = 100
 
     def __init__(self, **given: Any) -> None:
         self.__dict__ |= given
@@ -117,7 +117,7 @@ def test_confident_samples() -> None:
 
 
 def test_frechet_distance_of_gaussians_is_the_closed_form() -> None:
-    """Independent units: the sum of squared differences of means and of standard deviations."""
+    """It is the sum of squared differences of means and standard deviations, for independent units."""
     rng = torch.Generator().manual_seed(0)
     x = torch.linalg.qr(torch.randn(500, 5, generator=rng, dtype=torch.float64) - 0.5)[0]
     x = torch.linalg.qr(x - x.mean(0))[0] * math.sqrt(500)  # mean 0 and covariance I, exactly

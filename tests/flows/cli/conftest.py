@@ -1,4 +1,4 @@
-"""A store with trained models."""
+"""Holds a store with trained models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def shop(folders: Path, empty_database: Path, digits) -> Shop:
 
 @pytest.fixture
 def in_shop(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    """The shop, from another working directory."""
+    """Returns the shop, used from another working directory."""
     monkeypatch.setenv("AEMODELS_STORE", str(shop.folder))
     monkeypatch.chdir(tmp_path)
     return shop
@@ -35,7 +35,7 @@ def in_shop(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop
 
 @pytest.fixture
 def own_registry(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A copy of the shop's database: aliases may be moved."""
+    """Copies the shop's database, so that a test may move aliases."""
     (tmp_path / "store").mkdir()
     with (
         closing(sqlite3.connect(shop.folder / "mlflow.db")) as database,
@@ -47,5 +47,5 @@ def own_registry(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture(params=["champion", "folder"])
 def reference(request: pytest.FixtureRequest, in_shop: Shop) -> str:
-    """The same model by its two names."""
+    """Returns each of two names of the same model."""
     return "digits@champion" if request.param == "champion" else in_shop.trained[0]["folder"]

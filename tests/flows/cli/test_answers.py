@@ -1,4 +1,4 @@
-"""What commands answer, for people and for machines; and help."""
+"""Tests what commands answer, for people and for machines, and their help."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_tune_answers_a_machine(store) -> None:
 
 
 def test_widths_are_searched_to_the_last_setting(store) -> None:
-    """Eight trials find four settings; each is in MLflow, and the best can be copied into another command."""
+    """Eight trials find four settings. Each is in MLflow, and the best can be copied into another command."""
     space = 'tuning.space={"model.trunk.widths": {"choices": [[8], [16, 8]]}, "model.latent_dim": {"choices": [2, 3]}, '
     space += '"model.beta": {"choices": [1]}}'
     search = [*TINY, *SMALL_SEARCH, "tuning.trials=8", space]
@@ -206,7 +206,7 @@ def test_an_empty_store_says_how_to_fill_it() -> None:
 
 
 def test_a_command_as_a_person_starts_it(shop: Shop, tmp_path: Path) -> None:
-    """From a folder of no meaning: JSON alone on standard output, nothing on standard error."""
+    """It starts in an unrelated folder. Standard output has JSON alone, and standard error has nothing."""
     folder = {"AEMODELS_STORE": str(shop.folder)}
     told = shell("generate", "digits@champion", "-n", 4, "-o", "four.png", "--json", cwd=tmp_path, **folder)
     assert told.json == {"model": "digits@champion", "images": 4, "seed": 0, "out": "four.png"}

@@ -1,4 +1,4 @@
-"""A trained model on the command line: generate, reconstruct, embed, score."""
+"""Tests a trained model on the command line: generate, reconstruct, embed and score."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_reconstruct_draws_reconstructions_above_the_images_as_they_are(referenc
 
 
 def _cells(grid: np.ndarray, side: int) -> np.ndarray:
-    """A grid -> (rows, columns, 28, 28), without lines and magnification."""
+    """Splits a grid into (rows, columns, 28, 28), without lines and magnification."""
     rows, columns = grid.shape[0] // side, grid.shape[1] // side
     cells = grid.reshape(rows, side, columns, side).transpose(0, 2, 1, 3)
     return cells[:, :, 2:-1:3, 2:-1:3]
@@ -105,7 +105,7 @@ def test_wrong_images_and_outputs_are_refused(in_shop: Shop, tmp_path: Path) -> 
 
 
 def test_images_of_other_channels_are_refused(in_shop: Shop, tmp_path: Path) -> None:
-    """Grey pixels in a colour file are grey; colours are not thrown away silently."""
+    """Grey pixels in a colour file count as grey. Colours are never dropped silently."""
     grey = Image.open(in_shop.images[0])
     grey.convert("RGB").save(tmp_path / "grey.png")
     Image.new("RGB", (28, 28), "red").save(tmp_path / "red.png")

@@ -1,4 +1,4 @@
-"""Commands in processes of their own that are killed, interrupted, or started twice at once."""
+"""Tests commands in processes of their own that are killed, interrupted, or started twice at once."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _notes(store: Path) -> Path:
 def test_ctrl_c_ends_the_run_as_interrupted_and_keeps_the_checkpoint(story: Story) -> None:
     code, said, status, checkpoint = story.interrupted
     assert code == 130
-    assert "interrupted; the same command goes on where it was" in said
+    assert "interrupted; give the same command again, and it goes on where it was" in said
     assert "Traceback" not in said
     assert status == "KILLED"
     assert checkpoint

@@ -1,4 +1,4 @@
-"""What is refused before any work: settings, comparisons, searches, images, data sets, servers."""
+"""Tests what is refused before any work: settings, comparisons, searches, images, data sets and servers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from commands import TINY, Answer, call, picture_folder, refused, save, shell
 
 
 def closed_port() -> str:
-    """An address at which nothing answers."""
+    """Returns an address at which nothing answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -22,7 +22,7 @@ def closed_port() -> str:
 
 @pytest.fixture
 def untouched(store, tmp_path: Path) -> Iterator[None]:
-    """Afterwards there is no run, no version and no run folder in the store."""
+    """Checks afterwards that the store has no run, no version and no run folder."""
     yield
     assert store.client.search_registered_models() == []
     assert store.client.search_runs([e.experiment_id for e in store.client.search_experiments()]) == []

@@ -1,4 +1,4 @@
-"""Registered models on the command line: listed, promoted, taken back; and which are refused."""
+"""Tests commands on registered models: they are listed, promoted, rolled back or refused."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ MODELS = {
     "name": ("digit@champion", ["digit: no such registered model", "did you mean digits?"]),
     "alias": ("digits@best", ["digits@best: not registered", "digits@champion"]),
     "version": ("digits/9", ["digits/9: not registered", "digits/2"]),
-    "which": ("digits", ["digits: which version?", "digits@champion"]),
-    "path": ("no/such/folder", ["no/such/folder: not a folder", "digits@champion"]),
-    "folder": (".", ["not a folder with config.json and weights.safetensors"]),
+    "which": ("digits", ["digits: the version is missing", "digits@champion"]),
+    "path": ("no/such/folder", ["no/such/folder: neither a finished run's folder", "digits@champion"]),
+    "folder": (".", ["neither a finished run's folder, with config.json and weights.safetensors"]),
 }
 
 

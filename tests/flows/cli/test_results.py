@@ -1,4 +1,4 @@
-"""A trained model judged again, and its report."""
+"""Tests that a trained model is evaluated again, and its report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_evaluate_repeats_what_training_measured(shop: Shop) -> None:
         k: v for k, v in shop.trained[0].items() if k.startswith("test/")
     }
     assert told["run_id"] != shop.trained[0]["run_id"]
-    assert "judged again" in Path(told["report"]).read_text()
+    assert "evaluated again" in Path(told["report"]).read_text()
     assert call("evaluate", "digits/1", "evaluation.samples=100", "--json").json["test/frechet_images"] == 100
 
 
@@ -53,7 +53,10 @@ def test_report_is_found_copied_and_opened(reference: str, in_shop: Shop, monkey
     assert opened == [file.as_uri()] * 2
     assert str(file) in first.out
     assert first.err == ""
-    assert (second.code, second.err) == (0, "no browser was found on this machine; open the file in one\n")
+    assert (second.code, second.err) == (
+        0,
+        "no browser was found on this machine; open the report's file in a browser\n",
+    )
 
 
 @pytest.mark.usefixtures("own_registry")

@@ -1,4 +1,4 @@
-"""Whoever reads a command's output may stop; and only one place prints."""
+"""Tests that whoever reads a command's output may stop, and that only one place prints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PRINTS = {"flows/terminal.py"}  # what may print; a message beside the result: f
 
 
 def read_and_leave(arguments: list[str], letters: int, environment: dict[str, str]) -> tuple[int, bytes]:
-    """The exit code and standard error of a command whose reader takes some letters, and closes the pipe."""
+    """Returns the exit code and standard error of a command whose reader closes the pipe after some letters."""
     ours, its = os.pipe()
     running = subprocess.Popen(
         [*COMMAND, *arguments], stdout=its, stderr=subprocess.PIPE, cwd=ROOT, env=os.environ | environment
@@ -98,7 +98,7 @@ def test_work_goes_on_where_nobody_reads_of_its_progress(tmp_path: Path) -> None
 
 
 def test_only_one_place_prints() -> None:
-    """Elsewhere texts from outside would be read as markup, or act on the terminal."""
+    """Printed elsewhere, texts from outside would be read as markup, or act on the terminal."""
     found = [
         (str(path.relative_to(ROOT)), ast.unparse(node))
         for path in [*(ROOT / "flows").rglob("*.py"), *(ROOT / "aemodels").rglob("*.py")]

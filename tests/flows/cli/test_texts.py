@@ -1,4 +1,4 @@
-"""What comes from outside is printed as it is: names of files and classes, reasons, errors; and times, in words."""
+"""Tests that names, reasons, errors and times from outside are printed as they are."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WORDS = "see [/data] [red]x[/red] :smile: \x1b[31m *a* <b>"
 
 @pytest.fixture
 def pictures(in_shop: Shop, tmp_path: Path) -> list[str]:
-    """Images below the working directory, by names that are no words."""
+    """Makes images below the working directory, in files whose names are hard to print."""
     import numpy as np
     from PIL import Image
 
@@ -127,7 +127,7 @@ def test_a_check_tells_the_names_of_files(in_shop: Shop, tmp_path: Path) -> None
 
 @pytest.fixture(params=["Asia/Kolkata", "America/Caracas", "UTC"])
 def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """As it is to be read, on a machine of that time zone."""
+    """Sets a time zone, and yields the name by which a person reads it."""
     monkeypatch.setenv("TZ", request.param)
     time.tzset()
     yield {"Asia/Kolkata": "UTC+05:30", "America/Caracas": "UTC-04:00", "UTC": "UTC"}[request.param]
@@ -187,7 +187,7 @@ def test_a_file_gets_exactly_the_name_that_was_given(command: str, suffix: str, 
     for name, why in {
         "none": f"must end in {suffix}",
         f"a{suffix}.tar": f"must end in {suffix}",
-        f"folder{suffix}": "is a folder",
+        f"folder{suffix}": "there is a folder of this name",
         f"missing/a{suffix}": "there is no folder",
     }.items():
         refused = call(command, "no@model", *images, *few, "-o", out / name)  # before the model is looked for

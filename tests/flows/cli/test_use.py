@@ -1,4 +1,4 @@
-"""Models in use from the command line: generation by class, by likeness, from other priors; denoising."""
+"""Tests commands that use models: they generate by class, by likeness and from other priors, and denoise."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AUTOENCODERS = [name for name, model in KINDS.items() if model.has_encoder]
 
 @pytest.fixture
 def model(tmp_path: Path) -> Callable[..., Path]:
-    """Untrained models of grey 8 x 8 images, as finished runs leave them."""
+    """Returns a function that makes untrained models of grey 8 x 8 images, as finished runs leave them."""
 
     def make(kind: str, noise: str = "gaussian") -> Path:
         folder = tmp_path / kind
@@ -156,12 +156,16 @@ def test_a_conditional_model_says_which_classes_it_assumed(model: Callable[[str]
             "(model.name=vae) cannot be asked for a class; leave the label out, or train model.name=cvae",
         ),
         ("cvae", ["generate", "--label", "bird"], "label=bird: unknown; choose one of cat, dog, 7"),
-        ("cvae", ["generate", "--prior", "mixture"], "is conditional; give a label instead"),
+        (
+            "cvae",
+            ["generate", "--prior", "mixture"],
+            "is conditional, with a prior for each class; give a label instead",
+        ),
         ("vae", ["generate", "--prior", "mixture", "--seed", f"{2**63}"], "seed=9223372036854775808: must be"),
-        ("gan", ["generate", "--prior", "flow"], "has no encoder, so no codes; leave the prior out"),
+        ("gan", ["generate", "--prior", "flow"], "has no encoder and so no codes; leave the prior out"),
         ("gan", ["generate", "--like", "{damaged}"], CANNOT_LOOK),
         ("vae", ["generate", "--like", "{empty}"], "no PNG or JPEG images in it"),
-        ("vae", ["generate", "--like", "{images}", "--prior", "flow"], "give one of them"),
+        ("vae", ["generate", "--like", "{images}", "--prior", "flow"], "give only one of them"),
         ("gan", ["reconstruct", "{damaged}"], CANNOT_LOOK),
         ("gan", ["embed", "{damaged}"], CANNOT_LOOK),
         ("gan", ["denoise", "{damaged}"], CANNOT_LOOK),
@@ -237,7 +241,7 @@ def test_a_conditional_model_needs_classes(tmp_path: Path, store: object) -> Non
 
 
 def test_a_nearly_black_file_is_no_black_and_white_one(model: Callable[[str], Path], tmp_path: Path) -> None:
-    """The pixels of files are bytes, also where all of them are 0 or 1."""
+    """The pixels of files are bytes, even where all of them are 0 or 1."""
     folder = model("ae")
     pixels = np.random.default_rng(0).integers(0, 2, (8, 8))
     dark = call("score", folder, save(tmp_path / "dark.png", pixels), "--json").json[0]["mse"]

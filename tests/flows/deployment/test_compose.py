@@ -1,4 +1,4 @@
-"""docker-compose.yml, read: what every service must have. tests/stack runs it."""
+"""Tests docker-compose.yml by reading it: what every service must have. tests/stack runs it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_service_is_kept_up_and_kept_in(name: str) -> None:
 
 
 def test_no_secret_has_a_value() -> None:
-    """Each is asked for: compose refuses to start without."""
+    """Compose asks for each secret, and refuses to start without it."""
     secret = r"\w*(?:PASSWORD|SECRET|AUTH_STRING)\w*"
     for key, value in re.findall(rf"^ +({secret}):(.*)$", TEXT, re.MULTILINE):
         assert value == "" or re.fullmatch(r" (admin:)?\$\{\w+:\?[^}]+\}( +#.*)?", value), key
@@ -46,7 +46,7 @@ def test_no_secret_has_a_value() -> None:
 
 
 def test_both_servers_start_by_the_script_that_tests_start() -> None:
-    """What keeps them safe is there and not here; tests/live starts them by it."""
+    """That script keeps the servers safe, and tests/live starts them by it."""
     for name in ("mlflow", "prefect"):
         assert SERVICES[name]["command"][:3] == ["sh", "/ops/serve.sh", name]
         assert "./ops:/ops:ro" in SERVICES[name]["volumes"]
@@ -67,7 +67,7 @@ def compose_command() -> list[str] | None:
 
 
 def compose(folder: Path, values: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """`docker compose config`, of whichever version is there, with these values in .env."""
+    """Runs `docker compose config`, in whichever version is there, with these values in .env."""
     command = compose_command()
     if command is None:
         pytest.skip("no docker compose here: apt-get install docker-compose")
@@ -116,7 +116,7 @@ def test_a_server_that_would_be_open_by_mistake_does_not_start(
 
 
 def environment_in(service: str, folder: Path, **values: str) -> dict[str, str]:
-    """What the program in a service's container has in its environment, with these values in .env."""
+    """Returns the environment of the program in a service's container, with these values in .env."""
     shutil.copytree(ROOT / "ops", folder / "ops", dirs_exist_ok=True)
     programs = folder / ".venv" / "bin"
     programs.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def test_pages_and_links_lead_where_the_servers_are(
 
 
 def test_no_documented_command_has_a_password_as_an_argument() -> None:
-    """Everybody on the machine sees a command's arguments; addresses with a password and -e NAME=VALUE are such."""
+    """Everybody on the machine sees a command's arguments, such as an address with a password, or -e NAME=VALUE."""
     for page in PAGES:
         for line in page.read_text().splitlines():
             assert not re.search(r"(-e|--env) \w*(PASSWORD|AUTH_STRING|SECRET)\w*=", line), line
@@ -197,7 +197,7 @@ def test_the_image_is_no_roots_and_for_the_classic_builder() -> None:
 
 
 def test_a_backup_without_the_artifacts_is_none(tmp_path: Path) -> None:
-    """Compose's exit code 1, where MLflow is stopped, is not tar's."""
+    """Where MLflow is stopped, exit code 1 comes from compose and not from tar."""
     (tmp_path / "ops").mkdir()
     shutil.copy(ROOT / "ops" / "backup.sh", tmp_path / "ops")
     compose = tmp_path / "compose"

@@ -1,4 +1,4 @@
-"""prefect.yaml: Prefect ignores what it does not know without a word."""
+"""Tests the check of prefect.yaml, since Prefect silently ignores what it does not know."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_a_server_that_does_not_answer_is_named(
 
 
 def test_a_form_takes_a_search_space_of_lists_and_sections() -> None:
-    """As Prefect's pages check what was filled in, against the schema; and as the flow reads it."""
+    """Prefect's pages check a filled form against the schema, and the flow then reads it."""
     space = {
         "model.trunk.widths": {"choices": [[128], [256, 128]]},
         "model.trunk": {"choices": ["mlp", {"name": "mlp", "activation": "tanh"}]},

@@ -1,4 +1,4 @@
-"""The worker: what it does about runs that have crashed. That one starts again once is in tests/live."""
+"""Tests what the worker does about crashed runs. tests/live shows that one starts again once."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def state(run: Any) -> str:
 def test_a_crash_that_the_server_has_missed_is_mended_by_a_worker(
     deployment: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Events of a server that restarts reach no automation."""
+    """While the server restarts, its events reach no automation."""
     fresh = crashed(deployment)
     anyio.run(beat)
     assert state(fresh) == "CRASHED"  # the server may still do it

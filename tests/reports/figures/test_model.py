@@ -1,4 +1,4 @@
-"""Figures: they exist for every kind of model and data, and show what they say."""
+"""Tests that figures exist for every kind of model and data, and show what they say."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ HISTORY = [
 
 @pytest.fixture(scope="module")
 def colour(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    """Forty colour images of 8 x 8 pixels without labels."""
+    """Returns forty colour images of 8 x 8 pixels without labels."""
     root, rng = tmp_path_factory.mktemp("plain"), np.random.default_rng(0)
     for i in range(40):
         Image.fromarray(rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)).save(root / f"{i}.png")
@@ -155,7 +155,7 @@ def test_a_model_that_is_not_finite_is_drawn(digits: PreparedData) -> None:
 
 
 class Plane(Evidence):
-    """Two-dimensional codes of images of class 3."""
+    """Holds two-dimensional codes of images of class 3."""
 
     def __init__(self, z: Tensor, model: Autoencoder, data: PreparedData) -> None:
         self.codes, self.model, self.data, self.split = Codes(z, torch.full((len(z),), 3)), model, data, "test"
@@ -164,7 +164,7 @@ class Plane(Evidence):
 
 @pytest.fixture
 def decoded(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The codes that figures decode."""
+    """Returns the codes that figures decode."""
     seen: list[Tensor] = []
 
     def decode(evidence: Evidence, z: Tensor, _: Tensor | None) -> Tensor:
@@ -237,7 +237,7 @@ def test_nearest_training_images_of_copies_are_their_originals(digits: PreparedD
 
 @pytest.fixture(scope="module")
 def sprites() -> PreparedData:
-    """More training images than the metrics encode."""
+    """Returns more training images than the metrics encode."""
     data = finish(prepare(SpritesConfig(count=14_500, image_size=8)))
     assert data.sizes["train"] > TRAINING_CODES + ACROSS
     return data
@@ -247,7 +247,7 @@ def sprites() -> PreparedData:
 def test_the_nearest_is_looked_for_in_all_images_that_the_model_saw(
     sprites: PreparedData, seen: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Copies of the last of them are found; where there are too many, those that were looked at are named."""
+    """Copies of the last images are found. Where there are too many, the picture names those that were searched."""
     pixels = Features("pixels", 64, nn.ModuleDict({"network": nn.Flatten()}), accuracy=None)
     model, last = build(VAEConfig(trunk=SMALL), sprites), (seen or sprites.sizes["train"]) - ACROSS
     evidence = evaluate(model, sprites, pixels, EvaluationConfig(), only=(), seen=seen).evidence
@@ -288,7 +288,7 @@ def test_curves_leave_out_what_repeats() -> None:
 
 
 def test_curves_of_parts_that_play_against_each_other(digits: PreparedData) -> None:
-    """What is measured on both kinds of images is in one panel, and the loss of a generator is its only term."""
+    """One panel shows what is measured on both kinds of images. The loss of a generator is its only term."""
 
     def splits(config: ModelConfig) -> dict[str, str]:
         rules = TrainingConfig(epochs=2, images=64, batch_size=32)

@@ -1,4 +1,4 @@
-"""Figures of a search."""
+"""Tests the figures of a search."""
 
 from __future__ import annotations
 
