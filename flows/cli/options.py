@@ -20,7 +20,7 @@ ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Ima
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept with the version.")]
 Count = Annotated[int, typer.Option("-n", min=1, max=10_000, help="Images to draw.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed draws the same images.")]
-PriorName = Literal["gaussian", "mixture", "flow"]
+PriorName = Literal["gaussian", "mixture", "flow"]  # as in PRIORS, which needs torch; a test holds them equal
 Prior = Annotated[
     PriorName | None, typer.Option(help="Draw from this one, fitted to training codes; not of a conditional model.")
 ]
