@@ -17,12 +17,13 @@ from aemodels.checkpoints.going_on import shorter_training
 from aemodels.checkpoints.model_files import CHECKSUMS, WEIGHTS
 from aemodels.checkpoints.model_files import digest as digest_of
 from aemodels.checkpoints.training import save_best, saved_epochs
-from aemodels.config import SettingsError, UserError
+from aemodels.config import SettingsError, UserError, section_kinds
 from aemodels.data import PreparedData
 from aemodels.data.array_file import SUFFIXES, keep_arrays
 from aemodels.data.prepared import prepare
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.experiment import Experiment
+from aemodels.models.base import ModelConfig
 from aemodels.runtime.arrays import as_array
 from aemodels.runtime.bars import watched
 from aemodels.runtime.devices import best_device
@@ -47,7 +48,7 @@ __all__ = ["Found", "Model", "Settings", "SettingsError", "Trained", "UserError"
 
 def fit(
     images: Any,
-    model: str | None = None,
+    model: str | ModelConfig | None = None,
     *,
     labels: Any = None,
     start_from: Model | str | Path | None = None,
@@ -65,7 +66,8 @@ def fit(
         images: an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or from 0 to 1; a torch Dataset of
             images or of pairs of an image and a label; or the path of a folder of images, or of a `.npy` or `.npz`
             file.
-        model: the name of the model, such as "ae", "vae" or "cvae"; None for that of `start_from`, else "vae".
+        model: the name of the model, such as "ae", "vae" or "cvae", or its settings, such as `VAEConfig(beta=2)`; None
+            for that of `start_from`, else "vae".
         start_from: the model whose weights the training starts from: one that was fitted or loaded, a registered one
             ("digits@champion", "digits/3"), or a folder. Where no settings of the model are given, they are its own.
         labels: the class of each image (N,), as numbers or names.
@@ -127,7 +129,7 @@ class Found:
 
 def search(
     images: Any,
-    model: str | None = None,
+    model: str | ModelConfig | None = None,
     *,
     trials: int | None = None,
     labels: Any = None,
@@ -161,10 +163,16 @@ def search(
 
 
 def _settings(
-    images: Any, model: str | None, labels: Any, start: Model | str | Path | None, given: Mapping[str, Any]
+    images: Any,
+    model: str | ModelConfig | None,
+    labels: Any,
+    start: Model | str | Path | None,
+    given: Mapping[str, Any],
 ) -> Settings:
-    changes = {key.replace("__", ".") if "__" in key else _plain(key): value for key, value in given.items()}
-    if model is not None:
+    changes = {_dotted(key): value for key, value in given.items()}
+    if isinstance(model, ModelConfig):
+        changes = {f"model.{key}": value for key, value in model.flat().items()} | changes
+    elif model is not None:
         changes = {"model.name": model} | changes
     if start is not None:
         changes["start_from"] = _reference(start) if isinstance(start, Model) else str(start)
@@ -178,9 +186,20 @@ def _reference(model: Model) -> str:
     return f"{model.name if registered else model.folder}#{digest}"
 
 
-def _plain(key: str) -> str:
-    """A plain name is a setting of the model, but for the few that have no section."""
-    return key if key in Settings.model_fields else f"model.{key}"
+def _dotted(key: str) -> str:
+    """Returns the dotted key of a keyword; one that begins with no section is a setting of the model.
+
+    Raises:
+        SettingsError: a keyword without its section is a setting of another section.
+    """
+    dotted = key.replace("__", ".")
+    if dotted.partition(".")[0] in Settings.model_fields:
+        return dotted
+    sections = {name: section_kinds(field).values() for name, field in Settings.model_fields.items()}
+    here = {name for name, kinds in sections.items() if any(key in kind.model_fields for kind in kinds)}
+    if here and "model" not in here:
+        raise SettingsError(f"{key}: is no setting of a model; give {' or '.join(f'{s}__{key}' for s in sorted(here))}")
+    return f"model.{dotted}"
 
 
 def _source(images: Any, labels: Any) -> dict[str, Any]:

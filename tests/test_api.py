@@ -23,8 +23,10 @@ from PIL import Image
 from places import ROOT
 
 import aemodels
-from aemodels.config import OwnWarning, section_kinds
+from aemodels.config import OwnWarning, SettingsError, section_kinds
 from aemodels.experiment import Experiment
+from aemodels.models.ae import AEConfig
+from aemodels.nn.trunks import MLPConfig
 from aemodels.tuning.events import Trial
 
 QUICK = {"training__epochs": 1, "trunk": {"name": "mlp", "widths": [16]}, "latent_dim": 3}
@@ -443,3 +445,24 @@ def test_more_epochs_go_on_where_the_same_fit_ended(monkeypatch: pytest.MonkeyPa
     whole = aemodels.fit(IMAGES, "vae", resume=False, **QUICK | {"training__epochs": 3})
     assert states == [0, 1, 0]
     np.testing.assert_array_equal(longer.sample(4), whole.sample(4))
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_what_a_search_found_is_fitted() -> None:
+    found = aemodels.search(IMAGES, "ae", trials=2, **QUICK)
+    assert (
+        aemodels.fit(IMAGES, "ae", **{**QUICK, "latent_dim": 2} | found.best).latent_dim
+        == found.best["model.latent_dim"]
+    )
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_settings_of_every_depth_and_kind() -> None:
+    model = aemodels.fit(IMAGES, "ae", trunk="conv", trunk__channels=[8], training__epochs=2)
+    assert model.card.experiment.model.trunk.channels == (8,)
+    assert [sorted(epoch) for epoch in model.history] == [sorted(model.history[0])] * 2
+    assert model.history[0]["train/loss"] > model.history[1]["train/loss"]
+    model = aemodels.fit(IMAGES, AEConfig(latent_dim=5, trunk=MLPConfig(widths=(16,))), training__epochs=1)
+    assert model.latent_dim == 5
+    with pytest.raises(SettingsError, match="batch_size: is no setting of a model; give training__batch_size"):
+        aemodels.fit(IMAGES, batch_size=64)

@@ -3,6 +3,7 @@
 config.json          the experiment, and the shape of the images; only its `model` section matters here
 weights.safetensors  its weights
 codes.safetensors    codes of training images, to fit other priors to; models without an encoder have none
+history.json         the metrics of each epoch of its training
 model.sha256         the checksums of all, as `sha256sum -c` reads them; models of earlier releases have none
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -26,10 +27,10 @@ from aemodels.runtime.files import write_whole
 from aemodels.runtime.randomness import seeded
 
 CONFIG, WEIGHTS, CHECKSUMS = "config.json", "weights.safetensors", "model.sha256"
-CODES = "codes.safetensors"
+CODES, HISTORY = "codes.safetensors", "history.json"
 # The files of a finished model, by their names in MLflow. Copied in this order, a model is whole when config.json is
 # there, which is what readers look for.
-FILES = {"checksums": CHECKSUMS, "codes": CODES, "weights": WEIGHTS, "config": CONFIG}
+FILES = {"checksums": CHECKSUMS, "history": HISTORY, "codes": CODES, "weights": WEIGHTS, "config": CONFIG}
 
 
 class _Experiment(BaseModel):
@@ -87,9 +88,25 @@ def load_codes(folder: Path, latent_dim: int) -> Tensor:
         raise UserError(f"{folder}: damaged codes ({first_line(error)}); train the model again") from None
 
 
+def load_history(folder: Path) -> tuple[dict[str, float], ...]:
+    """Reads the metrics of each epoch; it is empty for models of earlier releases, which kept none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        content = (folder / HISTORY).read_bytes()
+        _check(folder / CHECKSUMS, {HISTORY: content})
+        return TypeAdapter(tuple[dict[str, float], ...]).validate_json(content)
+    except FileNotFoundError:
+        return ()
+    except ValueError as error:
+        raise UserError(f"{folder}: damaged history ({first_line(error)}); train the model again") from None
+
+
 def seal(folder: Path) -> None:
     """Writes model.sha256: nothing of the model changes any more."""
-    there = [name for name in (CONFIG, WEIGHTS, CODES) if (folder / name).exists()]
+    there = [name for name in (CONFIG, WEIGHTS, CODES, HISTORY) if (folder / name).exists()]
     lines = [f"{digest((folder / name).read_bytes())}  {name}\n" for name in there]
     write_whole(folder / CHECKSUMS, lambda path: path.write_text("".join(lines)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from aemodels.checkpoints.checkpoint import save_state, save_weights
 from aemodels.checkpoints.going_on import keep_state
+from aemodels.checkpoints.model_files import HISTORY
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.models.base import GenerativeModel
+from aemodels.runtime.files import write_whole
 from aemodels.training.loop import train
 from aemodels.training.models import best_model, training_codes
 from aemodels.training.state import Epoch, TrainingState
@@ -46,5 +49,6 @@ def save_best(folder: Path, experiment: Experiment, data: PreparedData, state: T
     keep_state(experiment, data, state)
     config, seed = experiment.training, experiment.seed
     model = best_model(experiment.model, data, config, seed, state)
+    write_whole(folder / HISTORY, lambda path: path.write_text(json.dumps(state.history)))
     save_weights(folder, model, training_codes(model, data, config, seed))
     return model

@@ -5,7 +5,7 @@ N images, (C, H, W) an image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,12 @@ from aemodels.serving.forms import numbers_of
 FEW = 10  # images; of fewer a tenth is none
 
 
-def judge(loaded: Loaded, data: PreparedData) -> Steps[Evaluation]:
-    """Measures a model on test images."""
+def judge(loaded: Loaded, data: PreparedData, history: Sequence[Mapping[str, float]] = ()) -> Steps[Evaluation]:
+    """Measures a model on test images; the history of its training is drawn beside."""
     features = yield from feature_network(data, best_device())
     experiment = loaded.card.experiment
     seen = experiment.seen(data) if data.digest == loaded.card.digest else 0
-    return evaluate(loaded.model, data, features, experiment.evaluation, seen=seen)
+    return evaluate(loaded.model, data, features, experiment.evaluation, history=history, seen=seen)
 
 
 def own_data(card: ModelCard, name: str) -> PreparedData:

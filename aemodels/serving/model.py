@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aemodels.checkpoints.model_files import CONFIG, FILES, load_codes
+from aemodels.checkpoints.model_files import CONFIG, FILES, load_codes, load_history
 from aemodels.config import OwnWarning, UserError
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.runtime.bars import watched
@@ -69,6 +69,11 @@ class Model:
         from aemodels.checkpoints.checkpoint import load_card
 
         return load_card(self.folder)
+
+    @cached_property
+    def history(self) -> tuple[dict[str, float], ...]:
+        """Returns the metrics of each epoch of its training, such as `train/loss`."""
+        return load_history(self.folder)
 
     def __repr__(self) -> str:
         channels, height, width = self.network.image_shape
@@ -280,7 +285,7 @@ class Model:
             data = judging.own_data(self.card, self.name)
         else:
             data = yield from judging.given_data(self.card, self._taken(images), labels)
-        return (yield from judging.judge(Loaded(self.network, self.card), data))
+        return (yield from judging.judge(Loaded(self.network, self.card), data, self.history))
 
     def evaluate(self, images: Any = None, labels: Any = None) -> dict[str, float]:
         """Measures the model, as `judge` does, and returns the metrics by their names, such as "mse"."""

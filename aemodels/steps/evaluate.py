@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from aemodels.checkpoints.checkpoint import Loaded, load_model
+from aemodels.checkpoints.model_files import load_history
 from aemodels.config import SettingsError
 from aemodels.data import PreparedData, prepare
 from aemodels.evaluation.evaluate import Evaluation, check_likelihood
@@ -62,7 +63,8 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         if not key.startswith(("data", "evaluation")):
             raise SettingsError(f"{key}: a trained model stays as it is; give only settings of data.* and evaluation.*")
     store = open_store()
-    loaded = load_model(find(model), str(best_device()))
+    folder = find(model)
+    loaded, history = load_model(folder, str(best_device())), load_history(folder)
     experiment = loaded.card.experiment.override(changes)
     data = yield from prepare(experiment.data)
     _check(model, loaded, data)
@@ -76,7 +78,7 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         own = data.digest == loaded.card.digest
         images = experiment.training.images if own else None
         seen = experiment.seen(data) if own else 0
-        evaluation = judge(loaded.model, data, features, experiment.evaluation, seen=seen)
+        evaluation = judge(loaded.model, data, features, experiment.evaluation, history=history, seen=seen)
         result = _record(run, Subject(model, "evaluated again", run.id, experiment, data, images), evaluation)
     yield Progress("evaluating", 1, 1)
     return result
