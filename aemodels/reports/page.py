@@ -19,7 +19,7 @@ from aemodels.evaluation.metrics.table import number
 from aemodels.experiment import Experiment
 from aemodels.reports.figures.model import FIGURES
 from aemodels.reports.pictures import Picture
-from aemodels.reports.table import VALIDATION, VALIDATION_HOW, VALIDATION_UNIT, Score, Table, left_out
+from aemodels.reports.table import VALIDATION, VALIDATION_HOW, VALIDATION_UNIT, VALIDATION_WHAT, Score, Table, left_out
 from aemodels.texts import local_time
 
 SHORT = {"elbo", "knn", "mse", "psnr", "ssim"}  # abbreviations, which are written in capitals
@@ -83,6 +83,7 @@ class MetricRow(NamedTuple):
     value: str
     unit: str
     better: str
+    what: str  # in a line
     how: str
     primary: bool  # whether the search and the gate go by it
 
@@ -170,7 +171,8 @@ def _compared(table: Table) -> Iterator[tuple[MetricRow, list[Score | None]]]:
     for i, name in enumerate(table.metrics):
         yield _metric_row(name, "", i == 0), [row.scores.get(name) for row in table.rows]
     if table.validations:
-        loss = MetricRow(_words(VALIDATION), "", VALIDATION_UNIT, "each system's own", VALIDATION_HOW, primary=False)
+        better, what = "each system's own", _sentence(VALIDATION_WHAT)
+        loss = MetricRow(_words(VALIDATION), "", VALIDATION_UNIT, better, what, VALIDATION_HOW, primary=False)
         yield loss, table.validations
 
 
@@ -200,7 +202,8 @@ def _key_rows(rows: Sequence[MetricRow]) -> list[MetricRow]:
 
 def _metric_row(name: str, value: str, primary: bool) -> MetricRow:
     metric = METRICS[name]
-    return MetricRow(_words(name), value, metric.unit, BETTER[metric.ranking], metric.how, primary)
+    what = _sentence(metric.what)
+    return MetricRow(_words(name), value, metric.unit, BETTER[metric.ranking], what, metric.how, primary)
 
 
 def setting_rows(config: Config, usual: Any = None, prefix: str = "") -> Iterator[SettingRow]:
@@ -234,4 +237,8 @@ def _figure_row(name: str, heading: str, caption: str, picture: Picture) -> Figu
 def _words(name: str) -> str:
     """Writes a metric's name as in a text, such as Frechet samples or SSIM."""
     words = " ".join(word.upper() if word in SHORT else word for word in name.split("_"))
-    return words[:1].upper() + words[1:]
+    return _sentence(words)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -22,6 +22,7 @@ OF_LIKELIHOOD = {
 }  # metrics in the units of a likelihood, which compare only within one
 ARROWS = {"minimize": " ↓", "maximize": " ↑", None: ""}
 VALIDATION, VALIDATION_UNIT = "validation loss", "nats per image"
+VALIDATION_WHAT = "the loss by which the best weights are chosen"
 VALIDATION_HOW = (
     f"The {VALIDATION}, by which the best weights are chosen, is that after the last epoch; of a denoising model on "
     "corrupted images, while the distortion is of clean ones. It is each system's own, and compares only those of the "

@@ -67,19 +67,31 @@ COMPRESSION = {
         ("autoencoder",),
         "bytes per byte",
         None,
+        "bytes of an image over those of its code",
         "Bytes of an image, one for each pixel and channel, over those of its code, four for each latent unit.",
     ),
     "explained_variance": Metric(
-        explained_variance, ("autoencoder", "two_images"), "share", "maximize", f"{_EXPLAINED}."
+        explained_variance,
+        ("autoencoder", "two_images"),
+        "share",
+        "maximize",
+        "1 loses nothing, 0 is no better than the mean image",
+        f"{_EXPLAINED}.",
     ),
     "out_of_domain_mse": Metric(
         out_of_domain_mse,
         ("autoencoder",),
         "squared pixels in [0, 1]",
         None,
+        "the mean squared error of images of another kind",
         f"The squared error, as mse has it, of {_OTHERS}",
     ),
     "out_of_domain_explained_variance": Metric(
-        out_of_domain_explained_variance, ("autoencoder",), "share", None, f"{_EXPLAINED}. Of {_OTHERS}"
+        out_of_domain_explained_variance,
+        ("autoencoder",),
+        "share",
+        None,
+        "the explained variance of images of another kind",
+        f"{_EXPLAINED}. Of {_OTHERS}",
     ),
 }

@@ -29,6 +29,7 @@ FACTORS = {
         ("factors", "unconditional"),
         "share of entropy",
         "maximize",
+        "1 if a latent unit of its own knows each known factor",
         "Mean over the known factors of the gap between the two latent units with the most mutual information with it, "
         "over the factor's entropy: 1 if a unit of its own knows each factor. Of one code from q(z|x) for each image; "
         "codes and factors in 20 bins of equal width, the estimate corrected for their number. Not of a conditional "

@@ -189,6 +189,7 @@ HELD_OUT = {
         ("autoencoder",),
         "nats per image",
         "minimize",
+        "what reconstructions cost: the mean of -log p(x|z)",
         f"Mean of -log p(x|z) over the images, summed over pixels, with one z from q(z|x) for each (iwae: the mean of "
         f"its samples * repeats); a denoising model is shown clean images here, in val/distortion corrupted ones. "
         f"{_GIVEN}",
@@ -198,6 +199,7 @@ HELD_OUT = {
         ("rate",),
         "nats per image",
         "minimize",
+        "what codes cost: the mean KL divergence of q(z|x) from the prior",
         "Mean KL divergence of q(z|x) from the prior, summed over the latent units.",
         alone=False,  # codes that tell nothing have no rate, so less rate is not better by itself
     ),
@@ -206,6 +208,7 @@ HELD_OUT = {
         ("rate",),
         "nats per image",
         "minimize",
+        "distortion + rate, whatever beta the model was trained with",
         "Distortion + rate, whatever beta the model was trained with; a bound on -log p(x) only where the likelihood "
         f"fits the pixels (coin flips on grey pixels do not). {_OF_CLASS}",
     ),
@@ -214,6 +217,7 @@ HELD_OUT = {
         ("rate", "likelihood"),
         "bits per pixel and channel",
         "minimize",
+        "the negative ELBO over the pixels and ln 2",
         "The negative ELBO over pixels and ln 2; of black and white pixels under coin flips, or of 256 grey levels "
         f"under a density, with uniform noise of one grey level. {_OF_CLASS}",
     ),
@@ -222,21 +226,33 @@ HELD_OUT = {
         ("rate", "likelihood", "nll_samples"),
         "nats per image",
         "minimize",
+        "the negative log-likelihood by importance sampling",
         "Mean of -log p(x), p(x) the mean of p(x|z) p(z) / q(z|x) over nll_samples codes from q(z|x), noise by "
         "evaluation.seed; too high in expectation, less so with more codes. Of the split's first nll_images, black and "
         f"white as data.binarize says (dynamic: one fixed draw), or grey with no noise added. {_OF_CLASS}",
     ),
     "nll_samples": Metric(
-        nll_samples, ("rate", "likelihood", "nll_samples"), "codes per image", None, "K of the importance sampling."
+        nll_samples,
+        ("rate", "likelihood", "nll_samples"),
+        "codes per image",
+        None,
+        "codes for each image in the importance sampling",
+        "K of the importance sampling.",
     ),
     "nll_images": Metric(
-        nll_images, ("rate", "likelihood", "nll_samples"), "images", None, "Images whose -log p(x) was measured."
+        nll_images,
+        ("rate", "likelihood", "nll_samples"),
+        "images",
+        None,
+        "images in the importance sampling",
+        "Images whose -log p(x) was measured.",
     ),
     "mse": Metric(
         mse,
         ("autoencoder",),
         "squared pixels in [0, 1]",
         "minimize",
+        "the mean squared error of reconstructions",
         f"Mean over pixels and images of the squared error of the reconstruction from the posterior's mean. {_GIVEN}",
     ),
     "mse_training": Metric(
@@ -244,6 +260,7 @@ HELD_OUT = {
         ("autoencoder", "seen"),
         "squared pixels in [0, 1]",
         None,
+        "the mean squared error of reconstructions of training images",
         "The same of the first images, at most 10,000, that the model was trained on.",
     ),
     "generalization_gap": Metric(
@@ -251,6 +268,7 @@ HELD_OUT = {
         ("autoencoder", "seen"),
         "squared pixels in [0, 1]",
         None,
+        "the error of test images less that of training images",
         "What the error of these images is larger than that of the images that the model was trained on; a model that "
         "learned nothing has none.",
     ),
@@ -259,6 +277,7 @@ HELD_OUT = {
         ("autoencoder",),
         "dB",
         "maximize",
+        "the peak signal-to-noise ratio of reconstructions",
         f"Mean over images of -10 log10 of the image's mean squared error. {_GIVEN}",
     ),
     "ssim": Metric(
@@ -266,6 +285,7 @@ HELD_OUT = {
         ("autoencoder",),
         "at most 1",
         "maximize",
+        "the structural similarity of images and reconstructions",
         f"Mean structural similarity of image and reconstruction, in Gaussian windows of 11 pixels. {_GIVEN}",
     ),
     "active_units": Metric(
@@ -273,6 +293,7 @@ HELD_OUT = {
         ("rate", "two_images"),
         "units",
         "maximize",
+        "latent units that differ between images",
         "Latent units whose posterior mean has a variance over 0.01 between images; of a conditional model what counts "
         "is its distance from the mean of the prior of the image's class.",
     ),
@@ -281,6 +302,7 @@ HELD_OUT = {
         ("autoencoder", "unconditional", "labels"),
         "share",
         "maximize",
+        "how often a logistic regression tells the class from the code",
         f"Accuracy of a logistic regression from posterior mean to class, fitted to {_CODES}",
     ),
     "knn_accuracy": Metric(
@@ -288,6 +310,7 @@ HELD_OUT = {
         ("autoencoder", "unconditional", "labels"),
         "share",
         "maximize",
+        "how often the 5 nearest training codes tell the class",
         f"Accuracy of the 5 nearest (by posterior means) of {_CODES}",
     ),
 }

@@ -76,6 +76,7 @@ REQUESTS = {
         ("conditional", "features"),
         "share",
         "maximize",
+        "images asked for by class that are of the class",
         f"Images asked for by their class, {_EACH}, that the feature network's classifier puts into that class; "
         "1 / classes is chance.",
     ),
@@ -84,6 +85,7 @@ REQUESTS = {
         ("conditional", "features"),
         "1 as real images",
         None,
+        "how varied images asked for by class are",
         _DIVERSITY.format("images asked for by their class"),
     ),
     "like_accuracy": Metric(
@@ -91,6 +93,7 @@ REQUESTS = {
         ("autoencoder", "labels", "features"),
         "share",
         "maximize",
+        "images like examples of a class that are of the class",
         f"Images drawn to be like {EXAMPLES} training images of a class (like all, where there are fewer), {_EACH}, "
         "that the feature network's classifier puts into that class; 1 / classes is chance.",
     ),
@@ -99,6 +102,7 @@ REQUESTS = {
         ("autoencoder", "labels", "features"),
         "1 as real images",
         None,
+        "how varied images like examples of a class are",
         _DIVERSITY.format("images drawn to be like those of a class"),
     ),
     "prior_diversity": Metric(
@@ -106,6 +110,7 @@ REQUESTS = {
         ("labels", "features"),
         "1 as real images",
         None,
+        "how varied images are that nobody asked for",
         _DIVERSITY.format(f"{ASKED} images drawn from the prior") + " Over 1, as they are of all classes.",
     ),
 }

@@ -147,6 +147,7 @@ SAMPLES = {
         ("features",),
         "squared feature units",
         "minimize",
+        "the distance of new images, of the model's own prior, to real ones",
         "Frechet distance of as many images drawn from the model's own prior to the split's images, in the data set's "
         "features. A VAE's is N(0, I), an ae's a mixture fitted to its training codes; frechet_fitted_prior and "
         "frechet_standard_normal have the same prior for every unconditional autoencoder.",
@@ -156,6 +157,7 @@ SAMPLES = {
         ("autoencoder", "unconditional", "features"),
         "squared feature units",
         None,
+        "the distance of images of codes from N(0, I) to real ones",
         "As frechet_samples, of codes from N(0, I), whatever the prior: of an ae what it draws where nothing made its "
         "codes normal.",
     ),
@@ -164,6 +166,7 @@ SAMPLES = {
         ("autoencoder", "unconditional", "features"),
         "squared feature units",
         "minimize",
+        "the distance of images of a mixture fitted to codes to real ones",
         "As frechet_samples, of codes from a mixture of up to 10 Gaussians, fitted to one code from q(z|x) of each of "
         "at most 10,000 training images (of an ae once, when it was trained).",
     ),
@@ -172,6 +175,7 @@ SAMPLES = {
         ("autoencoder", "features"),
         "squared feature units",
         "minimize",
+        "the distance of reconstructions to the images",
         "Frechet distance of the reconstructions to the images themselves.",
     ),
     "frechet_floor": Metric(
@@ -179,16 +183,23 @@ SAMPLES = {
         ("features",),
         "squared feature units",
         None,
+        "the distance of training images to test images: the best to hope for",
         "Frechet distance of as many training images to the split's images: what no model can be expected to beat.",
     ),
     "frechet_images": Metric(
-        frechet_images, ("features",), "images", None, "Images on each side of the Frechet distances."
+        frechet_images,
+        ("features",),
+        "images",
+        None,
+        "images on each side of the Frechet distances",
+        "Images on each side of the Frechet distances.",
     ),
     "density": Metric(
         density,
         ("features", "two_images"),
         "1 as real images",
         "maximize",
+        "how closely samples lie to real images; over 1 they crowd together",
         "Balls around the split's images that hold a sample, over 5: a ball reaches to its image's 5th nearest in the "
         "data set's features. Over 1 where samples crowd together.",
     ),
@@ -197,6 +208,7 @@ SAMPLES = {
         ("features", "two_images"),
         "share",
         "maximize",
+        "real images with a sample near them; of real images 0.97 is expected",
         "Share of the same balls that hold at least one of as many samples; 0.97 is expected of real images.",
     ),
     "confident_samples": Metric(
@@ -204,17 +216,24 @@ SAMPLES = {
         ("features", "labels"),
         "share",
         None,
+        "samples of which the classifier is sure",
         "Samples to which the feature network's classifier gives a class with a probability over 0.9; it may be sure "
         "of a picture that shows no object, too.",
     ),
     "confident_real": Metric(
-        confident_real, ("features", "labels"), "share", None, "The same of the split's images: what to expect at best."
+        confident_real,
+        ("features", "labels"),
+        "share",
+        None,
+        "real images of which the classifier is sure",
+        "The same of the split's images: what to expect at best.",
     ),
     "class_balance": Metric(
         class_balance,
         ("features", "labels"),
         "share",
         "maximize",
+        "0 if all samples are of one class, 1 if all classes come alike often",
         "Entropy of the shares of the classes that the feature network's classifier takes the samples for, of "
         "ln(classes): 0 is one class, 1 is a balance.",
     ),

@@ -18,7 +18,8 @@ class Metric(NamedTuple):
     needs: tuple[Need, ...]
     unit: str
     direction: Direction | None  # which values are better; None: it says something, but nothing about the model
-    how: str
+    what: str  # what it says, in a line that stands in docs/metrics.md too
+    how: str  # how exactly it is measured
     alone: bool = True  # whether a better value is better by itself, or only beside another goal
 
     @property
