@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -113,7 +113,8 @@ def write_report(
         reasons: why metrics and figures were left out, by their names.
     """
     reasons = reasons or {}
-    rows = metric_rows(metrics, subject.experiment.evaluation.primary)
+    primary = subject.experiment.evaluation.primary
+    rows = metric_rows(metrics, primary)
     figures = [
         _figure_row(name, kind.heading, kind.caption, pictures[name])
         for name, kind in FIGURES.items()
@@ -123,8 +124,11 @@ def write_report(
         "report.html",
         subject=subject,
         data=subject.data,
+        source=_source(subject.experiment, subject.data),
         images=subject.images,
-        key=_key_rows(rows),
+        key=[
+            _metric_row(name, number(value), name == primary) for name, value in key_metrics(metrics, primary).items()
+        ],
         metrics=rows,
         settings=list(setting_rows(subject.experiment)),
         first=[row for row in figures if row.name in FIRST],
@@ -154,6 +158,7 @@ def write_comparison(
         "comparison.html",
         subject=subject,
         data=subject.data,
+        source=_source(next(iter(subject.systems.values())), subject.data),
         images=next(iter(images)) if len(images) == 1 else None,
         table=table,
         number=number,
@@ -164,6 +169,11 @@ def write_comparison(
         undrawn={OF_COMPARISONS[name][1]: reason for name, reason in (undrawn or {}).items()},
         unmeasured=left_out(table),
     )
+
+
+def _source(experiment: Experiment, data: PreparedData) -> str:
+    """Names the images for a person; those that were given to be judged may not be those of the experiment."""
+    return experiment.data.title if experiment.data.name == data.name else data.name
 
 
 def _compared(table: Table) -> Iterator[tuple[MetricRow, list[Score | None]]]:
@@ -193,11 +203,10 @@ def metric_rows(metrics: Mapping[str, float], primary: str) -> list[MetricRow]:
     return [_metric_row(name, number(metrics[name]), name == primary) for name in order if name in metrics]
 
 
-def _key_rows(rows: Sequence[MetricRow]) -> list[MetricRow]:
-    """Chooses the numbers of the first screen: what defines better, then the first of KEY that the model has."""
-    known = {_words(name): order for order, name in enumerate(KEY)}
-    others = sorted((row for row in rows if row.name in known and not row.primary), key=lambda row: known[row.name])
-    return [*(row for row in rows if row.primary), *others][:KEY_NUMBERS]
+def key_metrics(metrics: Mapping[str, float], primary: str) -> dict[str, float]:
+    """Chooses the metrics of a first screen: what defines better, then the first of KEY that the model has."""
+    names = [name for name in dict.fromkeys((primary, *KEY)) if name in metrics]
+    return {name: metrics[name] for name in names[:KEY_NUMBERS]}
 
 
 def _metric_row(name: str, value: str, primary: bool) -> MetricRow:

@@ -19,7 +19,7 @@ from aemodels.evaluation.leaving_out import as_tags, make_each
 from aemodels.experiment import Experiment
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.reports.figures.model import draw_figures, reconstruction_grid, sample_grid
-from aemodels.reports.page import Subject, write_report
+from aemodels.reports.page import Subject, key_metrics, write_report
 from aemodels.reports.pictures import Picture
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
@@ -28,6 +28,8 @@ from aemodels.settings import Settings
 from aemodels.steps.recording import (
     FINISHED_BEFORE,
     Result,
+    changed_first,
+    headline,
     keep_model_figures,
     keep_report,
     open_run,
@@ -131,9 +133,11 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> St
             pictures, undrawn = draw_figures(evaluation.evidence)
             left_out = evaluation.left_out | undrawn
             run.tags(as_tags(left_out))
-            figures = keep_model_figures(pictures, folder.path, run)
+            key = key_metrics(evaluation.metrics, experiment.evaluation.primary)
+            figures = keep_model_figures(pictures, folder.path, run, headline(key))
             digest, reasons = yardstick(settings, data, features), as_tags(evaluation.left_out)
-            version = register(run, folder.path, name, evaluation.metrics, digest, reasons)
+            metrics, described = key | evaluation.metrics, f"{title}: {headline(key)}"
+            version = register(run, folder.path, name, metrics, digest, reasons, described)
             run.rename(f"{title}, version {version.version}")
             subject = Subject(
                 f"{name}/{version.version}", "trained", run.id, experiment, data, experiment.training.images
@@ -176,8 +180,8 @@ def learn(
 ) -> Steps[Learned]:
     """Trains and judges in a run that is open, or goes on where it was killed; leaves the model in the folder."""
     save_card(folder.path, experiment, data)
-    run.params(experiment.flat())
-    run.dataset(data)
+    run.params(changed_first(experiment))
+    run.dataset(data, experiment.data.title)
     run.tags({"features.hash": features.hash, "features.accuracy": features.accuracy})
     with run.system_metrics():
         state = yield from _epochs(experiment, data, folder, run, untrained)

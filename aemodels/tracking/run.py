@@ -103,16 +103,20 @@ class Run:
         """Logs a picture (H, W, 3) or (H, W) among the artifacts, as figures/NAME.png."""
         self.store.client.log_image(self.id, image, artifact_file=f"figures/{name}.png")
 
-    def describe(self, picture: NDArray[np.uint8], text: str) -> None:
-        """Puts a picture (H, W, 3) and a line of text on top of the run's page.
+    def describe(self, headline: str, picture: NDArray[np.uint8], text: str) -> None:
+        """Puts a line, a picture (H, W, 3) and a text in Markdown on top of the run's page.
 
         100 pixels are seen before "Show more".
         """
         from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
         self.store.client.log_image(self.id, picture, artifact_file=OVERVIEW)
-        address = f"get-artifact?path={OVERVIEW}&run_uuid={self.id}"  # relative: a server may have a prefix
-        self.tags({MLFLOW_RUN_NOTE: f"![figures]({address})\n\n{text}"})
+        self.tags({MLFLOW_RUN_NOTE: "\n\n".join(filter(None, (headline, self.overview, text)))})
+
+    @property
+    def overview(self) -> str:
+        """Returns the picture of `describe` in Markdown; its address is relative, as a server may have a prefix."""
+        return f"![figures](get-artifact?path={OVERVIEW}&run_uuid={self.id})"
 
     def text(self, file: str, text: str) -> None:
         """Logs a text as an artifact of that name, for example table.md."""
@@ -134,14 +138,14 @@ class Run:
                 raise UnreachableError(f"MLflow does not give {file} of run {self.id}: {error}") from error
             return None
 
-    def dataset(self, data: PreparedData) -> None:
-        """Logs the data set as an input of the run, with its digest."""
+    def dataset(self, data: PreparedData, title: str = "") -> None:
+        """Logs the data set as an input of the run, under a title (its name, if there is none) and with its digest."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.exceptions import MlflowException
         from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
         described = Dataset(
-            name=data.name,
+            name=title or data.name,
             digest=data.digest,
             source_type="local",
             source=json.dumps({"uri": str(data.path)}),
@@ -300,8 +304,9 @@ def forget_models(store: Store, experiment_id: str, run_id: str) -> None:
 
 def standard_tags(seed: int, device: str) -> dict[str, str]:
     """Returns what made the result: seed, device, versions, and the commit where the code is a git checkout."""
-    found = {f"version.{name}": number for name, number in versions().items()}
-    return {"seed": str(seed), "device": device, "version.python": platform.python_version()} | found | _commit()
+    found = {"python": platform.python_version()} | versions()
+    packages = ", ".join(f"{name} {number}" for name, number in found.items())  # one tag: the page shows them all
+    return {"seed": str(seed), "device": device, "versions": packages} | _commit()
 
 
 def versions() -> dict[str, str]:
@@ -332,7 +337,7 @@ def _commit() -> dict[str, str]:
         changed = bool(_git(checkout, "status", "--porcelain", "--untracked-files=no").strip())
     except (OSError, subprocess.SubprocessError):  # no git, or no commit yet
         return {}
-    return {"mlflow.source.git.commit": commit, "git.commit": commit, "git.dirty": str(changed).lower()}
+    return {"mlflow.source.git.commit": commit, "git.dirty": str(changed).lower()}
 
 
 def _git(folder: Path, *arguments: str) -> str:
