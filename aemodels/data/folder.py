@@ -41,6 +41,10 @@ class FolderConfig(WithoutTestConfig):
 
     not_in_digest: ClassVar[frozenset[str]] = WithoutTestConfig.not_in_digest | {"path", "on_error"}
 
+    @property
+    def title(self) -> str:
+        return " and ".join(path.name for path in self.path)
+
     def fetch(self) -> Source:
         files = find_files(self.path)
         origin = tuple(str(path) for path in self.path)

@@ -47,6 +47,11 @@ class SourceConfig(Config):
     # later. `image_size` is covered by the shape of the images.
     not_in_digest: ClassVar[frozenset[str]] = frozenset({"binarize", "image_size"})
 
+    @property
+    def title(self) -> str:
+        """Names the images for a person."""
+        return self.name
+
     def fetch(self) -> Source:
         """Finds the raw files (or downloads them) without decoding any.
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from aemodels.texts import escape, visible
@@ -15,6 +18,7 @@ if TYPE_CHECKING:  # half a second that only drawing has to wait for
 
 USUAL = "DejaVu Sans"  # the font that comes with matplotlib
 LAST_RESORT = "Last Resort"  # the beginning of the name of a font that has a box for every letter
+DOTS = "\N{HORIZONTAL ELLIPSIS}"
 REGULAR = 400  # weight of a font that is neither light nor bold
 TRIED_SIZE, TRIED_DPI = 9, 100
 
@@ -48,10 +52,41 @@ def _written_on(axis: Axis) -> set[Any]:
     return set()
 
 
-def shortened(name: str, most: int) -> str:
-    """Returns a name on one line, of at most so many letters; dots stand for what is left out."""
-    name = visible(name)
-    return name if len(name) <= most else f"{name[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+def told_apart(names: Sequence[str], most: int) -> list[str]:
+    """Returns names on one line each, of at most so many letters, which differ where the names do.
+
+    Where one is too long, words with which all begin are left out, and then the middle; dots stand for what is.
+
+    Example:
+        >>> told_apart(["photograph_of_a_cat", "photograph_of_a_dog"], 14)
+        ['…cat', '…dog']
+    """
+    shown = [visible(name) for name in names]
+    if max(map(len, shown), default=0) <= most:
+        return shown
+    words = re.match(r".*[\W_]", shown[0][: _alike(shown)]) if len(set(shown)) > 1 else None
+    texts = _cut(shown, most, words.end() if words else 0)
+    return [texts[name] for name in shown]
+
+
+def _cut(names: Sequence[str], most: int, start: int) -> dict[str, str]:
+    """Maps names that are alike up to `start` to what is shown of them."""
+    texts = {name: _without_middle(f"{DOTS}{name[start:]}" if start else name, most) for name in names}
+    for text, count in Counter(texts.values()).items():
+        if count > 1:  # they differ in the middle
+            alike = [name for name in texts if texts[name] == text]
+            texts |= _cut(alike, most, _alike(alike))
+    return texts
+
+
+def _alike(names: Sequence[str]) -> int:
+    """Counts the letters with which all names begin."""
+    return sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False)))
+
+
+def _without_middle(text: str, most: int) -> str:
+    head, tail = most // 2, most - most // 2 - 1
+    return text if len(text) <= most else f"{text[:head]}{DOTS}{text[-tail:]}"
 
 
 def drawable(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from aemodels.evaluation.metrics.table import number
 from aemodels.experiment import Experiment
 from aemodels.reports.figures.model import FIGURES
 from aemodels.reports.pictures import Picture
-from aemodels.reports.table import VALIDATION, VALIDATION_HOW, VALIDATION_UNIT, Score, Table, left_out
+from aemodels.reports.table import VALIDATION, VALIDATION_HOW, VALIDATION_UNIT, VALIDATION_WHAT, Score, Table, left_out
 from aemodels.texts import local_time
 
 SHORT = {"elbo", "knn", "mse", "psnr", "ssim"}  # abbreviations, which are written in capitals
@@ -83,6 +83,7 @@ class MetricRow(NamedTuple):
     value: str
     unit: str
     better: str
+    what: str  # in a line
     how: str
     primary: bool  # whether the search and the gate go by it
 
@@ -112,7 +113,8 @@ def write_report(
         reasons: why metrics and figures were left out, by their names.
     """
     reasons = reasons or {}
-    rows = metric_rows(metrics, subject.experiment.evaluation.primary)
+    primary = subject.experiment.evaluation.primary
+    rows = metric_rows(metrics, primary)
     figures = [
         _figure_row(name, kind.heading, kind.caption, pictures[name])
         for name, kind in FIGURES.items()
@@ -122,8 +124,11 @@ def write_report(
         "report.html",
         subject=subject,
         data=subject.data,
+        source=_source(subject.experiment, subject.data),
         images=subject.images,
-        key=_key_rows(rows),
+        key=[
+            _metric_row(name, number(value), name == primary) for name, value in key_metrics(metrics, primary).items()
+        ],
         metrics=rows,
         settings=list(setting_rows(subject.experiment)),
         first=[row for row in figures if row.name in FIRST],
@@ -153,6 +158,7 @@ def write_comparison(
         "comparison.html",
         subject=subject,
         data=subject.data,
+        source=_source(next(iter(subject.systems.values())), subject.data),
         images=next(iter(images)) if len(images) == 1 else None,
         table=table,
         number=number,
@@ -165,12 +171,18 @@ def write_comparison(
     )
 
 
+def _source(experiment: Experiment, data: PreparedData) -> str:
+    """Names the images for a person; those that were given to be judged may not be those of the experiment."""
+    return experiment.data.title if experiment.data.name == data.name else data.name
+
+
 def _compared(table: Table) -> Iterator[tuple[MetricRow, list[Score | None]]]:
     """Yields what there is to read about each number, and that number of each system."""
     for i, name in enumerate(table.metrics):
         yield _metric_row(name, "", i == 0), [row.scores.get(name) for row in table.rows]
     if table.validations:
-        loss = MetricRow(_words(VALIDATION), "", VALIDATION_UNIT, "each system's own", VALIDATION_HOW, primary=False)
+        better, what = "each system's own", _sentence(VALIDATION_WHAT)
+        loss = MetricRow(_words(VALIDATION), "", VALIDATION_UNIT, better, what, VALIDATION_HOW, primary=False)
         yield loss, table.validations
 
 
@@ -191,16 +203,16 @@ def metric_rows(metrics: Mapping[str, float], primary: str) -> list[MetricRow]:
     return [_metric_row(name, number(metrics[name]), name == primary) for name in order if name in metrics]
 
 
-def _key_rows(rows: Sequence[MetricRow]) -> list[MetricRow]:
-    """Chooses the numbers of the first screen: what defines better, then the first of KEY that the model has."""
-    known = {_words(name): order for order, name in enumerate(KEY)}
-    others = sorted((row for row in rows if row.name in known and not row.primary), key=lambda row: known[row.name])
-    return [*(row for row in rows if row.primary), *others][:KEY_NUMBERS]
+def key_metrics(metrics: Mapping[str, float], primary: str) -> dict[str, float]:
+    """Chooses the metrics of a first screen: what defines better, then the first of KEY that the model has."""
+    names = [name for name in dict.fromkeys((primary, *KEY)) if name in metrics]
+    return {name: metrics[name] for name in names[:KEY_NUMBERS]}
 
 
 def _metric_row(name: str, value: str, primary: bool) -> MetricRow:
     metric = METRICS[name]
-    return MetricRow(_words(name), value, metric.unit, BETTER[metric.ranking], metric.how, primary)
+    what = _sentence(metric.what)
+    return MetricRow(_words(name), value, metric.unit, BETTER[metric.ranking], what, metric.how, primary)
 
 
 def setting_rows(config: Config, usual: Any = None, prefix: str = "") -> Iterator[SettingRow]:
@@ -234,4 +246,8 @@ def _figure_row(name: str, heading: str, caption: str, picture: Picture) -> Figu
 def _words(name: str) -> str:
     """Writes a metric's name as in a text, such as Frechet samples or SSIM."""
     words = " ".join(word.upper() if word in SHORT else word for word in name.split("_"))
-    return words[:1].upper() + words[1:]
+    return _sentence(words)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -16,6 +16,7 @@ from aemodels.evaluation.metrics.table import number
 ABSENT = "–"
 ARROWS = {"minimize": " ↓", "maximize": " ↑", None: ""}
 VALIDATION, VALIDATION_UNIT = "validation loss", "nats per image"
+VALIDATION_WHAT = "the loss by which the best weights are chosen"
 VALIDATION_HOW = (
     f"The {VALIDATION}, by which the best weights are chosen, is that after the last epoch; of a denoising model on "
     "corrupted images, while the distortion is of clean ones. It is each system's own, and compares only those of the "

@@ -18,10 +18,11 @@ from aemodels.evaluation.evaluate import check_primary
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.evaluation.leaving_out import Made, NotEnoughError, as_tags, make_each
+from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
 from aemodels.reports.figures.comparison import rate_distortion, side_by_side
 from aemodels.reports.figures.model import draw_figures
-from aemodels.reports.page import Contest, Subject, write_comparison, write_report
+from aemodels.reports.page import Contest, Subject, key_metrics, write_comparison, write_report
 from aemodels.reports.pictures import Picture
 from aemodels.reports.table import Measured, Table, as_markdown, make_table
 from aemodels.runtime import torchrun
@@ -32,6 +33,7 @@ from aemodels.settings import ComparisonConfig
 from aemodels.steps.recording import (
     FINISHED_BEFORE,
     Result,
+    headline,
     keep_figures,
     keep_model_figures,
     keep_report,
@@ -40,7 +42,7 @@ from aemodels.steps.recording import (
 )
 from aemodels.steps.train import check as check_training
 from aemodels.steps.train import learn
-from aemodels.texts import code_in_markdown
+from aemodels.texts import code_in_markdown, in_markdown
 from aemodels.tracking.origin import versions
 from aemodels.tracking.run import Run
 from aemodels.tracking.store import open_store
@@ -56,7 +58,7 @@ class Compared(Result):
     run_id: str
     url: str
     compare_url: str
-    """Links to MLflow's page that shows the runs of the first seed side by side."""
+    """Links to MLflow's page that shows the systems side by side, those of the first seed and the best one first."""
     table: Table
     runs: dict[str, tuple[str, ...]]
     """Maps a system to the ids of its runs, one for each seed."""
@@ -111,10 +113,10 @@ def compare(config: ComparisonConfig, data: PreparedData, command: str = "", ask
         if folder.result is not None:
             yield Progress("comparing", 1, 1, FINISHED_BEFORE)
             return Compared.model_validate(folder.result)
-        title, tags = f"comparison of {len(experiments)} systems", {"kind": "comparison"}
+        title, tags = f"compare {len(experiments)} systems", {"kind": "comparison"}
         with open_run(store, folder, name, title, 0, tags) as run:
             run.params({"seeds": config.seeds, "systems": list(config.systems), **_shared(experiments)})
-            run.dataset(data)
+            run.dataset(data, _shown(config))
             found = yield from _children(config, data, features, folder, run)
             compared = _finish(config, data, found, folder, run, command)
         folder.finish(compared.model_dump(mode="json"), asker)
@@ -177,7 +179,8 @@ def _child(
         pictures, undrawn = draw_figures(learned.evaluation.evidence)
         left_out = learned.evaluation.left_out | undrawn
         run.tags(as_tags(left_out))
-        keep_model_figures(pictures, folder.path, run)
+        key = key_metrics(learned.evaluation.metrics, experiment.evaluation.primary)
+        keep_model_figures(pictures, folder.path, run, headline(key))
         subject = Subject(
             f"{system}, seed {experiment.seed}", "trained", run.id, experiment, data, experiment.training.images
         )
@@ -228,19 +231,19 @@ def _finish(
     measured = {name: [child.measured for child in children] for name, children in found.items()}
     asked = code_in_markdown(command) if command else f"a flow or a program, with the settings of MLflow's run {run.id}"
     table = make_table(measured, primary, f"Made by {asked}: {_circumstances(config, data, measured)}.")
-    title = f"{len(experiments)} systems on {data.name}"
+    title = f"{len(experiments)} systems on {_shown(config)}"
     _keep("table.md", as_markdown(table, title), folder.path, run)
     _keep("table.json", table.model_dump_json(indent=2), folder.path, run)
     pictures, left_out = _pictures(config, table, data, folder.path)
     run.tags(as_tags(left_out))
-    kept = dict(zip(pictures, keep_figures(pictures, folder.path, run), strict=True))
+    kept = dict(zip(pictures, keep_figures(pictures, folder.path, run, _winner(table, primary)), strict=True))
     contest = Contest(title, run.id, experiments, data)
     report = keep_report(write_comparison(contest, table, pictures, left_out), folder.path, run)
     runs = {name: tuple(child.run_id for child in children) for name, children in found.items()}
     return Compared(
         run_id=run.id,
         url=run.url,
-        compare_url=run.store.compare_url(run.experiment_id, [first for first, *_ in runs.values()]),
+        compare_url=run.store.systems_url(run.experiment_id, run.id, title, primary, METRICS[primary].direction),
         table=table,
         runs=runs,
         folder=folder.path,
@@ -249,6 +252,16 @@ def _finish(
         report=report,
         left_out=left_out,
     )
+
+
+def _winner(table: Table, primary: str) -> str:
+    scores = {row.system: row.scores[primary].text for row in table.rows if primary in row.scores}
+    return ", ".join(f"best {primary}: {in_markdown(name)} ({scores[name]})" for name in table.best(primary))
+
+
+def _shown(config: ComparisonConfig) -> str:
+    """Names the images for a person; they are the same for all systems."""
+    return next(iter(config.settings.values())).experiment.data.title
 
 
 def _circumstances(config: ComparisonConfig, data: PreparedData, measured: Mapping[str, list[Measured]]) -> str:
@@ -272,7 +285,7 @@ def _pictures(config: ComparisonConfig, table: Table, data: PreparedData, folder
 
     systems = {name: evidence(name) for name in config.systems}
     makers: dict[str, Callable[[], Picture]] = {
-        SIDE_BY_SIDE: partial(side_by_side, systems, f"{len(systems)} systems on the test images of {data.name}")
+        SIDE_BY_SIDE: partial(side_by_side, systems, f"{len(systems)} systems on the test images of {_shown(config)}")
     }
     if swept := config.swept():
         makers[CURVE] = partial(_curve, table, {name: systems[name] for name in swept})

@@ -18,12 +18,12 @@ from aemodels.evaluation.evaluate import evaluate as judge
 from aemodels.evaluation.features import feature_network
 from aemodels.evaluation.leaving_out import as_tags
 from aemodels.reports.figures.model import draw_figures
-from aemodels.reports.page import Subject, write_report
+from aemodels.reports.page import Subject, key_metrics, write_report
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import store_folder
 from aemodels.runtime.progress import Progress, Steps
-from aemodels.steps.recording import Result, keep_figures, keep_report
+from aemodels.steps.recording import Result, changed_first, headline, keep_figures, keep_report
 from aemodels.tracking.catalog import find
 from aemodels.tracking.origin import standard_tags
 from aemodels.tracking.run import Run, start_run
@@ -73,8 +73,8 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
     yield Progress("evaluating", 0, 1)
     tags = {"kind": "evaluation", "model": model, "pipeline": group, **standard_tags(experiment.seed, "")}
     with start_run(store, _name(model) or experiment.data.name, f"evaluation of {model}", tags) as run:
-        run.params(experiment.flat())
-        run.dataset(data)
+        run.params(changed_first(experiment))
+        run.dataset(data, experiment.data.title)
         own = data.digest == loaded.card.digest
         images = experiment.training.images if own else None
         seen = experiment.seen(data) if own else 0
@@ -93,12 +93,13 @@ def _record(run: Run, subject: Subject, evaluation: Evaluation) -> Evaluated:
     pictures, undrawn = draw_figures(evaluation.evidence)
     left_out = evaluation.left_out | undrawn
     run.tags(as_tags(left_out))
+    key = key_metrics(evaluation.metrics, subject.experiment.evaluation.primary)
     return Evaluated(
         run_id=run.id,
         url=run.url,
         model=subject.model,
         metrics=metrics,
-        figures=keep_figures(pictures, folder, run),
+        figures=keep_figures(pictures, folder, run, headline(key)),
         report=keep_report(write_report(subject, evaluation.metrics, pictures, left_out), folder, run),
         left_out=left_out,
     )

@@ -15,6 +15,9 @@ from aemodels.checkpoints.run_folder import RunFolder
 from aemodels.config import Config
 from aemodels.data import PreparedData
 from aemodels.evaluation.features import Features
+from aemodels.evaluation.metrics.table import number
+from aemodels.experiment import Experiment
+from aemodels.reports.page import setting_rows
 from aemodels.reports.pictures import Picture
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.files import at_path, write_whole
@@ -22,7 +25,7 @@ from aemodels.settings import Settings
 from aemodels.tracking.catalog import REPORT
 from aemodels.tracking.origin import standard_tags
 from aemodels.tracking.run import Run, begun_run, end_dead_runs, has_run, resume_run, start_run
-from aemodels.tracking.store import Store
+from aemodels.tracking.store import Store, within_pages
 from aemodels.tracking.views import FINAL
 
 OVERVIEW_WIDTH, SMALL_ACROSS = 570, 3  # the width in pixels, and the most pictures in a row
@@ -70,13 +73,24 @@ def open_run(
     return run
 
 
-def keep_figures(pictures: Mapping[str, Picture], folder: Path, run: Run) -> tuple[Path, ...]:
-    """Saves figures in the folder, and shows them in the run; returns their files."""
-    show_figures(pictures, run)
+def changed_first(experiment: Experiment) -> dict[str, Any]:
+    """Returns all settings; those that differ from the defaults come first, and so they do on the run's page."""
+    changed = [row.key for row in setting_rows(experiment) if row.changed]
+    return {key: experiment.flat()[key] for key in [*changed, *experiment.flat()]}
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    """Writes metrics in a line."""
+    return ", ".join(f"{name} {number(value)}" for name, value in metrics.items())
+
+
+def keep_figures(pictures: Mapping[str, Picture], folder: Path, run: Run, first: str = "") -> tuple[Path, ...]:
+    """Saves figures in the folder, and shows them in the run below a first line; returns their files."""
+    show_figures(pictures, run, first)
     return save_figures(pictures, folder)
 
 
-def keep_model_figures(pictures: Mapping[str, Picture], folder: Path, run: Run) -> tuple[Path, ...]:
+def keep_model_figures(pictures: Mapping[str, Picture], folder: Path, run: Run, first: str) -> tuple[Path, ...]:
     """Keeps figures in folder and run, and shows those of MLflow's prepared view as image cards too.
 
     The cards are at step 0, where MLflow's slider stands at first.
@@ -84,11 +98,11 @@ def keep_model_figures(pictures: Mapping[str, Picture], folder: Path, run: Run) 
     for key in FINAL:
         if (picture := pictures.get(key.removeprefix("test "))) is not None:
             run.image(key, picture)
-    return keep_figures(pictures, folder, run)
+    return keep_figures(pictures, folder, run, first)
 
 
-def show_figures(pictures: Mapping[str, Picture], run: Run) -> None:
-    """Logs figures in the run, whose page then shows them small, if there are any."""
+def show_figures(pictures: Mapping[str, Picture], run: Run, first: str = "") -> None:
+    """Logs figures in the run, whose page then shows them small below a first line, if there are any."""
     if not pictures:
         return
     for name, picture in pictures.items():
@@ -97,8 +111,9 @@ def show_figures(pictures: Mapping[str, Picture], run: Run) -> None:
         "all models": run.store.pictures_url(run.experiment_id),
         "all runs": run.store.table_url(run.experiment_id),
     }
-    links = ", ".join(f"[{name}]({url[url.index('#') :]})" for name, url in pages.items())
-    run.describe(_overview(list(pictures.values())), f"Large under Artifacts, figures. Beside others: {links}.")
+    links = ", ".join(f"[{name}]({within_pages(url)})" for name, url in pages.items())
+    text = f"Large under Artifacts, figures. Beside others: {links}."
+    run.describe(first, _overview(list(pictures.values())), text)
 
 
 def save_figures(pictures: Mapping[str, Picture], folder: Path) -> tuple[Path, ...]:

@@ -22,7 +22,7 @@ from aemodels.evaluation.leaving_out import as_tags, make_each
 from aemodels.experiment import Experiment
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.reports.figures.model import draw_figures, reconstruction_grid, sample_grid
-from aemodels.reports.page import Subject, write_report
+from aemodels.reports.page import Subject, key_metrics, write_report
 from aemodels.reports.pictures import Picture
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
@@ -31,6 +31,8 @@ from aemodels.settings import Settings
 from aemodels.steps.recording import (
     FINISHED_BEFORE,
     Result,
+    changed_first,
+    headline,
     keep_model_figures,
     keep_report,
     open_run,
@@ -176,8 +178,8 @@ def learn(
         start: the weights that the training starts from, as for `aemodels.training.loop.train`.
     """
     save_card(folder.path, experiment, data)
-    run.params(experiment.flat())
-    run.dataset(data)
+    run.params(changed_first(experiment))
+    run.dataset(data, experiment.data.title)
     run.tags({"features.hash": features.hash, "features.accuracy": features.accuracy})
     with run.system_metrics():
         state = yield from _epochs(experiment, data, folder, run, untrained, start)
@@ -196,12 +198,14 @@ def _register(
     pictures, undrawn = draw_figures(evaluation.evidence)
     left_out = evaluation.left_out | undrawn
     run.tags(as_tags(left_out))
-    figures = keep_model_figures(pictures, folder, run)
+    key = key_metrics(evaluation.metrics, experiment.evaluation.primary)
+    figures = keep_model_figures(pictures, folder, run, headline(key))
     digest = yardstick(settings, data, features)
     told = as_tags(evaluation.left_out) | _started(experiment)
-    version = register(run, folder, name, evaluation.metrics, digest, told)
+    metrics, title = key | evaluation.metrics, _title(experiment)
+    version = register(run, folder, name, metrics, digest, told, f"{title}: {headline(key)}")
     _link_start(run, version, experiment)
-    run.rename(f"{_title(experiment)}, version {version.version}")
+    run.rename(f"{title}, version {version.version}")
     subject = Subject(f"{name}/{version.version}", "trained", run.id, experiment, data, experiment.training.images)
     report = keep_report(write_report(subject, evaluation.metrics, pictures, left_out), folder, run)
     return Trained(

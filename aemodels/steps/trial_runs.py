@@ -7,6 +7,7 @@ import platform
 from types import TracebackType
 from typing import Self
 
+from aemodels.steps.recording import changed_first
 from aemodels.tracking.run import Run, Status, begun_run, resume_run, start_run
 from aemodels.tracking.store import Store
 from aemodels.tuning.events import Event, TrialEnded, TrialEpoch, TrialLost, TrialStarted, Waiting
@@ -84,7 +85,7 @@ class TrialRuns:
             # the pipeline may have been started again, or the trial been begun by another process
             run.tags({"worker": self.worker} | ({"pipeline": self.group} if self.group else {}))
             self.resumed.add(trial.index)
-        run.params(event.experiment.flat())
+        run.params(changed_first(event.experiment))
         self.runs[trial.index] = self.running[trial.index] = run
 
     def _names(self, index: int) -> dict[str, str]:

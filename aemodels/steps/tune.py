@@ -11,10 +11,11 @@ from typing import Any
 from pydantic import Field
 
 from aemodels.checkpoints.run_folder import RunFolder, awaited, claimed, joined, numbered
-from aemodels.config import Config, UserError, in_short
+from aemodels.config import Config, UserError, as_written, in_short
 from aemodels.data import PreparedData
 from aemodels.evaluation.features import feature_network
 from aemodels.evaluation.leaving_out import as_tags
+from aemodels.evaluation.metrics.table import number
 from aemodels.experiment import Experiment
 from aemodels.reports.figures.search import draw_search_figures
 from aemodels.runtime import torchrun
@@ -22,10 +23,19 @@ from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import search_database
 from aemodels.runtime.progress import Driven, Progress, Steps
 from aemodels.settings import Settings
-from aemodels.steps.recording import FINISHED_BEFORE, Result, keep_figures, open_run, save_figures, still_there
+from aemodels.steps.recording import (
+    FINISHED_BEFORE,
+    Result,
+    changed_first,
+    keep_figures,
+    open_run,
+    save_figures,
+    still_there,
+)
 from aemodels.steps.start import fixed, starting_weights
 from aemodels.steps.train import check as check_training
 from aemodels.steps.trial_runs import TrialRuns
+from aemodels.texts import code_in_markdown, in_markdown
 from aemodels.tracking.run import Run, has_run, now
 from aemodels.tracking.store import Store, open_store
 from aemodels.tuning.config import TuningConfig
@@ -175,8 +185,10 @@ def _run(
             tags = {"kind": "search", "pipeline": group, "study": study.name}
             run = open_run(store, folder, name, f"search {experiment.model.name}", experiment.seed, tags)
             study.remember(RUN, run.id)
-            run.params({**experiment.flat(), **{f"tuning.{key}": value for key, value in config.flat().items()}})
-            run.dataset(data)
+            run.params(
+                {**changed_first(experiment), **{f"tuning.{key}": value for key, value in config.flat().items()}}
+            )
+            run.dataset(data, experiment.data.title)
     try:
         yield run
     except BaseException as error:
@@ -238,7 +250,7 @@ def _finish(result: SearchResult, study: Study, run: Run, trials: TrialRuns, fol
         if study.recorded:
             figures = save_figures(pictures, folder.path)
         else:
-            figures = keep_figures(pictures, folder.path, run)
+            figures = keep_figures(pictures, folder.path, run, _headline(result))
             run.tags(as_tags(left_out))
             if SUMMARIZED not in study.notes():  # else a process was killed after it had noted the time
                 study.remember(SUMMARIZED, str(now()))
@@ -259,6 +271,13 @@ def _finish(result: SearchResult, study: Study, run: Run, trials: TrialRuns, fol
         left_out=left_out,
         note=note,
     )
+
+
+def _headline(result: SearchResult) -> str:
+    best = result.best
+    settings = " ".join(code_in_markdown(f"{key}={as_written(value)}") for key, value in best.params.items())
+    value = f"{in_markdown(result.objectives[0])} {number(best.values[0])}"
+    return f"Best of {len(result.trials)} trials: number {best.index}, {value}, with {settings}"
 
 
 def _summarize(result: SearchResult, run: Run, at: int) -> None:

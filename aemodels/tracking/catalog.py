@@ -30,6 +30,7 @@ REFERENCE = r"([^@/]+)(?:@([^@/]+)|/(\d+))"  # NAME@ALIAS or NAME/VERSION
 MOST_NAMED = 10  # versions that a message names, at most
 REPORT = "report.html"  # the file of a run in its folder and among its artifacts
 METRIC, DIGEST = "test/", "data.digest"  # tags of a version: the beginning of those of metrics, and that of the data
+OTHERS = "test"  # the tag with the metrics that have none of their own: the registry page shows every tag in a line
 
 
 class ModelVersion(NamedTuple):
@@ -315,12 +316,19 @@ def aliases_of(store: Store, name: str) -> dict[str, int]:
     return {alias: int(version) for alias, version in model.aliases.items()}
 
 
+def _metrics(tags: Mapping[str, str]) -> dict[str, float]:
+    """Reads the metrics of a version, of which older ones have a tag for each."""
+    own = {key.removeprefix(METRIC): float(text) for key, text in tags.items() if key.startswith(METRIC)}
+    others: dict[str, float] = json.loads(tags.get(OTHERS, "{}"))
+    return own | others
+
+
 def _registered(stored: StoredVersion, aliases: Mapping[str, int]) -> Registered:
     version = int(stored.version)
     return Registered(
         version=ModelVersion(stored.name, version, stored.run_id or ""),
         aliases=tuple(sorted(alias for alias, number in aliases.items() if number == version)),
-        metrics={key.removeprefix(METRIC): float(text) for key, text in stored.tags.items() if key.startswith(METRIC)},
+        metrics=_metrics(stored.tags),
         digest=stored.tags.get(DIGEST, ""),
         created=datetime.fromtimestamp(stored.creation_timestamp / 1000, UTC),
         tags=dict(stored.tags),

@@ -15,8 +15,9 @@ PACKAGES = ("aemodels", "torch", "torchvision", "numpy", "scikit-learn", "mlflow
 
 def standard_tags(seed: int, device: str) -> dict[str, str]:
     """Returns what made the result: seed, device, versions, and the commit where the code is a git checkout."""
-    found = {f"version.{name}": number for name, number in versions().items()}
-    return {"seed": str(seed), "device": device, "version.python": platform.python_version()} | found | _commit()
+    found = {"python": platform.python_version()} | versions()
+    packages = ", ".join(f"{name} {number}" for name, number in found.items())  # one tag: the page shows them all
+    return {"seed": str(seed), "device": device, "versions": packages} | _commit()
 
 
 def versions() -> dict[str, str]:
@@ -47,7 +48,7 @@ def _commit() -> dict[str, str]:
         changed = bool(_git(checkout, "status", "--porcelain", "--untracked-files=no").strip())
     except (OSError, subprocess.SubprocessError):  # no git, or no commit yet
         return {}
-    return {"mlflow.source.git.commit": commit, "git.commit": commit, "git.dirty": str(changed).lower()}
+    return {"mlflow.source.git.commit": commit, "git.dirty": str(changed).lower()}
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -31,6 +31,7 @@ from aemodels.tracking.catalog import (
     DECISION,
     DIGEST,
     METRIC,
+    OTHERS,
     PREVIOUS,
     PROMOTED,
     REIGN,
@@ -44,8 +45,9 @@ from aemodels.tracking.catalog import (
 from aemodels.tracking.gate import LONGEST_NAME, LONGEST_REASON, Decision, Review
 from aemodels.tracking.origin import user_name
 from aemodels.tracking.run import Run, forget_models, tag_text
-from aemodels.tracking.store import Store
+from aemodels.tracking.store import Store, within_pages
 
+SHOWN = 5  # metrics that have a tag of their own
 GATE = "gate."  # the beginning of the tags of a decision
 BY_GATE = "the gate"  # who decided, alone or with a person
 IS_CHAMPION = "it is the champion already"
@@ -59,13 +61,15 @@ def register(
     metrics: Mapping[str, float],
     digest: str,
     tags: Mapping[str, Any] | None = None,
+    headline: str = "",
 ) -> ModelVersion:
     """Registers the model of a run as a new version and challenger; a run has one version, which a second call finds.
 
     Args:
         folder: holds config.json, weights.safetensors and model.sha256.
-        metrics: the key ones on the test images, without prefix.
+        metrics: those on the test images, without prefix, the key ones first.
         digest: the digest of the data that they were measured on.
+        headline: tells in a line which model it is; MLflow shows its beginning beside the version.
 
     Raises:
         UserError: the name cannot be used.
@@ -79,14 +83,14 @@ def register(
         if GATE + "decision" not in known[0].tags:
             client.set_registered_model_alias(name, CHALLENGER, known[0].version)
         return ModelVersion(name, int(known[0].version), run.id)
-    texts = {f"{METRIC}{key}": f"{value:.8g}" for key, value in metrics.items()} | {DIGEST: digest}
+    texts = _metric_tags(metrics) | {DIGEST: digest}
     texts |= {key: tag_text(value) for key, value in (tags or {}).items()}
     texts[CHECKSUMS] = digest_of((folder / CHECKSUMS).read_bytes())
-    return _new_version(run, folder, name, metrics, texts)
+    return _new_version(run, folder, name, metrics, texts, headline)
 
 
 def _new_version(
-    run: Run, folder: Path, name: str, metrics: Mapping[str, float], texts: dict[str, str]
+    run: Run, folder: Path, name: str, metrics: Mapping[str, float], texts: dict[str, str], headline: str
 ) -> ModelVersion:
     """Makes the version with these tags, whole or not at all."""
     client = run.store.client
@@ -96,9 +100,10 @@ def _new_version(
         logged = client.create_logged_model(run.experiment_id, name, run.id, texts)
         model_id = logged.model_id
         _log_model(run, folder, model_id, metrics)
-        new_name = _ensure_model(run.store, name)
+        new_name = _ensure_model(run, name)
         with run.store.as_default():
-            made = client.create_model_version(name, f"models:/{model_id}", run.id, texts, model_id=model_id)
+            source, text = f"models:/{model_id}", f"{headline}\n\n{run.overview}" if headline else None
+            made = client.create_model_version(name, source, run.id, texts, description=text, model_id=model_id)
         _settle(run, made)
         client.set_registered_model_alias(name, CHALLENGER, made.version)
     except BaseException:
@@ -138,12 +143,22 @@ def _log_model(run: Run, folder: Path, model_id: str, metrics: Mapping[str, floa
     client.log_outputs(run.id, [LoggedModelOutput(model_id, step=0)])
 
 
-def _ensure_model(store: Store, name: str) -> bool:
+def _metric_tags(metrics: Mapping[str, float]) -> dict[str, str]:
+    """Returns a tag for each of the first metrics, and one for all others."""
+    texts = {key: f"{value:.8g}" for key, value in metrics.items()}
+    own = dict(list(texts.items())[:SHOWN])
+    others = {key: float(text) for key, text in texts.items() if key not in own}
+    return {f"{METRIC}{key}": text for key, text in own.items()} | ({OTHERS: json.dumps(others)} if others else {})
+
+
+def _ensure_model(run: Run, name: str) -> bool:
     """Makes the registered model where there is none, and tells whether it did."""
     from mlflow.exceptions import MlflowException
 
+    pictures = within_pages(run.store.pictures_url(run.experiment_id))
+    text = f"[Pictures, test metrics and curves of all versions]({pictures})"
     try:
-        store.client.create_registered_model(name)
+        run.store.client.create_registered_model(name, description=text)
         return True
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":

@@ -97,16 +97,20 @@ class Run:
         """Logs a picture (H, W, 3) or (H, W) among the artifacts, as figures/NAME.png."""
         self.store.client.log_image(self.id, image, artifact_file=f"figures/{name}.png")
 
-    def describe(self, picture: NDArray[np.uint8], text: str) -> None:
-        """Puts a picture (H, W, 3) and a line of text on top of the run's page.
+    def describe(self, headline: str, picture: NDArray[np.uint8], text: str) -> None:
+        """Puts a line, a picture (H, W, 3) and a text in Markdown on top of the run's page.
 
         100 pixels are seen before "Show more".
         """
         from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
         self.store.client.log_image(self.id, picture, artifact_file=OVERVIEW)
-        address = f"get-artifact?path={OVERVIEW}&run_uuid={self.id}"  # relative: a server may have a prefix
-        self.tags({MLFLOW_RUN_NOTE: f"![figures]({address})\n\n{text}"})
+        self.tags({MLFLOW_RUN_NOTE: "\n\n".join(filter(None, (headline, self.overview, text)))})
+
+    @property
+    def overview(self) -> str:
+        """Returns the picture of `describe` in Markdown; its address is relative, as a server may have a prefix."""
+        return f"![figures](get-artifact?path={OVERVIEW}&run_uuid={self.id})"
 
     def add_to_description(self, text: str) -> None:
         """Puts a line of text below what the run's page says already, once."""
@@ -136,14 +140,14 @@ class Run:
                 raise UnreachableError(f"MLflow does not give {file} of run {self.id}: {error}") from error
             return None
 
-    def dataset(self, data: PreparedData) -> None:
-        """Logs the data set as an input of the run, with its digest."""
+    def dataset(self, data: PreparedData, title: str = "") -> None:
+        """Logs the data set as an input of the run, under a title (its name, if there is none) and with its digest."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.exceptions import MlflowException
         from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
         described = Dataset(
-            name=data.name,
+            name=title or data.name,
             digest=data.digest,
             source_type="local",
             source=json.dumps({"uri": str(data.path)}),

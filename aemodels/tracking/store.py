@@ -24,7 +24,7 @@ from aemodels.runtime.files import in_words
 from aemodels.runtime.secrets import without_secrets
 from aemodels.tracking.embedded import ensure_database, quiet
 from aemodels.tracking.outages import is_outage
-from aemodels.tracking.views import PICTURES, TABLE, view_tags
+from aemodels.tracking.views import PICTURES, TABLE, TAG, systems_view, view_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -108,6 +108,18 @@ class Store:
         query = {"runs": json.dumps(list(run_ids)), "experiments": json.dumps([experiment_id])}
         return self._link("compare-runs", **query)
 
+    def systems_url(self, experiment_id: str, run_id: str, name: str, metric: str, direction: str | None) -> str:
+        """Returns the address of pictures, test metrics and curves of a comparison's systems, of which it makes a view.
+
+        Where a server lets not everybody write a view, MLflow shows the page without it.
+        """
+        from mlflow.exceptions import MlflowException
+
+        key, view = systems_view(run_id, name, metric, direction)
+        with suppress(MlflowException):
+            self.client.set_experiment_tag(experiment_id, TAG + key, view)
+        return self._link(f"experiments/{experiment_id}/runs", compareRunsMode="CHART", viewStateShareKey=key)
+
     def registry_url(self, name: str, version: int | None = None) -> str:
         return self._link(f"models/{quote(name)}" + (f"/versions/{version}" if version is not None else ""))
 
@@ -115,6 +127,11 @@ class Store:
         """Returns the address of a page, with the mode for machine learning; else MLflow opens in its GenAI mode."""
         parts = [f"{key}={quote(text)}" for key, text in query.items()] + ["workflowType=machine_learning"]
         return f"{self.ui}/#/{page}?{'&'.join(parts)}"
+
+
+def within_pages(url: str) -> str:
+    """Returns the address of a page as a link on another one of MLflow's pages, wherever its server is."""
+    return url[url.index("#") :]
 
 
 def printable(uri: str) -> str:

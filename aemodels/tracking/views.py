@@ -41,6 +41,24 @@ def view_tags() -> dict[str, str]:
     }
 
 
+def systems_view(parent: str, name: str, metric: str, direction: str | None) -> tuple[str, str]:
+    """Returns the key and the tag of a view of a comparison's systems, which are sorted by a test metric.
+
+    MLflow shows runs in a flat list, not folded below their parent, where they are sorted by a metric.
+    """
+    charts, sections = _charts()
+    systems = {
+        "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}' and tags.seed = '0'",
+        "orderByKey": f"metrics.`test/{metric}`",
+        "orderByAsc": direction != "maximize",
+        "compareRunCharts": charts,
+        "compareRunSections": sections,
+        "isAccordionReordered": True,
+        "hideEmptyCharts": True,
+    }
+    return f"aemodels-{parent}", _view(name, systems)
+
+
 def _view(name: str, state: dict[str, Any]) -> str:
     now = int(time.time() * 1000)
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()

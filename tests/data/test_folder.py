@@ -18,6 +18,7 @@ from aemodels.data import PreparedData, decoding, prepare
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.source import UnreadableError
+from aemodels.data.sprites import SpritesConfig
 from aemodels.runtime.processes import GeneratorProcess, ProcessDiedError, ready
 from aemodels.runtime.progress import Progress, Steps, finish
 
@@ -40,6 +41,11 @@ def test_folder_with_classes(animals: Path) -> None:
     manifest = data.manifest()
     assert manifest["images_by_class"]["train"] == {"cat": 17, "dog": 11}
     assert manifest["source"] == [str(animals)]
+
+
+def test_folders_are_named_for_a_person(tmp_path: Path) -> None:
+    assert FolderConfig(path=[tmp_path / "cats", tmp_path / "dogs"]).title == "cats and dogs"
+    assert SpritesConfig().title == "sprites"
 
 
 def test_folder_without_classes_and_hidden_files(tmp_path: Path, make_images: Callable[..., Path]) -> None:

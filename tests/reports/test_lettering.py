@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -25,7 +24,7 @@ from aemodels.reports.figures.comparison import rate_distortion, side_by_side
 from aemodels.reports.figures.drift import histograms, worst
 from aemodels.reports.figures.model import FIGURES, draw_figures
 from aemodels.reports.figures.search import draw_search_figures
-from aemodels.reports.lettering import choose_fonts, drawable
+from aemodels.reports.lettering import choose_fonts, drawable, told_apart
 from aemodels.reports.pictures import Labels, Picture, sheet
 from aemodels.texts import visible
 from aemodels.tuning.events import SearchResult, Trial
@@ -172,6 +171,27 @@ def test_a_name_has_room(drawn_texts: list[Any]) -> None:
 
 
 def test_a_name_that_is_cut_says_so() -> None:
-    assert lettering.shortened("a" * 14, 14) == "a" * 14
-    assert lettering.shortened("a" * 15, 14) == "a" * 13 + "…"
-    assert re.fullmatch(r"a\\nb", lettering.shortened("a\nb", 14))
+    assert told_apart(["a" * 14], 14) == ["a" * 14]
+    assert told_apart(["a" * 8 + "b" * 7], 14) == ["a" * 7 + "…" + "b" * 6]
+    assert told_apart(["a\nb"], 14) == [r"a\nb"]
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["photograph_of_a_cat", "photograph_of_a_cow"], ["…cat", "…cow"]),
+        (["photograph_of_a_cat", "drawing"], ["photogr…_a_cat", "drawing"]),
+        (["one_a_" + "x" * 20, "one_b_" + "x" * 20], ["…a_xxxx…xxxxxx", "…b_xxxx…xxxxxx"]),
+        (["x" * 20 + "a" + "y" * 20, "x" * 20 + "b" + "y" * 20, "z"], ["…ayyyyy…yyyyyy", "…byyyyy…yyyyyy", "z"]),
+        (["same name of all"] * 2, ["same na…of all"] * 2),
+    ],
+)
+def test_long_names_are_told_apart(names: list[str], shown: list[str]) -> None:
+    assert told_apart(names, 14) == shown
+
+
+def test_the_names_of_a_legend_are_told_apart(digits: PreparedData, drawn_texts: list[Any]) -> None:
+    named = digits.model_copy(update={"classes": tuple(f"photograph_of_the_digit_{i}" for i in range(10))})
+    evidence = EvaluationConfig().evidence(build(VAEConfig(trunk=SMALL, latent_dim=2), named), named, None, "test")
+    draw_figures(evidence, only=("codes",))
+    assert {f"…{i}" for i in range(10)} <= set(shown(drawn_texts))

@@ -82,6 +82,7 @@ def test_it_has_every_metric_with_unit_direction_and_how(plain: Page) -> None:
     assert [row.how for row in rows[1:]] == [metric.how for name, metric in METRICS.items() if name != "mse"]
     for i, metric in enumerate(METRICS.values()):
         assert f"{0.12345 + i:.4g} {metric.unit} {BETTER[metric.ranking]}" in plain.text
+        assert f"{metric.what[1:]} " in plain.text
         assert metric.how in plain.text
 
 
@@ -199,8 +200,11 @@ def test_it_is_read_at_a_desk_and_on_a_phone(trained: tuple[str, Path]) -> None:
                 assert _fits(shown)
                 assert all(shown.get_by_alt_text(figure).is_visible() for figure in KINDS[kind][1])
                 shown.screenshot(path=KEPT / f"report-{kind}-{width}-{scheme}.png", full_page=True)
-                shown.locator("summary").click()
+                shown.get_by_text("All ").click()
                 assert shown.locator("details table").is_visible()
+                assert not shown.get_by_text("What search and gate go by").is_visible()
+                shown.locator(".primary summary").click()
+                assert shown.get_by_text("What search and gate go by").is_visible()
                 assert _fits(shown)
                 _enlarge(shown, narrow=width < 1000)
                 assert _fits(shown)

@@ -10,7 +10,7 @@ from versions import YES, aliases, registered
 
 from aemodels.config import UserError
 from aemodels.tracking.catalog import find, list_models
-from aemodels.tracking.registry import conclude, register
+from aemodels.tracking.registry import SHOWN, conclude, register
 from aemodels.tracking.run import start_run
 from aemodels.tracking.store import Store
 
@@ -27,6 +27,27 @@ def test_a_version_carries_its_metrics(store: Store, model_folder: Path) -> None
     logged = store.client.get_logged_model(row.source.removeprefix("models:/"))
     assert {metric.key: metric.value for metric in logged.metrics}["test/mse"] == 0.02
     assert len(store.client.get_metric_history(version.run_id, "test/mse")) == 1  # no second point in the chart
+
+
+def test_the_registry_page_shows_few_tags_and_a_line_with_a_picture(store: Store, model_folder: Path) -> None:
+    metrics = {f"metric{i}": i / 3 for i in range(SHOWN + 3)} | {"nll": float("nan")}
+    run = start_run(store, "tiny", "vae 8")
+    register(run, model_folder, "tiny", metrics, "d" * 32, headline="vae 8: metric0 0")
+    (row,) = list_models(store)
+    assert row.metrics == pytest.approx(metrics, nan_ok=True)
+    shown = [f"test/metric{i}" for i in range(SHOWN)]
+    assert set(row.tags) == {*shown, "test", "data.digest", "model.sha256"}
+    version = store.client.get_model_version("tiny", "1")
+    assert version.description == f"vae 8: metric0 0\n\n{run.overview}"
+    assert "viewStateShareKey" in store.client.get_registered_model("tiny").description
+
+
+def test_versions_of_an_older_release_have_a_tag_for_each_metric(store: Store, model_folder: Path) -> None:
+    version = registered(store, model_folder, {"mse": 0.02})
+    for i in range(9):
+        store.client.set_model_version_tag("tiny", str(version.version), f"test/metric{i}", str(i))
+    (row,) = list_models(store)
+    assert row.metrics == {"mse": 0.02} | {f"metric{i}": i for i in range(9)}
 
 
 def test_a_run_is_registered_once(store: Store, model_folder: Path) -> None:

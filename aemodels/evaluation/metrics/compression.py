@@ -67,19 +67,31 @@ COMPRESSION = {
         ("autoencoder",),
         "bytes per byte",
         None,
+        "bytes of an image over those of its code",
         "It is the bytes of an image over those of its code. A pixel has one for each channel, a latent unit has four.",
     ),
     "explained_variance": Metric(
-        explained_variance, ("autoencoder", "two_images"), "share", "maximize", f"{_EXPLAINED}."
+        explained_variance,
+        ("autoencoder", "two_images"),
+        "share",
+        "maximize",
+        "1 loses nothing, 0 is no better than the mean image",
+        f"{_EXPLAINED}.",
     ),
     "out_of_domain_mse": Metric(
         out_of_domain_mse,
         ("autoencoder",),
         "squared pixels in [0, 1]",
         None,
+        "the mean squared error of images of another kind",
         f"It is the MSE of {_OTHERS}",
     ),
     "out_of_domain_explained_variance": Metric(
-        out_of_domain_explained_variance, ("autoencoder",), "share", None, f"{_EXPLAINED}. It is measured on {_OTHERS}"
+        out_of_domain_explained_variance,
+        ("autoencoder",),
+        "share",
+        None,
+        "the explained variance of images of another kind",
+        f"{_EXPLAINED}. It is measured on {_OTHERS}",
     ),
 }

@@ -15,9 +15,11 @@ from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.metrics.held_out import peak_signal_to_noise, structural_similarity
 from aemodels.evaluation.metrics.table import Metric
 
-METHODS = {"noisy": "the noisy images", "denoised": "the model's denoised images"} | {
-    "median": "a median filter's images (the better window of 3 and 5 pixels)",
-    "total_variation": "the images of total-variation denoising (the best weight of three)",
+METHODS = {  # what is compared with the clean images, and how it was made
+    "noisy": ("the noisy images", ""),
+    "denoised": ("the model's denoised images", ""),
+    "median": ("a median filter's images", " (the better window of 3 and 5 pixels)"),
+    "total_variation": ("the images of total-variation denoising", " (the best weight of three)"),
 }
 MEASURES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str, str]] = {
     "psnr": (peak_signal_to_noise, "dB", "peak signal-to-noise ratio"),
@@ -36,8 +38,9 @@ DENOISING = {
         ("denoising",),
         MEASURES[measure][1],
         "maximize" if method == "denoised" else None,
-        f"It is the mean {MEASURES[measure][2]} of {METHODS[method]} with the clean ones, for the split's first 200 "
-        f"images. The noise is Gaussian with standard deviation {sigma} on pixels in [0, 1], cut off at black and "
+        f"how close {METHODS[method][0]} are to the clean ones",
+        f"It is the mean {MEASURES[measure][2]} of {''.join(METHODS[method])} with the clean ones, for the split's "
+        f"first 200 images. The noise is Gaussian with standard deviation {sigma} on pixels in [0, 1], cut off at black and "
         "white, whatever corruption the model was trained with.",
     )
     for sigma in NOISES

@@ -29,6 +29,7 @@ FACTORS = {
         ("factors", "unconditional"),
         "share of entropy",
         "maximize",
+        "1 if a latent unit of its own knows each known factor",
         "For each known factor it takes the two latent units with the most mutual information with it. The gap between "
         "the two, over the factor's entropy, is averaged over the factors: 1 if a unit of its own knows each factor. "
         "It uses one code from q(z|x) for each image. Codes and factors have 20 bins of equal width, and the estimate "

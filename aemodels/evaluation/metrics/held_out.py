@@ -190,6 +190,7 @@ HELD_OUT = {
         ("autoencoder",),
         "nats per image",
         "minimize",
+        "what reconstructions cost: the mean of -log p(x|z)",
         "It is the mean of -log p(x|z) over the images, summed over pixels, with one z from q(z|x) for each. An iwae "
         "takes the mean of its samples * repeats. A denoising model is shown clean images here, and corrupted ones in "
         f"val/distortion. {_GIVEN}",
@@ -200,6 +201,7 @@ HELD_OUT = {
         ("rate",),
         "nats per image",
         "minimize",
+        "what codes cost: the mean KL divergence of q(z|x) from the prior",
         "It is the mean KL divergence of q(z|x) from the prior, summed over the latent units.",
         ranks=False,  # codes that tell nothing have no rate, so less rate is not better by itself
     ),
@@ -208,6 +210,7 @@ HELD_OUT = {
         ("rate",),
         "nats per image",
         "minimize",
+        "distortion + rate, whatever beta the model was trained with",
         "It is distortion + rate, whatever beta the model was trained with. It is a bound on -log p(x) only if the "
         f"likelihood fits the pixels; coin flips do not fit grey pixels. {_OF_CLASS}",
         of_likelihood=True,
@@ -217,6 +220,7 @@ HELD_OUT = {
         ("rate", "likelihood"),
         "bits per pixel and channel",
         "minimize",
+        "the negative ELBO over the pixels and ln 2",
         "It is the negative ELBO divided by the number of pixels and ln 2. Pixels are black and white under coin "
         f"flips, or 256 grey levels under a density, with uniform noise of one grey level. {_OF_CLASS}",
         of_likelihood=True,
@@ -226,6 +230,7 @@ HELD_OUT = {
         ("rate", "likelihood", "nll_samples"),
         "nats per image",
         "minimize",
+        "the negative log-likelihood by importance sampling",
         "It is the mean of -log p(x). Here p(x) is the mean of p(x|z) p(z) / q(z|x) over nll_samples codes from "
         "q(z|x), with noise by evaluation.seed. It is too high in expectation, and less so with more codes. It is "
         "measured on the split's first nll_images. They are black and white as data.binarize says "
@@ -237,6 +242,7 @@ HELD_OUT = {
         ("rate", "likelihood", "nll_samples"),
         "codes per image",
         None,
+        "codes for each image in the importance sampling",
         "It is K, the number of codes of the importance sampling.",
     ),
     "nll_images": Metric(
@@ -244,6 +250,7 @@ HELD_OUT = {
         ("rate", "likelihood", "nll_samples"),
         "images",
         None,
+        "images in the importance sampling",
         "It counts the images whose -log p(x) was measured.",
     ),
     "mse": Metric(
@@ -251,6 +258,7 @@ HELD_OUT = {
         ("autoencoder",),
         "squared pixels in [0, 1]",
         "minimize",
+        "the mean squared error of reconstructions",
         "It is the mean over pixels and images of the squared error of the reconstruction from the posterior's mean. "
         f"{_GIVEN}",
     ),
@@ -259,6 +267,7 @@ HELD_OUT = {
         ("autoencoder", "seen"),
         "squared pixels in [0, 1]",
         None,
+        "the mean squared error of reconstructions of training images",
         "It is the MSE of the first images, at most 10,000, that the model was trained on.",
     ),
     "generalization_gap": Metric(
@@ -266,6 +275,7 @@ HELD_OUT = {
         ("autoencoder", "seen"),
         "squared pixels in [0, 1]",
         None,
+        "the error of test images less that of training images",
         "It is the MSE of these images less that of the images that the model was trained on. A model that learned "
         "nothing has no gap.",
     ),
@@ -274,6 +284,7 @@ HELD_OUT = {
         ("autoencoder",),
         "dB",
         "maximize",
+        "the peak signal-to-noise ratio of reconstructions",
         f"It is the mean over images of -10 log10 of the image's mean squared error. {_GIVEN}",
     ),
     "ssim": Metric(
@@ -281,6 +292,7 @@ HELD_OUT = {
         ("autoencoder",),
         "at most 1",
         "maximize",
+        "the structural similarity of images and reconstructions",
         f"It is the mean structural similarity of image and reconstruction, in Gaussian windows of 11 pixels. {_GIVEN}",
     ),
     "active_units": Metric(
@@ -288,6 +300,7 @@ HELD_OUT = {
         ("rate", "two_images"),
         "units",
         "maximize",
+        "latent units that differ between images",
         "It counts the latent units whose posterior mean has a variance over 0.01 between images. For a conditional "
         "model the distance from the mean of the prior of the image's class takes the place of the posterior mean.",
     ),
@@ -296,6 +309,7 @@ HELD_OUT = {
         ("autoencoder", "unconditional", "labels"),
         "share",
         "maximize",
+        "how often a logistic regression tells the class from the code",
         f"It is the accuracy of a logistic regression from posterior mean to class, fitted to {_CODES}",
     ),
     "knn_accuracy": Metric(
@@ -303,6 +317,7 @@ HELD_OUT = {
         ("autoencoder", "unconditional", "labels"),
         "share",
         "maximize",
+        "how often the 5 nearest training codes tell the class",
         f"It is the accuracy of the class of the 5 nearest (by posterior means) among {_CODES}",
     ),
 }

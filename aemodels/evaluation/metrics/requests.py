@@ -76,6 +76,7 @@ REQUESTS = {
         ("conditional", "features"),
         "share",
         "maximize",
+        "images asked for by class that are of the class",
         f"It is the share of images drawn for a class that the feature network's classifier puts into that class. "
         f"There are {_EACH}. 1 / classes is chance.",
     ),
@@ -84,6 +85,7 @@ REQUESTS = {
         ("conditional", "features"),
         "1 as real images",
         None,
+        "how varied images asked for by class are",
         _DIVERSITY.format("images drawn for a class"),
     ),
     "like_accuracy": Metric(
@@ -91,6 +93,7 @@ REQUESTS = {
         ("autoencoder", "labels", "features"),
         "share",
         "maximize",
+        "images like examples of a class that are of the class",
         f"It is the share of images drawn to be like {EXAMPLES} training images of a class (like all, if there are "
         f"fewer) that the feature network's classifier puts into that class. There are {_EACH}. 1 / classes is chance.",
     ),
@@ -99,6 +102,7 @@ REQUESTS = {
         ("autoencoder", "labels", "features"),
         "1 as real images",
         None,
+        "how varied images like examples of a class are",
         _DIVERSITY.format("images drawn to be like those of a class"),
     ),
     "prior_diversity": Metric(
@@ -106,6 +110,7 @@ REQUESTS = {
         ("labels", "features"),
         "1 as real images",
         None,
+        "how varied images are that nobody asked for",
         _DIVERSITY.format(f"{ASKED} images drawn from the prior") + " It is over 1, as they are of all classes.",
     ),
 }

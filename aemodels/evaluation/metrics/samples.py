@@ -147,6 +147,7 @@ SAMPLES = {
         ("features",),
         "squared feature units",
         "minimize",
+        "the distance of new images, of the model's own prior, to real ones",
         "It is the Frechet distance of as many images drawn from the model's own prior to the split's images, in the "
         "data set's features. The prior of a VAE is N(0, I), that of an ae is a mixture fitted to its training codes. "
         "frechet_fitted_prior and frechet_standard_normal have the same prior for every unconditional autoencoder.",
@@ -156,6 +157,7 @@ SAMPLES = {
         ("autoencoder", "unconditional", "features"),
         "squared feature units",
         None,
+        "the distance of images of codes from N(0, I) to real ones",
         "It is frechet_samples with codes from N(0, I), whatever the prior. Nothing brings the codes of an ae there.",
     ),
     "frechet_fitted_prior": Metric(
@@ -163,6 +165,7 @@ SAMPLES = {
         ("autoencoder", "unconditional", "features"),
         "squared feature units",
         "minimize",
+        "the distance of images of a mixture fitted to codes to real ones",
         "It is frechet_samples with codes from a mixture of up to 10 Gaussians. The mixture is fitted to one code from "
         "q(z|x) of each of at most 10,000 training images (for an ae once, when it was trained).",
     ),
@@ -171,6 +174,7 @@ SAMPLES = {
         ("autoencoder", "features"),
         "squared feature units",
         "minimize",
+        "the distance of reconstructions to the images",
         "It is the Frechet distance of the reconstructions to the images themselves.",
     ),
     "frechet_floor": Metric(
@@ -178,16 +182,23 @@ SAMPLES = {
         ("features",),
         "squared feature units",
         None,
+        "the distance of training images to test images: the best to hope for",
         "It is the Frechet distance of as many training images to the split's images. No model is expected to beat it.",
     ),
     "frechet_images": Metric(
-        frechet_images, ("features",), "images", None, "It counts the images on each side of the distances."
+        frechet_images,
+        ("features",),
+        "images",
+        None,
+        "images on each side of the Frechet distances",
+        "It counts the images on each side of the distances.",
     ),
     "density": Metric(
         density,
         ("features", "two_images"),
         "1 as real images",
         "maximize",
+        "how closely samples lie to real images; over 1 they crowd together",
         "It is the number of balls around the split's images that hold a sample (mean over the samples), over 5. A "
         "ball reaches to its image's 5th nearest in the data set's features. It is over 1 if samples crowd together.",
     ),
@@ -196,6 +207,7 @@ SAMPLES = {
         ("features", "two_images"),
         "share",
         "maximize",
+        "real images with a sample near them; of real images 0.97 is expected",
         "It is the share of the balls of density that hold at least one of as many samples. 0.97 is expected of real "
         "images.",
     ),
@@ -204,17 +216,24 @@ SAMPLES = {
         ("features", "labels"),
         "share",
         None,
+        "samples of which the classifier is sure",
         "It is the share of samples to which the feature network's classifier gives a class with a probability over "
         "0.9. It may also be sure of a picture that shows no object.",
     ),
     "confident_real": Metric(
-        confident_real, ("features", "labels"), "share", None, "It is confident_samples of the split's images."
+        confident_real,
+        ("features", "labels"),
+        "share",
+        None,
+        "real images of which the classifier is sure",
+        "It is confident_samples of the split's images.",
     ),
     "class_balance": Metric(
         class_balance,
         ("features", "labels"),
         "share",
         "maximize",
+        "0 if all samples are of one class, 1 if all classes come alike often",
         "It is the entropy of the classes that the feature network's classifier gives to the samples, over "
         "ln(classes). 0 is one class, 1 is a balance.",
     ),

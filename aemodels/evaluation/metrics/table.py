@@ -18,7 +18,8 @@ class Metric(NamedTuple):
     needs: tuple[Need, ...]
     unit: str
     direction: Direction | None  # which values are better; None where neither are
-    how: str
+    what: str  # what it says, in a line that stands in docs/metrics.md too
+    how: str  # how exactly it is measured
     ranks: bool = True  # whether a better value makes a better model by itself, and not only beside another goal
     of_likelihood: bool = False  # in units of the likelihood: it compares only models that share one
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.leaving_out import NotEnoughError
-from aemodels.reports.lettering import shortened
+from aemodels.reports.lettering import told_apart
 from aemodels.reports.pictures import FONT, GAP, WIDTH, Labels, Picture, drawn, plots, sheet
 from aemodels.runtime.randomness import undisturbed
 
@@ -159,7 +159,7 @@ def _scatter(evidence: Evidence, points: NDArray[np.floating], directions: tuple
         colour = colours(label) if len(classes) <= LEGEND_CLASSES else colours(label / (len(classes) - 1))
         drawn_points.append(axes.scatter(own[:, 0], own[:, 1], s=size, color=colour, linewidths=0))
     if 1 < len(classes) <= LEGEND_CLASSES:
-        names = [shortened(name, LEGEND_LETTERS) for name in classes]
+        names = told_apart(classes, LEGEND_LETTERS)
         axes.legend(
             drawn_points,
             names,

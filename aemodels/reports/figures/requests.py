@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from aemodels.evaluation.evidence import Evidence
-from aemodels.reports.lettering import shortened
+from aemodels.reports.lettering import told_apart
 from aemodels.reports.pictures import Labels, Picture, sheet
 from aemodels.runtime.randomness import derived_seed, undisturbed
 
@@ -62,4 +62,5 @@ def _of(evidence: Evidence) -> str:
 
 
 def _names(evidence: Evidence) -> list[str]:
-    return [shortened(evidence.data.classes[label], LETTERS) for label in evidence.requests.classes]
+    names = told_apart(evidence.data.classes, LETTERS)
+    return [names[label] for label in evidence.requests.classes]
