@@ -19,7 +19,7 @@ from aemodels.checkpoints.model_files import digest as digest_of
 from aemodels.checkpoints.training import save_best, saved_epochs
 from aemodels.config import SettingsError, UserError, section_kinds
 from aemodels.data import PreparedData
-from aemodels.data.array_file import SUFFIXES, keep_arrays
+from aemodels.data.arrays import SUFFIXES, keep_arrays
 from aemodels.data.prepared import prepare
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.experiment import Experiment

@@ -14,7 +14,7 @@ from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.evaluate import EvaluationConfig
 from aemodels.models import AnyModelConfig, VAEConfig
 from aemodels.training.config import TrainingConfig
-from aemodels.training.loop import check_model
+from aemodels.training.train import check_model
 
 
 class Experiment(Config):

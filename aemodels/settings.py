@@ -13,7 +13,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from aemodels.config import Config, SettingsError, did_you_mean, nested, read_text
-from aemodels.data.array_file import ArraysConfig
+from aemodels.data.arrays import ArraysConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.paths import whole_paths
 from aemodels.experiment import Experiment

@@ -14,9 +14,9 @@ from prefect.runtime import flow_run
 from aemodels.checkpoints.run_folder import RunFolder, claimed, finish_left, turn
 from aemodels.data import DataConfig, PreparedData
 from aemodels.settings import Settings
-from aemodels.steps import pipeline as step
+from aemodels.steps import finished_pipelines
 from aemodels.steps import promote as gate
-from aemodels.steps.pipeline import Finished
+from aemodels.steps.finished_pipelines import Finished
 from aemodels.steps.recording import Result
 from aemodels.steps.train import Trained
 from aemodels.steps.tune import Tuned, check
@@ -34,12 +34,12 @@ R = TypeVar("R", bound=Result)
 @looking_task("look for the same")
 def done_before(settings: Settings, data: PreparedData) -> Finished | None:
     """Looks up what an earlier pipeline, on any machine, has made of the same images and settings."""
-    return None if settings.registry.repeat else step.find(settings, data)
+    return None if settings.registry.repeat else finished_pipelines.find(settings, data)
 
 
 @step_task("keep")
 def keep(settings: Settings, finished: Finished) -> None:
-    step.keep(settings, finished)
+    finished_pipelines.keep(settings, finished)
 
 
 @flow(name="pipeline")
@@ -65,7 +65,7 @@ def pipeline(settings: Settings, data: DataConfig | None = None) -> Finished:
             stack.enter_context(_in_turn(identity))
         if (known := done_before(settings, prepared)) is not None:
             finish_left(identity, known.promotion.model_dump(mode="json"))
-            return known if known.asked == asker else _tell(step.nothing_new(known))
+            return known if known.asked == asker else _tell(finished_pipelines.nothing_new(known))
         folder = stack.enter_context(claimed(identity, asker))
         group: str = folder.notes().get("group") or asker
         folder.note(group=group)

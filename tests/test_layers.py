@@ -120,7 +120,7 @@ def test_private_names_of_other_packages_are_listed_beside_their_bounds() -> Non
         ("flows.cli.main", {"torch", "mlflow", "prefect", "optuna", "pydantic_core"}),
         ("aemodels.runtime.processes", {"torch", "numpy", "PIL"}),
         ("aemodels.tracking.catalog", {"torch", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
-        ("aemodels.training.loop", {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
+        ("aemodels.training.train", {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
         ("aemodels.experiment", {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
         (
             "aemodels.checkpoints.model_files",

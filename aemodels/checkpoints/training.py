@@ -15,9 +15,9 @@ from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.models.base import GenerativeModel
 from aemodels.runtime.files import write_whole
-from aemodels.training.loop import train
 from aemodels.training.models import best_model, training_codes
 from aemodels.training.state import Epoch, TrainingState
+from aemodels.training.train import train
 
 
 def saved_epochs(
@@ -30,7 +30,7 @@ def saved_epochs(
     """Trains the epochs that are left after a state, or all; each is saved in the folder before it is yielded.
 
     Args:
-        start: the weights that the training starts from, as for `aemodels.training.loop.train`.
+        start: the weights that the training starts from, as for `aemodels.training.train.train`.
 
     Raises:
         SettingsError: the model does not fit the images.

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from aemodels.data.array_file import ArraysConfig
+from aemodels.data.arrays import ArraysConfig
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.mnist import Cifar10Config, FashionMnistConfig, KmnistConfig, MnistConfig

@@ -1,202 +1,227 @@
-"""Stores arrays on disk, which are hashed while they are written and checked when they are opened."""
+"""Images that are arrays already: a `.npy` or `.npz` file, or arrays in memory, which are kept as such a file.
+
+N images, each (H, W), (H, W, C) or (C, H, W): C channels (1 grey, 3 colour), H x W pixels, uint8 or from 0 to 1.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import math
-import os
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from io import FileIO
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from tokenize import TokenError
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
+from uuid import uuid4
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from aemodels.config import UserError
+from aemodels.data.paths import WholePaths
+from aemodels.data.source import (
+    FileStamp,
+    Images,
+    Pixels,
+    Rows,
+    Source,
+    WithoutTestConfig,
+    array_images,
+    fingerprint,
+)
+from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.files import at_path
 
-HASHED_BLOCK = 16 * 2**20  # bytes; hashed in blocks, so that a part of an array can be checked
-CHECKED = 512 * 2**20  # bytes of an array that are checked when it is opened
+SUFFIXES = (".npy", ".npz")
+# The arrays of a `.npz` file; all but the first may be left out.
+PARTS = ("images", "labels", "classes", "test_images", "test_labels")
+CHANNELS = (1, 3)
 
 
-class ArrayRecord(NamedTuple):
-    """Holds what the manifest of a prepared data set says of one array."""
+class ArraysConfig(WithoutTestConfig):
+    """Reads the images of a `.npy` file, or `images`, `labels` and `classes` of a `.npz` file."""
 
-    dtype: str
-    shape: tuple[int, ...]
-    blocks: tuple[str, ...]  # a hash of each 16 MiB
+    name: Literal["arrays"] = "arrays"
+    """Chooses where the images come from."""
+    path: Annotated[WholePaths, Field(max_length=1)]
+    """Names the file of N images (H, W), (H, W, C) or (C, H, W), uint8 or numbers from 0 to 1. A `.npz` file holds
+    them as `images`; it may have `labels` (N whole numbers), `classes` (their names), and images of a test split
+    of its own as `test_images` and `test_labels`."""
 
+    not_in_digest: ClassVar[frozenset[str]] = WithoutTestConfig.not_in_digest | {"path"}
 
-class ArrayWriter:
-    """Writes an .npy file from front to back and hashes it meanwhile, so that nothing is read again."""
+    def fetch(self) -> Source:
+        (path,) = self.path
+        if path.suffix not in SUFFIXES or not path.is_file():
+            raise UserError(f"data.path={path}: there is no such {' or '.join(SUFFIXES)} file; give the path of one")
+        state = path.stat()
+        stamp = FileStamp(str(path), state.st_size, state.st_mtime_ns)
+        return Source((str(path),), fingerprint([stamp]), partial(_read, path, self.image_size))
 
-    def __init__(self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-        """Opens the file; the array may turn out shorter, as numpy leaves room for the length in the header."""
-        self.dtype, self.item_shape, self.length = dtype, shape[1:], 0
-        self.blocks: list[str] = []
-        self.hash, self.filled = hashlib.sha256(), 0
-        self.path, self.file = path, path.open("wb")
-        self._write_header(shape[0])
-
-    def __enter__(self) -> ArrayWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def append(self, array: NDArray[Any]) -> None:
-        self.length += len(array)
-        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        with at_path(self.path):
-            self.file.write(content.data)
-        while len(content):
-            part = content[: HASHED_BLOCK - self.filled]
-            self.hash.update(part.data)
-            self.filled += len(part)
-            content = content[len(part) :]
-            if self.filled == HASHED_BLOCK:
-                self._end_block()
-
-    def finish(self) -> ArrayRecord:
-        if self.filled:
-            self._end_block()
-        with at_path(self.path):
-            self.file.seek(0)
-            self._write_header(self.length)
-            self.file.close()
-        return ArrayRecord(str(self.dtype), (self.length, *self.item_shape), tuple(self.blocks))
-
-    def _end_block(self) -> None:
-        self.blocks.append(self.hash.hexdigest()[:32])
-        self.hash, self.filled = hashlib.sha256(), 0
-
-    def _write_header(self, length: int) -> None:
-        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (length, *self.item_shape)}
-        np.lib.format.write_array_header_1_0(self.file, header)
+    def held_out(self) -> dict[str, float]:
+        """Returns the shares of the images that are drawn; where test images are given, none is drawn for the test."""
+        if "test_images" in _parts(self.path[0]):
+            return {"val": self.val_fraction}
+        return super().held_out()
 
 
-@dataclass(frozen=True)
-class StoredArray:
-    """A stored array lies on disk and was checked; it takes no memory until it is read."""
-
-    file: Path
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    start: int  # where the content begins in the file, bytes
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    @property
-    def size(self) -> int:
-        """Returns how many numbers the array has."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return self.size * self.dtype.itemsize
-
-    @property
-    def row_bytes(self) -> int:
-        return math.prod(self.shape[1:]) * self.dtype.itemsize
-
-    def first(self, rows: int | None) -> StoredArray:
-        """Returns the first rows only; None keeps all."""
-        return replace(self, shape=(len(range(len(self))[:rows]), *self.shape[1:]))
-
-    def mapped(self) -> NDArray[Any]:
-        """Returns a read-only memory map, which takes address space for the array and memory for what is touched."""
-        try:
-            return np.memmap(self.file, self.dtype, "r", self.start, self.shape)
-        except (FileNotFoundError, ValueError) as error:
-            raise damaged(self.file, str(error)) from None
-
-    def read(self) -> NDArray[Any]:
-        """Returns the array, in memory."""
-        array = np.empty(self.shape, self.dtype)
-        with opened(self.file) as file:
-            read_exactly(file, self.start, array.reshape(-1).view(np.uint8))
-        return array
+def _parts(path: Path) -> Sequence[str]:
+    if path.suffix != ".npz":
+        return ("images",)
+    with _opened(path) as content:
+        return list(content.files)
 
 
-def stored_array(file: Path, record: ArrayRecord) -> StoredArray:
-    """Returns an array that was written before, checked once per process and again when the file was changed.
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Opens a file of numpy's.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: it is damaged, or holds other objects than arrays.
     """
     try:
-        stat = file.stat()
-    except FileNotFoundError as error:
-        raise damaged(file, error.strerror or "") from None
-    return _checked(file, record, stat.st_size, stat.st_mtime_ns)
+        loaded = np.load(path, allow_pickle=False)
+        with nullcontext(loaded) if isinstance(loaded, np.ndarray) else loaded as content:
+            yield content
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise UserError(f"data.path={path}: cannot be read ({error}); give what numpy.save or savez wrote") from None
 
 
-@lru_cache(maxsize=32)
-def _checked(file: Path, record: ArrayRecord, size: int, _mtime_ns: int) -> StoredArray:
-    """Checks up to 512 MiB by their hashes, in blocks of 16 MiB that are spread evenly.
-
-    A set below that size is checked whole; of a larger one the length and a sample, so that a start does not read a
-    whole disk. That runs at 1.7 GB/s: 0.04 s for MNIST, 0.3 s at most. One block is in memory at a time.
-    """
-    with opened(file) as content:
-        array = _read_header(file, content)
-        if array.shape != record.shape or array.dtype != np.dtype(record.dtype):
-            raise damaged(file, f"it holds {array.dtype} {array.shape}")
-        if size != array.start + array.nbytes:
-            raise damaged(file, f"it has {size} bytes instead of {array.start + array.nbytes}")
-        buffer = np.empty(min(HASHED_BLOCK, array.nbytes), np.uint8)
-        count = math.ceil(array.nbytes / HASHED_BLOCK)
-        for i in range(0, count, max(1, math.ceil(count * HASHED_BLOCK / CHECKED))):
-            block = buffer[: array.nbytes - i * HASHED_BLOCK]
-            read_exactly(content, array.start + i * HASHED_BLOCK, block)
-            if hashlib.sha256(block.data).hexdigest()[:32] != record.blocks[i]:
-                raise damaged(file, "its content was changed")
-    return array
-
-
-def _read_header(file: Path, content: FileIO) -> StoredArray:
-    try:
-        np.lib.format.read_magic(content)
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(content)
-    except (ValueError, EOFError, SyntaxError, TokenError) as error:
-        raise damaged(file, str(error)) from None
-    if fortran_order:
-        raise damaged(file, "its axes are in Fortran's order")
-    return StoredArray(file, dtype, shape, content.tell())
+def _read(path: Path, size: int | None) -> Images:
+    with _opened(path) as content:
+        parts = (
+            {"images": content} if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}
+        )
+    if "images" not in parts or (parts.keys() - set(PARTS)):
+        wrong = f"{min(parts.keys() - set(PARTS))} is unknown" if "images" in parts else "there are no `images` in it"
+        raise UserError(f"data.path={path}: {wrong}; write only {', '.join(PARTS)} into the file")
+    if ("test_images" in parts and "labels" in parts) != ("test_labels" in parts):
+        raise UserError(f"data.path={path}: give test_labels exactly if there are both test_images and labels")
+    pixels, labels = as_pixels(parts["images"]), parts.get("labels")
+    own_test = 0
+    if "test_images" in parts:
+        test = as_pixels(parts["test_images"])
+        if test.shape[1:] != pixels.shape[1:]:
+            raise UserError(
+                f"data.path={path}: test_images {test.shape[1:]}, images {pixels.shape[1:]}; give one shape"
+            )
+        pixels, own_test = np.concatenate([pixels, test]), len(test)
+        labels = None if labels is None else np.concatenate([labels, parts["test_labels"]])
+    if labels is None:
+        return array_images(pixels, size, None, (), own_test)
+    if labels.shape != (len(pixels),):
+        raise UserError(f"data.path={path}: {len(pixels)} images and labels of shape {labels.shape}; give one for each")
+    numbers, classes = _numbered(labels, parts.get("classes"), path)
+    return array_images(pixels, size, numbers, classes, own_test)
 
 
-def opened(file: Path) -> FileIO:
-    """Opens the file without a buffer of Python's own.
+def _numbered(labels: NDArray[Any], names: NDArray[Any] | None, path: Path) -> tuple[Rows, tuple[str, ...]]:
+    """Returns labels as numbers of classes, and the names of the classes."""
+    known, numbers = np.unique(labels, return_inverse=True)
+    if names is None:
+        return numbers.astype(np.int64), tuple(map(str, known))
+    if known.dtype.kind not in "iu" or known.min() < 0 or known.max() >= len(names):
+        most = len(names) - 1
+        raise UserError(f"data.path={path}: labels must be whole numbers from 0 to {most}, of {len(names)} classes")
+    return labels.astype(np.int64), tuple(map(str, names))
+
+
+def as_pixels(images: Any) -> Pixels:
+    """Brings images (N, H, W), (N, H, W, C) or (N, C, H, W) into the form (N, C, H, W), uint8.
 
     Raises:
-        UserError: it cannot be opened.
+        UserError: they have another shape or type, or other values than 0 to 255 or 0 to 1.
     """
-    try:
-        return FileIO(file)
-    except FileNotFoundError as error:
-        raise damaged(file, error.strerror or "") from None
+    array = np.asarray(images)
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.ndim == 4 and array.shape[1] not in CHANNELS and array.shape[-1] in CHANNELS:
+        array = np.moveaxis(array, -1, 1)
+    if array.ndim != 4 or array.shape[1] not in CHANNELS or not len(array):
+        raise UserError(
+            f"images of shape {np.shape(images)}: give (N, H, W), (N, H, W, C) or (N, C, H, W), with C 1 or 3"
+        )
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype.kind not in "iuf":
+        raise UserError(f"images of {array.dtype}: give uint8, or numbers from 0 to 1")
+    if array.dtype.kind == "f" and (wrong := int((~np.isfinite(array)).sum())):
+        raise UserError(f"images with {wrong:,} pixels that are NaN or infinite: give finite numbers from 0 to 1")
+    low, high = float(array.min()), float(array.max())
+    most = 255 if array.dtype.kind in "iu" else 1
+    if most == 255 and low >= 0 and high == 1:
+        raise UserError(
+            f"images of {array.dtype} whose pixels are all 0 or 1: is 1 white, or nearly black? Give bool or float if "
+            "it is white, uint8 if white is 255"
+        )
+    if low < 0 or high > most:
+        remedy = "divide them by 255" if low >= 0 and high <= 255 else "shift and scale them"
+        told = f"images with pixels from {low:g} to {high:g}: {array.dtype} pixels run from 0 to {most}"
+        raise UserError(f"{told}; {remedy}")
+    scaled = array if most == 255 else np.rint(array.astype(np.float32) * 255)
+    return np.ascontiguousarray(scaled.astype(np.uint8))
 
 
-def read_exactly(file: FileIO, start: int, target: NDArray[np.uint8]) -> None:
-    """Fills the target (n,) from a place in the file; other threads run meanwhile.
+def keep_arrays(
+    images: Any,
+    labels: Any = None,
+    classes: Sequence[str] | None = None,
+    test_images: Any = None,
+    test_labels: Any = None,
+) -> Path:
+    """Writes arrays into the cache, under a name that is a hash of their content, and returns the file.
+
+    Args:
+        images, test_images: as `as_pixels` takes them.
+        labels, test_labels: the class of each image, as numbers or names.
+        classes: the names of the classes, if labels are numbers.
 
     Raises:
-        UserError: the file cannot be read, or ends before.
+        UserError: the images cannot be used, or labels are not one for each.
     """
-    left, path = target.data, Path(os.fsdecode(file.name))
+    parts: dict[str, NDArray[Any]] = {}
+    for name, own, of in (("", images, labels), ("test_", test_images, test_labels)):
+        if own is not None:
+            parts[f"{name}images"] = as_pixels(own)
+        if of is not None:
+            parts[f"{name}labels"] = as_labels(of, len(parts[f"{name}images"]))
+    if classes is not None:
+        parts["classes"] = np.asarray(classes, dtype=np.str_)
+    path = cache_folder() / "arrays" / f"{_hash_of(parts)}.npz"
     with at_path(path):
-        file.seek(start)
-        while len(left):
-            if not (count := file.readinto(left)):
-                raise damaged(path, "it ends early")
-            left = left[count:]
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{uuid4().hex}.npz")  # another process may write the same
+            try:
+                np.savez(partial, **parts)  # type: ignore[arg-type]  # untyped
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
+    return path
 
 
-def damaged(file: Path, reason: str) -> UserError:
-    return UserError(
-        f"data: the prepared {file} is damaged ({reason}); delete the folder {file.parent} and prepare again"
-    )
+def _hash_of(parts: Mapping[str, NDArray[Any]]) -> str:
+    content = hashlib.sha256()
+    for name, array in sorted(parts.items()):
+        content.update(f"{name} {array.dtype} {array.shape}".encode())
+        content.update(np.ascontiguousarray(array).data)
+    return content.hexdigest()[:24]
+
+
+def as_labels(labels: Any, count: int) -> NDArray[Any]:
+    """Checks that there is a number or a name for each of so many images, and returns them as an array (N,).
+
+    Raises:
+        UserError: there are more or fewer, or they are something else.
+    """
+    array = np.asarray(labels)
+    if array.dtype.kind == "O":
+        array = np.asarray([str(label) for label in array.ravel()]).reshape(array.shape)
+    if array.shape != (count,) or array.dtype.kind not in "iubUS":
+        raise UserError(
+            f"labels of shape {array.shape} and {array.dtype}: give a whole number or a name for each of {count} images"
+        )
+    return array.astype(np.str_) if array.dtype.kind == "S" else array

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aemodels.config import Config, UserError
-from aemodels.data.arrays import ArrayRecord, ArrayWriter, StoredArray, damaged, stored_array
 from aemodels.data.decoding import Decoder
 from aemodels.data.source import Factors, Images, Pixels, Rows, Source, SourceConfig, digest_of, split_rows
+from aemodels.data.stored_arrays import ArrayRecord, ArrayWriter, StoredArray, damaged, stored_array
 from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.files import at_path
 from aemodels.runtime.locks import locked, wait_for

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aemodels.data.arrays import StoredArray, opened, read_exactly
+from aemodels.data.stored_arrays import StoredArray, opened, read_exactly
 from aemodels.runtime.randomness import derived_seed
 
 BLOCK = 2**20  # bytes that are read at once; the order of an epoch depends on both sizes

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from aemodels.checkpoints.checkpoint import Loaded, ModelCard
 from aemodels.config import UserError
-from aemodels.data.array_file import ArraysConfig, as_labels, keep_arrays
+from aemodels.data.arrays import ArraysConfig, as_labels, keep_arrays
 from aemodels.data.prepared import PreparedData, prepare, prepared_before
 from aemodels.evaluation.evaluate import Evaluation, evaluate
 from aemodels.evaluation.features import feature_network

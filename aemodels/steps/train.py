@@ -45,10 +45,10 @@ from aemodels.tracking.lineage import link_start
 from aemodels.tracking.registry import register
 from aemodels.tracking.run import Run, now
 from aemodels.tracking.store import open_store
-from aemodels.training.loop import first_state
-from aemodels.training.loop import train as train_epochs
 from aemodels.training.models import fit_prior, new_model
 from aemodels.training.state import Epoch, TrainingState
+from aemodels.training.train import first_state
+from aemodels.training.train import train as train_epochs
 from aemodels.tuning.space import search_space
 
 CARDS = 10  # image cards of a training: enough to watch it, few enough not to slow it
@@ -175,7 +175,7 @@ def learn(
     """Trains and evaluates in a run that is open, or goes on where it was killed; leaves the model in the folder.
 
     Args:
-        start: the weights that the training starts from, as for `aemodels.training.loop.train`.
+        start: the weights that the training starts from, as for `aemodels.training.train.train`.
     """
     save_card(folder.path, experiment, data)
     run.params(changed_first(experiment))

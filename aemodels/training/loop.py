@@ -1,4 +1,4 @@
-"""Trains with one loop for every model, a generator of epochs.
+"""Runs an epoch of a training and its validation, of any model: what train.py and population.py repeat.
 
 B batch. All randomness of epoch e is a function of (seed, e): a resumed training equals an uninterrupted one bit for
 bit on the CPU, whatever its caller does between two epochs.
@@ -8,118 +8,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing
 
 import torch
 from torch import Tensor
 
-from aemodels.config import SettingsError
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
-from aemodels.models.base import Autoencoder, ModelConfig
 from aemodels.nn.batch import AT_ONCE
 from aemodels.nn.corruption import CorruptionConfig
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
-from aemodels.runtime.progress import Progress, Steps, finish
 from aemodels.runtime.randomness import derived_seed, seeded
 from aemodels.training.config import TrainingConfig, TrainingDivergedError
 from aemodels.training.graph import updates_of
-from aemodels.training.models import new_model
-from aemodels.training.pretraining import check_layers, hidden_layers
-from aemodels.training.state import Epoch, TrainingState, new_state, state_tensors
+from aemodels.training.state import TrainingState
 from aemodels.training.update import Trainee
 
 LEAST_VALIDATED = 1_000  # images that the validation after an epoch takes, at least
-
-
-def train(
-    model_config: ModelConfig,
-    data: PreparedData,
-    config: TrainingConfig,
-    seed: int,
-    resume: TrainingState | None = None,
-    start: Mapping[str, Tensor] | None = None,
-) -> Iterator[Epoch]:
-    """Trains a model; `best_model` of the last epoch is the result.
-
-    Args:
-        resume: the state after an earlier epoch of the same training.
-        start: the weights before the first update, by their names; those that belong to the seed, if none are given.
-
-    Raises:
-        SettingsError: the model does not fit the images.
-        TrainingDivergedError: a term of the loss became NaN or infinite.
-    """
-    state = finish(first_state(model_config, data, config, seed, resume))
-    model = new_model(model_config, data, seed, start)
-    loop = Loop(model, data, config, seed)
-    best = state.section("best")
-    if state.tensors:
-        model.load_state_dict(state.section("model"))
-    if state.epoch:
-        loop.updates.load_moments(state.tensors)
-    with closing(loop):
-        while not ends(state, config, loop.warmup_epochs):
-            index = state.epoch + 1
-            (metrics,) = loop.epoch(index)
-            refuse_non_finite(metrics, index, config)
-            if (value := loop.selected(metrics, index)) < state.best:
-                state.best, state.best_epoch = value, index
-                best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-            state.epoch = index
-            state.history.append(metrics)
-            state.tensors = state_tensors(model.state_dict(), best, loop.updates.moments())
-            last = ends(state, config, loop.warmup_epochs)
-            yield Epoch(index, metrics, last, lambda: model, lambda: state)
-
-
-def check_model(model: ModelConfig, config: TrainingConfig) -> None:
-    """Checks that a model can be trained in this way.
-
-    Raises:
-        SettingsError: its layers cannot be pre-trained, or it has no encoder to show corrupted images to.
-    """
-    check_layers(model, config.pretraining_epochs)
-    if config.corruption.name != "none" and not model.has_encoder:
-        raise SettingsError(
-            f"training.corruption.name={config.corruption.name}: only an encoder is shown corrupted images, and "
-            f"{getattr(model, 'name', 'this model')} has none; use training.corruption=none, or a model with an encoder"
-        )
-
-
-def first_state(
-    model_config: ModelConfig, data: PreparedData, config: TrainingConfig, seed: int, saved: TrainingState | None = None
-) -> Steps[TrainingState]:
-    """Returns the state from which a training goes on: what was saved of it, or the one before its first epoch.
-
-    If nothing was saved, the hidden layers are pre-trained as the settings say.
-
-    Raises:
-        SettingsError: the model does not fit the images, or cannot be trained in this way.
-        TrainingDivergedError: the error of a layer became NaN or infinite.
-    """
-    if state := torchrun.agreed(saved):
-        return state
-    state = new_state()
-    check_model(model_config, config)
-    if config.pretraining_epochs:
-        model = new_model(model_config, data, seed)
-        assert isinstance(model, Autoencoder)  # checked
-        work, layers = "pre-training", hidden_layers(model)
-        own = config.override({"epochs": config.pretraining_epochs})
-        yield Progress(work, 0, len(layers) * own.epochs)
-        for number, layer in enumerate(layers, 1):
-            with closing(Loop(layer, data, own, derived_seed(seed, "layer", number))) as loop:
-                for index in range(1, own.epochs + 1):
-                    (metrics,) = loop.epoch(index)
-                    refuse_non_finite(metrics, index, own, f"pre-training layer {number}, ")
-                    state.pretraining.append({"layer": number, **metrics})
-                    note = f"layer {number} of {len(layers)}, squared error {metrics['val/squared_error']:.3g}"
-                    yield Progress(work, len(state.pretraining), len(layers) * own.epochs, note)
-        state.tensors = state_tensors(model.state_dict(), {}, {})
-    return state
 
 
 class Loop:

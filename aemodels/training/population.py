@@ -24,9 +24,10 @@ from aemodels.data.prepared import PreparedData
 from aemodels.models.base import GenerativeModel, Loss, ModelConfig
 from aemodels.nn.batch import Batch
 from aemodels.training.config import TrainingConfig, TrainingDivergedError
-from aemodels.training.loop import Loop, check_model, ends, refuse_non_finite
+from aemodels.training.loop import Loop, ends, refuse_non_finite
 from aemodels.training.models import new_model
 from aemodels.training.state import Epoch, TrainingState, new_state, state_tensors
+from aemodels.training.train import check_model
 
 
 def stackable(a: ModelConfig, b: ModelConfig) -> bool:

@@ -5,12 +5,13 @@ shown corrupted images, it learns to reconstruct what they make of the clean one
 (Vincent et al., 2010, JMLR 11), which corrupt each layer's input instead; here a strength is one of pixels, whatever
 the layer.
 
-B batch, F features of a layer, (C, H, W) an image. The loop that trains a layer is in loop.py.
+B batch, F features of a layer, (C, H, W) an image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import pairwise
 from typing import ClassVar
 
@@ -19,9 +20,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aemodels.config import SettingsError
+from aemodels.data.prepared import PreparedData
 from aemodels.models.base import Autoencoder, Loss, ModelConfig
 from aemodels.nn.batch import Batch
 from aemodels.nn.trunks import MLPConfig
+from aemodels.runtime.progress import Progress, Steps
+from aemodels.runtime.randomness import derived_seed
+from aemodels.training.config import TrainingConfig
+from aemodels.training.loop import Loop, refuse_non_finite
+from aemodels.training.state import TrainingState
 
 
 class HiddenLayer(nn.Module):
@@ -64,6 +71,27 @@ class HiddenLayer(nn.Module):
             seen = target if batch.corrupted is None else self.below(batch.corrupted)
         errors = F.mse_loss(self.output(self.decode(self.encode(seen))), target, reduction="none")
         return {"squared_error": errors.flatten(1).sum(-1)}
+
+
+def pretrain(
+    model: Autoencoder, data: PreparedData, config: TrainingConfig, seed: int, state: TrainingState
+) -> Steps[None]:
+    """Pre-trains each hidden layer for `config.pretraining_epochs`; their metrics are added to the state's.
+
+    Raises:
+        TrainingDivergedError: the error of a layer became NaN or infinite.
+    """
+    work, layers = "pre-training", hidden_layers(model)
+    own = config.override({"epochs": config.pretraining_epochs})
+    yield Progress(work, 0, len(layers) * own.epochs)
+    for number, layer in enumerate(layers, 1):
+        with closing(Loop(layer, data, own, derived_seed(seed, "layer", number))) as loop:
+            for index in range(1, own.epochs + 1):
+                (metrics,) = loop.epoch(index)
+                refuse_non_finite(metrics, index, own, f"pre-training layer {number}, ")
+                state.pretraining.append({"layer": number, **metrics})
+                note = f"layer {number} of {len(layers)}, squared error {metrics['val/squared_error']:.3g}"
+                yield Progress(work, len(state.pretraining), len(layers) * own.epochs, note)
 
 
 def hidden_layers(model: Autoencoder) -> list[HiddenLayer]:

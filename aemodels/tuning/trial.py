@@ -16,9 +16,9 @@ from aemodels.evaluation.features import Features
 from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
 from aemodels.training.config import TrainingDivergedError
-from aemodels.training.loop import train
 from aemodels.training.models import best_model, fit_prior
 from aemodels.training.state import Epoch
+from aemodels.training.train import train
 from aemodels.tuning.messages import Goals, MemberEnd, MemberEpoch, TrialEvents
 
 # These quick metrics of a trial are measured beside the objectives, as far as its model and its data have them.

@@ -16,7 +16,7 @@ from aemodels.data.mnist import MnistConfig
 from aemodels.data.source import Images, Source
 from aemodels.runtime.environment import data_root
 from aemodels.runtime.progress import finish
-from aemodels.training.loop import train
+from aemodels.training.train import train
 from benchmarks.contenders.judge import Epoch
 from benchmarks.contenders.task import BATCH_SIZE, Task, alike
 

@@ -24,7 +24,7 @@ from unittest import mock
 
 from aemodels.data import PreparedData
 from aemodels.settings import Settings, load_settings
-from aemodels.training.loop import train
+from aemodels.training.train import train
 from benchmarks.jobs import Job, Measured
 
 PATIENCE = 120  # seconds until a server answers

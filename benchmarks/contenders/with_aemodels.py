@@ -10,7 +10,7 @@ from aemodels.experiment import Experiment
 from aemodels.models.base import Autoencoder
 from aemodels.models.vae import VAE
 from aemodels.models.vae_gan import VAEGAN
-from aemodels.training.loop import train
+from aemodels.training.train import train
 from benchmarks.contenders.judge import Clock, Epoch, Trained
 from benchmarks.contenders.task import Task, preset
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from aemodels.data import PreparedData
     from aemodels.steps.compare import Compared
     from aemodels.steps.evaluate import Evaluated
+    from aemodels.steps.finished_pipelines import Finished
     from aemodels.steps.monitor import Monitored
-    from aemodels.steps.pipeline import Finished
     from aemodels.steps.train import Trained
     from aemodels.steps.tune import Tuned
     from aemodels.tracking.catalog import HistoryLine, Registered

@@ -10,8 +10,8 @@ import torch
 from aemodels.checkpoints.going_on import keep_state, shorter_training
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.training.loop import train
 from aemodels.training.state import TrainingState
+from aemodels.training.train import train
 
 BASE = Experiment().override(
     {"model.trunk.widths": [16], "model.latent_dim": 2, "training.images": 200, "training.batch_size": 64}

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aemodels.data import streaming
-from aemodels.data.arrays import ArrayWriter, stored_array
 from aemodels.data.batches import Batches, _binarized, _fixed_uniform
 from aemodels.data.prepared import PreparedData, StoredSplit
+from aemodels.data.stored_arrays import ArrayWriter, stored_array
 from aemodels.nn.batch import Batch
 from aemodels.runtime.randomness import seeded
 

@@ -22,9 +22,10 @@ import torch
 from numpy.typing import NDArray
 
 from aemodels.config import UserError
-from aemodels.data import arrays, batches, streaming
-from aemodels.data.arrays import ArrayWriter, StoredArray, stored_array
+from aemodels.data import batches, streaming
+from aemodels.data import stored_arrays as arrays
 from aemodels.data.prepared import FORMAT, _digest
+from aemodels.data.stored_arrays import ArrayWriter, StoredArray, stored_array
 from aemodels.data.streaming import Plan, in_order, read_ahead, shuffled
 
 CPU = torch.device("cpu")

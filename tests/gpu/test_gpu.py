@@ -23,10 +23,10 @@ from aemodels.models.base import ModelConfig
 from aemodels.nn.trunks import ConvConfig, MLPConfig
 from aemodels.training.config import TrainingConfig
 from aemodels.training.graph import Graph, ReplayedUpdates
-from aemodels.training.loop import train
 from aemodels.training.models import new_model
 from aemodels.training.population import train_population
 from aemodels.training.state import Epoch
+from aemodels.training.train import train
 from aemodels.training.update import Updates
 from aemodels.tuning.costs import stack_bytes
 from aemodels.tuning.messages import Goals, MemberEnd, MemberEpoch

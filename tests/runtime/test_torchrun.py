@@ -21,7 +21,7 @@ from aemodels.nn.trunks import ConvConfig, MLPConfig
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
 from aemodels.training.config import TrainingConfig
-from aemodels.training.loop import train
+from aemodels.training.train import train
 
 SMALL = MLPConfig(widths=(16,))
 # 301 images in batches of 30: shares of 15, and at the end one image, which one of the processes has alone

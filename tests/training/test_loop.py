@@ -24,10 +24,11 @@ from aemodels.nn.distributions import GaussianConfig
 from aemodels.nn.schedules import learning_rate_factor
 from aemodels.nn.trunks import ConvConfig, ImageShape, MLPConfig
 from aemodels.training.config import TrainingConfig, TrainingDivergedError
-from aemodels.training.loop import ends, train
+from aemodels.training.loop import ends
 from aemodels.training.models import best_model, new_model
 from aemodels.training.population import train_population
 from aemodels.training.state import Epoch, TrainingState
+from aemodels.training.train import train
 
 SMALL = MLPConfig(widths=(16,))
 BATCH_NORM = MLPConfig(widths=(16,), normalization="batch")
@@ -158,7 +159,7 @@ from aemodels.checkpoints.checkpoint import load_state, save_state
 from aemodels.data.prepared import PreparedData
 from aemodels.models import VAEConfig
 from aemodels.training.config import TrainingConfig
-from aemodels.training.loop import train
+from aemodels.training.train import train
 folder, data = Path(sys.argv[1]), PreparedData.model_validate_json(sys.argv[2])
 for epoch in train(VAEConfig(), data, TrainingConfig(epochs=60, images=200), 0, resume=load_state(folder)):
     save_state(folder, epoch.state)
@@ -277,3 +278,10 @@ def test_the_stages_are_those_of_the_paper() -> None:
     factors = [learning_rate_factor(epoch, 3280, 0, "stages") for epoch in range(3280)]
     stages = [(factor, len(list(group))) for factor, group in itertools.groupby(factors)]
     assert stages == [(pytest.approx(10 ** (-i / 7)), 3**i) for i in range(8)]
+
+
+def test_an_epoch_that_is_over_has_no_model_any_more(digits: PreparedData) -> None:
+    first, second = train(AEConfig(trunk=MLPConfig(widths=(8,))), digits, TrainingConfig(epochs=2, images=64), seed=0)
+    assert second.model is not None
+    with pytest.raises(RuntimeError, match="epoch 1 is over"):
+        assert first.model

@@ -22,10 +22,10 @@ from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import GaussianConfig
 from aemodels.nn.trunks import ConvConfig, ImageShape, MLPConfig, ResidualConfig
 from aemodels.training.config import TrainingConfig, TrainingDivergedError
-from aemodels.training.loop import train
 from aemodels.training.models import best_model
 from aemodels.training.population import stackable, train_population
 from aemodels.training.state import Epoch, TrainingState
+from aemodels.training.train import train
 
 LARGEST = 7
 MLP, CONV = MLPConfig(widths=(16,)), ConvConfig(channels=(4, 6), hidden=12)

@@ -24,11 +24,12 @@ from aemodels.settings import load_settings
 from aemodels.steps.train import train as train_step
 from aemodels.tracking.store import Store
 from aemodels.training.config import TrainingConfig, TrainingDivergedError
-from aemodels.training.loop import first_state, held_out_bound, train
+from aemodels.training.loop import held_out_bound
 from aemodels.training.models import new_model
 from aemodels.training.population import train_population
 from aemodels.training.pretraining import hidden_layers
 from aemodels.training.state import TrainingState
+from aemodels.training.train import first_state, train
 
 AUTOENCODERS: list[Any] = [
     kind for kind in section_kinds(Experiment.model_fields["model"]).values() if kind.has_encoder

@@ -22,8 +22,8 @@ from aemodels.nn.trunks import ImageShape, MLPConfig
 from aemodels.training.adam import FusedAdam
 from aemodels.training.config import TrainingConfig
 from aemodels.training.graph import Graph, ReplayedUpdates, captured
-from aemodels.training.loop import train
 from aemodels.training.models import new_model
+from aemodels.training.train import train
 from aemodels.training.update import Updates
 
 SMALL = MLPConfig(widths=(16,))

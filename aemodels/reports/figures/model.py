@@ -22,8 +22,8 @@ from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.leaving_out import Made, make_from
 from aemodels.evaluation.needs import Need
 from aemodels.models.base import Autoencoder, GenerativeModel
+from aemodels.reports.figures.class_requests import classes, denoising, like
 from aemodels.reports.figures.codes import codes, codes_tsne, decode, manifold, traversals
-from aemodels.reports.figures.requests import classes, denoising, like
 from aemodels.reports.pictures import FONT, GAP, WIDTH, Labels, Picture, drawn, plots, sheet, tile
 from aemodels.runtime.randomness import derived_seed, undisturbed
 

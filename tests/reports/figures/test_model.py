@@ -42,7 +42,7 @@ from aemodels.reports.figures.model import (
 from aemodels.reports.pictures import GAP, Labels, tile
 from aemodels.runtime.progress import finish
 from aemodels.training.config import TrainingConfig
-from aemodels.training.loop import train
+from aemodels.training.train import train
 
 SMALL = MLPConfig(widths=(16,))
 MODELS: list[Any] = list(section_kinds(Experiment.model_fields["model"]).values())  # the union
