@@ -83,8 +83,8 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         pictures, undrawn = draw_figures(evaluation.evidence)
         left_out = evaluation.left_out | undrawn
         run.tags(as_tags(left_out))
-        key = key_metrics(evaluation.metrics, experiment.evaluation.primary)
-        figures = keep_figures(pictures, folder, run, headline(key))
+        told = headline(key_metrics(evaluation.metrics, experiment.evaluation.primary))
+        figures = keep_figures(pictures, folder, run, told)
         subject = Subject(model, "judged again", run.id, experiment, data, images)
         report = keep_report(write_report(subject, evaluation.metrics, pictures, left_out), folder, run)
     yield Progress("judging", 1, 1)
