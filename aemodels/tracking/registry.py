@@ -32,7 +32,6 @@ from aemodels.tracking.catalog import (
     DECISION,
     DIGEST,
     METRIC,
-    OTHERS,
     PREVIOUS,
     PROMOTED,
     REIGN,
@@ -42,12 +41,12 @@ from aemodels.tracking.catalog import (
     Registered,
     aliases_of,
     get,
+    metric_tags,
 )
 from aemodels.tracking.gate import LONGEST_NAME, LONGEST_REASON, Decision, Review
 from aemodels.tracking.run import Run, forget_models, tag_text, user_name
 from aemodels.tracking.store import Store, within_pages
 
-SHOWN = 5  # metrics that have a tag of their own
 GATE = "gate."  # the beginning of the tags of a decision
 BY_GATE = "the gate"  # who decided, alone or with a person
 IS_CHAMPION = "it is the champion already"
@@ -83,7 +82,7 @@ def register(
         if GATE + "decision" not in known[0].tags:
             client.set_registered_model_alias(name, CHALLENGER, known[0].version)
         return ModelVersion(name, int(known[0].version), run.id)
-    texts = _metric_tags(metrics) | {DIGEST: digest}
+    texts = metric_tags(metrics) | {DIGEST: digest}
     texts |= {key: tag_text(value) for key, value in (tags or {}).items()}
     texts[CHECKSUMS] = digest_of((folder / CHECKSUMS).read_bytes())
     model_id: str | None = None
@@ -147,14 +146,6 @@ def _default_store(store: Store) -> Iterator[None]:
             del os.environ["MLFLOW_TRACKING_URI"]
         else:
             os.environ["MLFLOW_TRACKING_URI"] = before
-
-
-def _metric_tags(metrics: Mapping[str, float]) -> dict[str, str]:
-    """Returns a tag for each of the first metrics, and one for all others."""
-    texts = {key: f"{value:.8g}" for key, value in metrics.items()}
-    own = dict(list(texts.items())[:SHOWN])
-    others = {key: float(text) for key, text in texts.items() if key not in own}
-    return {f"{METRIC}{key}": text for key, text in own.items()} | ({OTHERS: json.dumps(others)} if others else {})
 
 
 def _ensure_model(run: Run, name: str) -> bool:
