@@ -30,6 +30,7 @@ REFERENCE = r"([^@/]+)(?:@([^@/]+)|/(\d+))"  # NAME@ALIAS or NAME/VERSION
 MOST_NAMED = 10  # versions that a message names, at most
 REPORT = "report.html"  # the file of a run in its folder and among its artifacts
 METRIC, DIGEST = "test/", "data.digest"  # tags of a version: the beginning of those of metrics, and that of the data
+SHOWN = 5  # metrics of a version that have a tag of their own
 OTHERS = "test"  # the tag with the metrics that have none of their own: the registry page shows every tag in a line
 
 
@@ -314,6 +315,14 @@ def aliases_of(store: Store, name: str) -> dict[str, int]:
         there = f"registered are {', '.join(names[:20])}" if names else "none is; `aemodels train` registers one"
         raise UserError(f"{name}: no such registered model; {hint}{there}")
     return {alias: int(version) for alias, version in model.aliases.items()}
+
+
+def metric_tags(metrics: Mapping[str, float]) -> dict[str, str]:
+    """Returns a tag for each of the first metrics, and one for all others."""
+    texts = {key: f"{value:.8g}" for key, value in metrics.items()}
+    own = dict(list(texts.items())[:SHOWN])
+    others = {key: float(text) for key, text in texts.items() if key not in own}
+    return {f"{METRIC}{key}": text for key, text in own.items()} | ({OTHERS: json.dumps(others)} if others else {})
 
 
 def _metrics(tags: Mapping[str, str]) -> dict[str, float]:

@@ -31,7 +31,6 @@ from aemodels.tracking.catalog import (
     DECISION,
     DIGEST,
     METRIC,
-    OTHERS,
     PREVIOUS,
     PROMOTED,
     REIGN,
@@ -41,13 +40,13 @@ from aemodels.tracking.catalog import (
     Registered,
     aliases_of,
     get,
+    metric_tags,
 )
 from aemodels.tracking.gate import LONGEST_NAME, LONGEST_REASON, Decision, Review
 from aemodels.tracking.origin import user_name
 from aemodels.tracking.run import Run, forget_models, tag_text
 from aemodels.tracking.store import Store, within_pages
 
-SHOWN = 5  # metrics that have a tag of their own
 GATE = "gate."  # the beginning of the tags of a decision
 BY_GATE = "the gate"  # who decided, alone or with a person
 IS_CHAMPION = "it is the champion already"
@@ -83,7 +82,7 @@ def register(
         if GATE + "decision" not in known[0].tags:
             client.set_registered_model_alias(name, CHALLENGER, known[0].version)
         return ModelVersion(name, int(known[0].version), run.id)
-    texts = _metric_tags(metrics) | {DIGEST: digest}
+    texts = metric_tags(metrics) | {DIGEST: digest}
     texts |= {key: tag_text(value) for key, value in (tags or {}).items()}
     texts[CHECKSUMS] = digest_of((folder / CHECKSUMS).read_bytes())
     return _new_version(run, folder, name, metrics, texts, headline)
@@ -141,14 +140,6 @@ def _log_model(run: Run, folder: Path, model_id: str, metrics: Mapping[str, floa
     client.log_batch(run.id, metrics=again)  # same values, times and steps: no second point in the run
     client.finalize_logged_model(model_id, "READY")
     client.log_outputs(run.id, [LoggedModelOutput(model_id, step=0)])
-
-
-def _metric_tags(metrics: Mapping[str, float]) -> dict[str, str]:
-    """Returns a tag for each of the first metrics, and one for all others."""
-    texts = {key: f"{value:.8g}" for key, value in metrics.items()}
-    own = dict(list(texts.items())[:SHOWN])
-    others = {key: float(text) for key, text in texts.items() if key not in own}
-    return {f"{METRIC}{key}": text for key, text in own.items()} | ({OTHERS: json.dumps(others)} if others else {})
 
 
 def _ensure_model(run: Run, name: str) -> bool:

@@ -200,7 +200,7 @@ def test_it_is_read_at_a_desk_and_on_a_phone(trained: tuple[str, Path]) -> None:
                 assert _fits(shown)
                 assert all(shown.get_by_alt_text(figure).is_visible() for figure in KINDS[kind][1])
                 shown.screenshot(path=KEPT / f"report-{kind}-{width}-{scheme}.png", full_page=True)
-                shown.get_by_text("All ").click()
+                shown.locator(".card > summary").click()
                 assert shown.locator("details table").is_visible()
                 assert not shown.get_by_text("What search and gate go by").is_visible()
                 shown.locator(".primary summary").click()

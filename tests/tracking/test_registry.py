@@ -9,8 +9,8 @@ import pytest
 from versions import YES, aliases, registered
 
 from aemodels.config import UserError
-from aemodels.tracking.catalog import find, list_models
-from aemodels.tracking.registry import SHOWN, conclude, register
+from aemodels.tracking.catalog import SHOWN, find, list_models
+from aemodels.tracking.registry import conclude, register
 from aemodels.tracking.run import start_run
 from aemodels.tracking.store import Store
 
