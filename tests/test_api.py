@@ -431,15 +431,15 @@ def test_a_fit_starts_from_a_model_a_folder_or_a_registered_version(elsewhere: P
 
 
 def test_more_epochs_go_on_where_the_same_fit_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aemodels import api
+    from aemodels.checkpoints import training
 
-    real, states = api.epochs_of, []
+    real, states = training.train, []
 
     def spied(*arguments: object, **named: object) -> object:
         states.append(named["resume"].epoch if named["resume"] else 0)  # as it is now, since it is trained on
         return real(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(api, "epochs_of", spied)
+    monkeypatch.setattr(training, "train", spied)
     aemodels.fit(IMAGES, "vae", **QUICK)
     longer = aemodels.fit(IMAGES, "vae", **QUICK | {"training__epochs": 3})
     whole = aemodels.fit(IMAGES, "vae", resume=False, **QUICK | {"training__epochs": 3})
@@ -450,10 +450,8 @@ def test_more_epochs_go_on_where_the_same_fit_ended(monkeypatch: pytest.MonkeyPa
 @pytest.mark.usefixtures("elsewhere")
 def test_what_a_search_found_is_fitted() -> None:
     found = aemodels.search(IMAGES, "ae", trials=2, **QUICK)
-    assert (
-        aemodels.fit(IMAGES, "ae", **{**QUICK, "latent_dim": 2} | found.best).latent_dim
-        == found.best["model.latent_dim"]
-    )
+    model = aemodels.fit(IMAGES, "ae", **QUICK | found.best)
+    assert model.latent_dim == found.best["model.latent_dim"]
 
 
 @pytest.mark.usefixtures("elsewhere")
