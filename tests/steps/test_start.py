@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_refused_in_words(tmp_path: Path) -> None:
     refused(call("train", "start_from=digitz@champion"), "digitz: no such registered model; did you mean digits?")
     refused(call("train", "start_from=digits/7"), "digits/7: not registered; there is digits/1")
     refused(call("train", "start_from=digits/1#aaaaaaaaaaaa"), "the weights of digits/1 are others now")
-    refused(call("train", f"start_from={tmp_path}"), "neither a folder with config.json")
+    refused(call("train", f"start_from={tmp_path}"), "neither a finished run's folder")
     refused(start("training.pretraining_epochs=1"), "training.pretraining_epochs=1: nothing is pre-trained")
     images = picture_folder(tmp_path / "images", 30)
     folder = ("data.name=folder", f"data.path={images}", "registry.name=mine")
