@@ -246,6 +246,7 @@ def _tracked(settings: Settings) -> Steps[Model]:
 
 def _untracked(experiment: Experiment, resume: bool) -> Steps[Model]:
     data = yield from prepare(experiment.data)
+    experiment = experiment.for_data(data)
     folder = cache_folder() / "fits" / experiment.identity(data.digest)
     folder.mkdir(parents=True, exist_ok=True)
     work = f"training {experiment.model.name}"
@@ -289,7 +290,7 @@ def _tracked_search(settings: Settings) -> Steps[Searched]:
 
 def _untracked_search(settings: Settings, resume: bool) -> Steps[Searched]:
     data = yield from prepare(settings.data)
-    experiment, config = settings.experiment, settings.tuning
+    experiment, config = settings.experiment.for_data(data), settings.tuning
     features = yield from feature_network(data, best_device())
     folder = cache_folder() / "searches"
     folder.mkdir(parents=True, exist_ok=True)

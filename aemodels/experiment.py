@@ -11,6 +11,7 @@ from aemodels.config import Config
 from aemodels.data import DataConfig
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.prepared import PreparedData
+from aemodels.data.statistics import linear_code_of
 from aemodels.evaluation.evaluate import EvaluationConfig
 from aemodels.models import AnyModelConfig, VAEConfig
 from aemodels.training.config import TrainingConfig
@@ -42,6 +43,12 @@ class Experiment(Config):
                 "are given; use training.pretraining_epochs=0, or leave start_from out"
             )
         return self
+
+    def for_data(self, data: PreparedData) -> Self:
+        """Returns the experiment with everything settled that is chosen from the images; the rest stays as it is."""
+        training = self.training.for_images(data.sizes["train"])
+        model = self.model.for_images(data.image_shape, lambda numbers: linear_code_of(data, numbers))
+        return self.model_copy(update={"model": model, "training": training})
 
     def seen(self, data: PreparedData) -> int:
         """Returns how many of the first training images a training on these data sees."""

@@ -6,8 +6,8 @@ B batch, D latent units, (C, H, W) an image. Images are in [0, 1] wherever they 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.distributions import Distribution
 from aemodels.config import Config, Range, Space
 from aemodels.nn.batch import AT_ONCE, Batch
 from aemodels.nn.distributions import DiagonalNormal, DiagonalNormalHead, LikelihoodConfig, LikelihoodHead, kl_per_unit
+from aemodels.nn.linear_code import LinearCode
 from aemodels.nn.trunks import ImageShape, TrunkConfig
 from aemodels.priors import fitted_to_few
 
@@ -60,6 +61,14 @@ class ModelConfig(Config):
         """Returns what a search varies, unless it is told otherwise: dotted key -> range or choices."""
         raise NotImplementedError
 
+    def for_images(self, image_shape: ImageShape, linear_code: Callable[[int], LinearCode]) -> Self:
+        """Returns the settings for some images, with everything settled that is chosen from them.
+
+        Args:
+            linear_code: returns the linear code of training images, of as many numbers as it is asked for.
+        """
+        return self
+
 
 class GenerativeModel(nn.Module, ABC):
     """A generative model draws images; each of its parts has its own optimiser and its own loss.
@@ -89,6 +98,13 @@ class GenerativeModel(nn.Module, ABC):
     def __init__(self, image_shape: ImageShape, num_classes: int, latent_dim: int) -> None:
         super().__init__()
         self.image_shape, self.num_classes, self.latent_dim = image_shape, num_classes, latent_dim
+
+    def start_at(self, linear_code: Callable[[int], LinearCode]) -> None:
+        """Moves the new weights to where the training images are, before the first update; here they stay.
+
+        Args:
+            linear_code: returns the linear code of training images, of as many numbers as it is asked for.
+        """
 
     @abstractmethod
     def parts(self) -> dict[str, tuple[str, ...]]:

@@ -103,7 +103,7 @@ def compare(config: ComparisonConfig, data: PreparedData, command: str = "", ask
         SettingsError: a model does not fit the images.
         TrainingDivergedError: a term of a loss is not finite.
     """
-    experiments = {name: config.experiment(name, 0) for name in config.systems}
+    experiments = {name: config.experiment(name, 0).for_data(data) for name in config.systems}
     for system, experiment in experiments.items():  # before any work, and anything recorded
         _check_fits(system, experiment, data)
     features = yield from feature_network(data, best_device())
@@ -153,7 +153,7 @@ def _children(
         own = RunFolder(_place(folder.path, name, seed))
         if not own.finished:
             yield Progress("comparing", done, len(todo), name)
-            steps = _child(name, config.experiment(name, seed), data, features, own, parent)
+            steps = _child(name, config.experiment(name, seed).for_data(data), data, features, own, parent)
             child = yield from _entitled(steps, f"{name}, seed {seed}" if config.seeds > 1 else name)
             own.finish(child.model_dump(mode="json"))
         found[name].append(_Child.model_validate(own.notes()["result"]))
@@ -226,7 +226,7 @@ def _finish(
     command: str,
 ) -> Compared:
     """Writes the table, the pictures and the report into the folder and into the parent run."""
-    experiments = {name: config.experiment(name, 0) for name in config.systems}
+    experiments = {name: config.experiment(name, 0).for_data(data) for name in config.systems}
     primary = next(iter(experiments.values())).evaluation.primary
     measured = {name: [child.measured for child in children] for name, children in found.items()}
     asked = code_in_markdown(command) if command else f"a flow or a program, with the settings of MLflow's run {run.id}"

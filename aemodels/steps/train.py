@@ -108,7 +108,7 @@ def train(settings: Settings, data: PreparedData, group: str, asker: str = "") -
 
 def assist(settings: Settings, data: PreparedData) -> None:
     """Trains along under torchrun, in a process beside the one that writes: it computes its share of every batch."""
-    experiment = fixed(settings.experiment)
+    experiment = fixed(settings.experiment).for_data(data)
     start = starting_weights(experiment, data)
     with torchrun.joined(best_device()):
         if torchrun.agreed(False):  # the process that writes has found the result
@@ -119,7 +119,7 @@ def assist(settings: Settings, data: PreparedData) -> None:
 
 
 def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> Steps[Trained]:
-    settings = fixed(settings)
+    settings = fixed(settings).for_data(data)
     experiment, name = settings.experiment, settings.registered_name
     store = open_store()
     start = starting_weights(experiment, data)

@@ -125,7 +125,7 @@ def tune(settings: Settings, data: PreparedData, group: str, asker: str = "") ->
         SettingsError: a model of the search space does not fit the images.
         UserError: every trial failed, or the shared database does not answer.
     """
-    settings = fixed(settings)
+    settings = fixed(settings).for_data(data)
     experiment, config, name = settings.experiment, settings.tuning, settings.registered_name
     # before any work is done or recorded
     check_models(experiment, data, config, search_space(experiment, config))

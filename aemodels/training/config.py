@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -49,6 +49,10 @@ class TrainingConfig(Config):
     corruption: CorruptionConfig = NoCorruption()
     images: int | None = Field(None, ge=1)
     """Trains on so many images only, and validates each epoch on a tenth as many, at least 1,000; null takes all."""
+
+    def for_images(self, count: int) -> Self:
+        """Returns the settings for so many training images, with everything settled that depends on their number."""
+        return self
 
 
 class TrainingDivergedError(UserError, RuntimeError):

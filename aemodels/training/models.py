@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
+from aemodels.data.statistics import linear_code_of
 from aemodels.models.base import Autoencoder, GenerativeModel, ModelConfig
 from aemodels.nn.batch import AT_ONCE, Batch
 from aemodels.runtime.devices import best_device
@@ -28,7 +29,9 @@ def new_model(
     """
     with seeded(derived_seed(seed, "weights")):
         model = model_config.build(data.image_shape, data.num_classes)
-    if start is not None:
+    if start is None:
+        model.start_at(lambda numbers: linear_code_of(data, numbers))
+    else:
         model.load_state_dict(model.state_dict() | dict(start))
     return model.to(best_device()).to(memory_format=torch.channels_last)
 

@@ -1,0 +1,30 @@
+"""Computes what is known of the training images before any training: their mean, and their linear code."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from aemodels.data.prepared import PreparedData
+from aemodels.nn.linear_code import LinearCode, linear_code
+
+MOST_IMAGES = 10_000
+MOST_BYTES = 512 * 2**20  # of these images in memory, four bytes a pixel
+
+
+def linear_code_of(data: PreparedData, numbers: int) -> LinearCode:
+    """Returns the linear code of the first training images, at most 10,000, with so many numbers or fewer; on the CPU.
+
+    Where training binarises the images, the code is that of the grey ones.
+    """
+    return _kept(data.path, data.digest, numbers, data)
+
+
+@lru_cache(maxsize=8)
+def _kept(_path: Path, _digest: str, numbers: int, data: PreparedData) -> LinearCode:
+    count = min(MOST_IMAGES, max(2, MOST_BYTES // (4 * math.prod(data.image_shape))))
+    images = torch.from_numpy(data.split("train").images[:count].copy())  # (N, C, H, W)
+    return linear_code(images.float() / 255, numbers)
