@@ -37,8 +37,8 @@ class LinearCode(NamedTuple):
 
     def encode(self, x: Tensor) -> Tensor:
         """Maps images (N, C, H, W) to codes (N, K) of variance 1."""
-        scores: Tensor = (x - self.mean).flatten(1) @ self.components.T
-        return scores / self.variances.clamp(min=1e-12).sqrt()
+        codes: Tensor = (x - self.mean).flatten(1) @ self.components.T / self.variances.clamp(min=1e-12).sqrt()
+        return codes
 
     def decode(self, z: Tensor) -> Tensor:
         """Maps codes (N, K) to images (N, C, H, W), which may leave [0, 1]."""
