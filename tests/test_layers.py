@@ -84,6 +84,28 @@ def test_no_imports_run_in_a_circle(unit) -> None:
         pytest.fail(f"these import each other: {' -> '.join(error.args[1])}")
 
 
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_the_pages_have_this_order(page: str) -> None:
+    text = (ROOT / page).read_text().translate(str.maketrans("{},`", "    "))
+    former = ORDER.replace(" former", "")  # modules by their former names, which nobody imports
+    assert " ".join(former.split()) in " ".join(text.split())
+
+
+def lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Counts the lines of a function's body, without its docstring."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0  # type: ignore[operator]
+
+
+def test_functions_and_files_are_short() -> None:
+    for name, path in FILES.items():
+        text = path.read_text()
+        assert len(text.splitlines()) <= 350, name
+        if not name.startswith("benchmarks"):
+            functions = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef))
+            assert [f"{name}.{node.name}" for node in functions if lines(node) > 40] == []
+
+
 def private_names(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and not (

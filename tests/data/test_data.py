@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from aemodels.config import SettingsError, UserError
-from aemodels.data import DataConfig, PreparedData, arrays, prepare
+from aemodels.data import DataConfig, PreparedData, prepare, stored_arrays
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.mnist import Cifar10Config, MnistConfig
@@ -254,22 +254,22 @@ def test_damaged_array_is_named(animals: Path) -> None:
 
 
 def test_arrays_of_several_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrays, "HASHED_BLOCK", 1000)
+    monkeypatch.setattr(stored_arrays, "HASHED_BLOCK", 1000)
     array = np.random.default_rng(0).integers(0, 255, (2440, 2), np.uint8)  # 4,880 bytes
     file = tmp_path / "a.npy"
-    with arrays.ArrayWriter(file, array.dtype, (10**9, 2)) as writer:  # planned longer than it gets
+    with stored_arrays.ArrayWriter(file, array.dtype, (10**9, 2)) as writer:  # planned longer than it gets
         for start in range(0, len(array), 333):
             writer.append(array[start : start + 333])
         record = writer.finish()
     assert len(record.blocks) == 5
-    np.testing.assert_array_equal(arrays.stored_array(file, record).mapped(), array)
+    np.testing.assert_array_equal(stored_arrays.stored_array(file, record).mapped(), array)
     content = file.read_bytes()
     file.write_bytes(content[:-1900] + bytes([content[-1900] ^ 1]) + content[-1899:])  # in the third block
     with pytest.raises(UserError, match=r"a\.npy is damaged \(its content was changed\)"):
-        arrays.stored_array(file, record)
-    monkeypatch.setattr(arrays, "CHECKED", 2500)  # of a large file every second block
+        stored_arrays.stored_array(file, record)
+    monkeypatch.setattr(stored_arrays, "CHECKED", 2500)  # of a large file every second block
     with pytest.raises(UserError, match="content was changed"):
-        arrays.stored_array(file, record)
+        stored_arrays.stored_array(file, record)
 
 
 # ---- a new source
