@@ -64,6 +64,23 @@ app = typer.Typer(
 )
 
 
+def _print_versions(asked: bool) -> None:
+    if asked:
+        from aemodels.tracking.origin import versions
+
+        typer.echo("\n".join(f"{name} {number}" for name, number in versions().items()))
+        raise typer.Exit(DONE)
+
+
+@app.callback()
+def about(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_versions, is_eager=True, help="Print the versions and exit.")
+    ] = False,
+) -> None:
+    """Has the options of the command itself."""
+
+
 # ---------------------------------------------------------------- the workflow
 
 

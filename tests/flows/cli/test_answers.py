@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -212,3 +213,9 @@ def test_a_command_as_a_person_starts_it(shop: Shop, tmp_path: Path) -> None:
     assert told.json == {"model": "digits@champion", "images": 4, "seed": 0, "out": "four.png"}
     assert told.err == ""
     assert (tmp_path / "four.png").exists()
+
+
+def test_the_versions_are_those_of_the_packages() -> None:
+    """A report of a fault quotes them."""
+    lines = call("--version").out.splitlines()
+    assert dict(line.split() for line in lines)["torch"] == version("torch")
