@@ -171,7 +171,7 @@ def _settings(
 ) -> Settings:
     changes = {_dotted(key): value for key, value in given.items()}
     if isinstance(model, ModelConfig):
-        changes = {f"model.{key}": value for key, value in model.flat().items()} | changes
+        changes = {"model": model.given()} | changes
     elif model is not None:
         changes = {"model.name": model} | changes
     if start is not None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import copy_context
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
@@ -18,13 +19,14 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 
-from aemodels.config import UserError
+from aemodels.config import SettingsError, UserError
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.files import at_path
 from aemodels.runtime.progress import Progress, Steps, finish
 from aemodels.runtime.secrets import without_secrets
 from aemodels.settings import Settings
 from aemodels.steps.start import fixed
+from aemodels.tracking.catalog import is_folder
 from aemodels.tracking.outages import is_outage
 from aemodels.training.config import TrainingDivergedError
 from flows import terminal
@@ -93,7 +95,16 @@ def fix_start(settings: Settings) -> Settings:
 
 
 def started(settings: Settings) -> Settings:
-    """Returns the settings as they are, or with fixed weights if the training starts from a model."""
+    """Returns the settings as they are, or with fixed weights if the training starts from a model.
+
+    Raises:
+        SettingsError: the model is given as a folder from here, and a worker starts anywhere.
+    """
+    start = settings.start_from
+    if start is not None and is_folder(start) and not Path(start).is_absolute():
+        raise SettingsError(
+            f"start_from={start}: is a relative path, and a worker may start anywhere; give the whole path"
+        )
     return settings if settings.start_from is None else fix_start(settings)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from aemodels.checkpoints.checkpoint import save_state, save_weights
 from aemodels.checkpoints.going_on import keep_state
 from aemodels.checkpoints.model_files import HISTORY
+from aemodels.config import UserError
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.models.base import GenerativeModel
@@ -44,11 +46,12 @@ def saved_epochs(
 def save_best(folder: Path, experiment: Experiment, data: PreparedData, state: TrainingState) -> GenerativeModel:
     """Saves and returns the model with the best weights of a training, which is finished by that.
 
-    The state is kept beside, for the same training with more epochs.
+    The state is kept in the cache, for the same training with more epochs, if there is room.
     """
-    keep_state(experiment, data, state)
     config, seed = experiment.training, experiment.seed
     model = best_model(experiment.model, data, config, seed, state)
     write_whole(folder / HISTORY, lambda path: path.write_text(json.dumps(state.history)))
     save_weights(folder, model, training_codes(model, data, config, seed))
+    with suppress(UserError, OSError):
+        keep_state(experiment, data, state)
     return model

@@ -136,7 +136,7 @@ class GeneratorProcess:
     def _receive(self) -> Any:
         try:
             parts = _receive(self.connection)
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # also in the middle of a message
             self._died()
         return _loads(parts)
 
@@ -197,7 +197,7 @@ def _send(to: Connection, parts: Parts) -> None:
 
 
 def _receive(source: Connection) -> Parts:
-    return [source.recv_bytes() for _ in range(int.from_bytes(source.recv_bytes()))]
+    return [bytearray(source.recv_bytes()) for _ in range(int.from_bytes(source.recv_bytes()))]
 
 
 class _Start(NamedTuple):

@@ -269,7 +269,7 @@ def _read_params(given: Any) -> Question:
     question = Question(**(given or {}))
     if question.mode in USED:  # an unknown one is refused later
         for key in given or {}:
-            if key not in ("mode", *USED[question.mode]):
+            if key not in ("mode", *USED[question.mode]) and question._asdict()[key] != defaults[key]:
                 raise HTTPException(400, f"params.{key}: has no effect with mode={question.mode}; leave it out")
     return question
 

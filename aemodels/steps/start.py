@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from torch import Tensor
@@ -50,12 +51,7 @@ def fixed(experiment: E) -> E:
     asked, digest = origin(experiment.start_from)
     reference = pinned(asked)
     folder = find(reference)
-    found = digest_of((folder / WEIGHTS).read_bytes())[:DIGITS]
-    if digest not in ("", found):
-        raise UserError(
-            f"start_from={experiment.start_from}: the weights of {asked} are others now, #{found}; leave # and the "
-            "digits out to start from those"
-        )
+    found = _check_digest(experiment.start_from, folder, digest)
     there = load_card(folder).experiment.model
     model = Experiment(model=there).override({"model": experiment.given().get("model", {})}).model
     _check_model(reference, there, model)
@@ -71,8 +67,10 @@ def starting_weights(experiment: Experiment, data: PreparedData) -> Mapping[str,
     """
     if experiment.start_from is None:
         return None
-    reference, _ = origin(experiment.start_from)
-    model, card = load_model(find(reference))
+    reference, digest = origin(experiment.start_from)
+    folder = find(reference)
+    _check_digest(experiment.start_from, folder, digest)
+    model, card = load_model(folder)
     card.check_shape(data, f"start_from={reference}")
     if model.conditional and len(card.classes) != data.num_classes:
         raise SettingsError(
@@ -81,6 +79,18 @@ def starting_weights(experiment: Experiment, data: PreparedData) -> Mapping[str,
         )
     own = experiment.model.only_in_loss  # some of these settings are buffers
     return {name: tensor for name, tensor in model.state_dict().items() if name not in own}
+
+
+def _check_digest(start_from: str, folder: Path, digest: str) -> str:
+    """Returns the first digits of the SHA-256 of a model's weights, which have to be those that were given, if any."""
+    found = digest_of((folder / WEIGHTS).read_bytes())[:DIGITS]
+    if digest not in ("", found):
+        reference, _ = origin(start_from)
+        raise UserError(
+            f"start_from={start_from}: the weights of {reference} are others now, #{found}; leave # and the digits out "
+            "to start from those"
+        )
+    return found
 
 
 def _check_model(reference: str, there: ModelConfig, here: ModelConfig) -> None:

@@ -108,9 +108,9 @@ def train(settings: Settings, data: PreparedData, group: str, asker: str = "") -
 
 def assist(settings: Settings, data: PreparedData) -> None:
     """Trains along under torchrun, in a process beside the one that writes: it computes its share of every batch."""
-    experiment = fixed(settings.experiment).for_data(data)
-    start = starting_weights(experiment, data)
     with torchrun.joined(best_device()):
+        experiment = torchrun.agreed(settings).experiment  # with the weights that the leading process has fixed
+        start = starting_weights(experiment, data)
         if torchrun.agreed(False):  # the process that writes has found the result
             return
         finish(first_state(experiment.model, data, experiment.training, experiment.seed))
@@ -119,7 +119,7 @@ def assist(settings: Settings, data: PreparedData) -> None:
 
 
 def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> Steps[Trained]:
-    settings = fixed(settings).for_data(data)
+    settings = torchrun.agreed(fixed(settings).for_data(data))
     experiment, name = settings.experiment, settings.registered_name
     store = open_store()
     start = starting_weights(experiment, data)
@@ -253,7 +253,7 @@ def _epochs(
 ) -> Steps[TrainingState]:
     """Trains the epochs that are left; each is on disk before it is tracked, and tracked before the next one."""
     config = experiment.training
-    saved = load_state(folder.path)
+    saved = resumed = load_state(folder.path)
     going_on = f"going on after epoch {saved.epoch} in {folder.path}" if saved else ""
     if saved is None:
         _cards(untrained, 0, data, run, experiment)  # step 0 is where MLflow's slider stands at first
@@ -262,10 +262,11 @@ def _epochs(
             going_on = f"going on after epoch {saved.epoch} of the same training with fewer epochs"
             run.tags({"went_on_after_epoch": saved.epoch})
     state = yield from first_state(experiment.model, data, config, experiment.seed, saved)
-    if saved is None and state.pretraining:
+    if resumed is None and state.pretraining:
         at = folder.time("pretrained")
         for step, metrics in enumerate(state.pretraining, 1):
             run.metrics({f"pretraining/{key}": value for key, value in metrics.items()}, step, at)
+    if resumed is None and state.tensors:  # of a pre-training, or of a shorter training that may be gone tomorrow
         save_state(folder.path, state)
     _track_again(state, folder, run)
     work, every = f"training {experiment.model.name}", math.ceil(config.epochs / CARDS)

@@ -15,5 +15,7 @@ def link_start(run: Run, made: ModelVersion, start: str) -> None:
     text = f"Started from the weights of [{start}]({url[url.index('#') :]})."
     run.add_to_description(text)
     client, parent = run.store.client, get(run.store, name, int(number))
+    before = client.get_model_version(made.name, str(made.version)).description or ""
     client.log_inputs(run.id, models=[LoggedModelInput(parent.source.removeprefix("models:/"))])
-    client.update_model_version(made.name, str(made.version), text)
+    if text not in before:
+        client.update_model_version(made.name, str(made.version), f"{before}\n\n{text}".strip())

@@ -1,4 +1,8 @@
-"""Lists the exit codes of the commands, in the order in which they are decided."""
+"""Lists the exit codes of the commands, by number.
+
+`session.answering` decides first, by the error that ended the command: MENDABLE, INTERRUPTED or FAILED. A command that
+ends well may say DRIFTED. At last `streams` says UNREAD or MENDABLE where the result cannot be written.
+"""
 
 DONE = 0
 FAILED = 1  # an error that nobody expected

@@ -38,7 +38,7 @@ def answering(verbose: bool, computes: bool = False) -> Iterator[None]:
     from aemodels.runtime.files import at_path
 
     try:
-        with at_path():
+        with at_path(), warnings.catch_warnings():  # what is set for messages ends with the command
             _set_environment(verbose)
             _set_messages(verbose)
             give_libraries_a_home()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -213,6 +214,23 @@ def test_from_a_thread(here: ModuleType) -> None:
     thread.start()
     thread.join()
     assert found == [2, 4, [0, 1]]
+
+
+def test_a_process_that_is_killed_in_the_middle_of_a_message(here: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(GeneratorProcess()) as peer:
+        peer.start(here.double, [bytes(50_000_000)])
+        received = Connection.recv_bytes
+
+        def killed_meanwhile(source: Connection) -> bytes:
+            monkeypatch.setattr(Connection, "recv_bytes", received)
+            size = received(source)
+            os.kill(peer.popen.pid, signal.SIGKILL)
+            peer.popen.wait()
+            return size
+
+        monkeypatch.setattr(Connection, "recv_bytes", killed_meanwhile)
+        with pytest.raises(ProcessDiedError, match="ended by signal 9"):
+            peer.receive()
 
 
 def test_killed_process(here: ModuleType) -> None:

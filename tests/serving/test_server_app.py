@@ -131,8 +131,8 @@ def test_no_answer_waits_for_more_on_a_connection_in_use() -> None:
     ("mode", "without_effect"),
     [
         ("embed", {"n": 2, "seed": 1, "label": 0}),
-        ("reconstruct", {"n": 16}),
-        ("score", {"label": -1}),
+        ("reconstruct", {"n": 1}),
+        ("score", {"label": 1}),
         ("decode", {"range": "unit", "n": 1}),
         ("generate", {"range": "bytes"}),
     ],

@@ -45,6 +45,7 @@ def test_an_alias_is_fixed_before_the_run_is_named_and_the_parent_is_linked(shop
     assert [f"models:/{one.model_id}" for one in run.inputs.model_inputs] == [source]
     for text in (run.data.tags["mlflow.note.content"], version.description):
         assert "Started from the weights of [digits/1](#/models/digits/versions/1" in text
+        assert "![figures](" in text  # what was there before is there still
 
 
 def test_a_champion_that_moves_changes_nothing_for_a_training_that_began(
