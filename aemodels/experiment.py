@@ -11,7 +11,7 @@ from aemodels.config import Config
 from aemodels.data import DataConfig
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.prepared import PreparedData
-from aemodels.data.statistics import linear_code_of
+from aemodels.data.statistics import is_black_and_white
 from aemodels.evaluation.evaluate import EvaluationConfig
 from aemodels.models import AnyModelConfig, VAEConfig
 from aemodels.training.config import TrainingConfig
@@ -47,7 +47,7 @@ class Experiment(Config):
     def for_data(self, data: PreparedData) -> Self:
         """Returns the experiment with everything settled that is chosen from the images; the rest stays as it is."""
         training = self.training.for_images(data.sizes["train"])
-        model = self.model.for_images(data.image_shape, lambda numbers: linear_code_of(data, numbers))
+        model = self.model.for_images(data.image_shape, is_black_and_white(data))
         return self.model_copy(update={"model": model, "training": training})
 
     def seen(self, data: PreparedData) -> int:

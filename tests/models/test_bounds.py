@@ -44,13 +44,6 @@ def test_free_bits_act_on_the_batch_mean_of_a_unit() -> None:
     assert rates.grad.tolist() == [[0, 1], [0, 1]]
 
 
-class LinearGaussianHead(GaussianHead):
-    """Makes pixels that are normal around the decoder's output itself."""
-
-    def output(self, h: Tensor) -> Tensor:
-        return h
-
-
 def having(model: M, networks: Networks) -> M:
     """The model with these networks in place of its own."""
     model.encoder, model.posterior, model.decoder, model.likelihood = networks
@@ -63,7 +56,7 @@ def linear_gaussian(w: Tensor, loc: Tensor, sigma: float) -> VAE:
     variance = 1 / (1 + w.square().sum(0) / sigma**2)
     encoder, posterior = Encoder(nn.Flatten(), features=pixels), DiagonalNormalHead(pixels, units)
     decoder = nn.Linear(units, pixels)
-    head = LinearGaussianHead(torch.tensor(sigma).log(), signed=False)
+    head = GaussianHead(torch.tensor(sigma).log(), "linear")
     networks = Networks(encoder, posterior, nn.Sequential(decoder, nn.Unflatten(-1, (1, 1, pixels))), head)
     model = having(VAEConfig(latent_dim=units).build((1, 1, pixels), 0), networks).double()
     with torch.no_grad():
@@ -196,7 +189,7 @@ def linear_conditional(w: Tensor, pictures: Tensor, centers: Tensor, sigma: floa
     variance = 1 / (1 + w.square().sum(0) / sigma**2)
     encoder, posterior = Encoder(nn.Flatten(), features=pixels), DiagonalNormalHead(classes + pixels, units)
     decoder = nn.Linear(classes + units, pixels, bias=False)
-    head = LinearGaussianHead(torch.tensor(sigma).log(), signed=False)
+    head = GaussianHead(torch.tensor(sigma).log(), "linear")
     networks = Networks(encoder, posterior, nn.Sequential(decoder, nn.Unflatten(-1, (1, 1, pixels))), head)
     config = CVAEConfig(latent_dim=units, conditional_prior=True)
     model = having(config.build((1, 1, pixels), classes), networks)

@@ -21,17 +21,24 @@ from aemodels.models.vae import VAE
 from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import BernoulliConfig, DiagonalNormal, GaussianConfig
 from aemodels.nn.objectives import distortion
+from aemodels.nn.photo import PhotoConfig
 from aemodels.nn.trunks import ArticleConvConfig, ConvConfig, MLPConfig, ResidualConfig
 from aemodels.runtime.randomness import seeded
 
 MODELS: list[Any] = list(section_kinds(Experiment.model_fields["model"]).values())  # the union
 AUTOENCODERS = [model for model in MODELS if model.has_encoder]
-TRUNKS = [MLPConfig(widths=(32,)), ConvConfig(channels=(8, 16), hidden=32), ResidualConfig(channels=(8,), hidden=32)]
+TRUNKS = [
+    MLPConfig(widths=(32,)),
+    ConvConfig(channels=(8, 16), hidden=32),
+    ResidualConfig(channels=(8,), hidden=32),
+    PhotoConfig(width=16),
+]
 LIKELIHOODS = [
     BernoulliConfig(),
     GaussianConfig(sigma="fixed", output="tanh"),
     GaussianConfig(sigma="learned"),
     GaussianConfig(sigma="optimal"),
+    GaussianConfig(sigma="optimal", output="linear"),
 ]
 STEP = torch.tensor(0)
 ADVERSARIAL = [model for model in MODELS if len(model().build((1, 8, 8), CLASSES).parts()) > 1]
@@ -210,7 +217,7 @@ def padded(model: Autoencoder, config: ModelConfig) -> Autoencoder:
     return wide
 
 
-@pytest.mark.parametrize("trunk", TRUNKS[:2], ids=lambda t: t.name)
+@pytest.mark.parametrize("trunk", [*TRUNKS[:2], PhotoConfig(width=16)], ids=lambda t: t.name)
 @pytest.mark.parametrize(
     ("model", "settings"),
     [
