@@ -63,7 +63,7 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _complete_sections(cls, values: Any) -> Any:
-        """Completes sections: a text for one is short for its name; one without a name is of the default's kind."""
+        """Completes sections: a text for one is short for its name; one without a name gets that of its kind."""
         if not isinstance(values, Mapping):
             return values
         result = dict(values)
@@ -72,7 +72,7 @@ class Config(BaseModel):
             if isinstance(value, str) and section_kinds(field):
                 result[name] = {"name": value}
             elif isinstance(value, Mapping) and "name" not in value and isinstance(field.default, Config):
-                kind = _name(field.default)
+                kind = _meant(field, value)
                 result[name] = {"name": kind, **value} if kind else value
         return result
 
@@ -121,7 +121,8 @@ class Config(BaseModel):
             if isinstance(section, Config):
                 change = {"name": change} if isinstance(change, str) else change
                 if isinstance(change, Mapping) and change.get("name", _name(section)) == _name(section):
-                    change = section._merged(change)
+                    chosen = _name(section) == AUTO and "name" not in change
+                    change = change if chosen else section._merged(change)
             merged[field] = change
         return merged
 
@@ -141,6 +142,22 @@ class Config(BaseModel):
 def section_kinds(field: FieldInfo) -> dict[str, type[Config]]:
     """Returns variant name -> config class of a field that holds a section; empty for a field that holds a value."""
     return {_name(kind): kind for kind in _config_classes(field.annotation)}
+
+
+def _meant(field: FieldInfo, value: Mapping[str, Any]) -> str:
+    """Returns the variant's name of a section that gives none; "" if it has no variants.
+
+    It is the default's, or where that is `auto`, whose kind the images decide, the first that has these settings.
+    """
+    name = _name(field.default)
+    if name == AUTO:
+        fitting = (
+            kind
+            for kind, config in section_kinds(field).items()
+            if value and config.model_fields.keys() >= value.keys()
+        )
+        return next(fitting, name)
+    return name
 
 
 class Range(BaseModel):
@@ -324,6 +341,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+AUTO = "auto"  # the variant of a section that is chosen from the images
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # a name of an experiment or model fits a path, a link and `name@alias`
 
 

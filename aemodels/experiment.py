@@ -7,11 +7,11 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from aemodels.config import Config
+from aemodels.config import AUTO, Config
 from aemodels.data import DataConfig
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.prepared import PreparedData
-from aemodels.data.statistics import linear_code_of
+from aemodels.data.statistics import is_black_and_white
 from aemodels.evaluation.evaluate import EvaluationConfig
 from aemodels.models import AnyModelConfig, VAEConfig
 from aemodels.training.config import TrainingConfig
@@ -47,8 +47,18 @@ class Experiment(Config):
     def for_data(self, data: PreparedData) -> Self:
         """Returns the experiment with everything settled that is chosen from the images; the rest stays as it is."""
         training = self.training.for_images(data.sizes["train"])
-        model = self.model.for_images(data.image_shape, lambda numbers: linear_code_of(data, numbers))
+        model = self.model.for_images(data.image_shape, is_black_and_white(data))
         return self.model_copy(update={"model": model, "training": training})
+
+    def chosen(self, given: Experiment) -> str:
+        """Says what was chosen from the images where the given experiment has `auto`; "" where it has none."""
+        before, after = given.flat(), self.flat()
+        kinds = [
+            f"{key} {after[f'model.{key}.name']}"
+            for key in ("trunk", "likelihood")
+            if before.get(f"model.{key}.name") == AUTO
+        ]
+        return f"{' and '.join(kinds)}, chosen for these images" if kinds else ""
 
     def seen(self, data: PreparedData) -> int:
         """Returns how many of the first training images a training on these data sees."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from pathlib import Path
 
+import numpy as np
 import torch
 
 from aemodels.data.prepared import PreparedData
 from aemodels.nn.linear_code import LinearCode, linear_code
 
 MOST_IMAGES = 10_000
+A_FEW = 1_000
 MOST_BYTES = 512 * 2**20  # of these images in memory, four bytes a pixel
 
 
@@ -20,11 +21,20 @@ def linear_code_of(data: PreparedData, numbers: int) -> LinearCode:
 
     Where training binarises the images, the code is that of the grey ones.
     """
-    return _kept(data.path, data.digest, numbers, data)
+    return _kept(data.model_dump_json(), numbers)
+
+
+def is_black_and_white(data: PreparedData) -> bool:
+    """Tells whether pixels have no other values than black and white, in training at least, by the first images."""
+    if data.binarize != "none":
+        return True
+    images = data.split("train").images[:A_FEW]
+    return bool(np.isin(images, (0, 255)).all())
 
 
 @lru_cache(maxsize=8)
-def _kept(_path: Path, _digest: str, numbers: int, data: PreparedData) -> LinearCode:
+def _kept(prepared: str, numbers: int) -> LinearCode:
+    data = PreparedData.model_validate_json(prepared)  # a text can be looked up in the cache
     count = min(MOST_IMAGES, max(2, MOST_BYTES // (4 * math.prod(data.image_shape))))
     images = torch.from_numpy(data.split("train").images[:count].copy())  # (N, C, H, W)
     return linear_code(images.float() / 255, numbers)

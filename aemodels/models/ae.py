@@ -16,9 +16,15 @@ from torch.distributions import Distribution
 from aemodels.config import Space
 from aemodels.models.base import Autoencoder, AutoencoderConfig, Loss
 from aemodels.nn.batch import Batch
-from aemodels.nn.distributions import GaussianConfig, LikelihoodConfig, PointHead
+from aemodels.nn.distributions import (
+    AnyLikelihoodConfig,
+    AutoLikelihoodConfig,
+    GaussianConfig,
+    LikelihoodConfig,
+    PointHead,
+)
 from aemodels.nn.objectives import distortion
-from aemodels.nn.trunks import ImageShape, MLPConfig, TrunkConfig
+from aemodels.nn.trunks import AnyTrunkConfig, AutoTrunkConfig, ImageShape
 from aemodels.priors.mixture import GaussianMixturePrior
 
 
@@ -35,10 +41,10 @@ class AEConfig(AutoencoderConfig):
     """Chooses the model."""
     latent_dim: int = Field(20, ge=1)
     """Sets how many numbers a code has."""
-    trunk: TrunkConfig = MLPConfig()
-    """Sets the networks between images and codes."""
-    likelihood: LikelihoodConfig = GaussianConfig(sigma="fixed")
-    """Sets how pixels are distributed around a reconstruction."""
+    trunk: AnyTrunkConfig = AutoTrunkConfig()
+    """Sets the networks between images and codes; `auto` takes photo from 16 pixels a side on, and mlp below."""
+    likelihood: AnyLikelihoodConfig = AutoLikelihoodConfig()
+    """Sets how pixels are distributed around a reconstruction; `auto` is gaussian with a fixed sigma."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> AE:
         return AE(self, image_shape, num_classes)
@@ -46,6 +52,9 @@ class AEConfig(AutoencoderConfig):
     def posterior_head(self, features: int) -> PointHead:
         direct = self.trunk.direct_code is not None
         return PointHead(nn.Identity() if direct else nn.Linear(features, self.latent_dim), self.latent_dim)
+
+    def likelihood_for(self, black_and_white: bool) -> LikelihoodConfig:
+        return GaussianConfig(sigma="fixed", output="linear")  # its sum of squares is all that a sigma could weigh
 
     def search_space(self) -> Space:
         return super().search_space() if self.trunk.direct_code is None else {}  # the code's size is the trunk's

@@ -14,13 +14,27 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from aemodels.config import Config, Range, Space
+from aemodels.models.start import start_at_code, start_at_mean
 from aemodels.nn.batch import AT_ONCE, Batch
-from aemodels.nn.distributions import DiagonalNormal, DiagonalNormalHead, LikelihoodConfig, LikelihoodHead, kl_per_unit
+from aemodels.nn.distributions import (
+    AnyLikelihoodConfig,
+    AutoLikelihoodConfig,
+    BernoulliConfig,
+    DiagonalNormal,
+    DiagonalNormalHead,
+    GaussianConfig,
+    LikelihoodConfig,
+    LikelihoodHead,
+    PointHead,
+    kl_per_unit,
+)
 from aemodels.nn.linear_code import LinearCode
-from aemodels.nn.trunks import ImageShape, TrunkConfig
+from aemodels.nn.photo import PhotoConfig, PhotoDecoder, PhotoEncoder
+from aemodels.nn.trunks import AnyTrunkConfig, AutoTrunkConfig, ImageShape, MLPConfig
 from aemodels.priors import fitted_to_few
 
 ADVERSARIAL_MOMENTUM = 0.5  # two parts that chase each other swing with more (Radford et al., 2016, arXiv:1511.06434)
+PHOTO_FROM = 16  # pixels of an image's shorter side: from here on `auto` takes the trunk for photos
 LEAST_CODES = 50  # the number of codes, at least, to which a distribution of images is fitted
 
 
@@ -61,11 +75,11 @@ class ModelConfig(Config):
         """Returns what a search varies, unless it is told otherwise: dotted key -> range or choices."""
         raise NotImplementedError
 
-    def for_images(self, image_shape: ImageShape, linear_code: Callable[[int], LinearCode]) -> Self:
+    def for_images(self, image_shape: ImageShape, black_and_white: bool) -> Self:
         """Returns the settings for some images, with everything settled that is chosen from them.
 
         Args:
-            linear_code: returns the linear code of training images, of as many numbers as it is asked for.
+            black_and_white: tells whether the pixels have no other values, as after binarisation.
         """
         return self
 
@@ -165,14 +179,26 @@ class AutoencoderConfig(ModelConfig):
 
     if TYPE_CHECKING:  # each model declares these among its own: a run's folder is named by all settings in their order
         latent_dim: int
-        trunk: TrunkConfig
-        likelihood: LikelihoodConfig
+        trunk: AnyTrunkConfig
+        likelihood: AnyLikelihoodConfig
+
+    def for_images(self, image_shape: ImageShape, black_and_white: bool) -> Self:
+        chosen: dict[str, Config] = {}
+        if isinstance(self.trunk, AutoTrunkConfig):
+            chosen["trunk"] = PhotoConfig() if min(image_shape[1:]) >= PHOTO_FROM else MLPConfig()
+        if isinstance(self.likelihood, AutoLikelihoodConfig):
+            chosen["likelihood"] = self.likelihood_for(black_and_white)
+        return self.model_copy(update=chosen) if chosen else self
+
+    def likelihood_for(self, black_and_white: bool) -> LikelihoodConfig:
+        """Returns the likelihood that `auto` stands for: coin flips of black and white pixels, else Gaussians."""
+        return BernoulliConfig() if black_and_white else GaussianConfig(sigma="optimal", output="linear")
 
     def networks(self, image_shape: ImageShape, num_classes: int) -> Networks:
         """Returns new networks for images of that shape."""
         # The same seed gives the same weights as long as the layers are made in this order.
         decoder = self.trunk.decoder(image_shape, self.decoder_inputs(num_classes))
-        encoder = self.trunk.encoder(image_shape)
+        encoder = self.trunk.encoder(image_shape, self.latent_dim)
         return Networks(encoder, self.posterior_head(encoder.features), decoder, self.likelihood.build())
 
     def posterior_head(self, features: int) -> nn.Module:
@@ -202,7 +228,16 @@ class Autoencoder(GenerativeModel):
 
     def __init__(self, config: AutoencoderConfig, image_shape: ImageShape, num_classes: int) -> None:
         super().__init__(image_shape, num_classes, config.latent_dim)
-        self.encoder, self.posterior, self.decoder, self.likelihood = config.networks(image_shape, num_classes)
+        settled = config.for_images(image_shape, black_and_white=False)
+        self.encoder, self.posterior, self.decoder, self.likelihood = settled.networks(image_shape, num_classes)
+
+    def start_at(self, linear_code: Callable[[int], LinearCode]) -> None:
+        if isinstance(self.encoder, PhotoEncoder) and isinstance(self.decoder, PhotoDecoder):
+            assert isinstance(self.posterior, DiagonalNormalHead | PointHead)
+            code = linear_code(self.latent_dim)
+            start_at_code(self.encoder, self.posterior, self.decoder, self.likelihood, code)
+        else:
+            start_at_mean(self.decoder, linear_code(0).mean, self.likelihood)
 
     def parts(self) -> dict[str, tuple[str, ...]]:
         return {"autoencoder": ("encoder", "posterior", "decoder", "likelihood")}

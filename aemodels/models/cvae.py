@@ -7,7 +7,7 @@ B batch, D latent units, K classes, F features.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar, Literal
 
 import torch
@@ -19,7 +19,9 @@ from aemodels.models.base import Autoencoder
 from aemodels.models.vae import VAE, VAEConfig
 from aemodels.nn.batch import AT_ONCE, Batch
 from aemodels.nn.distributions import DiagonalNormal, DiagonalNormalHead, kl_per_unit
+from aemodels.nn.linear_code import LinearCode
 from aemodels.nn.objectives import distortion
+from aemodels.nn.photo import PhotoEncoder
 from aemodels.nn.trunks import ImageShape
 
 
@@ -72,10 +74,19 @@ class CVAE(VAE):
 
     def __init__(self, config: CVAEConfig, image_shape: ImageShape, num_classes: int) -> None:
         super().__init__(config, image_shape, num_classes)
-        features = self.posterior.mean.in_features
-        self.conditioning = nn.Sequential(nn.Linear(num_classes + features, features), nn.SiLU())
+        # A linear code is the same for all classes: its numbers, behind the features of the networks, stay as they are.
+        linear = config.latent_dim if isinstance(self.encoder, PhotoEncoder) else 0
+        self.hidden = self.posterior.mean.in_features - linear
+        self.conditioning = nn.Sequential(nn.Linear(num_classes + self.hidden, self.hidden), nn.SiLU())
         self.class_prior = DiagonalNormalHead(num_classes, config.latent_dim) if config.conditional_prior else None
         self.register_buffer("class_shares", torch.full((num_classes,), 1 / num_classes))  # p(y)
+
+    @torch.no_grad()
+    def start_at(self, linear_code: Callable[[int], LinearCode]) -> None:
+        super().start_at(linear_code)
+        if self.class_prior is not None and isinstance(self.encoder, PhotoEncoder):
+            for parameter in self.class_prior.parameters():  # as the linear code has it: N(0, I) for every class
+                parameter.zero_()
 
     def parts(self) -> dict[str, tuple[str, ...]]:
         learned = ("class_prior",) if self.class_prior is not None else ()
@@ -87,7 +98,8 @@ class CVAE(VAE):
 
     def _posterior(self, h: Tensor, y: Tensor) -> DiagonalNormal:
         condition = self._one_hot(y).expand(len(h), -1)
-        q: DiagonalNormal = self.posterior(self.conditioning(torch.cat([condition, h], dim=-1)))
+        told = self.conditioning(torch.cat([condition, h[:, : self.hidden]], dim=-1))
+        q: DiagonalNormal = self.posterior(torch.cat([told, h[:, self.hidden :]], dim=-1))
         return q
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:

@@ -7,6 +7,7 @@ B batch, D latent units, (C, H, W) an image.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -15,8 +16,11 @@ from torch import Tensor
 
 from aemodels.config import Range, Space
 from aemodels.models.base import ADVERSARIAL_MOMENTUM, GenerativeModel, Loss, ModelConfig
+from aemodels.models.start import start_at_mean
 from aemodels.nn import noise
 from aemodels.nn.batch import Batch
+from aemodels.nn.distributions import BernoulliHead
+from aemodels.nn.linear_code import LinearCode
 from aemodels.nn.objectives import gradient_penalty, is_drawn, is_real
 from aemodels.nn.trunks import Discriminator, ImageShape, MLPConfig, TrunkConfig
 
@@ -69,6 +73,9 @@ class GAN(GenerativeModel):
         self.discriminator = Discriminator(config.trunk.encoder(image_shape))
         self.gradient_penalty = config.gradient_penalty
         self.register_buffer("unit_mask", torch.ones(config.latent_dim))
+
+    def start_at(self, linear_code: Callable[[int], LinearCode]) -> None:
+        start_at_mean(self.generator, linear_code(0).mean, BernoulliHead())
 
     def parts(self) -> dict[str, tuple[str, ...]]:
         return {"generator": ("generator",), "discriminator": ("discriminator",)}

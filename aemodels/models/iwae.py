@@ -14,9 +14,9 @@ from torch import Tensor
 
 from aemodels.models.base import AutoencoderConfig, Loss, Variational
 from aemodels.nn.batch import AT_ONCE, Batch
-from aemodels.nn.distributions import BernoulliConfig, DiagonalNormal, LikelihoodConfig, kl_per_unit
+from aemodels.nn.distributions import AnyLikelihoodConfig, AutoLikelihoodConfig, DiagonalNormal, kl_per_unit
 from aemodels.nn.objectives import distortion, importance_bound
-from aemodels.nn.trunks import ImageShape, MLPConfig, TrunkConfig
+from aemodels.nn.trunks import AnyTrunkConfig, AutoTrunkConfig, ImageShape
 
 
 class IWAEConfig(AutoencoderConfig):
@@ -41,10 +41,12 @@ class IWAEConfig(AutoencoderConfig):
     """Sets the number of bounds that are averaged (M); with more than 1 the model is MIWAE."""
     elbo_share: float = Field(0.0, ge=0, le=1)
     """Sets the share of the evidence lower bound in the loss: between 0 and 1 is CIWAE, 1 is the VAE."""
-    trunk: TrunkConfig = MLPConfig(widths=(200, 200), activation="tanh")
-    """Sets the networks between images and codes."""
-    likelihood: LikelihoodConfig = BernoulliConfig()
-    """Sets how pixels are distributed around a reconstruction."""
+    trunk: AnyTrunkConfig = AutoTrunkConfig()
+    """Sets the networks between images and codes; `auto` takes photo from 16 pixels a side on, and mlp below."""
+    likelihood: AnyLikelihoodConfig = AutoLikelihoodConfig()
+    """Sets how pixels are distributed around a reconstruction.
+
+    `auto` is bernoulli for black and white pixels, and gaussian with an optimal sigma for all others."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> IWAE:
         return IWAE(self, image_shape, num_classes)

@@ -15,10 +15,10 @@ from torch import Tensor
 from aemodels.config import Range, Space
 from aemodels.models.base import AutoencoderConfig, Loss, Variational
 from aemodels.nn.batch import Batch
-from aemodels.nn.distributions import BernoulliConfig, DiagonalNormal, LikelihoodConfig, kl_per_unit
+from aemodels.nn.distributions import AnyLikelihoodConfig, AutoLikelihoodConfig, DiagonalNormal, kl_per_unit
 from aemodels.nn.objectives import distortion, free_bits
 from aemodels.nn.schedules import warm_up
-from aemodels.nn.trunks import ImageShape, MLPConfig, TrunkConfig
+from aemodels.nn.trunks import AnyTrunkConfig, AutoTrunkConfig, ImageShape
 
 
 class VAEConfig(AutoencoderConfig):
@@ -45,10 +45,12 @@ class VAEConfig(AutoencoderConfig):
     """Sets how many nats per latent unit cost nothing, on the mean of a batch.
 
     They are free in training alone, not in the bound that selects weights."""
-    trunk: TrunkConfig = MLPConfig()
-    """Sets the networks between images and codes."""
-    likelihood: LikelihoodConfig = BernoulliConfig()
-    """Sets how pixels are distributed around a reconstruction."""
+    trunk: AnyTrunkConfig = AutoTrunkConfig()
+    """Sets the networks between images and codes; `auto` takes photo from 16 pixels a side on, and mlp below."""
+    likelihood: AnyLikelihoodConfig = AutoLikelihoodConfig()
+    """Sets how pixels are distributed around a reconstruction.
+
+    `auto` is bernoulli for black and white pixels, and gaussian with an optimal sigma for all others."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> VAE:
         return VAE(self, image_shape, num_classes)

@@ -7,6 +7,7 @@ So a model that is padded with zeros to more latent units is the same model, and
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -15,11 +16,16 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import functional as F
 
-from aemodels.config import Config
+from aemodels.config import Config, SettingsError
 from aemodels.nn import noise
+from aemodels.nn.linear_code import LinearCode
 from aemodels.runtime import torchrun
 
 LOG_2PI = 1.8378770664093453
+DARKEST = 1 / 256  # a mean this near to 0 or 1 is as good as black or white
+LEAST_NOISE = 1e-6  # the smallest variance of a pixel that is found; a grey level is 0.0039 wide
+
+Output = Literal["sigmoid", "tanh", "linear"]
 
 
 def soft_bound(x: Tensor, low: float, high: float) -> Tensor:
@@ -153,8 +159,8 @@ class BernoulliPixels(Unchecked):
 class GaussianPixels(Unchecked):
     """Represents p(x|z) = N(mean, sigma²) on pixels in [0, 1]; sigma has their unit and is one number for all.
 
-    `output` is what the networks give: in [-1, 1] if it is signed, else in [0, 1]. Errors are computed on that scale,
-    because it takes fewer passes over the pixels.
+    `output` is what the networks give: in [-1, 1] if it is signed, else in [0, 1]; linear outputs may leave it. Errors
+    are computed on that scale, because it takes fewer passes over the pixels. The mean is always an image.
     """
 
     def __init__(self, output: Tensor, log_sigma: Tensor, signed: bool = False) -> None:
@@ -164,7 +170,7 @@ class GaussianPixels(Unchecked):
 
     @property
     def mean(self) -> Tensor:
-        return (self.output + 1) / 2 if self.signed else self.output
+        return (self.output + 1) / 2 if self.signed else self.output.clamp(0, 1)
 
     def squares(self, value: Tensor) -> Tensor:
         """Returns the squared error of the output for each image, summed over pixels."""
@@ -187,7 +193,7 @@ class BatchOptimalGaussianPixels(GaussianPixels):
         # No gradient passes through sigma: it is at its optimum, where its own gradient vanishes.
         samples = squares.detach().flatten(0, -2) if squares.dim() > 1 else squares.detach()[None]  # (K, B)
         errors = samples.mean(0) * self.unit**2 / self.event_shape.numel()  # (B,), of a pixel
-        log_sigma = 0.5 * torchrun.batch_mean(errors).clamp(min=1e-6).log()
+        log_sigma = 0.5 * torchrun.batch_mean(errors).clamp(min=LEAST_NOISE).log()
         self.log_sigma.mul_(0.9).add_(0.1 * log_sigma)  # held-out images use this running mean
         return self._density(squares, log_sigma)
 
@@ -203,6 +209,14 @@ class LikelihoodHead(nn.Module):
     def scale(self, x: Tensor) -> Tensor:
         """Maps pixels from [0, 1] to the range that the networks see."""
         return x
+
+    def link(self, mean: Tensor) -> Tensor:
+        """Returns the decoder's output for which p(x|z) has a mean; a mean nearer to 0 or 1 than 1/256 is moved."""
+        return mean.clamp(DARKEST, 1 - DARKEST).logit()
+
+    def noise(self, code: LinearCode) -> Tensor:
+        """Returns the variance of a pixel around what a linear code makes of it; a sigma that is found starts there."""
+        return (code.mean * (1 - code.mean)).mean()
 
 
 class BernoulliHead(LikelihoodHead):
@@ -220,16 +234,27 @@ class GaussianHead(LikelihoodHead):
 
     log_sigma: Tensor
 
-    def __init__(self, log_sigma: Tensor, signed: bool) -> None:
+    def __init__(self, log_sigma: Tensor, last: Output) -> None:
         super().__init__()
         self.register_buffer("log_sigma", log_sigma)
-        self.signed = signed
+        self.last, self.signed = last, last == "tanh"
 
     def scale(self, x: Tensor) -> Tensor:
         return to_signed(x) if self.signed else x
 
     def output(self, h: Tensor) -> Tensor:
+        if self.last == "linear":
+            return _full(h)
         return _full(h).tanh() if self.signed else _full(h).sigmoid()
+
+    def link(self, mean: Tensor) -> Tensor:
+        if self.last == "linear":
+            return mean
+        logit = super().link(mean)
+        return logit / 2 if self.signed else logit  # tanh(a) = 2 sigmoid(2 a) - 1
+
+    def noise(self, code: LinearCode) -> Tensor:
+        return (2 * self.log_sigma).exp()
 
     def forward(self, h: Tensor) -> GaussianPixels:
         return GaussianPixels(self.output(h), self.log_sigma, self.signed)
@@ -238,10 +263,13 @@ class GaussianHead(LikelihoodHead):
 class LearnedGaussianHead(GaussianHead):
     """Learns sigma as one more parameter of the decoder."""
 
-    def __init__(self, log_sigma: Tensor, signed: bool) -> None:
-        super().__init__(log_sigma, signed)
+    def __init__(self, log_sigma: Tensor, last: Output) -> None:
+        super().__init__(log_sigma, last)
         del self.log_sigma
         self.log_sigma = nn.Parameter(log_sigma)
+
+    def noise(self, code: LinearCode) -> Tensor:
+        return _start_at_rest(self.log_sigma, code)
 
     def forward(self, h: Tensor) -> GaussianPixels:
         return GaussianPixels(self.output(h), soft_bound(self.log_sigma, -6.0, 3.0), self.signed)
@@ -253,9 +281,23 @@ class OptimalGaussianHead(GaussianHead):
     At test time it uses a running mean of those values.
     """
 
+    def noise(self, code: LinearCode) -> Tensor:
+        return _start_at_rest(self.log_sigma, code)
+
     def forward(self, h: Tensor) -> GaussianPixels:
         pixels = BatchOptimalGaussianPixels if self.training else GaussianPixels
         return pixels(self.output(h), self.log_sigma, self.signed)
+
+
+def _start_at_rest(log_sigma: Tensor, code: LinearCode) -> Tensor:
+    """Moves a sigma that is found to the likeliest one beside a linear code, and returns its square.
+
+    It is the mean variance of the directions that the code leaves out (Tipping and Bishop, 1999, eq. 8).
+    """
+    left_out = max(1, code.mean.numel() - len(code.variances))
+    variance = max(code.rest * code.mean.numel() / left_out, LEAST_NOISE)
+    log_sigma.fill_(0.5 * math.log(variance))
+    return (2 * log_sigma).exp()
 
 
 class BernoulliConfig(Config):
@@ -277,12 +319,28 @@ class GaussianConfig(Config):
     """Chooses a pixel's noise: fixed, one learned number, or the maximum-likelihood value of each training batch."""
     value: float = Field(0.1, gt=0, le=10)
     """Sets sigma, on pixels in [0, 1]; if sigma is not fixed, training starts from this value."""
-    output: Literal["sigmoid", "tanh"] = "sigmoid"
-    """Chooses the decoder's last function; with tanh the networks see pixels in [-1, 1]."""
+    output: Output = "sigmoid"
+    """Chooses the decoder's last function; with tanh the networks see pixels in [-1, 1].
+
+    With linear there is none, and what leaves [0, 1] is cut off where images leave the model."""
 
     def build(self) -> GaussianHead:
         heads = {"fixed": GaussianHead, "learned": LearnedGaussianHead, "optimal": OptimalGaussianHead}
-        return heads[self.sigma](torch.tensor(self.value).log(), signed=self.output == "tanh")
+        return heads[self.sigma](torch.tensor(self.value).log(), self.output)
+
+
+class AutoLikelihoodConfig(Config):
+    """Chooses the likelihood from the images, before a training is named."""
+
+    name: Literal["auto"] = "auto"
+    """Chooses the likelihood of the pixels."""
+
+    def build(self) -> LikelihoodHead:
+        raise SettingsError(
+            "model.likelihood.name=auto: it is chosen from the images, and none are known yet; use "
+            "Experiment.for_data, or name one: model.likelihood=gaussian"
+        )
 
 
 LikelihoodConfig = Annotated[BernoulliConfig | GaussianConfig, Field(discriminator="name")]
+AnyLikelihoodConfig = Annotated[AutoLikelihoodConfig | BernoulliConfig | GaussianConfig, Field(discriminator="name")]

@@ -42,8 +42,8 @@ class LinearCode(NamedTuple):
 
     def decode(self, z: Tensor) -> Tensor:
         """Maps codes (N, K) to images (N, C, H, W), which may leave [0, 1]."""
-        pixels = (z * self.variances.sqrt()) @ self.components
-        return self.mean + pixels.view(-1, *self.mean.shape)
+        pixels: Tensor = ((z * self.variances.sqrt()) @ self.components).unflatten(1, self.mean.shape)
+        return self.mean + pixels
 
 
 def linear_code(images: Tensor, numbers: int, seed: int = 0) -> LinearCode:

@@ -1,8 +1,10 @@
 """Defines the trunks, which are the networks between images and features, for any (C, H, W).
 
 B batch, F features, D latent units. A trunk's encoder maps (B, C, H, W) -> (B, F), its decoder (B, D) -> (B, C, H, W).
-The decoder has no last function, because the likelihood applies it. Batch normalisation couples the images of a batch:
-it is off unless it is asked for, and refused where each image has to stand for itself (`BatchNorm`, `Discriminator`).
+The decoder has no last function, because the likelihood applies it. The trunk of photo.py has a linear path, with as
+many `numbers` of a linear code behind the encoder's other features; the other trunks have none. Batch normalisation
+couples the images of a batch: it is off unless it is asked for, and refused where each image has to stand for itself
+(`BatchNorm`, `Discriminator`).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aemodels.config import Config, SettingsError
+from aemodels.nn.photo import PhotoConfig, PhotoEncoder
 from aemodels.runtime import torchrun
 
 ImageShape = tuple[int, int, int]
@@ -47,9 +50,9 @@ class Discriminator(nn.Module):
             images of a batch together, not each image (Gulrajani et al., 2017, arXiv:1704.00028, section 4).
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder | PhotoEncoder) -> None:
         super().__init__()
-        if any(isinstance(layer, BatchNorm) for layer in encoder):
+        if any(isinstance(layer, BatchNorm) for layer in encoder.modules()):
             raise SettingsError(
                 "model.trunk.normalization=batch: a discriminator would judge real and drawn images together, not each "
                 "by itself; use model.trunk.normalization=none, or model.name=vae"
@@ -116,7 +119,7 @@ class MLPConfig(Config):
 
     direct_code: ClassVar[int | None] = None
 
-    def encoder(self, image_shape: ImageShape) -> Encoder:
+    def encoder(self, image_shape: ImageShape, numbers: int = 0) -> Encoder:
         widths = (math.prod(image_shape), *self.widths)
         return Encoder(nn.Flatten(), *self._layers(widths), features=widths[-1])
 
@@ -146,7 +149,7 @@ class StridedConfig(Config):
 
     direct_code: ClassVar[int | None] = None
 
-    def encoder(self, image_shape: ImageShape) -> Encoder:
+    def encoder(self, image_shape: ImageShape, numbers: int = 0) -> Encoder:
         *_, (height, width) = self._sides(image_shape)
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise((image_shape[0], *self.channels)):
@@ -246,7 +249,7 @@ class ArticleConvConfig(Config):
 
     direct_code: ClassVar[int | None] = 32
 
-    def encoder(self, image_shape: ImageShape) -> Encoder:
+    def encoder(self, image_shape: ImageShape, numbers: int = 0) -> Encoder:
         self._check(image_shape)
         return Encoder(
             nn.Conv2d(1, 16, kernel_size=3, stride=3, padding=1),  # 28 -> 10
@@ -283,4 +286,34 @@ class ArticleConvConfig(Config):
             )
 
 
-TrunkConfig = Annotated[MLPConfig | ConvConfig | ResidualConfig | ArticleConvConfig, Field(discriminator="name")]
+# ---------------------------------------------------------------- chosen from the images
+
+
+class AutoTrunkConfig(Config):
+    """Chooses the trunk from the images, before a training is named."""
+
+    name: Literal["auto"] = "auto"
+    """Chooses the networks between images and codes."""
+
+    direct_code: ClassVar[int | None] = None
+
+    def encoder(self, image_shape: ImageShape, numbers: int = 0) -> Encoder:
+        raise self._not_yet()
+
+    def decoder(self, image_shape: ImageShape, latent_dim: int) -> nn.Sequential:
+        raise self._not_yet()
+
+    def _not_yet(self) -> SettingsError:
+        return SettingsError(
+            "model.trunk.name=auto: it is chosen from the images, and none are known yet; use Experiment.for_data, "
+            "or name one: model.trunk=photo"
+        )
+
+
+TrunkConfig = Annotated[
+    MLPConfig | ConvConfig | ResidualConfig | PhotoConfig | ArticleConvConfig, Field(discriminator="name")
+]
+AnyTrunkConfig = Annotated[
+    AutoTrunkConfig | MLPConfig | ConvConfig | ResidualConfig | PhotoConfig | ArticleConvConfig,
+    Field(discriminator="name"),
+]

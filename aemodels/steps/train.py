@@ -119,8 +119,11 @@ def assist(settings: Settings, data: PreparedData) -> None:
 
 
 def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> Steps[Trained]:
-    settings = torchrun.agreed(fixed(settings).for_data(data))
+    given = fixed(settings)
+    settings = torchrun.agreed(given.for_data(data))
     experiment, name = settings.experiment, settings.registered_name
+    if chosen := experiment.chosen(given.experiment):
+        yield Progress(experiment.model.name, 1, 1, chosen)
     store = open_store()
     start = starting_weights(experiment, data)
     model = new_model(experiment.model, data, experiment.seed, start)  # what does not fit is refused before any work

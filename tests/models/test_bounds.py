@@ -16,7 +16,7 @@ from aemodels.models.cvae import CVAE
 from aemodels.models.iwae import IWAE
 from aemodels.models.vae import VAE
 from aemodels.nn.batch import Batch
-from aemodels.nn.distributions import DiagonalNormal, DiagonalNormalHead, GaussianHead, kl_per_unit
+from aemodels.nn.distributions import DiagonalNormal, DiagonalNormalHead, GaussianHead, GaussianPixels, kl_per_unit
 from aemodels.nn.objectives import free_bits, importance_bound, log_mean_exp
 from aemodels.nn.trunks import Encoder
 from aemodels.runtime.randomness import seeded
@@ -44,11 +44,19 @@ def test_free_bits_act_on_the_batch_mean_of_a_unit() -> None:
     assert rates.grad.tolist() == [[0, 1], [0, 1]]
 
 
+class AnyPixels(GaussianPixels):
+    """Has a mean that may leave [0, 1]."""
+
+    @property
+    def mean(self) -> Tensor:
+        return self.output
+
+
 class LinearGaussianHead(GaussianHead):
     """Makes pixels that are normal around the decoder's output itself."""
 
-    def output(self, h: Tensor) -> Tensor:
-        return h
+    def forward(self, h: Tensor) -> GaussianPixels:
+        return AnyPixels(h, self.log_sigma)
 
 
 def having(model: M, networks: Networks) -> M:
@@ -63,7 +71,7 @@ def linear_gaussian(w: Tensor, loc: Tensor, sigma: float) -> VAE:
     variance = 1 / (1 + w.square().sum(0) / sigma**2)
     encoder, posterior = Encoder(nn.Flatten(), features=pixels), DiagonalNormalHead(pixels, units)
     decoder = nn.Linear(units, pixels)
-    head = LinearGaussianHead(torch.tensor(sigma).log(), signed=False)
+    head = LinearGaussianHead(torch.tensor(sigma).log(), "linear")
     networks = Networks(encoder, posterior, nn.Sequential(decoder, nn.Unflatten(-1, (1, 1, pixels))), head)
     model = having(VAEConfig(latent_dim=units).build((1, 1, pixels), 0), networks).double()
     with torch.no_grad():
@@ -196,7 +204,7 @@ def linear_conditional(w: Tensor, pictures: Tensor, centers: Tensor, sigma: floa
     variance = 1 / (1 + w.square().sum(0) / sigma**2)
     encoder, posterior = Encoder(nn.Flatten(), features=pixels), DiagonalNormalHead(classes + pixels, units)
     decoder = nn.Linear(classes + units, pixels, bias=False)
-    head = LinearGaussianHead(torch.tensor(sigma).log(), signed=False)
+    head = LinearGaussianHead(torch.tensor(sigma).log(), "linear")
     networks = Networks(encoder, posterior, nn.Sequential(decoder, nn.Unflatten(-1, (1, 1, pixels))), head)
     config = CVAEConfig(latent_dim=units, conditional_prior=True)
     model = having(config.build((1, 1, pixels), classes), networks)

@@ -20,6 +20,7 @@ from aemodels.models import AEConfig, CVAEConfig, GANConfig, IWAEConfig, VAEConf
 from aemodels.models.base import GenerativeModel, Loss, ModelConfig
 from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import GaussianConfig
+from aemodels.nn.photo import PhotoConfig
 from aemodels.nn.trunks import ConvConfig, ImageShape, MLPConfig, ResidualConfig
 from aemodels.training.config import TrainingConfig, TrainingDivergedError
 from aemodels.training.models import best_model
@@ -29,6 +30,7 @@ from aemodels.training.train import train
 
 LARGEST = 7
 MLP, CONV = MLPConfig(widths=(16,)), ConvConfig(channels=(4, 6), hidden=12)
+PHOTO = PhotoConfig(width=8)
 RESIDUAL = ResidualConfig(
     channels=(12,), hidden=6
 )  # groups of several channels: a bias before one alone has no gradient
@@ -80,6 +82,8 @@ POPULATIONS = {
     "batch_norm": vaes(trunk=MLPConfig(widths=(16, 9), activation="tanh", normalization="batch")),
     "conv": vaes(trunk=CONV),
     "residual": vaes(trunk=RESIDUAL),
+    "photo": vaes(trunk=PHOTO, likelihood=GaussianConfig(sigma="optimal", output="linear")),
+    "cvae_photo": [CVAEConfig(latent_dim=d, trunk=PHOTO) for d in (3, LARGEST)],
     "free_bits": vaes(trunk=MLP, free_bits=0.1, beta_warmup_steps=20),
     "learned_sigma": vaes(trunk=MLP, likelihood=GaussianConfig(sigma="learned")),
     "optimal_sigma": vaes(trunk=MLP, likelihood=GaussianConfig(sigma="optimal")),
@@ -174,7 +178,7 @@ def assert_same(a: Result, b: Result, tolerance: float) -> None:
     assert {name: a.metrics[name] for name in own} == pytest.approx({name: b.metrics[name] for name in own}, rel=1e-9)
 
 
-LONG = {"residual", "conv", "vae_gan"}  # convolutions take longer
+LONG = {"residual", "photo", "cvae_photo", "conv", "vae_gan"}  # convolutions take longer
 
 
 def cases() -> Iterator[Any]:

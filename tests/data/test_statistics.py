@@ -1,0 +1,22 @@
+"""Tests what is known of the training images before a training."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from aemodels.data import PreparedData
+from aemodels.data.statistics import is_black_and_white, linear_code_of
+
+
+def test_the_linear_code_is_that_of_the_training_images(digits: PreparedData) -> None:
+    code = linear_code_of(digits, 5)
+    images = np.asarray(digits.split("train").images) / 255
+    torch.testing.assert_close(code.mean, torch.from_numpy(images.mean(0)).float())
+    assert code.components.shape == (5, 784)
+    assert linear_code_of(digits, 5) is code
+
+
+def test_grey_is_not_black_and_white(digits: PreparedData) -> None:
+    assert not is_black_and_white(digits)
+    assert is_black_and_white(digits.model_copy(update={"binarize": "static"}))
