@@ -259,7 +259,7 @@ def _epochs(
         _cards(untrained, 0, data, run, experiment)  # step 0 is where MLflow's slider stands at first
         saved = shorter_training(experiment, data)
         if saved is not None:
-            going_on = f"going on after epoch {saved.epoch} of the same training with fewer epochs"
+            going_on = f"going on after epoch {saved.epoch} of the same shorter training"
             run.tags({"went_on_after_epoch": saved.epoch})
     state = yield from first_state(experiment.model, data, config, experiment.seed, saved)
     if saved is None and state.pretraining:
@@ -268,15 +268,16 @@ def _epochs(
             run.metrics({f"pretraining/{key}": value for key, value in metrics.items()}, step, at)
         save_state(folder.path, state)
     _track_again(state, folder, run)
-    work, every = f"training {experiment.model.name}", math.ceil(config.epochs / CARDS)
-    yield Progress(work, state.epoch, config.epochs, going_on)
+    work, total = f"training {experiment.model.name}", total
+    every = math.ceil(total / CARDS)
+    yield Progress(work, state.epoch, total, going_on)
     for epoch in saved_epochs(folder.path, experiment, data, state, start):
         state = epoch.state
         _track(epoch.metrics, epoch.index, folder, run)
-        if epoch.index % every == 0 or epoch.index in (1, config.epochs):
+        if epoch.index % every == 0 or epoch.index in (1, total):
             _cards(epoch.model, epoch.index, data, run, experiment)
-        yield Progress(work, epoch.index, config.epochs, _note(epoch))
-    yield Progress(work, config.epochs, config.epochs, f"best epoch {state.best_epoch} of {state.epoch}")
+        yield Progress(work, epoch.index, total, _note(epoch))
+    yield Progress(work, total, total, f"best epoch {state.best_epoch} of {state.epoch}")
     return state
 
 

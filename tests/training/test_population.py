@@ -270,7 +270,7 @@ def test_who_diverges_leaves_and_the_others_stay(digits: PreparedData) -> None:
 
 @pytest.mark.usefixtures("same_noise", "double")
 def test_early_stopping_is_each_members_own(digits: PreparedData) -> None:
-    config = TrainingConfig(epochs=12, images=200, batch_size=20, patience=1, learning_rate=0.02)
+    config = TrainingConfig(epochs=12, images=200, batch_size=20, patience=10, learning_rate=0.02)
     results = together(POPULATIONS["mlp"], digits, config)
     epochs = [results[number].state.epoch for number in range(3)]
     assert len(set(epochs)) > 1
