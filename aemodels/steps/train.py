@@ -16,6 +16,7 @@ from aemodels.checkpoints.going_on import shorter_training
 from aemodels.checkpoints.run_folder import RunFolder, claimed
 from aemodels.checkpoints.training import save_best, saved_epochs
 from aemodels.data import PreparedData
+from aemodels.evaluation.advice import Course, advise
 from aemodels.evaluation.evaluate import Evaluation, check_likelihood, check_primary, evaluate
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.evaluation.leaving_out import as_tags, make_each
@@ -74,6 +75,8 @@ class Trained(Result):
     """Names one file for a browser, with metrics, settings and figures."""
     left_out: dict[str, str] = Field(default_factory=dict)
     """Maps each metric and figure that could not be made of these images to the reason."""
+    advice: tuple[str, ...] = ()
+    """Says in a sentence each what is wrong with the model, and which settings help; it is empty for a good one."""
 
 
 def check(settings: Settings) -> None:
@@ -161,6 +164,7 @@ class Learned(NamedTuple):
     metrics: dict[str, float]  # of the test images, by their tracked names
     seconds: float  # of training alone
     images: float  # seen in them
+    advice: tuple[str, ...]  # what is wrong, in a sentence each
 
 
 def learn(
@@ -187,7 +191,11 @@ def learn(
     evaluation = _judge(experiment, data, features, state, folder)
     metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
     run.metrics(metrics, at=folder.time("judged"))
-    return Learned(evaluation, metrics, *_effort(state))
+    seen = experiment.seen(data)
+    course = Course(experiment.model, experiment.training, untrained.selection, seen, state.history, state.best_epoch)
+    lines = advise(course, evaluation.metrics)
+    run.tags({"advice": "\n".join(lines)} if lines else {})
+    return Learned(evaluation, metrics, *_effort(state), lines)
 
 
 def _register(
@@ -199,7 +207,7 @@ def _register(
     left_out = evaluation.left_out | undrawn
     run.tags(as_tags(left_out))
     key = key_metrics(evaluation.metrics, experiment.evaluation.primary)
-    figures = keep_model_figures(pictures, folder, run, headline(key))
+    figures = keep_model_figures(pictures, folder, run, headline(key), learned.advice)
     digest = yardstick(settings, data, features)
     told = as_tags(evaluation.left_out) | _started(experiment)
     metrics, title = key | evaluation.metrics, _title(experiment)
@@ -207,7 +215,7 @@ def _register(
     _link_start(run, version, experiment)
     run.rename(f"{title}, version {version.version}")
     subject = Subject(f"{name}/{version.version}", "trained", run.id, experiment, data, experiment.training.images)
-    report = keep_report(write_report(subject, evaluation.metrics, pictures, left_out), folder, run)
+    report = keep_report(write_report(subject, evaluation.metrics, pictures, left_out, learned.advice), folder, run)
     return Trained(
         run_id=run.id,
         url=run.url,
@@ -220,6 +228,7 @@ def _register(
         figures=figures,
         report=report,
         left_out=left_out,
+        advice=learned.advice,
     )
 
 
@@ -268,7 +277,7 @@ def _epochs(
             run.metrics({f"pretraining/{key}": value for key, value in metrics.items()}, step, at)
         save_state(folder.path, state)
     _track_again(state, folder, run)
-    work, total = f"training {experiment.model.name}", total
+    work, total = f"training {experiment.model.name}", config.number_of_epochs
     every = math.ceil(total / CARDS)
     yield Progress(work, state.epoch, total, going_on)
     for epoch in saved_epochs(folder.path, experiment, data, state, start):

@@ -238,6 +238,15 @@ def test_the_best_weights_are_those_of_the_smallest_objective(digits: PreparedDa
     assert best.state_dict()["line.weight"].item() == weights[1]
 
 
+def test_a_training_that_only_gets_worse_stops_early_and_keeps_the_weights_before_it(digits: PreparedData) -> None:
+    config = TrainingConfig(updates=1_200, images=32, batch_size=32, learning_rate=0.1)
+    state = run(DriftConfig(), digits, config)
+    assert (state.best_epoch, state.best, state.epoch) == (0, pytest.approx(0.22**2), 4)  # a third of twelve epochs
+    assert state.tensors["best.line.weight"].item() == 0
+    never = run(DriftConfig(), digits, config.override({"updates": 600, "patience": 0}))
+    assert (never.best_epoch, never.epoch) == (0, 6)
+
+
 FACTORS = {  # 3 steps of warm-up, then half a cosine over the other 5
     "constant": [0.25, 0.5, 0.75, 1, 1, 1, 1, 1],
     "cosine": [0.25, 0.5, 0.75, 1, 0.904508, 0.654508, 0.345492, 0.095492],
