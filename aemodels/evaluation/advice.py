@@ -13,7 +13,7 @@ from aemodels.models.base import ModelConfig
 from aemodels.training.config import TrainingConfig
 
 NOTHING = 0.99  # share of the mean image's squared error above which a model tells nothing of single images
-STILL_FALLING = 0.02  # share of all that the validation loss fell by, in the last tenth of a training
+STILL_FALLING = 0.01  # share of all that the validation loss fell by, in the last tenth of a training
 OVERFITTED = 0.05  # share of all that it fell by, which it has risen by since its best value
 NOISE = 3  # typical differences between two epochs that are no rise
 ADVERSARIAL = 5_000  # updates, before which an adversarial model draws no shapes
@@ -71,9 +71,10 @@ def advise(course: Course, metrics: Mapping[str, float]) -> tuple[str, ...]:
 def _dead(course: Course, metrics: Mapping[str, float]) -> str:
     """Tells whether the codes say nothing, so that all reconstructions are alike."""
     if metrics.get("active_units") == 0:
+        remedy = "" if _still_falling(course) else " and ".join(_less_rate(course.model))
         return (
             "No number of the code tells anything of an image (active_units is 0), so all reconstructions are alike: "
-            f"give {' and '.join(_less_rate(course.model)) or course.twice}."
+            f"give {remedy or course.twice}."
         )
     error, of_mean = metrics.get("mse"), metrics.get("mean_image_mse")
     if error is None or of_mean is None or error < NOTHING * of_mean:
