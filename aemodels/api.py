@@ -59,8 +59,8 @@ def fit(
     """Trains a model on images.
 
     The same images and settings give the same model: one that was fitted before is read from the cache, and a fit that
-    was interrupted goes on after its last epoch. So does one with more `training__epochs` than a fit before, if
-    nothing else differs and the learning rate is constant.
+    was interrupted goes on after its last epoch. So does one with more `training__updates` or `training__epochs` than a
+    fit before, if nothing else differs and the learning rate is constant.
 
     Args:
         images: an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or from 0 to 1; a torch Dataset of
@@ -265,7 +265,7 @@ def _untracked(experiment: Experiment, resume: bool) -> Steps[Model]:
 
 
 def _train_in(folder: Path, experiment: Experiment, data: PreparedData, work: str, resume: bool) -> Steps[None]:
-    epochs = experiment.training.epochs
+    epochs = experiment.training.number_of_epochs
     (folder / CHECKSUMS).unlink(missing_ok=True)
     save_card(folder, experiment, data)
     state = (load_state(folder) or shorter_training(experiment, data)) if resume else None

@@ -131,7 +131,8 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 SYSTEM_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,29}"  # a name of a system fits into a path and beside a picture
 
 
-ALIKE = ("data", "evaluation", "registry", "seed", "training.epochs", "training.images")  # the same for all systems
+# What is the same for all systems.
+ALIKE = ("data", "evaluation", "registry", "seed", "training.epochs", "training.updates", "training.images")
 
 
 class ComparisonConfig(Config):

@@ -42,7 +42,7 @@ def miss(experiment: Experiment) -> float:
 def pretend(index: int, experiment: Experiment, watched: str | None) -> TrialEvents:
     """Pretends a trial, which trains nothing."""
     value = miss(experiment)
-    for epoch in range(1, experiment.training.epochs + 1):
+    for epoch in range(1, experiment.training.number_of_epochs + 1):
         stop = yield MemberEpoch(index, epoch, {"train/loss": value}, value + 1 / epoch if watched else None, epoch)
         if stop:
             return

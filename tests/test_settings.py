@@ -78,7 +78,7 @@ WRONG = {
     ),
     "budget": (
         {"shared": {}, "systems": {"a": {"training.epochs": 3}, "b": {}}},
-        "training.epochs: .*a has 3, b has 20",
+        "training.epochs: .*a has 3, b has None",
     ),
     "judge": ({"systems": {"a": {"evaluation.seed": 3}, "b": {}}}, "evaluation: not the same .*seed=3"),
     "seed": ({"shared": {"seed": 4}}, "give --seeds"),

@@ -1,10 +1,11 @@
-"""Keeps the last state of a finished training, from which the same settings with more epochs go on.
+"""Keeps the last state of a finished training, from which the same settings with more updates or epochs go on.
 
-    <cache>/states/<identity without training.epochs>/state.safetensors
+    <cache>/states/<identity without training.updates and training.epochs>/state.safetensors
 
 Only under a constant learning rate are the first epochs of a longer training those of a shorter one, bit for bit on the
-CPU; under other schedules every rate depends on how many epochs there are. A state takes four times the space of the
-weights, and one is kept for settings that differ in their epochs alone. To delete it costs nothing but time.
+CPU; under other schedules every rate depends on how many updates there are. So no state is kept of those, nor of a
+training whose last epoch has fewer updates. A state takes four times the space of the weights, and one is kept for
+settings that differ in their length alone. To delete it costs nothing but time.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from aemodels.config import UserError
 from aemodels.data.prepared import PreparedData, own_version
 from aemodels.experiment import Experiment
 from aemodels.runtime.environment import cache_folder
+from aemodels.training.config import EPOCH, TrainingConfig
 from aemodels.training.state import TrainingState
 
 
 def keep_state(experiment: Experiment, data: PreparedData, state: TrainingState) -> None:
     """Keeps the state after the last epoch, unless a longer training has left one or patience was over."""
     config = experiment.training
-    if config.schedule != "constant" or state.epoch < config.epochs:
+    if config.schedule != "constant" or state.epoch < config.number_of_epochs or _ends_within_an_epoch(config):
         return
     folder = _folder(experiment, data)
     known = _read(folder)
@@ -32,11 +34,15 @@ def keep_state(experiment: Experiment, data: PreparedData, state: TrainingState)
 
 
 def shorter_training(experiment: Experiment, data: PreparedData) -> TrainingState | None:
-    """Returns the last state of a training that had fewer epochs and else the same settings; None if there is none."""
+    """Returns the last state of a training that was shorter and else had the same settings; None if there is none."""
     if experiment.training.schedule != "constant":
         return None
     state = _read(_folder(experiment, data))
-    return state if state is not None and state.epoch < experiment.training.epochs else None
+    return state if state is not None and state.epoch < experiment.training.number_of_epochs else None
+
+
+def _ends_within_an_epoch(config: TrainingConfig) -> bool:
+    return config.epochs is None and config.budget % EPOCH != 0
 
 
 def _read(folder: Path) -> TrainingState | None:
@@ -47,5 +53,6 @@ def _read(folder: Path) -> TrainingState | None:
 
 
 def _folder(experiment: Experiment, data: PreparedData) -> Path:
-    alike = experiment.override({"training.epochs": 1})
+    length = "updates" if experiment.training.epochs is None else "epochs"
+    alike = experiment.override({f"training.{length}": 1})
     return cache_folder() / "states" / alike.identity(f"{data.digest}{own_version()}")

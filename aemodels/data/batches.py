@@ -56,12 +56,17 @@ class Batches:
         """Returns the order of a pass (N,), on the CPU: a function of the seed, and the same on every machine."""
         return torch.cat([window.rows for window in self._shuffled(seed).windows])
 
-    def shuffled(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        """Yields one pass in the order of the seed; dynamic binarisation draws from torch's generator."""
+    def shuffled(self, batch_size: int, seed: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Yields one pass in the order of the seed; dynamic binarisation draws from torch's generator.
+
+        Args:
+            start, stop: the part of the order that is wanted, as places in it.
+        """
         if self.resident is None:
-            yield from self._streamed(self._shuffled(seed), batch_size, drawn=True)
+            plan = streaming.part(self._shuffled(seed), start, len(self) if stop is None else stop)
+            yield from self._streamed(plan, batch_size, drawn=True)
         else:
-            for index in self.order(seed).to(self.device).split(batch_size):
+            for index in self.order(seed)[start:stop].to(self.device).split(batch_size):
                 yield self.gather(index, drawn=True)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:

@@ -26,7 +26,7 @@ ORDERED_WINDOW = 8 * 2**20  # bytes; less than above, for callers that want only
 
 
 class Window(NamedTuple):
-    """A window holds n rows that are in memory together."""
+    """A window holds rows that are in memory together, of which n are used."""
 
     blocks: list[range]  # the rows that are read, one range after the other
     place: Tensor  # (n,), int64: the order in which they are used, as places in what was read
@@ -61,6 +61,22 @@ def _shuffled(count: int, rows: int, blocks: int, windows: int, seed: int) -> It
         yield Window([range(start, min(start + rows, count)) for start in starts.tolist()], place, read[place])
 
 
+def part(plan: Plan, start: int, stop: int) -> Plan:
+    """Plans the part of a pass that is used from place `start` of its order on, and up to `stop`."""
+    return Plan(plan.most, _part(plan.windows, start, stop))
+
+
+def _part(windows: Iterator[Window], start: int, stop: int) -> Iterator[Window]:
+    """Yields what is wanted of each window; one is read as a whole, or not at all."""
+    for blocks, place, rows in windows:
+        if stop <= 0:
+            return
+        if start < len(rows):
+            own = slice(max(0, start), stop)
+            yield Window(blocks, place[own], rows[own])
+        start, stop = start - len(rows), stop - len(rows)
+
+
 def in_order(count: int, row_bytes: int) -> Plan:
     """Plans a pass over every row once, in the order of the file."""
     most = max(1, ORDERED_WINDOW // row_bytes)
@@ -70,7 +86,7 @@ def in_order(count: int, row_bytes: int) -> Plan:
 
 
 def read_ahead(array: StoredArray, plan: Plan, device: torch.device) -> Generator[tuple[Window, Tensor], None, None]:
-    """Yields the plan's windows and what was read for them, (n, C, H, W) on the device, valid until the next.
+    """Yields the plan's windows and what was read for them, a row (C, H, W) each on the device, valid until the next.
 
     While one is used, a thread reads the next. Closing the iterator ends the thread and closes the file.
 
@@ -90,7 +106,7 @@ def read_ahead(array: StoredArray, plan: Plan, device: torch.device) -> Generato
                 window, buffer, done = current
                 done.result()
                 current = next(ahead, None)
-                yield window, buffer.on_device(len(window.rows))
+                yield window, buffer.on_device(sum(map(len, window.blocks)))
         finally:
             closed.set()  # what is still being read is not wanted any more
 

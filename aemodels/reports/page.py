@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -104,6 +104,7 @@ def write_report(
     metrics: Mapping[str, float],
     pictures: Mapping[str, Picture],
     reasons: Mapping[str, str] | None = None,
+    advice: Sequence[str] = (),
 ) -> str:
     """Writes the report of a model.
 
@@ -111,6 +112,7 @@ def write_report(
         metrics: on the test images, by their names in METRICS.
         pictures: by their names in FIGURES.
         reasons: why metrics and figures were left out, by their names.
+        advice: what is wrong with the model and what helps, in a sentence each.
     """
     reasons = reasons or {}
     primary = subject.experiment.evaluation.primary
@@ -126,6 +128,7 @@ def write_report(
         data=subject.data,
         source=_source(subject.experiment, subject.data),
         images=subject.images,
+        advice=advice,
         key=[
             _metric_row(name, number(value), name == primary) for name, value in key_metrics(metrics, primary).items()
         ],

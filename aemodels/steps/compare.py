@@ -180,11 +180,12 @@ def _child(
         left_out = learned.evaluation.left_out | undrawn
         run.tags(as_tags(left_out))
         key = key_metrics(learned.evaluation.metrics, experiment.evaluation.primary)
-        keep_model_figures(pictures, folder.path, run, headline(key))
+        keep_model_figures(pictures, folder.path, run, headline(key), learned.advice)
         subject = Subject(
             f"{system}, seed {experiment.seed}", "trained", run.id, experiment, data, experiment.training.images
         )
-        keep_report(write_report(subject, learned.evaluation.metrics, pictures, left_out), folder.path, run)
+        report = write_report(subject, learned.evaluation.metrics, pictures, left_out, learned.advice)
+        keep_report(report, folder.path, run)
     likelihood = getattr(experiment.model, "likelihood", None)
     measured = Measured(
         metrics=learned.evaluation.metrics,

@@ -22,6 +22,7 @@ from aemodels.reports.pictures import Picture
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.files import at_path, write_whole
 from aemodels.settings import Settings
+from aemodels.texts import in_markdown
 from aemodels.tracking.catalog import REPORT
 from aemodels.tracking.origin import standard_tags
 from aemodels.tracking.run import Run, begun_run, end_dead_runs, has_run, resume_run, start_run
@@ -90,15 +91,17 @@ def keep_figures(pictures: Mapping[str, Picture], folder: Path, run: Run, first:
     return save_figures(pictures, folder)
 
 
-def keep_model_figures(pictures: Mapping[str, Picture], folder: Path, run: Run, first: str) -> tuple[Path, ...]:
+def keep_model_figures(
+    pictures: Mapping[str, Picture], folder: Path, run: Run, first: str, advice: Sequence[str] = ()
+) -> tuple[Path, ...]:
     """Keeps figures in folder and run, and shows those of MLflow's prepared view as image cards too.
 
-    The cards are at step 0, where MLflow's slider stands at first.
+    The cards are at step 0, where MLflow's slider stands at first. Advice stands below the first line.
     """
     for key in FINAL:
         if (picture := pictures.get(key.removeprefix("test "))) is not None:
             run.image(key, picture)
-    return keep_figures(pictures, folder, run, first)
+    return keep_figures(pictures, folder, run, "\n\n".join([first, *map(in_markdown, advice)]))
 
 
 def show_figures(pictures: Mapping[str, Picture], run: Run, first: str = "") -> None:

@@ -16,6 +16,7 @@ from aemodels.checkpoints.going_on import shorter_training
 from aemodels.checkpoints.run_folder import RunFolder, claimed
 from aemodels.checkpoints.training import save_best, saved_epochs
 from aemodels.data import PreparedData
+from aemodels.evaluation.advice import Course, advise
 from aemodels.evaluation.evaluate import Evaluation, check_likelihood, check_primary, evaluate
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.evaluation.leaving_out import as_tags, make_each
@@ -74,6 +75,8 @@ class Trained(Result):
     """Names one file for a browser, with metrics, settings and figures."""
     left_out: dict[str, str] = Field(default_factory=dict)
     """Maps each metric and figure that could not be made of these images to the reason."""
+    advice: tuple[str, ...] = ()
+    """Says in a sentence each what is wrong with the model, and which settings help; it is empty for a good one."""
 
 
 def check(settings: Settings) -> None:
@@ -164,6 +167,7 @@ class Learned(NamedTuple):
     metrics: dict[str, float]  # of the test images, by their tracked names
     seconds: float  # of training alone
     images: float  # seen in them
+    advice: tuple[str, ...]  # what is wrong, in a sentence each
 
 
 def learn(
@@ -190,7 +194,11 @@ def learn(
     evaluation = _judge(experiment, data, features, state, folder)
     metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
     run.metrics(metrics, at=folder.time("judged"))
-    return Learned(evaluation, metrics, *_effort(state))
+    seen = experiment.seen(data)
+    course = Course(experiment.model, experiment.training, untrained.selection, seen, state.history, state.best_epoch)
+    lines = advise(course, evaluation.metrics)
+    run.tags({"advice": "\n".join(lines)} if lines else {})
+    return Learned(evaluation, metrics, *_effort(state), lines)
 
 
 def _register(
@@ -202,7 +210,7 @@ def _register(
     left_out = evaluation.left_out | undrawn
     run.tags(as_tags(left_out))
     key = key_metrics(evaluation.metrics, experiment.evaluation.primary)
-    figures = keep_model_figures(pictures, folder, run, headline(key))
+    figures = keep_model_figures(pictures, folder, run, headline(key), learned.advice)
     digest = yardstick(settings, data, features)
     told = as_tags(evaluation.left_out) | _started(experiment)
     metrics, title = key | evaluation.metrics, _title(experiment)
@@ -210,7 +218,7 @@ def _register(
     _link_start(run, version, experiment)
     run.rename(f"{title}, version {version.version}")
     subject = Subject(f"{name}/{version.version}", "trained", run.id, experiment, data, experiment.training.images)
-    report = keep_report(write_report(subject, evaluation.metrics, pictures, left_out), folder, run)
+    report = keep_report(write_report(subject, evaluation.metrics, pictures, left_out, learned.advice), folder, run)
     return Trained(
         run_id=run.id,
         url=run.url,
@@ -223,6 +231,7 @@ def _register(
         figures=figures,
         report=report,
         left_out=left_out,
+        advice=learned.advice,
     )
 
 
@@ -262,7 +271,7 @@ def _epochs(
         _cards(untrained, 0, data, run, experiment)  # step 0 is where MLflow's slider stands at first
         saved = shorter_training(experiment, data)
         if saved is not None:
-            going_on = f"going on after epoch {saved.epoch} of the same training with fewer epochs"
+            going_on = f"going on after epoch {saved.epoch} of the same shorter training"
             run.tags({"went_on_after_epoch": saved.epoch})
     state = yield from first_state(experiment.model, data, config, experiment.seed, saved)
     if resumed is None and state.pretraining:
@@ -272,15 +281,16 @@ def _epochs(
     if resumed is None and state.tensors:  # of a pre-training, or of a shorter training that may be gone tomorrow
         save_state(folder.path, state)
     _track_again(state, folder, run)
-    work, every = f"training {experiment.model.name}", math.ceil(config.epochs / CARDS)
-    yield Progress(work, state.epoch, config.epochs, going_on)
+    work, total = f"training {experiment.model.name}", config.number_of_epochs
+    every = math.ceil(total / CARDS)
+    yield Progress(work, state.epoch, total, going_on)
     for epoch in saved_epochs(folder.path, experiment, data, state, start):
         state = epoch.state
         _track(epoch.metrics, epoch.index, folder, run)
-        if epoch.index % every == 0 or epoch.index in (1, config.epochs):
+        if epoch.index % every == 0 or epoch.index in (1, total):
             _cards(epoch.model, epoch.index, data, run, experiment)
-        yield Progress(work, epoch.index, config.epochs, _note(epoch))
-    yield Progress(work, config.epochs, config.epochs, f"best epoch {state.best_epoch} of {state.epoch}")
+        yield Progress(work, epoch.index, total, _note(epoch))
+    yield Progress(work, total, total, f"best epoch {state.best_epoch} of {state.epoch}")
     return state
 
 

@@ -2,20 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from aemodels.config import Config, UserError
 from aemodels.nn.corruption import CorruptionConfig, NoCorruption
 from aemodels.nn.schedules import Schedule
 
+UPDATES = 2_500  # of a training whose length is not given
+EPOCH = 100  # updates of an epoch, where the length is given in updates
+PATIENCE = 1 / 3  # share of such a training that may bring no better validation
 
-class TrainingConfig(Config):
+
+class LengthConfig(Config):
+    """Provides the base of settings that hold the length of a training, in updates or in epochs."""
+
+    updates: int | None = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.updates is not None and self.epochs is not None:
+            raise ValueError(
+                f"updates={self.updates} and epochs={self.epochs} are two lengths of one training; leave one of them "
+                "out, or give it as null where a preset has it"
+            )
+        return self
+
+    def _merged(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Replaces the one length where a change gives the other."""
+        merged = super()._merged(changes)
+        for one, other in (("updates", "epochs"), ("epochs", "updates")):
+            if changes.get(one) is not None and other not in changes:
+                merged.pop(other, None)
+        return merged
+
+
+class TrainingConfig(LengthConfig):
     """Holds how a model is trained."""
 
-    epochs: int = Field(20, ge=1)
-    """Sets the passes over the training images."""
+    updates: int | None = Field(None, ge=1)
+    """Sets the length of the training, in updates; null takes 2,500, unless epochs are given.
+
+    What a training needs does not shrink with the number of images. An epoch, after which the model is validated, saved
+    and shown, then has 100 updates, however many passes over the images these are."""
+    epochs: int | None = Field(None, ge=1)
+    """Sets the length of the training in another way: as passes over the training images, which are then its epochs."""
     pretraining_epochs: int = Field(0, ge=0)
     """Sets the passes for each hidden layer of an MLP trunk, one layer after the other, before all train together.
 
@@ -42,17 +77,53 @@ class TrainingConfig(Config):
     bfloat16 is used where the processor has instructions for it (a GPU since Ampere, AMX, AVX-512 BF16); others compute
     in float32. On an NVIDIA GPU the factors of float32 products are rounded to TF32, in training and whenever a model
     is evaluated."""
-    patience: int | None = Field(None, ge=1)
-    """Sets the epochs without a better validation bound after which training stops; null trains all epochs.
+    patience: int | None = Field(None, ge=0)
+    """Sets the updates without a better validation bound after which training stops; 0 never stops it.
 
-    No bound says which epoch of an adversarial model (`gan`, `vae_gan`) is better, so it always trains all."""
+    null takes a third of a length in updates, and 0 for one in epochs. No bound says which epoch of an adversarial
+    model (`gan`, `vae_gan`) is better, so it is always trained in full."""
     corruption: CorruptionConfig = NoCorruption()
     images: int | None = Field(None, ge=1)
-    """Trains on so many images only, and validates each epoch on a tenth as many, at least 1,000; null takes all."""
+    """Trains on so many of the first images only; null takes all, or as many as there is time for.
+
+    Each epoch is validated on a tenth as many images as it trains on, at least 1,000; on all of them where the length
+    is in epochs and this is null."""
 
     def for_images(self, count: int) -> Self:
-        """Returns the settings for so many training images, with everything settled that depends on their number."""
-        return self
+        """Returns the settings for so many training images, with everything settled that depends on their number.
+
+        Where a training is over before it has passed over its images once, it takes no others.
+        """
+        if self.epochs is not None:
+            return self
+        images, seen = min(self.images or count, count), self.budget * self.batch_size
+        some = {"images": seen} if seen < images else {}
+        return self.model_copy(update={"updates": self.budget, **some})
+
+    @property
+    def budget(self) -> int:
+        """Returns the updates of a training whose length is not in epochs."""
+        return UPDATES if self.updates is None else self.updates
+
+    @property
+    def number_of_epochs(self) -> int:
+        """Returns how many epochs the whole training has; the last may be shorter."""
+        return math.ceil(self.budget / EPOCH) if self.epochs is None else self.epochs
+
+    def epoch_updates(self, images: int) -> int:
+        """Returns the updates of an epoch of a training on so many images."""
+        return EPOCH if self.epochs is None else math.ceil(images / self.batch_size)
+
+    def all_updates(self, images: int) -> int:
+        """Returns the updates of the whole training on so many images."""
+        return self.budget if self.epochs is None else self.epochs * self.epoch_updates(images)
+
+    @property
+    def waits(self) -> int | None:
+        """Returns the updates without a better validation after which it stops; None where it never does."""
+        if self.patience is None:
+            return math.ceil(PATIENCE * self.budget) if self.epochs is None else None
+        return self.patience or None
 
 
 class TrainingDivergedError(UserError, RuntimeError):

@@ -1,11 +1,12 @@
 """Replays updates on a CUDA device as a graph, as with small models the work before a kernel takes longest.
 
-B batch, S full batches of an epoch.
+B batch, S full batches of a pass over the images.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from aemodels.data.batches import Batches
 from aemodels.runtime import torchrun
 from aemodels.runtime.randomness import seeded
 from aemodels.training.config import TrainingConfig
+from aemodels.training.passes import Part
 from aemodels.training.update import Trainee, Updates
 
 WARM_UPS = 3  # updates before a graph is captured, in which libraries choose algorithms; they are undone afterwards
@@ -35,12 +37,12 @@ class ReplayedUpdates(Updates):
         """Lets go of the graph, which holds memory and this object."""
         self.graph = None
 
-    def make_all(self, order_seed: int, first_step: int) -> None:
-        """Replays the updates of an epoch."""
+    def make(self, part: Part, order_seed: int, first_step: int, rates: Sequence[float]) -> None:
+        """Replays the updates of a part of a pass."""
         if self.graph is None:
-            super().make_all(order_seed, first_step)
+            super().make(part, order_seed, first_step, rates)
         else:
-            self.graph.epoch(self.batches.order(order_seed), first_step)
+            self.graph.make(self.batches.order(order_seed)[part.start : part.stop], first_step, rates)
 
     def prepare(self) -> None:
         """Captures the update before the first epoch."""
@@ -57,7 +59,7 @@ class ReplayedUpdates(Updates):
 
 
 class Graph:
-    """Replays the full batches of an epoch on a device that the host tells nothing in between.
+    """Replays the full batches of a pass on a device that the host tells nothing in between.
 
     The order, the learning rates and the steps lie in the device's memory, and each update moves on to the next.
     """
@@ -67,7 +69,7 @@ class Graph:
         self.updates, self.full = updates, len(updates.batches) // batch_size
         self.order = torch.zeros(self.full, batch_size, dtype=torch.int64, device=device)  # (S, B)
         self.rates = torch.zeros(self.full, device=device)  # (S,)
-        self.done = torch.zeros(1, dtype=torch.int64, device=device)  # batches of this epoch
+        self.done = torch.zeros(1, dtype=torch.int64, device=device)  # batches of this part of a pass
         self.step = torch.zeros((), dtype=torch.int64, device=device)  # updates of the training
         self.replay = self.advance
 
@@ -80,19 +82,19 @@ class Graph:
         self.done += 1
         self.step += 1
 
-    def epoch(self, order: Tensor, first_step: int) -> None:
-        """Makes one pass over the images; a last batch that is not full is an update by itself."""
-        updates, device = self.updates, self.order.device
-        full, rest = order[: self.order.numel()], order[self.order.numel() :]
-        rates = updates.rates(first_step)
-        self.order.copy_(full.view_as(self.order))
-        self.rates.copy_(torch.tensor(rates[: self.full]))
+    def make(self, order: Tensor, first_step: int, rates: Sequence[float]) -> None:
+        """Makes the updates of these images, in their order; a last batch that is not full is an update by itself."""
+        updates, device, batch_size = self.updates, self.order.device, self.updates.config.batch_size
+        batches = len(order) // batch_size
+        full, rest = order[: batches * batch_size], order[batches * batch_size :]
+        self.order[:batches].copy_(full.view(batches, batch_size))
+        self.rates[:batches].copy_(torch.tensor(rates[:batches]))
         self.done.zero_()
         self.step.fill_(first_step)
-        for _ in range(self.full):
+        for _ in range(batches):
             self.replay()
         if len(rest):
-            updates.rate.fill_(rates[-1])
+            updates.rate.fill_(rates[batches])
             updates.update(updates.batches.gather(rest.to(device), drawn=True), self.step, len(rest))
 
 

@@ -19,7 +19,7 @@ from aemodels.nn.corruption import CorruptionConfig
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.randomness import derived_seed, seeded
-from aemodels.training.config import TrainingConfig, TrainingDivergedError
+from aemodels.training.config import EPOCH, TrainingConfig, TrainingDivergedError
 from aemodels.training.graph import updates_of
 from aemodels.training.state import TrainingState
 from aemodels.training.update import Trainee
@@ -34,8 +34,9 @@ class Loop:
         self.model, self.seed = model, seed
         device = best_device()
         self.training = Batches(data, "train", device, config.images, shared=True)
-        # If a training takes some images only, as in a search, its validation must not take longer than the training.
-        few = None if config.images is None else max(LEAST_VALIDATED, config.images // 10)
+        # If an epoch takes some images only, as in a search, its validation must not take longer than the training.
+        shown = EPOCH * config.batch_size if config.epochs is None else config.images
+        few = None if shown is None else max(LEAST_VALIDATED, shown // 10)
         self.validation = Batches(data, "val", device, few, shared=True)
         self.updates = updates_of(model, self.training, config, seed)
         self.warmup_epochs = math.ceil(model.warmup_steps / self.updates.steps)
@@ -46,14 +47,28 @@ class Loop:
         first_step = (index - 1) * self.updates.steps
         table = self.updates.epoch(index, first_step)
         seconds = time.perf_counter() - started
-        table |= held_out_bound(self.model, self.validation, self.updates.config.corruption, self.seed)
+        table |= self._held_out()
         shared = {
             "train/learning_rate": self.updates.rates(first_step)[-1],
             "train/seconds": seconds,
-            "train/images_per_second": len(self.training) / seconds,
+            "train/images_per_second": self.updates.images(first_step) / seconds,
         }
         members = len(next(iter(table.values())))
         return [{name: values[m] for name, values in table.items()} | shared for m in range(members)]
+
+    def before(self) -> list[float]:
+        """Returns the values of the members' weights before the first update, to select the best ones by.
+
+        They are infinite for adversarial models, of which nothing is selected.
+        """
+        return self._held_out()[f"val/{self.model.selection}"] if self.model.selection else [math.inf]
+
+    def _held_out(self) -> dict[str, list[float]]:
+        return held_out_bound(self.model, self.validation, self.updates.config.corruption, self.seed)
+
+    def ended(self, state: TrainingState) -> bool:
+        """Tells whether a training ends after the state's epoch."""
+        return ends(state, self.updates.config, self.warmup_epochs, self.updates.steps)
 
     def go_on_with(self, model: Trainee, moments: dict[str, Tensor]) -> None:
         """Goes on with another model on the same images, with the optimisers' state that belongs to it."""
@@ -74,13 +89,13 @@ class Loop:
         return metrics[f"val/{self.model.selection}"] if self.model.selection else -index
 
 
-def ends(state: TrainingState, config: TrainingConfig, warmup_epochs: int) -> bool:
-    """Tells whether the training ends, because all epochs are done or its patience is over.
+def ends(state: TrainingState, config: TrainingConfig, warmup_epochs: int, steps: int) -> bool:
+    """Tells whether the training, with so many steps an epoch, ends, as all epochs are done or its patience is over.
 
-    It is over if the validation bound has not improved for `patience` epochs since the loss had its final weights.
+    It is over if the validation bound has not improved for so many updates since the loss had its final weights.
     """
-    waited = state.epoch - max(state.best_epoch, warmup_epochs)
-    return state.epoch >= config.epochs or (config.patience is not None and waited >= config.patience)
+    waited = (state.epoch - max(state.best_epoch, warmup_epochs)) * steps
+    return state.epoch >= config.number_of_epochs or (config.waits is not None and waited >= config.waits)
 
 
 @torch.no_grad()

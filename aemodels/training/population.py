@@ -24,7 +24,7 @@ from aemodels.data.prepared import PreparedData
 from aemodels.models.base import GenerativeModel, Loss, ModelConfig
 from aemodels.nn.batch import Batch
 from aemodels.training.config import TrainingConfig, TrainingDivergedError
-from aemodels.training.loop import Loop, ends, refuse_non_finite
+from aemodels.training.loop import Loop, refuse_non_finite
 from aemodels.training.models import new_model
 from aemodels.training.state import Epoch, TrainingState, new_state, state_tensors
 from aemodels.training.train import check_model
@@ -223,6 +223,8 @@ class _Training:
         self.best = {name: tensor.clone() for name, tensor in self.population.state_dict().items()}  # (M, ...)
         self.numbers = list(range(len(configs)))  # numbers at the start of the members that are still here
         self.states = [new_state() for _ in configs]
+        for state, value in zip(self.states, itertools.cycle(self.loop.before()), strict=False):
+            state.best = value
 
     def epoch(self, index: int) -> Told:
         """Trains an epoch, and keeps the weights of those members that were never better."""
@@ -240,7 +242,7 @@ class _Training:
                 better.append(m)
             state.epoch = index
             state.history.append(metrics)
-            last = ends(state, self.config, self.loop.warmup_epochs)
+            last = self.loop.ended(state)
             told[self.numbers[m]] = Epoch(index, metrics, last, partial(self._model, m), partial(self._state, m))
         if better:
             chosen = torch.tensor(better, device=next(iter(self.best.values())).device)

@@ -83,15 +83,16 @@ def pretrain(
     """
     work, layers = "pre-training", hidden_layers(model)
     own = config.override({"epochs": config.pretraining_epochs})
-    yield Progress(work, 0, len(layers) * own.epochs)
+    epochs = config.pretraining_epochs
+    yield Progress(work, 0, len(layers) * epochs)
     for number, layer in enumerate(layers, 1):
         with closing(Loop(layer, data, own, derived_seed(seed, "layer", number))) as loop:
-            for index in range(1, own.epochs + 1):
+            for index in range(1, epochs + 1):
                 (metrics,) = loop.epoch(index)
                 refuse_non_finite(metrics, index, own, f"pre-training layer {number}, ")
                 state.pretraining.append({"layer": number, **metrics})
                 note = f"layer {number} of {len(layers)}, squared error {metrics['val/squared_error']:.3g}"
-                yield Progress(work, len(state.pretraining), len(layers) * own.epochs, note)
+                yield Progress(work, len(state.pretraining), len(layers) * epochs, note)
 
 
 def hidden_layers(model: Autoencoder) -> list[HiddenLayer]:

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from aemodels.config import SettingsError
 from aemodels.data.prepared import PreparedData
-from aemodels.models.base import Autoencoder, ModelConfig
+from aemodels.models.base import Autoencoder, GenerativeModel, ModelConfig
 from aemodels.runtime import torchrun
 from aemodels.runtime.progress import Steps, finish
 from aemodels.training.config import TrainingConfig
-from aemodels.training.loop import Loop, ends, refuse_non_finite
+from aemodels.training.loop import Loop, refuse_non_finite
 from aemodels.training.models import new_model
 from aemodels.training.pretraining import check_layers, pretrain
 from aemodels.training.state import Epoch, TrainingState, new_state, state_tensors
@@ -37,6 +37,9 @@ def train(
 ) -> Iterator[Epoch]:
     """Trains a model; `best_model` of the last epoch is the result.
 
+    The weights before the first update count too, so that a training never ends worse than it started on the validation
+    images.
+
     Args:
         resume: the state after an earlier epoch of the same training.
         start: the weights before the first update, by their names; those that belong to the seed, if none are given.
@@ -53,21 +56,27 @@ def train(
         model.load_state_dict(state.section("model"))
     if state.epoch:
         loop.updates.load_moments(state.tensors)
+    else:
+        (state.best,), best = loop.before(), _copied(model)
     with closing(loop):
-        while not ends(state, config, loop.warmup_epochs):
+        while not loop.ended(state):
             index = state.epoch + 1
             (metrics,) = loop.epoch(index)
             refuse_non_finite(metrics, index, config)
             if (value := loop.selected(metrics, index)) < state.best:
                 state.best, state.best_epoch = value, index
-                best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+                best = _copied(model)
             state.epoch = index
             state.history.append(metrics)
             state.tensors = state_tensors(model.state_dict(), best, loop.updates.moments())
-            last = ends(state, config, loop.warmup_epochs)
+            last = loop.ended(state)
             yield Epoch(
                 index, metrics, last, partial(_still, model, state, index), partial(_still, state, state, index)
             )
+
+
+def _copied(model: GenerativeModel) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def _still(value: T, state: TrainingState, epoch: int) -> T:

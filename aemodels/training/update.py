@@ -7,7 +7,7 @@ On a CUDA device graph.py replays whole updates.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import ClassVar, Protocol
 
@@ -23,6 +23,7 @@ from aemodels.runtime.devices import bfloat16_units
 from aemodels.runtime.randomness import derived_seed, seeded
 from aemodels.training.adam import FORGETTING, FusedAdam, added_up, clip
 from aemodels.training.config import TrainingConfig
+from aemodels.training.passes import Part, parts
 
 
 class Trainee(Protocol):
@@ -43,11 +44,12 @@ class Trainee(Protocol):
 
 
 class Updates:
-    """Holds a model with its optimisers; `epoch` passes over the training images once."""
+    """Holds a model with its optimisers; `epoch` makes the updates of one epoch."""
 
     def __init__(self, model: Trainee, batches: Batches, config: TrainingConfig, seed: int) -> None:
         self.model, self.batches, self.config, self.seed = model, batches, config, seed
-        self.steps = math.ceil(len(batches) / config.batch_size)  # updates of an epoch
+        self.steps = config.epoch_updates(len(batches))  # updates of an epoch; the last may have fewer
+        self.total = config.all_updates(len(batches))  # updates of the training
         self.rate = torch.zeros((), device=batches.device)  # the learning rate; a tensor, so that a graph reads it
         self.optimizers = {
             part: FusedAdam(list(model.part_parameters(part)), self.rate, model.momentum, config)
@@ -80,31 +82,42 @@ class Updates:
 
     def rates(self, first_step: int) -> list[float]:
         """Returns the learning rates of an epoch's updates."""
-        config, total = self.config, self.steps * self.config.epochs
-        steps = range(first_step, first_step + self.steps)
-        factors = (learning_rate_factor(step, total, config.warmup_steps, config.schedule) for step in steps)
+        config = self.config
+        steps = range(first_step, min(first_step + self.steps, self.total))
+        factors = (learning_rate_factor(step, self.total, config.warmup_steps, config.schedule) for step in steps)
         return [config.learning_rate * factor for factor in factors]
 
+    def parts(self, first_step: int) -> list[Part]:
+        """Returns the parts of passes over the images that an epoch takes."""
+        last = min(first_step + self.steps, self.total)
+        return list(parts(first_step, last, len(self.batches), self.config.batch_size))
+
+    def images(self, first_step: int) -> int:
+        """Returns how many images an epoch shows, the same one several times in several passes."""
+        return sum(part.stop - part.start for part in self.parts(first_step))
+
     def epoch(self, index: int, first_step: int) -> dict[str, list[float]]:
-        """Passes over the images, and returns the mean of every term, for each member."""
+        """Makes the updates of an epoch, and returns the mean of every term, for each member."""
         self.model.train()
         self.prepare()
         products = products_in_bfloat16() if self.products_only else nullcontext()
         with seeded(derived_seed(self.seed, "epoch", index)), products:
-            order_seed = derived_seed(self.seed, "order", index)
             self.sums.zero_()
-            self.make_all(order_seed, first_step)
-        means = (torchrun.add_up(self.sums) / len(self.batches)).tolist()  # the epoch's one synchronisation
+            rates, done = self.rates(first_step), 0
+            for part in self.parts(first_step):
+                self.make(part, derived_seed(self.seed, "order", part.number), first_step + done, rates[done:])
+                done += math.ceil((part.stop - part.start) / self.config.batch_size)
+        shown = self.images(first_step)
+        means = (torchrun.add_up(self.sums) / shown).tolist()  # the epoch's one synchronisation
         return {name: mean if isinstance(mean, list) else [mean] for name, mean in zip(self.names, means, strict=True)}
 
     def prepare(self) -> None:
         """Does what has to be done before an epoch's first random number is drawn: nothing here."""
 
-    def make_all(self, order_seed: int, first_step: int) -> None:
-        """Makes the updates of an epoch, one after the other."""
-        batch_size, left = self.config.batch_size, len(self.batches)
-        rates = self.rates(first_step)
-        for i, batch in enumerate(self.batches.shuffled(batch_size, order_seed)):
+    def make(self, part: Part, order_seed: int, first_step: int, rates: Sequence[float]) -> None:
+        """Makes the updates of a part of a pass, one after the other, at the first of the rates."""
+        batch_size, left = self.config.batch_size, part.stop - part.start
+        for i, batch in enumerate(self.batches.shuffled(batch_size, order_seed, part.start, part.stop)):
             self.rate.fill_(rates[i])
             step = torch.full((), first_step + i, device=self.rate.device)
             self.update(batch, step, min(batch_size, left))

@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from aemodels.config import Choice, Config, Range, demand
+from aemodels.config import Choice, Range, demand
 from aemodels.evaluation.evaluate import direction
+from aemodels.training.config import LengthConfig, TrainingConfig
 
 # The size of a generation where none is given, so that there are enough rounds for the sampler to learn from.
 SMALLEST_GENERATION, GENERATIONS = 4, 4
@@ -18,7 +19,11 @@ SMALLEST_GENERATION, GENERATIONS = 4, 4
 SHAPES = '{"low": NUMBER, "high": NUMBER, "log": true or false} or {"choices": [...]}'
 
 
-class TuningConfig(Config):
+# The length of a trial where none is given: most epochs, or a share of the updates.
+TRIAL_EPOCHS, TRIAL_SHARE = 10, 0.25
+
+
+class TuningConfig(LengthConfig):
     """Holds what a search varies, and how long it may take."""
 
     trials: int = Field(12, ge=1)
@@ -30,8 +35,12 @@ class TuningConfig(Config):
     """Sets how many trials are chosen and trained together, from the results of those before them.
 
     So many cores, stacked models or machines find work at a time. null takes a quarter of all trials, at least 4."""
-    epochs: int | None = Field(10, ge=1)
-    """Sets the passes of a trial over its images, at most training.epochs; null takes training.epochs."""
+    updates: int | None = Field(None, ge=1)
+    """Sets the length of a trial, in updates, at most training.updates; null takes a quarter of those."""
+    epochs: int | None = Field(None, ge=1)
+    """Sets the length of a trial in another way: as passes over its images, at most training.epochs.
+
+    null takes 10 where the length of the training is given in epochs."""
     images: int | None = Field(10_000, ge=1)
     """Sets the training images of a trial, at most training.images; null takes training.images."""
     space: dict[str, Range | Choice] = Field(default_factory=dict)
@@ -48,7 +57,7 @@ class TuningConfig(Config):
     prune: bool = True
     """Stops a trial that does worse than half of the earlier trials did at its age; never done for a Pareto front."""
     prune_after: float = Field(0.4, gt=0, le=1)
-    """Sets the share of its epochs that every trial gets: before that, the order of the trials says little."""
+    """Sets the share of its length that every trial gets: before that, the order of the trials says little."""
 
     @property
     def generation_size(self) -> int:
@@ -58,6 +67,16 @@ class TuningConfig(Config):
         """
         chosen = self.generation or max(SMALLEST_GENERATION, math.ceil(self.trials / GENERATIONS))
         return min(chosen, self.trials)
+
+    def trial_length(self, training: TrainingConfig) -> dict[str, int]:
+        """Returns the setting of a trial's length, for a search before a training of that length."""
+        if self.updates is not None:
+            return {"training.updates": min(self.updates, training.updates or self.updates)}
+        if self.epochs is not None:
+            return {"training.epochs": min(self.epochs, training.epochs or self.epochs)}
+        if training.epochs is not None:
+            return {"training.epochs": min(TRIAL_EPOCHS, training.epochs)}
+        return {"training.updates": math.ceil(TRIAL_SHARE * training.budget)}
 
     @field_validator("pareto")
     @classmethod

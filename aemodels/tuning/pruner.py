@@ -20,7 +20,7 @@ class Pruner:
     """Stops trials by the median rule, once they had the share `tuning.prune_after` of their epochs."""
 
     def __init__(self, experiment: Experiment, config: TuningConfig) -> None:
-        granted = math.ceil(config.prune_after * trial_experiment(experiment, config, {}).training.epochs)
+        granted = math.ceil(config.prune_after * trial_experiment(experiment, config, {}).training.number_of_epochs)
         self._rule = MedianPruner(n_startup_trials=LEAST_TRIALS, n_warmup_steps=granted)
 
     def prunes(self, curve: Mapping[int, float], earlier: optuna.Study) -> bool:

@@ -51,13 +51,18 @@ class Runner:
         self.threads = max(1, min(self.threads, cores() // count))
         if best_device().type != "cpu" or count < 2 or self.processes:
             return
-        seen = total * sum(each.training.epochs * self._images(each) for each in experiments) / len(experiments)
+        seen = total * sum(map(self._shown, experiments)) / len(experiments)
         if seen * forward_seconds(experiments[0], self.data) >= WORTH_PROCESSES:
             self.processes = [_new_process(count, self.threads) for _ in range(count)]
             self.importing = list(self.processes)
 
+    def _shown(self, experiment: Experiment) -> int:
+        """Returns how many images a training shows, about; the same one several times."""
+        training = experiment.training
+        return training.batch_size * training.all_updates(self._images(experiment))
+
     def _images(self, experiment: Experiment) -> int:
-        """Returns the number of training images of an epoch."""
+        """Returns the number of training images."""
         return min(self.data.sizes["train"], experiment.seen(self.data))
 
     def run(self, experiments: Iterable[Experiment]) -> TrialEvents:

@@ -139,7 +139,7 @@ def _events(running: _Running, happened: MemberStart | MemberEpoch | MemberEnd, 
         curve[happened.epoch] = happened.value
         study.report(trial, happened.epoch, happened.value)
         # A trial in its last epoch is not pruned: once trained to its end, it is evaluated like all others.
-        if happened.epoch < running.experiment.training.epochs and study.prunes(curve):
+        if happened.epoch < running.experiment.training.number_of_epochs and study.prunes(curve):
             yield TrialEnded(replace(trial, state="pruned", seconds=happened.seconds, curve=curve))
 
 

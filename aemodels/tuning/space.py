@@ -92,10 +92,9 @@ def check_models(experiment: Experiment, data: PreparedData, config: TuningConfi
 
 def trial_experiment(experiment: Experiment, config: TuningConfig, params: Mapping[str, Any]) -> Experiment:
     """Returns the experiment of a trial; all trials share the seed, so that they differ by their parameters alone."""
-    epochs = filter(None, (experiment.training.epochs, config.epochs))
     images = filter(None, (experiment.training.images, config.images))
-    limits = {"training.epochs": min(epochs), "training.images": min(images, default=None)}
-    return experiment.override({**limits, **params})
+    limits = {**config.trial_length(experiment.training), "training.images": min(images, default=None)}
+    return experiment.override(limits).override(params)
 
 
 def search_identity(experiment: Experiment, config: TuningConfig, digest: str) -> str:

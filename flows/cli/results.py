@@ -55,6 +55,7 @@ def pipeline(result: Finished, json: bool) -> None:
     facts(
         {
             **({"gate": f"{outcome}: {result.promotion.reason}"} if result.new else {}),
+            **_advice(result.trained),
             **_left_out(result.trained.left_out),
             **(_pictures(result.trained) if here else {}),
             **({"search pictures": result.tuned.folder / "figures"} if here else {}),
@@ -110,6 +111,7 @@ def trained(result: Trained, json: bool) -> None:
     facts(
         {
             "trained in": f"{result.seconds:.1f} s, {result.images_per_second:,.0f} images/s",
+            **_advice(result),
             **_left_out(result.left_out),
             **_pictures(result),
             "models side by side": result.pictures_url,
@@ -254,6 +256,7 @@ def _trained(result: Trained) -> dict[str, Any]:
         "folder": result.folder,
         "figures": result.figures,
         "left_out": result.left_out,
+        "advice": result.advice,
         "report": result.report,
         "url": result.url,
         "pictures_url": result.pictures_url,
@@ -308,6 +311,11 @@ def _left_out(reasons: dict[str, str]) -> dict[str, object]:
     for name, reason in reasons.items():
         same.setdefault(reason, []).append(name)
     return {"left out": [f"{', '.join(names)}: {reason}" for reason, names in same.items()]} if same else {}
+
+
+def _advice(result: Trained) -> dict[str, object]:
+    """Returns what is wrong with the model and what helps, with a line for each; nothing for a good one."""
+    return {"advice": list(result.advice)} if result.advice else {}
 
 
 def _pictures(result: Trained) -> dict[str, object]:

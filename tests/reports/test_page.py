@@ -55,6 +55,13 @@ def test_it_says_how_many_images_the_model_saw(digits: PreparedData) -> None:
     assert f"300 of {digits.sizes['train']:,} for training" in write_report(subject, NUMBERS, PICTURES)
 
 
+def test_advice_stands_on_the_first_screen(digits: PreparedData) -> None:
+    subject = Subject("digits/3", "trained", "run0", Experiment(), digits)
+    told = Page(write_report(subject, NUMBERS, PICTURES, advice=("Train on, with <5> more.", "Give more images.")))
+    assert "Train on, with <5> more. Give more images." in told.text.partition("Contents")[0]
+    assert "advice" not in [attributes.get("class") for _, attributes in Page(write_report(subject, NUMBERS, {})).tags]
+
+
 @pytest.fixture(scope="module")
 def plain(digits: PreparedData) -> Page:
     return page(digits)

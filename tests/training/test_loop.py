@@ -139,12 +139,13 @@ def test_a_state_of_an_earlier_release_goes_on(tmp_path: Path) -> None:
 
 
 def test_early_stopping_waits_for_the_end_of_the_warm_up() -> None:
-    config = TrainingConfig(patience=2)
+    config = TrainingConfig(epochs=20, patience=8)
     state = TrainingState(epoch=3, best=1.0, best_epoch=1, history=[], tensors={})
-    assert ends(state, config, warmup_epochs=0)
-    assert not ends(state, config, warmup_epochs=2)
-    assert not ends(state, TrainingConfig(), warmup_epochs=0)
-    assert ends(state, TrainingConfig(epochs=3), warmup_epochs=0)
+    assert ends(state, config, warmup_epochs=0, steps=4)
+    assert not ends(state, config, warmup_epochs=0, steps=3)
+    assert not ends(state, config, warmup_epochs=2, steps=4)
+    assert not ends(state, TrainingConfig(epochs=20), warmup_epochs=0, steps=1_000)
+    assert ends(state, TrainingConfig(epochs=3), warmup_epochs=0, steps=4)
 
 
 def test_divergence_names_epoch_term_and_remedy(digits: PreparedData) -> None:
@@ -235,6 +236,15 @@ def test_the_best_weights_are_those_of_the_smallest_objective(digits: PreparedDa
     assert state.tensors["model.line.weight"].item() == weights[3]
     best = best_model(DriftConfig(), digits, config, seed=0, state=state)
     assert best.state_dict()["line.weight"].item() == weights[1]
+
+
+def test_a_training_that_only_gets_worse_stops_early_and_keeps_the_weights_before_it(digits: PreparedData) -> None:
+    config = TrainingConfig(updates=1_200, images=32, batch_size=32, learning_rate=0.1)
+    state = run(DriftConfig(), digits, config)
+    assert (state.best_epoch, state.best, state.epoch) == (0, pytest.approx(0.22**2), 4)  # a third of twelve epochs
+    assert state.tensors["best.line.weight"].item() == 0
+    never = run(DriftConfig(), digits, config.override({"updates": 600, "patience": 0}))
+    assert (never.best_epoch, never.epoch) == (0, 6)
 
 
 FACTORS = {  # 3 steps of warm-up, then half a cosine over the other 5

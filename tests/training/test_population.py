@@ -274,11 +274,21 @@ def test_who_diverges_leaves_and_the_others_stay(digits: PreparedData) -> None:
 
 @pytest.mark.usefixtures("same_noise", "double")
 def test_early_stopping_is_each_members_own(digits: PreparedData) -> None:
-    config = TrainingConfig(epochs=12, images=200, batch_size=20, patience=1, learning_rate=0.02)
+    config = TrainingConfig(epochs=12, images=200, batch_size=20, patience=10, learning_rate=0.02)
     results = together(POPULATIONS["mlp"], digits, config)
     epochs = [results[number].state.epoch for number in range(3)]
     assert len(set(epochs)) > 1
     assert epochs == [alone(model, digits, config).state.epoch for model in POPULATIONS["mlp"]]
+
+
+@pytest.mark.usefixtures("same_noise", "double")
+def test_weights_that_get_no_better_are_those_before_the_first_update(digits: PreparedData) -> None:
+    config = TrainingConfig(updates=400, images=64, batch_size=64, learning_rate=1e-30)
+    results = together(POPULATIONS["mlp"], digits, config)
+    for number, model in enumerate(POPULATIONS["mlp"]):
+        states = [results[number].state, alone(model, digits, config).state]
+        assert [(state.best_epoch, state.epoch) for state in states] == [(0, 2), (0, 2)]
+        assert states[0].best == pytest.approx(states[1].best)
 
 
 def test_what_cannot_be_stacked() -> None:

@@ -145,7 +145,21 @@ def test_trial_is_smaller_than_the_experiment() -> None:
     assert (limits.training.epochs, limits.training.images, limits.model.flat()["beta"]) == (10, 500, 2.0)
     own = EXPERIMENT.override({"training.epochs": 3, "training.images": 100})
     assert trial_experiment(own, TuningConfig(), {}).training == own.training
-    assert trial_experiment(own, TuningConfig(epochs=None, images=None), {}).training == own.training
+    assert trial_experiment(own, TuningConfig(images=None), {}).training == own.training
+    assert trial_experiment(EXPERIMENT.override({"training.epochs": 60}), TuningConfig(), {}).training.epochs == 10
+
+
+def test_a_trial_gets_a_quarter_of_the_updates() -> None:
+    def length(training: dict[str, int], tuning: TuningConfig, params: dict[str, int] | None = None) -> object:
+        experiment = EXPERIMENT.override({f"training.{key}": value for key, value in training.items()})
+        trial = trial_experiment(experiment, tuning, params or {}).training
+        return trial.updates or f"{trial.epochs} epochs"
+
+    assert length({"updates": 2_000}, TuningConfig()) == 500
+    assert length({"updates": 300}, TuningConfig(updates=400)) == 300
+    assert length({"updates": 300}, TuningConfig(epochs=2)) == "2 epochs"
+    assert length({"epochs": 30}, TuningConfig(updates=400)) == 400
+    assert length({"updates": 300}, TuningConfig(), {"training.epochs": 7}) == "7 epochs"
 
 
 @pytest.mark.usefixtures("pretended")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import Shop, call, refused
+from tracked import client
 
 from flows.leftovers import MARK
 
@@ -21,6 +22,16 @@ def test_evaluate_repeats_what_training_measured(shop: Shop) -> None:
     assert told["run_id"] != shop.trained[0]["run_id"]
     assert "evaluated again" in Path(told["report"]).read_text()
     assert call("evaluate", "digits/1", "evaluation.samples=100", "--json").json["test/frechet_images"] == 100
+
+
+def test_a_training_that_was_too_short_is_told_of_it(shop: Shop) -> None:
+    """Two epochs of two updates are too few."""
+    (line,) = shop.trained[0]["advice"]
+    assert line.endswith("so all reconstructions are alike: give training.epochs=4.")
+    assert line in Path(shop.trained[0]["report"]).read_text()
+    run = client(shop.folder).get_run(shop.trained[0]["run_id"])
+    assert run.data.tags["advice"] == line
+    assert "all reconstructions are alike" in run.data.tags["mlflow.note.content"]
 
 
 @pytest.mark.usefixtures("in_shop")

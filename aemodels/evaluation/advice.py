@@ -1,0 +1,153 @@
+"""Says in whole sentences what is wrong with a trained model, and which settings help; a good one gets no advice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from statistics import median
+from typing import NamedTuple
+
+from aemodels.config import as_written
+from aemodels.evaluation.metrics.table import number
+from aemodels.models.base import ModelConfig
+from aemodels.training.config import TrainingConfig
+
+NOTHING = 0.99  # share of the mean image's squared error above which a model tells nothing of single images
+STILL_FALLING = 0.01  # share of all that the validation loss fell by, in the last tenth of a training
+OVERFITTED = 0.05  # share of all that it fell by, which it has risen by since its best value
+NOISE = 3  # typical differences between two epochs that are no rise
+ADVERSARIAL = 5_000  # updates, before which an adversarial model draws no shapes
+
+
+class Course(NamedTuple):
+    """Holds how a training went."""
+
+    model: ModelConfig
+    training: TrainingConfig
+    selection: str | None  # the term of the validation that selects the best weights; None for an adversarial model
+    images: int  # that it was trained on
+    history: Sequence[Mapping[str, float]]  # an entry per epoch
+    best_epoch: int  # 0 if no epoch made the first weights better
+
+    @property
+    def validation(self) -> list[float]:
+        """Returns the validation loss after each epoch; it is empty for an adversarial model."""
+        return [epoch[f"val/{self.selection}"] for epoch in self.history] if self.selection else []
+
+    def update(self, epoch: int) -> int:
+        """Returns the number of updates that were made by the end of an epoch."""
+        return min(epoch * self.training.epoch_updates(self.images), self.training.all_updates(self.images))
+
+    def longer(self, updates: int) -> str:
+        """Returns the setting with which a training has at least so many updates."""
+        if self.training.epochs is None:
+            return f"training.updates={updates}"
+        return f"training.epochs={-(-updates // self.training.epoch_updates(self.images))}"
+
+    @property
+    def twice(self) -> str:
+        """Returns the setting with which a training is twice as long."""
+        return self.longer(2 * self.training.all_updates(self.images))
+
+
+def advise(course: Course, metrics: Mapping[str, float]) -> tuple[str, ...]:
+    """Returns a line for each thing that is wrong; there is none for a good model.
+
+    Args:
+        metrics: on the test images, by their names in METRICS.
+    """
+    if dead := _dead(course, metrics):
+        return (dead,)
+    overfitted = _overfitted(course)
+    lines = (
+        _worse_than_linear(course, metrics, bool(overfitted)),
+        overfitted,
+        "" if overfitted else _still_falling(course),
+        _too_short(course),
+    )
+    return tuple(filter(None, lines))
+
+
+def _dead(course: Course, metrics: Mapping[str, float]) -> str:
+    """Tells whether the codes say nothing, so that all reconstructions are alike."""
+    if metrics.get("active_units") == 0:
+        remedy = "" if _still_falling(course) else " and ".join(_less_rate(course.model))
+        return (
+            "No number of the code tells anything of an image (active_units is 0), so all reconstructions are alike: "
+            f"give {remedy or course.twice}."
+        )
+    error, of_mean = metrics.get("mse"), metrics.get("mean_image_mse")
+    if error is None or of_mean is None or error < NOTHING * of_mean:
+        return ""
+    worse = "worse than" if error > of_mean else "no better than"
+    return (
+        f"The reconstructions are {worse} the mean of the training images (squared error {number(error)} against "
+        f"{number(of_mean)}), so the model tells nothing of single images: give "
+        f"training.learning_rate={course.training.learning_rate / 3:.1g} and {course.twice}."
+    )
+
+
+def _less_rate(model: ModelConfig) -> Iterator[str]:
+    """Yields the settings with which codes cost less."""
+    if beta := getattr(model, "beta", None):
+        yield f"model.beta={beta / 4:g}"
+    if getattr(model, "beta_warmup_steps", None) == 0:
+        yield "model.beta_warmup_steps=1000"
+
+
+def _worse_than_linear(course: Course, metrics: Mapping[str, float], overfitted: bool) -> str:
+    error, of_linear = metrics.get("mse"), metrics.get("linear_code_mse")
+    if error is None or of_linear is None or error <= of_linear:
+        return ""
+    remedies = ["more images"] if overfitted else [course.twice, *_larger(course.model)]
+    return (
+        f"A linear code of as many numbers is better: its squared error is {number(of_linear)}, that of the model "
+        f"{number(error)}. Give {' and '.join(remedies)}."
+    )
+
+
+def _larger(model: ModelConfig) -> Iterator[str]:
+    """Yields the setting of a network that is twice as wide."""
+    for name in ("widths", "channels"):
+        if widths := getattr(getattr(model, "trunk", None), name, None):
+            yield f"model.trunk.{name}={as_written([2 * width for width in widths])}"
+
+
+def _overfitted(course: Course) -> str:
+    values, best = course.validation, course.best_epoch
+    if not 0 < best < len(values):
+        return ""
+    rise = min(values[best:][-1], median(values[best:])) - values[best - 1]
+    noise = NOISE * median(abs(b - a) for a, b in pairwise(values))
+    learned = f"train/{course.selection}"
+    goes_on = course.history[-1].get(learned, 0.0) < course.history[best - 1].get(learned, 0.0)
+    if not goes_on or rise <= max(noise, OVERFITTED * (values[0] - values[best - 1])):
+        return ""
+    return (
+        f"Since update {course.update(best):,} the model has learned its training images by heart: the validation loss "
+        f"rose from {number(values[best - 1])} to {number(values[-1])}. The weights of that update are kept. More "
+        "images, augmentation, a smaller network or fewer numbers in the code make a better model, more updates do not."
+    )
+
+
+def _still_falling(course: Course) -> str:
+    values = course.validation
+    if len(values) < 2 or course.best_epoch < course.training.number_of_epochs:
+        return ""
+    tenth = max(1, len(values) // 10)
+    if values[-1 - tenth] - values[-1] <= STILL_FALLING * (values[0] - values[-1]):
+        return ""
+    updates = course.training.all_updates(course.images)
+    if course.training.schedule == "constant":
+        return f"The validation loss was still falling at the end: train {updates:,} more updates, with {course.twice}."
+    return f"The validation loss was still falling at the end: give twice the updates, with {course.twice}."
+
+
+def _too_short(course: Course) -> str:
+    updates = course.training.all_updates(course.images)
+    if course.selection is not None or updates >= ADVERSARIAL:
+        return ""
+    return (
+        f"An adversarial model needs some {ADVERSARIAL:,} updates before it draws shapes, and this one had "
+        f"{updates:,}: give {course.longer(ADVERSARIAL)}."
+    )

@@ -1,0 +1,112 @@
+"""Tests what a person is told about a model that is not good, and that a good one gets no advice."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from aemodels.data.prepared import PreparedData
+from aemodels.evaluation.advice import Course, advise
+from aemodels.evaluation.evaluate import EvaluationConfig, evaluate
+from aemodels.experiment import Experiment
+from aemodels.models import AEConfig, GANConfig, VAEConfig
+from aemodels.training.config import TrainingConfig
+from aemodels.training.models import best_model
+from aemodels.training.train import train
+
+GOOD = {"mse": 0.004, "mean_image_mse": 0.06, "linear_code_mse": 0.006, "active_units": 9.0}
+
+
+def course(validation: list[float], best: int, training: TrainingConfig | None = None, **changes: Any) -> Course:
+    """Returns a training whose loss on its own images falls for ever."""
+    losses = [1 / (i + 1) for i in range(len(validation))]
+    history = [{"val/loss": value, "train/loss": loss} for value, loss in zip(validation, losses, strict=True)]
+    settled = (training or TrainingConfig()).for_images(1_000)
+    found = Course(VAEConfig(), settled, "loss", 1_000, history, best)
+    return found._replace(**changes)
+
+
+FLAT = [100 + 50 * math.exp(-i / 3) for i in range(25)]
+FALLING = [200.0 - 4 * i for i in range(25)]
+RISING = [100 + 50 * math.exp(-i / 3) + max(0, i - 9) for i in range(25)]
+
+
+def test_a_good_model_gets_no_advice() -> None:
+    assert advise(course(FLAT, 25), GOOD) == ()
+    assert advise(course(FLAT, 25), {}) == (), "nothing is known of it"
+    noisy = [value + (-1) ** i for i, value in enumerate(FLAT)]
+    assert advise(course(noisy, 24), GOOD) == ()
+
+
+def test_a_loss_that_still_falls() -> None:
+    (constant,) = advise(course(FALLING, 25, TrainingConfig(schedule="constant")), GOOD)
+    assert "still falling at the end: train 2,500 more updates, with training.updates=5000." in constant
+    (cosine,) = advise(course(FALLING, 25, TrainingConfig(schedule="cosine")), GOOD)
+    assert "give twice the updates, with training.updates=5000." in cosine
+    (epochs,) = advise(course(FALLING, 25, TrainingConfig(epochs=25, batch_size=100)), GOOD)
+    assert "train 250 more updates, with training.epochs=50." in epochs
+    assert advise(course(FALLING[:20], 20), GOOD) == (), "it has stopped early"
+
+
+def test_images_that_are_learned_by_heart() -> None:
+    (line,) = advise(course(RISING, 10), GOOD)
+    assert "Since update 1,000 the model has learned its training images by heart" in line
+    assert "The weights of that update are kept." in line
+    stuck = course(RISING, 10)
+    worse = [{**epoch, "train/loss": 1.0} for epoch in stuck.history]
+    assert advise(stuck._replace(history=worse), GOOD) == (), "it has learned nothing by heart"
+
+
+def test_a_model_that_a_linear_code_beats() -> None:
+    bad = GOOD | {"mse": 0.01}
+    (line,) = advise(course(FLAT, 25), bad)
+    assert "its squared error is 0.006, that of the model 0.01. Give training.updates=5000 and model.trunk." in line
+    linear, by_heart = advise(course(RISING, 10), bad)
+    assert linear.endswith("Give more images.")
+    assert "by heart" in by_heart
+
+
+def test_a_dead_model_is_told_of_that_alone() -> None:
+    (line,) = advise(course(FALLING, 25), GOOD | {"active_units": 0.0})
+    assert "all reconstructions are alike: give training.updates=5000." in line
+    (line,) = advise(course(FLAT, 24), GOOD | {"active_units": 0.0, "mse": 0.06})
+    assert "all reconstructions are alike: give model.beta=0.25 and model.beta_warmup_steps=1000." in line
+    dead = {"mse": 0.07, "mean_image_mse": 0.06, "linear_code_mse": 0.006}
+    (line,) = advise(course(FLAT, 0, model=AEConfig()), dead)
+    assert "worse than the mean of the training images (squared error 0.07 against 0.06)" in line
+    assert "give training.learning_rate=0.0003 and training.updates=5000." in line
+    (line,) = advise(course(FLAT, 0, model=AEConfig()), dead | {"mse": 0.0599})
+    assert "no better than the mean" in line
+
+
+def test_an_adversarial_model_needs_more_updates() -> None:
+    (line,) = advise(course(FLAT, 25, model=GANConfig(), selection=None), {})
+    assert "some 5,000 updates before it draws shapes, and this one had 2,500: give training.updates=5000." in line
+    enough = course(FLAT, 25, TrainingConfig(updates=5_000), model=GANConfig(), selection=None)
+    assert advise(enough, {}) == ()
+    epochs = TrainingConfig(epochs=80, batch_size=64)
+    (line,) = advise(course(FLAT, 25, epochs, model=GANConfig(), selection=None), {})
+    assert "had 1,280: give training.epochs=313." in line
+
+
+REAL = {  # settings, and what the advice says
+    "good": ({"training.schedule": "cosine"}, None),
+    "by heart": ({"training.images": 60, "training.schedule": "constant"}, "by heart"),
+}
+
+
+@pytest.mark.parametrize("case", REAL)
+def test_real_trainings(case: str, digits: PreparedData) -> None:
+    settings, expected = REAL[case]
+    small = {"model": {"name": "ae", "latent_dim": 16, "trunk": {"name": "mlp", "widths": [64]}}}
+    experiment = Experiment().override(small).override(settings).for_data(digits)
+    *_, last = train(experiment.model, digits, experiment.training, experiment.seed)
+    model = best_model(experiment.model, digits, experiment.training, experiment.seed, last.state)
+    metrics = evaluate(model, digits, None, EvaluationConfig(primary="mse"), only=("mse",)).metrics
+    seen = experiment.seen(digits)
+    state = last.state
+    found = Course(experiment.model, experiment.training, "distortion", seen, state.history, state.best_epoch)
+    lines = advise(found._replace(selection=type(model).selection), metrics)
+    assert [expected in line for line in lines] == ([] if expected is None else [True]), lines
