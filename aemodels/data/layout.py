@@ -279,7 +279,7 @@ def not_read(files: Mapping[str, int]) -> str:
 
 
 def labels_of(files: Sequence[ImageFile]) -> tuple[Rows | None, tuple[str, ...]]:
-    """Returns numbers of classes (N,) and their names, or none if there is but one class, which would tell nothing."""
+    """Returns numbers of classes (N,) and their names, or none where there are no class folders."""
     names = {file.label: file for file in files}
     if "" in names and len(names) > 1:
         inside = next(file for label, file in names.items() if label)
@@ -288,7 +288,7 @@ def labels_of(files: Sequence[ImageFile]) -> tuple[Rows | None, tuple[str, ...]]
             "move all images into class folders, or none"
         )
     classes = tuple(sorted(names))
-    if len(classes) == 1:
+    if classes == ("",):
         return None, ()
     number = {name: i for i, name in enumerate(classes)}
     return np.array([number[file.label] for file in files], dtype=np.int64), classes

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,7 +113,12 @@ def prepare(config: SourceConfig) -> Steps[PreparedData]:
     source = config.fetch()
     folder = cache_folder() / "prepared" / _key(config, source)
     if not folder.exists():
-        yield from _prepare_alone(config, source, folder, work)
+        yield from prepare_alone(folder, work, partial(_write, config, source, work))
+    return (yield from opened(folder, config, work))
+
+
+def opened(folder: Path, config: SourceConfig, work: str) -> Steps[PreparedData]:
+    """Returns what is prepared in a folder, checked, and says what was understood."""
     data = _open(folder, config)
     for split in SPLITS:
         data.stored(split)  # damage is found now, not after the training
@@ -169,9 +176,13 @@ def _digest(manifest: dict[str, Any]) -> str:
 # ---- preparing
 
 
-def _prepare_alone(config: SourceConfig, source: Source, folder: Path, work: str) -> Steps[None]:
-    """Lets one process prepare, while others wait and find it done. A killed one leaves a `.partial` folder."""
-    root, partial = folder.parent, folder.with_suffix(".partial")
+def prepare_alone(folder: Path, work: str, write: Callable[[Path], Steps[None]]) -> Steps[None]:
+    """Lets one process prepare, while others wait and find it done. A killed one leaves a `.partial` folder.
+
+    Args:
+        write: what fills a folder.
+    """
+    root, unfinished = folder.parent, folder.with_suffix(".partial")
     with at_path():
         root.mkdir(parents=True, exist_ok=True)
         waiting = Progress(work, 0, 1, "waiting for another process that prepares the same")
@@ -179,24 +190,24 @@ def _prepare_alone(config: SourceConfig, source: Source, folder: Path, work: str
         try:
             if not folder.exists():
                 _sweep(root)
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir()
-                yield from _write(config, source, partial, work)
-                partial.rename(folder)  # the moment from which it counts as finished
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                yield from write(unfinished)
+                unfinished.rename(folder)  # the moment from which it counts as finished
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
             lock.release()
 
 
 def _sweep(root: Path) -> None:
     """Deletes what killed processes left; the folder that a living process writes is locked."""
-    for partial in root.glob("*.partial"):
-        if lock := locked(partial.with_suffix(".lock")):
-            shutil.rmtree(partial, ignore_errors=True)
+    for unfinished in root.glob("*.partial"):
+        if lock := locked(unfinished.with_suffix(".lock")):
+            shutil.rmtree(unfinished, ignore_errors=True)
             lock.release()
 
 
-def _write(config: SourceConfig, source: Source, folder: Path, work: str) -> Steps[None]:
+def _write(config: SourceConfig, source: Source, work: str, folder: Path) -> Steps[None]:
     with closing(Decoder(_read(config, source))) as decoder:
         yield from _write_decoded(config, source, decoder, folder, work)
 
@@ -216,7 +227,7 @@ def _write_decoded(config: SourceConfig, source: Source, decoder: Decoder, folde
     _check_all_there(written, skipped)
     notes = sentences(images, written, draw.shares, sorted(skipped), draw.copies)
     about = {"source": source.origin, "images_by_class": written.images_by_class, "skipped": sorted(skipped)}
-    _finish(folder, _hashed_part(config, images, written) | about | {"notes": notes})
+    finish_folder(folder, _hashed_part(config, images, written) | about | {"notes": notes})
 
 
 def _check_all_there(written: Written, skipped: list[str]) -> None:
@@ -256,7 +267,8 @@ def _hashed_part(config: SourceConfig, images: Images, written: Written) -> dict
     } | ({"factors": images.factor_names} if images.factors is not None else {})
 
 
-def _finish(folder: Path, manifest: dict[str, Any]) -> None:
+def finish_folder(folder: Path, manifest: dict[str, Any]) -> None:
+    """Writes the manifest, after which the folder only waits for its name."""
     # It is written without fsync, as the checks at opening notice what a power cut took.
     own = {"digest": _digest(manifest), "created_by": f"aemodels {own_version()}"}
     (folder / "manifest.json").write_text(json.dumps(manifest | own, indent=1))

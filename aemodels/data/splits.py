@@ -90,11 +90,14 @@ class Draw:
             raise too_few(len(rest), self.shares)
         few = min(self.shares.values()) * len(rest) < FEW
         held_out = 1.0 if few else sum(self.shares.values())
+        # Copies of given images are left out later, so they fill no split.
+        given = np.concatenate([*images.given.values(), np.empty(0, np.int64)]) if few else np.empty(0, np.int64)
+        copies = {key for row in given.tolist() for key in _content(images, row)}
         keys: set[bytes] = set()
         for rows in _by_class(rest, images.labels):
             own: list[bytes] = []
             for row in rows.tolist():
-                own += _content(images, row)
+                own += [key for key in _content(images, row) if key not in copies]
                 if own and self._place(own[-1]) > held_out:
                     break
             else:
