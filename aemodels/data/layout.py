@@ -281,6 +281,9 @@ def not_read(files: Mapping[str, int]) -> str:
 def labels_of(files: Sequence[ImageFile]) -> tuple[Rows | None, tuple[str, ...]]:
     """Returns numbers of classes (N,) and their names, or none where there are no class folders."""
     names = {file.label: file for file in files}
+    each = Counter(split for split, _ in {(file.split, file.label) for file in files})
+    if "" in names and max(each.values()) == 1:  # such as a single class folder, and test images without any
+        return None, ()
     if "" in names and len(names) > 1:
         inside = next(file for label, file in names.items() if label)
         raise UserError(
@@ -288,7 +291,5 @@ def labels_of(files: Sequence[ImageFile]) -> tuple[Rows | None, tuple[str, ...]]
             "move all images into class folders, or none"
         )
     classes = tuple(sorted(names))
-    if classes == ("",):
-        return None, ()
     number = {name: i for i, name in enumerate(classes)}
     return np.array([number[file.label] for file in files], dtype=np.int64), classes

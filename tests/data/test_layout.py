@@ -100,6 +100,16 @@ def test_paths_of_given_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         FolderConfig.parse({"path": str(tmp_path), "test_path": "kept"})
 
 
+def test_one_class_folder_and_test_images_without_any(tmp_path: Path) -> None:
+    fill(tmp_path / "photos" / "cat", 20)
+    fill(tmp_path / "others", 5)
+    data = told(tmp_path / "photos", test_path=(tmp_path / "others",))[0]
+    assert (data.classes, data.sizes["test"]) == ((), 5)
+    fill(tmp_path / "photos" / "dog", 20)
+    with pytest.raises(UserError, match=r"others/.*png has no class folder and .*/photos/.* has one; move all"):
+        told(tmp_path / "photos", test_path=(tmp_path / "others",))
+
+
 def test_a_split_that_is_given_twice_is_refused(tmp_path: Path) -> None:
     for name in ("photos/train", "photos/test", "more"):
         fill(tmp_path / name, 3)
