@@ -172,10 +172,11 @@ def test_digest_covers_labels_and_settings(animals: Path) -> None:
 
 SLOW = """
 import sys, time
-from aemodels.data import prepare
+from aemodels.data import decoding, prepare
 from aemodels.data.folder import FolderConfig
 from aemodels.runtime.progress import finish
-data = finish(prepare(FolderConfig(path=sys.argv[1])), lambda p: (print(p.done, p.note, flush=True), time.sleep(0.2)))
+decoding.BLOCK_SECONDS = 0  # a block of each image, so that it takes long enough for the other to come
+data = finish(prepare(FolderConfig(path=sys.argv[1])), lambda p: (print(p.done, p.note, flush=True), time.sleep(0.1)))
 print(data.digest, flush=True)
 """
 
