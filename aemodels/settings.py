@@ -68,8 +68,8 @@ def _from_here(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def is_data_path(key: str) -> bool:
-    """Tells whether a dotted key names folders of images: data.path, by itself or within a system's settings."""
-    return f".{key}".endswith(".data.path")
+    """Tells whether a dotted key names folders of images, such as data.path, also within a system's settings."""
+    return f".{key}".endswith((".data.path", ".data.val_path", ".data.test_path"))
 
 
 def presets() -> dict[str, Path]:

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aemodels.data.source import Images, Pixels, Rows, UnreadableError
 from aemodels.runtime.environment import cores
@@ -38,6 +39,8 @@ class Block(NamedTuple):
     rows: list[int]  # n
     skipped: list[str]  # files that cannot be read
     seconds: float
+    keys: list[bytes]  # n, hashes of the raw contents; empty where the source does not split by content
+    grey: NDArray[np.bool_]  # n, whether an image shows no colour; none does where the source does not ask
 
     @property
     def done(self) -> int:
@@ -83,7 +86,7 @@ class Decoder:
             count = min(cores(), int(self.left * self.pace / WORTH_A_PROCESS))
             self.starting = self.processes = [GeneratorProcess() for _ in range(count)] if count > 1 else []
             for process in self.processes:
-                process.start(decode_orders, replace(self.images, files=None, labels=None, factors=None))
+                process.start(decode_orders, replace(self.images, files=None, labels=None, factors=None, given={}))
         for process in ready(self.starting, 0):
             process.receive()
             self.starting = [other for other in self.starting if other is not process]
@@ -120,10 +123,13 @@ def decode_block(images: Images, items: Iterable[Item], most: int, seconds: floa
     start = time.perf_counter()
     pixels = np.empty((most, *images.shape), dtype=np.uint8)
     kept: list[int] = []
+    keys: list[bytes] = []
     skipped: list[str] = []
     for row, item in items:
         try:
             pixels[len(kept)] = images.decode(item)
+            if images.content is not None:
+                keys.append(images.content(item))
             kept.append(row)
         except UnreadableError as error:
             if not images.skip_unreadable:
@@ -131,4 +137,6 @@ def decode_block(images: Images, items: Iterable[Item], most: int, seconds: floa
             skipped.append(error.file)
         if time.perf_counter() - start > seconds:
             break
-    return Block(pixels[: len(kept)], kept, skipped, time.perf_counter() - start)
+    used = pixels[: len(kept)]
+    grey = (used == used[:, :1]).all((1, 2, 3)) if images.grey_if_all else np.zeros(len(kept), np.bool_)
+    return Block(used, kept, skipped, time.perf_counter() - start, keys, grey)

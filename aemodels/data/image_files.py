@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,46 +10,68 @@ from typing import NamedTuple
 import numpy as np
 
 from aemodels.config import UserError
-from aemodels.data.image_decoding import SUFFIXES, decode
+from aemodels.data.channels import in_channels, is_grey
+from aemodels.data.image_decoding import decode
+from aemodels.data.layout import Unused, ending, is_image, not_read, walk
 from aemodels.data.source import Pixels
 
 
-def image_files(paths: Sequence[Path]) -> list[Path]:
-    """Returns the files of a person's list, and the PNG and JPEG images in its folders.
+class ImageFiles(NamedTuple):
+    """Holds image files, and counts what else lies beside them in folders."""
+
+    files: list[Path]
+    unused: Unused
+
+    @property
+    def told(self) -> str:
+        """Says how many files are used and which are not; "" where all are."""
+        folders = [f"{count:,} folders {name} left out" for name, count in sorted(self.unused.folders.items())]
+        if not self.unused.files:
+            return ", ".join(folders)
+        total = len(self.files) + self.unused.files.total()
+        return ", ".join([f"{total:,} files, {len(self.files):,} used; {not_read(self.unused.files)}", *folders])
+
+
+def image_files(paths: Sequence[Path]) -> ImageFiles:
+    """Returns the files of a person's list, and the images in its folders.
 
     Raises:
         UserError: one does not exist, or there is no image.
     """
-    files: list[Path] = []
+    found = ImageFiles([], Unused(Counter(), Counter()))
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: there is no such file or folder; give image files, or folders of them")
         if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if _is_image(file.relative_to(path)))
+            names = sorted(file.name for file in walk(path, found.unused))
+            found.files.extend(path / name for name in names if is_image(name))
+            found.unused.files.update(ending(name) for name in names if not is_image(name))
         else:
-            files.append(path)
-    if not files:
-        raise UserError(f"{', '.join(map(str, paths))}: no PNG or JPEG images in it; give image files or their folder")
-    return files
+            found.files.append(path)
+    if not found.files:
+        other = f" ({not_read(found.unused.files)})" if found.unused.files else ""
+        where = ", ".join(map(str, paths))
+        raise UserError(f"{where}: no images in it{other}; give image files or their folder")
+    return found
 
 
 def has_images(path: Path) -> bool:
     """Tells whether a path is a file, or a folder with an image in it."""
-    return path.is_file() or (path.is_dir() and any(_is_image(file.relative_to(path)) for file in path.rglob("*")))
+    if not path.is_dir():
+        return path.is_file()
+    return any(is_image(file.name) for file in walk(path, Unused(Counter(), Counter())))
 
 
-def _is_image(path: Path) -> bool:
-    """Tells by its name whether a file is an image; nothing in a hidden folder is."""
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
-
-
-def read_images(files: Sequence[Path], image_shape: tuple[int, int, int], crop: bool) -> Pixels:
+def read_images(files: Sequence[Path], image_shape: tuple[int, int, int], crop: bool, to_grey: bool = False) -> Pixels:
     """Returns images (N, C, H, W) of a model's shape: resized, after a centre crop if so asked.
+
+    Args:
+        to_grey: makes colour grey, for a model whose own images were made grey; else colour is refused there.
 
     Raises:
         UserError: a file is damaged, of other channels, or of another size where the model's images are not square.
     """
-    return np.stack([_read_image(file, image_shape, crop) for file in files])
+    return np.stack([_read_image(file, image_shape, crop, to_grey) for file in files])
 
 
 class Fitting(NamedTuple):
@@ -58,34 +81,32 @@ class Fitting(NamedTuple):
     unfit: tuple[str, ...]
 
 
-def fitting_images(files: Sequence[Path], image_shape: tuple[int, int, int], crop: bool) -> Fitting:
+def fitting_images(
+    files: Sequence[Path], image_shape: tuple[int, int, int], crop: bool, to_grey: bool = False
+) -> Fitting:
     """Returns the files that `read_images` takes, and what it says of the others."""
     images, unfit = [np.empty((0, *image_shape), np.uint8)], []
     for file in files:
         try:
-            images.append(_read_image(file, image_shape, crop)[None])
+            images.append(_read_image(file, image_shape, crop, to_grey)[None])
         except UserError as error:
             unfit.append(str(error))
     return Fitting(np.concatenate(images), tuple(unfit))
 
 
-def _read_image(file: Path, image_shape: tuple[int, int, int], crop: bool) -> Pixels:
+def _read_image(file: Path, image_shape: tuple[int, int, int], crop: bool, to_grey: bool) -> Pixels:
     channels, height, width = image_shape
     pixels, _ = decode(file, height if height == width else None, crop)
     if pixels.shape[1:] != (height, width):
         actual = f"{pixels.shape[2]}x{pixels.shape[1]}"
         raise UserError(f"{file}: {actual} pixels, this model takes {width}x{height}; resize it")
-    return _with_channels(pixels, channels, file)
+    return _with_channels(pixels, channels, file, to_grey)
 
 
-def _with_channels(pixels: Pixels, channels: int, file: Path) -> Pixels:
-    """Makes grey those pixels that are grey but stored as colour; nothing else is converted."""
-    if channels == 1 and len(pixels) == 3 and (pixels == pixels[:1]).all():
-        return pixels[:1]
-    if len(pixels) != channels:
-        kind = {1: "grey", 3: "colour"}
+def _with_channels(pixels: Pixels, channels: int, file: Path, to_grey: bool) -> Pixels:
+    """Brings grey images to the channels of the model; colour is made grey only where its own images were."""
+    if len(pixels) > channels and not (to_grey or is_grey(pixels)):
         raise UserError(
-            f"{file}: is {kind[len(pixels)]}, this model takes {kind[channels]} images; "
-            "convert the image, or use a model of such images"
+            f"{file}: is colour, this model takes grey images; convert the image, or use a model of such images"
         )
-    return pixels
+    return in_channels(pixels, channels)

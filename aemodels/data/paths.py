@@ -53,3 +53,8 @@ WholePaths = Annotated[
     BeforeValidator(only_whole),
     Field(min_length=1),
 ]
+
+NoneOrWholePaths = Annotated[
+    tuple[Annotated[Path, Field(json_schema_extra={"pattern": "^[/~]"})], ...],
+    BeforeValidator(lambda value: () if value is None else only_whole(value)),
+]

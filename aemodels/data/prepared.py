@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from aemodels.config import Config, UserError
 from aemodels.data.decoding import Decoder
-from aemodels.data.source import Factors, Images, Pixels, Rows, Source, SourceConfig, digest_of, split_rows
-from aemodels.data.stored_arrays import ArrayRecord, ArrayWriter, StoredArray, damaged, stored_array
+from aemodels.data.source import Factors, Images, Pixels, Rows, Source, SourceConfig, digest_of
+from aemodels.data.split_arrays import SPLITS, SplitArrays, Written
+from aemodels.data.splits import Draw
+from aemodels.data.stored_arrays import ArrayRecord, StoredArray, damaged, stored_array
+from aemodels.data.understood import sentences, some, unreadable
 from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.files import at_path
 from aemodels.runtime.locks import locked, wait_for
 from aemodels.runtime.progress import Progress, Steps
 
 FORMAT = 1  # version of the folder's format; goes up when older ones cannot be read any more
-SPLITS = ("train", "val", "test")
 
 
 class Split(NamedTuple):
@@ -94,6 +96,11 @@ class PreparedData(Config):
         """Returns where the data came from, images by split and class, what was skipped, and who prepared them."""
         return _read_manifest(self.path)
 
+    def notes(self) -> list[str]:
+        """Returns sentences that say what was understood of a person's images."""
+        notes: list[str] = self.manifest().get("notes", [])
+        return notes
+
 
 def prepare(config: SourceConfig) -> Steps[PreparedData]:
     """Decodes the images once; the same settings of the same files are found prepared.
@@ -106,14 +113,17 @@ def prepare(config: SourceConfig) -> Steps[PreparedData]:
     source = config.fetch()
     folder = cache_folder() / "prepared" / _key(config, source)
     if not folder.exists():
-        yield from _prepare_alone(config, source, folder, work)
+        yield from prepare_alone(folder, work, partial(_write, config, source, work))
+    return (yield from opened(folder, config, work))
+
+
+def opened(folder: Path, config: SourceConfig, work: str) -> Steps[PreparedData]:
+    """Returns what is prepared in a folder, checked, and says what was understood."""
     data = _open(folder, config)
     for split in SPLITS:
         data.stored(split)  # damage is found now, not after the training
     total = sum(data.sizes.values())
-    skipped = data.manifest()["skipped"]
-    note = f"{len(skipped)} unreadable images skipped: {_some(skipped)}" if skipped else ""
-    yield Progress(work, total, total, note)
+    yield Progress(work, total, total, ". ".join(data.notes()))
     return data
 
 
@@ -166,9 +176,13 @@ def _digest(manifest: dict[str, Any]) -> str:
 # ---- preparing
 
 
-def _prepare_alone(config: SourceConfig, source: Source, folder: Path, work: str) -> Steps[None]:
-    """Lets one process prepare, while others wait and find it done. A killed one leaves a `.partial` folder."""
-    root, partial = folder.parent, folder.with_suffix(".partial")
+def prepare_alone(folder: Path, work: str, write: Callable[[Path], Steps[None]]) -> Steps[None]:
+    """Lets one process prepare, while others wait and find it done. A killed one leaves a `.partial` folder.
+
+    Args:
+        write: what fills a folder.
+    """
+    root, unfinished = folder.parent, folder.with_suffix(".partial")
     with at_path():
         root.mkdir(parents=True, exist_ok=True)
         waiting = Progress(work, 0, 1, "waiting for another process that prepares the same")
@@ -176,58 +190,58 @@ def _prepare_alone(config: SourceConfig, source: Source, folder: Path, work: str
         try:
             if not folder.exists():
                 _sweep(root)
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir()
-                yield from _write(config, source, partial, work)
-                partial.rename(folder)  # the moment from which it counts as finished
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                yield from write(unfinished)
+                unfinished.rename(folder)  # the moment from which it counts as finished
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
             lock.release()
 
 
 def _sweep(root: Path) -> None:
     """Deletes what killed processes left; the folder that a living process writes is locked."""
-    for partial in root.glob("*.partial"):
-        if lock := locked(partial.with_suffix(".lock")):
-            shutil.rmtree(partial, ignore_errors=True)
+    for unfinished in root.glob("*.partial"):
+        if lock := locked(unfinished.with_suffix(".lock")):
+            shutil.rmtree(unfinished, ignore_errors=True)
             lock.release()
 
 
-def _write(config: SourceConfig, source: Source, folder: Path, work: str) -> Steps[None]:
+def _write(config: SourceConfig, source: Source, work: str, folder: Path) -> Steps[None]:
     with closing(Decoder(_read(config, source))) as decoder:
         yield from _write_decoded(config, source, decoder, folder, work)
 
 
 def _write_decoded(config: SourceConfig, source: Source, decoder: Decoder, folder: Path, work: str) -> Steps[None]:
-    images, shares = decoder.images, config.held_out()
-    arrays: dict[str, ArrayRecord] = {}
-    counts: dict[str, dict[str, int]] = {}
+    images = decoder.images
+    draw = Draw(images, config.held_out(), config.split_seed)
     skipped: list[str] = []
     done = 0
-    for split, rows in split_rows(images, shares, config.split_seed).items():
-        kept: list[int] = []
-        with ArrayWriter(folder / f"{split}_images.npy", np.dtype(np.uint8), (len(rows), *images.shape)) as writer:
-            for block in decoder.blocks(rows):
-                writer.append(block.pixels)
-                kept += block.rows
-                skipped += block.skipped
-                done += block.done
-                yield Progress(work, done, images.count, f"{len(skipped)} unreadable images skipped" if skipped else "")
-            arrays[f"{split}_images.npy"] = writer.finish()
-        if not kept:
+    with closing(SplitArrays(folder, images)) as arrays:
+        for block in decoder.blocks(draw.order):
+            arrays.append(block, draw.splits(block))
+            skipped += block.skipped
+            done += block.done
+            yield Progress(work, done, images.count, unreadable(skipped) if skipped else "")
+        written = arrays.finish()
+    _check_all_there(written, skipped)
+    notes = sentences(images, written, draw.shares, sorted(skipped), draw.copies)
+    about = {"source": source.origin, "images_by_class": written.images_by_class, "skipped": sorted(skipped)}
+    finish_folder(folder, _hashed_part(config, images, written) | about | {"notes": notes})
+
+
+def _check_all_there(written: Written, skipped: list[str]) -> None:
+    for split, size in written.sizes.items():
+        if size == 0 and skipped:
             raise UserError(
-                f"data.on_error=skip: none of the {len(rows)} images that were drawn for {split} can be read "
-                f"({_some(skipped[-len(rows) :])}); repair or remove these files, and other images are drawn"
+                f"data.on_error=skip: no image that belongs to {split} can be used ({some(skipped)} cannot be read); "
+                "repair or remove these files, and other images are drawn"
             )
-        if images.labels is not None:
-            labels = images.labels[kept]
-            arrays[f"{split}_labels.npy"] = _write_array(folder / f"{split}_labels.npy", labels)
-            numbers = np.bincount(labels, minlength=len(images.classes)).tolist()
-            counts[split] = dict(zip(images.classes, numbers, strict=True))
-        if images.factors is not None:
-            arrays[f"{split}_factors.npy"] = _write_array(folder / f"{split}_factors.npy", images.factors[kept])
-    about = {"source": source.origin, "images_by_class": counts, "skipped": sorted(skipped)}
-    _finish(folder, _hashed_part(config, images, arrays) | about)
+        if size == 0:
+            raise UserError(
+                f"data: no image is left for {split}, without copies of given images and without classes that have no "
+                "training images; add images"
+            )
 
 
 def _read(config: SourceConfig, source: Source) -> Images:
@@ -240,35 +254,26 @@ def _read(config: SourceConfig, source: Source) -> Images:
         ) from None
 
 
-def _hashed_part(config: SourceConfig, images: Images, arrays: dict[str, ArrayRecord]) -> dict[str, Any]:
+def _hashed_part(config: SourceConfig, images: Images, written: Written) -> dict[str, Any]:
     """Returns the part of a manifest that the digest covers."""
     return {
         "format": FORMAT,
         "name": config.name,
         "settings": config.model_dump(mode="json", exclude=set(config.not_in_digest)),
-        "image_shape": images.shape,
-        "classes": images.classes,
-        "sizes": {split: arrays[f"{split}_images.npy"].shape[0] for split in SPLITS},
-        "arrays": {name: record._asdict() for name, record in arrays.items()},
+        "image_shape": written.image_shape,
+        "classes": written.classes,
+        "sizes": written.sizes,
+        "arrays": {name: record._asdict() for name, record in written.arrays.items()},
     } | ({"factors": images.factor_names} if images.factors is not None else {})
 
 
-def _write_array(file: Path, array: Rows | Factors) -> ArrayRecord:
-    with ArrayWriter(file, array.dtype, array.shape) as writer:
-        writer.append(array)
-        return writer.finish()
-
-
-def _finish(folder: Path, manifest: dict[str, Any]) -> None:
+def finish_folder(folder: Path, manifest: dict[str, Any]) -> None:
+    """Writes the manifest, after which the folder only waits for its name."""
     # It is written without fsync, as the checks at opening notice what a power cut took.
     own = {"digest": _digest(manifest), "created_by": f"aemodels {own_version()}"}
     (folder / "manifest.json").write_text(json.dumps(manifest | own, indent=1))
     for file in folder.iterdir():
         file.chmod(0o444)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
 def own_version() -> str:

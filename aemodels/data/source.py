@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -112,6 +112,12 @@ class Images:
     files: Sequence[str] | None = None  # N
     factors: Factors | None = None  # (N, F), where they are known
     factor_names: tuple[str, ...] = ()  # F
+    # Returns the hash of an item's raw content, from which its split follows; None splits by the source's order.
+    content: Callable[[Any], bytes] | None = None
+    given: Mapping[str, Rows] = field(default_factory=dict)  # val or test -> the rows that a person gave for it
+    grey_if_all: bool = False  # keep one channel if all images turn out grey
+    unused: Mapping[str, int] = field(default_factory=dict)  # kind of file -> how many files beside are no images
+    notes: tuple[str, ...] = ()  # sentences that say what was understood of the raw files
 
     def item(self, row: int) -> Any:
         """Returns what `decode` takes for a row."""

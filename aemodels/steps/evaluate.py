@@ -11,12 +11,15 @@ from pydantic import Field
 
 from aemodels.checkpoints.checkpoint import Loaded, load_model
 from aemodels.checkpoints.model_files import load_history
-from aemodels.config import SettingsError
-from aemodels.data import PreparedData, prepare
+from aemodels.config import SettingsError, UserError
+from aemodels.data import PreparedData, prepare, prepared_before
+from aemodels.data.folder import FolderConfig
+from aemodels.data.judged import with_test_images
 from aemodels.evaluation.evaluate import Evaluation, check_likelihood
 from aemodels.evaluation.evaluate import evaluate as judge
 from aemodels.evaluation.features import feature_network
 from aemodels.evaluation.leaving_out import as_tags
+from aemodels.experiment import Experiment
 from aemodels.reports.figures.model import draw_figures
 from aemodels.reports.page import Subject, key_metrics, write_report
 from aemodels.runtime import torchrun
@@ -66,22 +69,46 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
     folder = find(model)
     loaded, history = load_model(folder, str(best_device())), load_history(folder)
     experiment = loaded.card.experiment.override(changes)
-    data = yield from prepare(experiment.data)
+    own, data = yield from _images(model, loaded, experiment)
     _check(model, loaded, data)
     check_likelihood(loaded.model, data, experiment.evaluation)
-    features = yield from feature_network(data, best_device())
+    features = yield from feature_network(own, best_device())
     yield Progress("evaluating", 0, 1)
     tags = {"kind": "evaluation", "model": model, "pipeline": group, **standard_tags(experiment.seed, "")}
     with start_run(store, _name(model) or experiment.data.name, f"evaluation of {model}", tags) as run:
         run.params(changed_first(experiment))
         run.dataset(data, experiment.data.title)
-        own = data.digest == loaded.card.digest
-        images = experiment.training.images if own else None
-        seen = experiment.seen(data) if own else 0
+        trained_on = own.digest == loaded.card.digest
+        images = experiment.training.images if trained_on else None
+        seen = experiment.seen(data) if trained_on else 0
         evaluation = judge(loaded.model, data, features, experiment.evaluation, history=history, seen=seen)
         result = _record(run, Subject(model, "evaluated again", run.id, experiment, data, images), evaluation)
     yield Progress("evaluating", 1, 1)
     return result
+
+
+def _images(model: str, loaded: Loaded, experiment: Experiment) -> Steps[tuple[PreparedData, PreparedData]]:
+    """Returns the images whose features measure others, and the images whose test split is judged.
+
+    They are the same, unless the images are in other folders than the model's own: then all of them are judged, beside
+    the model's own training images.
+
+    Raises:
+        UserError: the images, or the model's own, are missing or do not fit.
+    """
+    own, other = loaded.card.experiment.data, experiment.data
+    if not isinstance(other, FolderConfig) or (isinstance(own, FolderConfig) and own.path == other.path):
+        data = yield from prepare(other)
+        return data, data
+    known = prepared_before(own, loaded.card.digest)
+    try:
+        known = known or (yield from prepare(own))
+    except UserError as error:
+        raise UserError(
+            f"{model}: its own images are needed beside those of data.path, as a reference: {error}"
+        ) from None
+    loaded.card.check_shape(known, model)
+    return known, (yield from with_test_images(known, other, loaded.model.conditional))
 
 
 def _record(run: Run, subject: Subject, evaluation: Evaluation) -> Evaluated:

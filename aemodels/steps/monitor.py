@@ -15,7 +15,7 @@ from aemodels.config import UserError
 from aemodels.data import DataConfig, PreparedData, prepare, prepared_before
 from aemodels.data.folder import FolderConfig
 from aemodels.data.image_files import Fitting, fitting_images, image_files
-from aemodels.data.prepared import SPLITS
+from aemodels.data.split_arrays import SPLITS
 from aemodels.evaluation.drift import CodeSpace, MonitoringConfig, Scores, Verdict, check_scores, fewest
 from aemodels.evaluation.leaving_out import Made, as_tags, make_each
 from aemodels.reports.figures.drift import histograms, worst
@@ -45,6 +45,8 @@ class Monitored(Result):
     """Counts the new images that were compared, without those that are in the champion's own data."""
     unfit: tuple[str, ...]
     """Lists the files that are no images of the model's shape, each with the reason."""
+    unused: str = ""
+    """Says which files in the folders are no images; empty where all are."""
     drift: bool
     reasons: tuple[str, ...]
     """Says why there is an alarm, or why there was nothing to compare."""
@@ -113,11 +115,11 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
         UserError: there is no champion, no encoder or no such folder, or the test images are not the champion's.
     """
     torchrun.refuse("a check")
-    files = image_files(paths)
+    found = image_files(paths)
     store = open_store()
     champion = yield from _champion(store, name)
     yield Progress("checking", 0, 1)
-    new = _read(files, paths, champion, config)
+    new = _read(found.files, paths, champion, config)
     compared = _compare(champion, new, config)
     tags = _tags(champion, new, compared, group)
     with start_run(store, name, f"check of {len(new.files)} images", tags) as run:
@@ -130,6 +132,7 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
         version=champion.version,
         images=len(new.images),
         unfit=new.read.unfit,
+        unused=found.told,
         drift=bool(compared.alarms),
         reasons=compared.alarms or compared.too_few,
         numbers=compared.numbers,
@@ -155,7 +158,8 @@ def _read(files: Sequence[Path], paths: Sequence[Path], champion: _Champion, con
     """Reads the newest files, as the model's own images were read."""
     newest = sorted(files, key=lambda file: file.stat().st_mtime_ns)[-config.newest :]
     folders = champion.source if isinstance(champion.source, FolderConfig) else None
-    read = fitting_images(newest, champion.data.image_shape, crop=folders is not None and folders.fit == "crop")
+    crop, to_grey = (folders.fit == "crop", folders.channels == "grey") if folders is not None else (False, False)
+    read = fitting_images(newest, champion.data.image_shape, crop, to_grey)
     belong = folders is not None and any(map(folders.holds, paths))
     return _New(len(files), newest, read, _unknown(read.images, champion.data) if belong else read.images)
 

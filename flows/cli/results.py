@@ -71,7 +71,7 @@ def pipeline(result: Finished, json: bool) -> None:
 
 def prepared(data: PreparedData, json: bool) -> None:
     if json:
-        return as_json(data.model_dump(mode="json"))
+        return as_json(data.model_dump(mode="json") | {"notes": data.notes()})
     facts(
         {
             "data": data.name,
@@ -80,6 +80,7 @@ def prepared(data: PreparedData, json: bool) -> None:
             "classes": ", ".join(data.classes) or "no labels",
             "digest": data.digest,
             "folder": data.path,
+            **({"as understood": data.notes()} if data.notes() else {}),
         }
     )
 
@@ -228,7 +229,8 @@ def monitored(result: Monitored, json: bool) -> None:
     if result.unfit:
         facts({f"{len(result.unfit)} files left out, such as": result.unfit[0]})
     pictures = result.figures[0].parent if result.figures else None
-    facts({**_left_out(result.left_out), "pictures": pictures, "run": result.url})
+    unused = {"files": result.unused} if result.unused else {}
+    facts({**unused, **_left_out(result.left_out), "pictures": pictures, "run": result.url})
     return None
 
 

@@ -52,12 +52,16 @@ def open_with_images(reference: str, paths: Sequence[Path]) -> Given:
     Raises:
         UserError: there are no such images or no such model, it cannot look at images, or one is damaged.
     """
-    files = image_files(paths)
+    found = image_files(paths)
     model = open_model(reference)
     model.require_encoder()
     source = model.card.experiment.data
     crop = isinstance(source, FolderConfig) and source.fit == "crop"
-    return Given(model, files, read_images(files, model.card.image_shape, crop))
+    to_grey = isinstance(source, FolderConfig) and source.channels == "grey"
+    images = read_images(found.files, model.card.image_shape, crop, to_grey)
+    if found.told:
+        note(found.told)
+    return Given(model, found.files, images)
 
 
 class Wanted(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aemodels.data.channels import is_grey
 from aemodels.data.folder import FolderConfig
 
 
@@ -18,7 +19,7 @@ def read_one(tmp_path: Path, image: Image.Image, suffix: str = "png", **settings
     folder.mkdir()
     image.save(folder / f"image.{suffix}", **settings.pop("save", {}))
     pixels = FolderConfig(path=folder, **settings).fetch().read().load(0)
-    return pixels.transpose(1, 2, 0).squeeze()
+    return (pixels[:1] if is_grey(pixels) else pixels).transpose(1, 2, 0).squeeze()
 
 
 def test_modes(tmp_path: Path) -> None:

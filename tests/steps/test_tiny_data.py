@@ -56,7 +56,9 @@ def folder_of(root: Path, images: np.ndarray, size: int, kind: str) -> Path:
     for i in range(size):
         pixels = images[0 if kind.startswith("alike") else i]
         label = {"plain": "", "alike": "", "single": f"class {min(i, 3)}"}.get(kind, "ab"[i % 2])
-        save(root / kind / label / f"{i}.png", pixels)
+        file = root / kind / label / f"{i}.png"
+        save(file, pixels)
+        file.write_bytes(file.read_bytes() + bytes([i]))  # copies of one file would all lie in one split
     return root / kind
 
 

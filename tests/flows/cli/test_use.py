@@ -164,7 +164,7 @@ def test_a_conditional_model_says_which_classes_it_assumed(model: Callable[[str]
         ("vae", ["generate", "--prior", "mixture", "--seed", f"{2**63}"], "seed=9223372036854775808: must be"),
         ("gan", ["generate", "--prior", "flow"], "has no encoder and so no codes; leave the prior out"),
         ("gan", ["generate", "--like", "{damaged}"], CANNOT_LOOK),
-        ("vae", ["generate", "--like", "{empty}"], "no PNG or JPEG images in it"),
+        ("vae", ["generate", "--like", "{empty}"], "no images in it"),
         ("vae", ["generate", "--like", "{images}", "--prior", "flow"], "give only one of them"),
         ("gan", ["reconstruct", "{damaged}"], CANNOT_LOOK),
         ("gan", ["embed", "{damaged}"], CANNOT_LOOK),

@@ -1,0 +1,90 @@
+"""Says in sentences what was understood of a person's images, and what became of each file."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from aemodels.data.layout import not_read
+from aemodels.data.source import Images
+from aemodels.data.split_arrays import SPLITS, Written
+
+NAMED = 3  # files or classes that a sentence names
+
+
+def sentences(
+    images: Images, written: Written, shares: Mapping[str, float], skipped: Sequence[str], copies: Mapping[str, int]
+) -> list[str]:
+    """Returns sentences about images that are split by their content; none about a packaged source.
+
+    Args:
+        shares: drawn split -> the share that was asked for.
+        skipped: the files that cannot be read.
+        copies: given split -> how many copies of its images were left out of others.
+    """
+    told = []
+    if images.content is not None:
+        told.append(_splits(written.sizes, shares))
+        told += [_classes(written.classes)] if written.classes else []
+        told += _files(images, written, skipped, copies)
+        told += _kinds(images, written)
+        if written.copies:
+            told.append(f"{count(written.copies, 'image is a copy', 'images are copies')} of others, in the same split")
+        told += images.notes
+    elif skipped:
+        told.append(unreadable(skipped))
+    return told
+
+
+def count(number: int, one: str, more: str) -> str:
+    """Returns a number with the words that follow it."""
+    return f"{number:,} {one if number == 1 else more}"
+
+
+def unreadable(skipped: Sequence[str]) -> str:
+    return f"{count(len(skipped), 'unreadable image', 'unreadable images')} skipped: {some(skipped)}"
+
+
+def some(names: Collection[str]) -> str:
+    """Names the first of some files or classes."""
+    return ", ".join(list(names)[:NAMED]) + (" ..." if len(names) > NAMED else "")
+
+
+def _splits(sizes: Mapping[str, int], shares: Mapping[str, float]) -> str:
+    parts = [f"train {count(sizes['train'], 'image', 'images')}"]
+    for split in SPLITS[1:]:
+        how = f"drawn by content, {100 * shares[split]:g} % asked for" if split in shares else "given"
+        parts.append(f"{split} {sizes[split]:,} ({how})")
+    return ", ".join(parts)
+
+
+def _classes(classes: Sequence[str]) -> str:
+    return f"{len(classes):,} classes: {', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}"
+
+
+def _files(images: Images, written: Written, skipped: Sequence[str], copies: Mapping[str, int]) -> list[str]:
+    """Says how many files are used, and why the others are not."""
+    reasons = [not_read(images.unused)] if images.unused else []
+    reasons += [unreadable(skipped)] if skipped else []
+    for split, number in copies.items():
+        reasons.append(f"{count(number, 'copy', 'copies')} of given {split} images left out of the other splits")
+    if written.unknown:
+        classes = [f"{name} ({number:,})" for name, number in written.unknown.most_common()]
+        reasons.append(f"{written.unknown.total():,} of classes without training images left out: {some(classes)}")
+    if not reasons:
+        return []
+    total, used = images.count + sum(images.unused.values()), sum(written.sizes.values())
+    return [f"{count(total, 'file', 'files')}, {used:,} used; {', '.join(reasons)}"]
+
+
+def _kinds(images: Images, written: Written) -> list[str]:
+    """Says it where grey and colour images are together, and where a class is lost."""
+    told = []
+    if written.grey and written.image_shape[0] == 3:
+        total = sum(written.sizes.values())
+        told.append(
+            f"{written.grey:,} of {total:,} images {'is' if written.grey == 1 else 'are'} grey; all are read as colour"
+        )
+    lost = [name for name in images.classes if name not in written.classes and name not in written.unknown]
+    if written.classes and lost:
+        told.append(f"no image of {some(lost)} can be read, so there {'is' if len(lost) == 1 else 'are'} no such class")
+    return told
