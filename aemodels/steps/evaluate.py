@@ -12,7 +12,7 @@ from pydantic import Field
 from aemodels.checkpoints.checkpoint import Loaded, load_model
 from aemodels.checkpoints.model_files import load_history
 from aemodels.config import SettingsError
-from aemodels.data import PreparedData, prepare
+from aemodels.data import PreparedData, prepare, prepared_before
 from aemodels.evaluation.evaluate import Evaluation, check_likelihood
 from aemodels.evaluation.evaluate import evaluate as judge
 from aemodels.evaluation.features import feature_network
@@ -75,10 +75,11 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
     with start_run(store, _name(model) or experiment.data.name, f"evaluation of {model}", tags) as run:
         run.params(changed_first(experiment))
         run.dataset(data, experiment.data.title)
-        own = data.digest == loaded.card.digest
-        images = experiment.training.images if own else None
-        seen = experiment.seen(data) if own else 0
-        evaluation = judge(loaded.model, data, features, experiment.evaluation, history=history, seen=seen)
+        same = data.digest == loaded.card.digest
+        images = experiment.training.images if same else None
+        seen = experiment.seen(data) if same else 0
+        own = prepared_before(loaded.card.experiment.data, loaded.card.digest)
+        evaluation = judge(loaded.model, data, features, experiment.evaluation, history=history, seen=seen, own=own)
         result = _record(run, Subject(model, "evaluated again", run.id, experiment, data, images), evaluation)
     yield Progress("evaluating", 1, 1)
     return result
