@@ -67,6 +67,9 @@ class PreparedData(Config):
     binarize: str
     """Repeats `data.binarize`, which the batches apply; it is no part of the digest."""
 
+    def __hash__(self) -> int:
+        return hash((self.path, self.digest, self.binarize))
+
     @property
     def num_classes(self) -> int:
         return len(self.classes)

@@ -60,9 +60,10 @@ class EvaluationConfig(Config):
         split: str,
         history: Sequence[Mapping[str, float]] = (),
         seen: int = 0,
+        own: PreparedData | None = None,
     ) -> Evidence:
         """Returns the evidence by which a model is evaluated, by these rules; nothing is computed yet."""
-        return Evidence(model, data, features, split, self, history, seen)
+        return Evidence(model, data, features, split, self, history, seen, own)
 
 
 class Evaluation(NamedTuple):
@@ -82,6 +83,7 @@ def evaluate(
     only: Collection[str] | None = None,
     history: Sequence[Mapping[str, float]] = (),
     seen: int = 0,
+    own: PreparedData | None = None,
 ) -> Evaluation:
     """Measures a model; the same weights give the same numbers, and no random state outside is changed.
 
@@ -92,13 +94,14 @@ def evaluate(
         only: these metrics, and no work for others.
         history: a training's metrics, an entry per epoch, for its curves.
         seen: how many of the first training images the model was trained on; 0 for a model of other images.
+        own: the data of those other images, where they are known; references are fitted to their training images.
 
     Raises:
         SettingsError: a metric that was asked for does not exist for this model and these data, or the model is for
             other images or, if it is conditional, other classes.
     """
     _check_images(model, data)
-    evidence = config.evidence(model, data, features, split, history, seen)
+    evidence = config.evidence(model, data, features, split, history, seen, own)
     if only is not None:
         _require(only, evidence)
     makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in (METRICS if only is None else only)}

@@ -68,17 +68,18 @@ class Evidence:
         rules: Rules,
         history: Sequence[Mapping[str, float]] = (),
         seen: int = 0,
+        own: PreparedData | None = None,
     ) -> None:
         """Keeps what the rest is computed from.
 
         Args:
             history: a training's metrics, an entry per epoch.
             seen: how many of the first training images the model was trained on.
+            own: the data that the model was trained on, where they are others and are known.
         """
         self.model, self.data, self.split, self.rules, self.history = model, data, split, rules, history
-        self.seen, self._features, self.seed = seen, features, rules.seed
-        # This many images are on each side of a Frechet distance.
-        self.frechet_images = min(rules.samples, data.sizes[split], data.sizes["train"])
+        self.seen, self.own, self._features, self.seed = seen, own, features, rules.seed
+        self.frechet_images = min(rules.samples, data.sizes[split], data.sizes["train"])  # on each side of a distance
         self._kept: list[Tensor] | None = None
 
     def has(self, need: Need) -> bool:
@@ -343,8 +344,7 @@ NEEDS: dict[Need, Callable[[Evidence], bool]] = {
     "history": lambda e: len(e.history) > 0,
     "seen": lambda e: e.seen > 0,
     "two_dimensions": lambda e: _is_autoencoder(e) and e.model.latent_dim == 2,
-    # With two units or fewer the codes themselves can be plotted.
-    "more_dimensions": lambda e: _is_autoencoder(e) and e.model.latent_dim > 2,
+    "more_dimensions": lambda e: _is_autoencoder(e) and e.model.latent_dim > 2,  # fewer can be plotted themselves
     "two_images": lambda e: e.data.sizes[e.split] >= AMOUNTS["two_images"],
     "ten_images": lambda e: e.data.sizes[e.split] >= AMOUNTS["ten_images"],
 }

@@ -31,7 +31,8 @@ def judge(loaded: Loaded, data: PreparedData, history: Sequence[Mapping[str, flo
     features = yield from feature_network(data, best_device())
     experiment = loaded.card.experiment
     seen = experiment.seen(data) if data.digest == loaded.card.digest else 0
-    return evaluate(loaded.model, data, features, experiment.evaluation, history=history, seen=seen)
+    own = prepared_before(experiment.data, loaded.card.digest)
+    return evaluate(loaded.model, data, features, experiment.evaluation, history=history, seen=seen, own=own)
 
 
 def own_data(card: ModelCard, name: str) -> PreparedData:

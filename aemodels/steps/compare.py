@@ -17,8 +17,9 @@ from aemodels.data import PreparedData
 from aemodels.evaluation.evaluate import check_primary
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features, feature_network
-from aemodels.evaluation.leaving_out import Made, NotEnoughError, as_tags, make_each
+from aemodels.evaluation.leaving_out import Made, NotEnoughError, as_tags, make_each, make_from
 from aemodels.evaluation.metrics import METRICS
+from aemodels.evaluation.references import reference_systems
 from aemodels.experiment import Experiment
 from aemodels.reports.figures.comparison import rate_distortion, side_by_side
 from aemodels.reports.figures.model import draw_figures
@@ -49,6 +50,8 @@ from aemodels.tracking.store import open_store
 from aemodels.training.models import new_model
 
 T = TypeVar("T")
+# Metrics of the mean image and of linear codes: how close reconstructions are, and how good samples.
+OF_REFERENCES = ("mse", "psnr", "ssim", "explained_variance", "frechet_samples", "density", "coverage")
 SIDE_BY_SIDE, CURVE = "comparison", "rate_distortion"  # the names of the pictures in the report
 
 
@@ -118,7 +121,7 @@ def compare(config: ComparisonConfig, data: PreparedData, command: str = "", ask
             run.params({"seeds": config.seeds, "systems": list(config.systems), **_shared(experiments)})
             run.dataset(data, _shown(config))
             found = yield from _children(config, data, features, folder, run)
-            compared = _finish(config, data, found, folder, run, command)
+            compared = _finish(config, data, features, found, folder, run, command)
         folder.finish(compared.model_dump(mode="json"), asker)
     return compared
 
@@ -221,6 +224,7 @@ def _entitled(steps: Steps[T], title: str) -> Steps[T]:
 def _finish(
     config: ComparisonConfig,
     data: PreparedData,
+    features: Features,
     found: dict[str, list[_Child]],
     folder: RunFolder,
     run: Run,
@@ -228,14 +232,20 @@ def _finish(
 ) -> Compared:
     """Writes the table, the pictures and the report into the folder and into the parent run."""
     experiments = {name: config.experiment(name, 0).for_data(data) for name in config.systems}
-    primary = next(iter(experiments.values())).evaluation.primary
-    measured = {name: [child.measured for child in children] for name, children in found.items()}
+    rules = next(iter(experiments.values())).evaluation
+    sizes = {experiment.model.latent_dim for experiment in experiments.values()}
+    references = reference_systems(data, sizes, best_device(), rules, features)
+    primary, measured = (
+        rules.primary,
+        {name: [child.measured for child in children] for name, children in found.items()},
+    )
     asked = code_in_markdown(command) if command else f"a flow or a program, with the settings of MLflow's run {run.id}"
-    table = make_table(measured, primary, f"Made by {asked}: {_circumstances(config, data, measured)}.")
+    beside = {name: [_reference(evidence)] for name, evidence in references.items()}
+    table = make_table(measured | beside, primary, f"Made by {asked}: {_circumstances(config, data, measured)}.")
     title = f"{len(experiments)} systems on {_shown(config)}"
     _keep("table.md", as_markdown(table, title), folder.path, run)
     _keep("table.json", table.model_dump_json(indent=2), folder.path, run)
-    pictures, left_out = _pictures(config, table, data, folder.path)
+    pictures, left_out = _pictures(config, table, data, folder.path, references)
     run.tags(as_tags(left_out))
     kept = dict(zip(pictures, keep_figures(pictures, folder.path, run, _winner(table, primary)), strict=True))
     contest = Contest(title, run.id, experiments, data)
@@ -277,8 +287,16 @@ def _keep(file: str, text: str, folder: Path, run: Run) -> None:
     run.text(file, text)
 
 
-def _pictures(config: ComparisonConfig, table: Table, data: PreparedData, folder: Path) -> Made[Picture]:
-    """Draws the models of the first seed side by side."""
+def _reference(evidence: Evidence) -> Measured:
+    """Measures a reference, for which nothing was trained."""
+    makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in OF_REFERENCES}
+    return Measured(metrics=make_from(evidence, makers).found, seconds=0)  # the systems say why one is left out
+
+
+def _pictures(
+    config: ComparisonConfig, table: Table, data: PreparedData, folder: Path, references: Mapping[str, Evidence]
+) -> Made[Picture]:
+    """Draws the models of the first seed side by side, and the references below them."""
 
     def evidence(name: str) -> Evidence:
         model = load_model(_place(folder, name, 0), str(best_device())).model
@@ -286,7 +304,9 @@ def _pictures(config: ComparisonConfig, table: Table, data: PreparedData, folder
 
     systems = {name: evidence(name) for name in config.systems}
     makers: dict[str, Callable[[], Picture]] = {
-        SIDE_BY_SIDE: partial(side_by_side, systems, f"{len(systems)} systems on the test images of {_shown(config)}")
+        SIDE_BY_SIDE: partial(
+            side_by_side, {**systems, **references}, f"{len(systems)} systems on the test images of {_shown(config)}"
+        )
     }
     if swept := config.swept():
         makers[CURVE] = partial(_curve, table, {name: systems[name] for name in swept})

@@ -81,7 +81,8 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         trained_on = own.digest == loaded.card.digest
         images = experiment.training.images if trained_on else None
         seen = experiment.seen(data) if trained_on else 0
-        evaluation = judge(loaded.model, data, features, experiment.evaluation, history=history, seen=seen)
+        known = own if trained_on else None
+        evaluation = judge(loaded.model, data, features, experiment.evaluation, history=history, seen=seen, own=known)
         result = _record(run, Subject(model, "evaluated again", run.id, experiment, data, images), evaluation)
     yield Progress("evaluating", 1, 1)
     return result

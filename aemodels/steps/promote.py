@@ -10,7 +10,7 @@ from PIL import Image
 
 from aemodels.checkpoints.checkpoint import load_card, load_model
 from aemodels.config import UserError
-from aemodels.data import DataConfig, PreparedData
+from aemodels.data import DataConfig, PreparedData, prepared_before
 from aemodels.data.folder import FolderConfig
 from aemodels.data.image_files import has_images
 from aemodels.evaluation.evaluate import evaluate
@@ -230,5 +230,6 @@ def _metrics_on(
     if card.image_shape != data.image_shape or (model.conditional and card.classes != data.classes):
         return None
     seen = card.experiment.seen(data) if card.digest == data.digest else 0
-    found = evaluate(model, data, features, settings.evaluation, seen=seen)
+    own = prepared_before(card.experiment.data, card.digest)
+    found = evaluate(model, data, features, settings.evaluation, seen=seen, own=own)
     return found.metrics, found.left_out

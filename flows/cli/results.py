@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aemodels.tracking.catalog import HistoryLine, Registered
 
 KEY_METRICS = ("frechet_samples", "negative_elbo", "mse", "probe_accuracy")
-COMPARED = (*KEY_METRICS, "coverage", "confident_samples", "label_accuracy", "like_accuracy")
+COMPARED = (*KEY_METRICS, "share_of_linear_code", "coverage", "confident_samples", "label_accuracy", "like_accuracy")
 SHOWN_TRIALS = 12
 
 

@@ -29,6 +29,7 @@ CPU = torch.device("cpu")
 CONFIG = EvaluationConfig()
 MODELS: list[Any] = list(section_kinds(Experiment.model_fields["model"]).values())  # the union
 OF_SAMPLES = {"frechet_samples", "frechet_floor", "frechet_images", "density", "coverage", "prior_diversity"}
+OF_SAMPLES |= {"frechet_linear_code"}
 OF_SAMPLES |= {"confident_samples", "confident_real", "class_balance"}
 SMALL = MLPConfig(widths=(32,))
 

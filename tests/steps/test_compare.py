@@ -31,6 +31,7 @@ from aemodels.tracking.catalog import find_report
 from aemodels.tracking.store import Store
 
 COMMAND = "aemodels compare three.json --seeds 2"
+REFERENCES = ("mean image", "linear code 3")
 TWO = [(seed, name) for seed in (0, 1) for name in SYSTEMS]
 
 
@@ -71,9 +72,9 @@ def metrics_of(done: Done, system: str) -> list[dict[str, float]]:
 
 def test_means_and_spreads_are_those_of_the_runs(done: Done) -> None:
     table = done.compared.table
-    assert [row.system for row in table.rows] == list(SYSTEMS)
+    assert [row.system for row in table.rows] == [*SYSTEMS, *REFERENCES]
     assert table.metrics[0] == "frechet_samples"
-    for row in table.rows:
+    for row in table.rows[: len(SYSTEMS)]:
         runs = metrics_of(done, row.system)
         assert len(runs) == 2
         tested = {name.removeprefix("test/") for name in runs[0] if name.startswith("test/")}
@@ -88,18 +89,31 @@ def test_means_and_spreads_are_those_of_the_runs(done: Done) -> None:
     assert "mse" not in table.rows[2].scores  # a GAN reconstructs nothing
 
 
+def test_the_references_stand_beside_the_systems_and_cost_nothing(done: Done) -> None:
+    mean, linear = (row for row in done.compared.table.rows if row.system in REFERENCES)
+    (first, *_) = metrics_of(done, "ae")
+    assert mean.scores["mse"].mean == pytest.approx(first["test/mean_image_mse"])
+    assert mean.scores["explained_variance"].mean == pytest.approx(0, abs=0.01)
+    for name, metric in {"mse": "mse", "psnr": "psnr", "ssim": "ssim", "frechet_samples": "frechet"}.items():
+        reference = f"test/linear_code_{metric}" if metric != "frechet" else "test/frechet_linear_code"
+        assert linear.scores[name].mean == pytest.approx(first[reference])
+    assert first["test/share_of_linear_code"] == pytest.approx(first["test/mse"] / linear.scores["mse"].mean)
+    assert mean.seconds.mean == linear.seconds.mean == 0
+    assert done.compared.runs.keys() == SYSTEMS.keys()  # they have no runs of their own
+
+
 def test_tables_for_people_and_machines_say_the_same(done: Done) -> None:
     folder, table = done.compared.folder, done.compared.table
     assert json.loads((folder / "table.json").read_text()) == table.model_dump(mode="json")
     lines = [line for line in (folder / "table.md").read_text().splitlines() if line.startswith("|")]
     header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
-    assert header == ["metric", "unit", *SYSTEMS]
+    assert header == ["metric", "unit", *SYSTEMS, *REFERENCES]
     assert [row[0].split()[0] for row in rows] == [*table.metrics, "validation", "training"]
     assert rows[0][:2] == ["frechet_samples ↓", METRICS["frechet_samples"].unit]
-    gan = {row[0]: row[-1] for row in rows}
+    gan = {row[0]: row[4] for row in rows}
     assert (gan["mse ↓"], gan["validation loss"]) == ("–", "–")
     best = min(table.rows, key=lambda row: row.scores["frechet_samples"].mean).system
-    assert [name for name, cell in zip(SYSTEMS, rows[0][2:], strict=True) if cell.startswith("**")] == [best]
+    assert [name for name, cell in zip(header[2:], rows[0][2:], strict=True) if cell.startswith("**")] == [best]
     assert table.best("frechet_samples") == (best,)
 
 
@@ -111,7 +125,7 @@ def test_the_table_says_how_it_came_about(done: Done, digits: PreparedData) -> N
 
 
 def test_the_validation_loss_is_that_of_the_last_epoch(done: Done) -> None:
-    for row, loss in zip(done.compared.table.rows, ("distortion", "objective", None), strict=True):
+    for row, loss in zip(done.compared.table.rows, ("distortion", "objective", None), strict=False):
         last = [run[f"val/{loss}"] for run in metrics_of(done, row.system)] if loss else []
         assert (row.validation.values if row.validation else ()) == pytest.approx(tuple(last))
 
@@ -166,14 +180,14 @@ def test_seeds_differ_and_systems_share_them(done: Done) -> None:
 
 def test_the_picture_is_empty_where_a_system_has_no_encoder(done: Done) -> None:
     picture = np.asarray(Image.open(done.compared.picture))
-    rows = len(SYSTEMS) + 1
+    rows = 1 + len(SYSTEMS) + len(REFERENCES)
     panels, left = [], 104  # under the title and beside the names; a cell has 28 pixels, twice, and a gap
     for images in PANELS.values():
         panels.append(picture[36 : 36 + rows * 58, left : left + images * 58])
         left += images * 58 - 2 + MARGIN
     filled = [[bool(panel[i * 58 + 4 : i * 58 + 52].min() < 250) for panel in panels] for i in range(rows)]
     original, vae, gan = [True, False, False, True], [True, True, False, True], [False, True, False, False]
-    assert filled == [original, [True] * 4, vae, gan]
+    assert filled == [original, [True] * 4, vae, gan, vae, vae]
 
 
 def test_codes_from_another_prior_have_a_panel_where_a_system_has_such_a_prior(digits: PreparedData) -> None:
@@ -191,7 +205,9 @@ def test_the_report_has_every_metric_and_system(done: Done) -> None:
     page = done.compared.report.read_text()
     assert "<script" not in page
     for row in done.compared.table.rows:
-        assert f'<th scope="row">{row.system}</th>' in page
+        assert f'<th scope="col" class="number">{row.system}</th>' in page
+    for system in SYSTEMS:
+        assert f'<th scope="row">{system}</th>' in page
     assert page.count("± ") >= 10
     assert "model.name=gan" in page
 
