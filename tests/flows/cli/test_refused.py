@@ -177,7 +177,7 @@ def test_a_damaged_image_is_named(tmp_path: Path, damage: str) -> None:
     refused(_train_on(folder), str(file), "cannot be read", "data.on_error=skip")
     prepared = call("prepare", "data=folder", f"data.path={folder}", "data.on_error=skip", "--json", *TINY)
     assert sum(prepared.json["sizes"].values()) == 19
-    assert "1 unreadable images skipped" in prepared.err
+    assert "1 unreadable image skipped" in prepared.err
     assert "007.png" in prepared.err
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from aemodels.checkpoints.checkpoint import load_model, save_card, save_weights
 from aemodels.config import section_kinds
 from aemodels.data import PreparedData
+from aemodels.data.digits import DigitsConfig
 from aemodels.experiment import Experiment
 from aemodels.nn.trunks import MLPConfig
 from aemodels.priors import PRIORS
@@ -49,7 +50,8 @@ def model(tmp_path: Path) -> Callable[..., Path]:
         )
         torch.manual_seed(0)
         training = TrainingConfig().override({"corruption": noise if KINDS[kind].has_encoder else "none"})
-        save_card(folder, Experiment(model=KINDS[kind], training=training), data)
+        digits = DigitsConfig(image_size=None)  # 8 x 8, as the model
+        save_card(folder, Experiment(data=digits, model=KINDS[kind], training=training), data)
         codes = None if kind == "gan" else torch.randn(300, 3)
         save_weights(folder, KINDS[kind].build(data.image_shape, data.num_classes), codes)
         return folder
