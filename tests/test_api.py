@@ -412,7 +412,7 @@ def test_threads_that_fit_the_same_images_do_not_disturb_each_other() -> None:
 
 
 def test_a_fit_starts_from_a_model_a_folder_or_a_registered_version(elsewhere: Path) -> None:
-    parent = aemodels.fit(IMAGES, "ae", **QUICK)
+    parent = aemodels.fit(IMAGES, "ae", seed=1, **QUICK)
     others = IMAGES[:, ::-1]
     parent.save("kept")
     finer = aemodels.fit(others, start_from=parent, training__epochs=1)
