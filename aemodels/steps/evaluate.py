@@ -14,10 +14,10 @@ from aemodels.checkpoints.model_files import load_history
 from aemodels.config import SettingsError
 from aemodels.data import PreparedData, prepare, prepared_before
 from aemodels.evaluation.evaluate import Evaluation, check_likelihood
-from aemodels.evaluation.evaluate import evaluate as judge
+from aemodels.evaluation.evaluate import evaluating as judging
 from aemodels.evaluation.features import feature_network
 from aemodels.evaluation.leaving_out import as_tags
-from aemodels.reports.figures.model import draw_figures
+from aemodels.reports.figures.model import drawing_figures
 from aemodels.reports.page import Subject, key_metrics, write_report
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
@@ -65,7 +65,8 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
     store = open_store()
     folder = find(model)
     loaded, history = load_model(folder, str(best_device())), load_history(folder)
-    experiment = loaded.card.experiment.override(changes)
+    # how much was measured after the training says nothing of this evaluation
+    experiment = loaded.card.experiment.override({"evaluation.level": "full", **changes})
     data = yield from prepare(experiment.data)
     _check(model, loaded, data)
     check_likelihood(loaded.model, data, experiment.evaluation)
@@ -79,19 +80,23 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         images = experiment.training.images if same else None
         seen = experiment.seen(data) if same else 0
         own = prepared_before(loaded.card.experiment.data, loaded.card.digest)
-        evaluation = judge(loaded.model, data, features, experiment.evaluation, history=history, seen=seen, own=own)
-        result = _record(run, Subject(model, "evaluated again", run.id, experiment, data, images), evaluation)
+        evaluation = yield from judging(
+            loaded.model, data, features, experiment.evaluation, history=history, seen=seen, own=own
+        )
+        result = yield from _record(
+            run, Subject(model, "evaluated again", run.id, experiment, data, images), evaluation
+        )
     yield Progress("evaluating", 1, 1)
     return result
 
 
-def _record(run: Run, subject: Subject, evaluation: Evaluation) -> Evaluated:
+def _record(run: Run, subject: Subject, evaluation: Evaluation) -> Steps[Evaluated]:
     """Tracks what was measured, draws it, and writes the report."""
     metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
     run.metrics(metrics)
     folder = store_folder() / "evaluations" / run.id
     folder.mkdir(parents=True)
-    pictures, undrawn = draw_figures(evaluation.evidence)
+    pictures, undrawn = yield from drawing_figures(evaluation.evidence)
     left_out = evaluation.left_out | undrawn
     run.tags(as_tags(left_out))
     key = key_metrics(evaluation.metrics, subject.experiment.evaluation.primary)
