@@ -55,6 +55,7 @@ restore:  ## restores what `make backup` has saved: make restore FROM=backups/..
 
 bench: .venv/ready-bench  ## measures speed, side by side with others; OPTIONS="--quick" is the short form
 	$(BIN)/python -m benchmarks $(OPTIONS)
+	$(if $(filter-out --quick,$(OPTIONS)),,$(BIN)/python -m benchmarks.images $(OPTIONS))  # as a whole, or with --quick
 
 .venv/ready-docs: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -12,10 +12,11 @@ from aemodels.config import Config, SettingsError, UserError
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features
-from aemodels.evaluation.leaving_out import make_from, named
+from aemodels.evaluation.leaving_out import making_from, named
 from aemodels.evaluation.metrics import METRICS, Direction
 from aemodels.evaluation.needs import Need
 from aemodels.models.base import GenerativeModel
+from aemodels.runtime.progress import Steps, finish
 
 # What any data have by the time that a training or a search measures, although not yet when its settings are checked.
 COMING: tuple[Need, ...] = ("features",)
@@ -26,6 +27,8 @@ class EvaluationConfig(Config):
 
     primary: str = "frechet_samples"
     """Names the metric that defines better: a search reads it on validation images, the gate on test images."""
+    level: Literal["quick", "full"] = "full"
+    """Leaves out with quick what is slow: classifiers of codes, density and coverage, requests for classes, t-SNE."""
     samples: int = Field(10_000, ge=2)
     """Sets the images on each side of a Frechet distance; there are fewer where the data have fewer."""
     denoising: bool = False
@@ -85,6 +88,21 @@ def evaluate(
     seen: int = 0,
     own: PreparedData | None = None,
 ) -> Evaluation:
+    """Measures a model, as `evaluating` does."""
+    return finish(evaluating(model, data, features, config, split, only, history, seen, own))
+
+
+def evaluating(
+    model: GenerativeModel,
+    data: PreparedData,
+    features: Features | None,
+    config: EvaluationConfig,
+    split: str = "test",
+    only: Collection[str] | None = None,
+    history: Sequence[Mapping[str, float]] = (),
+    seen: int = 0,
+    own: PreparedData | None = None,
+) -> Steps[Evaluation]:
     """Measures a model; the same weights give the same numbers, and no random state outside is changed.
 
     A metric that fails, or for which these images are not enough, is left out with its reason.
@@ -104,11 +122,18 @@ def evaluate(
     evidence = config.evidence(model, data, features, split, history, seen, own)
     if only is not None:
         _require(only, evidence)
-    makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in (METRICS if only is None else only)}
+    makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in (_asked(config) if only is None else only)}
     # Trials ask for few metrics. If they are stacked on a GPU and its memory is not enough, they are stacked again.
     raised = (UserError,) if only is None else (UserError, torch.OutOfMemoryError, MemoryError)
-    metrics, left_out = make_from(evidence, makers, raised)
+    metrics, left_out = yield from making_from(evidence, makers, "evaluating", raised)
     return Evaluation(metrics, evidence, left_out)
+
+
+def _asked(config: EvaluationConfig) -> list[str]:
+    """Returns the metrics of the level; the one that defines better is always among them."""
+    return [
+        name for name, metric in METRICS.items() if config.level == "full" or not metric.slow or name == config.primary
+    ]
 
 
 def _check_images(model: GenerativeModel, data: PreparedData) -> None:

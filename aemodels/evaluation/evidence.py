@@ -38,6 +38,8 @@ class Rules(Protocol):
     """Says how much is measured; EvaluationConfig explains each number."""
 
     @property
+    def level(self) -> Literal["quick", "full"]: ...
+    @property
     def samples(self) -> int: ...
     @property
     def denoising(self) -> bool: ...
@@ -120,10 +122,7 @@ class Evidence:
 
     @cached_property
     def dequantized_terms(self) -> dict[str, float]:
-        """Returns the same terms with noise of one grey level on the pixels.
-
-        With a density as likelihood they bound the images' probability.
-        """
+        """Returns the same terms with noise of a grey level; under a density they bound the pixels' probability."""
         return mean_bound(self.model, self.batches, self.seed, dequantized=True)
 
     @cached_property

@@ -12,6 +12,7 @@ from typing import Generic, NamedTuple, NoReturn, TypeVar
 from aemodels.config import UserError
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.needs import AMOUNTS, Need
+from aemodels.runtime.progress import Progress, Steps, finish
 
 T = TypeVar("T")
 TAG = "left_out."  # the beginning of the tags of runs and registered versions that hold the reasons
@@ -31,7 +32,14 @@ class Made(NamedTuple, Generic[T]):
 
 
 def make_each(makers: Mapping[str, Callable[[], T]], raised: tuple[type[Exception], ...] = (UserError,)) -> Made[T]:
-    """Calls each function; if one fails, the others are made all the same.
+    """Calls each function, as `making_each` does."""
+    return finish(making_each(makers, raised))
+
+
+def making_each(
+    makers: Mapping[str, Callable[[], T]], raised: tuple[type[Exception], ...] = (UserError,), work: str = ""
+) -> Steps[Made[T]]:
+    """Calls each function, and reports which; if one fails, the others are made all the same.
 
     A mistake in a function's code is logged with its trace, which -v shows; the tests fail at such a record.
 
@@ -39,7 +47,8 @@ def make_each(makers: Mapping[str, Callable[[], T]], raised: tuple[type[Exceptio
         raised: errors that are not caught, because a person can mend them and run the same command again.
     """
     made: Made[T] = Made({}, {})
-    for name, make in makers.items():
+    for done, (name, make) in enumerate(makers.items()):
+        yield Progress(work, done, len(makers), name)
         try:
             made.found[name] = make()
         except NotEnoughError as error:
@@ -52,24 +61,26 @@ def make_each(makers: Mapping[str, Callable[[], T]], raised: tuple[type[Exceptio
     return made
 
 
-def make_from(
+def making_from(
     evidence: Evidence,
     makers: Mapping[str, tuple[Sequence[Need], Callable[[Evidence], T]]],
+    work: str,
     raised: tuple[type[Exception], ...] = (UserError,),
-) -> Made[T]:
+) -> Steps[Made[T]]:
     """Makes from a model's evidence each of these that the model and its data have, and leaves the others out.
 
     Args:
         makers: name -> its needs, and the function. One whose need more images would not meet does not apply to this
             model and these data, and is not mentioned.
-        raised: as for `make_each`.
+        work: what is being done, for the reports.
+        raised: as for `making_each`.
     """
     own: dict[str, Callable[[], T]] = {}
     for name, (needs, make) in makers.items():
         missing = [need for need in needs if not evidence.has(need)]
         if all(need in AMOUNTS for need in missing):
             own[name] = partial(_refuse, missing[0], evidence) if missing else partial(make, evidence)
-    return make_each(own, raised)
+    return (yield from making_each(own, raised, work))
 
 
 def named(need: Need, evidence: Evidence) -> str:

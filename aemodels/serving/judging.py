@@ -15,7 +15,7 @@ from aemodels.checkpoints.checkpoint import Loaded, ModelCard
 from aemodels.config import UserError
 from aemodels.data.arrays import ArraysConfig, as_labels, keep_arrays
 from aemodels.data.prepared import PreparedData, prepare, prepared_before
-from aemodels.evaluation.evaluate import Evaluation, evaluate
+from aemodels.evaluation.evaluate import Evaluation, evaluating
 from aemodels.evaluation.features import feature_network
 from aemodels.reports.figures.model import draw_figures
 from aemodels.reports.page import Subject, write_report
@@ -32,7 +32,8 @@ def judge(loaded: Loaded, data: PreparedData, history: Sequence[Mapping[str, flo
     experiment = loaded.card.experiment
     seen = experiment.seen(data) if data.digest == loaded.card.digest else 0
     own = prepared_before(experiment.data, loaded.card.digest)
-    return evaluate(loaded.model, data, features, experiment.evaluation, history=history, seen=seen, own=own)
+    rules = experiment.evaluation.override({"level": "full"})
+    return (yield from evaluating(loaded.model, data, features, rules, history=history, seen=seen, own=own))
 
 
 def own_data(card: ModelCard, name: str) -> PreparedData:

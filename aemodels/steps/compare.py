@@ -17,19 +17,19 @@ from aemodels.data import PreparedData
 from aemodels.evaluation.evaluate import check_primary
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features, feature_network
-from aemodels.evaluation.leaving_out import Made, NotEnoughError, as_tags, make_each, make_from
+from aemodels.evaluation.leaving_out import Made, NotEnoughError, as_tags, make_each, making_from
 from aemodels.evaluation.metrics import METRICS
 from aemodels.evaluation.references import reference_systems
 from aemodels.experiment import Experiment
 from aemodels.reports.figures.comparison import rate_distortion, side_by_side
-from aemodels.reports.figures.model import draw_figures
+from aemodels.reports.figures.model import drawing_figures
 from aemodels.reports.page import Contest, Subject, key_metrics, write_comparison, write_report
 from aemodels.reports.pictures import Picture
 from aemodels.reports.table import Measured, Table, as_markdown, make_table
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device, described
 from aemodels.runtime.files import write_whole
-from aemodels.runtime.progress import Driven, Progress, Steps
+from aemodels.runtime.progress import Driven, Progress, Steps, finish
 from aemodels.settings import ComparisonConfig
 from aemodels.steps.recording import (
     FINISHED_BEFORE,
@@ -179,7 +179,7 @@ def _child(
     with open_run(parent.store, folder, name, f"{system} {experiment.seed}", experiment.seed, tags, parent.id) as run:
         learned = yield from learn(experiment, data, features, folder, run, model)
         run.metrics({"seconds": learned.seconds}, at=folder.time("judged"))
-        pictures, undrawn = draw_figures(learned.evaluation.evidence)
+        pictures, undrawn = yield from drawing_figures(learned.evaluation.evidence)
         left_out = learned.evaluation.left_out | undrawn
         run.tags(as_tags(left_out))
         key = key_metrics(learned.evaluation.metrics, experiment.evaluation.primary)
@@ -290,7 +290,9 @@ def _keep(file: str, text: str, folder: Path, run: Run) -> None:
 def _reference(evidence: Evidence) -> Measured:
     """Measures a reference, for which nothing was trained."""
     makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in OF_REFERENCES}
-    return Measured(metrics=make_from(evidence, makers).found, seconds=0)  # the systems say why one is left out
+    return Measured(
+        metrics=finish(making_from(evidence, makers, "")).found, seconds=0
+    )  # the systems say why one is left out
 
 
 def _pictures(

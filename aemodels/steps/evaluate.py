@@ -16,11 +16,11 @@ from aemodels.data import PreparedData, prepare, prepared_before
 from aemodels.data.folder import FolderConfig
 from aemodels.data.judged import with_test_images
 from aemodels.evaluation.evaluate import Evaluation, check_likelihood
-from aemodels.evaluation.evaluate import evaluate as judge
+from aemodels.evaluation.evaluate import evaluating as judging
 from aemodels.evaluation.features import feature_network
 from aemodels.evaluation.leaving_out import as_tags
 from aemodels.experiment import Experiment
-from aemodels.reports.figures.model import draw_figures
+from aemodels.reports.figures.model import drawing_figures
 from aemodels.reports.page import Subject, key_metrics, write_report
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
@@ -68,7 +68,8 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
     store = open_store()
     folder = find(model)
     loaded, history = load_model(folder, str(best_device())), load_history(folder)
-    experiment = loaded.card.experiment.override(changes)
+    # how much was measured after the training says nothing of this evaluation
+    experiment = loaded.card.experiment.override({"evaluation.level": "full", **changes})
     own, data = yield from _images(model, loaded, experiment)
     _check(model, loaded, data)
     check_likelihood(loaded.model, data, experiment.evaluation)
@@ -80,10 +81,12 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         run.dataset(data, experiment.data.title)
         trained_on = own.digest == loaded.card.digest
         images = experiment.training.images if trained_on else None
-        seen = experiment.seen(data) if trained_on else 0
-        known = own if trained_on else None
-        evaluation = judge(loaded.model, data, features, experiment.evaluation, history=history, seen=seen, own=known)
-        result = _record(run, Subject(model, "evaluated again", run.id, experiment, data, images), evaluation)
+        seen, known = (experiment.seen(data), own) if trained_on else (0, None)
+        evaluation = yield from judging(
+            loaded.model, data, features, experiment.evaluation, history=history, seen=seen, own=known
+        )
+        subject = Subject(model, "evaluated again", run.id, experiment, data, images)
+        result = yield from _record(run, subject, evaluation)
     yield Progress("evaluating", 1, 1)
     return result
 
@@ -112,13 +115,13 @@ def _images(model: str, loaded: Loaded, experiment: Experiment) -> Steps[tuple[P
     return known, (yield from with_test_images(known, other, loaded.model.conditional))
 
 
-def _record(run: Run, subject: Subject, evaluation: Evaluation) -> Evaluated:
+def _record(run: Run, subject: Subject, evaluation: Evaluation) -> Steps[Evaluated]:
     """Tracks what was measured, draws it, and writes the report."""
     metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
     run.metrics(metrics)
     folder = store_folder() / "evaluations" / run.id
     folder.mkdir(parents=True)
-    pictures, undrawn = draw_figures(evaluation.evidence)
+    pictures, undrawn = yield from drawing_figures(evaluation.evidence)
     left_out = evaluation.left_out | undrawn
     run.tags(as_tags(left_out))
     key = key_metrics(evaluation.metrics, subject.experiment.evaluation.primary)

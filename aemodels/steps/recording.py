@@ -155,7 +155,7 @@ def _overview(pictures: Sequence[Picture]) -> Picture:
 
 def yardstick(settings: Settings, data: PreparedData, features: Features) -> str:
     """Returns what test metrics depend on beside the model, as a text; only metrics with the same one are compared."""
-    how = f"{data.binarize}{features.hash}{settings.evaluation.model_dump_json()}"
+    how = f"{data.binarize}{features.hash}{settings.evaluation.model_dump_json(exclude={'level'})}"
     judged = hashlib.sha256(how.encode()).hexdigest()[:8]
     return f"{data.digest}-{judged}"
 

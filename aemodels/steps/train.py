@@ -17,12 +17,12 @@ from aemodels.checkpoints.run_folder import RunFolder, claimed
 from aemodels.checkpoints.training import save_best, saved_epochs
 from aemodels.data import PreparedData
 from aemodels.evaluation.advice import Course, advise
-from aemodels.evaluation.evaluate import Evaluation, check_likelihood, check_primary, evaluate
+from aemodels.evaluation.evaluate import Evaluation, check_likelihood, check_primary, evaluating
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.evaluation.leaving_out import as_tags, make_each
 from aemodels.experiment import Experiment
 from aemodels.models.base import Autoencoder, GenerativeModel
-from aemodels.reports.figures.model import draw_figures, reconstruction_grid, sample_grid
+from aemodels.reports.figures.model import drawing_figures, reconstruction_grid, sample_grid
 from aemodels.reports.page import Subject, key_metrics, write_report
 from aemodels.reports.pictures import Picture
 from aemodels.runtime import torchrun
@@ -143,7 +143,7 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> St
         tags = {"kind": "training", "pipeline": group, **_started(experiment)}
         with open_run(store, folder, name, title, experiment.seed, tags) as run:
             learned = yield from learn(experiment, data, features, folder, run, model, start)
-            result = _register(settings, data, features, folder.path, run, learned)
+            result = yield from _register(settings, data, features, folder.path, run, learned)
         folder.finish(result.model_dump(mode="json"), asker)
     yield Progress("evaluating", 1, 1, f"{name} version {result.version.version}")
     return result
@@ -191,7 +191,7 @@ def learn(
     with run.system_metrics():
         state = yield from _epochs(experiment, data, folder, run, untrained, start)
     yield Progress("evaluating", 0, 1)
-    evaluation = _judge(experiment, data, features, state, folder)
+    evaluation = yield from _judge(experiment, data, features, state, folder)
     metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
     run.metrics(metrics, at=folder.time("judged"))
     seen = experiment.seen(data)
@@ -203,10 +203,10 @@ def learn(
 
 def _register(
     settings: Settings, data: PreparedData, features: Features, folder: Path, run: Run, learned: Learned
-) -> Trained:
+) -> Steps[Trained]:
     """Draws what was measured of a model, registers it, and writes its report."""
     experiment, name, evaluation = settings.experiment, settings.registered_name, learned.evaluation
-    pictures, undrawn = draw_figures(evaluation.evidence)
+    pictures, undrawn = yield from drawing_figures(evaluation.evidence)
     left_out = evaluation.left_out | undrawn
     run.tags(as_tags(left_out))
     key = key_metrics(evaluation.metrics, experiment.evaluation.primary)
@@ -241,11 +241,12 @@ def _title(experiment: Experiment) -> str:
 
 def _judge(
     experiment: Experiment, data: PreparedData, features: Features, state: TrainingState, folder: RunFolder
-) -> Evaluation:
+) -> Steps[Evaluation]:
     """Saves and measures the best weights of a training."""
     model = save_best(folder.path, experiment, data, state)
     seen = experiment.seen(data)
-    return evaluate(model, data, features, experiment.evaluation, history=state.history, seen=seen)
+    rules, history = experiment.evaluation, state.history
+    return (yield from evaluating(model, data, features, rules, history=history, seen=seen))
 
 
 def _effort(state: TrainingState) -> tuple[float, float]:

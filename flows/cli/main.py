@@ -32,6 +32,7 @@ from flows.cli.pages import report, serve, ui
 from flows.cli.registry import history, models, promote, rollback
 from flows.cli.session import (
     answering,
+    judged_quickly,
     let_prefect_start,
     model_first,
     read_evaluation_settings,
@@ -94,7 +95,7 @@ def pipeline(
     decides whether it becomes the champion.
     """
     with answering(v, computes=True):
-        settings = read_settings(changes, preset, config)
+        settings = read_settings(judged_quickly(changes, json), preset, config)
         from aemodels.steps.start import fixed
         from aemodels.steps.tune import check
         from flows import terminal
@@ -150,7 +151,7 @@ def train(
 ) -> None:
     """Train a model, evaluate it and register it."""
     with answering(v, computes=True):
-        settings = read_settings(changes, preset, config)
+        settings = read_settings(judged_quickly(changes, json), preset, config)
         from aemodels.runtime import torchrun
         from aemodels.steps.start import fixed
         from aemodels.steps.train import assist, check
@@ -187,7 +188,7 @@ def evaluate(
         model, changes = model_first(arguments or [])
         if not model:
             model = f"{read_settings(changes, preset, config).registered_name}@champion"
-        settings = read_evaluation_settings(changes, preset, config)
+        settings = read_evaluation_settings(judged_quickly(changes, json), preset, config)
         from flows.cli import results, work
 
         results.evaluated(work.evaluate(model, settings), json)

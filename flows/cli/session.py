@@ -168,6 +168,13 @@ def read_settings(changes: list[str] | None, preset: list[str] | None, config: P
     return load_settings(read_changes(changes or []), preset, config)
 
 
+def judged_quickly(changes: list[str] | None, json: bool) -> list[str]:
+    """Returns the changes, with evaluation.level=quick before them for a machine that reads JSON and gives no level."""
+    given = changes or []
+    own = any(change.startswith(("evaluation.level=", "evaluation=")) for change in given)
+    return ["evaluation.level=quick", *given] if json and not own else given
+
+
 def model_first(arguments: list[str]) -> tuple[str, list[str]]:
     """Splits arguments into the model's reference, "" if there is none, and the settings."""
     given = bool(arguments) and "=" not in arguments[0]

@@ -13,7 +13,7 @@ from torch import Tensor
 from aemodels.config import SettingsError, section_kinds
 from aemodels.data import PreparedData
 from aemodels.data.other_kind import images_of_another_kind
-from aemodels.evaluation.evaluate import EvaluationConfig, check_primary, direction, evaluate
+from aemodels.evaluation.evaluate import EvaluationConfig, check_primary, direction, evaluate, evaluating
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
@@ -22,7 +22,7 @@ from aemodels.models.base import ModelConfig, Variational
 from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import DiagonalNormalHead
 from aemodels.nn.trunks import MLPConfig
-from aemodels.runtime.progress import finish
+from aemodels.runtime.progress import Progress, finish
 from aemodels.tuning.config import TuningConfig
 
 CPU = torch.device("cpu")
@@ -249,3 +249,25 @@ def test_a_model_for_other_images(digits: PreparedData, colour) -> None:
     other = colour["labelled"].model_copy(update={"classes": ("a", "b", "c")})
     with pytest.raises(SettingsError, match="conditional on 2 classes, folder has 3; choose data"):
         evaluate(conditional, other, None, CONFIG)
+
+
+def test_a_quick_evaluation_leaves_out_what_is_slow_and_not_asked(digits: PreparedData, features: Features) -> None:
+    model = build(VAEConfig(trunk=SMALL), digits)
+    full = evaluate(model, digits, features, CONFIG, seen=500)
+    quick = evaluate(model, digits, features, CONFIG.override({"level": "quick"}), seen=500)
+    slow = {name for name in full.metrics if METRICS[name].slow}
+    assert {"probe_accuracy", "knn_accuracy", "density", "coverage", "like_accuracy"} <= slow
+    assert quick.metrics == {name: value for name, value in full.metrics.items() if name not in slow}
+    assert {"mse", "negative_elbo", "frechet_samples", "explained_variance", "share_of_linear_code"} <= set(
+        quick.metrics
+    )
+    assert not quick.left_out
+    asked = CONFIG.override({"level": "quick", "primary": "coverage"})
+    assert evaluate(model, digits, features, asked, seen=500).metrics["coverage"] == full.metrics["coverage"]
+
+
+def test_an_evaluation_tells_which_metric_it_measures(digits: PreparedData, features: Features) -> None:
+    told: list[Progress] = []
+    only = ("mse", "psnr", "frechet_floor")
+    finish(evaluating(build(VAEConfig(trunk=SMALL), digits), digits, features, CONFIG, only=only), told.append)
+    assert told == [Progress("evaluating", i, 3, name) for i, name in enumerate(only)]

@@ -79,6 +79,7 @@ REQUESTS = {
         "images asked for by class that are of the class",
         f"It is the share of images drawn for a class that the feature network's classifier puts into that class. "
         f"There are {_EACH}. 1 / classes is chance.",
+        slow=True,
     ),
     "label_diversity": Metric(
         label_diversity,
@@ -87,6 +88,7 @@ REQUESTS = {
         None,
         "how varied images asked for by class are",
         _DIVERSITY.format("images drawn for a class"),
+        slow=True,
     ),
     "like_accuracy": Metric(
         like_accuracy,
@@ -96,6 +98,7 @@ REQUESTS = {
         "images like examples of a class that are of the class",
         f"It is the share of images drawn to be like {EXAMPLES} training images of a class (like all, if there are "
         f"fewer) that the feature network's classifier puts into that class. There are {_EACH}. 1 / classes is chance.",
+        slow=True,
     ),
     "like_diversity": Metric(
         like_diversity,
@@ -104,6 +107,7 @@ REQUESTS = {
         None,
         "how varied images like examples of a class are",
         _DIVERSITY.format("images drawn to be like those of a class"),
+        slow=True,
     ),
     "prior_diversity": Metric(
         prior_diversity,
@@ -112,5 +116,6 @@ REQUESTS = {
         None,
         "how varied images are that nobody asked for",
         _DIVERSITY.format(f"{ASKED} images drawn from the prior") + " It is over 1, as they are of all classes.",
+        slow=True,
     ),
 }

@@ -85,6 +85,7 @@ COMPRESSION = {
         None,
         "the mean squared error of images of another kind",
         f"It is the MSE of {_OTHERS}",
+        slow=True,
     ),
     "out_of_domain_explained_variance": Metric(
         out_of_domain_explained_variance,
@@ -93,5 +94,6 @@ COMPRESSION = {
         None,
         "the explained variance of images of another kind",
         f"{_EXPLAINED}. It is measured on {_OTHERS}",
+        slow=True,
     ),
 }

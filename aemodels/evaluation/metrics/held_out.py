@@ -311,6 +311,7 @@ HELD_OUT = {
         "maximize",
         "how often a logistic regression tells the class from the code",
         f"It is the accuracy of a logistic regression from posterior mean to class, fitted to {_CODES}",
+        slow=True,
     ),
     "knn_accuracy": Metric(
         knn_accuracy,
@@ -319,5 +320,6 @@ HELD_OUT = {
         "maximize",
         "how often the 5 nearest training codes tell the class",
         f"It is the accuracy of the class of the 5 nearest (by posterior means) among {_CODES}",
+        slow=True,
     ),
 }

@@ -159,6 +159,7 @@ SAMPLES = {
         None,
         "the distance of images of codes from N(0, I) to real ones",
         "It is frechet_samples with codes from N(0, I), whatever the prior. Nothing brings the codes of an ae there.",
+        slow=True,
     ),
     "frechet_fitted_prior": Metric(
         frechet_fitted_prior,
@@ -168,6 +169,7 @@ SAMPLES = {
         "the distance of images of a mixture fitted to codes to real ones",
         "It is frechet_samples with codes from a mixture of up to 10 Gaussians. The mixture is fitted to one code from "
         "q(z|x) of each of at most 10,000 training images (for an ae once, when it was trained).",
+        slow=True,
     ),
     "frechet_reconstructions": Metric(
         frechet_reconstructions,
@@ -201,6 +203,7 @@ SAMPLES = {
         "how closely samples lie to real images; over 1 they crowd together",
         "It is the number of balls around the split's images that hold a sample (mean over the samples), over 5. A "
         "ball reaches to its image's 5th nearest in the data set's features. It is over 1 if samples crowd together.",
+        slow=True,
     ),
     "coverage": Metric(
         coverage,
@@ -210,6 +213,7 @@ SAMPLES = {
         "real images with a sample near them; of real images 0.97 is expected",
         "It is the share of the balls of density that hold at least one of as many samples. 0.97 is expected of real "
         "images.",
+        slow=True,
     ),
     "confident_samples": Metric(
         confident_samples,
@@ -219,6 +223,7 @@ SAMPLES = {
         "samples of which the classifier is sure",
         "It is the share of samples to which the feature network's classifier gives a class with a probability over "
         "0.9. It may also be sure of a picture that shows no object.",
+        slow=True,
     ),
     "confident_real": Metric(
         confident_real,
@@ -227,6 +232,7 @@ SAMPLES = {
         None,
         "real images of which the classifier is sure",
         "It is confident_samples of the split's images.",
+        slow=True,
     ),
     "class_balance": Metric(
         class_balance,
@@ -236,5 +242,6 @@ SAMPLES = {
         "0 if all samples are of one class, 1 if all classes come alike often",
         "It is the entropy of the classes that the feature network's classifier gives to the samples, over "
         "ln(classes). 0 is one class, 1 is a balance.",
+        slow=True,
     ),
 }

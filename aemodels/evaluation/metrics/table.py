@@ -21,6 +21,7 @@ class Metric(NamedTuple):
     what: str  # what it says, in a line that stands in docs/metrics.md too
     how: str  # how exactly it is measured
     ranks: bool = True  # whether a better value makes a better model by itself, and not only beside another goal
+    slow: bool = False  # whether evaluation.level=quick leaves it out
     of_likelihood: bool = False  # in units of the likelihood: it compares only models that share one
 
     @property

@@ -19,12 +19,13 @@ from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation import neighbours
 from aemodels.evaluation.evidence import Evidence
-from aemodels.evaluation.leaving_out import Made, make_from
+from aemodels.evaluation.leaving_out import Made, making_from
 from aemodels.evaluation.needs import Need
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.reports.figures.class_requests import classes, denoising, like
 from aemodels.reports.figures.codes import codes, codes_tsne, decode, manifold, traversals
 from aemodels.reports.pictures import FONT, GAP, WIDTH, Labels, Picture, drawn, plots, sheet, tile
+from aemodels.runtime.progress import Steps, finish
 from aemodels.runtime.randomness import derived_seed, undisturbed
 
 POOL = 100_000  # training images, at most, among which the nearest is looked for: 26 MB of features
@@ -214,6 +215,7 @@ class FigureKind(NamedTuple):
     needs: tuple[Need, ...]
     heading: str
     caption: str  # a sentence or two for a reader who has not seen such a figure before
+    slow: bool = False  # whether evaluation.level=quick leaves it out
 
 
 FIGURES = {
@@ -245,6 +247,7 @@ FIGURES = {
         "Samples, and beneath each the training image that is nearest in the data set's features, of all that the "
         f"model was trained on (of all there are for a model of other data, and of the first {POOL:,} at most). "
         "A model that only repeats its training images would show the same twice.",
+        slow=True,
     ),
     "classes": FigureKind(
         classes,
@@ -258,6 +261,7 @@ FIGURES = {
         "More like these",
         "On the left training images of a class, on the right new ones, from a distribution fitted to the codes of up "
         "to 50 such images.",
+        slow=True,
     ),
     "denoising": FigureKind(
         denoising,
@@ -302,6 +306,7 @@ FIGURES = {
         "Codes by t-SNE",
         "Codes laid out so that neighbours stay neighbours, whatever the number of latent units. Sizes of clusters and "
         "distances between them mean nothing.",
+        slow=True,
     ),
     "rate_per_unit": FigureKind(
         rate_per_unit,
@@ -320,9 +325,16 @@ FIGURES = {
 
 
 def draw_figures(evidence: Evidence, only: Collection[str] | None = None) -> Made[Picture]:
+    """Draws figures, as `drawing_figures` does."""
+    return finish(drawing_figures(evidence, only))
+
+
+def drawing_figures(evidence: Evidence, only: Collection[str] | None = None) -> Steps[Made[Picture]]:
     """Draws the figures that the model and the data have, by name, and tells why others could not be drawn.
 
     What they need is computed once, and shared with the metrics.
     """
-    kinds = {name: (kind.needs, kind.draw) for name, kind in FIGURES.items() if only is None or name in only}
-    return make_from(evidence, kinds)
+    quick = evidence.rules.level == "quick"
+    wanted = [name for name, kind in FIGURES.items() if not (quick and kind.slow)] if only is None else only
+    kinds = {name: (kind.needs, kind.draw) for name, kind in FIGURES.items() if name in wanted}
+    return (yield from making_from(evidence, kinds, "drawing figures"))

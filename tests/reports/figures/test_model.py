@@ -34,13 +34,14 @@ from aemodels.reports.figures.model import (
     FIGURES,
     _curves,
     draw_figures,
+    drawing_figures,
     nearest,
     reconstruction_grid,
     sample_grid,
     unlike_pairs,
 )
 from aemodels.reports.pictures import GAP, Labels, tile
-from aemodels.runtime.progress import finish
+from aemodels.runtime.progress import Progress, finish
 from aemodels.training.config import TrainingConfig
 from aemodels.training.train import train
 
@@ -307,3 +308,14 @@ def test_curves_of_parts_that_play_against_each_other(digits: PreparedData) -> N
         "distortion": "val",
         "negative_elbo": "val",
     }
+
+
+def test_quick_figures_leave_out_what_is_slow_and_all_are_told_of(digits: PreparedData, features: Features) -> None:
+    rules = EvaluationConfig(level="quick", samples=100)
+    model = VAEConfig(trunk=MLPConfig(widths=(16,)), latent_dim=3).build(digits.image_shape, digits.num_classes)
+    told: list[Progress] = []
+    pictures = finish(drawing_figures(rules.evidence(model, digits, features, "test")), told.append).found
+    assert {"reconstructions", "samples", "traversals", "interpolations", "codes"} <= pictures.keys()
+    assert not {"codes_tsne", "nearest", "like"} & pictures.keys()
+    assert [report.note for report in told] == list(pictures)
+    assert told[-1][:3] == ("drawing figures", len(pictures) - 1, len(pictures))

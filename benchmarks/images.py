@@ -1,0 +1,183 @@
+"""Compares autoencoders on own images at equal time: python -m benchmarks.images.
+
+AEMODELS_DATA names a folder with sign_digits, rgb_folder, tiles and MNIST; a collection that is not there is left out.
+The project trains at its defaults, then each peer for as many seconds. All are measured on the same test images, and
+drawn in one picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from aemodels.config import UserError
+from aemodels.data import PreparedData, prepare
+from aemodels.data.folder import FolderConfig
+from aemodels.data.mnist import MnistConfig
+from aemodels.data.source import SourceConfig
+from aemodels.evaluation.evaluate import EvaluationConfig
+from aemodels.evaluation.evidence import Evidence
+from aemodels.evaluation.features import feature_network
+from aemodels.evaluation.metrics import METRICS
+from aemodels.evaluation.metrics.table import number
+from aemodels.evaluation.references import MEAN_IMAGE, reference_systems
+from aemodels.reports.figures.comparison import side_by_side
+from aemodels.reports.pictures import Picture
+from aemodels.runtime.environment import data_root
+from aemodels.runtime.files import write_whole
+from aemodels.runtime.progress import finish
+from benchmarks import results
+from benchmarks.contenders.own_images import LATENT, Trained, ours, plain, pythae
+from benchmarks.jobs import Job, run_job
+from benchmarks.rows.row import lacks
+
+NAME = "images"  # of the files in benchmarks/results
+CPU = torch.device("cpu")
+KINDS = ("ae", "vae")
+PEERS: dict[str, Callable[[PreparedData, str, float], Trained]] = {"plain": plain, "pythae": pythae}
+SHOWN = ("mse", "share of linear code", "ssim", "frechet_samples", "seconds")
+QUICK_IMAGES = 1_000  # of MNIST, with --quick
+
+
+class Collection(NamedTuple):
+    """A collection is images that are at hand."""
+
+    folder: str  # below the folder of data
+    size: int  # pixels
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.partition('/')[0]}, {self.size} px"
+
+    def config(self, root: Path) -> SourceConfig:
+        """Returns where its images are."""
+        if self.folder == "MNIST":
+            return MnistConfig()
+        return FolderConfig(path=(root / self.folder,), image_size=self.size)
+
+
+COLLECTIONS = (
+    Collection("sign_digits", 32),
+    Collection("sign_digits", 64),
+    Collection("rgb_folder", 32),
+    Collection("tiles/train/good", 64),
+    Collection("MNIST", 28),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures every collection, writes table, picture and numbers, and returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser("python -m benchmarks.images", description="Compares autoencoders on own images.")
+    quick = "Train one epoch each, to see whether it runs. The result is kept only with --out."
+    parser.add_argument("--quick", action="store_true", help=quick)
+    out = "Write images.json, images.md and images.png to this folder, instead of benchmarks/results."
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=out)
+    options = parser.parse_args(arguments)
+    root, rows, pictures = data_root(), [], []
+    for collection in COLLECTIONS:
+        if not (root / collection.folder).exists():
+            print(f"{collection.name}: left out, {root / collection.folder} is not there", file=sys.stderr)
+            continue
+        found, picture = measured(collection, root, options.quick)
+        rows += found
+        pictures.append(picture)
+    if not rows:
+        print(f"no collection is in {root}; set AEMODELS_DATA to a folder that has some", file=sys.stderr)
+        return 2
+    folder = options.out or (None if options.quick else results.FOLDER)
+    machine = run_job(Job("machine", "hardware", "cpu", torch.get_num_threads(), 0, {}, {}))
+    keep(folder, rows, pictures, {"quick": options.quick, **machine}, arguments)
+    return 0
+
+
+def measured(collection: Collection, root: Path, quick: bool) -> tuple[list[dict[str, Any]], Picture]:
+    """Trains all systems on a collection; returns a row of numbers for each, and what they draw."""
+    data = finish(prepare(collection.config(root)))
+    features = finish(feature_network(data, CPU))
+    rules = EvaluationConfig()
+    systems: dict[str, Evidence] = reference_systems(data, [LATENT], CPU, rules, features)
+    seconds = dict.fromkeys(systems, 0.0)
+    for name, trained in trained_systems(data, quick).items():
+        systems[name] = rules.evidence(trained.model, data, features, "test")
+        seconds[name] = trained.seconds
+    linear = METRICS["mse"].measure(systems[f"linear code {LATENT}"])
+    rows = []
+    for name, evidence in systems.items():
+        error, similar, distance = (METRICS[key].measure(evidence) for key in ("mse", "ssim", "frechet_samples"))
+        numbers = dict(zip(SHOWN, (error, error / linear, similar, distance, seconds[name]), strict=True))
+        rows.append({"collection": collection.name, "images": data.sizes["train"], "system": name, **numbers})
+        print(as_line(rows[-1]), file=sys.stderr, flush=True)
+    drawn = {name: evidence for name, evidence in systems.items() if name != MEAN_IMAGE}
+    return rows, side_by_side(drawn, f"Test images of {collection.name}")
+
+
+def trained_systems(data: PreparedData, quick: bool) -> dict[str, Trained]:
+    """Trains the project's autoencoder and VAE, and then each peer for as long as it took."""
+    changes = {"training.epochs": 1, "training.images": min(QUICK_IMAGES, data.sizes["train"])} if quick else {}
+    found: dict[str, Trained] = {}
+    for kind in KINDS:
+        own = found[f"aemodels {kind}"] = ours(data, kind, changes)
+        for peer, train in PEERS.items():
+            if peer == "pythae" and lacks(["pythae"]):
+                print("pythae is left out, it is not installed", file=sys.stderr)
+                continue
+            found[f"{peer} {kind}"] = train(data, kind, own.seconds)
+    return found
+
+
+def keep(
+    folder: Path | None,
+    rows: list[dict[str, Any]],
+    pictures: list[Picture],
+    about: dict[str, Any],
+    arguments: Sequence[str],
+) -> None:
+    """Prints the table, and writes it with numbers and picture into a folder, if there is one."""
+    text = as_markdown(rows)
+    print(text, end="")
+    if folder is None:
+        return
+    given = [argument for argument in arguments if argument == "--quick"]  # a folder is a path of this machine
+    results.write(folder / f"{NAME}.json", {**results.origin(given, "benchmarks.images"), **about, "rows": rows})
+    write_whole(folder / f"{NAME}.md", lambda path: path.write_text(text, encoding="utf-8"))
+    picture = Image.fromarray(stacked(pictures))
+    write_whole(folder / f"{NAME}.png", partial(picture.save, format="PNG"))
+
+
+def as_markdown(rows: list[dict[str, Any]]) -> str:
+    """Writes the table of all collections and systems."""
+    head = f"| collection | system | {' | '.join(SHOWN)} |\n| --- | --- |{' ---: |' * len(SHOWN)}"
+    note = (
+        f"Codes of {LATENT} numbers, test images. Peers were given the seconds that the project's default took. "
+        "Share is of the squared error of a linear code of the same size; the Frechet distance is of new images, from "
+        "a mixture fitted to training codes where a peer has no prior."
+    )
+    return "\n".join(["# Own images at equal time", "", head, *map(as_line, rows), "", note]) + "\n"
+
+
+def as_line(row: dict[str, Any]) -> str:
+    """Writes a row of the table."""
+    return f"| {row['collection']} | {row['system']} | {' | '.join(number(row[key]) for key in SHOWN)} |"
+
+
+def stacked(pictures: list[Picture]) -> Picture:
+    """Puts pictures below each other, on white."""
+    width = max(picture.shape[1] for picture in pictures)
+    padded = [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures]
+    return np.concatenate(padded)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"{error}")
