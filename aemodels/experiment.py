@@ -36,12 +36,12 @@ class Experiment(Config):
 
     @model_validator(mode="after")
     def _can_be_trained(self) -> Self:
-        check_model(self.model, self.training)
         if self.start_from is not None and self.training.pretraining_epochs:
             raise ValueError(
                 f"training.pretraining_epochs={self.training.pretraining_epochs}: nothing is pre-trained where weights "
                 "are given; use training.pretraining_epochs=0, or leave start_from out"
             )
+        check_model(self.model, self.training)
         return self
 
     def for_data(self, data: PreparedData) -> Self:
