@@ -34,7 +34,7 @@ from aemodels.nn.trunks import AnyTrunkConfig, AutoTrunkConfig, ImageShape, MLPC
 from aemodels.priors import fitted_to_few
 
 ADVERSARIAL_MOMENTUM = 0.5  # two parts that chase each other swing with more (Radford et al., 2016, arXiv:1511.06434)
-PHOTO_FROM = 16  # pixels of an image's shorter side: from here on `auto` takes the trunk for photos
+PHOTO_FROM = 32  # pixels of an image's shorter side: from here on `auto` takes the trunk for photos
 LEAST_CODES = 50  # the number of codes, at least, to which a distribution of images is fitted
 
 
