@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable
 from itertools import product
@@ -15,6 +16,8 @@ from commands import save, shell
 
 from aemodels.config import SettingsError, UserError
 from aemodels.data import PreparedData
+from aemodels.data import prepare as prepare_data
+from aemodels.data.folder import FolderConfig
 from aemodels.evaluation.drift import MonitoringConfig, fewest
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.leaving_out import NotEnoughError, from_tags
@@ -84,7 +87,8 @@ def check(model: str, size: int, kind: str, images: np.ndarray, store: Store, ro
     assert "test/frechet_samples" in result.metrics
     assert np.isfinite(list(result.metrics.values())).all()
     assert {"samples", "training_curves"} < {path.stem for path in result.figures}
-    assert {"density", "coverage"} <= result.left_out.keys()  # of one test image there is no neighbour
+    if data.sizes["test"] == 1:
+        assert {"density", "coverage"} <= result.left_out.keys()  # of one test image there is no neighbour
     page, tags = result.report.read_text(), store.client.get_run(result.run_id).data.tags
     for name, reason in result.left_out.items():
         assert reason.startswith("it needs ")  # nothing failed
@@ -229,19 +233,19 @@ def test_fewer_images_are_refused_with_the_remedy(count: int, images: np.ndarray
 
 
 def test_a_split_whose_only_image_cannot_be_read_is_named(images: np.ndarray, tmp_path: Path) -> None:
-    """Of 13 images, validation and test get one each. The broken file is found among these."""
+    """Of 13 images, validation or test may get one alone. Some draws give them the broken one."""
+    folder = folder_of(tmp_path, images, 13, "plain")
+    (folder / "3.png").write_bytes(b"no image")
     told: list[str] = []
-    for i in range(13):
-        folder = folder_of(tmp_path / str(i), images, 13, "plain")
-        (folder / f"{i}.png").write_bytes(b"no image")
+    for seed in range(40):
+        config = FolderConfig(path=(folder,), on_error="skip", split_seed=seed)
         try:
-            finish(prepare(settings_of(folder, "vae", **{"data.on_error": "skip"})))
+            finish(prepare_data(config))
         except UserError as error:
             told.append(str(error))
-            assert f"{i}.png" in told[-1]
-    assert len(told) == 2
+            assert "3.png cannot be read)" in told[-1]
     for split in ("val", "test"):
-        start = f"data.on_error=skip: none of the 1 images that were drawn for {split} can be read ("
+        start = f"data.on_error=skip: no image that belongs to {split} can be used ("
         assert any(message.startswith(start) for message in told)
 
 
@@ -308,4 +312,5 @@ def test_a_check_says_why_nothing_is_new(champion: Path) -> None:
     assert "broken.png" in told
     assert told.endswith("; 20 are among the images that the model was made from")
     told = watched(champion, newest=5).reasons[0]
-    assert told.startswith("new images cannot be compared with tiny/1, which has too few test images (3): at least 21 ")
+    few = r"new images cannot be compared with tiny/1, which has too few test images \(\d\): at least \d+ are needed"
+    assert re.match(few, told)

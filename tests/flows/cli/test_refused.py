@@ -149,7 +149,7 @@ def _train_on(folder: Path, *settings: str) -> Answer:
 def test_wrong_image_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = picture_folder(tmp_path / "grey", 20)
     (tmp_path / "empty").mkdir()
-    refused(_train_on(tmp_path / "empty"), f"data.path={tmp_path / 'empty'}", "no PNG or JPEG", "give the folder")
+    refused(_train_on(tmp_path / "empty"), f"data.path={tmp_path / 'empty'}", "no images in it", "give the folder")
     refused(_train_on(folder / "000.png"), "000.png", "is a file", "give the folder")
     few = picture_folder(tmp_path / "few", 4)
     refused(_train_on(few), "4 images are too few", "data.val_fraction=0.15", "at least 7")
@@ -157,9 +157,6 @@ def test_wrong_image_folders_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     refused(_train_on(small), "6x6", "data.image_size")
     save(tmp_path / "sizes" / "a.png", np.zeros((16, 16)))
     refused(_train_on(picture_folder(tmp_path / "sizes", 20, side=12)), "12x12", "16x16", "set data.image_size")
-    mixed = picture_folder(tmp_path / "mixed", 20)
-    save(mixed / "colour.png", np.eye(16)[..., None] * [255, 0, 0])
-    refused(_train_on(mixed), "is grey and", "colour.png is colour", "convert")
 
     def closed(path: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
