@@ -24,7 +24,7 @@ from aemodels.training.state import TrainingState
 def keep_state(experiment: Experiment, data: PreparedData, state: TrainingState) -> None:
     """Keeps the state after the last epoch, unless a longer training has left one or patience was over."""
     config = experiment.training
-    if config.schedule != "constant" or state.epoch < config.number_of_epochs or _ends_within_an_epoch(config):
+    if config.rates != "constant" or state.epoch < config.number_of_epochs or _ends_within_an_epoch(config):
         return
     folder = _folder(experiment, data)
     known = _read(folder)
@@ -35,7 +35,7 @@ def keep_state(experiment: Experiment, data: PreparedData, state: TrainingState)
 
 def shorter_training(experiment: Experiment, data: PreparedData) -> TrainingState | None:
     """Returns the last state of a training that was shorter and else had the same settings; None if there is none."""
-    if experiment.training.schedule != "constant":
+    if experiment.training.rates != "constant":
         return None
     state = _read(_folder(experiment, data))
     return state if state is not None and state.epoch < experiment.training.number_of_epochs else None

@@ -138,7 +138,7 @@ def _still_falling(course: Course) -> str:
     if values[-1 - tenth] - values[-1] <= STILL_FALLING * (values[0] - values[-1]):
         return ""
     updates = course.training.all_updates(course.images)
-    if course.training.schedule == "constant":
+    if course.training.rates == "constant":
         return f"The validation loss was still falling at the end: train {updates:,} more updates, with {course.twice}."
     return f"The validation loss was still falling at the end: give twice the updates, with {course.twice}."
 

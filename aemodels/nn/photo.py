@@ -34,7 +34,7 @@ class PhotoConfig(Config):
 
     name: Literal["photo"] = "photo"
     """Chooses the networks between images and codes."""
-    width: int = Field(128, ge=8)
+    width: int = Field(48, ge=8)
     """Sets the channels at the smallest level, which has 4 to 7 pixels a side; each larger level has half as many.
 
     No level has fewer than 16, unless this number is smaller."""
@@ -114,7 +114,7 @@ class PhotoEncoder(nn.Module):
 
     Example:
         >>> PhotoConfig().encoder((3, 32, 48), numbers=20)(torch.rand(6, 3, 32, 48)).shape
-        torch.Size([6, 404])
+        torch.Size([6, 164])
     """
 
     mean: Tensor

@@ -14,6 +14,7 @@ from aemodels.nn.schedules import Schedule
 
 UPDATES = 2_500  # of a training whose length is not given
 EPOCH = 100  # updates of an epoch, where the length is given in updates
+WARM_UP = 100  # updates of the learning rate of such a training: the first steps of Adam spoil a linear code
 PATIENCE = 1 / 3  # share of such a training that may bring no better validation
 
 
@@ -63,12 +64,12 @@ class TrainingConfig(LengthConfig):
     """Sets the step size of the optimiser."""
     weight_decay: float = Field(0.0, ge=0)
     """Weighs the L2 penalty on the weights."""
-    schedule: Schedule = "constant"
+    schedule: Schedule | None = None
     """Chooses the learning rate after its warm-up: constant, half a cosine down to 0, or 8 stages down to a tenth.
 
-    Each stage is three times as long as the one before."""
-    warmup_steps: int = Field(0, ge=0)
-    """Sets the updates over which the learning rate rises from 0."""
+    Each stage is three times as long as the one before. null is cosine for a length in updates, constant in epochs."""
+    warmup_steps: int | None = Field(None, ge=0)
+    """Sets the updates over which the learning rate rises from 0; null is 100 for a length in updates, 0 in epochs."""
     gradient_clip: float | None = Field(None, gt=0)
     """Sets the largest norm of a part's gradient; null clips nothing."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -94,11 +95,12 @@ class TrainingConfig(LengthConfig):
 
         Where a training is over before it has passed over its images once, it takes no others.
         """
+        rates = {"schedule": self.rates, "warmup_steps": self.warm_up}
         if self.epochs is not None:
-            return self
+            return self.model_copy(update=rates)
         images, seen = min(self.images or count, count), self.budget * self.batch_size
         some = {"images": seen} if seen < images else {}
-        return self.model_copy(update={"updates": self.budget, **some})
+        return self.model_copy(update={"updates": self.budget, **rates, **some})
 
     @property
     def budget(self) -> int:
@@ -117,6 +119,18 @@ class TrainingConfig(LengthConfig):
     def all_updates(self, images: int) -> int:
         """Returns the updates of the whole training on so many images."""
         return self.budget if self.epochs is None else self.epochs * self.epoch_updates(images)
+
+    @property
+    def rates(self) -> Schedule:
+        """Returns the schedule of the learning rate."""
+        return self.schedule or ("cosine" if self.epochs is None else "constant")
+
+    @property
+    def warm_up(self) -> int:
+        """Returns the updates over which the learning rate rises."""
+        if self.warmup_steps is None:
+            return WARM_UP if self.epochs is None else 0
+        return self.warmup_steps
 
     @property
     def waits(self) -> int | None:

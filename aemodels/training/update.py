@@ -84,7 +84,7 @@ class Updates:
         """Returns the learning rates of an epoch's updates."""
         config = self.config
         steps = range(first_step, min(first_step + self.steps, self.total))
-        factors = (learning_rate_factor(step, self.total, config.warmup_steps, config.schedule) for step in steps)
+        factors = (learning_rate_factor(step, self.total, config.warm_up, config.rates) for step in steps)
         return [config.learning_rate * factor for factor in factors]
 
     def parts(self, first_step: int) -> list[Part]:
