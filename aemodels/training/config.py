@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field
 
 from aemodels.config import Config, UserError
+from aemodels.nn.augmentation import AugmentationConfig
 from aemodels.nn.corruption import CorruptionConfig, NoCorruption
 from aemodels.nn.schedules import Schedule
 
@@ -46,6 +47,7 @@ class TrainingConfig(Config):
     """Sets the epochs without a better validation bound after which training stops; null trains all epochs.
 
     No bound says which epoch of an adversarial model (`gan`, `vae_gan`) is better, so it always trains all."""
+    augmentation: AugmentationConfig = AugmentationConfig()
     corruption: CorruptionConfig = NoCorruption()
     images: int | None = Field(None, ge=1)
     """Trains on so many images only, and validates each epoch on a tenth as many, at least 1,000; null takes all."""
