@@ -70,7 +70,8 @@ def fit(
             for that of `start_from`, else "vae".
         start_from: the model whose weights the training starts from: one that was fitted or loaded, a registered one
             ("digits@champion", "digits/3"), or a folder. Where no settings of the model are given, they are its own.
-        labels: the class of each image (N,), as numbers or names.
+        labels: the class of each image (N,), as numbers or names; for a folder the path of a CSV file of files and
+            labels, if class folders do not tell.
         track: records the training in MLflow and registers the model, as `aemodels train` does.
         resume: False begins anew. A tracked training goes on where the same one was killed, and else begins anew.
         settings: other settings. A plain name is one of the model (`latent_dim=16`); two underscores stand for a dot
@@ -206,9 +207,12 @@ def _source(images: Any, labels: Any) -> dict[str, Any]:
     if isinstance(images, str | Path):
         path = Path(images).expanduser().absolute()
         name = "arrays" if path.suffix in SUFFIXES else "folder"
+        if name == "folder" and isinstance(labels, str | Path):
+            return {"name": name, "path": str(path), "labels": str(Path(labels).expanduser().absolute())}
         if labels is not None:
             raise UserError(
-                "labels: a folder's labels are its class folders, those of a file are in it; leave them out"
+                "labels: a folder's labels are its class folders, or in a CSV file whose path is given here; those of a "
+                "file are in it; leave them out"
             )
         return {"name": name, "path": str(path)}
     if isinstance(images, torch.utils.data.Dataset):

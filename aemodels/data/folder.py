@@ -11,8 +11,9 @@ from pydantic import Field
 
 from aemodels.config import UserError
 from aemodels.data.image_decoding import decode
+from aemodels.data.label_file import Labelled, content_of, labels_from
 from aemodels.data.layout import ImageFile, find_files, labels_of
-from aemodels.data.paths import WholePaths
+from aemodels.data.paths import WholePath, WholePaths
 from aemodels.data.source import (
     SMALLEST_SIDE,
     FileStamp,
@@ -21,6 +22,7 @@ from aemodels.data.source import (
     Source,
     UnreadableError,
     WithoutTestConfig,
+    digest_of,
     fingerprint,
 )
 
@@ -39,7 +41,12 @@ class FolderConfig(WithoutTestConfig):
     on_error: Literal["raise", "skip"] = "raise"
     """Chooses what an unreadable image does: it ends the preparation, or is left out and listed in the manifest."""
 
-    not_in_digest: ClassVar[frozenset[str]] = WithoutTestConfig.not_in_digest | {"path", "on_error"}
+    labels: WholePath | None = None
+    """Names a CSV file of files and labels, which takes the place of class folders.
+
+    A file is named from the folder of the CSV file, or else from a folder of the images."""
+
+    not_in_digest: ClassVar[frozenset[str]] = WithoutTestConfig.not_in_digest | {"path", "on_error", "labels"}
 
     @property
     def title(self) -> str:
@@ -49,7 +56,10 @@ class FolderConfig(WithoutTestConfig):
         files = find_files(self.path)
         origin = tuple(str(path) for path in self.path)
         stamps = [FileStamp(file.path, file.bytes, file.mtime_ns) for file in files]
-        return Source(origin, fingerprint(stamps), partial(_read, self, files))
+        if self.labels is None:
+            return Source(origin, fingerprint(stamps), partial(_read, self, files))
+        known = digest_of([fingerprint(stamps), str(self.labels), content_of(self.labels)])
+        return Source((*origin, str(self.labels)), known, partial(_read, self, files))
 
     def with_folders(self, folders: Sequence[Path]) -> FolderConfig:
         """Returns these images with those of other folders; folders that lie in these already change nothing.
@@ -59,7 +69,7 @@ class FolderConfig(WithoutTestConfig):
         """
         more = [folder for folder in folders if not self.holds(folder)]
         joined = self.override({"path": [*map(str, self.path), *map(str, more)]})
-        labels_of(find_files(joined.path))
+        _labelled(joined, find_files(joined.path))
         return joined
 
     def holds(self, path: Path) -> bool:
@@ -68,7 +78,7 @@ class FolderConfig(WithoutTestConfig):
 
 
 def _read(config: FolderConfig, files: list[ImageFile]) -> Images:
-    labels, classes = labels_of(files)
+    files, labels, classes = _labelled(config, files)
     paths = [file.path for file in files]
     first, shape = _first_readable(config, paths)
     _, height, width = shape
@@ -79,6 +89,12 @@ def _read(config: FolderConfig, files: list[ImageFile]) -> Images:
         )
     decode_alike = partial(_decode_alike, config, first, shape)
     return Images(len(files), shape, decode_alike, labels, classes, 0, config.on_error == "skip", paths)
+
+
+def _labelled(config: FolderConfig, files: list[ImageFile]) -> Labelled:
+    if config.labels is None:
+        return Labelled(files, *labels_of(files))
+    return labels_from(config.labels, files, config.on_error == "skip")
 
 
 def _first_readable(config: FolderConfig, paths: list[str]) -> tuple[str, tuple[int, int, int]]:

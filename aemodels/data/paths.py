@@ -53,3 +53,16 @@ WholePaths = Annotated[
     BeforeValidator(only_whole),
     Field(min_length=1),
 ]
+
+
+def _one(value: Any) -> Any:
+    paths = only_whole(value)
+    return paths[0] if isinstance(paths, tuple) and len(paths) == 1 else value
+
+
+def whole_path(value: Any) -> Any:
+    """Returns the value of `data.labels` as a whole path, as a person in the current folder means it."""
+    return os.path.abspath(os.path.expanduser(value)) if isinstance(value, str) and value else value
+
+
+WholePath = Annotated[Path, Field(json_schema_extra={"pattern": "^[/~]"}), BeforeValidator(_one)]
