@@ -211,8 +211,8 @@ def _source(images: Any, labels: Any) -> dict[str, Any]:
             return {"name": name, "path": str(path), "labels": str(Path(labels).expanduser().absolute())}
         if labels is not None:
             raise UserError(
-                "labels: a folder's labels are its class folders, or in a CSV file whose path is given here; those of a "
-                "file are in it; leave them out"
+                "labels: a folder's labels are its class folders, or in a CSV file, whose path can be given here; "
+                "those of a file are in it, so leave them out"
             )
         return {"name": name, "path": str(path)}
     if isinstance(images, torch.utils.data.Dataset):

@@ -6,6 +6,7 @@ import csv
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,8 +52,8 @@ def labels_from(table: Path, files: Sequence[ImageFile], leave_out: bool) -> Lab
     if not found:
         such = f", such as {without[0]}" if without else ""
         raise UserError(
-            f"data.labels={table}: none of its {len(without):,} rows{such} names one of the {len(files):,} images, such "
-            f"as {files[0].name}; write names with their endings, from the folder of the table or of the images"
+            f"data.labels={table}: none of its {len(without):,} rows{such} names one of the {len(files):,} images, "
+            f"such as {files[0].name}; write names with their endings, from the folder of the table or of the images"
         )
     if without:
         _warn(table, f"{len(without):,} of its rows name no image ({_some(without)}) and are not used")
@@ -87,12 +88,12 @@ def content_of(table: Path) -> str:
 
 
 def _rows(table: Path) -> Iterator[_Row]:
-    """Yields what the lines of a table say. With the words file and label in its first line, other columns may be there.
+    """Yields what the lines of a table say; where its first line names file and label, it may have other columns.
 
     Raises:
         UserError: a line has too few columns, or too many without such a first line.
     """
-    reader = csv.reader(content_of(table).splitlines())
+    reader = csv.reader(StringIO(content_of(table)))
     places, width = (0, 1), 2
     try:
         for number, cells in enumerate(reader):
@@ -125,7 +126,8 @@ def _matched(table: Path, files: Sequence[ImageFile]) -> tuple[dict[str, str], l
         named = {own} & paths or {os.path.normpath(os.path.join(base, name)) for base in bases} & paths
         if len(named) > 1:
             raise UserError(
-                f"data.labels={table}: line {line}: {name} may be {' or '.join(sorted(named)[:2])}; write its whole path"
+                f"data.labels={table}: line {line}: {name} may be {' or '.join(sorted(named)[:2])}; "
+                "write its whole path"
             )
         for path in named:
             if found.setdefault(path, label) != label:

@@ -104,7 +104,7 @@ def test_images_without_a_label_are_refused_or_left_out(photos: Path, tmp_path: 
     has_labels(data, photos, dict(list(told.items())[1:-4]))
 
 
-def test_rows_without_an_image_are_counted(photos: Path, tmp_path: Path) -> None:
+def test_rows_without_an_image_are_counted(photos: Path) -> None:
     rows = [f'{name},"{label}"' for name, label in labels(photos).items()]
     table = write(photos / "labels.csv", ["x.png,odd", "more/y.png,odd", *rows])
     with pytest.warns(OwnWarning, match=r"2 of its rows name no image \(x.png, more/y.png\) and are not used"):
