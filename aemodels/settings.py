@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from aemodels.config import Config, SettingsError, did_you_mean, nested, read_text
 from aemodels.data.arrays import ArraysConfig
 from aemodels.data.folder import FolderConfig
+from aemodels.data.parquet import ParquetConfig
 from aemodels.data.paths import whole_path, whole_paths
 from aemodels.experiment import Experiment
 from aemodels.tracking.gate import RegistryConfig
@@ -44,7 +45,7 @@ class Settings(Experiment):
         Raises:
             SettingsError: the images are one's own, and their model has no name.
         """
-        if self.registry.name is None and isinstance(self.data, FolderConfig | ArraysConfig):
+        if self.registry.name is None and isinstance(self.data, FolderConfig | ArraysConfig | ParquetConfig):
             raise SettingsError("registry.name: a model of images from folders needs a name; give registry.name=...")
 
 

@@ -89,7 +89,7 @@ def _read(path: Path, size: int | None) -> Images:
         return replace(array_images(pixels, size, None, ()), given=given)
     if labels.shape != (len(pixels),):
         raise UserError(f"data.path={path}: {len(pixels)} images and labels of shape {labels.shape}; give one for each")
-    numbers, classes = _numbered(labels, parts.get("classes"), path)
+    numbers, classes = numbered(labels, parts.get("classes"), path)
     return replace(array_images(pixels, size, numbers, classes), given=given)
 
 
@@ -119,8 +119,12 @@ def _joined(parts: Mapping[str, NDArray[Any]], path: Path) -> tuple[Pixels, NDAr
     return pixels, labels, given
 
 
-def _numbered(labels: NDArray[Any], names: NDArray[Any] | None, path: Path) -> tuple[Rows, tuple[str, ...]]:
-    """Returns labels as numbers of classes, and the names of the classes."""
+def numbered(labels: NDArray[Any], names: NDArray[Any] | None, path: Path) -> tuple[Rows, tuple[str, ...]]:
+    """Returns labels as numbers of classes, and the names of the classes.
+
+    Raises:
+        UserError: names of classes are given, and the labels are not their numbers.
+    """
     known, numbers = np.unique(labels, return_inverse=True)
     if names is None:
         return numbers.astype(np.int64), tuple(map(str, known))

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from aemodels.config import UserError
+from aemodels.data.image_bytes import ImageBytes
 from aemodels.data.image_decoding import decode
 from aemodels.data.label_file import Labelled, content_of, labels_from
 from aemodels.data.layout import ImageFile, find_files, labels_of
@@ -19,6 +20,7 @@ from aemodels.data.source import (
     FileStamp,
     Images,
     Pixels,
+    Rows,
     Source,
     UnreadableError,
     WithoutTestConfig,
@@ -79,7 +81,17 @@ class FolderConfig(WithoutTestConfig):
 
 def _read(config: FolderConfig, files: list[ImageFile]) -> Images:
     files, labels, classes = _labelled(config, files)
-    paths = [file.path for file in files]
+    return file_images(config, [file.path for file in files], labels, classes)
+
+
+def file_images(
+    config: FolderConfig, paths: Sequence[str | ImageBytes], labels: Rows | None, classes: tuple[str, ...]
+) -> Images:
+    """Returns the images in some files, wherever these lie; all are brought to one shape, or have it.
+
+    Raises:
+        UserError: none can be read, or they are too small.
+    """
     first, shape = _first_readable(config, paths)
     _, height, width = shape
     if min(height, width) < SMALLEST_SIDE:
@@ -88,7 +100,7 @@ def _read(config: FolderConfig, files: list[ImageFile]) -> Images:
             "the least; set data.image_size to enlarge the images, for example to 32"
         )
     decode_alike = partial(_decode_alike, config, first, shape)
-    return Images(len(files), shape, decode_alike, labels, classes, 0, config.on_error == "skip", paths)
+    return Images(len(paths), shape, decode_alike, labels, classes, 0, config.on_error == "skip", paths)
 
 
 def _labelled(config: FolderConfig, files: list[ImageFile]) -> Labelled:
@@ -97,13 +109,13 @@ def _labelled(config: FolderConfig, files: list[ImageFile]) -> Labelled:
     return labels_from(config.labels, files, config.on_error == "skip")
 
 
-def _first_readable(config: FolderConfig, paths: list[str]) -> tuple[str, tuple[int, int, int]]:
+def _first_readable(config: FolderConfig, paths: Sequence[str | ImageBytes]) -> tuple[str, tuple[int, int, int]]:
     """Returns the file and the shape of the first readable image, which the others have to match."""
     reason: UnreadableError | None = None
     for path in paths:
         try:
             channels, height, width = _decode(config, path).shape
-            return path, (channels, height, width)
+            return str(path), (channels, height, width)
         except UnreadableError as error:
             if config.on_error == "raise":
                 raise
@@ -111,11 +123,11 @@ def _first_readable(config: FolderConfig, paths: list[str]) -> tuple[str, tuple[
     raise UserError(f"data.path: none of the {len(paths)} images can be read; the first: {reason}")
 
 
-def _decode_alike(config: FolderConfig, first: str, shape: tuple[int, int, int], path: str) -> Pixels:
+def _decode_alike(config: FolderConfig, first: str, shape: tuple[int, int, int], path: str | ImageBytes) -> Pixels:
     """Returns the pixels of a file, which have to be of the given shape, as the first image's are."""
     pixels = _decode(config, path)
     if pixels.shape != shape:
-        raise _unlike(first, shape, path, pixels.shape)
+        raise _unlike(first, shape, str(path), pixels.shape)
     return pixels
 
 
@@ -133,6 +145,6 @@ def _unlike(first: str, shape: tuple[int, ...], other: str, other_shape: tuple[i
     )
 
 
-def _decode(config: FolderConfig, path: str) -> Pixels:
+def _decode(config: FolderConfig, path: str | ImageBytes) -> Pixels:
     remedy = "mend or remove it, or set data.on_error=skip to leave such images out"
     return decode(path, config.image_size, config.fit == "crop", remedy)[0]

@@ -109,7 +109,7 @@ class Images:
     classes: tuple[str, ...] = ()
     own_test: int = 0  # the last so many images are the source's own test split
     skip_unreadable: bool = False
-    files: Sequence[str] | None = None  # N
+    files: Sequence[Any] | None = None  # N, paths or `ImageBytes`
     factors: Factors | None = None  # (N, F), where they are known
     factor_names: tuple[str, ...] = ()  # F
     given: Mapping[str, Rows] = field(default_factory=dict)  # val or test -> the rows that a person gave for it

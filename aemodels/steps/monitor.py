@@ -15,6 +15,7 @@ from aemodels.config import UserError
 from aemodels.data import DataConfig, PreparedData, prepare, prepared_before
 from aemodels.data.folder import FolderConfig
 from aemodels.data.image_files import Fitting, fitting_images, image_files
+from aemodels.data.parquet import ParquetConfig
 from aemodels.data.prepared import SPLITS
 from aemodels.evaluation.drift import CodeSpace, MonitoringConfig, Scores, Verdict, check_scores, fewest
 from aemodels.evaluation.leaving_out import Made, as_tags, make_each
@@ -155,7 +156,8 @@ def _read(files: Sequence[Path], paths: Sequence[Path], champion: _Champion, con
     """Reads the newest files, as the model's own images were read."""
     newest = sorted(files, key=lambda file: file.stat().st_mtime_ns)[-config.newest :]
     folders = champion.source if isinstance(champion.source, FolderConfig) else None
-    read = fitting_images(newest, champion.data.image_shape, crop=folders is not None and folders.fit == "crop")
+    crop = isinstance(champion.source, FolderConfig | ParquetConfig) and champion.source.fit == "crop"
+    read = fitting_images(newest, champion.data.image_shape, crop)
     belong = folders is not None and any(map(folders.holds, paths))
     return _New(len(files), newest, read, _unknown(read.images, champion.data) if belong else read.images)
 

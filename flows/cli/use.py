@@ -14,6 +14,7 @@ from PIL import Image
 
 from aemodels.data.folder import FolderConfig
 from aemodels.data.image_files import image_files, read_images
+from aemodels.data.parquet import ParquetConfig
 from aemodels.runtime.devices import serving_device
 from aemodels.runtime.files import write_whole
 from aemodels.serving.forms import shown
@@ -56,7 +57,7 @@ def open_with_images(reference: str, paths: Sequence[Path]) -> Given:
     model = open_model(reference)
     model.require_encoder()
     source = model.card.experiment.data
-    crop = isinstance(source, FolderConfig) and source.fit == "crop"
+    crop = isinstance(source, FolderConfig | ParquetConfig) and source.fit == "crop"
     return Given(model, files, read_images(files, model.card.image_shape, crop))
 
 

@@ -26,6 +26,7 @@ from aemodels.data.arrays import ArraysConfig
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.mnist import Cifar10Config, MnistConfig
+from aemodels.data.parquet import ParquetConfig
 from aemodels.data.source import Images, SourceConfig, split_rows
 from aemodels.data.sprites import SpritesConfig
 from aemodels.runtime.progress import finish
@@ -42,12 +43,13 @@ def test_union_reads_every_source_by_name() -> None:
     adapter: TypeAdapter[Any] = TypeAdapter(DataConfig)
     for name in ("digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "sprites"):
         assert adapter.validate_python({"name": name}).name == name
-    assert adapter.validate_python({"name": "folder", "path": "/a/../x"}).path == (Path("/x"),)
+    for name in ("folder", "arrays", "parquet"):
+        assert adapter.validate_python({"name": name, "path": "/a/../x"}).path == (Path("/x"),)
     assert adapter.validate_python({"name": "folder", "path": "~/x"}).path == (Path.home() / "x",)
 
 
 def test_settings_are_explained() -> None:
-    for config in (DigitsConfig, MnistConfig, Cifar10Config, FolderConfig, SpritesConfig):
+    for config in (DigitsConfig, MnistConfig, Cifar10Config, FolderConfig, ArraysConfig, ParquetConfig, SpritesConfig):
         assert all(f.description for name, f in config.model_fields.items() if name != "name")
 
 
