@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aemodels.checkpoints.checkpoint import load_state, save_state
+from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, GANConfig, VAEConfig
@@ -19,8 +20,11 @@ from aemodels.nn.batch import Batch
 from aemodels.nn.corruption import GaussianCorruption
 from aemodels.nn.trunks import ConvConfig, MLPConfig
 from aemodels.training.config import TrainingConfig
+from aemodels.training.graph import Graph, ReplayedUpdates
+from aemodels.training.models import new_model
 from aemodels.training.population import train_population
 from aemodels.training.train import train
+from aemodels.training.update import Updates
 
 AUGMENTATION = AugmentationConfig(flip=True, shift=2, crop=0.2, brightness=0.2, contrast=0.2)
 CONFIG = TrainingConfig(epochs=4, images=300, batch_size=64, augmentation=AUGMENTATION)
@@ -101,6 +105,16 @@ def test_members_see_the_images_of_the_first_seed(digits: PreparedData) -> None:
     *_, alone = train(models[1], digits, CONFIG, seed=0)
     # An autoencoder draws nothing else, so the member is the model trained alone, but for the rounding.
     assert told[1].metrics["train/loss"] == pytest.approx(alone.metrics["train/loss"], rel=1e-3)
+
+
+def test_what_a_graph_replays_is_the_update(digits: PreparedData) -> None:
+    """As on a GPU, only tensors change from one update to the next; nothing is captured here."""
+    model, images = VAEConfig(trunk=SMALL), Batches(digits, "train", torch.device("cpu"), 300)
+    plain, replayed = (kind(new_model(model, digits, 0), images, CONFIG, seed=0) for kind in (Updates, ReplayedUpdates))
+    for index in (1, 2):
+        terms = plain.epoch(index, (index - 1) * plain.steps)
+        replayed.graph = Graph(replayed)
+        assert replayed.epoch(index, (index - 1) * plain.steps) == terms
 
 
 def test_it_names_the_run() -> None:
