@@ -42,6 +42,12 @@ class Experiment(Config):
                 f"training.pretraining_epochs={self.training.pretraining_epochs}: nothing is pre-trained where weights "
                 "are given; use training.pretraining_epochs=0, or leave start_from out"
             )
+        if self.data.binarize != "none" and (grey := self.training.augmentation.makes_grey):
+            name, strength = next(iter(grey.items()))
+            raise ValueError(
+                f"training.augmentation.{name}={strength}: makes grey pixels, and data.binarize={self.data.binarize} "
+                f"black and white ones; use training.augmentation.{name}=0, or data.binarize=none"
+            )
         return self
 
     def for_data(self, data: PreparedData) -> Self:

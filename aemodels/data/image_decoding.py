@@ -8,6 +8,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from aemodels.config import OutageError
+from aemodels.data.image_bytes import ImageBytes, opened
 from aemodels.data.source import Pixels, UnreadableError, square
 from aemodels.runtime.files import in_words
 
@@ -15,14 +16,16 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 FORMATS = ("PNG", "JPEG")  # the only formats that are read, as Pillow would start Ghostscript for others
 
 
-def decode(path: Path | str, size: int | None, crop: bool, remedy: str = "mend or remove it") -> tuple[Pixels, int]:
+def decode(
+    path: Path | str | ImageBytes, size: int | None, crop: bool, remedy: str = "mend or remove it"
+) -> tuple[Pixels, int]:
     """Returns the pixels (C, H, W) of a file, size x size if a size is given, and its area before it was resized.
 
     Raises:
         UnreadableError: it is damaged, or no PNG or JPEG.
     """
     try:
-        with open(path, "rb") as file:  # opened here, as Pillow takes longer to open and to close a file
+        with opened(path) as file:  # opened here, as Pillow takes longer to open and to close a file
             image: Image.Image = Image.open(file, formats=FORMATS)
             area = image.width * image.height
             if size is not None:

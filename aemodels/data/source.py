@@ -109,7 +109,7 @@ class Images:
     classes: tuple[str, ...] = ()
     own_test: int = 0  # the last so many images are the source's own test split
     skip_unreadable: bool = False
-    files: Sequence[str] | None = None  # N
+    files: Sequence[Any] | None = None  # N, paths or `ImageBytes`
     factors: Factors | None = None  # (N, F), where they are known
     factor_names: tuple[str, ...] = ()  # F
     # Returns the hash of an item's raw content, from which its split follows; None splits by the source's order.
@@ -183,25 +183,27 @@ def square(image: Image.Image, side: int, crop: bool = False) -> Image.Image:
 def split_rows(images: Images, shares: Mapping[str, float], seed: int) -> dict[str, Rows]:
     """Returns split -> rows, in a seeded random order, with every class in proportion in each split.
 
-    A source's own test split stays as it is and in its order.
+    A source's own test split, and what a person gave for a split, stays as it is and in its order.
 
     Raises:
         UserError: too few images for a split to have any.
     """
     rng = np.random.default_rng(seed)
-    count = images.count - images.own_test
-    sizes = {split: math.floor(share * count + 1e-9) for split, share in shares.items()}
-    if count == 0 or min(sizes.values()) == 0:
-        raise too_few(count, shares)
-    rows = rng.permutation(count)
+    splits = dict(images.given)
+    if images.own_test:
+        splits["test"] = np.arange(images.count - images.own_test, images.count)
+    rows = np.setdiff1d(np.arange(images.count), np.concatenate([np.empty(0, np.int64), *splits.values()]))
+    count = len(rows)
+    drawn = {split: share for split, share in shares.items() if split not in splits}
+    sizes = {split: math.floor(share * count + 1e-9) for split, share in drawn.items()}
+    if count == 0 or min(sizes.values(), default=1) == 0:
+        raise too_few(count, drawn or shares)
+    rows = rng.permutation(rows)
     if images.labels is not None:
         rows = _evenly_mixed(rows, images.labels[rows], rng)
-    splits: dict[str, Rows] = {}
     for split, size in sizes.items():
         splits[split], rows = rng.permutation(rows[:size]), rows[size:]
     splits["train"] = rng.permutation(rows)
-    if images.own_test:
-        splits["test"] = np.arange(count, images.count)
     return {split: splits[split] for split in ("train", "val", "test")}
 
 

@@ -73,7 +73,8 @@ def _files(images: Images, written: Written, skipped: Sequence[str], copies: Map
     if not reasons:
         return []
     total, used = images.count + sum(images.unused.values()), sum(written.sizes.values())
-    return [f"{count(total, 'file', 'files')}, {used:,} used; {', '.join(reasons)}"]
+    what = ("file", "files") if images.files is not None else ("image", "images")
+    return [f"{count(total, *what)}, {used:,} used; {', '.join(reasons)}"]
 
 
 def _kinds(images: Images, written: Written) -> list[str]:
@@ -86,5 +87,6 @@ def _kinds(images: Images, written: Written) -> list[str]:
         )
     lost = [name for name in images.classes if name not in written.classes and name not in written.unknown]
     if written.classes and lost:
-        told.append(f"no image of {some(lost)} can be read, so there {'is' if len(lost) == 1 else 'are'} no such class")
+        verb = "is" if len(lost) == 1 else "are"
+        told.append(f"there is no readable image of {some(lost)}, so there {verb} no such class")
     return told

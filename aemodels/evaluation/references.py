@@ -47,7 +47,8 @@ class LinearReference(Autoencoder):
     variances: Tensor
 
     def __init__(self, code: LinearCode) -> None:
-        GenerativeModel.__init__(self, tuple(code.mean.shape), 0, len(code.components))  # it has no networks
+        channels, height, width = code.mean.shape
+        GenerativeModel.__init__(self, (channels, height, width), 0, len(code.components))  # it has no networks
         for name in ("mean", "components", "variances"):
             self.register_buffer(name, getattr(code, name))
         self.mixture = GaussianMixturePrior(self.latent_dim)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from aemodels.data.folder import FolderConfig
+from aemodels.data.encoded import EncodedConfig
 from aemodels.data.image_files import image_files, read_images
 from aemodels.runtime.devices import serving_device
 from aemodels.runtime.files import write_whole
@@ -56,8 +56,9 @@ def open_with_images(reference: str, paths: Sequence[Path]) -> Given:
     model = open_model(reference)
     model.require_encoder()
     source = model.card.experiment.data
-    crop = isinstance(source, FolderConfig) and source.fit == "crop"
-    to_grey = isinstance(source, FolderConfig) and source.channels == "grey"
+    crop, to_grey = (
+        (source.fit == "crop", source.channels == "grey") if isinstance(source, EncodedConfig) else (False, False)
+    )
     images = read_images(found.files, model.card.image_shape, crop, to_grey)
     if found.told:
         note(found.told)

@@ -265,7 +265,7 @@ def test_class_whose_images_are_all_unreadable_is_named(tmp_path: Path) -> None:
     data, note = told(tmp_path, on_error="skip")
     assert data.classes == ("cat", "dog")
     assert set(data.manifest()["images_by_class"]["train"]) == {"cat", "dog"}
-    assert "no image of gnu can be read, so there is no such class" in note
+    assert "there is no readable image of gnu, so there is no such class" in note
 
 
 # ---- counting
