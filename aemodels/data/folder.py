@@ -10,18 +10,22 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from aemodels.config import UserError
-from aemodels.data.image_decoding import decode
+from aemodels.data.image_decoding import MEGAPIXELS, Reading, decode
 from aemodels.data.layout import ImageFile, find_files, labels_of
 from aemodels.data.paths import WholePaths
 from aemodels.data.source import (
     SMALLEST_SIDE,
     FileStamp,
+    Fit,
     Images,
+    ImageSize,
     Pixels,
+    Size,
     Source,
     UnreadableError,
     WithoutTestConfig,
     fingerprint,
+    sides_of,
 )
 
 
@@ -32,18 +36,34 @@ class FolderConfig(WithoutTestConfig):
     """Chooses where the images come from."""
     path: WholePaths
     """Names the folder of the images, or a list of folders; class folders of the same name in several are one class."""
-    image_size: int | None = Field(None, ge=SMALLEST_SIDE)
-    """Sets the side of the square images in pixels; null keeps the files' own size, which has to be one for all."""
-    fit: Literal["resize", "crop"] = "resize"
-    """Chooses how an image that is not square becomes square: it is squeezed, or cut to its largest middle square."""
+    image_size: ImageSize | None = None
+    """Sets the side of square images in pixels, or [height, width].
+
+    null keeps the files' own size, which has to be one for all."""
+    fit: Fit = "resize"
+    """Chooses how an image gets another shape: it is squeezed (resize), or cut to the largest middle part (crop).
+
+    It can also get a border in the colour of its own edges (pad)."""
+    levels: int | None = Field(None, ge=1, le=2**16 - 1)
+    """Sets the value of white in the files, where it is lower than their format's: 4095 for 12 bits in 16-bit files."""
+    largest_megapixels: float = Field(MEGAPIXELS, gt=0)
+    """Sets the millions of pixels that one file may have; a small damaged file may claim to be enormous."""
     on_error: Literal["raise", "skip"] = "raise"
     """Chooses what an unreadable image does: it ends the preparation, or is left out and listed in the manifest."""
 
-    not_in_digest: ClassVar[frozenset[str]] = WithoutTestConfig.not_in_digest | {"path", "on_error"}
+    not_in_digest: ClassVar[frozenset[str]] = WithoutTestConfig.not_in_digest | {
+        "path",
+        "on_error",
+        "largest_megapixels",
+    }
 
     @property
     def title(self) -> str:
         return " and ".join(path.name for path in self.path)
+
+    def reading(self, size: Size | None = None) -> Reading:
+        """Returns how files are read: at their own size, or brought to a height and width."""
+        return Reading(size, self.fit, self.levels, self.largest_megapixels)
 
     def fetch(self) -> Source:
         files = find_files(self.path)
@@ -119,4 +139,5 @@ def _unlike(first: str, shape: tuple[int, ...], other: str, other_shape: tuple[i
 
 def _decode(config: FolderConfig, path: str) -> Pixels:
     remedy = "mend or remove it, or set data.on_error=skip to leave such images out"
-    return decode(path, config.image_size, config.fit == "crop", remedy)[0]
+    size = None if config.image_size is None else sides_of(config.image_size)
+    return decode(path, config.reading(size), remedy)[0]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from aemodels.config import UserError
-from aemodels.data.image_decoding import SUFFIXES, decode
+from aemodels.data.image_decoding import SUFFIXES, Reading, decode
 from aemodels.data.source import Pixels
 
 
@@ -42,13 +42,13 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
-def read_images(files: Sequence[Path], image_shape: tuple[int, int, int], crop: bool) -> Pixels:
-    """Returns images (N, C, H, W) of a model's shape: resized, after a centre crop if so asked.
+def read_images(files: Sequence[Path], image_shape: tuple[int, int, int], how: Reading) -> Pixels:
+    """Returns images (N, C, H, W) of a model's shape, whatever the size of the files.
 
     Raises:
-        UserError: a file is damaged, of other channels, or of another size where the model's images are not square.
+        UserError: a file is damaged, or of other channels.
     """
-    return np.stack([_read_image(file, image_shape, crop) for file in files])
+    return np.stack([_read_image(file, image_shape, how) for file in files])
 
 
 class Fitting(NamedTuple):
@@ -58,23 +58,20 @@ class Fitting(NamedTuple):
     unfit: tuple[str, ...]
 
 
-def fitting_images(files: Sequence[Path], image_shape: tuple[int, int, int], crop: bool) -> Fitting:
+def fitting_images(files: Sequence[Path], image_shape: tuple[int, int, int], how: Reading) -> Fitting:
     """Returns the files that `read_images` takes, and what it says of the others."""
     images, unfit = [np.empty((0, *image_shape), np.uint8)], []
     for file in files:
         try:
-            images.append(_read_image(file, image_shape, crop)[None])
+            images.append(_read_image(file, image_shape, how)[None])
         except UserError as error:
             unfit.append(str(error))
     return Fitting(np.concatenate(images), tuple(unfit))
 
 
-def _read_image(file: Path, image_shape: tuple[int, int, int], crop: bool) -> Pixels:
+def _read_image(file: Path, image_shape: tuple[int, int, int], how: Reading) -> Pixels:
     channels, height, width = image_shape
-    pixels, _ = decode(file, height if height == width else None, crop)
-    if pixels.shape[1:] != (height, width):
-        actual = f"{pixels.shape[2]}x{pixels.shape[1]}"
-        raise UserError(f"{file}: {actual} pixels, this model takes {width}x{height}; resize it")
+    pixels, _ = decode(file, how._replace(size=(height, width)))
     return _with_channels(pixels, channels, file)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from contextlib import closing, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aemodels.config import Config, UserError
+from aemodels.config import Config, OwnWarning, UserError
 from aemodels.data.decoding import Decoder
 from aemodels.data.source import Factors, Images, Pixels, Rows, Source, SourceConfig, digest_of, split_rows
 from aemodels.data.stored_arrays import ArrayRecord, ArrayWriter, StoredArray, damaged, stored_array
@@ -27,6 +28,7 @@ from aemodels.runtime.progress import Progress, Steps
 
 FORMAT = 1  # version of the folder's format; goes up when older ones cannot be read any more
 SPLITS = ("train", "val", "test")
+DARK = 64  # of 255; where no pixel of any image is brighter, white has a lower value than the files' format has
 
 
 class Split(NamedTuple):
@@ -113,8 +115,21 @@ def prepare(config: SourceConfig) -> Steps[PreparedData]:
     total = sum(data.sizes.values())
     skipped = data.manifest()["skipped"]
     note = f"{len(skipped)} unreadable images skipped: {_some(skipped)}" if skipped else ""
+    if told := _too_dark(config, data.manifest().get("brightest", 255)):
+        warnings.warn(told, OwnWarning, stacklevel=2)
     yield Progress(work, total, total, note)
     return data
+
+
+def _too_dark(config: SourceConfig, brightest: int) -> str:
+    """Returns what to do where the brightest pixel of all images is far below white; "" where it is not."""
+    asks = getattr(config, "levels", 0) is None  # a source of files whose white was not told
+    if not asks or not 0 < brightest <= DARK:
+        return ""
+    return (
+        f"the brightest pixel of all images is {brightest} of 255; if white has a lower value in the files than their "
+        "format allows, set data.levels to that value, such as 4095 for 12 bits in files of 16"
+    )
 
 
 def prepared_before(config: SourceConfig, digest: str) -> PreparedData | None:
@@ -203,12 +218,13 @@ def _write_decoded(config: SourceConfig, source: Source, decoder: Decoder, folde
     arrays: dict[str, ArrayRecord] = {}
     counts: dict[str, dict[str, int]] = {}
     skipped: list[str] = []
-    done = 0
+    done = brightest = 0
     for split, rows in split_rows(images, shares, config.split_seed).items():
         kept: list[int] = []
         with ArrayWriter(folder / f"{split}_images.npy", np.dtype(np.uint8), (len(rows), *images.shape)) as writer:
             for block in decoder.blocks(rows):
                 writer.append(block.pixels)
+                brightest = max(brightest, int(block.pixels.max(initial=0)))
                 kept += block.rows
                 skipped += block.skipped
                 done += block.done
@@ -226,7 +242,7 @@ def _write_decoded(config: SourceConfig, source: Source, decoder: Decoder, folde
             counts[split] = dict(zip(images.classes, numbers, strict=True))
         if images.factors is not None:
             arrays[f"{split}_factors.npy"] = _write_array(folder / f"{split}_factors.npy", images.factors[kept])
-    about = {"source": source.origin, "images_by_class": counts, "skipped": sorted(skipped)}
+    about = {"source": source.origin, "images_by_class": counts, "skipped": sorted(skipped), "brightest": brightest}
     _finish(folder, _hashed_part(config, images, arrays) | about)
 
 

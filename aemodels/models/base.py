@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from aemodels.config import Config, Range, Space
-from aemodels.nn.batch import AT_ONCE, Batch
+from aemodels.nn.batch import Batch, at_once
 from aemodels.nn.distributions import DiagonalNormal, DiagonalNormalHead, LikelihoodConfig, LikelihoodHead, kl_per_unit
 from aemodels.nn.linear_code import LinearCode
 from aemodels.nn.trunks import ImageShape, TrunkConfig
@@ -98,6 +98,11 @@ class GenerativeModel(nn.Module, ABC):
     def __init__(self, image_shape: ImageShape, num_classes: int, latent_dim: int) -> None:
         super().__init__()
         self.image_shape, self.num_classes, self.latent_dim = image_shape, num_classes, latent_dim
+
+    @property
+    def at_once(self) -> int:
+        """Returns how many images or codes are evaluated at once."""
+        return at_once(self.image_shape)
 
     def start_at(self, linear_code: Callable[[int], LinearCode]) -> None:
         """Moves the new weights to where the training images are, before the first update; here they stay.
@@ -241,11 +246,11 @@ class Autoencoder(GenerativeModel):
         """Draws from a distribution fitted to codes from the posteriors of x; y (1,) is the class of all, if any."""
         # Several codes are drawn of each image if there are few images; one image then has its posterior's spread.
         draws = -(-LEAST_CODES // len(x)) if self.stochastic else 1
-        codes = torch.cat([self.encode(part, y).rsample((draws,)).flatten(0, 1) for part in x.split(AT_ONCE)])
+        codes = torch.cat([self.encode(part, y).rsample((draws,)).flatten(0, 1) for part in x.split(self.at_once)])
         if not codes.isfinite().all():
             return x.new_full((n, *x.shape[1:]), torch.nan)
         z = fitted_to_few(codes, seed)().sample((n,)).to(x.device)
-        return torch.cat([self.decode(part, y).mean for part in z.split(AT_ONCE)])
+        return torch.cat([self.decode(part, y).mean for part in z.split(self.at_once)])
 
     def classify(self, x: Tensor) -> Tensor | None:
         """Returns the classes (B,) that a conditional model sees in images (B, C, H, W); other models return None."""

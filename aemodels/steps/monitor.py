@@ -14,6 +14,7 @@ from pydantic import Field
 from aemodels.config import UserError
 from aemodels.data import DataConfig, PreparedData, prepare, prepared_before
 from aemodels.data.folder import FolderConfig
+from aemodels.data.image_decoding import Reading
 from aemodels.data.image_files import Fitting, fitting_images, image_files
 from aemodels.data.prepared import SPLITS
 from aemodels.evaluation.drift import CodeSpace, MonitoringConfig, Scores, Verdict, check_scores, fewest
@@ -155,7 +156,8 @@ def _read(files: Sequence[Path], paths: Sequence[Path], champion: _Champion, con
     """Reads the newest files, as the model's own images were read."""
     newest = sorted(files, key=lambda file: file.stat().st_mtime_ns)[-config.newest :]
     folders = champion.source if isinstance(champion.source, FolderConfig) else None
-    read = fitting_images(newest, champion.data.image_shape, crop=folders is not None and folders.fit == "crop")
+    how = Reading() if folders is None else folders.reading()
+    read = fitting_images(newest, champion.data.image_shape, how)
     belong = folders is not None and any(map(folders.holds, paths))
     return _New(len(files), newest, read, _unknown(read.images, champion.data) if belong else read.images)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from aemodels.data.folder import FolderConfig
+from aemodels.data.image_decoding import Reading
 from aemodels.data.image_files import image_files, read_images
 from aemodels.runtime.devices import serving_device
 from aemodels.runtime.files import write_whole
@@ -56,8 +57,8 @@ def open_with_images(reference: str, paths: Sequence[Path]) -> Given:
     model = open_model(reference)
     model.require_encoder()
     source = model.card.experiment.data
-    crop = isinstance(source, FolderConfig) and source.fit == "crop"
-    return Given(model, files, read_images(files, model.card.image_shape, crop))
+    how = source.reading() if isinstance(source, FolderConfig) else Reading()
+    return Given(model, files, read_images(files, model.card.image_shape, how))
 
 
 class Wanted(NamedTuple):
