@@ -25,6 +25,7 @@ from aemodels.data.source import (
     Images,
     Pixels,
     Rows,
+    Size,
     Source,
     WithoutTestConfig,
     array_images,
@@ -88,7 +89,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UserError(f"data.path={path}: cannot be read ({error}); give what numpy.save or savez wrote") from None
 
 
-def _read(path: Path, size: int | None) -> Images:
+def _read(path: Path, size: int | Size | None) -> Images:
     with _opened(path) as content:
         parts = (
             {"images": content} if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}

@@ -118,7 +118,7 @@ def _meant(page: TiffPage, values: NDArray[Any], levels: int | None) -> Samples:
     kind = int(page.photometric)
     colours = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, SEPARATED: 4}.get(kind)
     if colours is None or page.axes not in ("YX", "YXS", "SYX"):
-        raise NotReadError(f"a TIFF file of the kind {page.photometric.name}, {page.axes}", "save it as RGB or as PNG")
+        raise NotReadError(f"a TIFF file of the kind {kind}, {page.axes}", "save it as RGB or as PNG")
     values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values.reshape(*values.shape[:2], -1)
     white = _white(values, page.bitspersample, levels)
     extra = tuple(map(int, page.extrasamples))[:1]

@@ -150,9 +150,9 @@ def _deep_samples(image: Any, file: IO[bytes], how: Reading) -> Samples | None:
         return None
     bits, kinds = image.tag_v2.get(BITS, (1,)), image.tag_v2.get(KIND, (1,))
     if image.mode.startswith("I;16") and max(kinds) == 1:
-        samples = _grey_samples(image, max(bits))
+        grey = _grey_samples(image, max(bits))
         inverted = image.tag_v2.get(MEANING) == 0  # white is 0
-        return samples._replace(values=int(samples.white) - samples.values) if inverted else samples
+        return grey._replace(values=int(grey.white) - grey.values) if inverted else grey
     if max(bits) <= 8 and max(kinds) == 1:
         return None
     samples = tiff_samples(file, how.levels, how.most)

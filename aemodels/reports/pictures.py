@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # half a second that only drawing has to wait for
 Picture = NDArray[np.uint8]  # (H, W, 3)
 
 WIDTH = 760  # pixels of a figure, about
-WIDEST = 1_600  # pixels of a figure's images, across and down, at most
+WIDEST = 1_200  # pixels of a figure's images, across and down, at most
 GAP = 2  # pixels between images
 PAPER = 255
 DPI = 100
