@@ -26,6 +26,7 @@ from aemodels.data.source import (
     Images,
     Pixels,
     Rows,
+    Size,
     Source,
     WithoutTestConfig,
     array_images,
@@ -76,7 +77,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UserError(f"data.path={path}: cannot be read ({error}); give what numpy.save or savez wrote") from None
 
 
-def _read(path: Path, size: int | None) -> Images:
+def _read(path: Path, size: int | Size | None) -> Images:
     with _opened(path) as content:
         parts = (
             {"images": content} if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}
@@ -85,17 +86,12 @@ def _read(path: Path, size: int | None) -> Images:
         wrong = f"{min(parts.keys() - set(PARTS))} is unknown" if "images" in parts else "there are no `images` in it"
         raise UserError(f"data.path={path}: {wrong}; write only {', '.join(PARTS)} into the file")
     pixels, labels, given = _joined(parts, path)
-    hash_of = partial(_content, pixels)
     if labels is None:
-        return replace(array_images(pixels, size, None, ()), given=given, content=hash_of)
+        return replace(array_images(pixels, size, None, ()), given=given)
     if labels.shape != (len(pixels),):
         raise UserError(f"data.path={path}: {len(pixels)} images and labels of shape {labels.shape}; give one for each")
     numbers, classes = numbered(labels, parts.get("classes"), path)
-    return replace(array_images(pixels, size, numbers, classes), given=given, content=hash_of)
-
-
-def _content(pixels: Pixels, row: int) -> bytes:
-    return hashlib.blake2b(pixels[row], digest_size=16).digest()
+    return replace(array_images(pixels, size, numbers, classes), given=given)
 
 
 def _joined(parts: Mapping[str, NDArray[Any]], path: Path) -> tuple[Pixels, NDArray[Any] | None, dict[str, Rows]]:

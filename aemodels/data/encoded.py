@@ -1,4 +1,4 @@
-"""Reads images that are encoded as PNG or JPEG, wherever these lie: in files of their own, or in tables.
+"""Reads images that are encoded in a format of image files, wherever they lie: in files of their own, or in tables.
 
 N images, each (C, H, W): C channels, H x W pixels.
 """
@@ -15,8 +15,19 @@ from pydantic import Field
 from aemodels.config import UserError
 from aemodels.data.channels import in_channels
 from aemodels.data.image_bytes import ImageBytes, opened
-from aemodels.data.image_decoding import decode
-from aemodels.data.source import SMALLEST_SIDE, Images, Pixels, Rows, UnreadableError, WithoutTestConfig
+from aemodels.data.image_decoding import MEGAPIXELS, Reading, decode
+from aemodels.data.source import (
+    SMALLEST_SIDE,
+    Fit,
+    Images,
+    ImageSize,
+    Pixels,
+    Rows,
+    Size,
+    UnreadableError,
+    WithoutTestConfig,
+    sides_of,
+)
 
 REMEDY = "mend or remove it, or set data.on_error=skip to leave such images out"
 
@@ -24,16 +35,32 @@ REMEDY = "mend or remove it, or set data.on_error=skip to leave such images out"
 class EncodedConfig(WithoutTestConfig):
     """Provides the base of sources whose images are encoded, each for itself."""
 
-    image_size: int | None = Field(None, ge=SMALLEST_SIDE)
-    """Sets the side of the square images in pixels; null keeps the images' own size, which has to be one for all."""
-    fit: Literal["resize", "crop"] = "resize"
-    """Chooses how an image that is not square becomes square: it is squeezed, or cut to its largest middle square."""
+    image_size: ImageSize | None = None
+    """Sets the side of square images in pixels, or [height, width].
+
+    null keeps the images' own size, which has to be one for all."""
+    fit: Fit = "resize"
+    """Chooses how an image gets another shape: it is squeezed (resize), or cut to the largest middle part (crop).
+
+    It can also get a border in the colour of its own edges (pad)."""
+    levels: int | None = Field(None, ge=1, le=2**16 - 1)
+    """Sets the value of white in the images, where it is lower than their format's: 4095 for 12 bits of 16."""
+    largest_megapixels: float = Field(MEGAPIXELS, gt=0)
+    """Sets the millions of pixels that one image may have; a small damaged file may claim to be enormous."""
     channels: Literal["auto", "grey", "colour"] = "auto"
     """Chooses how the images are read: as grey, as colour, or (auto) as colour if any of them shows colour."""
     on_error: Literal["raise", "skip"] = "raise"
     """Chooses what an unreadable image does: it ends the preparation, or is left out and listed in the manifest."""
 
-    not_in_digest: ClassVar[frozenset[str]] = WithoutTestConfig.not_in_digest | {"channels", "on_error"}
+    not_in_digest: ClassVar[frozenset[str]] = WithoutTestConfig.not_in_digest | {
+        "channels",
+        "on_error",
+        "largest_megapixels",
+    }
+
+    def reading(self, size: Size | None = None) -> Reading:
+        """Returns how images are read: at their own size, or brought to a height and width."""
+        return Reading(size, self.fit, self.levels, self.largest_megapixels)
 
 
 def file_images(
@@ -104,4 +131,5 @@ def _decode_alike(config: EncodedConfig, first: str, shape: tuple[int, int, int]
 
 
 def _decode(config: EncodedConfig, path: str | ImageBytes) -> Pixels:
-    return decode(path, config.image_size, config.fit == "crop", REMEDY)[0]
+    size = None if config.image_size is None else sides_of(config.image_size)
+    return decode(path, config.reading(size), REMEDY)[0]

@@ -19,7 +19,7 @@ from aemodels.data.source import FileStamp, Images, Source, digest_of, fingerpri
 
 
 class FolderConfig(EncodedConfig):
-    """Holds the settings of PNG and JPEG images in folders; `path/cat/1.png` has the label cat."""
+    """Holds the settings of image files in folders; `path/cat/1.png` has the label cat."""
 
     name: Literal["folder"] = "folder"
     """Chooses where the images come from."""

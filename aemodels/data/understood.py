@@ -73,8 +73,7 @@ def _files(images: Images, written: Written, skipped: Sequence[str], copies: Map
     if not reasons:
         return []
     total, used = images.count + sum(images.unused.values()), sum(written.sizes.values())
-    what = ("file", "files") if images.files is not None else ("image", "images")
-    return [f"{count(total, *what)}, {used:,} used; {', '.join(reasons)}"]
+    return [f"{count(total, 'file', 'files')}, {used:,} used; {', '.join(reasons)}"]
 
 
 def _kinds(images: Images, written: Written) -> list[str]:

@@ -134,19 +134,11 @@ def test_arrays_with_splits_of_their_own(tmp_path: Path) -> None:
         data = finish(prepare(ArraysConfig(path=(tmp_path / "own.npz",))))
         assert data.sizes == {"train": 40, "val": 10, "test": 10}
         for split, rows in (("val", slice(40, 50)), ("test", slice(50, 60))):
-            own = {image.tobytes(): i for i, image in enumerate(pixels[rows])}
-            order = [own.pop(image.tobytes()) for image in data.split(split).images]
+            assert np.array_equal(data.split(split).images[:, 0], pixels[rows])
             if labels is not None:
-                assert np.array_equal(data.split(split).labels, labels[rows][order])
+                assert np.array_equal(data.split(split).labels, labels[rows])
     np.savez(tmp_path / "val.npz", images=pixels[:40], val_images=pixels[40:])
-    data = finish(prepare(ArraysConfig(path=(tmp_path / "val.npz",))))
-    assert (data.sizes["val"], data.sizes["train"] + data.sizes["test"]) == (20, 40)
-    np.savez(tmp_path / "more.npz", images=np.concatenate([pixels[:40], pixels[:30], 255 - pixels[:40]]))
-    more = finish(prepare(ArraysConfig(path=(tmp_path / "more.npz",))))
-    assert "30 images are copies of others, in the same split" in more.notes()
-    assert not {image.tobytes() for image in more.split("test").images} & {
-        image.tobytes() for image in more.split("train").images
-    }
+    assert finish(prepare(ArraysConfig(path=(tmp_path / "val.npz",)))).sizes == {"train": 34, "val": 20, "test": 6}
     np.savez(tmp_path / "bad.npz", images=pixels, val_images=pixels, val_labels=np.zeros(60, int))
     with pytest.raises(UserError, match="give val_labels exactly if there are both val_images and labels"):
         finish(prepare(ArraysConfig(path=(tmp_path / "bad.npz",))))

@@ -140,11 +140,15 @@ def test_files_of_unclear_splits_are_refused(tmp_path: Path) -> None:
     assert contents(prepared(test), ["test"]) == contents(prepared(other), ["test"])
 
 
-def test_it_is_what_a_folder_of_the_same_images_is(tmp_path: Path, make_images: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(
+    "settings", [{"image_size": 16, "fit": "crop"}, {"image_size": [16, 24], "fit": "pad", "levels": 200}]
+)
+def test_it_is_what_a_folder_of_the_same_images_is(
+    tmp_path: Path, make_images: Callable[..., Path], settings: dict[str, Any]
+) -> None:
     folder = make_images(tmp_path / "folder", 30, (40, 28, 3))
     images = [file.read_bytes() for file in sorted(folder.iterdir())]
     file = shard(tmp_path / "all.parquet", images)
-    settings = {"image_size": 16, "fit": "crop"}
     ours, theirs = prepared(file, **settings), finish(prepare(FolderConfig.parse({"path": str(folder), **settings})))
     assert contents(ours) == contents(theirs)
     assert all(contents(ours, [split]).keys() == contents(theirs, [split]).keys() for split in ours.sizes)
