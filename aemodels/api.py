@@ -20,6 +20,7 @@ from aemodels.checkpoints.training import save_best, saved_epochs
 from aemodels.config import SettingsError, UserError, section_kinds
 from aemodels.data import PreparedData
 from aemodels.data.arrays import SUFFIXES, keep_arrays
+from aemodels.data.parquet import SUFFIX as PARQUET
 from aemodels.data.prepared import prepare
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.experiment import Experiment
@@ -64,13 +65,14 @@ def fit(
 
     Args:
         images: an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or from 0 to 1; a torch Dataset of
-            images or of pairs of an image and a label; or the path of a folder of images, or of a `.npy` or `.npz`
-            file.
+            images or of pairs of an image and a label; or the path of a folder of images, or of a `.npy`, `.npz` or
+            `.parquet` file.
         model: the name of the model, such as "ae", "vae" or "cvae", or its settings, such as `VAEConfig(beta=2)`; None
             for that of `start_from`, else "vae".
         start_from: the model whose weights the training starts from: one that was fitted or loaded, a registered one
             ("digits@champion", "digits/3"), or a folder. Where no settings of the model are given, they are its own.
-        labels: the class of each image (N,), as numbers or names.
+        labels: the class of each image (N,), as numbers or names; for a folder the path of a CSV file of files and
+            labels, if class folders do not tell.
         track: records the training in MLflow and registers the model, as `aemodels train` does.
         resume: False begins anew. A tracked training goes on where the same one was killed, and else begins anew.
         settings: other settings. A plain name is one of the model (`latent_dim=16`); two underscores stand for a dot
@@ -205,10 +207,13 @@ def _dotted(key: str) -> str:
 def _source(images: Any, labels: Any) -> dict[str, Any]:
     if isinstance(images, str | Path):
         path = Path(images).expanduser().absolute()
-        name = "arrays" if path.suffix in SUFFIXES else "folder"
+        name = "arrays" if path.suffix in SUFFIXES else "parquet" if path.suffix == PARQUET else "folder"
+        if name == "folder" and isinstance(labels, str | Path):
+            return {"name": name, "path": str(path), "labels": str(Path(labels).expanduser().absolute())}
         if labels is not None:
             raise UserError(
-                "labels: a folder's labels are its class folders, those of a file are in it; leave them out"
+                "labels: a folder's labels are its class folders, or in a CSV file, whose path can be given here; "
+                "those of a file are in it, so leave them out"
             )
         return {"name": name, "path": str(path)}
     if isinstance(images, torch.utils.data.Dataset):

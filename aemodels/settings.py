@@ -15,7 +15,8 @@ from pydantic import Field, model_validator
 from aemodels.config import Config, SettingsError, did_you_mean, nested, read_text
 from aemodels.data.arrays import ArraysConfig
 from aemodels.data.folder import FolderConfig
-from aemodels.data.paths import whole_paths
+from aemodels.data.parquet import ParquetConfig
+from aemodels.data.paths import whole_path, whole_paths
 from aemodels.experiment import Experiment
 from aemodels.tracking.gate import RegistryConfig
 from aemodels.tuning.config import TuningConfig
@@ -44,7 +45,7 @@ class Settings(Experiment):
         Raises:
             SettingsError: the images are one's own, and their model has no name.
         """
-        if self.registry.name is None and isinstance(self.data, FolderConfig | ArraysConfig):
+        if self.registry.name is None and isinstance(self.data, FolderConfig | ArraysConfig | ParquetConfig):
             raise SettingsError("registry.name: a model of images from folders needs a name; give registry.name=...")
 
 
@@ -63,8 +64,14 @@ def _from_here(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         key = f"{prefix}.{name}"
         nested = isinstance(value, Mapping)
-        result[name] = _from_here(value, key) if nested else whole_paths(value) if is_data_path(key) else value
+        result[name] = _from_here(value, key) if nested else _whole(key, value)
     return result
+
+
+def _whole(key: str, value: Any) -> Any:
+    if is_data_path(key):
+        return whole_paths(value)
+    return whole_path(value) if f".{key}".endswith(".data.labels") else value
 
 
 def is_data_path(key: str) -> bool:

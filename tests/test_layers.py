@@ -40,6 +40,7 @@ ONLY_HERE = {
     "matplotlib": {"reports"},
     "torchvision": {"data"},
     "tqdm": {"runtime"},
+    "pyarrow": {"data"},
     # The databases and servers of searches and of MLflow, of which no lower room knows.
     "sqlalchemy": {"tuning", "tracking"},
     "psycopg": {"tracking"},

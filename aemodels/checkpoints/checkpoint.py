@@ -48,10 +48,11 @@ class ModelCard(Config):
             SettingsError: they have another one.
         """
         if data.image_shape != self.image_shape:
-            channels, height, _ = self.image_shape
+            channels, height, width = self.image_shape
+            size = height if height == width else [height, width]
             raise SettingsError(
                 f"{what}: made for images of shape {self.image_shape}, these have {data.image_shape}; "
-                f"set data.image_size={height}, or choose images of {channels} channels"
+                f"set data.image_size={size}, or choose images of {channels} channels"
             )
 
 

@@ -10,6 +10,7 @@ from aemodels.data.arrays import ArraysConfig
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.mnist import Cifar10Config, FashionMnistConfig, KmnistConfig, MnistConfig
+from aemodels.data.parquet import ParquetConfig
 from aemodels.data.prepared import PreparedData, Split, prepare, prepared_before
 from aemodels.data.sprites import SpritesConfig
 
@@ -21,6 +22,7 @@ DataConfig = Annotated[
     | Cifar10Config
     | FolderConfig
     | ArraysConfig
+    | ParquetConfig
     | SpritesConfig,
     Field(discriminator="name"),
 ]

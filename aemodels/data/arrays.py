@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -25,6 +26,7 @@ from aemodels.data.source import (
     Images,
     Pixels,
     Rows,
+    Size,
     Source,
     WithoutTestConfig,
     array_images,
@@ -35,7 +37,7 @@ from aemodels.runtime.files import at_path
 
 SUFFIXES = (".npy", ".npz")
 # The arrays of a `.npz` file; all but the first may be left out.
-PARTS = ("images", "labels", "classes", "test_images", "test_labels")
+PARTS = ("images", "labels", "classes", "val_images", "val_labels", "test_images", "test_labels")
 CHANNELS = (1, 3)
 
 
@@ -46,8 +48,8 @@ class ArraysConfig(WithoutTestConfig):
     """Chooses where the images come from."""
     path: Annotated[WholePaths, Field(max_length=1)]
     """Names the file of N images (H, W), (H, W, C) or (C, H, W), uint8 or numbers from 0 to 1. A `.npz` file holds
-    them as `images`; it may have `labels` (N whole numbers), `classes` (their names), and images of a test split
-    of its own as `test_images` and `test_labels`."""
+    them as `images`; it may have `labels` (N whole numbers), `classes` (their names), and images that are given for
+    a split, as `val_images` and `val_labels`, `test_images` and `test_labels`."""
 
     not_in_digest: ClassVar[frozenset[str]] = WithoutTestConfig.not_in_digest | {"path"}
 
@@ -58,19 +60,6 @@ class ArraysConfig(WithoutTestConfig):
         state = path.stat()
         stamp = FileStamp(str(path), state.st_size, state.st_mtime_ns)
         return Source((str(path),), fingerprint([stamp]), partial(_read, path, self.image_size))
-
-    def held_out(self) -> dict[str, float]:
-        """Returns the shares of the images that are drawn; where test images are given, none is drawn for the test."""
-        if "test_images" in _parts(self.path[0]):
-            return {"val": self.val_fraction}
-        return super().held_out()
-
-
-def _parts(path: Path) -> Sequence[str]:
-    if path.suffix != ".npz":
-        return ("images",)
-    with _opened(path) as content:
-        return list(content.files)
 
 
 @contextmanager
@@ -88,7 +77,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UserError(f"data.path={path}: cannot be read ({error}); give what numpy.save or savez wrote") from None
 
 
-def _read(path: Path, size: int | None) -> Images:
+def _read(path: Path, size: int | Size | None) -> Images:
     with _opened(path) as content:
         parts = (
             {"images": content} if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}
@@ -96,28 +85,47 @@ def _read(path: Path, size: int | None) -> Images:
     if "images" not in parts or (parts.keys() - set(PARTS)):
         wrong = f"{min(parts.keys() - set(PARTS))} is unknown" if "images" in parts else "there are no `images` in it"
         raise UserError(f"data.path={path}: {wrong}; write only {', '.join(PARTS)} into the file")
-    if ("test_images" in parts and "labels" in parts) != ("test_labels" in parts):
-        raise UserError(f"data.path={path}: give test_labels exactly if there are both test_images and labels")
-    pixels, labels = as_pixels(parts["images"]), parts.get("labels")
-    own_test = 0
-    if "test_images" in parts:
-        test = as_pixels(parts["test_images"])
-        if test.shape[1:] != pixels.shape[1:]:
-            raise UserError(
-                f"data.path={path}: test_images {test.shape[1:]}, images {pixels.shape[1:]}; give one shape"
-            )
-        pixels, own_test = np.concatenate([pixels, test]), len(test)
-        labels = None if labels is None else np.concatenate([labels, parts["test_labels"]])
+    pixels, labels, given = _joined(parts, path)
     if labels is None:
-        return array_images(pixels, size, None, (), own_test)
+        return replace(array_images(pixels, size, None, ()), given=given)
     if labels.shape != (len(pixels),):
         raise UserError(f"data.path={path}: {len(pixels)} images and labels of shape {labels.shape}; give one for each")
-    numbers, classes = _numbered(labels, parts.get("classes"), path)
-    return array_images(pixels, size, numbers, classes, own_test)
+    numbers, classes = numbered(labels, parts.get("classes"), path)
+    return replace(array_images(pixels, size, numbers, classes), given=given)
 
 
-def _numbered(labels: NDArray[Any], names: NDArray[Any] | None, path: Path) -> tuple[Rows, tuple[str, ...]]:
-    """Returns labels as numbers of classes, and the names of the classes."""
+def _joined(parts: Mapping[str, NDArray[Any]], path: Path) -> tuple[Pixels, NDArray[Any] | None, dict[str, Rows]]:
+    """Returns all images, their labels if there are any, and the rows of those that are given for a split.
+
+    Raises:
+        UserError: a split's images have another shape, or no labels where the others have some.
+    """
+    pixels, given = as_pixels(parts["images"]), {}
+    labels = parts.get("labels")
+    for split in ("val", "test"):
+        if (f"{split}_images" in parts and labels is not None) != (f"{split}_labels" in parts):
+            raise UserError(
+                f"data.path={path}: give {split}_labels exactly if there are both {split}_images and labels"
+            )
+        if f"{split}_images" not in parts:
+            continue
+        own = as_pixels(parts[f"{split}_images"])
+        if own.shape[1:] != pixels.shape[1:]:
+            raise UserError(
+                f"data.path={path}: {split}_images {own.shape[1:]}, images {pixels.shape[1:]}; give one shape"
+            )
+        given[split] = np.arange(len(pixels), len(pixels) + len(own))
+        pixels = np.concatenate([pixels, own])
+        labels = None if labels is None else np.concatenate([labels, parts[f"{split}_labels"]])
+    return pixels, labels, given
+
+
+def numbered(labels: NDArray[Any], names: NDArray[Any] | None, path: Path) -> tuple[Rows, tuple[str, ...]]:
+    """Returns labels as numbers of classes, and the names of the classes.
+
+    Raises:
+        UserError: names of classes are given, and the labels are not their numbers.
+    """
     known, numbers = np.unique(labels, return_inverse=True)
     if names is None:
         return numbers.astype(np.int64), tuple(map(str, known))

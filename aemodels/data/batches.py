@@ -17,7 +17,7 @@ from torch import Tensor
 
 from aemodels.data import streaming
 from aemodels.data.prepared import PreparedData
-from aemodels.nn.batch import Batch
+from aemodels.nn.batch import Batch, at_once
 from aemodels.nn.noise import uniform_like
 from aemodels.runtime.processes import alike
 from aemodels.runtime.torchrun import Share, on_this_machine, share_of, sharing
@@ -47,6 +47,11 @@ class Batches:
     def __len__(self) -> int:
         """Returns the number of images."""
         return len(self.images)
+
+    @property
+    def at_once(self) -> int:
+        """Returns how many images are evaluated at once."""
+        return at_once(self.images.shape[1:])
 
     def share(self, size: int) -> Share | None:
         """Returns the rows of a batch of that size that are this process's; None where it has them all."""

@@ -11,9 +11,8 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
 
-from aemodels.data.source import SMALLEST_SIDE, Images, Source, WithoutTestConfig, array_images, digest_of
+from aemodels.data.source import Images, ImageSize, Size, Source, WithoutTestConfig, array_images, digest_of, sides_of
 
 INK = 16  # the value of black in the original
 
@@ -23,25 +22,25 @@ class DigitsConfig(WithoutTestConfig):
 
     name: Literal["digits"] = "digits"
     """Chooses where the images come from."""
-    image_size: int | None = Field(28, ge=SMALLEST_SIDE)
-    """Sets the side of the images in pixels; null keeps the original 8."""
+    image_size: ImageSize | None = 28
+    """Sets the side of the images in pixels, or [height, width]; null keeps the original 8."""
 
     def fetch(self) -> Source:
         package = f"scikit-learn {version('scikit-learn')}"
         return Source((package,), digest_of(package), partial(_read, self.image_size))
 
 
-def _read(size: int | None) -> Images:
+def _read(size: int | Size | None) -> Images:
     from sklearn.datasets import load_digits  # takes half a second: only when they are not prepared yet
 
     digits = load_digits()
     grey = np.asarray(digits.images, dtype=np.float32) * (255 / INK)  # (N, 8, 8)
     if size is not None:
         # They have 17 levels of grey. They are interpolated before they are rounded, else the steps are seen.
-        grey = np.stack([_smooth(image, size) for image in grey])
+        grey = np.stack([_smooth(image, sides_of(size)) for image in grey])
     pixels = np.clip(np.rint(grey), 0, 255).astype(np.uint8)[:, None]  # (N, 1, H, W)
     return array_images(pixels, None, digits.target.astype(np.int64), tuple("0123456789"))
 
 
-def _smooth(image: np.ndarray, size: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+def _smooth(image: np.ndarray, size: Size) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))

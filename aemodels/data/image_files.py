@@ -11,7 +11,7 @@ import numpy as np
 
 from aemodels.config import UserError
 from aemodels.data.channels import in_channels, is_grey
-from aemodels.data.image_decoding import decode
+from aemodels.data.image_decoding import Reading, decode
 from aemodels.data.layout import Unused, ending, is_image, not_read, walk
 from aemodels.data.source import Pixels
 
@@ -62,16 +62,18 @@ def has_images(path: Path) -> bool:
     return any(is_image(file.name) for file in walk(path, Unused(Counter(), Counter())))
 
 
-def read_images(files: Sequence[Path], image_shape: tuple[int, int, int], crop: bool, to_grey: bool = False) -> Pixels:
-    """Returns images (N, C, H, W) of a model's shape: resized, after a centre crop if so asked.
+def read_images(
+    files: Sequence[Path], image_shape: tuple[int, int, int], how: Reading, to_grey: bool = False
+) -> Pixels:
+    """Returns images (N, C, H, W) of a model's shape, whatever the size of the files.
 
     Args:
         to_grey: makes colour grey, for a model whose own images were made grey; else colour is refused there.
 
     Raises:
-        UserError: a file is damaged, of other channels, or of another size where the model's images are not square.
+        UserError: a file is damaged, or of other channels.
     """
-    return np.stack([_read_image(file, image_shape, crop, to_grey) for file in files])
+    return np.stack([_read_image(file, image_shape, how, to_grey) for file in files])
 
 
 class Fitting(NamedTuple):
@@ -82,24 +84,21 @@ class Fitting(NamedTuple):
 
 
 def fitting_images(
-    files: Sequence[Path], image_shape: tuple[int, int, int], crop: bool, to_grey: bool = False
+    files: Sequence[Path], image_shape: tuple[int, int, int], how: Reading, to_grey: bool = False
 ) -> Fitting:
     """Returns the files that `read_images` takes, and what it says of the others."""
     images, unfit = [np.empty((0, *image_shape), np.uint8)], []
     for file in files:
         try:
-            images.append(_read_image(file, image_shape, crop, to_grey)[None])
+            images.append(_read_image(file, image_shape, how, to_grey)[None])
         except UserError as error:
             unfit.append(str(error))
     return Fitting(np.concatenate(images), tuple(unfit))
 
 
-def _read_image(file: Path, image_shape: tuple[int, int, int], crop: bool, to_grey: bool) -> Pixels:
+def _read_image(file: Path, image_shape: tuple[int, int, int], how: Reading, to_grey: bool) -> Pixels:
     channels, height, width = image_shape
-    pixels, _ = decode(file, height if height == width else None, crop)
-    if pixels.shape[1:] != (height, width):
-        actual = f"{pixels.shape[2]}x{pixels.shape[1]}"
-        raise UserError(f"{file}: {actual} pixels, this model takes {width}x{height}; resize it")
+    pixels, _ = decode(file, how._replace(size=(height, width)))
     return _with_channels(pixels, channels, file, to_grey)
 
 

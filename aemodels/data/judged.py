@@ -69,8 +69,9 @@ def _write(
     """Writes the test images; the other arrays are the model's own files."""
     if images.shape != own.image_shape:
         (_, height, width), (_, high, wide) = images.shape, own.image_shape
+        size = high if high == wide else [high, wide]
         raise UserError(
-            f"data.path: images of {width}x{height} pixels, the model takes {wide}x{high}; set data.image_size={high}"
+            f"data.path: images of {width}x{height} pixels, the model takes {wide}x{high}; set data.image_size={size}"
         )
     labels = _labels(own, images, conditional)
     order = np.random.default_rng(config.split_seed).permutation(images.count)

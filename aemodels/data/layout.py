@@ -56,6 +56,7 @@ class Found(NamedTuple):
     files: list[ImageFile]
     unused: Unused
     notes: list[str]
+    class_notes: list[str]  # those that hold where the folders' names give the classes
 
 
 def find_files(folders: Sequence[Path], val: Sequence[Path] = (), test: Sequence[Path] = ()) -> Found:
@@ -64,7 +65,7 @@ def find_files(folders: Sequence[Path], val: Sequence[Path] = (), test: Sequence
     Raises:
         UserError: a folder does not exist, has no images or lies in another one, or is no clear layout.
     """
-    found = Found([], Unused(Counter(), Counter()), [])
+    found = Found([], Unused(Counter(), Counter()), [], [])
     given = {"path": folders, "val_path": val, "test_path": test}
     _check_apart(given)
     apart = frozenset(folder.resolve() for folder in (*val, *test))
@@ -77,7 +78,7 @@ def find_files(folders: Sequence[Path], val: Sequence[Path] = (), test: Sequence
                 _check_given_once(folder, images, given)
             else:
                 images = [file._replace(split=key.removesuffix("_path")) for file in _labelled(images, 0)]
-                found.notes.extend(_deeper(images, where, 0))
+                found.class_notes.extend(_deeper(images, where, 0))
             found.files.extend(images)
     found.notes.extend(_left_out(found.unused.folders))
     return found
@@ -147,12 +148,12 @@ def _understood(folder: Path, images: list[ImageFile], where: str, found: Found)
     if len(splits) > 1:
         return _given(images, depth, names, where, found)
     for name in filter(names.get, names):  # such as a class of locomotives, named train
-        found.notes.append(
+        found.class_notes.append(
             f"{where}{name} lies beside other class folders and was taken for a class; "
             "if it is a split, move the others into a folder train"
         )
     labelled = _labelled(images, depth)
-    found.notes.extend(_deeper(labelled, where, depth))
+    found.class_notes.extend(_deeper(labelled, where, depth))
     return labelled
 
 
@@ -168,7 +169,7 @@ def _given(images: list[ImageFile], depth: int, names: Mapping[str, str], where:
             beside[parts[depth] if len(parts) > depth + 1 else "no folder"] += 1
     for name, count in sorted(beside.items()):
         found.unused.files[f"in {name} (beside the splits)"] += count
-    found.notes.extend(_deeper(used, where, depth + 1))
+    found.class_notes.extend(_deeper(used, where, depth + 1))
     return used
 
 

@@ -24,12 +24,12 @@ def images_of_another_kind(data: PreparedData) -> Tensor:
     They are black and white where the data are.
     """
     channels, height, width = data.image_shape
-    side = max(height, width, SMALLEST_SIDE)
+    size = (max(height, SMALLEST_SIDE), max(width, SMALLEST_SIDE))
     other = SpritesConfig if data.name != SpritesConfig().name else DigitsConfig
-    source = other(image_size=side).fetch().read()
-    pixels = np.stack([source.load(row) for row in range(min(COUNT, source.count))])  # (N, 1, side, side)
+    source = other(image_size=size).fetch().read()
+    pixels = np.stack([source.load(row) for row in range(min(COUNT, source.count))])  # (N, 1, *size)
     x = torch.from_numpy(pixels).float() / 255
-    if (height, width) != (side, side):
+    if (height, width) != size:
         x = F.interpolate(x, (height, width), mode="area")
     x = x.expand(-1, channels, -1, -1)
     return x if data.binarize == "none" else (x > 0.5).float()

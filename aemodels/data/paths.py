@@ -58,3 +58,16 @@ NoneOrWholePaths = Annotated[
     tuple[Annotated[Path, Field(json_schema_extra={"pattern": "^[/~]"})], ...],
     BeforeValidator(lambda value: () if value is None else only_whole(value)),
 ]
+
+
+def _one(value: Any) -> Any:
+    paths = only_whole(value)
+    return paths[0] if isinstance(paths, tuple) and len(paths) == 1 else value
+
+
+def whole_path(value: Any) -> Any:
+    """Returns the value of `data.labels` as a whole path, as a person in the current folder means it."""
+    return os.path.abspath(os.path.expanduser(value)) if isinstance(value, str) and value else value
+
+
+WholePath = Annotated[Path, Field(json_schema_extra={"pattern": "^[/~]"}), BeforeValidator(_one)]

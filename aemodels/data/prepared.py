@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
@@ -16,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aemodels.config import Config, UserError
+from aemodels.config import Config, OwnWarning, UserError
 from aemodels.data.decoding import Decoder
 from aemodels.data.source import Factors, Images, Pixels, Rows, Source, SourceConfig, digest_of
 from aemodels.data.split_arrays import SPLITS, SplitArrays, Written
@@ -29,6 +30,7 @@ from aemodels.runtime.locks import locked, wait_for
 from aemodels.runtime.progress import Progress, Steps
 
 FORMAT = 1  # version of the folder's format; goes up when older ones cannot be read any more
+DARK = 64  # of 255; where no pixel of any image is brighter, white has a lower value than the files' format has
 
 
 class Split(NamedTuple):
@@ -126,8 +128,21 @@ def opened(folder: Path, config: SourceConfig, work: str) -> Steps[PreparedData]
     for split in SPLITS:
         data.stored(split)  # damage is found now, not after the training
     total = sum(data.sizes.values())
+    if told := _too_dark(config, data.manifest().get("brightest", 255)):
+        warnings.warn(told, OwnWarning, stacklevel=2)
     yield Progress(work, total, total, ". ".join(data.notes()))
     return data
+
+
+def _too_dark(config: SourceConfig, brightest: int) -> str:
+    """Returns what to do where the brightest pixel of all images is far below white; "" where it is not."""
+    asks = getattr(config, "levels", 0) is None  # a source of files whose white was not told
+    if not asks or not 0 < brightest <= DARK:
+        return ""
+    return (
+        f"the brightest pixel of all images is {brightest} of 255; if white has a lower value in the files than their "
+        "format allows, set data.levels to that value, such as 4095 for 12 bits in files of 16"
+    )
 
 
 def prepared_before(config: SourceConfig, digest: str) -> PreparedData | None:
@@ -230,7 +245,8 @@ def _write_decoded(config: SourceConfig, source: Source, decoder: Decoder, folde
     _check_all_there(written, skipped)
     notes = sentences(images, written, draw.shares, sorted(skipped), draw.copies)
     about = {"source": source.origin, "images_by_class": written.images_by_class, "skipped": sorted(skipped)}
-    finish_folder(folder, _hashed_part(config, images, written) | about | {"notes": notes})
+    told = {"notes": notes, "brightest": written.brightest}
+    finish_folder(folder, _hashed_part(config, images, written) | about | told)
 
 
 def _check_all_there(written: Written, skipped: list[str]) -> None:

@@ -10,27 +10,51 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from aemodels.config import Config, UserError
 
 Pixels = NDArray[np.uint8]
 Rows = NDArray[np.int64]  # numbers of images in the source's own order
 Factors = NDArray[np.float64]  # (N, F): what each image was made from
+Size = tuple[int, int]  # (height, width) in pixels
+Fit = Literal["resize", "crop", "pad"]
 SMALLEST_SIDE = 8  # pixels; the trunks halve the side up to three times
+
+
+def _checked_size(value: Any) -> Any:
+    """Reads a side, or [height, width], also from texts; two equal sides are one."""
+    if value is None:
+        return None
+    try:
+        given = json.loads(value) if isinstance(value, str) else value
+        read = [int(str(side)) for side in (given if isinstance(given, list | tuple) else [given])]
+    except ValueError:
+        read = []
+    if len(read) not in (1, 2) or min(read) < SMALLEST_SIDE:
+        raise ValueError(f"must be at least {SMALLEST_SIDE}: give one side, or [height, width], such as [48, 96]")
+    return read[0] if read[0] == read[-1] else tuple(read)
+
+
+ImageSize = Annotated[int | Size, BeforeValidator(_checked_size)]
+
+
+def sides_of(size: int | Size) -> Size:
+    """Returns the height and width that are meant by one side, or by both."""
+    return (size, size) if isinstance(size, int) else size
 
 
 class SourceConfig(Config):
     """Holds the settings of every source; a new source is a subclass with a `name` and a `fetch`, in the union."""
 
     name: str
-    image_size: int | None = Field(None, ge=SMALLEST_SIDE)
-    """Sets the side of the square images in pixels; null keeps the source's own size."""
+    image_size: ImageSize | None = None
+    """Sets the side of square images in pixels, or [height, width]; null keeps the source's own size."""
     binarize: Literal["none", "threshold", "static", "dynamic"] = "none"
     """Chooses how training turns grey into black and white: not at all, or in one of three ways.
 
@@ -109,7 +133,7 @@ class Images:
     classes: tuple[str, ...] = ()
     own_test: int = 0  # the last so many images are the source's own test split
     skip_unreadable: bool = False
-    files: Sequence[str] | None = None  # N
+    files: Sequence[Any] | None = None  # N, paths or `ImageBytes`
     factors: Factors | None = None  # (N, F), where they are known
     factor_names: tuple[str, ...] = ()  # F
     # Returns the hash of an item's raw content, from which its split follows; None splits by the source's order.
@@ -153,55 +177,82 @@ def digest_of(content: Any) -> str:
 
 
 def array_images(
-    pixels: Pixels, size: int | None, labels: Rows | None, classes: tuple[str, ...], own_test: int = 0
+    pixels: Pixels, size: int | Size | None, labels: Rows | None, classes: tuple[str, ...], own_test: int = 0
 ) -> Images:
     """Returns images that are in memory already, (N, C, H, W), and bring themselves to `size` when they are read."""
-    count, channels, height, width = pixels.shape
-    side = size if size is not None and (height, width) != (size, size) else None
+    count, channels, *own = pixels.shape
+    height, width = (own[0], own[1]) if size is None else sides_of(size)
 
     def decode(row: int) -> Pixels:
         image: Pixels = pixels[row]
-        if side is None:
+        if image.shape[1:] == (height, width):
             return image
-        return np.stack([np.asarray(square(Image.fromarray(plane), side)) for plane in image])
+        return np.stack([np.asarray(fitted(Image.fromarray(plane), (height, width))) for plane in image])
 
-    shape = (channels, side or height, side or width)
-    return Images(count, shape, decode, labels, classes, own_test)
+    return Images(count, (channels, height, width), decode, labels, classes, own_test)
 
 
-def square(image: Image.Image, side: int, crop: bool = False) -> Image.Image:
-    """Brings an image to side x side pixels: it is squeezed, or cut to its largest middle square."""
-    if crop:
-        edge = min(image.size)
-        left, top = (image.width - edge) // 2, (image.height - edge) // 2
-        # It is cut before it is resized: `resize(box=...)` would mix in pixels from outside the box.
-        image = image.crop((left, top, left + edge, top + edge))
+def fitted(image: Image.Image, size: Size, fit: Fit = "resize") -> Image.Image:
+    """Brings an image in mode L or RGB to a height and width: it is squeezed, cut in its middle, or gets a border."""
+    height, width = size
+    if fit == "crop":
+        # The largest middle part of that shape. It is cut before it is resized: `resize(box=...)` would mix in pixels
+        # from outside the box.
+        across = min(image.width, max(1, round(image.height * width / height)))
+        down = min(image.height, max(1, round(image.width * height / width)))
+        left, top = (image.width - across) // 2, (image.height - down) // 2
+        image = image.crop((left, top, left + across, top + down))
+    if fit == "pad":
+        return _padded(image, size)
+    return _resized(image, size)
+
+
+def _resized(image: Image.Image, size: Size) -> Image.Image:
     # Pillow widens the filter when it shrinks, so nothing aliases; the gap lets it average large images first.
-    return image.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return image.resize(size[::-1], Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def _padded(image: Image.Image, size: Size) -> Image.Image:
+    """Returns the whole image in the middle of a canvas in its own border's colour.
+
+    That is paper's white around a scan. Around a photo one even colour costs a code less than rows that are repeated.
+    """
+    height, width = size
+    scale = min(height / image.height, width / image.width)
+    inner = (min(height, max(1, round(image.height * scale))), min(width, max(1, round(image.width * scale))))
+    pixels = np.asarray(_resized(image, inner))
+    ends = (pixels[0], pixels[-1]) if inner[0] < height else (pixels[:, 0], pixels[:, -1])  # where the border meets it
+    canvas = np.empty((height, width, *pixels.shape[2:]), np.uint8)
+    canvas[:] = np.rint(np.median(np.concatenate(ends), axis=0))
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    canvas[top : top + inner[0], left : left + inner[1]] = pixels
+    return Image.fromarray(canvas)
 
 
 def split_rows(images: Images, shares: Mapping[str, float], seed: int) -> dict[str, Rows]:
     """Returns split -> rows, in a seeded random order, with every class in proportion in each split.
 
-    A source's own test split stays as it is and in its order.
+    A source's own test split, and what a person gave for a split, stays as it is and in its order.
 
     Raises:
         UserError: too few images for a split to have any.
     """
     rng = np.random.default_rng(seed)
-    count = images.count - images.own_test
-    sizes = {split: math.floor(share * count + 1e-9) for split, share in shares.items()}
-    if count == 0 or min(sizes.values()) == 0:
-        raise too_few(count, shares)
-    rows = rng.permutation(count)
+    splits = dict(images.given)
+    if images.own_test:
+        splits["test"] = np.arange(images.count - images.own_test, images.count)
+    rows = np.setdiff1d(np.arange(images.count), np.concatenate([np.empty(0, np.int64), *splits.values()]))
+    count = len(rows)
+    drawn = {split: share for split, share in shares.items() if split not in splits}
+    sizes = {split: math.floor(share * count + 1e-9) for split, share in drawn.items()}
+    if count == 0 or min(sizes.values(), default=1) == 0:
+        raise too_few(count, drawn or shares)
+    rows = rng.permutation(rows)
     if images.labels is not None:
         rows = _evenly_mixed(rows, images.labels[rows], rng)
-    splits: dict[str, Rows] = {}
     for split, size in sizes.items():
         splits[split], rows = rng.permutation(rows[:size]), rows[size:]
     splits["train"] = rng.permutation(rows)
-    if images.own_test:
-        splits["test"] = np.arange(count, images.count)
     return {split: splits[split] for split in ("train", "val", "test")}
 
 

@@ -34,6 +34,7 @@ class Written(NamedTuple):
     unknown: Counter[str]  # class without training images -> how many val and test images were left out
     copies: int  # images that are copies of others
     grey: int  # images that are grey, where they are read as colour
+    brightest: int  # the highest value of all pixels
 
 
 class SplitArrays:
@@ -43,7 +44,7 @@ class SplitArrays:
         self.folder, self.images = folder, images
         self.rows: dict[str, list[int]] = {split: [] for split in SPLITS}
         self.keys = bytearray()
-        self.grey = 0
+        self.grey = self.brightest = 0
         shape = (images.count, *images.shape)
         self.stack = ExitStack()
         self.writers = {
@@ -64,6 +65,7 @@ class SplitArrays:
             if inside:
                 writer.append(block.pixels if len(inside) == len(block.rows) else block.pixels[inside])
                 self.rows[split] += [block.rows[i] for i in inside]
+                self.brightest = max(self.brightest, int(block.pixels[inside].max()))
                 self.grey += int(block.grey[inside].sum())
                 self.keys += b"".join(block.keys[i] for i in inside if block.keys)
 
@@ -99,7 +101,7 @@ class SplitArrays:
                 arrays[f"{split}_factors.npy"] = self._write(f"{split}_factors.npy", images.factors[rows[split]])
         sizes = {split: len(rows[split]) for split in SPLITS}
         shape = (channels, *images.shape[1:])
-        return Written(arrays, shape, classes, counts, sizes, unknown, self._copies(), self.grey)
+        return Written(arrays, shape, classes, counts, sizes, unknown, self._copies(), self.grey, self.brightest)
 
     def _copies(self) -> int:
         """Counts the images whose content an earlier one has too."""

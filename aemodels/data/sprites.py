@@ -16,7 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from aemodels.data.source import SMALLEST_SIDE, Factors, Images, Pixels, Source, WithoutTestConfig, digest_of
+from aemodels.data.source import (
+    Factors,
+    Images,
+    ImageSize,
+    Pixels,
+    Size,
+    Source,
+    WithoutTestConfig,
+    digest_of,
+    sides_of,
+)
 
 Points = NDArray[np.float32]
 Inside = NDArray[np.bool_]
@@ -78,8 +88,8 @@ class SpritesConfig(WithoutTestConfig):
     """Chooses where the images come from."""
     count: int = Field(20_000, ge=1)
     """Sets the number of images."""
-    image_size: int = Field(32, ge=SMALLEST_SIDE)
-    """Sets the side of the images in pixels."""
+    image_size: ImageSize = 32
+    """Sets the side of the images in pixels, or [height, width]."""
     seed: int = Field(0, ge=0)
     """Seeds the draw of the factors; a larger count adds images to those of a smaller one."""
 
@@ -87,11 +97,11 @@ class SpritesConfig(WithoutTestConfig):
         return Source((f"rendered, {RENDERER}",), digest_of(RENDERER), self._images)
 
     def _images(self) -> Images:
-        factors = draw_factors(self.count, self.seed)
+        factors, size = draw_factors(self.count, self.seed), sides_of(self.image_size)
         return Images(
             self.count,
-            (1, self.image_size, self.image_size),
-            partial(_decode, factors, self.image_size),
+            (1, *size),
+            partial(_decode, factors, size),
             labels=factors[:, 0].astype(np.int64),
             classes=tuple(SHAPES),
             factors=factors,
@@ -107,25 +117,28 @@ def draw_factors(count: int, seed: int) -> Factors:
     return factors
 
 
-def _decode(factors: Factors, side: int, row: int) -> Pixels:
-    return render(Sprite(*factors[row].tolist()), side)
+def _decode(factors: Factors, size: Size, row: int) -> Pixels:
+    return render(Sprite(*factors[row].tolist()), size)
 
 
-def render(sprite: Sprite, side: int) -> Pixels:
-    """Renders the image (1, side, side)."""
+def render(sprite: Sprite, size: int | Size) -> Pixels:
+    """Renders the image (1, height, width); a sprite's place is a share of both, and its size one of the shorter."""
     shape = list(SHAPES.values())[int(sprite.shape)]
+    height, width = sides_of(size)
+    side = min(height, width)
+    across, down = sprite.x * (width / side), sprite.y * (height / side)  # the centre, in units of the shorter side
     reach = REACH * sprite.scale
-    left, right = math.floor((sprite.x - reach) * side), math.ceil((sprite.x + reach) * side)
-    top, bottom = math.floor((sprite.y - reach) * side), math.ceil((sprite.y + reach) * side)
+    left, right = math.floor((across - reach) * side), math.ceil((across + reach) * side)
+    top, bottom = math.floor((down - reach) * side), math.ceil((down + reach) * side)
     # Only the points of these pixels are computed, from the centre, in units of the scale.
-    x = (_points(left, right, side) - sprite.x) / sprite.scale
-    y = (sprite.y - _points(top, bottom, side)[:, None]) / sprite.scale  # upwards
+    x = (_points(left, right, side) - across) / sprite.scale
+    y = (down - _points(top, bottom, side)[:, None]) / sprite.scale  # upwards
     angle = 2 * math.pi * sprite.rotation * shape.period
     cosine, sine = math.cos(angle), math.sin(angle)
     inside = shape.inside(cosine * x + sine * y, cosine * y - sine * x)
     bits = np.packbits(inside, axis=1).reshape(bottom - top, POINTS, right - left)
     counted = np.bitwise_count(bits).sum(1)  # (bottom - top, right - left), 0 to 64
-    image = np.zeros((1, side, side), np.uint8)
+    image = np.zeros((1, height, width), np.uint8)
     image[0, top:bottom, left:right] = np.rint(counted * (255 / POINTS**2))
     return image
 

@@ -86,5 +86,6 @@ def _kinds(images: Images, written: Written) -> list[str]:
         )
     lost = [name for name in images.classes if name not in written.classes and name not in written.unknown]
     if written.classes and lost:
-        told.append(f"no image of {some(lost)} can be read, so there {'is' if len(lost) == 1 else 'are'} no such class")
+        verb = "is" if len(lost) == 1 else "are"
+        told.append(f"there is no readable image of {some(lost)}, so there {verb} no such class")
     return told

@@ -13,7 +13,6 @@ from torch import Tensor
 from aemodels.data.batches import Batches
 from aemodels.evaluation.features import Features
 from aemodels.models.base import Autoencoder, GenerativeModel
-from aemodels.nn.batch import AT_ONCE
 from aemodels.runtime.randomness import derived_seed, undisturbed
 
 EXAMPLES, ASKED = 50, 100  # images of a class that are shown at most, and asked for
@@ -32,7 +31,7 @@ class Requests:
     def images(self) -> dict[int, Tensor]:
         """Returns the first training images (N, C, H, W) of each class."""
         found: dict[int, list[Tensor]] = {label: [] for label in self.classes}
-        for x, y, _ in self.training.in_order(AT_ONCE):
+        for x, y, _ in self.training.in_order(self.training.at_once):
             assert y is not None
             for label, parts in found.items():
                 parts.append(x[y == label][: EXAMPLES - sum(map(len, parts))])

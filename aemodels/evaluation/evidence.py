@@ -24,7 +24,7 @@ from aemodels.evaluation.mutual_information import known_shares
 from aemodels.evaluation.needs import AMOUNTS, Need
 from aemodels.evaluation.neighbours import Balls, balls
 from aemodels.models.base import Autoencoder, GenerativeModel
-from aemodels.nn.batch import AT_ONCE, Batch
+from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import BernoulliPixels, GaussianPixels
 from aemodels.nn.noise import noise_like
 from aemodels.runtime.randomness import derived_seed, undisturbed
@@ -149,7 +149,7 @@ class Evidence:
         """Returns log p(x) of the split's first images, (nll_images,), in nats."""
         images = Batches(self.data, self.split, self.model.device, self.rules.nll_images)
         found: list[Tensor] = []
-        for i, batch in enumerate(images.in_order(AT_ONCE)):
+        for i, batch in enumerate(images.in_order(images.at_once)):
             with self._undisturbed("likelihood", i):
                 found.append(log_likelihood(self.autoencoder, batch, self.rules.nll_samples))
         return torch.cat(found).cpu()
@@ -159,22 +159,21 @@ class Evidence:
 
         They are kept if they fit into memory.
         """
-        size = 4 * self.batches.images.size
-        codes = self.codes.z.split(AT_ONCE)
+        size, at_once = 4 * self.batches.images.size, self.batches.at_once
+        codes = self.codes.z.split(at_once)
         if self._kept is None and fits(size, self.model.device):
-            self._kept = [
-                self._decode(z, batch) for z, batch in zip(codes, self.batches.in_order(AT_ONCE), strict=True)
-            ]
-        for i, batch in enumerate(self.batches.in_order(AT_ONCE)):
+            pairs = zip(codes, self.batches.in_order(at_once), strict=True)
+            self._kept = [self._decode(z, batch) for z, batch in pairs]
+        for i, batch in enumerate(self.batches.in_order(at_once)):
             yield batch.x, self._decode(codes[i], batch) if self._kept is None else self._kept[i]
 
     def seen_reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the same for training images that the model was trained on."""
-        return self._reconstructed(self._training.in_order(AT_ONCE))
+        return self._reconstructed(self._training.in_order(self.model.at_once))
 
     def other_reconstructions(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the same for images of another kind than the model is for."""
-        parts = images_of_another_kind(self.data).split(AT_ONCE)
+        parts = images_of_another_kind(self.data).split(self.model.at_once)
         return self._reconstructed(Batch(x.to(self.model.device), None) for x in parts)
 
     def _reconstructed(self, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -214,7 +213,7 @@ class Evidence:
     def _encode(self, batches: Batches) -> Codes:
         means: list[Tensor] = []
         labels: list[Tensor] = []
-        for x, y, _ in batches.in_order(AT_ONCE):
+        for x, y, _ in batches.in_order(batches.at_once):
             with self._undisturbed("codes"):
                 means.append(self.autoencoder.encode(x, y).mean.cpu())
             labels += [] if y is None else [y.cpu()]
@@ -236,7 +235,7 @@ class Evidence:
 
     def _drawn_codes(self, batches: Batches, purpose: str) -> Tensor:
         codes: list[Tensor] = []
-        for i, (x, y, _) in enumerate(batches.in_order(AT_ONCE)):
+        for i, (x, y, _) in enumerate(batches.in_order(batches.at_once)):
             with self._undisturbed(purpose, i):
                 codes.append(self.autoencoder.encode(x, y).sample().cpu())
         return torch.cat(codes)
@@ -246,7 +245,7 @@ class Evidence:
         """Returns the mean rate of each latent unit, (D,), in nats; None where it does not exist."""
         if not self.has("unit_rates"):
             return None
-        batches = [self.rate_per_unit(batch) for batch in self.batches.in_order(AT_ONCE)]
+        batches = [self.rate_per_unit(batch) for batch in self.batches.in_order(self.batches.at_once)]
         totals = torch.stack([rates.double().sum(0) for rates in batches if rates is not None])
         return totals.sum(0).cpu() / len(self.batches)
 
@@ -275,7 +274,8 @@ class Evidence:
 
     def drawn_features(self, draw: Callable[[int, int], Tensor]) -> Tensor:
         """Returns the features (frechet_images, F) of images that `draw(n, part)` draws, a part of them at a time."""
-        sizes = [min(AT_ONCE, self.frechet_images - start) for start in range(0, self.frechet_images, AT_ONCE)]
+        most, count = self.model.at_once, self.frechet_images
+        sizes = [min(most, count - start) for start in range(0, count, most)]
         return torch.cat([self.features.embed(draw(n, part)) for part, n in enumerate(sizes)])
 
     @cached_property

@@ -41,6 +41,7 @@ FEW_FEATURES, MORE_FEATURES = 32, 64
 IMAGES_PER_FEATURE = 16  # a covariance of F features needs many more images than F
 
 EMBEDDED_NUMBERS = 2**20  # pixels embedded at once, at most: the first layer makes 16 of each
+STANDARD_NUMBERS = 2**25  # pixels, at most, of which mean and spread are taken
 TRAINING_BATCH = 64
 IMAGES_SEEN = 120_000  # images seen in all epochs of training together; 2 of MNIST reach 99 % in 20 s on one core
 MOST_EPOCHS = 8
@@ -82,7 +83,7 @@ class Features:
         key = (data.digest, split, count)
         if key not in self._real:
             batches = Batches(_grey(data), split, device, count)
-            self._real[key] = torch.cat([self.embed(batch.x).cpu() for batch in batches.in_order(AT_ONCE)])
+            self._real[key] = torch.cat([self.embed(batch.x).cpu() for batch in batches.in_order(batches.at_once)])
         return self._real[key]
 
 
@@ -159,7 +160,7 @@ def _train_classifier(data: PreparedData, device: torch.device, work: str) -> St
         nets = _new_classifier(data, count).to(device)
     batches = Batches(_grey(data), "train", device)
     model = _fast(nn.Sequential(nets["network"], nets["head"]))
-    _standardize(nets, next(batches.in_order(2_000)).x)
+    _standardize(nets, next(batches.in_order(max(2, min(2_000, STANDARD_NUMBERS // math.prod(data.image_shape))))).x)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
     epochs = max(1, min(MOST_EPOCHS, round(IMAGES_SEEN / len(batches))))
     steps = epochs * math.ceil(len(batches) / TRAINING_BATCH)
@@ -195,7 +196,7 @@ def _accuracy(features: Features, data: PreparedData, device: torch.device) -> f
     """Returns the share of test images that are classified rightly."""
     batches = Batches(_grey(data), "test", device)
     right = 0.0
-    for batch in batches.in_order(AT_ONCE):
+    for batch in batches.in_order(batches.at_once):
         probabilities = features.probabilities(batch.x)
         if probabilities is not None and batch.y is not None:
             right += float((probabilities.argmax(-1) == batch.y).sum())
@@ -210,7 +211,7 @@ def _fit_pca(data: PreparedData, device: torch.device) -> Steps[Features]:
     work = "fitting the principal components"
     yield Progress(work, 0, 1)
     batches = Batches(_grey(data), "train", device, max(2, PCA_NUMBERS // math.prod(data.image_shape)))
-    x = torch.cat([batch.x.flatten(1) for batch in batches.in_order(AT_ONCE)])
+    x = torch.cat([batch.x.flatten(1) for batch in batches.in_order(batches.at_once)])
     count = min(feature_count(data), len(x))
     with seeded(derived_seed(0, "features")):
         _, singular, axes = torch.pca_lowrank(x, q=count, niter=4)  # (F,), (C * H * W, F)

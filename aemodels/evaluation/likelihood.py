@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aemodels.data.batches import Batches
 from aemodels.models.base import Autoencoder, GenerativeModel
-from aemodels.nn.batch import AT_ONCE, Batch
+from aemodels.nn.batch import Batch
 from aemodels.nn.objectives import log_mean_exp, log_weights
 from aemodels.runtime.randomness import derived_seed, undisturbed
 
@@ -25,7 +25,7 @@ def mean_bound(model: GenerativeModel, batches: Batches, seed: int, dequantized:
     `dequantized` puts noise of one grey level on the pixels.
     """
     totals: dict[str, Tensor] = {}
-    for i, batch in enumerate(batches.in_order(AT_ONCE)):
+    for i, batch in enumerate(batches.in_order(batches.at_once)):
         with undisturbed(model, derived_seed(seed, "bound", i)):
             x = batch.x + (torch.rand_like(batch.x) - 0.5) / GREY_LEVELS if dequantized else batch.x
             for name, term in model.bound(Batch(x, batch.y)).items():
@@ -36,14 +36,14 @@ def mean_bound(model: GenerativeModel, batches: Batches, seed: int, dequantized:
 def log_likelihood(model: Autoencoder, batch: Batch, samples: int) -> Tensor:
     """Returns log p(x) of each image (B,), in nats, by importance sampling with so many codes from q(z|x).
 
-    No more than AT_ONCE codes are decoded at once (as many as images where there are more), whatever the samples.
+    No more than `at_once` codes are decoded at once (as many as images where there are more), whatever the samples.
     """
     q, p_z = model.encode(batch.x, batch.y), model.prior(batch.y)
-    at_once = max(1, AT_ONCE // len(batch.x))
+    codes = max(1, model.at_once // len(batch.x))
 
     def weights() -> Iterator[Tensor]:
-        for start in range(0, samples, at_once):
-            z = q.sample((min(at_once, samples - start),))  # (k, B, D)
+        for start in range(0, samples, codes):
+            z = q.sample((min(codes, samples - start),))  # (k, B, D)
             yield log_weights(q, p_z, model.decode(z, batch.y), z, batch.x).double()
 
     return log_mean_exp(weights())

@@ -20,7 +20,7 @@ from aemodels.data.statistics import MOST_IMAGES, linear_code_of
 from aemodels.evaluation.evidence import Evidence, Rules
 from aemodels.evaluation.features import Features
 from aemodels.models.base import Autoencoder, GenerativeModel, Loss
-from aemodels.nn.batch import AT_ONCE, Batch
+from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import Point
 from aemodels.nn.linear_code import LinearCode
 from aemodels.priors.mixture import GaussianMixturePrior
@@ -103,7 +103,7 @@ def mean_image(reference: LinearReference) -> LinearReference:
 def fit_mixture(reference: LinearReference, data: PreparedData, seed: int) -> None:
     """Fits what a reference draws from to the codes of at most 10,000 training images."""
     grey = data.model_copy(update={"binarize": "none"})
-    batches = Batches(grey, "train", reference.device, MOST_IMAGES).in_order(AT_ONCE)
+    batches = Batches(grey, "train", reference.device, MOST_IMAGES).in_order(reference.at_once)
     reference.fit_prior(batches, derived_seed(seed, "linear code"))
 
 

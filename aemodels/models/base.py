@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 
 from aemodels.config import Config, Range, Space
 from aemodels.models.start import start_at_code, start_at_mean
-from aemodels.nn.batch import AT_ONCE, Batch
+from aemodels.nn.batch import Batch, at_once
 from aemodels.nn.distributions import (
     AnyLikelihoodConfig,
     AutoLikelihoodConfig,
@@ -112,6 +112,11 @@ class GenerativeModel(nn.Module, ABC):
     def __init__(self, image_shape: ImageShape, num_classes: int, latent_dim: int) -> None:
         super().__init__()
         self.image_shape, self.num_classes, self.latent_dim = image_shape, num_classes, latent_dim
+
+    @property
+    def at_once(self) -> int:
+        """Returns how many images or codes are evaluated at once."""
+        return at_once(self.image_shape)
 
     def start_at(self, linear_code: Callable[[int], LinearCode]) -> None:
         """Moves the new weights to where the training images are, before the first update; here they stay.
@@ -276,11 +281,11 @@ class Autoencoder(GenerativeModel):
         """Draws from a distribution fitted to codes from the posteriors of x; y (1,) is the class of all, if any."""
         # Several codes are drawn of each image if there are few images; one image then has its posterior's spread.
         draws = -(-LEAST_CODES // len(x)) if self.stochastic else 1
-        codes = torch.cat([self.encode(part, y).rsample((draws,)).flatten(0, 1) for part in x.split(AT_ONCE)])
+        codes = torch.cat([self.encode(part, y).rsample((draws,)).flatten(0, 1) for part in x.split(self.at_once)])
         if not codes.isfinite().all():
             return x.new_full((n, *x.shape[1:]), torch.nan)
         z = fitted_to_few(codes, seed)().sample((n,)).to(x.device)
-        return torch.cat([self.decode(part, y).mean for part in z.split(AT_ONCE)])
+        return torch.cat([self.decode(part, y).mean for part in z.split(self.at_once)])
 
     def classify(self, x: Tensor) -> Tensor | None:
         """Returns the classes (B,) that a conditional model sees in images (B, C, H, W); other models return None."""

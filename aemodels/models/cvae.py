@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 from aemodels.config import SettingsError, UserError
 from aemodels.models.base import Autoencoder
 from aemodels.models.vae import VAE, VAEConfig
-from aemodels.nn.batch import AT_ONCE, Batch
+from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import DiagonalNormal, DiagonalNormalHead, kl_per_unit
 from aemodels.nn.linear_code import LinearCode
 from aemodels.nn.objectives import distortion
@@ -131,7 +131,7 @@ class CVAE(VAE):
 
         A code has a meaning only within its class, so each class is drawn by itself.
         """
-        seen = torch.cat([self.classify(part) for part in x.split(AT_ONCE)])
+        seen = torch.cat([self.classify(part) for part in x.split(self.at_once)])
         drawn = seen[torch.randint(len(x), (n,), device=x.device)]
         images = x.new_empty(n, *x.shape[1:])
         for y in drawn.unique().split(1):

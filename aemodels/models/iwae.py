@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from aemodels.models.base import AutoencoderConfig, Loss, Variational
-from aemodels.nn.batch import AT_ONCE, Batch
+from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import AnyLikelihoodConfig, AutoLikelihoodConfig, DiagonalNormal, kl_per_unit
 from aemodels.nn.objectives import distortion, importance_bound
 from aemodels.nn.trunks import AnyTrunkConfig, AutoTrunkConfig, ImageShape
@@ -78,8 +78,8 @@ class IWAE(Variational):
         return {"autoencoder": Loss(terms.pop("objective"), terms)}
 
     def bound(self, batch: Batch) -> dict[str, Tensor]:
-        """Returns the terms of the bound, and decodes no more codes at once than AT_ONCE or the number of images."""
-        return self._terms(batch, max(1, AT_ONCE // len(batch.x)))
+        """Returns the terms of the bound, and decodes no more codes at once than `at_once` or the number of images."""
+        return self._terms(batch, max(1, self.at_once // len(batch.x)))
 
     def _terms(self, batch: Batch, at_once: int) -> dict[str, Tensor]:
         q = self.encode(batch.seen, batch.y)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from torch import Tensor
 
 AT_ONCE = 500  # images or codes that are evaluated or answered at once: enough for speed, little enough for memory
+VALUES_AT_ONCE = 2**22  # pixels of all these images: a network holds about ten times as many numbers for them
+
+
+def at_once(image_shape: tuple[int, ...]) -> int:
+    """Returns how many images (C, H, W), or codes of such, are evaluated at once: fewer of large ones."""
+    return max(1, min(AT_ONCE, VALUES_AT_ONCE // math.prod(image_shape)))
 
 
 class Batch(NamedTuple):

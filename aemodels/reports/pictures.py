@@ -1,7 +1,9 @@
 """Makes pictures of images and plots: uint8 arrays (H, W, 3).
 
-Pixels of images are magnified by a whole number and never smoothed: a sheet is laid out in screen pixels around its
-images. N images, (C, h, w) an image with pixels in [0, 1].
+Pixels of small images are magnified by a whole number and never smoothed. Large images are shrunk, so that a sheet of
+them can be looked at. It is laid out in screen pixels around its images.
+
+N images, (C, h, w) an image with pixels in [0, 1].
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from aemodels.reports.lettering import letter
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:  # half a second that only drawing has to wait for
 Picture = NDArray[np.uint8]  # (H, W, 3)
 
 WIDTH = 760  # pixels of a figure, about
+WIDEST = 1_200  # pixels of a figure's images, across and down, at most
 GAP = 2  # pixels between images
 PAPER = 255
 DPI = 100
@@ -54,9 +58,18 @@ class Labels(NamedTuple):
 
 def sheet(images: Tensor, across: int, labels: Labels) -> Picture:
     """Draws a labelled grid; one pixel of the grid is one pixel of the picture."""
-    factor = max(1, round(WIDTH / (across * (images.shape[-1] + GAP))))
+    rows, wide = math.ceil(len(images) / across), across * (images.shape[-1] + GAP)
+    images = shrunk(images, max(wide, rows * (images.shape[-2] + GAP)) / WIDEST)
+    tall = rows * (images.shape[-2] + GAP)
+    factor = max(1, min(round(WIDTH / wide), WIDEST // tall))
     columns = _centres(labels.columns, images.shape[-1] * factor)
     return framed(tile(images, across, factor), labels, columns, _centres(labels.rows, images.shape[-2] * factor))
+
+
+def shrunk(images: Tensor, by: float) -> Tensor:
+    """Returns images (N, C, h, w) that are smaller by a whole number, at least by so much; each pixel is a mean."""
+    factor = min(math.ceil(by), *images.shape[-2:])
+    return F.avg_pool2d(images.detach().float(), factor, ceil_mode=True) if factor > 1 else images
 
 
 def framed(grid: Picture, labels: Labels, columns: Sequence[float], rows: Sequence[float]) -> Picture:

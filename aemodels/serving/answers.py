@@ -8,6 +8,7 @@ N images or codes, D latent units, (C, H, W) an image.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,12 +20,12 @@ from torch import Tensor
 
 from aemodels.config import UserError
 from aemodels.models.base import Autoencoder, GenerativeModel
-from aemodels.nn.batch import AT_ONCE
 from aemodels.nn.trunks import ImageShape
 from aemodels.priors import fitted
 from aemodels.runtime.randomness import seeded
 
 MOST_GENERATED = 10_000  # images in one answer: 30 MB of grey 28 x 28 ones
+MOST_VALUES = 2**28  # pixels in one answer: a GiB
 ROUNDING = 1e-4  # beyond [0, 1], as a resize leaves pixels that are black or white
 RANGES = ("auto", "unit", "bytes")  # of pixels: 0 to 1, whole numbers from 0 to 255, or what their type says
 _NOISE = threading.Lock()  # held while noise is drawn: two threads that draw at once would disturb each other's seed
@@ -72,7 +73,7 @@ def answer_and_range(model: GenerativeModel, inputs: Any, question: Question) ->
     else:
         x, pixels = _read_images(inputs, model.image_shape, question.range)
     with torch.inference_mode():
-        parts = [MODES[question.mode](model, part.to(model.device), question) for part in x.split(AT_ONCE)]
+        parts = [MODES[question.mode](model, part.to(model.device), question) for part in x.split(model.at_once)]
         return _plain(torch.cat(parts)), pixels
 
 
@@ -103,17 +104,18 @@ MODES: dict[str, Callable[[Autoencoder, Tensor, Question], Tensor]] = {
 USED = dict.fromkeys(MODES, ("range",)) | {"decode": ("label",), "generate": ("n", "seed", "label")}
 
 
-def _check(question: Question) -> None:
+def _check(model: GenerativeModel, question: Question) -> None:
     """Checks the numbers of a question for new images."""
-    if not 1 <= question.n <= MOST_GENERATED:
-        raise UserError(f"n={question.n}: from 1 to {MOST_GENERATED} images in one call; ask more often for more")
+    most = max(1, min(MOST_GENERATED, MOST_VALUES // math.prod(model.image_shape)))
+    if not 1 <= question.n <= most:
+        raise UserError(f"n={question.n}: from 1 to {most} images in one call; ask more often for more")
     if not 0 <= question.seed < 2**63:
         raise UserError(f"seed={question.seed}: must be a number from 0 to 2**63 - 1")
 
 
 def _generate(model: GenerativeModel, question: Question) -> NDArray[np.float32]:
-    _check(question)
-    sizes = [AT_ONCE] * (question.n // AT_ONCE) + [question.n % AT_ONCE] * (question.n % AT_ONCE > 0)
+    _check(model, question)
+    sizes = [min(model.at_once, question.n - start) for start in range(0, question.n, model.at_once)]
     with _NOISE, torch.inference_mode(), seeded(question.seed):
         return _plain(torch.cat([model.sample(size, labels(model, question.label, size)) for size in sizes]))
 
@@ -124,11 +126,11 @@ def answer_from(model: Autoencoder, prior: str, codes: Tensor, question: Questio
     Raises:
         UserError: a number is wrong, or there is no such prior.
     """
-    _check(question)
+    _check(model, question)
     p_z = fitted(prior, codes, question.seed)
     with _NOISE, torch.inference_mode(), seeded(question.seed):
         z = p_z().sample((question.n,)).to(model.device)
-        return _plain(torch.cat([model.decode(part).mean for part in z.split(AT_ONCE)]))
+        return _plain(torch.cat([model.decode(part).mean for part in z.split(model.at_once)]))
 
 
 def answer_like(model: Autoencoder, inputs: Any, question: Question) -> NDArray[np.float32]:
@@ -137,7 +139,7 @@ def answer_like(model: Autoencoder, inputs: Any, question: Question) -> NDArray[
     Raises:
         UserError: a number is wrong, or the images are not of the model's shape.
     """
-    _check(question)
+    _check(model, question)
     x = read_images(inputs, model.image_shape, question.range).to(model.device)
     with _NOISE, torch.no_grad(), seeded(question.seed):
         return _plain(model.sample_like(x, question.n, question.seed))
@@ -151,7 +153,7 @@ def assumed_classes(model: Autoencoder, inputs: Any, pixels: str = "auto") -> li
     """
     x = read_images(inputs, model.image_shape, pixels).to(model.device)
     with torch.inference_mode():
-        found = [model.classify(part) for part in x.split(AT_ONCE)]
+        found = [model.classify(part) for part in x.split(model.at_once)]
     return [label for y in found if y is not None for label in y.tolist()]
 
 
@@ -209,7 +211,9 @@ def _read_images(inputs: Any, image_shape: ImageShape, pixels: str) -> tuple[Ten
         raise UserError(f"images with pixels from {low:.7g} to {high + 0:.7g}: {told}")
     if most == 255 and array.dtype.kind == "f" and (array != np.rint(array)).any():
         raise UserError("range=bytes: these pixels are no whole numbers; send range=unit, or leave it out")
-    return torch.from_numpy(np.clip(array.astype(np.float32) / np.float32(most), 0, 1)), read
+    x = array.astype(np.float32)  # the rest happens in place, as large images take gigabytes
+    x /= np.float32(most)
+    return torch.from_numpy(np.clip(x, 0, 1, out=x)), read
 
 
 def range_of(array: NDArray[Any], asked: str) -> str:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from aemodels.checkpoints.checkpoint import Loaded, load_model
 from aemodels.checkpoints.model_files import load_history
-from aemodels.config import SettingsError, UserError
+from aemodels.config import SettingsError, UserError, nested
 from aemodels.data import PreparedData, prepare, prepared_before
 from aemodels.data.folder import FolderConfig
 from aemodels.data.judged import with_test_images
@@ -69,7 +69,7 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
     folder = find(model)
     loaded, history = load_model(folder, str(best_device())), load_history(folder)
     # how much was measured after the training says nothing of this evaluation
-    experiment = loaded.card.experiment.override({"evaluation.level": "full", **changes})
+    experiment = _asked(loaded.card.experiment, {"evaluation.level": "full", **changes})
     own, data = yield from _images(model, loaded, experiment)
     _check(model, loaded, data)
     check_likelihood(loaded.model, data, experiment.evaluation)
@@ -89,6 +89,15 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         result = yield from _record(run, subject, evaluation)
     yield Progress("evaluating", 1, 1)
     return result
+
+
+def _asked(own: Experiment, changes: Mapping[str, Any]) -> Experiment:
+    """Returns the changed settings; a CSV file that labels the model's own images says nothing about other folders."""
+    asked = own.override(changes)
+    if not isinstance(own.data, FolderConfig) or not isinstance(asked.data, FolderConfig):
+        return asked
+    others = asked.data.path != own.data.path and "labels" not in nested(changes)["data"]
+    return asked.override({"data.labels": None}) if others else asked
 
 
 def _images(model: str, loaded: Loaded, experiment: Experiment) -> Steps[tuple[PreparedData, PreparedData]]:

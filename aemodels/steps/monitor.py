@@ -13,7 +13,9 @@ from pydantic import Field
 
 from aemodels.config import UserError
 from aemodels.data import DataConfig, PreparedData, prepare, prepared_before
+from aemodels.data.encoded import EncodedConfig
 from aemodels.data.folder import FolderConfig
+from aemodels.data.image_decoding import Reading
 from aemodels.data.image_files import Fitting, fitting_images, image_files
 from aemodels.data.split_arrays import SPLITS
 from aemodels.evaluation.drift import CodeSpace, MonitoringConfig, Scores, Verdict, check_scores, fewest
@@ -157,9 +159,12 @@ def _champion(store: Store, name: str) -> Steps[_Champion]:
 def _read(files: Sequence[Path], paths: Sequence[Path], champion: _Champion, config: MonitoringConfig) -> _New:
     """Reads the newest files, as the model's own images were read."""
     newest = sorted(files, key=lambda file: file.stat().st_mtime_ns)[-config.newest :]
-    folders = champion.source if isinstance(champion.source, FolderConfig) else None
-    crop, to_grey = (folders.fit == "crop", folders.channels == "grey") if folders is not None else (False, False)
-    read = fitting_images(newest, champion.data.image_shape, crop, to_grey)
+    source = champion.source
+    how, to_grey = (
+        (source.reading(), source.channels == "grey") if isinstance(source, EncodedConfig) else (Reading(), False)
+    )
+    read = fitting_images(newest, champion.data.image_shape, how, to_grey)
+    folders = source if isinstance(source, FolderConfig) else None
     belong = folders is not None and any(map(folders.holds, paths))
     return _New(len(files), newest, read, _unknown(read.images, champion.data) if belong else read.images)
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from aemodels.config import Config, UserError
+from aemodels.nn.augmentation import AugmentationConfig
 from aemodels.nn.corruption import CorruptionConfig, NoCorruption
 from aemodels.nn.schedules import Schedule
 
@@ -83,6 +84,7 @@ class TrainingConfig(LengthConfig):
 
     null takes a third of a length in updates, and 0 for one in epochs. No bound says which epoch of an adversarial
     model (`gan`, `vae_gan`) is better, so it is always trained in full."""
+    augmentation: AugmentationConfig = AugmentationConfig()
     corruption: CorruptionConfig = NoCorruption()
     images: int | None = Field(None, ge=1)
     """Trains on so many of the first images only; null takes all, or as many as there is time for.

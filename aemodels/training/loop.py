@@ -14,7 +14,6 @@ from torch import Tensor
 
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
-from aemodels.nn.batch import AT_ONCE
 from aemodels.nn.corruption import CorruptionConfig
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
@@ -108,10 +107,10 @@ def held_out_bound(model: Trainee, batches: Batches, corruption: CorruptionConfi
     totals: dict[str, Tensor] = {}
     left = len(batches)
     with seeded(derived_seed(seed, "validation")):
-        for batch in batches.in_order(AT_ONCE):
-            with torchrun.sharing(batches.share(min(AT_ONCE, left))):
+        for batch in batches.in_order(batches.at_once):
+            with torchrun.sharing(batches.share(min(batches.at_once, left))):
                 terms = model.bound(batch._replace(corrupted=corruption.apply(batch.x)))  # (B,) or (M, B) each
-            left -= AT_ONCE
+            left -= batches.at_once
             for name, term in terms.items():
                 totals[name] = totals.get(name, 0) + term.sum(-1)
     if not totals:

@@ -11,7 +11,7 @@ from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.data.statistics import linear_code_of
 from aemodels.models.base import Autoencoder, GenerativeModel, ModelConfig
-from aemodels.nn.batch import AT_ONCE, Batch
+from aemodels.nn.batch import Batch
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.randomness import derived_seed, seeded, undisturbed
 from aemodels.training.config import TrainingConfig
@@ -51,7 +51,7 @@ def fit_prior(model: GenerativeModel, data: PreparedData, seed: int, images: int
     limit = min(PRIOR_IMAGES, images or PRIOR_IMAGES)
 
     def batches() -> Iterator[Batch]:  # a generator, which reads nothing for a model that fits nothing
-        yield from Batches(data, "train", model.device, limit).in_order(AT_ONCE)
+        yield from Batches(data, "train", model.device, limit).in_order(model.at_once)
 
     with undisturbed(model, derived_seed(seed, "codes of the prior")):
         model.fit_prior(batches(), derived_seed(seed, "prior"))
@@ -64,5 +64,5 @@ def training_codes(model: GenerativeModel, data: PreparedData, config: TrainingC
         return None
     batches = Batches(data, "train", model.device, min(PRIOR_IMAGES, config.images or PRIOR_IMAGES))
     with seeded(derived_seed(seed, "codes")):
-        codes = [model.encode(batch.x, batch.y).rsample().cpu() for batch in batches.in_order(AT_ONCE)]
+        codes = [model.encode(batch.x, batch.y).rsample().cpu() for batch in batches.in_order(model.at_once)]
     return torch.cat(codes)

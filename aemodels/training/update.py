@@ -129,6 +129,7 @@ class Updates:
     def update(self, batch: Batch, step: Tensor, size: int) -> None:
         """Makes one update; `size` counts the batch's images, of which another process may have some."""
         with torchrun.sharing(self.batches.share(size)), self.autocast:
+            batch = batch._replace(x=self.config.augmentation.apply(batch.x))
             losses = self.model.losses(batch._replace(corrupted=self.config.corruption.apply(batch.x)), step)
         gradients = self._gradients(losses, size)
         for part, optimizer in self.optimizers.items():

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.nn.batch import AT_ONCE, Batch
+from aemodels.nn.batch import Batch, at_once
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.randomness import seeded
 from aemodels.training.models import new_model
@@ -40,7 +40,7 @@ def stack_bytes(experiment: Experiment, data: PreparedData) -> int:
     """
     training, validation, meta = _Memory(), _Memory(), torch.device("meta")
     trained_on = _batch(data, experiment.training.batch_size, meta)
-    validated_on = _batch(data, min(AT_ONCE, data.sizes["val"]), meta)
+    validated_on = _batch(data, min(at_once(data.image_shape), data.sizes["val"]), meta)
     with meta:
         model, step = experiment.model.build(data.image_shape, data.num_classes), torch.zeros(())
         with training:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from aemodels.data.folder import FolderConfig
+from aemodels.data.encoded import EncodedConfig
+from aemodels.data.image_decoding import Reading
 from aemodels.data.image_files import image_files, read_images
 from aemodels.runtime.devices import serving_device
 from aemodels.runtime.files import write_whole
@@ -56,9 +57,10 @@ def open_with_images(reference: str, paths: Sequence[Path]) -> Given:
     model = open_model(reference)
     model.require_encoder()
     source = model.card.experiment.data
-    crop = isinstance(source, FolderConfig) and source.fit == "crop"
-    to_grey = isinstance(source, FolderConfig) and source.channels == "grey"
-    images = read_images(found.files, model.card.image_shape, crop, to_grey)
+    how, to_grey = (
+        (source.reading(), source.channels == "grey") if isinstance(source, EncodedConfig) else (Reading(), False)
+    )
+    images = read_images(found.files, model.card.image_shape, how, to_grey)
     if found.told:
         note(found.told)
     return Given(model, found.files, images)

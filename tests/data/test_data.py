@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from pydantic import TypeAdapter
 
 from aemodels.config import SettingsError, UserError
 from aemodels.data import DataConfig, PreparedData, prepare, stored_arrays
+from aemodels.data.arrays import ArraysConfig
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.mnist import Cifar10Config, MnistConfig
+from aemodels.data.parquet import ParquetConfig
 from aemodels.data.source import Images, SourceConfig, split_rows
 from aemodels.data.sprites import SpritesConfig
 from aemodels.runtime.progress import finish
@@ -39,12 +42,13 @@ def test_union_reads_every_source_by_name() -> None:
     adapter: TypeAdapter[Any] = TypeAdapter(DataConfig)
     for name in ("digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "sprites"):
         assert adapter.validate_python({"name": name}).name == name
-    assert adapter.validate_python({"name": "folder", "path": "/a/../x"}).path == (Path("/x"),)
+    for name in ("folder", "arrays", "parquet"):
+        assert adapter.validate_python({"name": name, "path": "/a/../x"}).path == (Path("/x"),)
     assert adapter.validate_python({"name": "folder", "path": "~/x"}).path == (Path.home() / "x",)
 
 
 def test_settings_are_explained() -> None:
-    for config in (DigitsConfig, MnistConfig, Cifar10Config, FolderConfig, SpritesConfig):
+    for config in (DigitsConfig, MnistConfig, Cifar10Config, FolderConfig, ArraysConfig, ParquetConfig, SpritesConfig):
         assert all(f.description for name, f in config.model_fields.items() if name != "name")
 
 
@@ -96,6 +100,48 @@ def test_own_test_split_is_kept_in_order() -> None:
     splits = split_rows(images, {"val": 0.1}, seed=0)
     assert splits["test"].tolist() == list(range(60, 100))
     assert sorted([*splits["train"], *splits["val"]]) == list(range(60))
+
+
+@pytest.mark.parametrize(
+    ("given", "sizes"),
+    [
+        ({"val": range(10, 30)}, {"train": 64, "val": 20, "test": 16}),
+        ({"test": range(70, 100)}, {"train": 56, "val": 14, "test": 30}),
+        ({"val": [3, 1], "test": [2]}, {"train": 97, "val": 2, "test": 1}),
+    ],
+)
+def test_given_splits_are_kept_and_the_others_are_drawn(given: dict[str, Any], sizes: dict[str, int]) -> None:
+    rows = {split: np.array(several) for split, several in given.items()}
+    images = Images(100, (1, 8, 8), lambda row: np.zeros((1, 8, 8), np.uint8), np.arange(100) % 3, given=rows)
+    splits = split_rows(images, {"test": 0.2, "val": 0.2}, seed=0)
+    assert {name: len(rows) for name, rows in splits.items()} == sizes
+    assert sorted(np.concatenate(list(splits.values()))) == list(range(100))
+    assert all(splits[split].tolist() == rows[split].tolist() for split in rows)
+    with pytest.raises(UserError, match="0 images are too few"):
+        split_rows(replace(images, given={"val": np.arange(50), "test": np.arange(50, 100)}), {"val": 0.1}, seed=0)
+
+
+# ---- arrays
+
+
+def test_arrays_with_splits_of_their_own(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 12), dtype=np.uint8)
+    parts = {"images": pixels[:40], "val_images": pixels[40:50], "test_images": pixels[50:]}
+    for labels in (None, np.arange(60) % 3):
+        if labels is not None:
+            parts |= {"labels": labels[:40], "val_labels": labels[40:50], "test_labels": labels[50:]}
+        np.savez(tmp_path / "own.npz", **parts)
+        data = finish(prepare(ArraysConfig(path=(tmp_path / "own.npz",))))
+        assert data.sizes == {"train": 40, "val": 10, "test": 10}
+        for split, rows in (("val", slice(40, 50)), ("test", slice(50, 60))):
+            assert np.array_equal(data.split(split).images[:, 0], pixels[rows])
+            if labels is not None:
+                assert np.array_equal(data.split(split).labels, labels[rows])
+    np.savez(tmp_path / "val.npz", images=pixels[:40], val_images=pixels[40:])
+    assert finish(prepare(ArraysConfig(path=(tmp_path / "val.npz",)))).sizes == {"train": 34, "val": 20, "test": 6}
+    np.savez(tmp_path / "bad.npz", images=pixels, val_images=pixels, val_labels=np.zeros(60, int))
+    with pytest.raises(UserError, match="give val_labels exactly if there are both val_images and labels"):
+        finish(prepare(ArraysConfig(path=(tmp_path / "bad.npz",))))
 
 
 # ---- preparing

@@ -17,6 +17,7 @@ from aemodels.config import SettingsError, UserError
 from aemodels.data import PreparedData, prepare
 from aemodels.data.channels import in_channels
 from aemodels.data.folder import FolderConfig
+from aemodels.data.image_decoding import Reading
 from aemodels.data.image_files import image_files, read_images
 from aemodels.data.judged import with_test_images
 from aemodels.runtime.progress import Progress, finish
@@ -265,7 +266,7 @@ def test_class_whose_images_are_all_unreadable_is_named(tmp_path: Path) -> None:
     data, note = told(tmp_path, on_error="skip")
     assert data.classes == ("cat", "dog")
     assert set(data.manifest()["images_by_class"]["train"]) == {"cat", "dog"}
-    assert "no image of gnu can be read, so there is no such class" in note
+    assert "there is no readable image of gnu, so there is no such class" in note
 
 
 # ---- counting
@@ -284,11 +285,11 @@ def test_files_that_are_not_used_are_counted_by_kind(tmp_path: Path) -> None:
 
 def test_files_for_a_model_are_brought_to_its_kind(tmp_path: Path) -> None:
     grey, colour = fill(tmp_path / "grey", 1, kind="grey"), fill(tmp_path / "colour", 1)
-    assert read_images(image_files([grey]).files, (3, 12, 12), crop=False).shape == (1, 3, 12, 12)
+    assert read_images(image_files([grey]).files, (3, 12, 12), Reading()).shape == (1, 3, 12, 12)
     files = image_files([colour]).files
     with pytest.raises(UserError, match="is colour, this model takes grey images"):
-        read_images(files, (1, 12, 12), crop=False)
-    assert read_images(files, (1, 12, 12), crop=False, to_grey=True).shape == (1, 1, 12, 12)
+        read_images(files, (1, 12, 12), Reading())
+    assert read_images(files, (1, 12, 12), Reading(), to_grey=True).shape == (1, 1, 12, 12)
 
 
 # ---- all images of a folder, for a model of others

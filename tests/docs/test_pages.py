@@ -180,7 +180,8 @@ def ours(words: list[str]) -> None:
         assert load_comparison(named_, read_changes(changes), preset or (), given["seeds"]).settings
     elif name == "evaluate":
         settings = read_evaluation_settings(model_first(given["arguments"] or [])[1], preset, config)
-        assert load_settings(settings)
+        own = {"data.name": "folder"} if "data.path" in settings else {}  # as the model of images in folders has it
+        assert load_settings({**own, **settings})
     elif "changes" in given:
         assert load_settings(read_changes(given["changes"] or []), preset, config)
 

@@ -185,7 +185,7 @@ def test_a_held_out_importance_bound_decodes_few_codes_at_once(monkeypatch: pyte
     case.posterior.mean.bias.data.add_(0.4)
     model, decoded = iwae(case, samples=5, repeats=2), list[int]()
     model.decoder.register_forward_pre_hook(lambda _, inputs: decoded.append(len(inputs[0])))
-    monkeypatch.setattr("aemodels.models.iwae.AT_ONCE", 20)
+    monkeypatch.setattr("aemodels.nn.batch.AT_ONCE", 20)
     with torch.no_grad():
         with seeded(0):
             (whole,) = model.losses(Batch(x, None), STEP).values()
@@ -300,7 +300,7 @@ def test_importance_sampling_decodes_few_codes_at_once(monkeypatch: pytest.Monke
     model, x, _ = linear_gaussian_case()
     decoded: list[int] = []
     model.decoder.register_forward_pre_hook(lambda _, inputs: decoded.append(len(inputs[0])))
-    monkeypatch.setattr("aemodels.evaluation.likelihood.AT_ONCE", 20)
+    monkeypatch.setattr("aemodels.nn.batch.AT_ONCE", 20)
     with torch.no_grad():
         log_likelihood(model, Batch(x, None), 10)
     assert decoded == [18, 18, 18, 6]  # three samples of each of six images

@@ -45,13 +45,14 @@ ADVERSARIAL = [model for model in MODELS if len(model().build((1, 8, 8), CLASSES
 OF_ONE_PART = [model for model in MODELS if model not in ADVERSARIAL]
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 33, 33), (1, 28, 28)])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 33, 33), (1, 28, 28), (3, 12, 20), (1, 21, 9)])
 @pytest.mark.parametrize("trunk", TRUNKS, ids=lambda t: t.name)
 @pytest.mark.parametrize("model", MODELS)
 def test_any_image_shape(model: type[ModelConfig], trunk, shape) -> None:
     built = new(model.model_validate({"trunk": trunk, "latent_dim": 5}), shape).eval()
     batch = images(shape)
     assert isinstance(built, Autoencoder) == model.has_encoder
+    assert all(loss.total.isfinite().all() for loss in built.losses(batch, STEP).values())
     with torch.no_grad():
         if isinstance(built, Autoencoder):
             assert built.encode(batch.x).mean.shape == (6, 5)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from questions import JSON, PICTURES, Reply, refused
+from untrained import finished_folder
 
 from aemodels.config import UserError
 from aemodels.serving import server as module
@@ -150,3 +151,27 @@ def test_inputs_of_a_mode_that_takes_none_are_refused(model: Model) -> None:
     assert told == "mode=generate takes no inputs; leave them out, or send []"
     for nothing in ({}, {"inputs": []}, {"instances": []}):
         assert call(model, json.dumps(nothing | {"params": {"mode": "generate", "n": 1}})).status == 200
+
+
+@pytest.mark.parametrize("shape", [(3, 12, 20), (1, 20, 12)])
+def test_rectangles_are_served(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    model = Model.open(finished_folder(tmp_path / "model", shape), device="cpu")
+    images = np.random.default_rng(0).random((5, *shape), np.float32)
+    for mode, expected in (("reconstruct", (5, *shape)), ("embed", (5, 3)), ("score", (5,))):
+        status, text = call(model, json.dumps({"inputs": images.tolist(), "params": {"mode": mode}}))
+        assert (status, np.shape(json.loads(text)["predictions"])) == (200, expected)
+    status, text = call(model, json.dumps({"params": {"mode": "generate", "n": 2}}))
+    assert (status, np.shape(json.loads(text)["predictions"])) == (200, (2, *shape))
+    turned = call(model, json.dumps({"inputs": images.swapaxes(2, 3).tolist()}))
+    assert f"takes (N, {shape[0]}, {shape[1]}, {shape[2]})" in refused(turned, 400)
+    held = images[:, 0] if shape[0] == 1 else np.moveaxis(images, 1, -1)  # as a person holds them
+    assert model.reconstruct(held).shape == held.shape
+    assert model.sample(3).shape == (3, *held.shape[1:])
+    assert model.like(held, 4).shape == (4, *held.shape[1:])
+
+
+@pytest.mark.parametrize("shape", [(3, 128, 128), (3, 256, 256), (1, 48, 96)])
+def test_a_request_to_a_model_of_large_images_holds_several(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    limits = limits_of(Model.open(finished_folder(tmp_path / "model", shape), device="cpu"))
+    assert limits.images >= 5
+    assert limits.bytes < 32 * 2**20

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from aemodels.evaluation.evidence import Evidence
 from aemodels.reports.figures.model import between, unlike_pairs
-from aemodels.reports.pictures import FONT, GAP, PAPER, Labels, Picture, drawn, framed, plots, sheet, tile
+from aemodels.reports.pictures import FONT, GAP, PAPER, Labels, Picture, drawn, framed, plots, sheet, shrunk, tile
 from aemodels.runtime.randomness import undisturbed
 
 NORMAL = "codes from N(0, I)"  # a panel of systems that draw from another prior, fitted to their codes
@@ -38,9 +38,10 @@ def side_by_side(systems: Mapping[str, Evidence], title: str) -> Picture:
     rows = [empty | cells for cells in (_originals(first), *map(_row, systems.values()))]
     fitted = any(evidence.has("fitted_prior") for evidence in systems.values())
     shown = {name: count for name, count in PANELS.items() if name != NORMAL or fitted}
-    _, height, width = shape
-    factor = max(1, round(WIDE / (sum(shown.values()) * (width + GAP))))
-    panels = [tile(torch.cat([row[name] for row in rows]), count, factor) for name, count in shown.items()]
+    wide = sum(shown.values()) * (shape[2] + GAP)
+    cells = {name: shrunk(torch.cat([row[name] for row in rows]), wide / (2 * WIDE)) for name in shown}
+    height, factor = cells[next(iter(shown))].shape[-2], max(1, round(WIDE / wide))
+    panels = [tile(cells[name], count, factor) for name, count in shown.items()]
     labels = Labels(title, ["original", *systems], list(shown))
     down = [i * (height * factor + GAP) + height * factor / 2 for i in range(len(rows))]
     ends = accumulate(panel.shape[1] + MARGIN for panel in panels)

@@ -24,7 +24,7 @@ from aemodels.evaluation.needs import Need
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.reports.figures.class_requests import classes, denoising, like
 from aemodels.reports.figures.codes import codes, codes_tsne, decode, manifold, traversals
-from aemodels.reports.pictures import FONT, GAP, WIDTH, Labels, Picture, drawn, plots, sheet, tile
+from aemodels.reports.pictures import FONT, GAP, WIDEST, WIDTH, Labels, Picture, drawn, plots, sheet, shrunk, tile
 from aemodels.runtime.progress import Steps, finish
 from aemodels.runtime.randomness import derived_seed, undisturbed
 
@@ -56,7 +56,9 @@ def sample_grid(model: GenerativeModel, seed: int = 0) -> Picture:
 
 def _card(images: Tensor, across: int) -> Picture:
     rows = math.ceil(len(images) / across)
-    return tile(images, across, max(1, CARD_HEIGHT // (rows * (images.shape[-2] + GAP))))
+    tall, wide = (rows * (images.shape[-2] + GAP), across * (images.shape[-1] + GAP))
+    images = shrunk(images, max(tall / (2 * CARD_HEIGHT), wide / WIDEST))
+    return tile(images, across, max(1, min(CARD_HEIGHT // tall, WIDEST // wide)))
 
 
 def _above(upper: Tensor, lower: Tensor) -> Tensor:

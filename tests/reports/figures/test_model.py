@@ -40,7 +40,7 @@ from aemodels.reports.figures.model import (
     sample_grid,
     unlike_pairs,
 )
-from aemodels.reports.pictures import GAP, Labels, tile
+from aemodels.reports.pictures import GAP, Labels, shrunk, tile
 from aemodels.runtime.progress import Progress, finish
 from aemodels.training.config import TrainingConfig
 from aemodels.training.train import train
@@ -100,6 +100,36 @@ def test_every_figure_of_every_model(kind: type[ModelConfig], source: str, laten
         assert 600 < picture.shape[1] < 1200
         assert paper_around(picture)
         assert picture.std() > 5
+
+
+RECTANGLES = [(12, 20), (20, 12), (16, 128), (200, 160)]
+
+
+@pytest.mark.parametrize("size", RECTANGLES)
+@pytest.mark.parametrize("kind", [VAEConfig, CVAEConfig, GANConfig])
+def test_figures_of_rectangles_and_of_large_images_can_be_looked_at(kind: Any, size: tuple[int, int]) -> None:
+    data = finish(prepare(SpritesConfig(count=120, image_size=size)))
+    torch.manual_seed(0)
+    settings = {"latent_dim": 2, "trunk": SMALL}
+    model = kind.model_validate(settings).build(data.image_shape, data.num_classes)
+    features = finish(feature_network(data, torch.device("cpu")))
+    evidence = evaluate(model, data, features, EvaluationConfig(denoising=True), only=(), history=HISTORY).evidence
+    pictures, left_out = draw_figures(evidence)
+    assert not left_out
+    cards = [sample_grid(model)] + ([reconstruction_grid(model, data)] if evidence.has("autoencoder") else [])
+    for picture in pictures.values():
+        assert picture.shape[1] > 300
+        assert max(picture.shape[:2]) < 1_500
+    assert all(max(card.shape[:2]) < 1_500 for card in cards)
+
+
+def test_large_images_are_shrunk_to_means() -> None:
+    images = torch.rand(3, 3, 7, 10)
+    smaller = shrunk(images, 1.2)
+    assert smaller.shape == (3, 3, 4, 5)
+    torch.testing.assert_close(smaller[:, :, 0, 0], images[:, :, :2, :2].mean((2, 3)))
+    torch.testing.assert_close(smaller[:, :, 3, 0], images[:, :, 6, :2].mean(2))
+    assert shrunk(images, 1) is images
 
 
 def test_names_of_classes_are_no_formulas(digits: PreparedData) -> None:
