@@ -13,6 +13,7 @@ from aemodels.models.base import ModelConfig
 from aemodels.training.config import TrainingConfig
 
 NOTHING = 0.99  # share of the mean image's squared error above which a model tells nothing of single images
+ALIKE = 0.001  # share of the linear code's squared error that is no difference
 STILL_FALLING = 0.01  # share of all that the validation loss fell by, in the last tenth of a training
 OVERFITTED = 0.05  # share of all that it fell by, which it has risen by since its best value
 NOISE = 3  # typical differences between two epochs that are no rise
@@ -97,20 +98,22 @@ def _less_rate(model: ModelConfig) -> Iterator[str]:
 
 def _worse_than_linear(course: Course, metrics: Mapping[str, float], overfitted: bool) -> str:
     error, of_linear = metrics.get("mse"), metrics.get("linear_code_mse")
-    if error is None or of_linear is None or error <= of_linear:
+    if error is None or of_linear is None or error < (1 - ALIKE) * of_linear:
         return ""
+    verdict = "better" if error > (1 + ALIKE) * of_linear else "as good"  # such as that which the trunk photo starts at
     remedies = ["more images"] if overfitted else [course.twice, *_larger(course.model)]
     return (
-        f"A linear code of as many numbers is better: its squared error is {number(of_linear)}, that of the model "
+        f"A linear code of as many numbers is {verdict}: its squared error is {number(of_linear)}, that of the model "
         f"{number(error)}. Give {' and '.join(remedies)}."
     )
 
 
 def _larger(model: ModelConfig) -> Iterator[str]:
     """Yields the setting of a network that is twice as wide."""
-    for name in ("widths", "channels"):
-        if widths := getattr(getattr(model, "trunk", None), name, None):
-            yield f"model.trunk.{name}={as_written([2 * width for width in widths])}"
+    for key, width in model.flat().items():
+        if key in ("trunk.widths", "trunk.channels", "trunk.width"):
+            wider = [2 * one for one in width] if isinstance(width, list) else 2 * width
+            yield f"model.{key}={as_written(wider)}"
 
 
 def _overfitted(course: Course) -> str:

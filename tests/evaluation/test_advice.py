@@ -61,8 +61,13 @@ def test_images_that_are_learned_by_heart() -> None:
 
 def test_a_model_that_a_linear_code_beats() -> None:
     bad = GOOD | {"mse": 0.01}
-    (line,) = advise(course(FLAT, 25), bad)
-    assert "its squared error is 0.006, that of the model 0.01. Give training.updates=5000 and model.trunk." in line
+    for trunk, wider in (("mlp", "widths=[800]"), ("conv", "channels=[64, 128]"), ("photo", "width=256")):
+        model = VAEConfig.parse({"trunk": trunk})
+        (line,) = advise(course(FLAT, 25, model=model), bad)
+        assert "its squared error is 0.006, that of the model 0.01. Give training.updates=5000 and " in line
+        assert f" and model.trunk.{wider}" in line
+    (line,) = advise(course(FLAT, 25), GOOD | {"mse": 0.006000001})
+    assert line.startswith("A linear code of as many numbers is as good: ")
     linear, by_heart = advise(course(RISING, 10), bad)
     assert linear.endswith("Give more images.")
     assert "by heart" in by_heart
