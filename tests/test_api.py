@@ -266,9 +266,18 @@ def test_labels_of_an_evaluation_are_the_models_own() -> None:
 
 
 def test_integers_that_are_all_0_or_1_are_refused_everywhere() -> None:
-    with pytest.raises(aemodels.UserError, match="is 1 white, or nearly black"):
-        aemodels.fit((IMAGES > 0.5).astype(int), "ae", **QUICK)
     black_and_white = aemodels.fit(IMAGES > 0.5, "ae", **QUICK)
+    for kind in (int, np.uint8):
+        ones = (IMAGES > 0.5).astype(kind)
+        np.save("ones.npy", ones)
+        for use in (partial(aemodels.fit, model="ae"), black_and_white.encode, black_and_white.evaluate):
+            with pytest.raises(
+                aemodels.UserError, match="is 1 white, or nearly black.* multiply by 255, if 1 is white"
+            ):
+                use(ones)
+        with pytest.raises(aemodels.UserError, match="is 1 white, or nearly black"):
+            aemodels.fit("ones.npy", "ae", **QUICK)
+    assert aemodels.fit(ones / 255, "ae", **QUICK).encode(ones / 255).shape == (60, 3)
     assert black_and_white.encode(IMAGES > 0.5).shape == (60, 3)
 
 

@@ -30,6 +30,7 @@ from aemodels.data.source import (
     array_images,
     fingerprint,
 )
+from aemodels.runtime.arrays import require_range
 from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.files import at_path
 
@@ -98,10 +99,11 @@ def _read(path: Path, size: int | None) -> Images:
         raise UserError(f"data.path={path}: {wrong}; write only {', '.join(PARTS)} into the file")
     if ("test_images" in parts and "labels" in parts) != ("test_labels" in parts):
         raise UserError(f"data.path={path}: give test_labels exactly if there are both test_images and labels")
-    pixels, labels = as_pixels(parts["images"]), parts.get("labels")
+    taken = np.asarray if path.parent == _kept() else as_pixels  # what is kept here has been checked
+    pixels, labels = taken(parts["images"]), parts.get("labels")
     own_test = 0
     if "test_images" in parts:
-        test = as_pixels(parts["test_images"])
+        test = taken(parts["test_images"])
         if test.shape[1:] != pixels.shape[1:]:
             raise UserError(
                 f"data.path={path}: test_images {test.shape[1:]}, images {pixels.shape[1:]}; give one shape"
@@ -131,7 +133,7 @@ def as_pixels(images: Any) -> Pixels:
     """Brings images (N, H, W), (N, H, W, C) or (N, C, H, W) into the form (N, C, H, W), uint8.
 
     Raises:
-        UserError: they have another shape or type, or other values than 0 to 255 or 0 to 1.
+        UserError: they have another shape or type, or other values than 0 to 255 or 0 to 1, or are integers that are all 0 or 1.
     """
     array = np.asarray(images)
     if array.ndim == 3:
@@ -142,6 +144,7 @@ def as_pixels(images: Any) -> Pixels:
         raise UserError(
             f"images of shape {np.shape(images)}: give (N, H, W), (N, H, W, C) or (N, C, H, W), with C 1 or 3"
         )
+    require_range(array)
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
     if array.dtype == np.bool_:
@@ -152,11 +155,6 @@ def as_pixels(images: Any) -> Pixels:
         raise UserError(f"images with {wrong:,} pixels that are NaN or infinite: give finite numbers from 0 to 1")
     low, high = float(array.min()), float(array.max())
     most = 255 if array.dtype.kind in "iu" else 1
-    if most == 255 and low >= 0 and high == 1:
-        raise UserError(
-            f"images of {array.dtype} whose pixels are all 0 or 1: is 1 white, or nearly black? Give bool or float if "
-            "it is white, uint8 if white is 255"
-        )
     if low < 0 or high > most:
         remedy = "divide them by 255" if low >= 0 and high <= 255 else "shift and scale them"
         told = f"images with pixels from {low:g} to {high:g}: {array.dtype} pixels run from 0 to {most}"
@@ -190,7 +188,7 @@ def keep_arrays(
             parts[f"{name}labels"] = as_labels(of, len(parts[f"{name}images"]))
     if classes is not None:
         parts["classes"] = np.asarray(classes, dtype=np.str_)
-    path = cache_folder() / "arrays" / f"{_hash_of(parts)}.npz"
+    path = _kept() / f"{_hash_of(parts)}.npz"
     with at_path(path):
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -201,6 +199,11 @@ def keep_arrays(
             finally:
                 partial.unlink(missing_ok=True)
     return path
+
+
+def _kept() -> Path:
+    """Returns the folder of the arrays that programs gave."""
+    return cache_folder() / "arrays"
 
 
 def _hash_of(parts: Mapping[str, NDArray[Any]]) -> str:

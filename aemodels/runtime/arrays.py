@@ -23,3 +23,16 @@ def as_array(values: Any) -> NDArray[Any]:
         return np.asarray(values)
     except (ValueError, TypeError) as error:
         raise UserError(f"images or labels that are no array ({error}); bring all of them to one shape") from None
+
+
+def require_range(images: NDArray[Any]) -> None:
+    """Checks that pixels say by their type whether they run from 0 to 1 or to 255.
+
+    Raises:
+        UserError: they are integers that are all 0 or 1, which could be either.
+    """
+    if images.dtype.kind in "iu" and images.size and images.min() >= 0 and images.max() == 1:
+        raise UserError(
+            f"images of {images.dtype} whose pixels are all 0 or 1: is 1 white, or nearly black? Give bool or float, or "
+            "multiply by 255, if 1 is white; divide by 255 if 255 is white"
+        )

@@ -26,7 +26,7 @@ from aemodels.runtime.devices import best_device
 from aemodels.runtime.files import at_path, write_whole
 from aemodels.runtime.progress import Steps
 from aemodels.serving.answers import Question, answer_and_range, answer_from, answer_like, assumed_classes
-from aemodels.serving.forms import numbers_of, pixel_range, shown, taken
+from aemodels.serving.forms import numbers_of, shown, taken
 
 if TYPE_CHECKING:
     from aemodels.checkpoints.checkpoint import ModelCard
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class Model:
     """A trained model. Images go in and come out as people hold them: grey ones (N, H, W), others (N, H, W, C).
 
-    Pixels that go in are uint8, or numbers from 0 to 1; (N, C, H, W) and torch tensors are taken too. Pixels that come
+    Pixels that go in are uint8, or numbers from 0 to 1, and no integers that are all 0 or 1; (N, C, H, W) and torch tensors are taken too. Pixels that come
     out are float32 from 0 to 1.
     """
 
@@ -248,7 +248,7 @@ class Model:
                 f"one image is one code of {self.name} (model.name={self.kind}), without a spread to draw others "
                 "from; give at least two images"
             )
-        return shown(answer_like(network, given, Question("generate", n, seed, range=pixel_range(given))))
+        return shown(answer_like(network, given, Question("generate", n, seed)))
 
     def classify(self, images: Any) -> list[str]:
         """Returns the class that a conditional model assumes of each image; empty for other models.
@@ -257,12 +257,11 @@ class Model:
             UserError: as for `encode`.
         """
         network, given = self.require_encoder(), self._taken(images)
-        return [self.classes[label] for label in assumed_classes(network, given, pixel_range(given))]
+        return [self.classes[label] for label in assumed_classes(network, given)]
 
     def _ask(self, mode: str, images: Any) -> NDArray[np.float32]:
         self.require_encoder()
-        given = self._taken(images)
-        return self.answer(given, Question(mode, range=pixel_range(given)))[0]
+        return self.answer(self._taken(images), Question(mode))[0]
 
     def _taken(self, images: Any) -> NDArray[Any]:
         return taken(images, self.network.image_shape)
