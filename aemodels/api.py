@@ -40,7 +40,7 @@ from aemodels.steps.tune import tune as tracked_search
 from aemodels.tracking.catalog import REFERENCE, find, is_folder
 from aemodels.tuning.events import SearchResult, TrialEnded
 from aemodels.tuning.search import search as events_of
-from aemodels.tuning.space import search_identity
+from aemodels.tuning.space import keeping, search_identity
 from aemodels.tuning.study import Study, forget_study, open_study
 
 __all__ = ["Found", "Model", "Settings", "SettingsError", "Trained", "UserError", "fit", "load", "search", "train"]
@@ -140,6 +140,8 @@ def search(
 ) -> Found:
     """Searches the settings that make the best model; by default the latent size and the weight of the KL term.
 
+    One of these that is given, such as `latent_dim=4`, stays as it is, unless `tuning__space` names it.
+
     The same images and settings give the same result: trials that were done before are read from the cache.
 
     Args:
@@ -155,6 +157,8 @@ def search(
     with at_path():
         given = settings | ({} if trials is None else {"tuning__trials": trials})
         chosen = _settings(images, model, labels, start_from, given)
+        by_name = _changes(model, given)
+        chosen = chosen.model_copy(update={"tuning": keeping(chosen, chosen.tuning, by_name)})
         best, tried = watched(_tracked_search(chosen) if track else _untracked_search(chosen, resume))
     return Found(best, chosen.override(best), tried)
 
@@ -169,14 +173,18 @@ def _settings(
     start: Model | str | Path | None,
     given: Mapping[str, Any],
 ) -> Settings:
-    changes = {_dotted(key): value for key, value in given.items()}
-    if isinstance(model, ModelConfig):
-        changes = {"model": model.given()} | changes
-    elif model is not None:
-        changes = {"model.name": model} | changes
+    changes = _changes(model, given)
     if start is not None:
         changes["start_from"] = _reference(start) if isinstance(start, Model) else str(start)
     return fixed(Settings().override({"data": _source(images, labels)} | changes))
+
+
+def _changes(model: str | ModelConfig | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that were given, by their dotted keys."""
+    changes = {_dotted(key): value for key, value in given.items()}
+    if isinstance(model, ModelConfig):
+        return {"model": model.given()} | changes
+    return changes if model is None else {"model.name": model} | changes
 
 
 def _reference(model: Model) -> str:

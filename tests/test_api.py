@@ -30,6 +30,7 @@ from aemodels.nn.trunks import MLPConfig
 from aemodels.tuning.events import Trial
 
 QUICK = {"training__epochs": 1, "trunk": {"name": "mlp", "widths": [16]}, "latent_dim": 3}
+UNSIZED = {key: value for key, value in QUICK.items() if key != "latent_dim"}
 IMAGES = np.random.default_rng(0).random((60, 8, 8))
 LABELS = np.array(["cat", "dog"])[np.arange(60) % 2]
 KINDS = tuple(section_kinds(Experiment.model_fields["model"]))
@@ -161,11 +162,22 @@ def test_tracked_it_is_what_the_commands_do() -> None:
 
 
 def test_a_search_names_its_best_settings(elsewhere: Path) -> None:
-    found = aemodels.search(IMAGES, "vae", trials=2, tuning__epochs=1, **QUICK)
+    found = aemodels.search(IMAGES, "vae", trials=2, tuning__epochs=1, **UNSIZED)
     assert found.best.keys() == {"model.latent_dim", "model.beta"}
     assert found.settings.model.latent_dim == found.best["model.latent_dim"]
     assert [trial["state"] for trial in found.trials] == ["complete", "complete"]
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_search_keeps_what_is_given_by_name() -> None:
+    found = aemodels.search(IMAGES, "vae", trials=2, tuning__epochs=1, **QUICK)
+    assert found.best.keys() == {"model.beta"}
+    assert found.settings.model.latent_dim == 3
+    sized = {"tuning__space": {"model.latent_dim": {"low": 2, "high": 3}}}
+    assert "model.latent_dim" in aemodels.search(IMAGES, "vae", trials=2, tuning__epochs=1, **sized, **QUICK).best
+    for model, given in (("ae", QUICK), (AEConfig(latent_dim=3), UNSIZED)):
+        with pytest.raises(SettingsError, match=r"nothing varies, as model.latent_dim is given; name a setting"):
+            aemodels.search(IMAGES, model, trials=2, **given)
 
 
 def test_a_search_is_read_from_the_cache_or_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +284,7 @@ def test_integers_that_are_all_0_or_1_are_refused_everywhere() -> None:
         np.save("ones.npy", ones)
         for use in (partial(aemodels.fit, model="ae"), black_and_white.encode, black_and_white.evaluate):
             with pytest.raises(
-                aemodels.UserError, match="is 1 white, or nearly black.* multiply by 255, if 1 is white"
+                aemodels.UserError, match=r"is 1 white, or nearly black.* multiply by 255, if 1 is white"
             ):
                 use(ones)
         with pytest.raises(aemodels.UserError, match="is 1 white, or nearly black"):
@@ -458,7 +470,7 @@ def test_more_epochs_go_on_where_the_same_fit_ended(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.usefixtures("elsewhere")
 def test_what_a_search_found_is_fitted() -> None:
-    found = aemodels.search(IMAGES, "ae", trials=2, **QUICK)
+    found = aemodels.search(IMAGES, "ae", trials=2, **UNSIZED)
     model = aemodels.fit(IMAGES, "ae", **QUICK | found.best)
     assert model.latent_dim == found.best["model.latent_dim"]
 

@@ -33,6 +33,6 @@ def require_range(images: NDArray[Any]) -> None:
     """
     if images.dtype.kind in "iu" and images.size and images.min() >= 0 and images.max() == 1:
         raise UserError(
-            f"images of {images.dtype} whose pixels are all 0 or 1: is 1 white, or nearly black? Give bool or float, or "
-            "multiply by 255, if 1 is white; divide by 255 if 255 is white"
+            f"images of {images.dtype} whose pixels are all 0 or 1: is 1 white, or nearly black? Give bool or float, "
+            "or multiply by 255, if 1 is white; divide by 255 if 255 is white"
         )

@@ -144,7 +144,7 @@ def answer_like(model: Autoencoder, inputs: Any, question: Question) -> NDArray[
 
 
 def assumed_classes(model: Autoencoder, inputs: Any) -> list[int]:
-    """Returns the class that a conditional model assumes for each image, that of its best bound; [] for other models."""
+    """Returns the class that a conditional model assumes of each image, that of its best bound; [] for other models."""
     x = read_images(inputs, model.image_shape).to(model.device)
     with torch.inference_mode():
         found = [model.classify(part) for part in x.split(AT_ONCE)]

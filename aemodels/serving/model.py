@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 class Model:
     """A trained model. Images go in and come out as people hold them: grey ones (N, H, W), others (N, H, W, C).
 
-    Pixels that go in are uint8, or numbers from 0 to 1, and no integers that are all 0 or 1; (N, C, H, W) and torch tensors are taken too. Pixels that come
-    out are float32 from 0 to 1.
+    Pixels that go in are uint8, or numbers from 0 to 1, and no integers that are all 0 or 1. (N, C, H, W) and torch
+    tensors are taken too. Pixels that come out are float32 from 0 to 1.
     """
 
     def __init__(self, network: GenerativeModel, folder: Path, name: str = "") -> None:

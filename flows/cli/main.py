@@ -33,6 +33,7 @@ from flows.cli.registry import history, models, promote, rollback
 from flows.cli.session import (
     answering,
     judged_quickly,
+    keep_given,
     let_prefect_start,
     model_first,
     read_evaluation_settings,
@@ -101,7 +102,7 @@ def pipeline(
         from flows import terminal
         from flows.cli import results
 
-        settings = fixed(settings)
+        settings = keep_given(fixed(settings), changes)
         check(settings)
         let_prefect_start()
         from flows.attempts import run_here
@@ -130,7 +131,7 @@ def tune(
 ) -> None:
     """Search for the best settings by training several models.
 
-    What varies is the latent size and the KL weight, unless tuning.space names other settings.
+    What varies is the latent size and the KL weight. One that you give stays as it is. tuning.space names others.
     """
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
@@ -138,7 +139,7 @@ def tune(
         from aemodels.steps.tune import check
         from flows.cli import results, work
 
-        settings = fixed(settings)
+        settings = keep_given(fixed(settings), changes)
         check(settings)
         result = work.tune(settings)
         results.tuned(result, json)
