@@ -21,6 +21,7 @@ from aemodels.config import SettingsError, UserError, section_kinds
 from aemodels.data import PreparedData
 from aemodels.data.arrays import SUFFIXES, keep_arrays
 from aemodels.data.prepared import prepare
+from aemodels.evaluation.evaluate import check_likelihood, check_primary
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.experiment import Experiment
 from aemodels.models.base import ModelConfig
@@ -38,6 +39,7 @@ from aemodels.steps.train import Trained
 from aemodels.steps.train import train as tracked_training
 from aemodels.steps.tune import tune as tracked_search
 from aemodels.tracking.catalog import REFERENCE, find, is_folder
+from aemodels.training.models import new_model
 from aemodels.tuning.events import SearchResult, TrialEnded
 from aemodels.tuning.search import search as events_of
 from aemodels.tuning.space import keeping, search_identity
@@ -255,6 +257,9 @@ def _tracked(settings: Settings) -> Steps[Model]:
 def _untracked(experiment: Experiment, resume: bool) -> Steps[Model]:
     data = yield from prepare(experiment.data)
     experiment = experiment.for_data(data)
+    untrained = new_model(experiment.model, data, experiment.seed)
+    check_primary(untrained, data, experiment.evaluation)
+    check_likelihood(untrained, data, experiment.evaluation)
     folder = cache_folder() / "fits" / experiment.identity(data.digest)
     folder.mkdir(parents=True, exist_ok=True)
     work = f"training {experiment.model.name}"

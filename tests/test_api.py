@@ -151,8 +151,9 @@ def test_a_model_is_judged_reported_saved_and_loaded() -> None:
     again = aemodels.load(model.save("kept"))
     np.testing.assert_array_equal(again.encode(IMAGES), model.encode(IMAGES))
     assert again.sample(2, prior="gaussian").shape == (2, 8, 8)
+    assert model.save("kept") == again.folder  # the same model once more
     with pytest.raises(aemodels.UserError, match="holds a model already"):
-        model.save("kept")
+        aemodels.fit(IMAGES, "vae", seed=1, **QUICK).save("kept")
 
 
 def test_tracked_it_is_what_the_commands_do() -> None:
@@ -207,6 +208,12 @@ def test_a_search_is_read_from_the_cache_or_begun_anew(monkeypatch: pytest.Monke
     ("images", "settings", "says"),
     [
         (IMAGES, {"latent_dm": 3}, "did you mean model.latent_dim"),
+        (
+            IMAGES,
+            {"evaluation__nll_samples": 10, "likelihood": "bernoulli"},
+            "evaluation.nll_samples=10: coin flips are no likelihood",
+        ),
+        (IMAGES, {"evaluation__primary": "knn_accuracy"}, "evaluation.primary=knn_accuracy: needs labels"),
         (IMAGES, {"training__epoch": 3}, "did you mean training.epochs"),
         (IMAGES * 300, {}, "float64 pixels run from 0 to 1"),
         (IMAGES[0], {}, r"images of shape \(8, 8\): give"),
@@ -315,7 +322,12 @@ def test_data_sets_of_other_forms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "says"), [(LABELS[:-1], r"labels of shape \(59,\)"), (np.ones((60, 2)), r"labels of shape \(60, 2\)")]
+    ("labels", "says"),
+    [
+        (["a", None] * 30, "labels: 30 of 60 are None"),
+        (LABELS[:-1], r"labels of shape \(59,\)"),
+        (np.ones((60, 2)), r"labels of shape \(60, 2\)"),
+    ],
 )
 def test_labels_that_do_not_fit_are_named(labels: np.ndarray, says: str) -> None:
     with pytest.raises(aemodels.UserError, match=says):

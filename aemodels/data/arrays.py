@@ -222,6 +222,8 @@ def as_labels(labels: Any, count: int) -> NDArray[Any]:
     """
     array = np.asarray(labels)
     if array.dtype.kind == "O":
+        if unknown := sum(label is None or label != label for label in array.ravel()):
+            raise UserError(f"labels: {unknown} of {array.size} are None or NaN; give every image its class, or none")
         array = np.asarray([str(label) for label in array.ravel()]).reshape(array.shape)
     if array.shape != (count,) or array.dtype.kind not in "iubUS":
         raise UserError(

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aemodels.checkpoints.model_files import CONFIG, FILES, load_codes, load_history
+from aemodels.checkpoints.model_files import CHECKSUMS, CONFIG, FILES, load_codes, load_history
 from aemodels.config import OwnWarning, UserError
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.runtime.bars import watched
@@ -310,13 +310,15 @@ class Model:
         return judging.page(self.card, self.name, judged)
 
     def save(self, folder: str | Path) -> Path:
-        """Copies the model's files into a folder, from which `aemodels.load` reads it.
+        """Copies the model's files into a folder, from which `aemodels.load` reads it; the same model only once.
 
         Raises:
             UserError: the folder holds another model, or cannot be written.
         """
         target = Path(folder).expanduser().absolute()
         if (target / CONFIG).exists():
+            if _checksums(target) == _checksums(self.folder) != "":
+                return target
             raise UserError(f"{target}: holds a model already; give another folder")
         with at_path(target):
             target.mkdir(parents=True, exist_ok=True)
@@ -324,6 +326,11 @@ class Model:
             if (source := self.folder / name).exists():
                 write_whole(target / name, lambda path, source=source: shutil.copyfile(source, path))  # type: ignore[misc]
         return target
+
+
+def _checksums(folder: Path) -> str:
+    """Returns what tells a model from others; "" for models of earlier releases."""
+    return file.read_text() if (file := folder / CHECKSUMS).exists() else ""
 
 
 def _require_whole(n: int, seed: int) -> None:
