@@ -210,8 +210,8 @@ class ComparisonConfig(Config):
         for name, settings in self.settings.items():
             if (other := seen.setdefault(settings.experiment.model_dump_json(), name)) != name:
                 raise ValueError(
-                    f"systems {other} and {name}: they have the same settings; leave out what is given for all and makes "
-                    "them so, or let one of them differ"
+                    f"systems {other} and {name}: they have the same settings; leave out what is given for all and "
+                    "makes them so, or let one of them differ"
                 )
 
     def _check_alike(self, key: str) -> None:

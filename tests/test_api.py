@@ -142,7 +142,7 @@ def test_a_fit_that_was_interrupted_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_array_equal(model.encode(IMAGES), whole.encode(IMAGES))
 
 
-def test_a_model_is_judged_reported_saved_and_loaded() -> None:
+def test_a_model_is_evaluated_reported_saved_and_loaded() -> None:
     model = aemodels.fit(IMAGES, "vae", **QUICK)
     found = model.evaluate(IMAGES)
     assert found["mse"] == pytest.approx(model.score((IMAGES * 255).round() / 255).mean(), rel=1e-3)

@@ -133,7 +133,8 @@ def as_pixels(images: Any) -> Pixels:
     """Brings images (N, H, W), (N, H, W, C) or (N, C, H, W) into the form (N, C, H, W), uint8.
 
     Raises:
-        UserError: they have another shape or type, or other values than 0 to 255 or 0 to 1, or are integers that are all 0 or 1.
+        UserError: they have another shape or type, or other values than 0 to 255 or 0 to 1, or they are integers that
+            are all 0 or 1.
     """
     array = np.asarray(images)
     if array.ndim == 3:

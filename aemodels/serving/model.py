@@ -1,7 +1,7 @@
 """A trained model as a person holds it, in Python and behind the commands; MLflow and the server hold it too.
 
 Where MLflow loads a packed model, nothing is installed but the REQUIREMENTS of packing.py. So what a model needs more
-for, to be opened with its card and to be judged, is imported where it is needed.
+for, to be opened with its card and to be evaluated, is imported where it is needed.
 
 N images, D latent units, C channels (1 grey, 3 colour), H x W pixels.
 """
@@ -268,7 +268,7 @@ class Model:
 
     # ---------------------------------------------------------------- how good it is
 
-    def judge(self, images: Any = None, labels: Any = None) -> Steps[Evaluation]:
+    def evaluation(self, images: Any = None, labels: Any = None) -> Steps[Evaluation]:
         """Measures the model on images, all of them; without any, on the test images that it was trained beside.
 
         Args:
@@ -278,36 +278,36 @@ class Model:
             UserError: the images have another shape, or those of the training are gone.
         """
         from aemodels.checkpoints.checkpoint import Loaded
-        from aemodels.serving import judging
+        from aemodels.serving import evaluating
 
         if images is None:
-            data = judging.own_data(self.card, self.name)
+            data = evaluating.own_data(self.card, self.name)
         else:
-            data = yield from judging.given_data(self.card, self._taken(images), labels)
-        return (yield from judging.judge(Loaded(self.network, self.card), data, self.history))
+            data = yield from evaluating.given_data(self.card, self._taken(images), labels)
+        return (yield from evaluating.evaluation(Loaded(self.network, self.card), data, self.history))
 
     def evaluate(self, images: Any = None, labels: Any = None) -> dict[str, float]:
-        """Measures the model, as `judge` does, and returns the metrics by their names, such as "mse"."""
+        """Measures the model, as `evaluation` does, and returns the metrics by their names, such as "mse"."""
         with at_path():
-            return watched(self.judge(images, labels)).metrics
+            return watched(self.evaluation(images, labels)).metrics
 
     def report(self, path: str | Path, images: Any = None, labels: Any = None) -> Path:
         """Measures the model and writes a report, one file for a browser, with figures, metrics and settings.
 
         Raises:
-            UserError: as for `judge`, or the file cannot be written.
+            UserError: as for `evaluation`, or the file cannot be written.
         """
         target = Path(path).expanduser().absolute()
         with at_path():
-            text = self.page(watched(self.judge(images, labels)))
+            text = self.page(watched(self.evaluation(images, labels)))
         write_whole(target, lambda partial: partial.write_text(text, encoding="utf-8"))
         return target
 
-    def page(self, judged: Evaluation) -> str:
+    def page(self, evaluation: Evaluation) -> str:
         """Returns the report of an evaluation, one file for a browser."""
-        from aemodels.serving import judging
+        from aemodels.serving import evaluating
 
-        return judging.page(self.card, self.name, judged)
+        return evaluating.page(self.card, self.name, evaluation)
 
     def save(self, folder: str | Path) -> Path:
         """Copies the model's files into a folder, from which `aemodels.load` reads it; the same model only once.

@@ -32,7 +32,7 @@ from flows.cli.pages import report, serve, ui
 from flows.cli.registry import history, models, promote, rollback
 from flows.cli.session import (
     answering,
-    judged_quickly,
+    evaluated_quickly,
     keep_given,
     let_prefect_start,
     model_first,
@@ -96,7 +96,7 @@ def pipeline(
     decides whether it becomes the champion.
     """
     with answering(v, computes=True):
-        settings = read_settings(judged_quickly(changes, json), preset, config)
+        settings = read_settings(evaluated_quickly(changes, json), preset, config)
         from aemodels.steps.start import fixed
         from aemodels.steps.tune import check
         from flows import terminal
@@ -152,7 +152,7 @@ def train(
 ) -> None:
     """Train a model, evaluate it and register it."""
     with answering(v, computes=True):
-        settings = read_settings(judged_quickly(changes, json), preset, config)
+        settings = read_settings(evaluated_quickly(changes, json), preset, config)
         from aemodels.runtime import torchrun
         from aemodels.steps.start import fixed
         from aemodels.steps.train import assist, check
@@ -189,7 +189,7 @@ def evaluate(
         model, changes = model_first(arguments or [])
         if not model:
             model = f"{read_settings(changes, preset, config).registered_name}@champion"
-        settings = read_evaluation_settings(judged_quickly(changes, json), preset, config)
+        settings = read_evaluation_settings(evaluated_quickly(changes, json), preset, config)
         from flows.cli import results, work
 
         results.evaluated(work.evaluate(model, settings), json)

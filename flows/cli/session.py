@@ -177,7 +177,7 @@ def keep_given(settings: Settings, changes: list[str] | None) -> Settings:
     return settings.model_copy(update={"tuning": tuning})
 
 
-def judged_quickly(changes: list[str] | None, json: bool) -> list[str]:
+def evaluated_quickly(changes: list[str] | None, json: bool) -> list[str]:
     """Returns the changes, with evaluation.level=quick before them for a machine that reads JSON and gives no level."""
     given = changes or []
     own = any(change.startswith(("evaluation.level=", "evaluation=")) for change in given)
