@@ -229,6 +229,43 @@ def test_what_is_wrong_is_said_in_words(images: object, settings: dict[str, obje
         aemodels.fit(images, "vae", **settings)
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"start_from": 3}, "start_from=int: give a model"),
+        ({"start_from": torch.nn.Linear(1, 1)}, "start_from=Linear: give a model"),
+        ({"model": AEConfig}, "model=.*AEConfig.*: give a name"),
+        ({"images": None}, "images of NoneType"),
+        ({"images": {"images": IMAGES}}, "images of dict"),
+        ({"images": torch.utils.data.DataLoader(IMAGES)}, "give the `dataset` of this DataLoader"),
+        ({"images": [{"image": image} for image in IMAGES]}, "images of list"),
+        ({"registry__name": "mine"}, "registry.name: has no effect without track=True"),
+        ({"tuning__trials": 3, "track": True, "registry__name": "mine"}, "tuning.trials: has no effect in a fit"),
+        ({"resume": "no"}, "resume='no': must be True or False"),
+        ({"track": 1}, "track=1: must be True or False"),
+    ],
+)
+def test_wrong_arguments_of_a_fit_are_named(given: dict[str, object], says: str) -> None:
+    with pytest.raises(aemodels.UserError, match=says):
+        aemodels.fit(**{"images": IMAGES, **given})
+
+
+def test_wrong_questions_to_a_model_are_named() -> None:
+    model = aemodels.fit(IMAGES, "cvae", labels=LABELS, **QUICK)
+    with pytest.raises(aemodels.UserError, match="trained model; give start_from="):
+        aemodels.fit(IMAGES, model)
+    for images in (IMAGES[0], IMAGES[0][..., None]):
+        with pytest.raises(aemodels.UserError, match=r"one image alone; give images\[None\]"):
+            model.encode(images)
+    with pytest.raises(aemodels.UserError, match=r"label=.*: give one class"):
+        model.sample(2, label=["cat", "dog"])
+    with pytest.raises(aemodels.UserError, match="images of dict"):
+        aemodels.fit(type("Dicts", (Named,), {"__getitem__": lambda _, i: {"image": IMAGES[i]}})(), "ae")
+    others = np.array(["fox", "wolf"])[np.arange(60) % 2]
+    with pytest.warns(OwnWarning, match="what was cat there becomes fox"):
+        aemodels.fit(IMAGES, labels=others, start_from=model, training__epochs=1)
+
+
 def test_nothing_unknown_is_there() -> None:
     assert set(dir(aemodels)) >= set(aemodels.__all__)
     with pytest.raises(AttributeError, match="no attribute 'fitt'"):

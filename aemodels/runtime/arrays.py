@@ -25,6 +25,20 @@ def as_array(values: Any) -> NDArray[Any]:
         raise UserError(f"images or labels that are no array ({error}); bring all of them to one shape") from None
 
 
+def as_images(values: Any) -> NDArray[Any]:
+    """Returns images as an array of numbers, as `as_array` does.
+
+    Raises:
+        UserError: they are of different shapes, or no numbers.
+    """
+    array = as_array(values)
+    if array.dtype.kind not in "biuf":
+        kind = type(values).__name__
+        remedy = f"give the `dataset` of this {kind}" if hasattr(values, "dataset") else "give an array or a tensor"
+        raise UserError(f"images of {kind}, {array.dtype}: give uint8, or numbers from 0 to 1; {remedy}")
+    return array
+
+
 def require_range(images: NDArray[Any]) -> None:
     """Checks that pixels say by their type whether they run from 0 to 1 or to 255.
 

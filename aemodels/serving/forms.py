@@ -14,20 +14,22 @@ from numpy.typing import NDArray
 
 from aemodels.config import UserError
 from aemodels.nn.trunks import ImageShape
-from aemodels.runtime.arrays import as_array, require_range
+from aemodels.runtime.arrays import as_images, require_range
 
 
 def taken(images: Any, image_shape: ImageShape) -> NDArray[Any]:
     """Returns images with their channels in front, as the network takes them; whether they fit is checked later.
 
     Raises:
-        UserError: they are no array, or integers that are all 0 or 1.
+        UserError: they are no array, one image alone, or integers that are all 0 or 1.
     """
     if isinstance(images, str | Path):
         raise UserError(f"images={images}: a path is taken by `aemodels.fit` alone; give an array of images")
-    array = as_array(images)
+    array = as_images(images)
     require_range(array)
     channels, *side = image_shape
+    if array.shape in ((*side,), (*side, channels)) or (array.shape == image_shape and channels > 1):
+        raise UserError(f"images of shape {array.shape}: this is one image alone; give images[None]")
     if array.shape[1:] == (*side, channels) and array.shape[1:] != image_shape:
         array = np.moveaxis(array, -1, 1)
     return array

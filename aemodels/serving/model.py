@@ -148,6 +148,8 @@ class Model:
                 f"label={label}: {self.name} (model.name={self.kind}) cannot be asked for a class; leave the label "
                 "out, or train model.name=cvae"
             )
+        if not isinstance(label, str | int | np.integer):
+            raise UserError(f"label={label}: give one class, by its name or number; ask once for each class")
         known = numbers_of(self.classes, [label])
         if label not in known and isinstance(label, str) and label.isdecimal():  # as a number comes from a command
             label = int(label)

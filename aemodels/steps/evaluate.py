@@ -93,8 +93,8 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
 def _images(model: str, loaded: Loaded, experiment: Experiment) -> Steps[tuple[PreparedData, PreparedData]]:
     """Returns the images whose features measure others, and the images whose test split is evaluated.
 
-    They are the same, unless the images are in other folders than the model's own: then all of them are evaluated, beside
-    the model's own training images.
+    They are the same, unless the images are in other folders than the model's own: then all of them are test images,
+    beside the model's own training images.
 
     Raises:
         UserError: the images, or the model's own, are missing or do not fit.
