@@ -44,7 +44,9 @@ def own_data(card: ModelCard, name: str) -> PreparedData:
     """
     known = prepared_before(card.experiment.data, card.digest)
     if known is None:
-        raise UserError(f"{name}: the images of its training are not in the cache; give images")
+        raise UserError(
+            f"{name}: the images of its training are gone from the cache; give images, or use `aemodels evaluate`"
+        )
     return known
 
 
