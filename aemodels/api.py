@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from aemodels.checkpoints.checkpoint import STATE, load_state, save_card
 from aemodels.checkpoints.going_on import shorter_training
-from aemodels.checkpoints.model_files import CHECKSUMS, WEIGHTS
-from aemodels.checkpoints.model_files import digest as digest_of
+from aemodels.checkpoints.model_files import CHECKSUMS
 from aemodels.checkpoints.training import save_best, saved_epochs
-from aemodels.config import SettingsError, UserError, section_kinds
+from aemodels.config import SettingsError, UserError
 from aemodels.data import PreparedData
-from aemodels.data.arrays import SUFFIXES, keep_arrays
-from aemodels.data.parquet import SUFFIX as PARQUET
 from aemodels.data.prepared import prepare
+from aemodels.evaluation.evaluate import check_likelihood, check_primary
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.experiment import Experiment
 from aemodels.models.base import ModelConfig
-from aemodels.runtime.arrays import as_array
 from aemodels.runtime.bars import watched
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import cache_folder
@@ -34,14 +27,16 @@ from aemodels.runtime.locks import wait_for
 from aemodels.runtime.progress import Driven, Progress, Steps
 from aemodels.serving.model import Model
 from aemodels.settings import Settings
-from aemodels.steps.start import DIGITS, fixed, starting_weights
+from aemodels.steps.given import changes_of, check_flags, check_used, settings_of
+from aemodels.steps.start import starting_weights
 from aemodels.steps.train import Trained
 from aemodels.steps.train import train as tracked_training
 from aemodels.steps.tune import tune as tracked_search
-from aemodels.tracking.catalog import REFERENCE, find, is_folder
+from aemodels.tracking.catalog import find
+from aemodels.training.models import new_model
 from aemodels.tuning.events import SearchResult, TrialEnded
 from aemodels.tuning.search import search as events_of
-from aemodels.tuning.space import search_identity
+from aemodels.tuning.space import keeping, search_identity
 from aemodels.tuning.study import Study, forget_study, open_study
 
 __all__ = ["Found", "Model", "Settings", "SettingsError", "Trained", "UserError", "fit", "load", "search", "train"]
@@ -90,7 +85,9 @@ def fit(
         (100, 2)
     """
     with at_path():
-        chosen = _settings(images, model, labels, start_from, settings)
+        check_flags(track=track, resume=resume)
+        check_used(changes_of(model, settings), track)
+        chosen = settings_of(images, model, labels, start_from, settings)
         return watched(_tracked(chosen) if track else _untracked(chosen.experiment, resume))
 
 
@@ -142,6 +139,8 @@ def search(
 ) -> Found:
     """Searches the settings that make the best model; by default the latent size and the weight of the KL term.
 
+    One of these that is given, such as `latent_dim=4`, stays as it is, unless `tuning__space` names it.
+
     The same images and settings give the same result: trials that were done before are read from the cache.
 
     Args:
@@ -155,85 +154,13 @@ def search(
         UserError: the images cannot be used, or every trial failed.
     """
     with at_path():
+        check_flags(track=track, resume=resume)
         given = settings | ({} if trials is None else {"tuning__trials": trials})
-        chosen = _settings(images, model, labels, start_from, given)
+        chosen = settings_of(images, model, labels, start_from, given)
+        by_name = changes_of(model, given)
+        chosen = chosen.model_copy(update={"tuning": keeping(chosen, chosen.tuning, by_name)})
         best, tried = watched(_tracked_search(chosen) if track else _untracked_search(chosen, resume))
     return Found(best, chosen.override(best), tried)
-
-
-# ---------------------------------------------------------------- settings and images
-
-
-def _settings(
-    images: Any,
-    model: str | ModelConfig | None,
-    labels: Any,
-    start: Model | str | Path | None,
-    given: Mapping[str, Any],
-) -> Settings:
-    changes = {_dotted(key): value for key, value in given.items()}
-    if isinstance(model, ModelConfig):
-        changes = {"model": model.given()} | changes
-    elif model is not None:
-        changes = {"model.name": model} | changes
-    if start is not None:
-        changes["start_from"] = _reference(start) if isinstance(start, Model) else str(start)
-    return fixed(Settings().override({"data": _source(images, labels)} | changes))
-
-
-def _reference(model: Model) -> str:
-    """Names a model by its weights: by its registered name, or else by its folder."""
-    registered = re.fullmatch(REFERENCE, model.name) is not None and not is_folder(model.name)
-    digest = digest_of((model.folder / WEIGHTS).read_bytes())[:DIGITS]
-    return f"{model.name if registered else model.folder}#{digest}"
-
-
-def _dotted(key: str) -> str:
-    """Returns the dotted key of a keyword; one that begins with no section is a setting of the model.
-
-    Raises:
-        SettingsError: a keyword without its section is a setting of another section.
-    """
-    dotted = key.replace("__", ".")
-    if dotted.partition(".")[0] in Settings.model_fields:
-        return dotted
-    sections = {name: section_kinds(field).values() for name, field in Settings.model_fields.items()}
-    here = {name for name, kinds in sections.items() if any(key in kind.model_fields for kind in kinds)}
-    if here and "model" not in here:
-        raise SettingsError(f"{key}: is no setting of a model; give {' or '.join(f'{s}__{key}' for s in sorted(here))}")
-    return f"model.{dotted}"
-
-
-def _source(images: Any, labels: Any) -> dict[str, Any]:
-    if isinstance(images, str | Path):
-        path = Path(images).expanduser().absolute()
-        name = "arrays" if path.suffix in SUFFIXES else "parquet" if path.suffix == PARQUET else "folder"
-        if name == "folder" and isinstance(labels, str | Path):
-            return {"name": name, "path": str(path), "labels": str(Path(labels).expanduser().absolute())}
-        if labels is not None:
-            raise UserError(
-                "labels: a folder's labels are its class folders, or in a CSV file, whose path can be given here; "
-                "those of a file are in it, so leave them out"
-            )
-        return {"name": name, "path": str(path)}
-    if isinstance(images, torch.utils.data.Dataset):
-        images, labels = _of_dataset(images, labels)
-    path = keep_arrays(as_array(images), None if labels is None else as_array(labels))
-    return {"name": "arrays", "path": str(path)}
-
-
-def _of_dataset(dataset: Any, labels: Any) -> tuple[Any, Any]:
-    """Returns the images of a data set, and the labels if its items have any."""
-    if not hasattr(dataset, "__len__") or not len(dataset):
-        raise UserError("images: this data set has no length, or no items; give one with images")
-    items = [item if isinstance(item, tuple | list) else (item,) for item in (dataset[i] for i in range(len(dataset)))]
-    arrays = [as_array(item[0]) for item in items]
-    if len(shapes := {array.shape for array in arrays}) > 1:
-        some = " and ".join(map(str, sorted(shapes)[:2]))
-        raise UserError(f"images: this data set has images of several shapes, such as {some}; bring them to one")
-    if labels is None and all(len(item) > 1 for item in items):
-        labels = np.asarray([as_array(item[1]).item() for item in items])
-    return np.stack(arrays), labels
 
 
 # ---------------------------------------------------------------- work
@@ -252,6 +179,9 @@ def _tracked(settings: Settings) -> Steps[Model]:
 def _untracked(experiment: Experiment, resume: bool) -> Steps[Model]:
     data = yield from prepare(experiment.data)
     experiment = experiment.for_data(data)
+    untrained = new_model(experiment.model, data, experiment.seed)
+    check_primary(untrained, data, experiment.evaluation)
+    check_likelihood(untrained, data, experiment.evaluation)
     folder = cache_folder() / "fits" / experiment.identity(data.digest)
     folder.mkdir(parents=True, exist_ok=True)
     work = f"training {experiment.model.name}"

@@ -201,6 +201,7 @@ class ComparisonConfig(Config):
                 raise ValueError(f"{name!r} is no name for a system; take up to 30 letters, digits and ._-")
         for key in ALIKE:
             self._check_alike(key)
+        self._check_different()
         for name, settings in self.settings.items():
             if settings.start_from is not None:
                 raise ValueError(
@@ -210,6 +211,15 @@ class ComparisonConfig(Config):
         if next(iter(self.settings.values())).seed:
             raise ValueError("seed: a comparison counts its seeds from 0; give --seeds N instead")
         return self
+
+    def _check_different(self) -> None:
+        seen: dict[str, str] = {}
+        for name, settings in self.settings.items():
+            if (other := seen.setdefault(settings.experiment.model_dump_json(), name)) != name:
+                raise ValueError(
+                    f"systems {other} and {name}: they have the same settings; leave out what is given for all and "
+                    "makes them so, or let one of them differ"
+                )
 
     def _check_alike(self, key: str) -> None:
         values = {name: _part(settings, key) for name, settings in self.settings.items()}

@@ -30,6 +30,7 @@ from aemodels.nn.trunks import MLPConfig
 from aemodels.tuning.events import Trial
 
 QUICK = {"training__epochs": 1, "trunk": {"name": "mlp", "widths": [16]}, "latent_dim": 3}
+UNSIZED = {key: value for key, value in QUICK.items() if key != "latent_dim"}
 IMAGES = np.random.default_rng(0).random((60, 8, 8))
 LABELS = np.array(["cat", "dog"])[np.arange(60) % 2]
 KINDS = tuple(section_kinds(Experiment.model_fields["model"]))
@@ -141,7 +142,7 @@ def test_a_fit_that_was_interrupted_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_array_equal(model.encode(IMAGES), whole.encode(IMAGES))
 
 
-def test_a_model_is_judged_reported_saved_and_loaded() -> None:
+def test_a_model_is_evaluated_reported_saved_and_loaded() -> None:
     model = aemodels.fit(IMAGES, "vae", **QUICK)
     found = model.evaluate(IMAGES)
     assert found["mse"] == pytest.approx(model.score((IMAGES * 255).round() / 255).mean(), rel=1e-3)
@@ -150,8 +151,9 @@ def test_a_model_is_judged_reported_saved_and_loaded() -> None:
     again = aemodels.load(model.save("kept"))
     np.testing.assert_array_equal(again.encode(IMAGES), model.encode(IMAGES))
     assert again.sample(2, prior="gaussian").shape == (2, 8, 8)
+    assert model.save("kept") == again.folder  # the same model once more
     with pytest.raises(aemodels.UserError, match="holds a model already"):
-        model.save("kept")
+        aemodels.fit(IMAGES, "vae", seed=1, **QUICK).save("kept")
 
 
 def test_tracked_it_is_what_the_commands_do() -> None:
@@ -161,11 +163,22 @@ def test_tracked_it_is_what_the_commands_do() -> None:
 
 
 def test_a_search_names_its_best_settings(elsewhere: Path) -> None:
-    found = aemodels.search(IMAGES, "vae", trials=2, tuning__epochs=1, **QUICK)
+    found = aemodels.search(IMAGES, "vae", trials=2, tuning__epochs=1, **UNSIZED)
     assert found.best.keys() == {"model.latent_dim", "model.beta"}
     assert found.settings.model.latent_dim == found.best["model.latent_dim"]
     assert [trial["state"] for trial in found.trials] == ["complete", "complete"]
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_search_keeps_what_is_given_by_name() -> None:
+    found = aemodels.search(IMAGES, "vae", trials=2, tuning__epochs=1, **QUICK)
+    assert found.best.keys() == {"model.beta"}
+    assert found.settings.model.latent_dim == 3
+    sized = {"tuning__space": {"model.latent_dim": {"low": 2, "high": 3}}}
+    assert "model.latent_dim" in aemodels.search(IMAGES, "vae", trials=2, tuning__epochs=1, **sized, **QUICK).best
+    for model, given in (("ae", QUICK), (AEConfig(latent_dim=3), UNSIZED)):
+        with pytest.raises(SettingsError, match=r"nothing varies, as model.latent_dim is given; name a setting"):
+            aemodels.search(IMAGES, model, trials=2, **given)
 
 
 def test_a_search_is_read_from_the_cache_or_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +208,12 @@ def test_a_search_is_read_from_the_cache_or_begun_anew(monkeypatch: pytest.Monke
     ("images", "settings", "says"),
     [
         (IMAGES, {"latent_dm": 3}, "did you mean model.latent_dim"),
+        (
+            IMAGES,
+            {"evaluation__nll_samples": 10, "likelihood": "bernoulli"},
+            "evaluation.nll_samples=10: coin flips are no likelihood",
+        ),
+        (IMAGES, {"evaluation__primary": "knn_accuracy"}, "evaluation.primary=knn_accuracy: needs labels"),
         (IMAGES, {"training__epoch": 3}, "did you mean training.epochs"),
         (IMAGES * 300, {}, "float64 pixels run from 0 to 1"),
         (IMAGES[0], {}, r"images of shape \(8, 8\): give"),
@@ -208,6 +227,43 @@ def test_a_search_is_read_from_the_cache_or_begun_anew(monkeypatch: pytest.Monke
 def test_what_is_wrong_is_said_in_words(images: object, settings: dict[str, object], says: str) -> None:
     with pytest.raises(aemodels.UserError, match=says):
         aemodels.fit(images, "vae", **settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"start_from": 3}, "start_from=int: give a model"),
+        ({"start_from": torch.nn.Linear(1, 1)}, "start_from=Linear: give a model"),
+        ({"model": AEConfig}, "model=.*AEConfig.*: give a name"),
+        ({"images": None}, "images of NoneType"),
+        ({"images": {"images": IMAGES}}, "images of dict"),
+        ({"images": torch.utils.data.DataLoader(IMAGES)}, "give the `dataset` of this DataLoader"),
+        ({"images": [{"image": image} for image in IMAGES]}, "images of list"),
+        ({"registry__name": "mine"}, "registry.name: has no effect without track=True"),
+        ({"tuning__trials": 3, "track": True, "registry__name": "mine"}, "tuning.trials: has no effect in a fit"),
+        ({"resume": "no"}, "resume='no': must be True or False"),
+        ({"track": 1}, "track=1: must be True or False"),
+    ],
+)
+def test_wrong_arguments_of_a_fit_are_named(given: dict[str, object], says: str) -> None:
+    with pytest.raises(aemodels.UserError, match=says):
+        aemodels.fit(**{"images": IMAGES, **given})
+
+
+def test_wrong_questions_to_a_model_are_named() -> None:
+    model = aemodels.fit(IMAGES, "cvae", labels=LABELS, **QUICK)
+    with pytest.raises(aemodels.UserError, match="trained model; give start_from="):
+        aemodels.fit(IMAGES, model)
+    for images in (IMAGES[0], IMAGES[0][..., None]):
+        with pytest.raises(aemodels.UserError, match=r"one image alone; give images\[None\]"):
+            model.encode(images)
+    with pytest.raises(aemodels.UserError, match=r"label=.*: give one class"):
+        model.sample(2, label=["cat", "dog"])
+    with pytest.raises(aemodels.UserError, match="images of dict"):
+        aemodels.fit(type("Dicts", (Named,), {"__getitem__": lambda _, i: {"image": IMAGES[i]}})(), "ae")
+    others = np.array(["fox", "wolf"])[np.arange(60) % 2]
+    with pytest.warns(OwnWarning, match="what was cat there becomes fox"):
+        aemodels.fit(IMAGES, labels=others, start_from=model, training__epochs=1)
 
 
 def test_nothing_unknown_is_there() -> None:
@@ -266,9 +322,18 @@ def test_labels_of_an_evaluation_are_the_models_own() -> None:
 
 
 def test_integers_that_are_all_0_or_1_are_refused_everywhere() -> None:
-    with pytest.raises(aemodels.UserError, match="is 1 white, or nearly black"):
-        aemodels.fit((IMAGES > 0.5).astype(int), "ae", **QUICK)
     black_and_white = aemodels.fit(IMAGES > 0.5, "ae", **QUICK)
+    for kind in (int, np.uint8):
+        ones = (IMAGES > 0.5).astype(kind)
+        np.save("ones.npy", ones)
+        for use in (partial(aemodels.fit, model="ae"), black_and_white.encode, black_and_white.evaluate):
+            with pytest.raises(
+                aemodels.UserError, match=r"is 1 white, or nearly black.* multiply by 255, if 1 is white"
+            ):
+                use(ones)
+        with pytest.raises(aemodels.UserError, match="is 1 white, or nearly black"):
+            aemodels.fit("ones.npy", "ae", **QUICK)
+    assert aemodels.fit(ones / 255, "ae", **QUICK).encode(ones / 255).shape == (60, 3)
     assert black_and_white.encode(IMAGES > 0.5).shape == (60, 3)
 
 
@@ -294,7 +359,12 @@ def test_data_sets_of_other_forms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "says"), [(LABELS[:-1], r"labels of shape \(59,\)"), (np.ones((60, 2)), r"labels of shape \(60, 2\)")]
+    ("labels", "says"),
+    [
+        (["a", None] * 30, "labels: 30 of 60 are None"),
+        (LABELS[:-1], r"labels of shape \(59,\)"),
+        (np.ones((60, 2)), r"labels of shape \(60, 2\)"),
+    ],
 )
 def test_labels_that_do_not_fit_are_named(labels: np.ndarray, says: str) -> None:
     with pytest.raises(aemodels.UserError, match=says):
@@ -449,7 +519,7 @@ def test_more_epochs_go_on_where_the_same_fit_ended(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.usefixtures("elsewhere")
 def test_what_a_search_found_is_fitted() -> None:
-    found = aemodels.search(IMAGES, "ae", trials=2, **QUICK)
+    found = aemodels.search(IMAGES, "ae", trials=2, **UNSIZED)
     model = aemodels.fit(IMAGES, "ae", **QUICK | found.best)
     assert model.latent_dim == found.best["model.latent_dim"]
 

@@ -46,7 +46,7 @@ def test_depth_differs_in_what_is_compared_alone() -> None:
 def test_presets_files_and_comparisons_together(tmp_path: Path) -> None:
     file = tmp_path / "wide.json"
     file.write_text(json.dumps({"model": {"name": "vae", "latent_dim": 40}}))
-    config = load_comparison([str(file), "article-vae", "article"], {"data": "digits"}, ["fast"], seeds=3)
+    config = load_comparison([str(file), "digits", "article"], {"data": "digits"}, ["fast"], seeds=3)
     assert len(config.settings) == 10
     assert config.seeds == 3
     assert {settings.data.name for settings in config.settings.values()} == {"digits"}
@@ -83,6 +83,10 @@ WRONG = {
     "judge": ({"systems": {"a": {"evaluation.seed": 3}, "b": {}}}, "evaluation: not the same .*seed=3"),
     "seed": ({"shared": {"seed": 4}}, "give --seeds"),
     "seeds": ({"seeds": 0}, "seeds=0"),
+    "the same": (
+        {"shared": {"model.latent_dim": 3}, "systems": {"a": {"model.latent_dim": 2}, "b": {}}},
+        "systems a and b: they have the same settings; leave out what is given for all",
+    ),
 }
 
 

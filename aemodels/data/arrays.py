@@ -32,6 +32,7 @@ from aemodels.data.source import (
     array_images,
     fingerprint,
 )
+from aemodels.runtime.arrays import require_range
 from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.files import at_path
 
@@ -100,7 +101,8 @@ def _joined(parts: Mapping[str, NDArray[Any]], path: Path) -> tuple[Pixels, NDAr
     Raises:
         UserError: a split's images have another shape, or no labels where the others have some.
     """
-    pixels, given = as_pixels(parts["images"]), {}
+    taken = np.asarray if path.parent == _kept() else as_pixels  # what is kept here has been checked
+    pixels, given = taken(parts["images"]), {}
     labels = parts.get("labels")
     for split in ("val", "test"):
         if (f"{split}_images" in parts and labels is not None) != (f"{split}_labels" in parts):
@@ -109,7 +111,7 @@ def _joined(parts: Mapping[str, NDArray[Any]], path: Path) -> tuple[Pixels, NDAr
             )
         if f"{split}_images" not in parts:
             continue
-        own = as_pixels(parts[f"{split}_images"])
+        own = taken(parts[f"{split}_images"])
         if own.shape[1:] != pixels.shape[1:]:
             raise UserError(
                 f"data.path={path}: {split}_images {own.shape[1:]}, images {pixels.shape[1:]}; give one shape"
@@ -139,7 +141,8 @@ def as_pixels(images: Any) -> Pixels:
     """Brings images (N, H, W), (N, H, W, C) or (N, C, H, W) into the form (N, C, H, W), uint8.
 
     Raises:
-        UserError: they have another shape or type, or other values than 0 to 255 or 0 to 1.
+        UserError: they have another shape or type, or other values than 0 to 255 or 0 to 1, or they are integers that
+            are all 0 or 1.
     """
     array = np.asarray(images)
     if array.ndim == 3:
@@ -150,6 +153,7 @@ def as_pixels(images: Any) -> Pixels:
         raise UserError(
             f"images of shape {np.shape(images)}: give (N, H, W), (N, H, W, C) or (N, C, H, W), with C 1 or 3"
         )
+    require_range(array)
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
     if array.dtype == np.bool_:
@@ -160,11 +164,6 @@ def as_pixels(images: Any) -> Pixels:
         raise UserError(f"images with {wrong:,} pixels that are NaN or infinite: give finite numbers from 0 to 1")
     low, high = float(array.min()), float(array.max())
     most = 255 if array.dtype.kind in "iu" else 1
-    if most == 255 and low >= 0 and high == 1:
-        raise UserError(
-            f"images of {array.dtype} whose pixels are all 0 or 1: is 1 white, or nearly black? Give bool or float if "
-            "it is white, uint8 if white is 255"
-        )
     if low < 0 or high > most:
         remedy = "divide them by 255" if low >= 0 and high <= 255 else "shift and scale them"
         told = f"images with pixels from {low:g} to {high:g}: {array.dtype} pixels run from 0 to {most}"
@@ -198,7 +197,7 @@ def keep_arrays(
             parts[f"{name}labels"] = as_labels(of, len(parts[f"{name}images"]))
     if classes is not None:
         parts["classes"] = np.asarray(classes, dtype=np.str_)
-    path = cache_folder() / "arrays" / f"{_hash_of(parts)}.npz"
+    path = _kept() / f"{_hash_of(parts)}.npz"
     with at_path(path):
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,6 +208,11 @@ def keep_arrays(
             finally:
                 partial.unlink(missing_ok=True)
     return path
+
+
+def _kept() -> Path:
+    """Returns the folder of the arrays that programs gave."""
+    return cache_folder() / "arrays"
 
 
 def _hash_of(parts: Mapping[str, NDArray[Any]]) -> str:
@@ -227,6 +231,8 @@ def as_labels(labels: Any, count: int) -> NDArray[Any]:
     """
     array = np.asarray(labels)
     if array.dtype.kind == "O":
+        if unknown := sum(label is None or label != label for label in array.ravel()):
+            raise UserError(f"labels: {unknown} of {array.size} are None or NaN; give every image its class, or none")
         array = np.asarray([str(label) for label in array.ravel()]).reshape(array.shape)
     if array.shape != (count,) or array.dtype.kind not in "iubUS":
         raise UserError(

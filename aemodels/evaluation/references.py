@@ -1,4 +1,4 @@
-"""Makes the references beside which a model is judged: the mean image, and the linear code of the model's size.
+"""Makes the references beside which a model is measured: the mean image, and the linear code of the model's size.
 
 Each is an autoencoder that nothing is trained for, so that it is measured and drawn like any other.
 

@@ -178,7 +178,7 @@ def write_comparison(
 
 
 def _source(experiment: Experiment, data: PreparedData) -> str:
-    """Names the images for a person; those that were given to be judged may not be those of the experiment."""
+    """Names the images for a person; those that were given to be evaluated may not be those of the experiment."""
     return experiment.data.title if experiment.data.name == data.name else data.name
 
 

@@ -23,3 +23,30 @@ def as_array(values: Any) -> NDArray[Any]:
         return np.asarray(values)
     except (ValueError, TypeError) as error:
         raise UserError(f"images or labels that are no array ({error}); bring all of them to one shape") from None
+
+
+def as_images(values: Any) -> NDArray[Any]:
+    """Returns images as an array of numbers, as `as_array` does.
+
+    Raises:
+        UserError: they are of different shapes, or no numbers.
+    """
+    array = as_array(values)
+    if array.dtype.kind not in "biuf":
+        kind = type(values).__name__
+        remedy = f"give the `dataset` of this {kind}" if hasattr(values, "dataset") else "give an array or a tensor"
+        raise UserError(f"images of {kind}, {array.dtype}: give uint8, or numbers from 0 to 1; {remedy}")
+    return array
+
+
+def require_range(images: NDArray[Any]) -> None:
+    """Checks that pixels say by their type whether they run from 0 to 1 or to 255.
+
+    Raises:
+        UserError: they are integers that are all 0 or 1, which could be either.
+    """
+    if images.dtype.kind in "iu" and images.size and images.min() >= 0 and images.max() == 1:
+        raise UserError(
+            f"images of {images.dtype} whose pixels are all 0 or 1: is 1 white, or nearly black? Give bool or float, "
+            "or multiply by 255, if 1 is white; divide by 255 if 255 is white"
+        )

@@ -145,13 +145,9 @@ def answer_like(model: Autoencoder, inputs: Any, question: Question) -> NDArray[
         return _plain(model.sample_like(x, question.n, question.seed))
 
 
-def assumed_classes(model: Autoencoder, inputs: Any, pixels: str = "auto") -> list[int]:
-    """Returns the class that a conditional model assumes for each image, that of its best bound; [] for other models.
-
-    Args:
-        pixels: their range, one of RANGES.
-    """
-    x = read_images(inputs, model.image_shape, pixels).to(model.device)
+def assumed_classes(model: Autoencoder, inputs: Any) -> list[int]:
+    """Returns the class that a conditional model assumes of each image, that of its best bound; [] for other models."""
+    x = read_images(inputs, model.image_shape).to(model.device)
     with torch.inference_mode():
         found = [model.classify(part) for part in x.split(model.at_once)]
     return [label for y in found if y is not None for label in y.tolist()]

@@ -14,27 +14,25 @@ from numpy.typing import NDArray
 
 from aemodels.config import UserError
 from aemodels.nn.trunks import ImageShape
-from aemodels.runtime.arrays import as_array
+from aemodels.runtime.arrays import as_images, require_range
 
 
 def taken(images: Any, image_shape: ImageShape) -> NDArray[Any]:
     """Returns images with their channels in front, as the network takes them; whether they fit is checked later.
 
     Raises:
-        UserError: they are no array.
+        UserError: they are no array, one image alone, or integers that are all 0 or 1.
     """
     if isinstance(images, str | Path):
         raise UserError(f"images={images}: a path is taken by `aemodels.fit` alone; give an array of images")
-    array = as_array(images)
+    array = as_images(images)
+    require_range(array)
     channels, *side = image_shape
+    if array.shape in ((*side,), (*side, channels)) or (array.shape == image_shape and channels > 1):
+        raise UserError(f"images of shape {array.shape}: this is one image alone; give images[None]")
     if array.shape[1:] == (*side, channels) and array.shape[1:] != image_shape:
         array = np.moveaxis(array, -1, 1)
     return array
-
-
-def pixel_range(images: NDArray[Any]) -> str:
-    """Tells how pixels are read: uint8 is from 0 to 255, also where all are 0 or 1."""
-    return "bytes" if images.dtype == np.uint8 else "auto"
 
 
 def shown(images: NDArray[np.float32]) -> NDArray[np.float32]:

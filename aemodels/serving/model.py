@@ -1,7 +1,7 @@
 """A trained model as a person holds it, in Python and behind the commands; MLflow and the server hold it too.
 
 Where MLflow loads a packed model, nothing is installed but the REQUIREMENTS of packing.py. So what a model needs more
-for, to be opened with its card and to be judged, is imported where it is needed.
+for, to be opened with its card and to be evaluated, is imported where it is needed.
 
 N images, D latent units, C channels (1 grey, 3 colour), H x W pixels.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aemodels.checkpoints.model_files import CONFIG, FILES, load_codes, load_history
+from aemodels.checkpoints.model_files import CHECKSUMS, CONFIG, FILES, load_codes, load_history
 from aemodels.config import OwnWarning, UserError
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.runtime.bars import watched
@@ -26,7 +26,7 @@ from aemodels.runtime.devices import best_device
 from aemodels.runtime.files import at_path, write_whole
 from aemodels.runtime.progress import Steps
 from aemodels.serving.answers import Question, answer_and_range, answer_from, answer_like, assumed_classes
-from aemodels.serving.forms import numbers_of, pixel_range, shown, taken
+from aemodels.serving.forms import numbers_of, shown, taken
 
 if TYPE_CHECKING:
     from aemodels.checkpoints.checkpoint import ModelCard
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 class Model:
     """A trained model. Images go in and come out as people hold them: grey ones (N, H, W), others (N, H, W, C).
 
-    Pixels that go in are uint8, or numbers from 0 to 1; (N, C, H, W) and torch tensors are taken too. Pixels that come
-    out are float32 from 0 to 1.
+    Pixels that go in are uint8, or numbers from 0 to 1, and no integers that are all 0 or 1. (N, C, H, W) and torch
+    tensors are taken too. Pixels that come out are float32 from 0 to 1.
     """
 
     def __init__(self, network: GenerativeModel, folder: Path, name: str = "") -> None:
@@ -148,6 +148,8 @@ class Model:
                 f"label={label}: {self.name} (model.name={self.kind}) cannot be asked for a class; leave the label "
                 "out, or train model.name=cvae"
             )
+        if not isinstance(label, str | int | np.integer):
+            raise UserError(f"label={label}: give one class, by its name or number; ask once for each class")
         known = numbers_of(self.classes, [label])
         if label not in known and isinstance(label, str) and label.isdecimal():  # as a number comes from a command
             label = int(label)
@@ -248,7 +250,7 @@ class Model:
                 f"one image is one code of {self.name} (model.name={self.kind}), without a spread to draw others "
                 "from; give at least two images"
             )
-        return shown(answer_like(network, given, Question("generate", n, seed, range=pixel_range(given))))
+        return shown(answer_like(network, given, Question("generate", n, seed)))
 
     def classify(self, images: Any) -> list[str]:
         """Returns the class that a conditional model assumes of each image; empty for other models.
@@ -257,19 +259,18 @@ class Model:
             UserError: as for `encode`.
         """
         network, given = self.require_encoder(), self._taken(images)
-        return [self.classes[label] for label in assumed_classes(network, given, pixel_range(given))]
+        return [self.classes[label] for label in assumed_classes(network, given)]
 
     def _ask(self, mode: str, images: Any) -> NDArray[np.float32]:
         self.require_encoder()
-        given = self._taken(images)
-        return self.answer(given, Question(mode, range=pixel_range(given)))[0]
+        return self.answer(self._taken(images), Question(mode))[0]
 
     def _taken(self, images: Any) -> NDArray[Any]:
         return taken(images, self.network.image_shape)
 
     # ---------------------------------------------------------------- how good it is
 
-    def judge(self, images: Any = None, labels: Any = None) -> Steps[Evaluation]:
+    def evaluation(self, images: Any = None, labels: Any = None) -> Steps[Evaluation]:
         """Measures the model on images, all of them; without any, on the test images that it was trained beside.
 
         Args:
@@ -279,45 +280,47 @@ class Model:
             UserError: the images have another shape, or those of the training are gone.
         """
         from aemodels.checkpoints.checkpoint import Loaded
-        from aemodels.serving import judging
+        from aemodels.serving import evaluating
 
         if images is None:
-            data = judging.own_data(self.card, self.name)
+            data = evaluating.own_data(self.card, self.name)
         else:
-            data = yield from judging.given_data(self.card, self._taken(images), labels)
-        return (yield from judging.judge(Loaded(self.network, self.card), data, self.history))
+            data = yield from evaluating.given_data(self.card, self._taken(images), labels)
+        return (yield from evaluating.evaluation(Loaded(self.network, self.card), data, self.history))
 
     def evaluate(self, images: Any = None, labels: Any = None) -> dict[str, float]:
-        """Measures the model, as `judge` does, and returns the metrics by their names, such as "mse"."""
+        """Measures the model, as `evaluation` does, and returns the metrics by their names, such as "mse"."""
         with at_path():
-            return watched(self.judge(images, labels)).metrics
+            return watched(self.evaluation(images, labels)).metrics
 
     def report(self, path: str | Path, images: Any = None, labels: Any = None) -> Path:
         """Measures the model and writes a report, one file for a browser, with figures, metrics and settings.
 
         Raises:
-            UserError: as for `judge`, or the file cannot be written.
+            UserError: as for `evaluation`, or the file cannot be written.
         """
         target = Path(path).expanduser().absolute()
         with at_path():
-            text = self.page(watched(self.judge(images, labels)))
+            text = self.page(watched(self.evaluation(images, labels)))
         write_whole(target, lambda partial: partial.write_text(text, encoding="utf-8"))
         return target
 
-    def page(self, judged: Evaluation) -> str:
+    def page(self, evaluation: Evaluation) -> str:
         """Returns the report of an evaluation, one file for a browser."""
-        from aemodels.serving import judging
+        from aemodels.serving import evaluating
 
-        return judging.page(self.card, self.name, judged)
+        return evaluating.page(self.card, self.name, evaluation)
 
     def save(self, folder: str | Path) -> Path:
-        """Copies the model's files into a folder, from which `aemodels.load` reads it.
+        """Copies the model's files into a folder, from which `aemodels.load` reads it; the same model only once.
 
         Raises:
             UserError: the folder holds another model, or cannot be written.
         """
         target = Path(folder).expanduser().absolute()
         if (target / CONFIG).exists():
+            if _checksums(target) == _checksums(self.folder) != "":
+                return target
             raise UserError(f"{target}: holds a model already; give another folder")
         with at_path(target):
             target.mkdir(parents=True, exist_ok=True)
@@ -325,6 +328,11 @@ class Model:
             if (source := self.folder / name).exists():
                 write_whole(target / name, lambda path, source=source: shutil.copyfile(source, path))  # type: ignore[misc]
         return target
+
+
+def _checksums(folder: Path) -> str:
+    """Returns what tells a model from others; "" for models of earlier releases."""
+    return file.read_text() if (file := folder / CHECKSUMS).exists() else ""
 
 
 def _require_whole(n: int, seed: int) -> None:

@@ -169,7 +169,10 @@ def _json(status: int, text: str, headers: dict[str, str] | None = None) -> Resp
 
 async def _refused(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    words = {404: "no such address; questions go to /invocations", 405: "this address takes another method"}
+    words = {
+        404: "no such address; questions go to /invocations",
+        405: "this address takes another method; questions are sent by POST",
+    }
     message = words.get(error.status_code, error.detail)[:LONGEST_MESSAGE]
     return _json(error.status_code, json.dumps({"error": message}), dict(error.headers or {}))
 

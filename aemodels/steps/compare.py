@@ -178,7 +178,7 @@ def _child(
     tags = {"kind": "system", "system": system}
     with open_run(parent.store, folder, name, f"{system} {experiment.seed}", experiment.seed, tags, parent.id) as run:
         learned = yield from learn(experiment, data, features, folder, run, model)
-        run.metrics({"seconds": learned.seconds}, at=folder.time("judged"))
+        run.metrics({"seconds": learned.seconds}, at=folder.time("evaluated"))
         pictures, undrawn = yield from drawing_figures(learned.evaluation.evidence)
         left_out = learned.evaluation.left_out | undrawn
         run.tags(as_tags(left_out))

@@ -1,4 +1,4 @@
-"""Judges a trained model again, on its own test images or on others."""
+"""Evaluates a trained model again, on its own test images or on others."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from aemodels.config import SettingsError, UserError, nested
 from aemodels.data import PreparedData, prepare, prepared_before
 from aemodels.data.folder import FolderConfig
 from aemodels.data.judged import with_test_images
-from aemodels.evaluation.evaluate import Evaluation, check_likelihood
-from aemodels.evaluation.evaluate import evaluating as judging
+from aemodels.evaluation.evaluate import Evaluation, check_likelihood, evaluating
 from aemodels.evaluation.features import feature_network
 from aemodels.evaluation.leaving_out import as_tags
 from aemodels.experiment import Experiment
@@ -51,7 +50,7 @@ class Evaluated(Result):
 
 
 def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[Evaluated]:
-    """Judges a model on test images, in a run of its own.
+    """Evaluates a model on test images, in a run of its own.
 
     Args:
         model: NAME@ALIAS, NAME/VERSION or a run's folder.
@@ -82,7 +81,7 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         trained_on = own.digest == loaded.card.digest
         images = experiment.training.images if trained_on else None
         seen, known = (experiment.seen(data), own) if trained_on else (0, None)
-        evaluation = yield from judging(
+        evaluation = yield from evaluating(
             loaded.model, data, features, experiment.evaluation, history=history, seen=seen, own=known
         )
         subject = Subject(model, "evaluated again", run.id, experiment, data, images)
@@ -101,10 +100,10 @@ def _asked(own: Experiment, changes: Mapping[str, Any]) -> Experiment:
 
 
 def _images(model: str, loaded: Loaded, experiment: Experiment) -> Steps[tuple[PreparedData, PreparedData]]:
-    """Returns the images whose features measure others, and the images whose test split is judged.
+    """Returns the images whose features measure others, and the images whose test split is evaluated.
 
-    They are the same, unless the images are in other folders than the model's own: then all of them are judged, beside
-    the model's own training images.
+    They are the same, unless the images are in other folders than the model's own: then all of them are test images,
+    beside the model's own training images.
 
     Raises:
         UserError: the images, or the model's own, are missing or do not fit.

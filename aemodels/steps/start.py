@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -12,7 +13,7 @@ from torch import Tensor
 from aemodels.checkpoints.checkpoint import load_card, load_model
 from aemodels.checkpoints.model_files import WEIGHTS
 from aemodels.checkpoints.model_files import digest as digest_of
-from aemodels.config import SettingsError, UserError, as_written
+from aemodels.config import OwnWarning, SettingsError, UserError, as_written
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.models.base import ModelConfig
@@ -77,6 +78,10 @@ def starting_weights(experiment: Experiment, data: PreparedData) -> Mapping[str,
             f"start_from={reference}: conditional on {len(card.classes)} classes, these images have "
             f"{data.num_classes or 'no labels'}; choose images of as many classes, or leave start_from out"
         )
+    if model.conditional and card.classes != data.classes:
+        before, now = next(pair for pair in zip(card.classes, data.classes, strict=True) if pair[0] != pair[1])
+        told = f"start_from={reference}: the classes have other names: what was {before} there becomes {now}"
+        warnings.warn(told, OwnWarning, stacklevel=2)
     own = experiment.model.only_in_loss  # some of these settings are buffers
     return {name: tensor for name, tensor in model.state_dict().items() if name not in own}
 

@@ -191,9 +191,9 @@ def learn(
     with run.system_metrics():
         state = yield from _epochs(experiment, data, folder, run, untrained, start)
     yield Progress("evaluating", 0, 1)
-    evaluation = yield from _judge(experiment, data, features, state, folder)
+    evaluation = yield from _evaluate_best(experiment, data, features, state, folder)
     metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
-    run.metrics(metrics, at=folder.time("judged"))
+    run.metrics(metrics, at=folder.time("evaluated"))
     seen = experiment.seen(data)
     course = Course(experiment.model, experiment.training, untrained.selection, seen, state.history, state.best_epoch)
     lines = advise(course, evaluation.metrics)
@@ -239,7 +239,7 @@ def _title(experiment: Experiment) -> str:
     return f"{experiment.model.name} {experiment.model.latent_dim}"
 
 
-def _judge(
+def _evaluate_best(
     experiment: Experiment, data: PreparedData, features: Features, state: TrainingState, folder: RunFolder
 ) -> Steps[Evaluation]:
     """Saves and measures the best weights of a training."""

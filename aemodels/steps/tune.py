@@ -139,7 +139,7 @@ def tune(settings: Settings, data: PreparedData, group: str, asker: str = "") ->
             return Tuned.model_validate(folder.result)
         features = yield from feature_network(data, best_device())
         with _run(store, study, folder, settings, data, group) as run, study:
-            note = _fewer(config.trials, study.config.trials)
+            note = "; ".join(filter(None, (_fewer(config.trials, study.config.trials), _kept(experiment, config))))
             with TrialRuns(store, study, run, name, group) as trials:
                 events = search(experiment, data, features, study, start)
                 result = yield from _follow(events, study.config.trials, trials, ENDED if study.recorded else note)
@@ -213,6 +213,13 @@ def _fewer(asked: int, there: int) -> str:
     if there == asked:
         return ""
     return f"{there} setting{plural} {verb} all there {verb}: {there} trial{plural} instead of {asked}"
+
+
+def _kept(experiment: Experiment, config: TuningConfig) -> str:
+    """Says which settings of the model's own search space stay as they were given; "" where all vary."""
+    flat = experiment.flat()
+    kept = [f"{key}={as_written(flat.get(key))}" for key, varied in config.space.items() if varied is None]
+    return f"{' and '.join(kept)} stays as it was given; tuning.space lets it vary" if kept else ""
 
 
 def _follow(

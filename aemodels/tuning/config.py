@@ -43,13 +43,14 @@ class TuningConfig(LengthConfig):
     null takes 10 where the length of the training is given in epochs."""
     images: int | None = Field(10_000, ge=1)
     """Sets the training images of a trial, at most training.images; null takes training.images."""
-    space: dict[str, Range | Choice] = Field(default_factory=dict)
+    space: dict[str, Range | Choice | None] = Field(default_factory=dict)
     """Names what varies beside the model's own search space, or in other ranges than there.
 
     An example is {"training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": true}, "model.beta": {"choices": [1,
     4]}, "model.trunk.widths": {"choices": [[128], [256, 128]]}}. A range whose ends are both whole numbers holds whole
     numbers only. A choice may be any value that the setting takes: a number, a text, true or false, null, a list, or a
-    section such as {"name": "conv"}."""
+    section such as {"name": "conv"}. null instead of a range keeps a setting of the model's own space as it is; so
+    does giving it to a command, as in model.latent_dim=4."""
     pareto: tuple[str, str] | None = None
     """Names two metrics, such as ["mse", "frechet_samples"], to search for their Pareto front.
 
@@ -104,8 +105,8 @@ def _leaves(space: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
-def _varied(key: str, values: Any) -> Range | Choice:
-    if isinstance(values, Range | Choice):
+def _varied(key: str, values: Any) -> Range | Choice | None:
+    if values is None or isinstance(values, Range | Choice):
         return values
     if not isinstance(values, Mapping):
         raise ValueError(f"{key}={values}: give {SHAPES}")

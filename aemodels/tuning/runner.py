@@ -277,7 +277,7 @@ class _Stack:
             started = time.perf_counter()
             metrics, reason = {}, ""
             try:
-                metrics = self.conditions.judge(one, experiment)
+                metrics = self.conditions.measure(one, experiment)
             except SettingsError as error:
                 reason = str(error)
             yield MemberEnd(i, metrics, self.seconds[i] + time.perf_counter() - started, reason)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from aemodels.config import Choice, Range, SettingsError, Space
+from aemodels.config import Choice, Range, SettingsError, Space, nested
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.evaluate import COMING, check_likelihood, check_primary, lacking
 from aemodels.evaluation.leaving_out import named
@@ -26,13 +26,18 @@ def search_space(experiment: Experiment, config: TuningConfig) -> Space:
     Raises:
         SettingsError: a key does not exist, cannot vary, or a value of it is out of range.
     """
-    space: Space = {**experiment.model.search_space(), **config.space}
+    own = experiment.model.search_space()
+    kept = [key for key, varied in config.space.items() if varied is None]
+    if unknown := [key for key in kept if key not in own]:
+        raise SettingsError(f"tuning.space: {unknown[0]}=null: does not vary by itself; leave it out")
+    space: Space = {key: varied for key, varied in {**own, **config.space}.items() if varied is not None}
     if experiment.start_from is not None:
         space = _free(space, experiment, config)
     if not space:
+        why = f"nothing varies, as {' and '.join(kept)} is given" if kept else "this model has nothing that varies"
         raise SettingsError(
-            'tuning.space: this model has nothing that varies; name a setting, such as tuning.space={"training.'
-            'learning_rate": {"low": 1e-4, "high": 1e-2, "log": true}}, or use `aemodels train`'
+            f'tuning.space: {why}; name a setting, such as tuning.space={{"training.learning_rate": {{"low": 1e-4, '
+            f'"high": 1e-2, "log": true}}}}, {"leave out what is given, " * bool(kept)}or use `aemodels train`'
         )
     for key in space:
         if not key.startswith(("model.", "training.")):
@@ -44,6 +49,19 @@ def search_space(experiment: Experiment, config: TuningConfig) -> Space:
         except SettingsError as error:
             raise SettingsError(*(f"tuning.space: {line}" for line in error.args)) from None
     return space
+
+
+def keeping(experiment: Experiment, config: TuningConfig, given: Mapping[str, Any]) -> TuningConfig:
+    """Keeps fixed in a search what a person gave by name of the model's own search space, but not in `tuning.space`.
+
+    Args:
+        given: the settings that the person gave, by dotted keys or nested.
+    """
+    model = nested(given).get("model")
+    named = model if isinstance(model, Mapping) else {}
+    own = [key for key in experiment.model.search_space() if key.partition(".")[2] in named]
+    fixed = {key: None for key in own if key not in config.space}
+    return config.model_copy(update={"space": {**fixed, **config.space}}) if fixed else config
 
 
 def _free(space: Space, experiment: Experiment, config: TuningConfig) -> Space:

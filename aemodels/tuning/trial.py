@@ -1,4 +1,4 @@
-"""Runs one trial of a search: it is trained, watched, and judged."""
+"""Runs one trial of a search: it is trained, watched, and measured."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAIN_MEMORY = "DefaultCPUAllocator"  # part of torch's error when main memory ru
 
 @dataclass(frozen=True)
 class Conditions:
-    """Holds what all trials of a search are judged by: the same images, the same features, the same metrics."""
+    """Holds what all trials of a search are measured by: the same images, the same features, the same metrics."""
 
     data: PreparedData
     features: Features | None
@@ -43,7 +43,7 @@ class Conditions:
         rules, seen = experiment.evaluation, experiment.seen(self.data)
         return evaluate(epoch.model, self.data, self.features, rules, "val", (watched,), seen=seen).metrics.get(watched)
 
-    def judge(self, epoch: Epoch, experiment: Experiment) -> dict[str, float]:
+    def measure(self, epoch: Epoch, experiment: Experiment) -> dict[str, float]:
         """Measures the best weights of a training, after its last epoch.
 
         Raises:
@@ -63,7 +63,7 @@ class Conditions:
 
 
 def run_trial(index: int, experiment: Experiment, conditions: Conditions) -> TrialEvents:
-    """Trains a model and judges its best weights on all validation images."""
+    """Trains a model and measures its best weights on all validation images."""
     started, waited = time.perf_counter(), 0.0
     try:
         given = conditions.start
@@ -74,7 +74,7 @@ def run_trial(index: int, experiment: Experiment, conditions: Conditions) -> Tri
             if stop:
                 return
             waited += time.perf_counter() - told
-        metrics = conditions.judge(epoch, experiment)
+        metrics = conditions.measure(epoch, experiment)
     except (TrainingDivergedError, SettingsError) as error:
         yield MemberEnd(index, {}, time.perf_counter() - started - waited, str(error))
     except (RuntimeError, MemoryError) as error:

@@ -32,7 +32,8 @@ from flows.cli.pages import report, serve, ui
 from flows.cli.registry import history, models, promote, rollback
 from flows.cli.session import (
     answering,
-    judged_quickly,
+    evaluated_quickly,
+    keep_given,
     let_prefect_start,
     model_first,
     read_evaluation_settings,
@@ -95,13 +96,13 @@ def pipeline(
     decides whether it becomes the champion.
     """
     with answering(v, computes=True):
-        settings = read_settings(judged_quickly(changes, json), preset, config)
+        settings = read_settings(evaluated_quickly(changes, json), preset, config)
         from aemodels.steps.start import fixed
         from aemodels.steps.tune import check
         from flows import terminal
         from flows.cli import results
 
-        settings = fixed(settings)
+        settings = keep_given(fixed(settings), changes)
         check(settings)
         let_prefect_start()
         from flows.attempts import run_here
@@ -130,7 +131,7 @@ def tune(
 ) -> None:
     """Search for the best settings by training several models.
 
-    What varies is the latent size and the KL weight, unless tuning.space names other settings.
+    What varies is the latent size and the KL weight. One that you give stays as it is. tuning.space names others.
     """
     with answering(v, computes=True):
         settings = read_settings(changes, preset, config)
@@ -138,7 +139,7 @@ def tune(
         from aemodels.steps.tune import check
         from flows.cli import results, work
 
-        settings = fixed(settings)
+        settings = keep_given(fixed(settings), changes)
         check(settings)
         result = work.tune(settings)
         results.tuned(result, json)
@@ -151,7 +152,7 @@ def train(
 ) -> None:
     """Train a model, evaluate it and register it."""
     with answering(v, computes=True):
-        settings = read_settings(judged_quickly(changes, json), preset, config)
+        settings = read_settings(evaluated_quickly(changes, json), preset, config)
         from aemodels.runtime import torchrun
         from aemodels.steps.start import fixed
         from aemodels.steps.train import assist, check
@@ -188,7 +189,7 @@ def evaluate(
         model, changes = model_first(arguments or [])
         if not model:
             model = f"{read_settings(changes, preset, config).registered_name}@champion"
-        settings = read_evaluation_settings(judged_quickly(changes, json), preset, config)
+        settings = read_evaluation_settings(evaluated_quickly(changes, json), preset, config)
         from flows.cli import results, work
 
         results.evaluated(work.evaluate(model, settings), json)

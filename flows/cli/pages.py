@@ -32,7 +32,7 @@ def report(
 
         if out is not None:
             check_file(out, ".html")
-        file = find_report(model)
+        file = _made(model) or find_report(model)
         if out is not None and out.resolve() != file.resolve():
             write_whole(out, lambda partial: shutil.copyfile(file, partial))
         results.used({"model": model, "report": str(out or file)}, json)
@@ -42,6 +42,27 @@ def report(
             opened = webbrowser.open(file.as_uri())
         if not opened:
             tell("no browser was found on this machine; open the report's file in a browser")
+
+
+def _made(model: str) -> Path | None:
+    """Makes the report of a model that was saved in Python, which has none, in the cache; None for other models."""
+    from aemodels.checkpoints.model_files import CONFIG, WEIGHTS, digest
+    from aemodels.runtime.environment import cache_folder
+    from aemodels.runtime.files import write_whole
+    from aemodels.tracking.catalog import REPORT, is_folder
+
+    if not is_folder(model) or not (Path(model) / CONFIG).exists() or (Path(model) / REPORT).exists():
+        return None
+    from flows import terminal
+    from flows.cli.use import open_model
+
+    opened = open_model(model)
+    with terminal.bars():
+        page = opened.page(terminal.follow(opened.evaluation()))
+    file = cache_folder() / "reports" / f"{digest((opened.folder / WEIGHTS).read_bytes())}.html"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, lambda partial: partial.write_text(page, encoding="utf-8"))
+    return file
 
 
 def serve(

@@ -54,6 +54,7 @@ def pipeline(result: Finished, json: bool) -> None:
     here = result.trained.folder.exists()  # another machine may have done the work
     facts(
         {
+            **({"search": result.tuned.note} if result.new and result.tuned.note else {}),
             **({"gate": f"{outcome}: {result.promotion.reason}"} if result.new else {}),
             **_advice(result.trained),
             **_left_out(result.trained.left_out),

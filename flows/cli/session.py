@@ -168,7 +168,16 @@ def read_settings(changes: list[str] | None, preset: list[str] | None, config: P
     return load_settings(read_changes(changes or []), preset, config)
 
 
-def judged_quickly(changes: list[str] | None, json: bool) -> list[str]:
+def keep_given(settings: Settings, changes: list[str] | None) -> Settings:
+    """Keeps fixed in a search what a person gave at the command line."""
+    from aemodels.settings import read_changes
+    from aemodels.tuning.space import keeping
+
+    tuning = keeping(settings.experiment, settings.tuning, read_changes(changes or []))
+    return settings.model_copy(update={"tuning": tuning})
+
+
+def evaluated_quickly(changes: list[str] | None, json: bool) -> list[str]:
     """Returns the changes, with evaluation.level=quick before them for a machine that reads JSON and gives no level."""
     given = changes or []
     own = any(change.startswith(("evaluation.level=", "evaluation=")) for change in given)

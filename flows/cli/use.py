@@ -34,7 +34,7 @@ class Given(NamedTuple):
 
     model: Model
     files: list[Path]
-    images: NDArray[np.uint8]  # (N, C, H, W)
+    images: NDArray[np.float32]  # (N, C, H, W), from 0 to 1: the pixels of files are bytes, also where all are 0 or 1
 
 
 def open_model(reference: str) -> Model:
@@ -63,7 +63,7 @@ def open_with_images(reference: str, paths: Sequence[Path]) -> Given:
     images = read_images(found.files, model.card.image_shape, how, to_grey)
     if found.told:
         note(found.told)
-    return Given(model, found.files, images)
+    return Given(model, found.files, images.astype(np.float32) / np.float32(255))
 
 
 class Wanted(NamedTuple):
@@ -121,7 +121,7 @@ def reconstruct(reference: str, paths: Sequence[Path], out: Path) -> dict[str, o
     """Draws rows of reconstructions, each above the row of its originals; the first MOST_DRAWN images."""
     check_file(out, ".png")
     given = open_with_images(reference, paths)
-    originals = shown(given.images[:MOST_DRAWN].astype(np.float32) / np.float32(255))
+    originals = shown(given.images[:MOST_DRAWN])
     drawn = given.model.reconstruct(given.images[:MOST_DRAWN])
     across = min(len(drawn), ACROSS)
     rows = [part for i in range(0, len(drawn), across) for part in (drawn[i : i + across], originals[i : i + across])]

@@ -103,7 +103,7 @@ def test_its_first_screen_has_five_numbers_and_two_pictures(plain: Page, digits:
     assert sum(f" {word} " in f" {shown} " for word in ("Explained", "MSE", "Negative", "Coverage")) == KEY_NUMBERS - 1
     assert f"linear code of the same size {NUMBERS['linear_code_mse']:.4g}" in shown
     assert f"linear code of the same size {NUMBERS['frechet_linear_code']:.4g}" in shown
-    few = Page(write_report(Subject("x", "judged", "", Experiment(), digits), {"mse": 0.5}, {}))
+    few = Page(write_report(Subject("x", "evaluated", "", Experiment(), digits), {"mse": 0.5}, {}))
     assert "MSE 0.5 " in few.text
     assert "Run" not in few.text.split()
 

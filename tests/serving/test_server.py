@@ -208,7 +208,7 @@ def test_a_question_that_is_too_large_is_refused_before_it_takes_memory(server: 
 def test_another_address_method_or_type_is_refused(server: Server) -> None:
     assert "no such address" in refused(server.send(None, method="GET", path="/docs"), 404)
     assert "no such address" in refused(server.send(None, method="GET", path="/../../etc/passwd"), 404)
-    assert "another method" in refused(server.send(None, method="GET"), 405)
+    assert "another method; questions are sent by POST" in refused(server.send(None, method="GET"), 405)
     body = json.dumps({"inputs": PICTURES.tolist()}).encode()
     for kind in ("text/csv", "text/plain", "application/vnd.apache.parquet", "", f"{JSON}; charset=latin-1", "a;b;c"):
         assert "send JSON" in refused(server.send(body, kind), 415)

@@ -119,6 +119,7 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_trained(
         ('{"seed": {"low": 0, "high": 3}}', "seed cannot vary"),
         ('{"model.beta": 3}', '"choices"'),
         ('{"model.beta": {"low": 1, "high": 3, "step": 1}}', 'model.beta.step: unknown; give {"low": NUMBER'),
+        ('{"model.latent_dm": null}', "model.latent_dm=null: does not vary by itself"),
         ("foo", "'foo': give {KEY: {\"low\": NUMBER"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Judges a model on images that it is given, or on those of its training, and writes its report.
+"""Evaluates a model on images that it is given, or on those of its training, and writes its report.
 
 N images, (C, H, W) an image.
 """
@@ -26,7 +26,7 @@ from aemodels.serving.forms import numbers_of
 FEW = 10  # images; of fewer a tenth is none
 
 
-def judge(loaded: Loaded, data: PreparedData, history: Sequence[Mapping[str, float]] = ()) -> Steps[Evaluation]:
+def evaluation(loaded: Loaded, data: PreparedData, history: Sequence[Mapping[str, float]] = ()) -> Steps[Evaluation]:
     """Measures a model on test images; the history of its training is drawn beside."""
     features = yield from feature_network(data, best_device())
     experiment = loaded.card.experiment
@@ -44,7 +44,9 @@ def own_data(card: ModelCard, name: str) -> PreparedData:
     """
     known = prepared_before(card.experiment.data, card.digest)
     if known is None:
-        raise UserError(f"{name}: the images of its training are not in the cache; give images")
+        raise UserError(
+            f"{name}: the images of its training are gone from the cache; give images, or use `aemodels evaluate`"
+        )
     return known
 
 
@@ -58,7 +60,7 @@ def given_data(card: ModelCard, images: NDArray[Any], labels: Any) -> Steps[Prep
         UserError: the images are fewer than two, or a label is no class of the model.
     """
     if images.ndim < 3 or len(images) < 2:
-        raise UserError(f"images of shape {images.shape}: give at least two images to be judged")
+        raise UserError(f"images of shape {images.shape}: give at least two images to be evaluated")
     numbers = None if labels is None else _numbered(card.classes, labels, len(images))
     names = None if labels is None else card.classes or None
     path = keep_arrays(images, numbers, names, test_images=images, test_labels=numbers)
@@ -79,11 +81,11 @@ def _numbered(classes: Sequence[str], labels: Any, count: int) -> NDArray[Any]:
     return np.asarray([known[label] for label in array.tolist()])
 
 
-def page(card: ModelCard, name: str, judged: Evaluation) -> str:
+def page(card: ModelCard, name: str, measured: Evaluation) -> str:
     """Returns the report of an evaluation, one file for a browser."""
-    pictures, undrawn = draw_figures(judged.evidence)
-    experiment, data = card.experiment, judged.evidence.data
+    pictures, undrawn = draw_figures(measured.evidence)
+    experiment, data = card.experiment, measured.evidence.data
     own = data.digest == card.digest
     images, given = (experiment.training.images, None) if own else (None, data.sizes["test"])
-    subject = Subject(name, "judged", "", experiment, data, images, given)
-    return write_report(subject, judged.metrics, pictures, judged.left_out | undrawn)
+    subject = Subject(name, "evaluated", "", experiment, data, images, given)
+    return write_report(subject, measured.metrics, pictures, measured.left_out | undrawn)
