@@ -42,7 +42,7 @@ class AEConfig(AutoencoderConfig):
     latent_dim: int = Field(20, ge=1)
     """Sets how many numbers a code has."""
     trunk: AnyTrunkConfig = AutoTrunkConfig()
-    """Sets the networks between images and codes; `auto` takes photo from 32 pixels a side on, and mlp below."""
+    """Sets the networks between images and codes; `auto` takes photo from 16 pixels a side on, and mlp below."""
     likelihood: AnyLikelihoodConfig = AutoLikelihoodConfig()
     """Sets how pixels are distributed around a reconstruction; `auto` is gaussian with a fixed sigma."""
 

@@ -34,7 +34,7 @@ from aemodels.nn.trunks import AnyTrunkConfig, AutoTrunkConfig, ImageShape, MLPC
 from aemodels.priors import fitted_to_few
 
 ADVERSARIAL_MOMENTUM = 0.5  # two parts that chase each other swing with more (Radford et al., 2016, arXiv:1511.06434)
-PHOTO_FROM = 32  # pixels of an image's shorter side: from here on `auto` takes the trunk for photos
+PHOTO_FROM = 16  # pixels of an image's shorter side: from here on `auto` takes the trunk for photos
 LEAST_CODES = 50  # the number of codes, at least, to which a distribution of images is fitted
 
 
@@ -177,7 +177,7 @@ class AutoencoderConfig(ModelConfig):
 
     Example:
         >>> from aemodels.models import VAEConfig
-        >>> networks = VAEConfig(latent_dim=3).networks((1, 28, 28), num_classes=0)
+        >>> networks = VAEConfig(latent_dim=3, trunk="mlp", likelihood="bernoulli").networks((1, 28, 28), num_classes=0)
         >>> networks.decoder(torch.zeros(6, 3)).shape
         torch.Size([6, 1, 28, 28])
     """

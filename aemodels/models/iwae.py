@@ -42,7 +42,7 @@ class IWAEConfig(AutoencoderConfig):
     elbo_share: float = Field(0.0, ge=0, le=1)
     """Sets the share of the evidence lower bound in the loss: between 0 and 1 is CIWAE, 1 is the VAE."""
     trunk: AnyTrunkConfig = AutoTrunkConfig()
-    """Sets the networks between images and codes; `auto` takes photo from 32 pixels a side on, and mlp below."""
+    """Sets the networks between images and codes; `auto` takes photo from 16 pixels a side on, and mlp below."""
     likelihood: AnyLikelihoodConfig = AutoLikelihoodConfig()
     """Sets how pixels are distributed around a reconstruction.
 

@@ -46,7 +46,7 @@ class VAEConfig(AutoencoderConfig):
 
     They are free in training alone, not in the bound that selects weights."""
     trunk: AnyTrunkConfig = AutoTrunkConfig()
-    """Sets the networks between images and codes; `auto` takes photo from 32 pixels a side on, and mlp below."""
+    """Sets the networks between images and codes; `auto` takes photo from 16 pixels a side on, and mlp below."""
     likelihood: AnyLikelihoodConfig = AutoLikelihoodConfig()
     """Sets how pixels are distributed around a reconstruction.
 
