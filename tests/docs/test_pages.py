@@ -84,8 +84,9 @@ def test_python_of_the_readme_runs_in_an_empty_folder(tmp_path: Path) -> None:
     here.mkdir()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     file.write_text(f"{file.read_text()}\nassert new.shape == (64, 8, 8) and codes.shape == (1797, 8)\n")
-    done = subprocess.run([sys.executable, file], cwd=here, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for _ in range(2):
+        done = subprocess.run([sys.executable, file], cwd=here, env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert [path.name for path in here.iterdir()] == ["digits-vae"]
 
 

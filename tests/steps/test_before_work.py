@@ -30,7 +30,7 @@ WORK = {"train": train, "tune": tune}
 
 def work(kind: str, changes: dict[str, Any], data: PreparedData) -> Steps[Any]:
     if kind == "compare":
-        return compare(ComparisonConfig(shared=changes, systems={"new": {}, "other": {"model.latent_dim": 2}}), data)
+        return compare(ComparisonConfig(shared=changes, systems={"new": {}, "other": {"training.batch_size": 9}}), data)
     return WORK[kind](Settings().override(changes), data, "")
 
 
