@@ -16,7 +16,14 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 
-TINY = ["model.trunk=mlp", "model.trunk.widths=[16]", "model.latent_dim=2", "training.epochs=2", "training.images=200"]
+TINY = [
+    "model.trunk=mlp",
+    "model.trunk.widths=[16]",
+    "model.likelihood=bernoulli",
+    "model.latent_dim=2",
+    "training.epochs=2",
+    "training.images=200",
+]
 
 
 class Answer(NamedTuple):

@@ -125,13 +125,13 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> St
     given = fixed(settings)
     settings = torchrun.agreed(given.for_data(data))
     experiment, name = settings.experiment, settings.registered_name
-    if chosen := experiment.chosen(given.experiment):
-        yield Progress(experiment.model.name, 1, 1, chosen)
     store = open_store()
     start = starting_weights(experiment, data)
     model = new_model(experiment.model, data, experiment.seed, start)  # what does not fit is refused before any work
     check_primary(model, data, experiment.evaluation)
     check_likelihood(model, data, experiment.evaluation)
+    if chosen := experiment.chosen(given.experiment):
+        yield Progress(experiment.model.name, 1, 1, chosen)
     features = yield from feature_network(data, best_device())
     # under another name it is another run
     with claimed(experiment.identity(f"{name}{data.digest}"), asker, still_there(store)) as folder:

@@ -69,8 +69,10 @@ app = typer.Typer(
 def _print_versions(asked: bool) -> None:
     if asked:
         from aemodels.tracking.origin import versions
+        from flows import terminal
 
-        typer.echo("\n".join(f"{name} {number}" for name, number in versions().items()))
+        for name, number in versions().items():
+            terminal.sentence(f"{name} {number}")
         raise typer.Exit(DONE)
 
 

@@ -39,7 +39,14 @@ def work(kind: str, changes: dict[str, Any], data: PreparedData) -> Steps[Any]:
     [
         *[(kind, {"model.name": "cvae"}, "needs images of several classes") for kind in (*WORK, "compare")],
         *[(kind, {"evaluation.primary": "knn_accuracy"}, "knn_accuracy: needs labels") for kind in (*WORK, "compare")],
-        *[(kind, {"evaluation.nll_samples": 5}, "nll_samples=5: coin flips are no likelihood") for kind in WORK],
+        *[
+            (
+                kind,
+                {"model.likelihood": "bernoulli", "evaluation.nll_samples": 5},
+                "nll_samples=5: coin flips are no likelihood",
+            )
+            for kind in WORK
+        ],
         ("tune", {"tuning.pareto": ["mse", "knn_accuracy"]}, "tuning.pareto: knn_accuracy needs labels"),
     ],
 )
@@ -52,5 +59,5 @@ def test_what_does_not_fit(kind: str, changes: dict[str, Any], message: str, new
 @pytest.mark.parametrize("kind", [*WORK, "compare"])
 @pytest.mark.usefixtures("store")
 def test_what_fits_begins_with_the_features(kind: str, new_data: PreparedData) -> None:
-    with closing(work(kind, {}, new_data)) as steps:
+    with closing(work(kind, {"model.trunk": "mlp", "model.likelihood": "bernoulli"}, new_data)) as steps:
         assert next(steps).work == "fitting the principal components"

@@ -46,7 +46,10 @@ SETTINGS = {
     "preset": (["--preset", "article-vea"], ["--preset article-vea", "did you mean article-vae?", "article-mlp"]),
     "file": (["--config", "no.json"], ["--config no.json", "no such file"]),
     "metric": (["evaluation.primary=accuracy"], ["evaluation.primary=accuracy", "frechet_samples"]),
-    "likelihood": (["evaluation.nll_samples=5"], ["evaluation.nll_samples=5", "no likelihood of grey pixels"]),
+    "likelihood": (
+        ["model.likelihood=bernoulli", "evaluation.nll_samples=5"],
+        ["evaluation.nll_samples=5", "no likelihood of grey pixels"],
+    ),
     "limit": (['registry.limits={"accuracy": 1}'], ["registry.limits", "accuracy", "choose"]),
     "name": (["registry.name=a/b"], ["registry.name=a/b"]),
     "fractions": (["data.val_fraction=0.6", "data.test_fraction=0.6"], ["val_fraction=0.6", "below 1"]),

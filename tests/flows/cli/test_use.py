@@ -25,7 +25,9 @@ from flows.cli.options import PriorName
 
 TRUNK = MLPConfig(widths=(16,))
 KINDS: dict[str, Any] = {  # every model of the union
-    name: kind.model_validate({"latent_dim": 3, "trunk": TRUNK})
+    name: kind.model_validate(
+        {"latent_dim": 3, "trunk": TRUNK} | ({"likelihood": "bernoulli"} if kind.has_encoder else {})
+    )
     for name, kind in section_kinds(Experiment.model_fields["model"]).items()
 }
 CANNOT_LOOK = "gan: a gan has no encoder and cannot look at images; give an autoencoder, or let it draw without them"
