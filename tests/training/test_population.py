@@ -217,7 +217,8 @@ def assert_losses_agree(models, data: PreparedData, training: TrainingConfig, re
 )
 @pytest.mark.usefixtures("same_noise")
 def test_losses_agree_in_float32(models, digits: PreparedData) -> None:
-    assert_losses_agree(models, digits, TRAINING["adam"], rel=1e-4, nats=0)
+    # a bound is the difference of two terms of some nats, which may nearly cancel
+    assert_losses_agree(models, digits, TRAINING["adam"], rel=1e-4, nats=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "conv"])
