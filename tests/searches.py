@@ -20,7 +20,7 @@ from aemodels.tuning.search import search
 from aemodels.tuning.study import open_study
 
 NAMES = (f"test-{number}" for number in count())
-EXPERIMENT = Experiment()
+EXPERIMENT = Experiment().override({"model.trunk": "mlp", "model.likelihood": "bernoulli"})
 CONFIG = TuningConfig(trials=8, generation=3, epochs=4, prune_after=0.25)
 SMALL = Experiment().override(
     {

@@ -45,7 +45,8 @@ class ArrayWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        with at_path(self.path):  # the header may still wait to be written
+            self.file.close()
 
     def append(self, array: NDArray[Any]) -> None:
         self.length += len(array)

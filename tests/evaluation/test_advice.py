@@ -61,7 +61,7 @@ def test_images_that_are_learned_by_heart() -> None:
 
 def test_a_model_that_a_linear_code_beats() -> None:
     bad = GOOD | {"mse": 0.01}
-    for trunk, wider in (("mlp", "widths=[800]"), ("conv", "channels=[64, 128]"), ("photo", "width=256")):
+    for trunk, wider in (("mlp", "widths=[800]"), ("conv", "channels=[64, 128]"), ("photo", "width=96")):
         model = VAEConfig.parse({"trunk": trunk})
         (line,) = advise(course(FLAT, 25, model=model), bad)
         assert "its squared error is 0.006, that of the model 0.01. Give training.updates=5000 and " in line

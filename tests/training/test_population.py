@@ -19,7 +19,7 @@ from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, CVAEConfig, GANConfig, IWAEConfig, VAEConfig, VAEGANConfig
 from aemodels.models.base import GenerativeModel, Loss, ModelConfig
 from aemodels.nn.batch import Batch
-from aemodels.nn.distributions import GaussianConfig
+from aemodels.nn.distributions import BernoulliConfig, GaussianConfig
 from aemodels.nn.photo import PhotoConfig
 from aemodels.nn.trunks import ConvConfig, ImageShape, MLPConfig, ResidualConfig
 from aemodels.training.config import TrainingConfig, TrainingDivergedError
@@ -78,7 +78,7 @@ def vaes(**settings: object) -> list[ModelConfig]:
 
 
 POPULATIONS = {
-    "mlp": vaes(trunk=MLP),
+    "mlp": vaes(trunk=MLP, likelihood=BernoulliConfig()),
     "batch_norm": vaes(trunk=MLPConfig(widths=(16, 9), activation="tanh", normalization="batch")),
     "conv": vaes(trunk=CONV),
     "residual": vaes(trunk=RESIDUAL),
@@ -217,7 +217,8 @@ def assert_losses_agree(models, data: PreparedData, training: TrainingConfig, re
 )
 @pytest.mark.usefixtures("same_noise")
 def test_losses_agree_in_float32(models, digits: PreparedData) -> None:
-    assert_losses_agree(models, digits, TRAINING["adam"], rel=1e-4, nats=0)
+    # a bound is the difference of two terms of some nats, which may nearly cancel
+    assert_losses_agree(models, digits, TRAINING["adam"], rel=1e-4, nats=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "conv"])

@@ -16,7 +16,6 @@ from searches import CONFIG, EXPERIMENT, NAMES, facts, run
 
 from aemodels.config import UserError
 from aemodels.data import PreparedData
-from aemodels.experiment import Experiment
 from aemodels.tuning.events import TrialEnded, TrialEpoch
 from aemodels.tuning.space import search_identity
 from aemodels.tuning.storage import open_storage
@@ -166,7 +165,7 @@ def test_damaged_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_identity() -> None:
     identity = search_identity(EXPERIMENT, CONFIG, "d1")
-    assert identity == search_identity(Experiment(), CONFIG.override({}), "d1")
+    assert identity == search_identity(EXPERIMENT.override({}), CONFIG.override({}), "d1")
     others = [
         search_identity(EXPERIMENT, CONFIG, "d2"),
         search_identity(EXPERIMENT, CONFIG.override({"trials": 9}), "d1"),
