@@ -23,7 +23,7 @@ def course(validation: list[float], best: int, training: TrainingConfig | None =
     """Returns a training whose loss on its own images falls for ever."""
     losses = [1 / (i + 1) for i in range(len(validation))]
     history = [{"val/loss": value, "train/loss": loss} for value, loss in zip(validation, losses, strict=True)]
-    settled = (training or TrainingConfig()).for_images(1_000)
+    settled = (training or TrainingConfig(updates=2_500)).for_images(1_000)
     found = Course(VAEConfig(), settled, "loss", 1_000, history, best)
     return found._replace(**changes)
 
@@ -41,9 +41,9 @@ def test_a_good_model_gets_no_advice() -> None:
 
 
 def test_a_loss_that_still_falls() -> None:
-    (constant,) = advise(course(FALLING, 25, TrainingConfig(schedule="constant")), GOOD)
+    (constant,) = advise(course(FALLING, 25, TrainingConfig(updates=2_500, schedule="constant")), GOOD)
     assert "still falling at the end: train 2,500 more updates, with training.updates=5000." in constant
-    (cosine,) = advise(course(FALLING, 25, TrainingConfig(schedule="cosine")), GOOD)
+    (cosine,) = advise(course(FALLING, 25, TrainingConfig(updates=2_500, schedule="cosine")), GOOD)
     assert "give twice the updates, with training.updates=5000." in cosine
     (epochs,) = advise(course(FALLING, 25, TrainingConfig(epochs=25, batch_size=100)), GOOD)
     assert "train 250 more updates, with training.epochs=50." in epochs
@@ -98,7 +98,7 @@ def test_an_adversarial_model_needs_more_updates() -> None:
 
 REAL = {  # settings, and what the advice says
     "good": ({"training.schedule": "cosine"}, None),
-    "by heart": ({"training.images": 60, "training.schedule": "constant"}, "by heart"),
+    "by heart": ({"training.images": 60, "training.updates": 2_500, "training.schedule": "constant"}, "by heart"),
 }
 
 

@@ -35,7 +35,7 @@ def run(model, data: PreparedData, config: TrainingConfig, resume: TrainingState
 def test_a_training_has_as_many_updates_whatever_the_number_of_images(count: int) -> None:
     config = TrainingConfig().for_images(count)
     assert config.all_updates(count) == config.updates == UPDATES
-    assert 20 <= config.number_of_epochs <= 40
+    assert 10 <= config.number_of_epochs <= 40
     assert config.epoch_updates(count) == EPOCH >= 50
     seen = min(count, config.images or count)
     assert seen == min(count, UPDATES * config.batch_size)

@@ -107,7 +107,11 @@ def _of_folder(*paths: str) -> dict[str, Any]:
         ("evaluate", lambda path: {"parameters": {"model": "a@b", "changes": _of_folder(path)}}),
         (
             "compare",
-            lambda path: {"parameters": {"comparison": {"shared": _of_folder(path), "systems": {"a": {}, "b": {}}}}},
+            lambda path: {
+                "parameters": {
+                    "comparison": {"shared": _of_folder(path), "systems": {"a": {}, "b": {"model.latent_dim": 3}}}
+                }
+            },
         ),
         (
             "compare",
@@ -115,7 +119,8 @@ def _of_folder(*paths: str) -> dict[str, Any]:
                 "parameters": {
                     "comparison": {
                         "systems": {
-                            name: {"data.name": "folder", "data.path": [path], "registry.name": "x"} for name in "ab"
+                            name: {"data.name": "folder", "data.path": [path], "registry.name": "x", "model.name": name}
+                            for name in ("ae", "vae")
                         }
                     }
                 }
