@@ -64,7 +64,7 @@ class Loaded(NamedTuple):
 
 
 def save_card(folder: Path, experiment: Experiment, data: PreparedData) -> None:
-    """Writes config.json."""
+    """Writes into config.json what the model is, and what it was trained on."""
     card = ModelCard(experiment=experiment, image_shape=data.image_shape, classes=data.classes, digest=data.digest)
     write_whole(folder / CONFIG, lambda path: path.write_text(card.model_dump_json(indent=2)))
 

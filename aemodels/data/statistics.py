@@ -1,4 +1,4 @@
-"""Computes what is known of the training images before any training: their mean, and their linear code."""
+"""Computes what is known of the training images before any training: their linear code, and whether they are grey."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ A_FEW = 1_000
 MOST_BYTES = 512 * 2**20  # of these images in memory, four bytes a pixel
 
 
+@lru_cache(maxsize=8)
 def linear_code_of(data: PreparedData, numbers: int) -> LinearCode:
     """Returns the linear code of the first training images, at most 10,000, with so many numbers or fewer; on the CPU.
 
     Where training binarises the images, the code is that of the grey ones.
     """
-    return _kept(data.model_dump_json(), numbers)
+    count = min(MOST_IMAGES, max(2, MOST_BYTES // (4 * math.prod(data.image_shape))))
+    images = torch.from_numpy(data.split("train").images[:count].copy())  # (N, C, H, W)
+    return linear_code(images.float() / 255, numbers)
 
 
 def is_black_and_white(data: PreparedData) -> bool:
@@ -30,11 +33,3 @@ def is_black_and_white(data: PreparedData) -> bool:
         return True
     images = data.split("train").images[:A_FEW]
     return bool(np.isin(images, (0, 255)).all())
-
-
-@lru_cache(maxsize=8)
-def _kept(prepared: str, numbers: int) -> LinearCode:
-    data = PreparedData.model_validate_json(prepared)  # a text can be looked up in the cache
-    count = min(MOST_IMAGES, max(2, MOST_BYTES // (4 * math.prod(data.image_shape))))
-    images = torch.from_numpy(data.split("train").images[:count].copy())  # (N, C, H, W)
-    return linear_code(images.float() / 255, numbers)

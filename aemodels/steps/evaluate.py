@@ -14,7 +14,7 @@ from aemodels.checkpoints.model_files import load_history
 from aemodels.config import SettingsError, UserError, nested
 from aemodels.data import PreparedData, prepare, prepared_before
 from aemodels.data.folder import FolderConfig
-from aemodels.data.judged import with_test_images
+from aemodels.data.given_tests import with_test_images
 from aemodels.evaluation.evaluate import Evaluation, check_likelihood, evaluating
 from aemodels.evaluation.features import feature_network
 from aemodels.evaluation.leaving_out import as_tags

@@ -17,9 +17,9 @@ from aemodels.config import SettingsError, UserError
 from aemodels.data import PreparedData, prepare
 from aemodels.data.channels import in_channels
 from aemodels.data.folder import FolderConfig
+from aemodels.data.given_tests import with_test_images
 from aemodels.data.image_decoding import Reading
 from aemodels.data.image_files import image_files, read_images
-from aemodels.data.judged import with_test_images
 from aemodels.runtime.progress import Progress, finish
 from aemodels.settings import read_changes
 
@@ -311,7 +311,7 @@ def test_all_images_of_a_folder_are_test_images(tmp_path: Path, own: PreparedDat
     assert prepared_pixels(data, "train") == prepared_pixels(own, "train")
     assert data.split("test").labels is not None
     assert set(data.split("test").labels) == {1}  # the model's number of dogs
-    assert data.notes()[0] == "all 8 images of new are judged; train and val are the model's own"
+    assert data.notes()[0] == "all 8 images of new are evaluated; train and val are the model's own"
 
 
 @pytest.mark.parametrize("conditional", [True, False])

@@ -90,7 +90,7 @@ def _write(
         arrays = {"test_images.npy": writer.finish()}
     if not rows:
         raise UserError(
-            f"data.path: none of the {images.count} images can be judged: their classes are "
+            f"data.path: none of the {images.count} images can be evaluated: their classes are "
             f"{some(images.classes)}, those of the model are {some(own.classes)}; rename the class folders"
         )
     if labels.numbers is not None:
@@ -131,7 +131,7 @@ def _manifest(
         reasons.append(f"{labels.unknown.total():,} of classes that the model does not know: {some(classes)}")
     total = images.count + sum(images.unused.values())
     grey = ["read as grey, as the model's own are"] if own.image_shape[0] == 1 else []
-    told = [f"all {count(size, 'image', 'images')} of {config.title} are judged; train and val are the model's own"]
+    told = [f"all {count(size, 'image', 'images')} of {config.title} are evaluated; train and val are the model's own"]
     told += [f"{count(total, 'file', 'files')}, {size:,} used; {', '.join(reasons)}"] if reasons else []
     return {
         "format": FORMAT,
