@@ -1,4 +1,4 @@
-"""Computes what is known of the training images before any training: their linear code, and whether they are grey."""
+"""Computes from the training images, before any training, their linear code and whether they are black and white."""
 
 from __future__ import annotations
 
