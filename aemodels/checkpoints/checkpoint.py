@@ -12,14 +12,14 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from aemodels.checkpoints.model_files import CODES, CONFIG, WEIGHTS, first_line, load_network, seal
+from aemodels.checkpoints.model_files import CODES, COMPLETED, CONFIG, WEIGHTS, first_line, load_network, seal
 from aemodels.config import Config, SettingsError, UserError
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
@@ -35,7 +35,7 @@ BESIDE = tuple(field.name for field in fields(TrainingState) if field.name != "t
 class ModelCard(Config):
     """Holds what is needed to build a model again."""
 
-    experiment: Experiment
+    experiment: Annotated[Experiment, COMPLETED]
     image_shape: ImageShape
     classes: tuple[str, ...]
     digest: str

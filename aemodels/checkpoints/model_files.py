@@ -12,9 +12,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -33,6 +34,20 @@ CODES, HISTORY = "codes.safetensors", "history.json"
 FILES = {"checksums": CHECKSUMS, "history": HISTORY, "codes": CODES, "weights": WEIGHTS, "config": CONFIG}
 
 
+DRAWN_BEFORE = {"vae": "prior", "iwae": "prior"}  # model.draws_from of models of releases that had no choice
+
+
+def _completed(experiment: Any) -> Any:
+    """Gives a stored experiment of an earlier release what that release did without saying so."""
+    model = experiment.get("model") if isinstance(experiment, Mapping) else None
+    if not isinstance(model, Mapping) or model.get("name") not in DRAWN_BEFORE:
+        return experiment
+    return {**experiment, "model": {"draws_from": DRAWN_BEFORE[model["name"]], **model}}
+
+
+COMPLETED = BeforeValidator(_completed)
+
+
 class _Experiment(BaseModel):
     """Reads the `model` section and ignores the others: a served model needs no data sources and metrics."""
 
@@ -40,7 +55,7 @@ class _Experiment(BaseModel):
 
 
 class _Card(BaseModel):
-    experiment: _Experiment
+    experiment: Annotated[_Experiment, COMPLETED]
     image_shape: ImageShape
     classes: tuple[str, ...]
 

@@ -64,6 +64,6 @@ class Requests:
 
     @cached_property
     def unasked(self) -> dict[int, Tensor]:
-        """Returns the features (ASKED, F) of images from the prior, which are the same for every class."""
+        """Returns the features (ASKED, F) of images that nobody asked for, which are the same for every class."""
         with undisturbed(self.model, derived_seed(self.seed, "unasked")):
             return dict.fromkeys(self.classes, self.features.embed(self.model.sample(ASKED)))

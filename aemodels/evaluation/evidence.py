@@ -261,7 +261,7 @@ class Evidence:
             return self.model.sample(n)
 
     def standard_normal(self, n: int, part: int = 0) -> Tensor:
-        """Returns the same from codes of N(0, I), whatever the prior."""
+        """Returns the same from codes of N(0, I), whatever the model draws from."""
         with self._undisturbed("samples", part):
             z = noise_like(torch.zeros(n, self.model.latent_dim, device=self.model.device))
             images: Tensor = self.autoencoder.decode(z).mean
@@ -269,7 +269,7 @@ class Evidence:
 
     @cached_property
     def sample_features(self) -> Tensor:
-        """Returns the features (frechet_images, F) of images drawn from the prior."""
+        """Returns the features (frechet_images, F) of images that the model draws."""
         return self.drawn_features(self.samples)
 
     def drawn_features(self, draw: Callable[[int, int], Tensor]) -> Tensor:
@@ -280,7 +280,7 @@ class Evidence:
 
     @cached_property
     def sample_probabilities(self) -> Tensor:
-        """Returns class probabilities (count, classes) of images drawn from the prior, where the data have labels."""
+        """Returns class probabilities (count, classes) of images that the model draws, where the data have labels."""
         return self.classified(self.sample_features)
 
     def classified(self, embedded: Tensor) -> Tensor:
@@ -333,7 +333,7 @@ NEEDS: dict[Need, Callable[[Evidence], bool]] = {
     "unit_rates": lambda e: _is_autoencoder(e) and e.rate_per_unit(e.first(2)) is not None,
     "likelihood": lambda e: _is_autoencoder(e) and e.likelihood is not None,
     "nll_samples": lambda e: e.rules.nll_samples > 0,
-    "fitted_prior": lambda e: _is_autoencoder(e) and hasattr(e.model, "fitted_prior"),
+    "fitted_prior": lambda e: _is_autoencoder(e) and e.autoencoder.fitted_prior is not None,
     "denoising": lambda e: _is_autoencoder(e) and e.rules.denoising,
     "conditional": lambda e: e.model.conditional,
     "unconditional": lambda e: not e.model.conditional,

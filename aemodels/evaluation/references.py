@@ -45,13 +45,14 @@ class LinearReference(Autoencoder):
     mean: Tensor
     components: Tensor
     variances: Tensor
+    fitted_prior: GaussianMixturePrior
 
     def __init__(self, code: LinearCode) -> None:
         channels, height, width = code.mean.shape
         GenerativeModel.__init__(self, (channels, height, width), 0, len(code.components))  # it has no networks
         for name in ("mean", "components", "variances"):
             self.register_buffer(name, getattr(code, name))
-        self.mixture = GaussianMixturePrior(self.latent_dim)
+        self.fitted_prior = GaussianMixturePrior(self.latent_dim)
 
     @property
     def code(self) -> LinearCode:
@@ -78,16 +79,15 @@ class LinearReference(Autoencoder):
         return Point(self.code.decode(z).clamp(0, 1))
 
     def prior(self, y: Tensor | None = None) -> Distribution:
-        p_z: Distribution = self.mixture()
+        p_z: Distribution = self.fitted_prior()
         return p_z
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         return super().sample(n, y) if self.latent_dim else self.mean.expand(n, *self.image_shape)
 
-    @torch.no_grad()
     def fit_prior(self, batches: Iterable[Batch], seed: int) -> None:
         if self.latent_dim:
-            self.mixture.fit(torch.cat([self.encode(batch.x).mean for batch in batches]), seed)
+            super().fit_prior(batches, seed)
 
 
 def linear_reference(data: PreparedData, numbers: int, device: torch.device) -> LinearReference:

@@ -5,10 +5,8 @@ The source is Hinton and Salakhutdinov (2006, Science 313).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -53,6 +51,9 @@ class AEConfig(AutoencoderConfig):
         direct = self.trunk.direct_code is not None
         return PointHead(nn.Identity() if direct else nn.Linear(features, self.latent_dim), self.latent_dim)
 
+    def fitted_prior(self) -> GaussianMixturePrior:
+        return GaussianMixturePrior(self.latent_dim)
+
     def likelihood_for(self, black_and_white: bool) -> LikelihoodConfig:
         return GaussianConfig(sigma="fixed", output="linear")  # its sum of squares is all that a sigma could weigh
 
@@ -71,19 +72,11 @@ class AE(Autoencoder):
     """
 
     selection: ClassVar[str | None] = "distortion"
-
-    def __init__(self, config: AEConfig, image_shape: ImageShape, num_classes: int) -> None:
-        super().__init__(config, image_shape, num_classes)
-        self.fitted_prior = GaussianMixturePrior(config.latent_dim)
+    fitted_prior: GaussianMixturePrior
 
     def prior(self, y: Tensor | None = None) -> Distribution:
         p_z: Distribution = self.fitted_prior()
         return p_z
-
-    @torch.no_grad()
-    def fit_prior(self, batches: Iterable[Batch], seed: int) -> None:
-        codes = [self.encode(batch.x, batch.y).mean for batch in batches]
-        self.fitted_prior.fit(torch.cat(codes), seed)
 
     def losses(self, batch: Batch, step: Tensor) -> dict[str, Loss]:
         terms = self.bound(batch)

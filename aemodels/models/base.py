@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +32,14 @@ from aemodels.nn.linear_code import LinearCode
 from aemodels.nn.photo import PhotoConfig, PhotoDecoder, PhotoEncoder
 from aemodels.nn.trunks import AnyTrunkConfig, AutoTrunkConfig, ImageShape, MLPConfig
 from aemodels.priors import fitted_to_few
+from aemodels.priors.mixture import GaussianMixturePrior
 
 ADVERSARIAL_MOMENTUM = 0.5  # two parts that chase each other swing with more (Radford et al., 2016, arXiv:1511.06434)
 PHOTO_FROM = 16  # pixels of an image's shorter side: from here on `auto` takes the trunk for photos
 LEAST_CODES = 50  # the number of codes, at least, to which a distribution of images is fitted
+
+
+DrawsFrom = Literal["mixture", "prior"]
 
 
 class Loss(NamedTuple):
@@ -206,6 +210,10 @@ class AutoencoderConfig(ModelConfig):
         encoder = self.trunk.encoder(image_shape, self.latent_dim)
         return Networks(encoder, self.posterior_head(encoder.features), decoder, self.likelihood.build())
 
+    def fitted_prior(self) -> GaussianMixturePrior | None:
+        """Returns what new codes are drawn from in place of the prior, to be fitted after training; here nothing is."""
+        return None
+
     def posterior_head(self, features: int) -> nn.Module:
         """Returns what turns the encoder's features into q(z|x): unless it is overridden, a diagonal normal."""
         return DiagonalNormalHead(features, self.latent_dim)
@@ -235,6 +243,7 @@ class Autoencoder(GenerativeModel):
         super().__init__(image_shape, num_classes, config.latent_dim)
         settled = config.for_images(image_shape, black_and_white=False)
         self.encoder, self.posterior, self.decoder, self.likelihood = settled.networks(image_shape, num_classes)
+        self.fitted_prior = config.fitted_prior()
 
     def start_at(self, linear_code: Callable[[int], LinearCode]) -> None:
         if isinstance(self.encoder, PhotoEncoder) and isinstance(self.decoder, PhotoDecoder):
@@ -270,7 +279,14 @@ class Autoencoder(GenerativeModel):
         return self.decode(self.encode(x, y).mean, y).mean
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        return self.decode(self.prior().sample((n,)), y).mean
+        p_z = self.prior() if self.fitted_prior is None else self.fitted_prior()
+        return self.decode(p_z.sample((n,)), y).mean
+
+    @torch.no_grad()
+    def fit_prior(self, batches: Iterable[Batch], seed: int) -> None:
+        if self.fitted_prior is not None:
+            codes = [self.encode(batch.x, batch.y).sample() for batch in batches]
+            self.fitted_prior.fit(torch.cat(codes), seed)
 
     @torch.no_grad()
     def sample_like(self, x: Tensor, n: int, seed: int) -> Tensor:

@@ -9,9 +9,15 @@ from aemodels.priors.base import FittedPrior
 from aemodels.priors.flow import FlowPrior
 from aemodels.priors.gaussian import GaussianPrior
 from aemodels.priors.mixture import GaussianMixturePrior, components
+from aemodels.priors.standard_normal import StandardNormalPrior
 from aemodels.runtime.randomness import seeded
 
-PRIORS: dict[str, type[FittedPrior]] = {"gaussian": GaussianPrior, "mixture": GaussianMixturePrior, "flow": FlowPrior}
+PRIORS: dict[str, type[FittedPrior]] = {
+    "gaussian": GaussianPrior,
+    "mixture": GaussianMixturePrior,
+    "flow": FlowPrior,
+    "standard_normal": StandardNormalPrior,
+}
 
 
 def fitted(name: str, codes: Tensor, seed: int) -> FittedPrior:

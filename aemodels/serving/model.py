@@ -226,7 +226,8 @@ class Model:
 
         Args:
             label: a class of a conditional model, by its name or number; None for any.
-            prior: "gaussian", "mixture" or "flow", fitted to the codes of training images; None for the model's own.
+            prior: "gaussian", "mixture" or "flow", fitted to the codes of training images, or "standard_normal";
+                None for what the model draws from.
 
         Raises:
             UserError: a number is out of range, or there is no such class or prior.

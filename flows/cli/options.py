@@ -24,9 +24,13 @@ ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Giv
 Reason = Annotated[str, typer.Option("--reason", help="Say why. The reason is kept with the version.")]
 Count = Annotated[int, typer.Option("-n", min=1, max=10_000, help="Draw this many images.")]
 Seed = Annotated[int, typer.Option(min=0, help="Draw with this seed. The same seed draws the same images.")]
-PriorName = Literal["gaussian", "mixture", "flow"]  # as in PRIORS, which needs torch; a test holds them equal
+# As in PRIORS, which needs torch; a test holds them equal.
+PriorName = Literal["gaussian", "mixture", "flow", "standard_normal"]
 Prior = Annotated[
     PriorName | None,
-    typer.Option(help="Draw from this prior, fitted to the training codes. A conditional model takes none."),
+    typer.Option(
+        help="Draw from this prior, fitted to the training codes; standard_normal is N(0, I), and fitted to nothing. "
+        "A conditional model takes none."
+    ),
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Give the name of a registered model.")]

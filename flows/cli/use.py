@@ -77,7 +77,7 @@ class Wanted(NamedTuple):
 
 
 def generate(reference: str, wanted: Wanted, out: Path) -> dict[str, object]:
-    """Draws new images into one picture: from the model's own prior, from another one, of a class, or like others."""
+    """Draws new images into one picture: as the model draws them, from another prior, of a class, or like others."""
     check_file(out, ".png")
     n, seed = wanted.n, wanted.seed
     told: dict[str, object] = {}
@@ -98,7 +98,8 @@ def generate(reference: str, wanted: Wanted, out: Path) -> dict[str, object]:
 
 def _from_prior(model: Model, name: str, n: int, seed: int) -> NDArray[np.float32]:
     model.require_prior(name)
-    note(f"fitting the prior {name} to {len(model.codes()):,} codes; a flow takes up to a minute")
+    if name == "flow":
+        note(f"fitting the prior {name} to {len(model.codes()):,} codes, which takes up to a minute")
     return model.sample(n, prior=name, seed=seed)
 
 

@@ -184,13 +184,15 @@ def test_a_default_beats_the_mean_image_and_an_autoencoder_the_linear_code(model
 
 
 def everything() -> Iterator[ModelConfig]:
-    sigmas = [GaussianConfig(sigma=s, output=o) for s in ("learned", "optimal") for o in ("sigmoid", "linear")]  # type: ignore[arg-type]
-    for model, trunk, likelihood in itertools.product(WITH_PIXELS, TRUNKS, [*OUTPUTS, *sigmas]):
-        yield model.model_validate({"trunk": trunk, "likelihood": likelihood})
+    for model, trunk, likelihood in itertools.product(WITH_PIXELS, TRUNKS, [BernoulliConfig(), GaussianConfig(), None]):
+        chosen = {} if likelihood is None else {"likelihood": likelihood}
+        yield model.model_validate({"trunk": trunk, **chosen})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("config", list(everything()), ids=lambda c: f"{c.name}-{c.trunk.name}-{c.likelihood.name}")
 def test_nothing_dies(config: ModelConfig, name: str) -> None:
-    assert error(trained(config, name, updates=80), images_of(name)[1]) < of_mean(name)
+    """A network that starts at the mean image may take a while to leave it."""
+    errors = (error(trained(config, name, updates), images_of(name)[1]) for updates in (80, 400))
+    assert any(found < of_mean(name) for found in errors)

@@ -31,7 +31,10 @@ def two_clusters(n: int) -> Tensor:
     return codes
 
 
-@pytest.mark.parametrize("name", PRIORS)
+FITTED = [name for name in PRIORS if name != "standard_normal"]  # which is fitted to nothing
+
+
+@pytest.mark.parametrize("name", FITTED)
 def test_samples_have_the_moments_of_the_codes_and_a_density(name: str) -> None:
     codes = two_clusters(2_000)
     with torch.no_grad(), seeded(1):
@@ -51,7 +54,7 @@ def test_more_flexible_priors_have_a_higher_density_of_held_out_codes() -> None:
     """The clusters are not Gaussian."""
     codes = two_clusters(4_000)[:, :2]
     with torch.no_grad():
-        density = {name: fitted(name, codes[:3_000], 0)().log_prob(codes[3_000:]).mean() for name in PRIORS}
+        density = {name: fitted(name, codes[:3_000], 0)().log_prob(codes[3_000:]).mean() for name in FITTED}
     assert density["mixture"] > density["gaussian"] + 1
     assert density["flow"] > density["gaussian"] + 1
 
@@ -72,8 +75,18 @@ def test_fewer_codes_than_units_give_a_shrunk_gaussian() -> None:
     assert drawn.std() < 2
 
 
+def test_the_standard_normal_is_fitted_to_nothing() -> None:
+    prior = fitted("standard_normal", two_clusters(50), seed=0)()
+    with seeded(0):
+        drawn = prior.sample((5_000,))
+    torch.testing.assert_close(drawn.mean(0), torch.zeros(3), atol=0.05, rtol=0)
+    torch.testing.assert_close(torch.cov(drawn.T), torch.eye(3), atol=0.07, rtol=0)
+
+
 def test_an_unknown_prior() -> None:
-    with pytest.raises(UserError, match="prior=normal: unknown; choose one of gaussian, mixture, flow"):
+    with pytest.raises(
+        UserError, match="prior=normal: unknown; choose one of gaussian, mixture, flow, standard_normal"
+    ):
         fitted("normal", torch.zeros(3, 2), 0)
 
 

@@ -115,7 +115,7 @@ REQUESTS = {
         "1 as real images",
         None,
         "how varied images are that nobody asked for",
-        _DIVERSITY.format(f"{ASKED} images drawn from the prior") + " It is over 1, as they are of all classes.",
+        _DIVERSITY.format(f"{ASKED} images that nobody asked for") + " It is over 1, as they are of all classes.",
         slow=True,
     ),
 }

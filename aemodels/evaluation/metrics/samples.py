@@ -30,13 +30,13 @@ def frechet_samples(evidence: Evidence) -> float:
 
 
 def frechet_standard_normal(evidence: Evidence) -> float:
-    if isinstance(evidence.model, Variational):  # N(0, I) is its prior
+    if isinstance(evidence.model, Variational) and not evidence.has("fitted_prior"):  # it draws from N(0, I)
         return frechet_samples(evidence)
     return frechet_distance(evidence.real_features, evidence.drawn_features(evidence.standard_normal))
 
 
 def frechet_fitted_prior(evidence: Evidence) -> float:
-    if evidence.has("fitted_prior"):  # its own prior is such a mixture
+    if evidence.has("fitted_prior"):  # it draws from such a mixture
         return frechet_samples(evidence)
     codes = evidence.drawn_training_codes()
     if not codes.isfinite().all():
@@ -147,10 +147,11 @@ SAMPLES = {
         ("features",),
         "squared feature units",
         "minimize",
-        "the distance of new images, of the model's own prior, to real ones",
-        "It is the Frechet distance of as many images drawn from the model's own prior to the split's images, in the "
-        "data set's features. The prior of a VAE is N(0, I), that of an ae is a mixture fitted to its training codes. "
-        "frechet_fitted_prior and frechet_standard_normal have the same prior for every unconditional autoencoder.",
+        "the distance of new images, as the model draws them, to real ones",
+        "It is the Frechet distance of as many images that the model draws to the split's images, in the data set's "
+        "features. An ae, vae and iwae draw codes from a mixture fitted to training codes, with "
+        "model.draws_from=prior a vae and iwae from N(0, I). frechet_fitted_prior and frechet_standard_normal have the "
+        "same codes for every unconditional autoencoder.",
     ),
     "frechet_standard_normal": Metric(
         frechet_standard_normal,
@@ -158,7 +159,8 @@ SAMPLES = {
         "squared feature units",
         None,
         "the distance of images of codes from N(0, I) to real ones",
-        "It is frechet_samples with codes from N(0, I), whatever the prior. Nothing brings the codes of an ae there.",
+        "It is frechet_samples with codes from N(0, I), whatever the model draws from. Nothing brings the codes of an "
+        "ae there.",
         slow=True,
     ),
     "frechet_fitted_prior": Metric(
@@ -168,7 +170,7 @@ SAMPLES = {
         "minimize",
         "the distance of images of a mixture fitted to codes to real ones",
         "It is frechet_samples with codes from a mixture of up to 10 Gaussians. The mixture is fitted to one code from "
-        "q(z|x) of each of at most 10,000 training images (for an ae once, when it was trained).",
+        "q(z|x) of each of at most 10,000 training images (once, when it was trained, for a model that draws from it).",
         slow=True,
     ),
     "frechet_reconstructions": Metric(

@@ -101,7 +101,7 @@ def rate_distortion(systems: Mapping[str, Evidence], points: Mapping[str, tuple[
     names = sorted(systems, key=lambda name: points[name][0])
     rates, costs = zip(*(points[name] for name in names), strict=True)
     samples = torch.stack([systems[name].samples(DRAWN).cpu() for name in names], dim=1)  # (DRAWN, systems, C, h, w)
-    titled = Labels("Samples from the prior", columns=names, below="from the least rate to the largest")
+    titled = Labels("Samples", columns=names, below="from the least rate to the largest")
     grid = sheet(samples.flatten(0, 1), len(names), titled)
 
     figure, (axes,) = plots(1, 1, grid.shape[1], 420, "Rate and distortion")

@@ -49,7 +49,7 @@ def reconstruction_grid(model: GenerativeModel, data: PreparedData, split: str =
 
 
 def sample_grid(model: GenerativeModel, seed: int = 0) -> Picture:
-    """Draws images from the prior, with the same noise at every call."""
+    """Draws new images, with the same noise at every call."""
     with undisturbed(model, derived_seed(seed, "samples")):
         return _card(model.sample(SAMPLES), ACROSS)
 
@@ -81,11 +81,11 @@ def reconstructions(evidence: Evidence) -> Picture:
 
 
 def samples(evidence: Evidence) -> Picture:
-    return sheet(evidence.samples(SAMPLES), ACROSS, Labels("New images, drawn from the prior"))
+    return sheet(evidence.samples(SAMPLES), ACROSS, Labels("New images"))
 
 
 def samples_standard_normal(evidence: Evidence) -> Picture:
-    labels = Labels("Codes from N(0, I), decoded, whatever the prior")
+    labels = Labels("Codes from N(0, I), decoded")
     return sheet(evidence.standard_normal(SAMPLES), ACROSS, labels)
 
 
@@ -232,15 +232,15 @@ FIGURES = {
         samples,
         (),
         "Samples",
-        "New images from random codes: of the prior, or for a plain autoencoder of a mixture fitted to its training "
-        "codes.",
+        "New images from random codes: of the prior, or of a mixture fitted to training codes where the model draws "
+        "from that.",
     ),
     "samples_standard_normal": FigureKind(
         samples_standard_normal,
         ("fitted_prior",),
         "Samples from N(0, I)",
-        "What random codes with mean 0 and variance 1 in each unit give. Nothing in its training brings the codes of a "
-        "plain autoencoder there; the samples above are from where they lie.",
+        "What random codes with mean 0 and variance 1 in each unit give. A VAE is drawn there in training, and nothing "
+        "brings the codes of a plain autoencoder there; the samples above are from where codes really lie.",
     ),
     "nearest": FigureKind(
         nearest,
