@@ -13,7 +13,8 @@ from torch import Tensor
 from aemodels.config import SettingsError, section_kinds
 from aemodels.data import PreparedData
 from aemodels.data.other_kind import images_of_another_kind
-from aemodels.evaluation.evaluate import EvaluationConfig, check_primary, direction, evaluate, evaluating
+from aemodels.evaluation.config import EvaluationConfig
+from aemodels.evaluation.evaluate import check_primary, direction, evaluate, evaluating
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
@@ -220,16 +221,17 @@ def test_direction() -> None:
 
 @pytest.mark.parametrize("primary", ["frechet_sample", "frechet_floor", "generalization_gap", "confident_samples"])
 def test_a_primary_that_judges_no_model(primary: str) -> None:
-    with pytest.raises(SettingsError, match=r"primary=.*choose one of distortion, "):
-        EvaluationConfig.parse({"primary": primary})
+    with pytest.raises(SettingsError, match=rf"^evaluation\.primary={primary}: .*choose one of distortion, "):
+        Experiment.parse({"evaluation.primary": primary})
     with pytest.raises(SettingsError, match=primary):
         direction(primary)
 
 
 def test_a_rate_is_no_primary_but_a_goal_beside_another() -> None:
     """A model whose codes tell nothing has the smallest rate."""
-    with pytest.raises(SettingsError, match=r"primary=rate: .* by itself .*; choose one of distortion, negative_elbo"):
-        EvaluationConfig.parse({"primary": "rate"})
+    refusal = r"primary=rate: not a metric that says by itself .*; choose one of distortion, negative_elbo"
+    with pytest.raises(SettingsError, match=refusal):
+        Experiment.parse({"evaluation.primary": "rate"})
     assert TuningConfig(pareto=("distortion", "rate")).pareto == ("distortion", "rate")
 
 
