@@ -194,6 +194,12 @@ def test_commands_and_their_settings_are_there(page: Path) -> None:
         is_there(words)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_recipes_for_own_images_leave_the_networks_to_the_images(page: Path) -> None:
+    recipes = [words for words in commands(page) if "data.name=folder" in words]
+    assert [words for words in recipes if any(word.startswith("model.trunk") for word in words)] == []
+
+
 @pytest.mark.parametrize("wrong", ["aemodels fly", "aemodels train data.nam=x", "aemodels train --fast", "make tea"])
 def test_a_command_that_is_not_there_is_found(wrong: str) -> None:
     with pytest.raises(Exception, match=r"(?i)fly|nam|fast|tea"):
