@@ -12,7 +12,8 @@ from aemodels.data import DataConfig
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.prepared import PreparedData
 from aemodels.data.statistics import is_black_and_white
-from aemodels.evaluation.evaluate import EvaluationConfig
+from aemodels.evaluation.config import EvaluationConfig
+from aemodels.evaluation.evaluate import check_ranking
 from aemodels.models import AnyModelConfig, VAEConfig
 from aemodels.nn.photo import PhotoConfig
 from aemodels.training.config import TrainingConfig
@@ -34,6 +35,11 @@ class Experiment(Config):
     digits of the SHA-256 of the weights."""
     seed: int = Field(0, ge=0)
     """Seeds the weights, the order of the images and all noise; the splits have their own seed, `data.split_seed`."""
+
+    @model_validator(mode="after")
+    def _is_judged_by_a_known_metric(self) -> Self:
+        check_ranking(self.evaluation)
+        return self
 
     @model_validator(mode="after")
     def _can_be_trained(self) -> Self:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, reduce
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
@@ -86,20 +86,37 @@ def presets() -> dict[str, Path]:
 
 
 def load_settings(
-    changes: Mapping[str, Any], preset: str | Sequence[str] | None = None, config: Path | None = None
+    changes: Mapping[str, Any],
+    preset: str | Sequence[str] | None = None,
+    config: Path | None = None,
+    start: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Joins the defaults, then presets (one after the other), then a file, then single changes.
+    """Joins the defaults, then `start`, then presets (one after the other), then a file, then single changes.
 
     Raises:
         SettingsError: a part of it does not exist or does not fit.
     """
-    names = [preset] if isinstance(preset, str) else preset or ()
-    settings = Settings()
-    for name in names:
-        settings = settings.override(read_file(known_file(name, presets(), f"--preset {name}"), f"--preset {name}"))
-    if config:
-        settings = settings.override(read_file(config, f"--config {config}"))
+    settings = Settings().override(start or {})
+    for found in _read_files(preset, config):
+        settings = settings.override(found)
     return settings.override(changes)
+
+
+def join_files(preset: str | Sequence[str] | None, config: Path | None) -> dict[str, Any]:
+    """Joins presets and a file as they are, nested: with what they give alone, and without any defaults.
+
+    Raises:
+        SettingsError: there is no such preset or file, or it cannot be read.
+    """
+    return reduce(merged, _read_files(preset, config), {})
+
+
+def _read_files(preset: str | Sequence[str] | None, config: Path | None) -> Iterator[dict[str, Any]]:
+    """Yields what presets and a file give; later ones win."""
+    for name in [preset] if isinstance(preset, str) else preset or ():
+        yield read_file(known_file(name, presets(), f"--preset {name}"), f"--preset {name}")
+    if config:
+        yield read_file(config, f"--config {config}")
 
 
 def known_file(name: str, known: Mapping[str, Path], asked: str) -> Path:

@@ -23,7 +23,7 @@ from aemodels.data import PreparedData, prepare
 from aemodels.data.folder import FolderConfig
 from aemodels.data.mnist import MnistConfig
 from aemodels.data.source import SourceConfig
-from aemodels.evaluation.evaluate import EvaluationConfig
+from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import feature_network
 from aemodels.evaluation.metrics import METRICS
@@ -107,7 +107,7 @@ def measured(collection: Collection, root: Path, quick: bool) -> tuple[list[dict
     systems: dict[str, Evidence] = reference_systems(data, [LATENT], CPU, rules, features)
     seconds = dict.fromkeys(systems, 0.0)
     for name, trained in trained_systems(data, quick).items():
-        systems[name] = rules.evidence(trained.model, data, features, "test")
+        systems[name] = Evidence(trained.model, data, features, "test", rules)
         seconds[name] = trained.seconds
     linear = METRICS["mse"].measure(systems[f"linear code {LATENT}"])
     rows = []

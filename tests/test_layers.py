@@ -144,6 +144,7 @@ def test_private_names_of_other_packages_are_listed_beside_their_bounds() -> Non
         ("aemodels.runtime.processes", {"torch", "numpy", "PIL"}),
         ("aemodels.tracking.catalog", {"torch", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
         ("aemodels.training.train", {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
+        ("aemodels.evaluation.config", {"torch", "numpy", "aemodels.evaluation.metrics"}),
         ("aemodels.experiment", {"torchvision", "mlflow", "prefect", "optuna", "sklearn", "matplotlib"}),
         (
             "aemodels.checkpoints.model_files",

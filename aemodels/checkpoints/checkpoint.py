@@ -2,8 +2,9 @@
 
 config.json          the experiment and what the model must know of its data
 weights.safetensors  the finished model
-codes.safetensors    codes of training images
-model.sha256         the checksums of all three
+codes.safetensors    codes of training images, where the model has an encoder
+history.json         the metrics of each epoch of its training
+model.sha256         the checksums of all of these
 state.safetensors    the state after the last epoch, while training is not finished
 """
 
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aemodels.checkpoints.model_files import CODES, COMPLETED, CONFIG, WEIGHTS, first_line, load_network, seal
+from aemodels.checkpoints.run_folder import STATE as STATE  # others take it from here too
 from aemodels.config import Config, SettingsError, UserError
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
@@ -28,7 +30,6 @@ from aemodels.nn.trunks import ImageShape
 from aemodels.runtime.files import write_whole
 from aemodels.training.state import TrainingState
 
-STATE = "state.safetensors"
 BESIDE = tuple(field.name for field in fields(TrainingState) if field.name != "tensors")  # kept as JSON
 
 

@@ -34,6 +34,7 @@ from aemodels.runtime.files import write_whole
 from aemodels.runtime.locks import locked
 
 NOTES = "run.json"
+STATE = "state.safetensors"  # while training is not finished
 COMMAND = "a command"  # the asker of a run at the terminal, which may be killed before it has told the result
 SEATS = "seat-*.lock"
 
@@ -74,7 +75,7 @@ class RunFolder:
 
     def forget_state(self) -> None:
         """Removes the checkpoint, which is of no use to a finished run."""
-        (self.path / "state.safetensors").unlink(missing_ok=True)
+        (self.path / STATE).unlink(missing_ok=True)
 
     @property
     def result(self) -> dict[str, Any] | None:

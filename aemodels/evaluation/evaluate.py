@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple
 
 import torch
-from pydantic import Field, field_validator, model_validator
 
-from aemodels.config import Config, SettingsError, UserError
+from aemodels.config import SettingsError, UserError
 from aemodels.data.prepared import PreparedData
+from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.leaving_out import making_from, named
@@ -20,53 +20,6 @@ from aemodels.runtime.progress import Steps, finish
 
 # What any data have by the time that a training or a search measures, although not yet when its settings are checked.
 COMING: tuple[Need, ...] = ("features",)
-
-
-class EvaluationConfig(Config):
-    """Holds how a trained model is evaluated."""
-
-    primary: str = "frechet_samples"
-    """Names the metric that defines better: a search reads it on validation images, the gate on test images."""
-    level: Literal["quick", "full"] = "full"
-    """Leaves out with quick what is slow: classifiers of codes, density and coverage, requests for classes, t-SNE."""
-    samples: int = Field(10_000, ge=2)
-    """Sets the images on each side of a Frechet distance; there are fewer where the data have fewer."""
-    denoising: bool = False
-    """Measures how well Gaussian noise is removed, beside plain filters, by models trained with any corruption."""
-    seed: int = Field(0, ge=0)
-    """Seeds the evaluation's noise; it is the same for all runs, so that they compare."""
-
-    nll_samples: int = Field(0, ge=0)
-    """Sets how many codes from q(z|x) the negative log-likelihood takes for each image; 0 leaves it out."""
-    nll_images: int = Field(1_000, ge=1)
-    """Sets how many of the split's first images the negative log-likelihood is measured on."""
-
-    @field_validator("primary")
-    @classmethod
-    def _known(cls, primary: str) -> str:
-        if primary not in METRICS or METRICS[primary].ranking is None:
-            known = ", ".join(name for name, metric in METRICS.items() if metric.ranking)
-            raise ValueError(f"not a metric that says by itself which model is better; choose one of {known}")
-        return primary
-
-    @model_validator(mode="after")
-    def _measured(self) -> Self:
-        if self.primary == "nll" and self.nll_samples == 0:
-            raise ValueError("primary=nll needs nll_samples of at least 1; 100 and more make it a close bound")
-        return self
-
-    def evidence(
-        self,
-        model: GenerativeModel,
-        data: PreparedData,
-        features: Features | None,
-        split: str,
-        history: Sequence[Mapping[str, float]] = (),
-        seen: int = 0,
-        own: PreparedData | None = None,
-    ) -> Evidence:
-        """Returns the evidence by which a model is evaluated, by these rules; nothing is computed yet."""
-        return Evidence(model, data, features, split, self, history, seen, own)
 
 
 class Evaluation(NamedTuple):
@@ -119,7 +72,7 @@ def evaluating(
             other images or, if it is conditional, other classes.
     """
     _check_images(model, data)
-    evidence = config.evidence(model, data, features, split, history, seen, own)
+    evidence = Evidence(model, data, features, split, config, history, seen, own)
     if only is not None:
         _require(only, evidence)
     makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in (_asked(config) if only is None else only)}
@@ -149,6 +102,20 @@ def _check_images(model: GenerativeModel, data: PreparedData) -> None:
         )
 
 
+def check_ranking(config: EvaluationConfig) -> None:
+    """Checks that the primary metric says by itself which model is better, whatever the model and the data.
+
+    Raises:
+        SettingsError: it says nothing about a model, or only beside another metric, or there is no such metric.
+    """
+    if config.primary not in METRICS or METRICS[config.primary].ranking is None:
+        known = ", ".join(name for name, metric in METRICS.items() if metric.ranking)
+        raise SettingsError(
+            f"evaluation.primary={config.primary}: not a metric that says by itself which model is better; "
+            f"choose one of {known}"
+        )
+
+
 def check_primary(model: GenerativeModel, data: PreparedData, config: EvaluationConfig) -> None:
     """Checks that the primary metric exists, before the work of a training or a search; it takes a moment.
 
@@ -156,7 +123,7 @@ def check_primary(model: GenerativeModel, data: PreparedData, config: Evaluation
         SettingsError: `evaluation.primary` does not exist for this model and these data.
     """
     for split in ("val", "test"):  # the search reads it on validation images, the gate on test images
-        _require((config.primary,), config.evidence(model, data, None, split), "evaluation.primary=", COMING)
+        _require((config.primary,), Evidence(model, data, None, split, config), "evaluation.primary=", COMING)
 
 
 def check_likelihood(model: GenerativeModel, data: PreparedData, config: EvaluationConfig) -> None:
@@ -167,7 +134,7 @@ def check_likelihood(model: GenerativeModel, data: PreparedData, config: Evaluat
     Raises:
         SettingsError: a negative log-likelihood is asked for, and this model of these data has none.
     """
-    evidence = config.evidence(model, data, None, "val")
+    evidence = Evidence(model, data, None, "val", config)
     if not evidence.has("nll_samples") or not lacking("nll", evidence):
         return
     if not evidence.has("rate"):

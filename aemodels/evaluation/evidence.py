@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from aemodels.data.batches import Batches, fits
 from aemodels.data.other_kind import images_of_another_kind
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.class_requests import Requests
+from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.denoising import NOISES, Denoising
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.likelihood import log_likelihood, mean_bound
@@ -33,22 +34,7 @@ from aemodels.runtime.randomness import derived_seed, undisturbed
 TRAINING_CODES = 10_000
 NOISY = 200  # images: the filters that denoisers are compared with are slow
 
-
-class Rules(Protocol):
-    """Says how much is measured; EvaluationConfig explains each number."""
-
-    @property
-    def level(self) -> Literal["quick", "full"]: ...
-    @property
-    def samples(self) -> int: ...
-    @property
-    def denoising(self) -> bool: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def nll_samples(self) -> int: ...
-    @property
-    def nll_images(self) -> int: ...
+Rules = EvaluationConfig  # as the references call it
 
 
 class Codes(NamedTuple):
@@ -67,7 +53,7 @@ class Evidence:
         data: PreparedData,
         features: Features | None,
         split: str,
-        rules: Rules,
+        rules: EvaluationConfig,
         history: Sequence[Mapping[str, float]] = (),
         seen: int = 0,
         own: PreparedData | None = None,

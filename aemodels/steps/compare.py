@@ -302,7 +302,7 @@ def _pictures(
 
     def evidence(name: str) -> Evidence:
         model = load_model(_place(folder, name, 0), str(best_device())).model
-        return config.experiment(name, 0).evaluation.evidence(model, data, None, "test")
+        return Evidence(model, data, None, "test", config.experiment(name, 0).evaluation)
 
     systems = {name: evidence(name) for name in config.systems}
     makers: dict[str, Callable[[], Picture]] = {

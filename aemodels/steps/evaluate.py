@@ -11,7 +11,7 @@ from pydantic import Field
 
 from aemodels.checkpoints.checkpoint import Loaded, load_model
 from aemodels.checkpoints.model_files import load_history
-from aemodels.config import SettingsError, UserError, nested
+from aemodels.config import SettingsError, UserError
 from aemodels.data import PreparedData, prepare, prepared_before
 from aemodels.data.folder import FolderConfig
 from aemodels.data.given_tests import with_test_images
@@ -25,6 +25,7 @@ from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import store_folder
 from aemodels.runtime.progress import Progress, Steps
+from aemodels.settings import merged
 from aemodels.steps.recording import Result, changed_first, headline, keep_figures, keep_report
 from aemodels.tracking.catalog import find
 from aemodels.tracking.origin import standard_tags
@@ -61,14 +62,12 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         UserError: there is no such model, or torchrun started this.
     """
     torchrun.refuse("an evaluation")
-    for key in changes:
-        if not key.startswith(("data", "evaluation")):
-            raise SettingsError(f"{key}: a trained model stays as it is; give only settings of data.* and evaluation.*")
+    _check_sections(changes)
     store = open_store()
     folder = find(model)
     loaded, history = load_model(folder, str(best_device())), load_history(folder)
     # how much was measured after the training says nothing of this evaluation
-    experiment = _asked(loaded.card.experiment, {"evaluation.level": "full", **changes})
+    experiment = _asked(loaded.card.experiment, merged({"evaluation": {"level": "full"}}, changes))
     own, data = yield from _images(model, loaded, experiment)
     _check(model, loaded, data)
     check_likelihood(loaded.model, data, experiment.evaluation)
@@ -90,12 +89,25 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
     return result
 
 
+def _check_sections(changes: Mapping[str, Any]) -> None:
+    """Refuses settings of other sections than `data` and `evaluation`, by their dotted keys."""
+    for key, value in changes.items():
+        if key.partition(".")[0] not in ("data", "evaluation"):
+            while isinstance(value, Mapping) and value:
+                inner, value = next(iter(value.items()))
+                key = f"{key}.{inner}"
+            raise SettingsError(f"{key}: a trained model stays as it is; give only settings of data.* and evaluation.*")
+
+
 def _asked(own: Experiment, changes: Mapping[str, Any]) -> Experiment:
-    """Returns the changed settings; a CSV file that labels the model's own images says nothing about other folders."""
+    """Returns the settings after nested changes.
+
+    A CSV file that labels the model's own images says nothing about other folders.
+    """
     asked = own.override(changes)
     if not isinstance(own.data, FolderConfig) or not isinstance(asked.data, FolderConfig):
         return asked
-    others = asked.data.path != own.data.path and "labels" not in nested(changes)["data"]
+    others = asked.data.path != own.data.path and "labels" not in changes["data"]
     return asked.override({"data.labels": None}) if others else asked
 
 

@@ -12,6 +12,7 @@ import torch
 from aemodels.config import Choice, Range, SettingsError, Space, nested
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.evaluate import COMING, check_likelihood, check_primary, lacking
+from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.leaving_out import named
 from aemodels.experiment import Experiment
 from aemodels.training.models import new_model
@@ -100,7 +101,7 @@ def check_models(experiment: Experiment, data: PreparedData, config: TuningConfi
     model = new_model(experiment.model, data, experiment.seed)
     check_primary(model, data, experiment.evaluation)
     check_likelihood(model, data, experiment.evaluation)  # for the training that follows the search
-    evidence = experiment.evaluation.evidence(model, data, None, "val")
+    evidence = Evidence(model, data, None, "val", experiment.evaluation)
     for metric in config.pareto or ():
         if missing := " and ".join(named(need, evidence) for need in lacking(metric, evidence, COMING)):
             raise SettingsError(

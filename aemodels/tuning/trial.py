@@ -12,6 +12,7 @@ from torch import Tensor
 from aemodels.config import SettingsError
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.evaluate import evaluate
+from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
@@ -51,7 +52,7 @@ class Conditions:
         """
         data, rules = self.data, experiment.evaluation
         model = best_model(experiment.model, data, experiment.training, experiment.seed, epoch.state)
-        has = rules.evidence(model, data, self.features, "val").has
+        has = Evidence(model, data, self.features, "val", rules).has
         compared = [metric for metric in COMPARED if all(map(has, METRICS[metric].needs))]
         needed = (*self.goals.objectives, rules.primary)
         wanted = dict.fromkeys((*needed, *compared))

@@ -32,12 +32,12 @@ from flows.cli.pages import report, serve, ui
 from flows.cli.registry import history, models, promote, rollback
 from flows.cli.session import (
     answering,
-    evaluated_quickly,
     keep_given,
     let_prefect_start,
     model_first,
     read_evaluation_settings,
     read_settings,
+    start_for,
 )
 from flows.cli.streams import guarded
 
@@ -98,7 +98,7 @@ def pipeline(
     decides whether it becomes the champion.
     """
     with answering(v, computes=True):
-        settings = read_settings(evaluated_quickly(changes, json), preset, config)
+        settings = read_settings(changes, preset, config, start_for(json))
         from aemodels.steps.start import fixed
         from aemodels.steps.tune import check
         from flows import terminal
@@ -154,7 +154,7 @@ def train(
 ) -> None:
     """Train a model, evaluate it and register it."""
     with answering(v, computes=True):
-        settings = read_settings(evaluated_quickly(changes, json), preset, config)
+        settings = read_settings(changes, preset, config, start_for(json))
         from aemodels.runtime import torchrun
         from aemodels.steps.start import fixed
         from aemodels.steps.train import assist, check
@@ -191,7 +191,7 @@ def evaluate(
         model, changes = model_first(arguments or [])
         if not model:
             model = f"{read_settings(changes, preset, config).registered_name}@champion"
-        settings = read_evaluation_settings(evaluated_quickly(changes, json), preset, config)
+        settings = read_evaluation_settings(changes, preset, config, start_for(json))
         from flows.cli import results, work
 
         results.evaluated(work.evaluate(model, settings), json)

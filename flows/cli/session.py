@@ -10,7 +10,7 @@ import os
 import signal
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
@@ -161,11 +161,16 @@ def let_prefect_start() -> None:
         require_room(home, SERVER_BYTES)
 
 
-def read_settings(changes: list[str] | None, preset: list[str] | None, config: Path | None) -> Settings:
-    """Reads the settings from the defaults, presets, a file and single changes; later ones replace earlier ones."""
+def read_settings(
+    changes: list[str] | None,
+    preset: list[str] | None,
+    config: Path | None,
+    start: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Reads the settings from the defaults, `start`, presets, a file and single changes; later ones win."""
     from aemodels.settings import load_settings, read_changes
 
-    return load_settings(read_changes(changes or []), preset, config)
+    return load_settings(read_changes(changes or []), preset, config, start)
 
 
 def keep_given(settings: Settings, changes: list[str] | None) -> Settings:
@@ -177,11 +182,9 @@ def keep_given(settings: Settings, changes: list[str] | None) -> Settings:
     return settings.model_copy(update={"tuning": tuning})
 
 
-def evaluated_quickly(changes: list[str] | None, json: bool) -> list[str]:
-    """Returns the changes, with evaluation.level=quick before them for a machine that reads JSON and gives no level."""
-    given = changes or []
-    own = any(change.startswith(("evaluation.level=", "evaluation=")) for change in given)
-    return ["evaluation.level=quick", *given] if json and not own else given
+def start_for(json: bool) -> dict[str, Any]:
+    """Returns what settings start from: a machine that reads JSON gets a quick evaluation, unless a level is given."""
+    return {"evaluation": {"level": "quick"}} if json else {}
 
 
 def model_first(arguments: list[str]) -> tuple[str, list[str]]:
@@ -191,16 +194,20 @@ def model_first(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def read_evaluation_settings(
-    changes: list[str] | None, preset: list[str] | None, config: Path | None
+    changes: list[str] | None,
+    preset: list[str] | None,
+    config: Path | None,
+    start: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Reads the settings of `data` and `evaluation` for a trained model, also from a preset or file."""
-    from aemodels.settings import read_changes
+    """Reads, nested, what is to differ from the settings that a trained model has: what is given, and no defaults.
 
-    settings: dict[str, Any] = {}
-    if preset or config:
-        start = read_settings(None, preset, config)
-        settings = {"data": start.data.model_dump(mode="json"), "evaluation": start.evaluation.model_dump(mode="json")}
-    return settings | read_changes(changes or [])
+    The sections of presets and files that say nothing about an evaluation are left out.
+    """
+    from aemodels.settings import Settings, join_files, merged, read_changes
+
+    others = Settings.model_fields.keys() - {"data", "evaluation"}
+    found = {name: section for name, section in join_files(preset, config).items() if name not in others}
+    return merged(merged(start or {}, found), read_changes(changes or []))
 
 
 def _set_environment(verbose: bool) -> None:

@@ -24,7 +24,7 @@ from untrained import finished_folder
 
 from aemodels.config import SettingsError
 from aemodels.models import AnyModelConfig
-from aemodels.settings import ComparisonConfig, Settings, load_comparison, load_settings, read_changes
+from aemodels.settings import ComparisonConfig, Settings, load_comparison, load_settings, merged, read_changes
 from aemodels.tracking.gate import Decision
 from aemodels.tracking.registry import conclude, register
 from aemodels.tracking.run import start_run
@@ -181,8 +181,9 @@ def ours(words: list[str]) -> None:
         assert load_comparison(named_, read_changes(changes), preset or (), given["seeds"]).settings
     elif name == "evaluate":
         settings = read_evaluation_settings(model_first(given["arguments"] or [])[1], preset, config)
-        own = {"data.name": "folder"} if "data.path" in settings else {}  # as the model of images in folders has it
-        assert load_settings({**own, **settings})
+        # as the model of images in folders has it
+        own = {"data.name": "folder"} if "path" in settings.get("data", {}) else {}
+        assert load_settings(merged(own, settings))
     elif "changes" in given:
         assert load_settings(read_changes(given["changes"] or []), preset, config)
 
@@ -191,6 +192,12 @@ def ours(words: list[str]) -> None:
 def test_commands_and_their_settings_are_there(page: Path) -> None:
     for words in commands(page):
         is_there(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_recipes_for_own_images_leave_the_networks_to_the_images(page: Path) -> None:
+    recipes = [words for words in commands(page) if "data.name=folder" in words]
+    assert [words for words in recipes if any(word.startswith("model.trunk") for word in words)] == []
 
 
 @pytest.mark.parametrize("wrong", ["aemodels fly", "aemodels train data.nam=x", "aemodels train --fast", "make tea"])

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from aemodels.data import PreparedData
+from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.denoising import Denoising
-from aemodels.evaluation.evaluate import EvaluationConfig, evaluate
+from aemodels.evaluation.evaluate import evaluate
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.leaving_out import NotEnoughError

@@ -13,7 +13,8 @@ from torch import Tensor
 from aemodels.config import SettingsError, section_kinds
 from aemodels.data import PreparedData
 from aemodels.data.other_kind import images_of_another_kind
-from aemodels.evaluation.evaluate import EvaluationConfig, check_primary, direction, evaluate, evaluating
+from aemodels.evaluation.config import EvaluationConfig
+from aemodels.evaluation.evaluate import check_primary, direction, evaluate, evaluating
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
@@ -144,8 +145,8 @@ def test_an_autoencoder_is_judged_by_codes_from_the_standard_normal_too(
 
 
 def test_a_vae_is_judged_by_codes_from_a_fitted_prior_too(digits: PreparedData, features: Features) -> None:
-    """Every q(z|x) is N(7, I), and the fitted prior has found that. N(0, I) stays the model's own prior."""
-    model = build(VAEConfig(trunk=SMALL), digits)
+    """Every q(z|x) is N(7, I), and the fitted prior has found that. The model itself draws from N(0, I)."""
+    model = build(VAEConfig(trunk=SMALL, draws_from="prior"), digits)
     assert isinstance(model, Variational)
     with torch.no_grad():
         for parameter in model.posterior.parameters():
@@ -220,16 +221,17 @@ def test_direction() -> None:
 
 @pytest.mark.parametrize("primary", ["frechet_sample", "frechet_floor", "generalization_gap", "confident_samples"])
 def test_a_primary_that_judges_no_model(primary: str) -> None:
-    with pytest.raises(SettingsError, match=r"primary=.*choose one of distortion, "):
-        EvaluationConfig.parse({"primary": primary})
+    with pytest.raises(SettingsError, match=rf"^evaluation\.primary={primary}: .*choose one of distortion, "):
+        Experiment.parse({"evaluation.primary": primary})
     with pytest.raises(SettingsError, match=primary):
         direction(primary)
 
 
 def test_a_rate_is_no_primary_but_a_goal_beside_another() -> None:
     """A model whose codes tell nothing has the smallest rate."""
-    with pytest.raises(SettingsError, match=r"primary=rate: .* by itself .*; choose one of distortion, negative_elbo"):
-        EvaluationConfig.parse({"primary": "rate"})
+    refusal = r"primary=rate: not a metric that says by itself .*; choose one of distortion, negative_elbo"
+    with pytest.raises(SettingsError, match=refusal):
+        Experiment.parse({"evaluation.primary": "rate"})
     assert TuningConfig(pareto=("distortion", "rate")).pareto == ("distortion", "rate")
 
 

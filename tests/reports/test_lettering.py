@@ -14,8 +14,10 @@ from autoencoders import build
 
 from aemodels.config import Choice
 from aemodels.data import PreparedData
+from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.drift import Scores
-from aemodels.evaluation.evaluate import EvaluationConfig, evaluate
+from aemodels.evaluation.evaluate import evaluate
+from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features
 from aemodels.models import AEConfig, CVAEConfig, VAEConfig
 from aemodels.nn.trunks import MLPConfig
@@ -92,7 +94,7 @@ def test_figures_of_comparisons_and_checks_draw_nothing_as_a_formula(
     digits: PreparedData, drawn_texts: list[Any]
 ) -> None:
     model = build(VAEConfig(trunk=SMALL, latent_dim=2), digits)
-    evidence = EvaluationConfig().evidence(model, digits, None, "test")
+    evidence = Evidence(model, digits, None, "test", EvaluationConfig())
     systems = {"$a$": evidence, "_b": evidence}
     side_by_side(systems, "of $data$")
     rate_distortion(systems, {"$a$": (1.0, 100.0), "_b": (20.0, 80.0)})
@@ -192,6 +194,6 @@ def test_long_names_are_told_apart(names: list[str], shown: list[str]) -> None:
 
 def test_the_names_of_a_legend_are_told_apart(digits: PreparedData, drawn_texts: list[Any]) -> None:
     named = digits.model_copy(update={"classes": tuple(f"photograph_of_the_digit_{i}" for i in range(10))})
-    evidence = EvaluationConfig().evidence(build(VAEConfig(trunk=SMALL, latent_dim=2), named), named, None, "test")
+    evidence = Evidence(build(VAEConfig(trunk=SMALL, latent_dim=2), named), named, None, "test", EvaluationConfig())
     draw_figures(evidence, only=("codes",))
     assert {f"…{i}" for i in range(10)} <= set(shown(drawn_texts))

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from aemodels.data import PreparedData, prepare
 from aemodels.data.sprites import SpritesConfig, draw_factors
-from aemodels.evaluation.evaluate import EvaluationConfig, check_primary, evaluate
+from aemodels.evaluation.config import EvaluationConfig
+from aemodels.evaluation.evaluate import check_primary, evaluate
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.evaluation.metrics.factors import mutual_information_gap

@@ -10,7 +10,8 @@ from autoencoders import build
 
 from aemodels.config import SettingsError
 from aemodels.data import PreparedData
-from aemodels.evaluation.evaluate import EvaluationConfig, check_likelihood, evaluate
+from aemodels.evaluation.config import EvaluationConfig
+from aemodels.evaluation.evaluate import check_likelihood, evaluate
 from aemodels.models import AEConfig, VAEConfig
 from aemodels.nn.distributions import BernoulliConfig, GaussianConfig
 from aemodels.nn.trunks import MLPConfig

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
-from commands import Shop, call, refused
-from tracked import client
+from commands import TINY, Shop, call, refused
+from tracked import client, runs
 
+from flows.cli.session import read_evaluation_settings, read_settings, start_for
 from flows.leftovers import MARK
 
 
@@ -42,6 +44,46 @@ def test_evaluation_changes_neither_the_model_nor_the_shape_of_images() -> None:
     refused(call("evaluate", "digits/1", "evaluation.samples=1"), "evaluation.samples=1", "at least 2")
     refused(call("evaluate", "digits/1", "evaluation.nll_samples=5"), "evaluation.nll_samples=5", "data.binarize")
     assert len(call("models", "--json").json) == before
+
+
+def written(file: Path, settings: object) -> Path:
+    file.write_text(json.dumps(settings))
+    return file
+
+
+def test_files_say_of_an_evaluation_what_they_give_and_no_defaults(tmp_path: Path) -> None:
+    own = written(tmp_path / "own.json", {"evaluation.nll_samples": 100, "data": {"image_size": 32}, "seed": 7})
+    both = {"evaluation": {"nll_samples": 100}, "data": {"image_size": 32}}
+    assert read_evaluation_settings(None, ["fast"], None) == {}
+    assert read_evaluation_settings(None, ["fast"], own) == both
+    assert read_evaluation_settings(["evaluation.nll_samples=5"], None, own)["evaluation"] == {"nll_samples": "5"}
+    assert read_evaluation_settings(["data=mnist"], None, own)["data"] == {"image_size": 32, "name": "mnist"}
+    misspelt = written(tmp_path / "misspelt.json", {"evalution": {"samples": 2}})
+    assert read_evaluation_settings(None, None, misspelt) == {"evalution": {"samples": 2}}  # which is then refused
+
+
+def test_json_asks_for_a_quick_evaluation_where_nothing_gives_a_level(tmp_path: Path) -> None:
+    full = written(tmp_path / "full.json", {"evaluation": {"level": "full"}})
+    assert read_settings(None, None, full, start_for(json=True)).evaluation.level == "full"
+    assert read_settings(["evaluation.level=full"], None, None, start_for(json=True)).evaluation.level == "full"
+    assert read_settings(["evaluation.samples=9"], ["fast"], None, start_for(json=True)).evaluation.level == "quick"
+    assert read_settings(None, None, None, start_for(json=False)).evaluation.level == "full"
+    assert read_evaluation_settings(None, None, full, start_for(json=True)) == {"evaluation": {"level": "full"}}
+    assert read_evaluation_settings(None, ["fast"], None, start_for(json=True)) == {"evaluation": {"level": "quick"}}
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_file_of_settings_keeps_the_data_of_the_model(tmp_path: Path) -> None:
+    own = ["data.binarize=static", "evaluation.samples=90", "registry.name=inked"]
+    assert call("train", "--json", *TINY, *own).code == 0
+    quick = written(tmp_path / "quick.json", {"evaluation": {"level": "quick", "seed": 1}, "model": {"beta": 2}})
+    assert call("evaluate", "inked/1", "--preset", "fast", "--config", quick).code == 0
+    (run,) = runs(tmp_path / "store", "evaluation")
+    asked = {key: run.data.params[key] for key in ("data.binarize", "evaluation.samples", "evaluation.seed")}
+    assert asked == {"data.binarize": "static", "evaluation.samples": "90", "evaluation.seed": "1"}
+    assert run.data.params["evaluation.level"] == "quick"
+    misspelt = written(tmp_path / "misspelt.json", {"evalution": {"samples": 2}})
+    refused(call("evaluate", "inked/1", "--config", misspelt), "evalution.samples: ", "evaluation.*")
 
 
 def test_report_is_found_copied_and_opened(reference: str, in_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

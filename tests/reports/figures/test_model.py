@@ -18,7 +18,8 @@ from aemodels.config import section_kinds
 from aemodels.data import PreparedData, prepare
 from aemodels.data.folder import FolderConfig
 from aemodels.data.sprites import SpritesConfig
-from aemodels.evaluation.evaluate import EvaluationConfig, evaluate
+from aemodels.evaluation.config import EvaluationConfig
+from aemodels.evaluation.evaluate import evaluate
 from aemodels.evaluation.evidence import TRAINING_CODES, Codes, Evidence
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.experiment import Experiment
@@ -344,7 +345,7 @@ def test_quick_figures_leave_out_what_is_slow_and_all_are_told_of(digits: Prepar
     rules = EvaluationConfig(level="quick", samples=100)
     model = VAEConfig(trunk=MLPConfig(widths=(16,)), latent_dim=3).build(digits.image_shape, digits.num_classes)
     told: list[Progress] = []
-    pictures = finish(drawing_figures(rules.evidence(model, digits, features, "test")), told.append).found
+    pictures = finish(drawing_figures(Evidence(model, digits, features, "test", rules)), told.append).found
     assert {"reconstructions", "samples", "traversals", "interpolations", "codes"} <= pictures.keys()
     assert not {"codes_tsne", "nearest", "like"} & pictures.keys()
     assert [report.note for report in told] == list(pictures)
