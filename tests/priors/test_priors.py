@@ -8,8 +8,9 @@ from torch import Tensor
 
 from aemodels.config import UserError
 from aemodels.data import PreparedData
-from aemodels.models import VAEConfig
+from aemodels.models import IWAEConfig, VAEConfig
 from aemodels.models.base import Autoencoder
+from aemodels.nn.batch import Batch
 from aemodels.nn.trunks import MLPConfig
 from aemodels.priors import PRIORS, fitted, fitted_to_few
 from aemodels.runtime.randomness import seeded
@@ -113,3 +114,21 @@ def test_priors_are_fitted_to_posterior_samples_of_images_that_were_trained_on(d
     with seeded(0):
         model.sample_like(torch.rand(700, *digits.image_shape), 2_000, seed=0)
     torch.testing.assert_close(torch.cat(decoded).var(0), one, atol=0.2, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [VAEConfig, IWAEConfig])
+@pytest.mark.parametrize(("draws_from", "mean"), [("mixture", 7), ("prior", 0)])
+def test_new_images_come_from_where_codes_of_training_images_lie(kind, draws_from: str, mean: float) -> None:
+    config = kind(latent_dim=3, trunk=MLPConfig(widths=(16,)), draws_from=draws_from)
+    model = config.build((1, 8, 8), 0)
+    with torch.no_grad():
+        for parameter in model.posterior.parameters():
+            parameter.zero_()
+        model.posterior.mean.bias.fill_(7)
+    decoded: list[Tensor] = []
+    model.decoder.register_forward_hook(lambda _, inputs, __: decoded.append(inputs[0]))
+    with seeded(0), torch.no_grad():
+        model.fit_prior([Batch(torch.rand(1_000, 1, 8, 8), None)], seed=0)
+        model.sample(2_000)
+    torch.testing.assert_close(decoded[0].mean(0), torch.full((3,), float(mean)), atol=0.15, rtol=0)
+    torch.testing.assert_close(decoded[0].var(0), torch.ones(3), atol=0.2, rtol=0)  # of posterior samples, not of means
