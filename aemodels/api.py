@@ -11,6 +11,7 @@ from typing import Any
 from aemodels.checkpoints.checkpoint import STATE, load_state, save_card
 from aemodels.checkpoints.going_on import shorter_training
 from aemodels.checkpoints.model_files import CHECKSUMS
+from aemodels.checkpoints.result_keys import result_key
 from aemodels.checkpoints.training import save_best, saved_epochs
 from aemodels.config import SettingsError, UserError
 from aemodels.data import PreparedData
@@ -36,7 +37,7 @@ from aemodels.tracking.catalog import find
 from aemodels.training.models import new_model
 from aemodels.tuning.events import SearchResult, TrialEnded
 from aemodels.tuning.search import search as events_of
-from aemodels.tuning.space import keeping, search_identity
+from aemodels.tuning.space import keeping
 from aemodels.tuning.study import Study, forget_study, open_study
 
 __all__ = ["Found", "Model", "Settings", "SettingsError", "Trained", "UserError", "fit", "load", "search", "train"]
@@ -182,7 +183,7 @@ def _untracked(experiment: Experiment, resume: bool) -> Steps[Model]:
     untrained = new_model(experiment.model, data, experiment.seed)
     check_primary(untrained, data, experiment.evaluation)
     check_likelihood(untrained, data, experiment.evaluation)
-    folder = cache_folder() / "fits" / experiment.identity(data.digest)
+    folder = cache_folder() / "fits" / result_key(experiment.model_dump(mode="json"), data)
     folder.mkdir(parents=True, exist_ok=True)
     work = f"training {experiment.model.name}"
     lock = yield from wait_for(
@@ -229,7 +230,7 @@ def _untracked_search(settings: Settings, resume: bool) -> Steps[Searched]:
     features = yield from feature_network(data, best_device())
     folder = cache_folder() / "searches"
     folder.mkdir(parents=True, exist_ok=True)
-    identity = search_identity(experiment, config, data.digest)
+    identity = result_key([experiment.model_dump(mode="json"), config.model_dump(mode="json")], data)
     waiting = Progress("searching", 0, config.trials, "waiting for another process that searches the same")
     lock = yield from wait_for(folder / f"{identity}.lock", waiting)
     try:

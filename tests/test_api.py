@@ -23,6 +23,7 @@ from PIL import Image
 from places import ROOT
 
 import aemodels
+from aemodels.checkpoints import training as saving
 from aemodels.config import OwnWarning, SettingsError, section_kinds
 from aemodels.experiment import Experiment
 from aemodels.models.ae import AEConfig
@@ -122,7 +123,6 @@ def test_the_same_images_and_settings_give_the_same_model() -> None:
 
 
 def test_a_fit_that_was_interrupted_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    saving = import_module("aemodels.checkpoints.training")
     settings = QUICK | {"training__epochs": 3}
     whole = aemodels.fit(IMAGES, "vae", resume=False, **settings)
     seen: list[int] = []
@@ -202,6 +202,20 @@ def test_a_search_is_read_from_the_cache_or_begun_anew(monkeypatch: pytest.Monke
     assert claimed == [0, 1, 0, 1]
     assert anew.best == first.best
     assert search() == anew
+
+
+def test_what_another_release_has_kept_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = partial(aemodels.search, IMAGES, "vae", trials=2, tuning__epochs=1, **QUICK)
+    first = aemodels.fit(IMAGES, "vae", **QUICK)
+    search()
+    monkeypatch.setattr("aemodels.checkpoints.result_keys.own_version", lambda: "9.9")
+    states = starts_of_trainings(monkeypatch)
+    again = aemodels.fit(IMAGES, "vae", **QUICK | {"training__epochs": 2})
+    assert states == [0], "the state of a shorter training is another release's too"
+    assert again.folder != first.folder
+    assert aemodels.fit(IMAGES, "vae", **QUICK).folder != first.folder
+    search()
+    assert len(list((first.folder.parents[1] / "searches").glob("[0-9a-f]*.lock"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -500,16 +514,20 @@ def test_a_fit_starts_from_a_model_a_folder_or_a_registered_version(elsewhere: P
     assert {path.name for path in elsewhere.iterdir()} == {"kept"}
 
 
-def test_more_epochs_go_on_where_the_same_fit_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aemodels.checkpoints import training
-
-    real, states = training.train, []
+def starts_of_trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Lists after which epoch each training from now on starts."""
+    real, states = saving.train, []
 
     def spied(*arguments: object, **named: object) -> object:
         states.append(named["resume"].epoch if named["resume"] else 0)  # as it is now, since it is trained on
         return real(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "train", spied)
+    monkeypatch.setattr(saving, "train", spied)
+    return states
+
+
+def test_more_epochs_go_on_where_the_same_fit_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = starts_of_trainings(monkeypatch)
     aemodels.fit(IMAGES, "vae", **QUICK)
     longer = aemodels.fit(IMAGES, "vae", **QUICK | {"training__epochs": 3})
     whole = aemodels.fit(IMAGES, "vae", resume=False, **QUICK | {"training__epochs": 3})
