@@ -189,13 +189,12 @@ def _untracked(experiment: Experiment, resume: bool) -> Steps[Model]:
     lock = yield from wait_for(
         folder / "lock", Progress(work, 0, 1, "waiting for another process that trains the same")
     )
-    title = f"{experiment.model.name} {experiment.model.latent_dim}"
     try:
         if resume and (folder / CHECKSUMS).exists():
             with suppress(UserError):  # a file of the cache was damaged: it is trained again
-                return Model.open(folder, title)
+                return Model.open(folder)
         yield from _train_in(folder, experiment, data, work, resume)
-        return Model.open(folder, title)
+        return Model.open(folder)
     finally:
         lock.release()
 

@@ -54,6 +54,7 @@ def test_every_model_is_fitted_and_answers(kind: str, elsewhere: Path) -> None:
     drawn = model.sample(4)
     assert (drawn.shape, drawn.dtype) == ((4, 8, 8), np.float32)
     np.testing.assert_array_equal(drawn, model.sample(4))
+    np.testing.assert_array_equal(drawn, model.sample(np.int64(4), seed=np.uint8(0)))  # type: ignore[arg-type]
     assert (model.sample(4, seed=1) != drawn).any()
     if kind != "gan":
         assert model.encode(IMAGES[:5]).shape == (5, 3)
@@ -63,10 +64,12 @@ def test_every_model_is_fitted_and_answers(kind: str, elsewhere: Path) -> None:
         )
         with pytest.warns(OwnWarning, match="was not trained to denoise, so these are plain reconstructions"):
             assert model.denoise(IMAGES[:2]).shape == (2, 8, 8)
-        assert model.like(IMAGES[:5], n=3).shape == (3, 8, 8)
+        assert model.like(IMAGES[:5], n=np.arange(4)[-1]).shape == (3, 8, 8)
     else:
         for look in (model.encode, model.reconstruct, model.score, model.denoise, model.like, model.classify):
-            with pytest.raises(aemodels.UserError, match=r"gan 3: a gan has no encoder .* in Python `sample`"):
+            with pytest.raises(
+                aemodels.UserError, match=r"gan 3: a gan has no .* without them \(in Python `sample`\)$"
+            ):
                 look(IMAGES)
         with pytest.raises(aemodels.UserError, match="no encoder"):
             model.decode(np.zeros((2, 3)))
@@ -158,7 +161,7 @@ def test_a_model_is_evaluated_reported_saved_and_loaded() -> None:
 
 def test_tracked_it_is_what_the_commands_do() -> None:
     model = aemodels.fit(IMAGES, "vae", track=True, registry={"name": "mine"}, **QUICK)
-    assert model.name == "mine/1"
+    assert model.name == model.title == "mine/1"
     np.testing.assert_array_equal(aemodels.load("mine/1").encode(IMAGES), model.encode(IMAGES))
 
 
@@ -476,6 +479,7 @@ def test_wrong_arguments_are_named() -> None:
     model = aemodels.fit(torch.from_numpy(IMAGES).bfloat16(), "ae", **QUICK)
     for wrong, says in (
         (lambda: model.sample(1.5), "n=1.5"),
+        (lambda: model.sample(True), "n=True, seed=0: give whole numbers"),
         (lambda: model.like(IMAGES, n=1.5), "n=1.5"),
         (lambda: model.like(IMAGES[:1]), r"one image is one code of ae 3 \(model.name=ae\), .*; give at least two"),
         (lambda: model.encode("photos"), "images=photos: a path"),
