@@ -21,6 +21,7 @@ import torch
 from commands import call
 from PIL import Image
 from places import ROOT
+from tracked import history, runs
 
 import aemodels
 from aemodels.checkpoints import training as saving
@@ -528,6 +529,32 @@ def starts_of_trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(saving, "train", spied)
     return states
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_begun_anew_a_tracked_fit_trains_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = starts_of_trainings(monkeypatch)
+    fit = partial(aemodels.fit, IMAGES, "vae", **QUICK)
+    track = {"track": True, "registry__name": "mine"}
+    fit(**track)
+    fit(**track, training__epochs=2, resume=False)
+    assert states == [0, 0]
+    with monkeypatch.context() as patch:
+        patch.setattr("aemodels.steps.train.register", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(**track, training__epochs=3)
+    replaced = fit(**track, training__epochs=3, resume=False)
+    whole = fit(training__epochs=3, resume=False)
+    assert states == [0, 0, 2, 0, 0]
+    np.testing.assert_array_equal(replaced.sample(4), whole.sample(4))
+    store = Path(os.environ["AEMODELS_STORE"])
+    *_, killed, last = runs(store, "training")
+    assert [run.info.status for run in (killed, last)] == ["KILLED", "FINISHED"]
+    assert [step for step, _ in history(store, last.info.run_id)["train/loss"]] == [1, 2, 3]
+    assert Path(last.data.tags["folder"]) == Path(killed.data.tags["folder"]) == replaced.folder
 
 
 def test_more_epochs_go_on_where_the_same_fit_ended(monkeypatch: pytest.MonkeyPatch) -> None:
