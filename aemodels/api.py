@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from aemodels.steps.given import changes_of, check_flags, check_used, settings_o
 from aemodels.steps.search import search as untracked_search
 from aemodels.steps.train import Trained
 from aemodels.steps.train import train as tracked_training
+from aemodels.steps.tune import TrialRow
 from aemodels.steps.tune import tune as tracked_search
 from aemodels.tracking.catalog import find
+from aemodels.tuning.events import Trial
 from aemodels.tuning.space import keeping
 
 __all__ = ["Found", "Model", "Settings", "SettingsError", "Trained", "UserError", "fit", "load", "search", "train"]
@@ -111,7 +113,9 @@ class Found:
     settings: Settings
     """All settings, with those of the best trial."""
     trials: tuple[Mapping[str, Any], ...]
-    """The settings of each trial, with its `state` and what was measured of it on the validation images."""
+    """The settings of each trial, with its `state` and what was measured of it on the validation images.
+
+    The trials are in the order of the search, tracked or not."""
 
 
 def search(
@@ -174,12 +178,16 @@ def _untracked(settings: Settings, resume: bool) -> Steps[Model]:
 def _tracked_search(settings: Settings, resume: bool) -> Steps[Found]:
     data = yield from prepare(settings.data)
     tuned = yield from tracked_search(settings, data, group="", resume=resume)
-    trials = tuple({**trial.params, "state": trial.state, **trial.values} for trial in tuned.trials)
-    return Found(tuned.best, settings.override(tuned.best), trials)
+    return _found(settings, tuned.best, tuned.trials)
 
 
 def _untracked_search(settings: Settings, resume: bool) -> Steps[Found]:
     data = yield from prepare(settings.data)
     result = yield from untracked_search(settings, data, resume)
-    trials = tuple({**trial.params, "state": trial.state, **trial.metrics} for trial in result.trials)
-    return Found(result.best.params, settings.override(result.best.params), trials)
+    return _found(settings, result.best.params, result.trials)
+
+
+def _found(settings: Settings, best: dict[str, Any], trials: Iterable[Trial | TrialRow]) -> Found:
+    ordered = sorted(trials, key=lambda trial: trial.index)
+    rows = tuple({**trial.params, "state": trial.state, **trial.metrics} for trial in ordered)
+    return Found(best, settings.override(best), rows)

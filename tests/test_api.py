@@ -208,6 +208,14 @@ def test_a_search_is_read_from_the_cache_or_begun_anew(monkeypatch: pytest.Monke
     assert search() == anew
 
 
+def test_a_search_finds_the_same_whether_it_is_tracked_or_not() -> None:
+    search = partial(aemodels.search, IMAGES, "vae", trials=3, tuning__epochs=1, **UNSIZED)
+    alone, tracked = search(), search(track=True, registry__name="mine")
+    assert tracked.trials == alone.trials
+    assert tracked.best == alone.best
+    assert "mse" in tracked.trials[0]
+
+
 def test_what_another_release_has_kept_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     search = partial(aemodels.search, IMAGES, "vae", trials=2, tuning__epochs=1, **QUICK)
     first = aemodels.fit(IMAGES, "vae", **QUICK)

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from aemodels.checkpoints.run_folder import RunFolder, awaited, claimed, joined, numbered
-from aemodels.config import Config, UserError, as_written
+from aemodels.config import UserError, as_written
 from aemodels.data import PreparedData
 from aemodels.evaluation.features import feature_network
 from aemodels.evaluation.leaving_out import as_tags
@@ -52,7 +52,7 @@ ENDED = "this search has ended: its result; the same command again searches anew
 COMPARED = 6  # trials on the comparison page: as many as its legend shows
 
 
-class TrialRow(Config):
+class TrialRow(Result):
     """Holds what a person compares of a trial."""
 
     index: int
@@ -60,6 +60,8 @@ class TrialRow(Config):
     params: dict[str, Any]
     values: dict[str, float]
     """Holds the objectives by name, measured on validation images."""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """Holds all that was measured on validation images, by name; results of earlier releases have none."""
     seconds: float
     error: str = ""
     """Says why the trial failed."""
@@ -288,6 +290,7 @@ def _row(trial: Trial, objectives: tuple[str, ...]) -> TrialRow:
         state=trial.state,
         params=trial.params,
         values=values,
+        metrics=trial.metrics,
         seconds=trial.seconds,
         error=trial.error,
     )
