@@ -11,16 +11,21 @@ from aemodels.config import SettingsError, UserError
 from aemodels.data.prepared import prepare
 from aemodels.models.base import ModelConfig
 from aemodels.runtime.bars import watched
+from aemodels.runtime.devices import best_device
 from aemodels.runtime.files import at_path
 from aemodels.runtime.progress import Steps
 from aemodels.serving.model import Model
 from aemodels.settings import Settings
 from aemodels.steps.fit import fit as untracked_training
 from aemodels.steps.given import changes_of, check_flags, check_used, settings_of
+from aemodels.steps.search import check as check_untracked_search
 from aemodels.steps.search import search as untracked_search
+from aemodels.steps.start import fixed
 from aemodels.steps.train import Trained
+from aemodels.steps.train import check as check_tracked_training
 from aemodels.steps.train import train as tracked_training
 from aemodels.steps.tune import TrialRow
+from aemodels.steps.tune import check as check_tracked_search
 from aemodels.steps.tune import tune as tracked_search
 from aemodels.tracking.catalog import find
 from aemodels.tuning.events import Trial
@@ -74,10 +79,12 @@ def fit(
     """
     with at_path():
         check_flags(track=track, resume=resume)
-        check_used(changes_of(model, settings), track)
+        check_used(changes_of(model, settings), track, search=False)
         chosen = settings_of(images, model, labels, start_from, settings)
         if track:
+            check_tracked_training(chosen)
             return watched(_tracked(chosen, resume))
+        best_device()  # one that does not work is refused
         return watched(_untracked(chosen, resume))
 
 
@@ -101,6 +108,8 @@ def train(settings: Settings) -> Trained:
     if not isinstance(settings, Settings):
         raise SettingsError(f"settings={settings!r}: give aemodels.Settings(), changed by its `override`")
     with at_path():
+        settings = fixed(settings)
+        check_tracked_training(settings)
         return watched(_trained(settings))
 
 
@@ -149,11 +158,14 @@ def search(
     with at_path():
         check_flags(track=track, resume=resume)
         given = settings | ({} if trials is None else {"tuning__trials": trials})
-        chosen = settings_of(images, model, labels, start_from, given)
         by_name = changes_of(model, given)
+        check_used(by_name, track, search=True)
+        chosen = settings_of(images, model, labels, start_from, given)
         chosen = chosen.model_copy(update={"tuning": keeping(chosen, chosen.tuning, by_name)})
         if track:
+            check_tracked_search(chosen, resume)
             return watched(_tracked_search(chosen, resume))
+        check_untracked_search(chosen)
         return watched(_untracked_search(chosen, resume))
 
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -214,6 +215,52 @@ def test_a_search_finds_the_same_whether_it_is_tracked_or_not() -> None:
     assert tracked.trials == alone.trials
     assert tracked.best == alone.best
     assert "mse" in tracked.trials[0]
+
+
+def unprepared(*_: object) -> None:
+    raise AssertionError("the images are prepared before the settings are checked")
+
+
+NAMELESS = r"registry\.name: a model of images from folders needs a name"
+
+
+@pytest.mark.parametrize(
+    ("work", "given", "says"),
+    [
+        (aemodels.fit, {"track": True}, NAMELESS),
+        (aemodels.search, {"track": True}, NAMELESS),
+        (aemodels.search, {"registry__margin": 0.5}, "registry.margin: has no effect without track=True"),
+        *[
+            (aemodels.search, {"tuning__space": {"model.depth": {"low": 1, "high": 2}}} | tracked, "model.depth")
+            for tracked in ({}, {"track": True, "registry__name": "mine"})
+        ],
+        (
+            aemodels.search,
+            {"track": True, "registry__name": "mine", "resume": False},
+            "resume=False: other machines may work on this search",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_work(
+    work: Callable[..., object], given: dict[str, object], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aemodels.api.prepare", unprepared)
+    if "resume" in given:
+        monkeypatch.setenv("OPTUNA_STORAGE", "postgresql://nobody@nowhere.invalid/searches")
+    with pytest.raises(aemodels.UserError, match=says):
+        work(IMAGES, "vae", **given)
+
+
+def test_all_is_checked_before_the_work_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aemodels.api.prepare", unprepared)
+    np.save("kept.npy", IMAGES)
+    nameless = aemodels.Settings().override({"data": {"name": "arrays", "path": str(Path("kept.npy").absolute())}})
+    with pytest.raises(aemodels.SettingsError, match=NAMELESS):
+        aemodels.train(nameless)
+    monkeypatch.setenv("AEMODELS_DEVICE", "abacus")
+    for work in (aemodels.fit, aemodels.search):
+        with pytest.raises(aemodels.UserError, match="abacus"):
+            work(IMAGES, "vae")
 
 
 def test_what_another_release_has_kept_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
