@@ -1,4 +1,4 @@
-"""Trains a model that nothing tracks, in the cache, with what tracked trainings do too.
+"""Trains a model in the cache, untracked; the second half of this file is what tracked trainings do too.
 
 <cache>/fits/<key of the experiment and the images>/      the files of a model, and `lock`
 """

@@ -1,4 +1,4 @@
-"""Searches settings in the cache, without tracking, with what tracked searches do too.
+"""Searches settings in the cache, untracked; the second half of this file is what tracked searches do too.
 
 <cache>/searches/      the studies, and `KEY.lock` for each
 """
