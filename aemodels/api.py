@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aemodels.checkpoints.checkpoint import STATE, load_state, save_card
-from aemodels.checkpoints.going_on import shorter_training
-from aemodels.checkpoints.model_files import CHECKSUMS
-from aemodels.checkpoints.training import save_best, saved_epochs
 from aemodels.config import SettingsError, UserError
-from aemodels.data import PreparedData
 from aemodels.data.prepared import prepare
-from aemodels.evaluation.evaluate import check_likelihood, check_primary
-from aemodels.evaluation.features import Features, feature_network
-from aemodels.experiment import Experiment
 from aemodels.models.base import ModelConfig
 from aemodels.runtime.bars import watched
 from aemodels.runtime.devices import best_device
-from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.files import at_path
-from aemodels.runtime.locks import wait_for
-from aemodels.runtime.progress import Driven, Progress, Steps
+from aemodels.runtime.progress import Steps
 from aemodels.serving.model import Model
 from aemodels.settings import Settings
+from aemodels.steps.fit import fit as untracked_training
 from aemodels.steps.given import changes_of, check_flags, check_used, settings_of
-from aemodels.steps.start import starting_weights
+from aemodels.steps.search import check as check_untracked_search
+from aemodels.steps.search import search as untracked_search
+from aemodels.steps.start import fixed
 from aemodels.steps.train import Trained
+from aemodels.steps.train import check as check_tracked_training
 from aemodels.steps.train import train as tracked_training
+from aemodels.steps.tune import TrialRow
+from aemodels.steps.tune import check as check_tracked_search
 from aemodels.steps.tune import tune as tracked_search
 from aemodels.tracking.catalog import find
-from aemodels.training.models import new_model
-from aemodels.tuning.events import SearchResult, TrialEnded
-from aemodels.tuning.search import search as events_of
-from aemodels.tuning.space import keeping, search_identity
-from aemodels.tuning.study import Study, forget_study, open_study
+from aemodels.tuning.events import Trial
+from aemodels.tuning.space import keeping
 
 __all__ = ["Found", "Model", "Settings", "SettingsError", "Trained", "UserError", "fit", "load", "search", "train"]
 
@@ -69,7 +61,8 @@ def fit(
         labels: the class of each image (N,), as numbers or names; for a folder the path of a CSV file of files and
             labels, if class folders do not tell.
         track: records the training in MLflow and registers the model, as `aemodels train` does.
-        resume: False begins anew. A tracked training goes on where the same one was killed, and else begins anew.
+        resume: False trains from the start, and replaces what is kept. A tracked training that is finished is kept;
+            the same one again is another version.
         settings: other settings. A plain name is one of the model (`latent_dim=16`); two underscores stand for a dot
             (`training__epochs=5`).
 
@@ -86,9 +79,13 @@ def fit(
     """
     with at_path():
         check_flags(track=track, resume=resume)
-        check_used(changes_of(model, settings), track)
+        check_used(changes_of(model, settings), track, search=False)
         chosen = settings_of(images, model, labels, start_from, settings)
-        return watched(_tracked(chosen) if track else _untracked(chosen.experiment, resume))
+        if track:
+            check_tracked_training(chosen)
+            return watched(_tracked(chosen, resume))
+        best_device()  # one that does not work is refused
+        return watched(_untracked(chosen, resume))
 
 
 def load(reference: str | Path) -> Model:
@@ -111,6 +108,8 @@ def train(settings: Settings) -> Trained:
     if not isinstance(settings, Settings):
         raise SettingsError(f"settings={settings!r}: give aemodels.Settings(), changed by its `override`")
     with at_path():
+        settings = fixed(settings)
+        check_tracked_training(settings)
         return watched(_trained(settings))
 
 
@@ -123,7 +122,9 @@ class Found:
     settings: Settings
     """All settings, with those of the best trial."""
     trials: tuple[Mapping[str, Any], ...]
-    """The settings of each trial, with its `state` and what was measured of it on the validation images."""
+    """The settings of each trial, with its `state` and what was measured of it on the validation images.
+
+    The trials are in the order of the search, tracked or not."""
 
 
 def search(
@@ -147,7 +148,8 @@ def search(
         images, model, labels, start_from, settings: as for `fit`; every trial starts from the same weights.
         trials: how many models are tried.
         track: records the search in MLflow, as `aemodels tune` does.
-        resume: False begins anew. A tracked search goes on where the same one was killed, and else begins anew.
+        resume: False searches from the start, and replaces what is kept. A tracked search that is finished is kept;
+            the same one again is another run. What machines share through OPTUNA_STORAGE cannot begin anew.
 
     Raises:
         SettingsError: a setting does not exist, or does not fit.
@@ -156,100 +158,48 @@ def search(
     with at_path():
         check_flags(track=track, resume=resume)
         given = settings | ({} if trials is None else {"tuning__trials": trials})
-        chosen = settings_of(images, model, labels, start_from, given)
         by_name = changes_of(model, given)
+        check_used(by_name, track, search=True)
+        chosen = settings_of(images, model, labels, start_from, given)
         chosen = chosen.model_copy(update={"tuning": keeping(chosen, chosen.tuning, by_name)})
-        best, tried = watched(_tracked_search(chosen) if track else _untracked_search(chosen, resume))
-    return Found(best, chosen.override(best), tried)
+        if track:
+            check_tracked_search(chosen, resume)
+            return watched(_tracked_search(chosen, resume))
+        check_untracked_search(chosen)
+        return watched(_untracked_search(chosen, resume))
 
 
 # ---------------------------------------------------------------- work
 
 
-def _trained(settings: Settings) -> Steps[Trained]:
+def _trained(settings: Settings, resume: bool = True) -> Steps[Trained]:
     data = yield from prepare(settings.data)
-    return (yield from tracked_training(settings, data, group=""))
+    return (yield from tracked_training(settings, data, group="", resume=resume))
 
 
-def _tracked(settings: Settings) -> Steps[Model]:
-    trained = yield from _trained(settings)
+def _tracked(settings: Settings, resume: bool) -> Steps[Model]:
+    trained = yield from _trained(settings, resume)
     return Model.open(trained.folder, f"{trained.version.name}/{trained.version.version}")
 
 
-def _untracked(experiment: Experiment, resume: bool) -> Steps[Model]:
-    data = yield from prepare(experiment.data)
-    experiment = experiment.for_data(data)
-    untrained = new_model(experiment.model, data, experiment.seed)
-    check_primary(untrained, data, experiment.evaluation)
-    check_likelihood(untrained, data, experiment.evaluation)
-    folder = cache_folder() / "fits" / experiment.identity(data.digest)
-    folder.mkdir(parents=True, exist_ok=True)
-    work = f"training {experiment.model.name}"
-    lock = yield from wait_for(
-        folder / "lock", Progress(work, 0, 1, "waiting for another process that trains the same")
-    )
-    title = f"{experiment.model.name} {experiment.model.latent_dim}"
-    try:
-        if resume and (folder / CHECKSUMS).exists():
-            with suppress(UserError):  # a file of the cache was damaged: it is trained again
-                return Model.open(folder, title)
-        yield from _train_in(folder, experiment, data, work, resume)
-        return Model.open(folder, title)
-    finally:
-        lock.release()
-
-
-def _train_in(folder: Path, experiment: Experiment, data: PreparedData, work: str, resume: bool) -> Steps[None]:
-    epochs = experiment.training.number_of_epochs
-    (folder / CHECKSUMS).unlink(missing_ok=True)
-    save_card(folder, experiment, data)
-    state = (load_state(folder) or shorter_training(experiment, data)) if resume else None
-    start = starting_weights(experiment, data)
-    yield Progress(work, 0 if state is None else state.epoch, epochs)
-    for epoch in saved_epochs(folder, experiment, data, state, start):
-        state = epoch.state
-        yield Progress(work, epoch.index, epochs)
-    assert state is not None  # there is at least one epoch
-    save_best(folder, experiment, data, state)
-    (folder / STATE).unlink(missing_ok=True)
-
-
-Searched = tuple[dict[str, Any], tuple[Mapping[str, Any], ...]]  # the best settings, and all trials
-
-
-def _tracked_search(settings: Settings) -> Steps[Searched]:
+def _untracked(settings: Settings, resume: bool) -> Steps[Model]:
     data = yield from prepare(settings.data)
-    tuned = yield from tracked_search(settings, data, group="")
-    return tuned.best, tuple({**trial.params, "state": trial.state, **trial.values} for trial in tuned.trials)
+    return (yield from untracked_training(settings, data, resume))
 
 
-def _untracked_search(settings: Settings, resume: bool) -> Steps[Searched]:
+def _tracked_search(settings: Settings, resume: bool) -> Steps[Found]:
     data = yield from prepare(settings.data)
-    experiment, config = settings.experiment.for_data(data), settings.tuning
-    features = yield from feature_network(data, best_device())
-    folder = cache_folder() / "searches"
-    folder.mkdir(parents=True, exist_ok=True)
-    identity = search_identity(experiment, config, data.digest)
-    waiting = Progress("searching", 0, config.trials, "waiting for another process that searches the same")
-    lock = yield from wait_for(folder / f"{identity}.lock", waiting)
-    try:
-        if not resume:
-            forget_study(identity, folder)
-        study = open_study(identity, experiment, config, folder)
-        try:
-            result = yield from _followed(experiment, data, features, study)
-        finally:
-            study.close()
-    finally:
-        lock.release()
-    return result.best.params, tuple({**t.params, "state": t.state, **t.metrics} for t in result.trials)
+    tuned = yield from tracked_search(settings, data, group="", resume=resume)
+    return _found(settings, tuned.best, tuned.trials)
 
 
-def _followed(experiment: Experiment, data: PreparedData, features: Features, study: Study) -> Steps[SearchResult]:
-    """Runs the trials that are left, and tells how many have ended."""
-    ended, start = 0, starting_weights(experiment, data)
-    with study, Driven(events_of(experiment, data, features, study, start)) as driven:
-        for event in driven:
-            ended += isinstance(event, TrialEnded)
-            yield Progress("searching", ended, study.config.trials)
-    return driven.result
+def _untracked_search(settings: Settings, resume: bool) -> Steps[Found]:
+    data = yield from prepare(settings.data)
+    result = yield from untracked_search(settings, data, resume)
+    return _found(settings, result.best.params, result.trials)
+
+
+def _found(settings: Settings, best: dict[str, Any], trials: Iterable[Trial | TrialRow]) -> Found:
+    ordered = sorted(trials, key=lambda trial: trial.index)
+    rows = tuple({**trial.params, "state": trial.state, **trial.metrics} for trial in ordered)
+    return Found(best, settings.override(best), rows)

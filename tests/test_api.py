@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -21,8 +22,10 @@ import torch
 from commands import call
 from PIL import Image
 from places import ROOT
+from tracked import history, runs
 
 import aemodels
+from aemodels.checkpoints import training as saving
 from aemodels.config import OwnWarning, SettingsError, section_kinds
 from aemodels.experiment import Experiment
 from aemodels.models.ae import AEConfig
@@ -53,6 +56,7 @@ def test_every_model_is_fitted_and_answers(kind: str, elsewhere: Path) -> None:
     drawn = model.sample(4)
     assert (drawn.shape, drawn.dtype) == ((4, 8, 8), np.float32)
     np.testing.assert_array_equal(drawn, model.sample(4))
+    np.testing.assert_array_equal(drawn, model.sample(np.int64(4), seed=np.uint8(0)))  # type: ignore[arg-type]
     assert (model.sample(4, seed=1) != drawn).any()
     if kind != "gan":
         assert model.encode(IMAGES[:5]).shape == (5, 3)
@@ -62,10 +66,12 @@ def test_every_model_is_fitted_and_answers(kind: str, elsewhere: Path) -> None:
         )
         with pytest.warns(OwnWarning, match="was not trained to denoise, so these are plain reconstructions"):
             assert model.denoise(IMAGES[:2]).shape == (2, 8, 8)
-        assert model.like(IMAGES[:5], n=3).shape == (3, 8, 8)
+        assert model.like(IMAGES[:5], n=np.arange(4)[-1]).shape == (3, 8, 8)
     else:
         for look in (model.encode, model.reconstruct, model.score, model.denoise, model.like, model.classify):
-            with pytest.raises(aemodels.UserError, match=r"gan 3: a gan has no encoder .* in Python `sample`"):
+            with pytest.raises(
+                aemodels.UserError, match=r"gan 3: a gan has no .* without them \(in Python `sample`\)$"
+            ):
                 look(IMAGES)
         with pytest.raises(aemodels.UserError, match="no encoder"):
             model.decode(np.zeros((2, 3)))
@@ -122,7 +128,6 @@ def test_the_same_images_and_settings_give_the_same_model() -> None:
 
 
 def test_a_fit_that_was_interrupted_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    saving = import_module("aemodels.checkpoints.training")
     settings = QUICK | {"training__epochs": 3}
     whole = aemodels.fit(IMAGES, "vae", resume=False, **settings)
     seen: list[int] = []
@@ -158,7 +163,7 @@ def test_a_model_is_evaluated_reported_saved_and_loaded() -> None:
 
 def test_tracked_it_is_what_the_commands_do() -> None:
     model = aemodels.fit(IMAGES, "vae", track=True, registry={"name": "mine"}, **QUICK)
-    assert model.name == "mine/1"
+    assert model.name == model.title == "mine/1"
     np.testing.assert_array_equal(aemodels.load("mine/1").encode(IMAGES), model.encode(IMAGES))
 
 
@@ -202,6 +207,74 @@ def test_a_search_is_read_from_the_cache_or_begun_anew(monkeypatch: pytest.Monke
     assert claimed == [0, 1, 0, 1]
     assert anew.best == first.best
     assert search() == anew
+
+
+def test_a_search_finds_the_same_whether_it_is_tracked_or_not() -> None:
+    search = partial(aemodels.search, IMAGES, "vae", trials=3, tuning__epochs=1, **UNSIZED)
+    alone, tracked = search(), search(track=True, registry__name="mine")
+    assert tracked.trials == alone.trials
+    assert tracked.best == alone.best
+    assert "mse" in tracked.trials[0]
+
+
+def unprepared(*_: object) -> None:
+    raise AssertionError("the images are prepared before the settings are checked")
+
+
+NAMELESS = r"registry\.name: a model of images from folders needs a name"
+
+
+@pytest.mark.parametrize(
+    ("work", "given", "says"),
+    [
+        (aemodels.fit, {"track": True}, NAMELESS),
+        (aemodels.search, {"track": True}, NAMELESS),
+        (aemodels.search, {"registry__margin": 0.5}, "registry.margin: has no effect without track=True"),
+        *[
+            (aemodels.search, {"tuning__space": {"model.depth": {"low": 1, "high": 2}}} | tracked, "model.depth")
+            for tracked in ({}, {"track": True, "registry__name": "mine"})
+        ],
+        (
+            aemodels.search,
+            {"track": True, "registry__name": "mine", "resume": False},
+            "resume=False: other machines may work on this search",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_work(
+    work: Callable[..., object], given: dict[str, object], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aemodels.api.prepare", unprepared)
+    if "resume" in given:
+        monkeypatch.setenv("OPTUNA_STORAGE", "postgresql://nobody@nowhere.invalid/searches")
+    with pytest.raises(aemodels.UserError, match=says):
+        work(IMAGES, "vae", **given)
+
+
+def test_all_is_checked_before_the_work_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aemodels.api.prepare", unprepared)
+    np.save("kept.npy", IMAGES)
+    nameless = aemodels.Settings().override({"data": {"name": "arrays", "path": str(Path("kept.npy").absolute())}})
+    with pytest.raises(aemodels.SettingsError, match=NAMELESS):
+        aemodels.train(nameless)
+    monkeypatch.setenv("AEMODELS_DEVICE", "abacus")
+    for work in (aemodels.fit, aemodels.search):
+        with pytest.raises(aemodels.UserError, match="abacus"):
+            work(IMAGES, "vae")
+
+
+def test_what_another_release_has_kept_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = partial(aemodels.search, IMAGES, "vae", trials=2, tuning__epochs=1, **QUICK)
+    first = aemodels.fit(IMAGES, "vae", **QUICK)
+    search()
+    monkeypatch.setattr("aemodels.checkpoints.result_keys.own_version", lambda: "9.9")
+    states = starts_of_trainings(monkeypatch)
+    again = aemodels.fit(IMAGES, "vae", **QUICK | {"training__epochs": 2})
+    assert states == [0], "the state of a shorter training is another release's too"
+    assert again.folder != first.folder
+    assert aemodels.fit(IMAGES, "vae", **QUICK).folder != first.folder
+    search()
+    assert len(list((first.folder.parents[1] / "searches").glob("[0-9a-f]*.lock"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -462,6 +535,7 @@ def test_wrong_arguments_are_named() -> None:
     model = aemodels.fit(torch.from_numpy(IMAGES).bfloat16(), "ae", **QUICK)
     for wrong, says in (
         (lambda: model.sample(1.5), "n=1.5"),
+        (lambda: model.sample(True), "n=True, seed=0: give whole numbers"),
         (lambda: model.like(IMAGES, n=1.5), "n=1.5"),
         (lambda: model.like(IMAGES[:1]), r"one image is one code of ae 3 \(model.name=ae\), .*; give at least two"),
         (lambda: model.encode("photos"), "images=photos: a path"),
@@ -500,16 +574,46 @@ def test_a_fit_starts_from_a_model_a_folder_or_a_registered_version(elsewhere: P
     assert {path.name for path in elsewhere.iterdir()} == {"kept"}
 
 
-def test_more_epochs_go_on_where_the_same_fit_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aemodels.checkpoints import training
-
-    real, states = training.train, []
+def starts_of_trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Lists after which epoch each training from now on starts."""
+    real, states = saving.train, []
 
     def spied(*arguments: object, **named: object) -> object:
         states.append(named["resume"].epoch if named["resume"] else 0)  # as it is now, since it is trained on
         return real(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "train", spied)
+    monkeypatch.setattr(saving, "train", spied)
+    return states
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_begun_anew_a_tracked_fit_trains_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = starts_of_trainings(monkeypatch)
+    fit = partial(aemodels.fit, IMAGES, "vae", **QUICK)
+    track = {"track": True, "registry__name": "mine"}
+    fit(**track)
+    fit(**track, training__epochs=2, resume=False)
+    assert states == [0, 0]
+    with monkeypatch.context() as patch:
+        patch.setattr("aemodels.steps.train.register", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(**track, training__epochs=3)
+    replaced = fit(**track, training__epochs=3, resume=False)
+    whole = fit(training__epochs=3, resume=False)
+    assert states == [0, 0, 2, 0, 0]
+    np.testing.assert_array_equal(replaced.sample(4), whole.sample(4))
+    store = Path(os.environ["AEMODELS_STORE"])
+    *_, killed, last = runs(store, "training")
+    assert [run.info.status for run in (killed, last)] == ["KILLED", "FINISHED"]
+    assert [step for step, _ in history(store, last.info.run_id)["train/loss"]] == [1, 2, 3]
+    assert Path(last.data.tags["folder"]) == Path(killed.data.tags["folder"]) == replaced.folder
+
+
+def test_more_epochs_go_on_where_the_same_fit_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = starts_of_trainings(monkeypatch)
     aemodels.fit(IMAGES, "vae", **QUICK)
     longer = aemodels.fit(IMAGES, "vae", **QUICK | {"training__epochs": 3})
     whole = aemodels.fit(IMAGES, "vae", resume=False, **QUICK | {"training__epochs": 3})

@@ -1,6 +1,6 @@
 """Keeps the last state of a finished training, from which the same settings with more updates or epochs go on.
 
-    <cache>/states/<identity without training.updates and training.epochs>/state.safetensors
+    <cache>/states/<key without training.updates and training.epochs>/state.safetensors
 
 Only under a constant learning rate are the first epochs of a longer training those of a shorter one, bit for bit on the
 CPU; under other schedules every rate depends on how many updates there are. So no state is kept of those, nor of a
@@ -13,8 +13,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from aemodels.checkpoints.checkpoint import load_state, save_state
+from aemodels.checkpoints.result_keys import result_key
 from aemodels.config import UserError
-from aemodels.data.prepared import PreparedData, own_version
+from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.runtime.environment import cache_folder
 from aemodels.training.config import EPOCH, TrainingConfig
@@ -55,4 +56,4 @@ def _read(folder: Path) -> TrainingState | None:
 def _folder(experiment: Experiment, data: PreparedData) -> Path:
     length = "updates" if experiment.training.epochs is None else "epochs"
     alike = experiment.override({f"training.{length}": 1})
-    return cache_folder() / "states" / alike.identity(f"{data.digest}{own_version()}")
+    return cache_folder() / "states" / result_key(alike.model_dump(mode="json"), data)

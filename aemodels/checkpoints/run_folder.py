@@ -21,7 +21,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class RunFolder:
     """A run folder has one process at work at a time, except for a search that several machines work on."""
 
     path: Path
+    anew: bool = False
+    """Tells whether the run is to use nothing that was kept of the same work before."""
 
     def notes(self) -> dict[str, Any]:
         """Returns what is known of the run: its MLflow id, and its result once it is finished."""
@@ -77,6 +79,11 @@ class RunFolder:
         """Removes the checkpoint, which is of no use to a finished run."""
         (self.path / STATE).unlink(missing_ok=True)
 
+    def forget(self) -> None:
+        """Removes what an unfinished run has left, so that the next run in this folder begins anew."""
+        self.forget_state()
+        (self.path / NOTES).unlink(missing_ok=True)
+
     @property
     def result(self) -> dict[str, Any] | None:
         """Returns what the run came to; None while it is not finished."""
@@ -106,7 +113,7 @@ class RunFolder:
 
 @contextmanager
 def claimed(
-    identity: str, asker: str = "", is_there: Callable[[RunFolder], bool] = lambda _: True
+    identity: str, asker: str = "", is_there: Callable[[RunFolder], bool] = lambda _: True, resume: bool = True
 ) -> Iterator[RunFolder]:
     """Claims the first folder of that identity that is not in use, and not finished unless `asker` asked for it.
 
@@ -115,11 +122,15 @@ def claimed(
     Args:
         asker: who will get the result, such as the id of a flow run; "" is nobody who could come back for it.
         is_there: whether what a finished folder's result names is still there; else the run begins anew.
+        resume: False forgets what an unfinished run has left there, and claims no finished one.
     """
+    asker = asker if resume else ""
     candidates = (_claim(path, asker, is_there) for path in _candidates(identity))
     folder, lock = next(filter(None, candidates))
     try:
-        yield folder
+        if not resume:
+            folder.forget()
+        yield replace(folder, anew=not resume)
     finally:
         lock.release()
 

@@ -6,6 +6,7 @@ N images, (C, H, W) an image as networks take it: C channels (1 grey, 3 colour),
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,22 @@ def taken(images: Any, image_shape: ImageShape) -> NDArray[Any]:
 def shown(images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Brings images (N, C, H, W) into the form in which people hold them: (N, H, W) if grey, else (N, H, W, C)."""
     return images[:, 0] if images.shape[1] == 1 else np.ascontiguousarray(np.moveaxis(images, 1, -1))
+
+
+def is_whole(number: object) -> bool:
+    """Tells whether it is a whole number, also one of numpy's; True and False are none."""
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
+def whole(**numbers: Any) -> tuple[int, ...]:
+    """Returns whole numbers as Python's own.
+
+    Raises:
+        UserError: one is no whole number.
+    """
+    if not all(map(is_whole, numbers.values())):
+        raise UserError(f"{', '.join(f'{name}={number}' for name, number in numbers.items())}: give whole numbers")
+    return tuple(map(int, numbers.values()))
 
 
 def numbers_of(classes: Sequence[str], labels: Sequence[Any]) -> Mapping[Any, int]:

@@ -26,7 +26,7 @@ from aemodels.runtime.devices import best_device
 from aemodels.runtime.files import at_path, write_whole
 from aemodels.runtime.progress import Steps
 from aemodels.serving.answers import Question, answer_and_range, answer_from, answer_like, assumed_classes
-from aemodels.serving.forms import numbers_of, shown, taken
+from aemodels.serving.forms import is_whole, numbers_of, shown, taken, whole
 
 if TYPE_CHECKING:
     from aemodels.checkpoints.checkpoint import ModelCard
@@ -47,7 +47,7 @@ class Model:
             folder: where its files are.
             name: what a registered model is called; its folder otherwise.
         """
-        self.network, self.folder, self.name = network, folder, name or str(folder)
+        self.network, self.folder, self.name, self._given = network, folder, name or str(folder), name
 
     @classmethod
     def open(cls, folder: Path, name: str = "", device: str = "") -> Model:
@@ -79,6 +79,11 @@ class Model:
         channels, height, width = self.network.image_shape
         images = f"{'grey' if channels == 1 else 'colour'} images of {height} x {width} pixels"
         return f"<{self.kind} with {self.latent_dim} latent units, of {images}>"
+
+    @property
+    def title(self) -> str:
+        """Says in messages and reports which model it is: the name that it was opened by, else such as "gan 4"."""
+        return self._given or f"{self.kind} {self.latent_dim}"
 
     @property
     def kind(self) -> str:
@@ -117,9 +122,10 @@ class Model:
             UserError: it has none.
         """
         if not isinstance(self.network, Autoencoder):
+            how = f"`aemodels generate {self._given}`, in Python `sample`" if self._given else "in Python `sample`"
             raise UserError(
-                f"{self.name}: a {self.kind} has no encoder and cannot look at images; give an autoencoder, or let it "
-                f"draw without them (`aemodels generate {self.name}`, in Python `sample`)"
+                f"{self.title}: a {self.kind} has no encoder and cannot look at images; give an autoencoder, or let it "
+                f"draw without them ({how})"
             )
         return self.network
 
@@ -130,10 +136,10 @@ class Model:
             UserError: it has no codes, or they are those of classes.
         """
         if not isinstance(self.network, Autoencoder):
-            raise UserError(f"prior={prior}: {self.name} has no encoder and so no codes; leave the prior out")
+            raise UserError(f"prior={prior}: {self.title} has no encoder and so no codes; leave the prior out")
         if self.network.conditional:
             raise UserError(
-                f"prior={prior}: {self.name} is conditional, with a prior for each class; give a label instead"
+                f"prior={prior}: {self.title} is conditional, with a prior for each class; give a label instead"
             )
         return self.network
 
@@ -145,10 +151,10 @@ class Model:
         """
         if not self.network.conditional:
             raise UserError(
-                f"label={label}: {self.name} (model.name={self.kind}) cannot be asked for a class; leave the label "
+                f"label={label}: {self.title} (model.name={self.kind}) cannot be asked for a class; leave the label "
                 "out, or train model.name=cvae"
             )
-        if not isinstance(label, str | int | np.integer):
+        if not (isinstance(label, str) or is_whole(label)):
             raise UserError(f"label={label}: give one class, by its name or number; ask once for each class")
         known = numbers_of(self.classes, [label])
         if label not in known and isinstance(label, str) and label.isdecimal():  # as a number comes from a command
@@ -204,7 +210,7 @@ class Model:
         clean = self.reconstruct(images)
         if self.card.experiment.training.corruption.name == "none":
             warnings.warn(
-                f"{self.name} was not trained to denoise, so these are plain reconstructions; a denoiser is trained "
+                f"{self.title} was not trained to denoise, so these are plain reconstructions; a denoiser is trained "
                 "with training.corruption=gaussian (or salt_and_pepper, masking)",
                 OwnWarning,
                 stacklevel=2,
@@ -232,7 +238,7 @@ class Model:
         Raises:
             UserError: a number is out of range, or there is no such class or prior.
         """
-        _require_whole(n, seed)
+        n, seed = whole(n=n, seed=seed)
         question = Question("generate", n, seed, -1 if label is None else self.class_number(label))
         if prior is None:
             return shown(self.answer(None, question)[0])
@@ -244,11 +250,11 @@ class Model:
         Raises:
             UserError: as for `encode`, or one image is not enough for this model.
         """
-        _require_whole(n, seed)
+        n, seed = whole(n=n, seed=seed)
         network, given = self.require_encoder(), self._taken(images)
         if len(given) == 1 and not self.stochastic:
             raise UserError(
-                f"one image is one code of {self.name} (model.name={self.kind}), without a spread to draw others "
+                f"one image is one code of {self.title} (model.name={self.kind}), without a spread to draw others "
                 "from; give at least two images"
             )
         return shown(answer_like(network, given, Question("generate", n, seed)))
@@ -284,7 +290,7 @@ class Model:
         from aemodels.serving import evaluating
 
         if images is None:
-            data = evaluating.own_data(self.card, self.name)
+            data = evaluating.own_data(self.card, self.title)
         else:
             data = yield from evaluating.given_data(self.card, self._taken(images), labels)
         return (yield from evaluating.evaluation(Loaded(self.network, self.card), data, self.history))
@@ -310,7 +316,7 @@ class Model:
         """Returns the report of an evaluation, one file for a browser."""
         from aemodels.serving import evaluating
 
-        return evaluating.page(self.card, self.name, evaluation)
+        return evaluating.page(self.card, self.title, evaluation)
 
     def save(self, folder: str | Path) -> Path:
         """Copies the model's files into a folder, from which `aemodels.load` reads it; the same model only once.
@@ -334,8 +340,3 @@ class Model:
 def _checksums(folder: Path) -> str:
     """Returns what tells a model from others; "" for models of earlier releases."""
     return file.read_text() if (file := folder / CHECKSUMS).exists() else ""
-
-
-def _require_whole(n: int, seed: int) -> None:
-    if not all(isinstance(number, int) for number in (n, seed)):
-        raise UserError(f"n={n}, seed={seed}: give whole numbers")

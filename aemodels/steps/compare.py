@@ -31,6 +31,7 @@ from aemodels.runtime.devices import best_device, described
 from aemodels.runtime.files import write_whole
 from aemodels.runtime.progress import Driven, Progress, Steps, finish
 from aemodels.settings import ComparisonConfig
+from aemodels.steps.fit import Untrained
 from aemodels.steps.recording import (
     FINISHED_BEFORE,
     Result,
@@ -177,7 +178,7 @@ def _child(
     name = parent.store.client.get_experiment(parent.experiment_id).name
     tags = {"kind": "system", "system": system}
     with open_run(parent.store, folder, name, f"{system} {experiment.seed}", experiment.seed, tags, parent.id) as run:
-        learned = yield from learn(experiment, data, features, folder, run, model)
+        learned = yield from learn(experiment, data, features, folder, run, Untrained(model))
         run.metrics({"seconds": learned.seconds}, at=folder.time("evaluated"))
         pictures, undrawn = yield from drawing_figures(learned.evaluation.evidence)
         left_out = learned.evaluation.left_out | undrawn

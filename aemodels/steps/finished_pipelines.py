@@ -6,11 +6,8 @@ version's run holds the result.
 
 from __future__ import annotations
 
-import hashlib
-import json
-
+from aemodels.checkpoints.result_keys import result_key
 from aemodels.data import PreparedData
-from aemodels.data.prepared import own_version
 from aemodels.settings import Settings
 from aemodels.steps.promote import Promotion
 from aemodels.steps.recording import Result
@@ -43,8 +40,7 @@ def origin(settings: Settings, data: PreparedData) -> str:
     Where the images lie does not count, nor whether a pipeline is wanted again.
     """
     given = settings.model_dump(mode="json", exclude={"data": {"path"}, "registry": {"repeat"}})
-    text = json.dumps([given, data.digest, own_version()], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return result_key(given, data)
 
 
 def keep(settings: Settings, finished: Finished) -> None:

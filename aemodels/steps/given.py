@@ -66,11 +66,11 @@ def check_flags(**flags: Any) -> None:
             raise SettingsError(f"{name}={value!r}: must be True or False")
 
 
-def check_used(changes: Mapping[str, Any], track: bool) -> None:
-    """Refuses settings that have no effect in a fit."""
+def check_used(changes: Mapping[str, Any], track: bool, search: bool) -> None:
+    """Refuses settings that have no effect: those of a search in a fit, and those of the registry without tracking."""
     for key in changes:
         section = key.partition(".")[0]
-        if section == "tuning":
+        if section == "tuning" and not search:
             raise SettingsError(f"{key}: has no effect in a fit; leave it out, or use `aemodels.search`")
         if section == "registry" and not track:
             raise SettingsError(f"{key}: has no effect without track=True; give that, or leave {key} out")

@@ -68,7 +68,7 @@ def open_run(
             end_dead_runs(store, given.get("pipeline", ""))
         return run
     own = {"registry.name": experiment, "folder": str(folder.path), **given}
-    run = begun_run(store, experiment, {"folder": own["folder"]})
+    run = None if folder.anew else begun_run(store, experiment, {"folder": own["folder"]})
     run = run or start_run(store, experiment, title, own | standard_tags(seed, str(best_device())), parent)
     folder.note(run_id=run.id, tracked=None, times={})  # it has no metrics yet, whatever an earlier one had
     return run

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import Field
-from torch import Tensor
 
-from aemodels.checkpoints.checkpoint import load_state, save_card, save_state
-from aemodels.checkpoints.going_on import shorter_training
+from aemodels.checkpoints.checkpoint import STATE, save_card, save_state
 from aemodels.checkpoints.run_folder import RunFolder, claimed
 from aemodels.checkpoints.training import save_best, saved_epochs
 from aemodels.data import PreparedData
 from aemodels.evaluation.advice import Course, advise
-from aemodels.evaluation.evaluate import Evaluation, check_likelihood, check_primary, evaluating
+from aemodels.evaluation.evaluate import Evaluation, evaluating
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.evaluation.leaving_out import as_tags, make_each
 from aemodels.experiment import Experiment
@@ -29,6 +27,7 @@ from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.progress import Progress, Steps, finish
 from aemodels.settings import Settings
+from aemodels.steps.fit import Untrained, beginning, note_of, untrained_model, work_of
 from aemodels.steps.recording import (
     FINISHED_BEFORE,
     Result,
@@ -46,8 +45,8 @@ from aemodels.tracking.lineage import link_start
 from aemodels.tracking.registry import register
 from aemodels.tracking.run import Run, now
 from aemodels.tracking.store import open_store
-from aemodels.training.models import fit_prior, new_model
-from aemodels.training.state import Epoch, TrainingState
+from aemodels.training.models import fit_prior
+from aemodels.training.state import TrainingState
 from aemodels.training.train import first_state
 from aemodels.training.train import train as train_epochs
 from aemodels.tuning.space import search_space
@@ -93,20 +92,21 @@ def check(settings: Settings) -> None:
     open_store()
 
 
-def train(settings: Settings, data: PreparedData, group: str, asker: str = "") -> Steps[Trained]:
+def train(settings: Settings, data: PreparedData, group: str, asker: str = "", resume: bool = True) -> Steps[Trained]:
     """Trains the experiment, or goes on where it was killed, evaluates it and registers it as a challenger.
 
     Args:
         group: the id of a flow run or pipeline; a tag that its runs share.
         asker: who asks, if it is not the group. The same asker that asks again, because it was killed before it had the
             result, gets the run that was finished for it.
+        resume: False trains from the start, and replaces what a killed training has left.
 
     Raises:
         SettingsError: the model does not fit the images, or has no name.
         TrainingDivergedError: a term of the loss is not finite.
     """
     with torchrun.joined(best_device()):
-        return (yield from _train(settings, data, group, asker or group))
+        return (yield from _train(settings, data, group, asker or group, resume))
 
 
 def assist(settings: Settings, data: PreparedData) -> None:
@@ -121,20 +121,17 @@ def assist(settings: Settings, data: PreparedData) -> None:
             pass
 
 
-def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> Steps[Trained]:
+def _train(settings: Settings, data: PreparedData, group: str, asker: str, resume: bool) -> Steps[Trained]:
     given = fixed(settings)
     settings = torchrun.agreed(given.for_data(data))
     experiment, name = settings.experiment, settings.registered_name
     store = open_store()
-    start = starting_weights(experiment, data)
-    model = new_model(experiment.model, data, experiment.seed, start)  # what does not fit is refused before any work
-    check_primary(model, data, experiment.evaluation)
-    check_likelihood(model, data, experiment.evaluation)
+    untrained = untrained_model(experiment, data)
     if chosen := experiment.chosen(given.experiment):
         yield Progress(experiment.model.name, 1, 1, chosen)
     features = yield from feature_network(data, best_device())
     # under another name it is another run
-    with claimed(experiment.identity(f"{name}{data.digest}"), asker, still_there(store)) as folder:
+    with claimed(experiment.identity(f"{name}{data.digest}"), asker, still_there(store), resume) as folder:
         torchrun.agreed(folder.finished)
         if folder.result is not None:
             yield Progress("evaluating", 1, 1, FINISHED_BEFORE)
@@ -142,7 +139,7 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> St
         title = _title(experiment)
         tags = {"kind": "training", "pipeline": group, **_started(experiment)}
         with open_run(store, folder, name, title, experiment.seed, tags) as run:
-            learned = yield from learn(experiment, data, features, folder, run, model, start)
+            learned = yield from learn(experiment, data, features, folder, run, untrained)
             result = yield from _register(settings, data, features, folder.path, run, learned)
         folder.finish(result.model_dump(mode="json"), asker)
     yield Progress("evaluating", 1, 1, f"{name} version {result.version.version}")
@@ -176,26 +173,23 @@ def learn(
     features: Features,
     folder: RunFolder,
     run: Run,
-    untrained: GenerativeModel,
-    start: Mapping[str, Tensor] | None = None,
+    untrained: Untrained,
 ) -> Steps[Learned]:
-    """Trains and evaluates in a run that is open, or goes on where it was killed; leaves the model in the folder.
-
-    Args:
-        start: the weights that the training starts from, as for `aemodels.training.train.train`.
-    """
+    """Trains and evaluates in a run that is open, or goes on where it was killed; leaves the model in the folder."""
     save_card(folder.path, experiment, data)
     run.params(changed_first(experiment))
     run.dataset(data, experiment.data.title)
     run.tags({"features.hash": features.hash, "features.accuracy": features.accuracy})
     with run.system_metrics():
-        state = yield from _epochs(experiment, data, folder, run, untrained, start)
+        state = yield from _epochs(experiment, data, folder, run, untrained)
     yield Progress("evaluating", 0, 1)
     evaluation = yield from _evaluate_best(experiment, data, features, state, folder)
     metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
     run.metrics(metrics, at=folder.time("evaluated"))
     seen = experiment.seen(data)
-    course = Course(experiment.model, experiment.training, untrained.selection, seen, state.history, state.best_epoch)
+    course = Course(
+        experiment.model, experiment.training, untrained.model.selection, seen, state.history, state.best_epoch
+    )
     lines = advise(course, evaluation.metrics)
     run.tags({"advice": "\n".join(lines)} if lines else {})
     return Learned(evaluation, metrics, *_effort(state), lines)
@@ -257,40 +251,31 @@ def _effort(state: TrainingState) -> tuple[float, float]:
 
 
 def _epochs(
-    experiment: Experiment,
-    data: PreparedData,
-    folder: RunFolder,
-    run: Run,
-    untrained: GenerativeModel,
-    start: Mapping[str, Tensor] | None,
+    experiment: Experiment, data: PreparedData, folder: RunFolder, run: Run, untrained: Untrained
 ) -> Steps[TrainingState]:
     """Trains the epochs that are left; each is on disk before it is tracked, and tracked before the next one."""
-    config = experiment.training
-    saved = resumed = load_state(folder.path)
-    going_on = f"going on after epoch {saved.epoch} in {folder.path}" if saved else ""
-    if saved is None:
-        _cards(untrained, 0, data, run, experiment)  # step 0 is where MLflow's slider stands at first
-        saved = shorter_training(experiment, data)
-        if saved is not None:
-            going_on = f"going on after epoch {saved.epoch} of the same shorter training"
-            run.tags({"went_on_after_epoch": saved.epoch})
-    state = yield from first_state(experiment.model, data, config, experiment.seed, saved)
-    if resumed is None and state.pretraining:
+    new = not (folder.path / STATE).exists()
+    if new:
+        _cards(untrained.model, 0, data, run, experiment)  # step 0 is where MLflow's slider stands at first
+    state, note, shorter = yield from beginning(folder.path, experiment, data, not folder.anew)
+    if shorter:
+        run.tags({"went_on_after_epoch": state.epoch})
+    if new and state.pretraining:
         at = folder.time("pretrained")
         for step, metrics in enumerate(state.pretraining, 1):
             run.metrics({f"pretraining/{key}": value for key, value in metrics.items()}, step, at)
-    if resumed is None and state.tensors:  # of a pre-training, or of a shorter training that may be gone tomorrow
+    if new and state.tensors:  # of a pre-training, or of a shorter training that may be gone tomorrow
         save_state(folder.path, state)
     _track_again(state, folder, run)
-    work, total = f"training {experiment.model.name}", config.number_of_epochs
+    work, total = work_of(experiment), experiment.training.number_of_epochs
     every = math.ceil(total / CARDS)
-    yield Progress(work, state.epoch, total, going_on)
-    for epoch in saved_epochs(folder.path, experiment, data, state, start):
+    yield Progress(work, state.epoch, total, note)
+    for epoch in saved_epochs(folder.path, experiment, data, state, untrained.start):
         state = epoch.state
         _track(epoch.metrics, epoch.index, folder, run)
         if epoch.index % every == 0 or epoch.index in (1, total):
             _cards(epoch.model, epoch.index, data, run, experiment)
-        yield Progress(work, epoch.index, total, _note(epoch))
+        yield Progress(work, epoch.index, total, note_of(epoch))
     yield Progress(work, total, total, f"best epoch {state.best_epoch} of {state.epoch}")
     return state
 
@@ -310,12 +295,6 @@ def _track_again(state: TrainingState, folder: RunFolder, run: Run) -> None:
         run.metrics(state.history[last - 1], last, at)
     for index in range(last + 1, state.epoch + 1):
         _track(state.history[index - 1], index, folder, run)
-
-
-def _note(epoch: Epoch) -> str:
-    selection = epoch.model.selection
-    bound = f"val/{selection} {epoch.metrics[f'val/{selection}']:.1f}, " if selection else ""
-    return f"{bound}{epoch.metrics['train/images_per_second']:,.0f} images/s"
 
 
 def _cards(model: GenerativeModel, step: int, data: PreparedData, run: Run, experiment: Experiment) -> None:

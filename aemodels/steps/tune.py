@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,16 @@ from typing import Any
 from pydantic import Field
 
 from aemodels.checkpoints.run_folder import RunFolder, awaited, claimed, joined, numbered
-from aemodels.config import Config, UserError, as_written, in_short
+from aemodels.config import UserError, as_written
 from aemodels.data import PreparedData
 from aemodels.evaluation.features import feature_network
 from aemodels.evaluation.leaving_out import as_tags
 from aemodels.evaluation.metrics.table import number
 from aemodels.experiment import Experiment
 from aemodels.reports.figures.search import draw_search_figures
-from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import search_database
-from aemodels.runtime.progress import Driven, Progress, Steps
+from aemodels.runtime.progress import Progress, Steps
 from aemodels.settings import Settings
 from aemodels.steps.recording import (
     FINISHED_BEFORE,
@@ -32,18 +31,20 @@ from aemodels.steps.recording import (
     save_figures,
     still_there,
 )
-from aemodels.steps.start import fixed, starting_weights
+from aemodels.steps.search import WORK, checked_start, follow
+from aemodels.steps.search import check as check_search
+from aemodels.steps.start import fixed
 from aemodels.steps.train import check as check_training
 from aemodels.steps.trial_runs import TrialRuns
 from aemodels.texts import code_in_markdown, in_markdown
 from aemodels.tracking.run import Run, has_run, now
 from aemodels.tracking.store import Store, open_store
 from aemodels.tuning.config import TuningConfig
-from aemodels.tuning.events import Event, SearchResult, Trial, TrialEnded, TrialEpoch, TrialLost, TrialStarted, Waiting
+from aemodels.tuning.events import SearchResult, Trial
 from aemodels.tuning.search import search
-from aemodels.tuning.space import check_models, search_identity, search_space
+from aemodels.tuning.space import search_identity
 from aemodels.tuning.storage import parse_url
-from aemodels.tuning.study import Study, join_study, open_study
+from aemodels.tuning.study import Study, forget_study, join_study, open_study
 
 RUN = "run"  # the study's note of the search's run
 SUMMARIZED = "summarized"  # the study's note of the time of its metrics: logged twice with it, they are one point
@@ -51,7 +52,7 @@ ENDED = "this search has ended: its result; the same command again searches anew
 COMPARED = 6  # trials on the comparison page: as many as its legend shows
 
 
-class TrialRow(Config):
+class TrialRow(Result):
     """Holds what a person compares of a trial."""
 
     index: int
@@ -59,6 +60,8 @@ class TrialRow(Config):
     params: dict[str, Any]
     values: dict[str, float]
     """Holds the objectives by name, measured on validation images."""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """Holds all that was measured on validation images, by name; results of earlier releases have none."""
     seconds: float
     error: str = ""
     """Says why the trial failed."""
@@ -85,18 +88,25 @@ class Tuned(Result):
     """Says what is to be known, such as that the search space holds fewer settings than `tuning.trials` asks for."""
 
 
-def check(settings: Settings) -> None:
+def check(settings: Settings, resume: bool = True) -> None:
     """Checks what can be known before the images are looked at.
+
+    Args:
+        resume: as for `tune`.
 
     Raises:
         SettingsError: the model has no name, or the search space does not fit the experiment.
         UserError: the device does not work, the MLflow server does not answer, OPTUNA_STORAGE is no database that
-            machines can share, or torchrun started this.
+            machines can share, a search that they share is to begin anew, or torchrun started this.
     """
-    torchrun.refuse("a search")
-    search_space(settings.experiment, settings.tuning)
+    check_search(settings)
     if url := search_database():
         parse_url(url)
+        if not resume:
+            raise UserError(
+                "resume=False: other machines may work on this search, as OPTUNA_STORAGE is set; unset it to search "
+                "anew on this machine alone, or leave resume out"
+            )
     check_training(settings)
 
 
@@ -113,13 +123,14 @@ def check_joining() -> None:
         )
 
 
-def tune(settings: Settings, data: PreparedData, group: str, asker: str = "") -> Steps[Tuned]:
+def tune(settings: Settings, data: PreparedData, group: str, asker: str = "", resume: bool = True) -> Steps[Tuned]:
     """Searches the settings, or goes on where it was killed; with OPTUNA_STORAGE, beside any number of other processes.
 
     Every process that worked on a search gets its result, even if others have finished it, and so does a late one.
 
     Args:
         group, asker: as for a training.
+        resume: False searches from the start, and replaces what a killed search on this machine alone has left.
 
     Raises:
         SettingsError: a model of the search space does not fit the images.
@@ -127,22 +138,20 @@ def tune(settings: Settings, data: PreparedData, group: str, asker: str = "") ->
     """
     settings = fixed(settings).for_data(data)
     experiment, config, name = settings.experiment, settings.tuning, settings.registered_name
-    # before any work is done or recorded
-    check_models(experiment, data, config, search_space(experiment, config))
-    start = starting_weights(experiment, data)
+    start = checked_start(experiment, config, data)
     # the name is part of the identity, since under another name it is another run
     identity, store = search_identity(experiment, config, f"{name}{data.digest}"), open_store()
     asker = asker or group
-    with _opened(identity, experiment, config, store, asker) as (study, folder):
+    with _opened(identity, experiment, config, store, asker, resume) as (study, folder):
         if folder.result is not None:
-            yield Progress("searching", 1, 1, FINISHED_BEFORE)
+            yield Progress(WORK, 1, 1, FINISHED_BEFORE)
             return Tuned.model_validate(folder.result)
         features = yield from feature_network(data, best_device())
         with _run(store, study, folder, settings, data, group) as run, study:
             note = "; ".join(filter(None, (_fewer(config.trials, study.config.trials), _kept(experiment, config))))
             with TrialRuns(store, study, run, name, group) as trials:
                 events = search(experiment, data, features, study, start)
-                result = yield from _follow(events, study.config.trials, trials, ENDED if study.recorded else note)
+                result = yield from follow(events, study, trials, ENDED if study.recorded else note)
             tuned = _finish(result, study, run, trials, folder, note)
         if not study.shared:
             folder.finish(tuned.model_dump(mode="json"), asker)
@@ -151,7 +160,7 @@ def tune(settings: Settings, data: PreparedData, group: str, asker: str = "") ->
 
 @contextmanager
 def _opened(
-    identity: str, experiment: Experiment, config: TuningConfig, store: Store, asker: str
+    identity: str, experiment: Experiment, config: TuningConfig, store: Store, asker: str, resume: bool
 ) -> Iterator[tuple[Study, RunFolder]]:
     """Opens the study that goes on, or a new one, and its folder on this machine."""
 
@@ -163,7 +172,9 @@ def _opened(
             study = join_study(numbered(identity), experiment, config, url, owed)
             folder = stack.enter_context(joined(study.name, asker))
         else:
-            folder = stack.enter_context(claimed(identity, asker, still_there(store)))
+            folder = stack.enter_context(claimed(identity, asker, still_there(store), resume))
+            if folder.anew:
+                forget_study(folder.path.name)
             study = open_study(folder.path.name, experiment, config)
         stack.callback(study.close)
         yield study, folder
@@ -220,34 +231,6 @@ def _kept(experiment: Experiment, config: TuningConfig) -> str:
     flat = experiment.flat()
     kept = [f"{key}={as_written(flat.get(key))}" for key, varied in config.space.items() if varied is None]
     return f"{' and '.join(kept)} stays as it was given; tuning.space lets it vary" if kept else ""
-
-
-def _follow(
-    events: Generator[Event, None, SearchResult], total: int, trials: TrialRuns, note: str
-) -> Steps[SearchResult]:
-    """Records what happens to the trials as it happens, and reports the progress."""
-    ended: set[int] = set()
-    yield Progress("searching", 0, total, note)
-    with Driven(events) as driven:
-        for event in driven:
-            trials.record(event)
-            ended |= {event.trial.index} if isinstance(event, TrialEnded) else set()
-            yield Progress("searching", len(ended), total, _note(event, trials))
-    return driven.result
-
-
-def _note(event: Event, trials: TrialRuns) -> str:
-    if isinstance(event, TrialStarted):
-        values = ", ".join(f"{key.rpartition('.')[2]} {in_short(value)}" for key, value in event.trial.params.items())
-        return f"trial {event.trial.index}: {values}"
-    if isinstance(event, Waiting):
-        return f"other processes run the trials {', '.join(map(str, event.indices))}"
-    if isinstance(event, TrialLost):
-        return f"trial {event.index}: another process has taken it over"
-    if isinstance(event, TrialEpoch):
-        value = "" if event.value is None else f", {trials.study.primary} {event.value:.4g}"
-        return f"trial {event.index}: epoch {event.epoch}{value}"
-    return f"trial {event.trial.index}: {event.trial.state}"
 
 
 def _finish(result: SearchResult, study: Study, run: Run, trials: TrialRuns, folder: RunFolder, note: str) -> Tuned:
@@ -307,6 +290,7 @@ def _row(trial: Trial, objectives: tuple[str, ...]) -> TrialRow:
         state=trial.state,
         params=trial.params,
         values=values,
+        metrics=trial.metrics,
         seconds=trial.seconds,
         error=trial.error,
     )

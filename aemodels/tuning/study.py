@@ -51,8 +51,8 @@ def open_study(name: str, experiment: Experiment, config: TuningConfig, folder: 
     return _open(name, experiment, config, open_storage(None, folder), Claims)
 
 
-def forget_study(name: str, folder: Path) -> None:
-    """Deletes the study of that name in a folder, if there is one; no process may work on it.
+def forget_study(name: str, folder: Path | None = None) -> None:
+    """Deletes the study of that name in this store or folder, if there is one; no process may work on it.
 
     Raises:
         UserError: as `open_study`.

@@ -16,6 +16,7 @@ import pytest
 from optuna.storages import RDBStorage
 from quick import first
 from searches import pretend, replace_trials
+from tracked import runs
 
 from aemodels.checkpoints.run_folder import RunFolder
 from aemodels.data import PreparedData
@@ -73,6 +74,18 @@ def notes(digits: PreparedData) -> list[str]:
     found: list[str] = []
     finish(tune(SETTINGS, digits, ""), lambda progress: found.append(progress.note))
     return found
+
+
+@pytest.mark.usefixtures("store")
+def test_begun_anew_a_killed_search_searches_from_the_start(digits: PreparedData, trained: list[Experiment]) -> None:
+    steps = tune(SETTINGS, digits, "")
+    next(progress for progress in steps if "complete" in progress.note)
+    steps.close()
+    count = len(trained)
+    result = finish(tune(SETTINGS, digits, "", resume=False))
+    assert len(trained) == count + 4
+    assert len(runs(result.folder.parents[1], "search")) == 2
+    assert sorted(trial.index for trial in result.trials) == [0, 1, 2, 3]
 
 
 def interrupted(digits: PreparedData, group: str = "") -> None:
