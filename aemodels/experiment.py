@@ -75,7 +75,8 @@ class Experiment(Config):
 
     def seen(self, data: PreparedData) -> int:
         """Returns how many of the first training images a training on these data sees."""
-        return self.training.images or data.sizes["train"]
+        there = data.sizes["train"]
+        return min(self.training.images or there, there)
 
     def identity(self, digest: str) -> str:
         """Returns the name of a run's folder: a hash of all settings and of the prepared data."""
