@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from aemodels.evaluation.likelihood import log_likelihood, mean_bound
 from aemodels.evaluation.mutual_information import known_shares
 from aemodels.evaluation.needs import AMOUNTS, Need
 from aemodels.evaluation.neighbours import Balls, balls
+from aemodels.evaluation.rules import Rules
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import BernoulliPixels, GaussianPixels
@@ -32,23 +33,6 @@ from aemodels.runtime.randomness import derived_seed, undisturbed
 # Codes of training images, at most: for the probes, to show the spread of a code, and as examples of a class.
 TRAINING_CODES = 10_000
 NOISY = 200  # images: the filters that denoisers are compared with are slow
-
-
-class Rules(Protocol):
-    """Says how much is measured; EvaluationConfig explains each number."""
-
-    @property
-    def level(self) -> Literal["quick", "full"]: ...
-    @property
-    def samples(self) -> int: ...
-    @property
-    def denoising(self) -> bool: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def nll_samples(self) -> int: ...
-    @property
-    def nll_images(self) -> int: ...
 
 
 class Codes(NamedTuple):
@@ -71,6 +55,7 @@ class Evidence:
         history: Sequence[Mapping[str, float]] = (),
         seen: int = 0,
         own: PreparedData | None = None,
+        own_seen: int | None = None,
     ) -> None:
         """Keeps what the rest is computed from.
 
@@ -78,9 +63,10 @@ class Evidence:
             history: a training's metrics, an entry per epoch.
             seen: how many of the first training images the model was trained on.
             own: the data that the model was trained on, where they are others and are known.
+            own_seen: how many of the first training images of `own` it was trained on; None for all.
         """
         self.model, self.data, self.split, self.rules, self.history = model, data, split, rules, history
-        self.seen, self.own, self._features, self.seed = seen, own, features, rules.seed
+        self.seen, self.own, self.own_seen, self._features, self.seed = seen, own, own_seen, features, rules.seed
         self.frechet_images = min(rules.samples, data.sizes[split], data.sizes["train"])  # on each side of a distance
         self._kept: list[Tensor] | None = None
 

@@ -127,7 +127,8 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str) -> St
     experiment, name = settings.experiment, settings.registered_name
     store = open_store()
     start = starting_weights(experiment, data)
-    model = new_model(experiment.model, data, experiment.seed, start)  # what does not fit is refused before any work
+    # What does not fit is refused before any work.
+    model = new_model(experiment.model, data, experiment.seed, start, experiment.training.images)
     check_primary(model, data, experiment.evaluation)
     check_likelihood(model, data, experiment.evaluation)
     if chosen := experiment.chosen(given.experiment):

@@ -217,8 +217,8 @@ class _Training:
         seeds: Sequence[int],
         start: Mapping[str, Tensor] | None,
     ) -> None:
-        models = [new_model(each, data, seed, start) for each, seed in zip(configs, seeds, strict=True)]
-        self.population = Population(models, new_model(largest(configs), data, seeds[0]))
+        models = [new_model(each, data, seed, start, config.images) for each, seed in zip(configs, seeds, strict=True)]
+        self.population = Population(models, new_model(largest(configs), data, seeds[0], images=config.images))
         self.loop, self.config = Loop(self.population, data, config, seeds[0]), config
         self.best = {name: tensor.clone() for name, tensor in self.population.state_dict().items()}  # (M, ...)
         self.numbers = list(range(len(configs)))  # numbers at the start of the members that are still here

@@ -49,7 +49,7 @@ def train(
         TrainingDivergedError: a term of the loss became NaN or infinite.
     """
     state = finish(first_state(model_config, data, config, seed, resume))
-    model = new_model(model_config, data, seed, start)
+    model = new_model(model_config, data, seed, start, config.images)
     loop = Loop(model, data, config, seed)
     best = state.section("best")
     if state.tensors:
@@ -116,7 +116,7 @@ def first_state(
     state = new_state()
     check_model(model_config, config)
     if config.pretraining_epochs:
-        model = new_model(model_config, data, seed)
+        model = new_model(model_config, data, seed, images=config.images)
         assert isinstance(model, Autoencoder)  # checked
         yield from pretrain(model, data, config, seed, state)
         state.tensors = state_tensors(model.state_dict(), {}, {})
