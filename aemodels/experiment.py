@@ -60,7 +60,7 @@ class Experiment(Config):
     def for_data(self, data: PreparedData) -> Self:
         """Returns the experiment with everything settled that is chosen from the images; the rest stays as it is."""
         training = self.training.for_images(data.sizes["train"])
-        model = self.model.for_images(data.image_shape, is_black_and_white(data))
+        model = self.model.for_images(data.image_shape, is_black_and_white(data, self.training.images))
         if training.augmentation.shift is None:
             # A few hundred photos are too few without: the test error of hands was 0.55 and 0.78 of a linear code's.
             photo = isinstance(getattr(model, "trunk", None), PhotoConfig)
@@ -81,7 +81,8 @@ class Experiment(Config):
 
     def seen(self, data: PreparedData) -> int:
         """Returns how many of the first training images a training on these data sees."""
-        return self.training.images or data.sizes["train"]
+        there = data.sizes["train"]
+        return min(self.training.images or there, there)
 
     def identity(self, digest: str) -> str:
         """Returns the name of a run's folder: a hash of all settings and of the prepared data."""

@@ -28,7 +28,7 @@ from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import feature_network
 from aemodels.evaluation.metrics import METRICS
 from aemodels.evaluation.metrics.table import number
-from aemodels.evaluation.references import MEAN_IMAGE, reference_systems
+from aemodels.evaluation.references import MEAN_IMAGE, Size, reference_systems
 from aemodels.reports.figures.comparison import side_by_side
 from aemodels.reports.pictures import Picture
 from aemodels.runtime.environment import data_root
@@ -104,7 +104,7 @@ def measured(collection: Collection, root: Path, quick: bool) -> tuple[list[dict
     data = finish(prepare(collection.config(root)))
     features = finish(feature_network(data, CPU))
     rules = EvaluationConfig()
-    systems: dict[str, Evidence] = reference_systems(data, [LATENT], CPU, rules, features)
+    systems: dict[str, Evidence] = reference_systems(data, [Size(LATENT, None)], CPU, rules, features)
     seconds = dict.fromkeys(systems, 0.0)
     for name, trained in trained_systems(data, quick).items():
         systems[name] = Evidence(trained.model, data, features, "test", rules)

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aemodels.checkpoints.model_files import CODES, COMPLETED, CONFIG, WEIGHTS, first_line, load_network, seal
-from aemodels.checkpoints.run_folder import STATE as STATE  # others take it from here too
+from aemodels.checkpoints.run_folder import STATE
 from aemodels.config import Config, SettingsError, UserError
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment

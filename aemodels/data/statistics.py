@@ -16,20 +16,31 @@ A_FEW = 1_000
 MOST_BYTES = 512 * 2**20  # of these images in memory, four bytes a pixel
 
 
-@lru_cache(maxsize=8)
-def linear_code_of(data: PreparedData, numbers: int) -> LinearCode:
+def linear_code_of(data: PreparedData, numbers: int, seen: int | None) -> LinearCode:
     """Returns the linear code of the first training images, at most 10,000, with so many numbers or fewer; on the CPU.
 
     Where training binarises the images, the code is that of the grey ones.
+
+    Args:
+        seen: how many of the first training images a training sees, of which no others are taken; None for all.
     """
-    count = min(MOST_IMAGES, max(2, MOST_BYTES // (4 * math.prod(data.image_shape))))
+    most = max(2, MOST_BYTES // (4 * math.prod(data.image_shape)))
+    return _linear_code(data, numbers, min(MOST_IMAGES, most, seen or MOST_IMAGES, data.sizes["train"]))
+
+
+@lru_cache(maxsize=8)
+def _linear_code(data: PreparedData, numbers: int, count: int) -> LinearCode:
     images = torch.from_numpy(data.split("train").images[:count].copy())  # (N, C, H, W)
     return linear_code(images.float() / 255, numbers)
 
 
-def is_black_and_white(data: PreparedData) -> bool:
-    """Tells whether pixels have no other values than black and white, in training at least, by the first images."""
+def is_black_and_white(data: PreparedData, seen: int | None) -> bool:
+    """Tells whether pixels have no other values than black and white, in training at least, by the first images.
+
+    Args:
+        seen: how many of the first training images a training sees, of which no others are looked at; None for all.
+    """
     if data.binarize != "none":
         return True
-    images = data.split("train").images[:A_FEW]
+    images = data.split("train").images[: min(A_FEW, seen or A_FEW)]
     return bool(np.isin(images, (0, 255)).all())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ NOTHING = 0.99  # share of the mean image's squared error above which a model te
 ALIKE = 0.001  # share of the linear code's squared error that is no difference
 STILL_FALLING = 0.01  # share of all that the validation loss fell by, in the last tenth of a training
 OVERFITTED = 0.05  # share of all that it fell by, which it has risen by since its best value
-NOISE = 3  # typical differences between two epochs that are no rise
+NOISE = 3.5  # typical distances of an epoch from the mean of its neighbours that are no rise
 ADVERSARIAL = 5_000  # updates, before which an adversarial model draws no shapes
 
 
@@ -34,6 +33,12 @@ class Course(NamedTuple):
     def validation(self) -> list[float]:
         """Returns the validation loss after each epoch; it is empty for an adversarial model."""
         return [epoch[f"val/{self.selection}"] for epoch in self.history] if self.selection else []
+
+    @property
+    def losses(self) -> list[float]:
+        """Returns the mean training loss of each epoch, train/loss, or the sum of each part's, train/PART/loss."""
+        names = [name for name in self.history[-1] if name.startswith("train/") and name.endswith("/loss")]
+        return [sum(epoch[name] for name in names) for epoch in self.history]
 
     def update(self, epoch: int) -> int:
         """Returns the number of updates that were made by the end of an epoch."""
@@ -118,12 +123,13 @@ def _larger(model: ModelConfig) -> Iterator[str]:
 
 def _overfitted(course: Course) -> str:
     values, best = course.validation, course.best_epoch
-    if not 0 < best < len(values):
+    if not 0 < best < len(values) or len(values) < 3:
         return ""
     rise = min(values[best:][-1], median(values[best:])) - values[best - 1]
-    noise = NOISE * median(abs(b - a) for a, b in pairwise(values))
-    learned = f"train/{course.selection}"
-    goes_on = course.history[-1].get(learned, 0.0) < course.history[best - 1].get(learned, 0.0)
+    # A steep rise is no noise, however far it takes each epoch from the one before.
+    noise = NOISE * median(abs(b - (a + c) / 2) for a, b, c in zip(values, values[1:], values[2:], strict=False))
+    losses = course.losses
+    goes_on = losses[-1] < losses[best - 1]
     if not goes_on or rise <= max(noise, OVERFITTED * (values[0] - values[best - 1])):
         return ""
     return (

@@ -40,9 +40,10 @@ def evaluate(
     history: Sequence[Mapping[str, float]] = (),
     seen: int = 0,
     own: PreparedData | None = None,
+    own_seen: int | None = None,
 ) -> Evaluation:
     """Measures a model, as `evaluating` does."""
-    return finish(evaluating(model, data, features, config, split, only, history, seen, own))
+    return finish(evaluating(model, data, features, config, split, only, history, seen, own, own_seen))
 
 
 def evaluating(
@@ -55,6 +56,7 @@ def evaluating(
     history: Sequence[Mapping[str, float]] = (),
     seen: int = 0,
     own: PreparedData | None = None,
+    own_seen: int | None = None,
 ) -> Steps[Evaluation]:
     """Measures a model; the same weights give the same numbers, and no random state outside is changed.
 
@@ -66,13 +68,14 @@ def evaluating(
         history: a training's metrics, an entry per epoch, for its curves.
         seen: how many of the first training images the model was trained on; 0 for a model of other images.
         own: the data of those other images, where they are known; references are fitted to their training images.
+        own_seen: how many of the first of those training images the model was trained on; None for all.
 
     Raises:
         SettingsError: a metric that was asked for does not exist for this model and these data, or the model is for
             other images or, if it is conditional, other classes.
     """
     _check_images(model, data)
-    evidence = Evidence(model, data, features, split, config, history, seen, own)
+    evidence = Evidence(model, data, features, split, config, history, seen, own, own_seen)
     if only is not None:
         _require(only, evidence)
     makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in (_asked(config) if only is None else only)}

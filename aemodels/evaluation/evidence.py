@@ -34,8 +34,6 @@ from aemodels.runtime.randomness import derived_seed, undisturbed
 TRAINING_CODES = 10_000
 NOISY = 200  # images: the filters that denoisers are compared with are slow
 
-Rules = EvaluationConfig  # as the references call it
-
 
 class Codes(NamedTuple):
     """Holds posterior means and their images' labels, on the CPU."""
@@ -57,6 +55,7 @@ class Evidence:
         history: Sequence[Mapping[str, float]] = (),
         seen: int = 0,
         own: PreparedData | None = None,
+        own_seen: int | None = None,
     ) -> None:
         """Keeps what the rest is computed from.
 
@@ -64,9 +63,10 @@ class Evidence:
             history: a training's metrics, an entry per epoch.
             seen: how many of the first training images the model was trained on.
             own: the data that the model was trained on, where they are others and are known.
+            own_seen: how many of the first training images of `own` it was trained on; None for all.
         """
         self.model, self.data, self.split, self.rules, self.history = model, data, split, rules, history
-        self.seen, self.own, self._features, self.seed = seen, own, features, rules.seed
+        self.seen, self.own, self.own_seen, self._features, self.seed = seen, own, own_seen, features, rules.seed
         self.frechet_images = min(rules.samples, data.sizes[split], data.sizes["train"])  # on each side of a distance
         self._kept: list[Tensor] | None = None
 

@@ -8,7 +8,7 @@ N images, K numbers in a code, (C, H, W) an image with pixels in [0, 1].
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from torch.distributions import Distribution
 from aemodels.data.batches import Batches
 from aemodels.data.prepared import PreparedData
 from aemodels.data.statistics import MOST_IMAGES, linear_code_of
-from aemodels.evaluation.evidence import Evidence, Rules
+from aemodels.evaluation.config import EvaluationConfig
+from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features
 from aemodels.models.base import Autoencoder, GenerativeModel, Loss
 from aemodels.nn.batch import Batch
@@ -90,9 +91,16 @@ class LinearReference(Autoencoder):
             super().fit_prior(batches, seed)
 
 
-def linear_reference(data: PreparedData, numbers: int, device: torch.device) -> LinearReference:
-    """Returns the linear code of training images, as grey as they are, with so many numbers or fewer."""
-    return LinearReference(linear_code_of(data, numbers)).to(device)
+class Size(NamedTuple):
+    """Holds the two numbers of a model that settle which references stand beside it."""
+
+    numbers: int  # in its code
+    seen: int | None  # how many of the first training images it was trained on; None for all
+
+
+def linear_reference(data: PreparedData, size: Size, device: torch.device) -> LinearReference:
+    """Returns the linear code of the images that a model saw, as grey as they are, with as many numbers or fewer."""
+    return LinearReference(linear_code_of(data, *size)).to(device)
 
 
 def mean_image(reference: LinearReference) -> LinearReference:
@@ -100,19 +108,29 @@ def mean_image(reference: LinearReference) -> LinearReference:
     return LinearReference(reference.code.first(0))
 
 
-def fit_mixture(reference: LinearReference, data: PreparedData, seed: int) -> None:
-    """Fits what a reference draws from to the codes of at most 10,000 training images."""
+def fit_mixture(reference: LinearReference, data: PreparedData, seen: int | None, seed: int) -> None:
+    """Fits what a reference draws from to the codes of the training images that are seen, at most 10,000."""
     grey = data.model_copy(update={"binarize": "none"})
-    batches = Batches(grey, "train", reference.device, MOST_IMAGES).in_order(reference.at_once)
+    batches = Batches(grey, "train", reference.device, min(MOST_IMAGES, seen or MOST_IMAGES)).in_order(
+        reference.at_once
+    )
     reference.fit_prior(batches, derived_seed(seed, "linear code"))
 
 
 def reference_systems(
-    data: PreparedData, sizes: Iterable[int], device: torch.device, rules: Rules, features: Features
+    data: PreparedData, sizes: Iterable[Size], device: torch.device, rules: EvaluationConfig, features: Features
 ) -> dict[str, Evidence]:
-    """Returns the mean image and a linear code of each size, to be measured and drawn like systems of a comparison."""
-    codes = {f"linear code {numbers}": linear_reference(data, numbers, device) for numbers in sorted(set(sizes))}
-    for reference in codes.values():
-        fit_mixture(reference, data, rules.seed)
-    systems = {MEAN_IMAGE: mean_image(next(iter(codes.values()))), **codes}
+    """Returns the mean image and a linear code of each size, to be measured and drawn like systems of a comparison.
+
+    If the systems saw different numbers of images, the references do too, and have the number in their names.
+    """
+    there = data.sizes["train"]
+    wanted = sorted({(min(MOST_IMAGES, seen or there, there), numbers) for numbers, seen in sizes})
+    several = len({seen for seen, _ in wanted}) > 1
+    systems: dict[str, LinearReference] = {}
+    for seen, numbers in wanted:
+        reference, of = linear_reference(data, Size(numbers, seen), device), f" of {seen:,} images" * several
+        fit_mixture(reference, data, seen, rules.seed)
+        systems.setdefault(f"{MEAN_IMAGE}{of}", mean_image(reference))
+        systems[f"linear code {numbers}{of}"] = reference
     return {name: Evidence(reference, data, features, "test", rules) for name, reference in systems.items()}

@@ -65,6 +65,7 @@ class AE(Autoencoder):
     """An autoencoder minimises the distortion alone, and draws images from a mixture fitted to its training codes.
 
     Example:
+        >>> import torch
         >>> model = AE(AEConfig(latent_dim=3), (1, 28, 28), num_classes=0)
         >>> images = Batch(torch.rand(6, 1, 28, 28), y=None)
         >>> {name: tuple(term.shape) for name, term in model.bound(images).items()}

@@ -33,7 +33,12 @@ def evaluation(loaded: Loaded, data: PreparedData, history: Sequence[Mapping[str
     seen = experiment.seen(data) if data.digest == loaded.card.digest else 0
     own = prepared_before(experiment.data, loaded.card.digest)
     rules = experiment.evaluation.override({"level": "full"})
-    return (yield from evaluating(loaded.model, data, features, rules, history=history, seen=seen, own=own))
+    own_seen = experiment.training.images
+    return (
+        yield from evaluating(
+            loaded.model, data, features, rules, history=history, seen=seen, own=own, own_seen=own_seen
+        )
+    )
 
 
 def own_data(card: ModelCard, name: str) -> PreparedData:

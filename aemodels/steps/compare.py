@@ -19,7 +19,7 @@ from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.evaluation.leaving_out import Made, NotEnoughError, as_tags, make_each, making_from
 from aemodels.evaluation.metrics import METRICS
-from aemodels.evaluation.references import reference_systems
+from aemodels.evaluation.references import Size, reference_systems
 from aemodels.experiment import Experiment
 from aemodels.reports.figures.comparison import rate_distortion, side_by_side
 from aemodels.reports.figures.model import drawing_figures
@@ -129,7 +129,9 @@ def compare(config: ComparisonConfig, data: PreparedData, command: str = "", ask
 
 def _check_fits(system: str, experiment: Experiment, data: PreparedData) -> None:
     try:
-        check_primary(new_model(experiment.model, data, 0), data, experiment.evaluation)
+        check_primary(
+            new_model(experiment.model, data, 0, images=experiment.training.images), data, experiment.evaluation
+        )
     except SettingsError as error:
         raise SettingsError(*(f"system {system}: {line}" for line in error.args)) from None
 
@@ -174,7 +176,7 @@ def _child(
 ) -> Steps[_Child]:
     """Trains and evaluates one system with one seed, in a run of its own, with its own figures and report."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    model = new_model(experiment.model, data, experiment.seed)
+    model = new_model(experiment.model, data, experiment.seed, images=experiment.training.images)
     name = parent.store.client.get_experiment(parent.experiment_id).name
     tags = {"kind": "system", "system": system}
     with open_run(parent.store, folder, name, f"{system} {experiment.seed}", experiment.seed, tags, parent.id) as run:
@@ -234,7 +236,7 @@ def _finish(
     """Writes the table, the pictures and the report into the folder and into the parent run."""
     experiments = {name: config.experiment(name, 0).for_data(data) for name in config.systems}
     rules = next(iter(experiments.values())).evaluation
-    sizes = {experiment.model.latent_dim for experiment in experiments.values()}
+    sizes = [Size(experiment.model.latent_dim, experiment.seen(data)) for experiment in experiments.values()]
     references = reference_systems(data, sizes, best_device(), rules, features)
     primary, measured = (
         rules.primary,

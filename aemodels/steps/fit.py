@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from aemodels.checkpoints.checkpoint import STATE, load_state, save_card, save_state
+from aemodels.checkpoints.checkpoint import load_state, save_card, save_state
 from aemodels.checkpoints.going_on import shorter_training
 from aemodels.checkpoints.model_files import CHECKSUMS
 from aemodels.checkpoints.result_keys import result_key
+from aemodels.checkpoints.run_folder import STATE
 from aemodels.checkpoints.training import save_best, saved_epochs
 from aemodels.config import UserError
 from aemodels.data import PreparedData
@@ -105,7 +106,7 @@ def untrained_model(experiment: Experiment, data: PreparedData) -> Untrained:
         UserError: the starting weights cannot be read.
     """
     start = starting_weights(experiment, data)
-    model = new_model(experiment.model, data, experiment.seed, start)
+    model = new_model(experiment.model, data, experiment.seed, start, experiment.training.images)
     check_primary(model, data, experiment.evaluation)
     check_likelihood(model, data, experiment.evaluation)
     return Untrained(model, start)

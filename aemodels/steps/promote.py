@@ -231,5 +231,6 @@ def _metrics_on(
         return None
     seen = card.experiment.seen(data) if card.digest == data.digest else 0
     own = prepared_before(card.experiment.data, card.digest)
-    found = evaluate(model, data, features, settings.evaluation, seen=seen, own=own)
+    rules, own_seen = settings.evaluation, card.experiment.training.images
+    found = evaluate(model, data, features, rules, seen=seen, own=own, own_seen=own_seen)
     return found.metrics, found.left_out

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from aemodels.checkpoints.checkpoint import STATE, save_card, save_state
-from aemodels.checkpoints.run_folder import RunFolder, claimed
+from aemodels.checkpoints.checkpoint import save_card, save_state
+from aemodels.checkpoints.run_folder import STATE, RunFolder, claimed
 from aemodels.checkpoints.training import save_best, saved_epochs
 from aemodels.data import PreparedData
 from aemodels.evaluation.advice import Course, advise

@@ -16,7 +16,7 @@ from aemodels.data.batches import Batches
 from aemodels.runtime import torchrun
 from aemodels.runtime.randomness import seeded
 from aemodels.training.config import TrainingConfig
-from aemodels.training.passes import Part
+from aemodels.training.passes import Stretch
 from aemodels.training.update import Trainee, Updates
 
 WARM_UPS = 3  # updates before a graph is captured, in which libraries choose algorithms; they are undone afterwards
@@ -37,12 +37,12 @@ class ReplayedUpdates(Updates):
         """Lets go of the graph, which holds memory and this object."""
         self.graph = None
 
-    def make(self, part: Part, order_seed: int, first_step: int, rates: Sequence[float]) -> None:
-        """Replays the updates of a part of a pass."""
+    def make(self, stretch: Stretch, order_seed: int, first_step: int, rates: Sequence[float]) -> None:
+        """Replays the updates of a stretch of a pass."""
         if self.graph is None:
-            super().make(part, order_seed, first_step, rates)
+            super().make(stretch, order_seed, first_step, rates)
         else:
-            self.graph.make(self.batches.order(order_seed)[part.start : part.stop], first_step, rates)
+            self.graph.make(self.batches.order(order_seed)[stretch.start : stretch.stop], first_step, rates)
 
     def prepare(self) -> None:
         """Captures the update before the first epoch."""
@@ -69,7 +69,7 @@ class Graph:
         self.updates, self.full = updates, len(updates.batches) // batch_size
         self.order = torch.zeros(self.full, batch_size, dtype=torch.int64, device=device)  # (S, B)
         self.rates = torch.zeros(self.full, device=device)  # (S,)
-        self.done = torch.zeros(1, dtype=torch.int64, device=device)  # batches of this part of a pass
+        self.done = torch.zeros(1, dtype=torch.int64, device=device)  # batches of this stretch of a pass
         self.step = torch.zeros((), dtype=torch.int64, device=device)  # updates of the training
         self.replay = self.advance
 

@@ -38,12 +38,12 @@ class Loop:
         few = None if shown is None else max(LEAST_VALIDATED, shown // 10)
         self.validation = Batches(data, "val", device, few, shared=True)
         self.updates = updates_of(model, self.training, config, seed)
-        self.warmup_epochs = math.ceil(model.warmup_steps / self.updates.steps)
+        self.warmup_epochs = math.ceil(model.warmup_steps / self.updates.updates_per_epoch)
 
     def epoch(self, index: int) -> list[dict[str, float]]:
         """Trains and validates, and returns the metrics of each member; a single model is one member."""
         started = time.perf_counter()
-        first_step = (index - 1) * self.updates.steps
+        first_step = (index - 1) * self.updates.updates_per_epoch
         table = self.updates.epoch(index, first_step)
         seconds = time.perf_counter() - started
         table |= self._held_out()
@@ -67,7 +67,7 @@ class Loop:
 
     def ended(self, state: TrainingState) -> bool:
         """Tells whether a training ends after the state's epoch."""
-        return ends(state, self.updates.config, self.warmup_epochs, self.updates.steps)
+        return ends(state, self.updates.config, self.warmup_epochs, self.updates.updates_per_epoch)
 
     def go_on_with(self, model: Trainee, moments: dict[str, Tensor]) -> None:
         """Goes on with another model on the same images, with the optimisers' state that belongs to it."""
@@ -88,12 +88,12 @@ class Loop:
         return metrics[f"val/{self.model.selection}"] if self.model.selection else -index
 
 
-def ends(state: TrainingState, config: TrainingConfig, warmup_epochs: int, steps: int) -> bool:
-    """Tells whether the training, with so many steps an epoch, ends, as all epochs are done or its patience is over.
+def ends(state: TrainingState, config: TrainingConfig, warmup_epochs: int, updates_per_epoch: int) -> bool:
+    """Tells whether a training, with so many updates an epoch, ends, as all epochs are done or its patience is over.
 
     It is over if the validation bound has not improved for so many updates since the loss had its final weights.
     """
-    waited = (state.epoch - max(state.best_epoch, warmup_epochs)) * steps
+    waited = (state.epoch - max(state.best_epoch, warmup_epochs)) * updates_per_epoch
     return state.epoch >= config.number_of_epochs or (config.waits is not None and waited >= config.waits)
 
 

@@ -26,7 +26,7 @@ from aemodels.nn.batch import Batch
 from aemodels.training.config import TrainingConfig, TrainingDivergedError
 from aemodels.training.loop import Loop, refuse_non_finite
 from aemodels.training.models import new_model
-from aemodels.training.state import Epoch, TrainingState, new_state, state_tensors
+from aemodels.training.state import Epoch, TrainingState, new_state, state_tensors, still
 from aemodels.training.train import check_model
 
 
@@ -200,10 +200,10 @@ def train_population(
             told = training.epoch(index)
             leaving = set((yield told) or ())
             leaving |= {number for number, one in told.items() if isinstance(one, TrainingDivergedError) or one.last}
+            if leaving.issuperset(training.numbers):
+                return  # as at the end of `train`, the last epochs can still be read
             if leaving:
                 training.leave(leaving)
-            if not training.numbers:
-                return
 
 
 class _Training:
@@ -217,8 +217,8 @@ class _Training:
         seeds: Sequence[int],
         start: Mapping[str, Tensor] | None,
     ) -> None:
-        models = [new_model(each, data, seed, start) for each, seed in zip(configs, seeds, strict=True)]
-        self.population = Population(models, new_model(largest(configs), data, seeds[0]))
+        models = [new_model(each, data, seed, start, config.images) for each, seed in zip(configs, seeds, strict=True)]
+        self.population = Population(models, new_model(largest(configs), data, seeds[0], images=config.images))
         self.loop, self.config = Loop(self.population, data, config, seeds[0]), config
         self.best = {name: tensor.clone() for name, tensor in self.population.state_dict().items()}  # (M, ...)
         self.numbers = list(range(len(configs)))  # numbers at the start of the members that are still here
@@ -231,19 +231,20 @@ class _Training:
         told: Told = {}
         better: list[int] = []
         for m, metrics in enumerate(self.loop.epoch(index)):
-            state = self.states[m]
+            number, state = self.numbers[m], self.states[m]
+            state.epoch = index
             try:
                 refuse_non_finite(metrics, index, self.config)
             except TrainingDivergedError as error:
-                told[self.numbers[m]] = error
+                told[number] = error
                 continue
             if (value := self.loop.selected(metrics, index)) < state.best:
                 state.best, state.best_epoch = value, index
                 better.append(m)
-            state.epoch = index
             state.history.append(metrics)
             last = self.loop.ended(state)
-            told[self.numbers[m]] = Epoch(index, metrics, last, partial(self._model, m), partial(self._state, m))
+            model, whole = partial(self._model, number, index), partial(self._state, number, index)
+            told[number] = Epoch(index, metrics, last, model, whole)
         if better:
             chosen = torch.tensor(better, device=next(iter(self.best.values())).device)
             for name, tensor in self.population.state_dict().items():
@@ -254,16 +255,23 @@ class _Training:
         """Lets members leave; the others go on, as if these had never been there."""
         kept = [m for m, number in enumerate(self.numbers) if number not in numbers]
         self.numbers, self.states = [self.numbers[m] for m in kept], [self.states[m] for m in kept]
-        if kept:
-            moments = {key: t[kept] if t.dim() else t for key, t in self.loop.updates.moments().items()}
-            self.best = {name: tensor[kept] for name, tensor in self.best.items()}
-            self.population = self.population.only(kept)
-            self.loop.go_on_with(self.population, moments)
+        moments = {key: t[kept] if t.dim() else t for key, t in self.loop.updates.moments().items()}
+        self.best = {name: tensor[kept] for name, tensor in self.best.items()}
+        self.population = self.population.only(kept)
+        self.loop.go_on_with(self.population, moments)
 
-    def _model(self, m: int) -> GenerativeModel:
-        return self.population.member(m)
+    def _model(self, number: int, epoch: int) -> GenerativeModel:
+        return self.population.member(self._place(number, epoch))
 
-    def _state(self, m: int) -> TrainingState:
+    def _state(self, number: int, epoch: int) -> TrainingState:
+        m = self._place(number, epoch)
         model, best = (self.population.own(m, tensors) for tensors in (self.population.state_dict(), self.best))
         moments = self.population.own_moments(m, self.loop.updates.moments())
         return replace(self.states[m], tensors=state_tensors(model, best, moments))
+
+    def _place(self, number: int, epoch: int) -> int:
+        """Returns a member's place in the stack, as long as neither its next epoch nor its leaving has changed that."""
+        if number not in self.numbers:
+            raise RuntimeError(f"member {number} has left; take its model and its state before the next epoch")
+        m = self.numbers.index(number)
+        return still(m, self.states[m], epoch)

@@ -6,10 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 from torch import Tensor
 
 from aemodels.models.base import GenerativeModel
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -56,6 +59,17 @@ class Epoch:
     def state(self) -> TrainingState:
         """Returns the state from which training can go on."""
         return self.take_state()
+
+
+def still(value: T, state: TrainingState, epoch: int) -> T:
+    """Returns what an epoch holds, as long as the next one has not changed it.
+
+    Raises:
+        RuntimeError: the training that the state belongs to has gone on.
+    """
+    if state.epoch != epoch:
+        raise RuntimeError(f"epoch {epoch} is over; take its model and its state before the next one")
+    return value
 
 
 def state_tensors(model: dict[str, Tensor], best: dict[str, Tensor], moments: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from functools import partial
-from typing import TypeVar
 
 from torch import Tensor
 
@@ -22,9 +21,7 @@ from aemodels.training.config import TrainingConfig
 from aemodels.training.loop import Loop, refuse_non_finite
 from aemodels.training.models import new_model
 from aemodels.training.pretraining import check_layers, pretrain
-from aemodels.training.state import Epoch, TrainingState, new_state, state_tensors
-
-T = TypeVar("T")
+from aemodels.training.state import Epoch, TrainingState, new_state, state_tensors, still
 
 
 def train(
@@ -49,7 +46,7 @@ def train(
         TrainingDivergedError: a term of the loss became NaN or infinite.
     """
     state = finish(first_state(model_config, data, config, seed, resume))
-    model = new_model(model_config, data, seed, start)
+    model = new_model(model_config, data, seed, start, config.images)
     loop = Loop(model, data, config, seed)
     best = state.section("best")
     if state.tensors:
@@ -62,28 +59,19 @@ def train(
         while not loop.ended(state):
             index = state.epoch + 1
             (metrics,) = loop.epoch(index)
+            state.epoch = index  # from here on the epoch before is over, also if this one is refused
             refuse_non_finite(metrics, index, config)
             if (value := loop.selected(metrics, index)) < state.best:
                 state.best, state.best_epoch = value, index
                 best = _copied(model)
-            state.epoch = index
             state.history.append(metrics)
             state.tensors = state_tensors(model.state_dict(), best, loop.updates.moments())
             last = loop.ended(state)
-            yield Epoch(
-                index, metrics, last, partial(_still, model, state, index), partial(_still, state, state, index)
-            )
+            yield Epoch(index, metrics, last, partial(still, model, state, index), partial(still, state, state, index))
 
 
 def _copied(model: GenerativeModel) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def _still(value: T, state: TrainingState, epoch: int) -> T:
-    """Returns what an epoch holds, as long as the next one has not changed it."""
-    if state.epoch != epoch:
-        raise RuntimeError(f"epoch {epoch} is over; take its model and its state before the next one")
-    return value
 
 
 def check_model(model: ModelConfig, config: TrainingConfig) -> None:
@@ -116,7 +104,7 @@ def first_state(
     state = new_state()
     check_model(model_config, config)
     if config.pretraining_epochs:
-        model = new_model(model_config, data, seed)
+        model = new_model(model_config, data, seed, images=config.images)
         assert isinstance(model, Autoencoder)  # checked
         yield from pretrain(model, data, config, seed, state)
         state.tensors = state_tensors(model.state_dict(), {}, {})

@@ -23,7 +23,7 @@ from aemodels.runtime.devices import bfloat16_units
 from aemodels.runtime.randomness import derived_seed, seeded
 from aemodels.training.adam import FORGETTING, FusedAdam, added_up, clip
 from aemodels.training.config import TrainingConfig
-from aemodels.training.passes import Part, parts
+from aemodels.training.passes import Stretch, stretches
 
 
 class Trainee(Protocol):
@@ -48,7 +48,7 @@ class Updates:
 
     def __init__(self, model: Trainee, batches: Batches, config: TrainingConfig, seed: int) -> None:
         self.model, self.batches, self.config, self.seed = model, batches, config, seed
-        self.steps = config.epoch_updates(len(batches))  # updates of an epoch; the last may have fewer
+        self.updates_per_epoch = config.epoch_updates(len(batches))  # the last epoch may have fewer
         self.total = config.all_updates(len(batches))  # updates of the training
         self.rate = torch.zeros((), device=batches.device)  # the learning rate; a tensor, so that a graph reads it
         self.optimizers = {
@@ -83,18 +83,18 @@ class Updates:
     def rates(self, first_step: int) -> list[float]:
         """Returns the learning rates of an epoch's updates."""
         config = self.config
-        steps = range(first_step, min(first_step + self.steps, self.total))
+        steps = range(first_step, min(first_step + self.updates_per_epoch, self.total))
         factors = (learning_rate_factor(step, self.total, config.warm_up, config.rates) for step in steps)
         return [config.learning_rate * factor for factor in factors]
 
-    def parts(self, first_step: int) -> list[Part]:
-        """Returns the parts of passes over the images that an epoch takes."""
-        last = min(first_step + self.steps, self.total)
-        return list(parts(first_step, last, len(self.batches), self.config.batch_size))
+    def stretches(self, first_step: int) -> list[Stretch]:
+        """Returns the stretches of passes over the images that an epoch takes."""
+        last = min(first_step + self.updates_per_epoch, self.total)
+        return list(stretches(first_step, last, len(self.batches), self.config.batch_size))
 
     def images(self, first_step: int) -> int:
         """Returns how many images an epoch shows, the same one several times in several passes."""
-        return sum(part.stop - part.start for part in self.parts(first_step))
+        return sum(stretch.stop - stretch.start for stretch in self.stretches(first_step))
 
     def epoch(self, index: int, first_step: int) -> dict[str, list[float]]:
         """Makes the updates of an epoch, and returns the mean of every term, for each member."""
@@ -104,9 +104,9 @@ class Updates:
         with seeded(derived_seed(self.seed, "epoch", index)), products:
             self.sums.zero_()
             rates, done = self.rates(first_step), 0
-            for part in self.parts(first_step):
-                self.make(part, derived_seed(self.seed, "order", part.number), first_step + done, rates[done:])
-                done += math.ceil((part.stop - part.start) / self.config.batch_size)
+            for stretch in self.stretches(first_step):
+                self.make(stretch, derived_seed(self.seed, "order", stretch.number), first_step + done, rates[done:])
+                done += math.ceil((stretch.stop - stretch.start) / self.config.batch_size)
         shown = self.images(first_step)
         means = (torchrun.add_up(self.sums) / shown).tolist()  # the epoch's one synchronisation
         return {name: mean if isinstance(mean, list) else [mean] for name, mean in zip(self.names, means, strict=True)}
@@ -114,10 +114,10 @@ class Updates:
     def prepare(self) -> None:
         """Does what has to be done before an epoch's first random number is drawn: nothing here."""
 
-    def make(self, part: Part, order_seed: int, first_step: int, rates: Sequence[float]) -> None:
-        """Makes the updates of a part of a pass, one after the other, at the first of the rates."""
-        batch_size, left = self.config.batch_size, part.stop - part.start
-        for i, batch in enumerate(self.batches.shuffled(batch_size, order_seed, part.start, part.stop)):
+    def make(self, stretch: Stretch, order_seed: int, first_step: int, rates: Sequence[float]) -> None:
+        """Makes the updates of a stretch of a pass, one after the other, at the first of the rates."""
+        batch_size, left = self.config.batch_size, stretch.stop - stretch.start
+        for i, batch in enumerate(self.batches.shuffled(batch_size, order_seed, stretch.start, stretch.stop)):
             self.rate.fill_(rates[i])
             step = torch.full((), first_step + i, device=self.rate.device)
             self.update(batch, step, min(batch_size, left))

@@ -22,7 +22,8 @@ from aemodels.training.models import new_model
 def forward_seconds(experiment: Experiment, data: PreparedData) -> float:
     """Measures how many seconds a model's losses take for an image."""
     size, device = min(experiment.training.batch_size, data.sizes["train"]), best_device()
-    model, batch = new_model(experiment.model, data, experiment.seed), _batch(data, size, device)
+    model = new_model(experiment.model, data, experiment.seed, images=experiment.training.images)
+    batch = _batch(data, size, device)
     with seeded(0):
         for _ in range(2):  # the first one warms up
             started = time.perf_counter()

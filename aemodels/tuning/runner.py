@@ -59,11 +59,7 @@ class Runner:
     def _shown(self, experiment: Experiment) -> int:
         """Returns how many images a training shows, about; the same one several times."""
         training = experiment.training
-        return training.batch_size * training.all_updates(self._images(experiment))
-
-    def _images(self, experiment: Experiment) -> int:
-        """Returns the number of training images."""
-        return min(self.data.sizes["train"], experiment.seen(self.data))
+        return training.batch_size * training.all_updates(experiment.seen(self.data))
 
     def run(self, experiments: Iterable[Experiment]) -> TrialEvents:
         """Runs trials and tells what happens to them, in any order; takes each when there is room for it."""
@@ -189,7 +185,7 @@ class Runner:
     def _room(self, experiment: Experiment) -> float:
         """Returns the memory for a population's members, in bytes: a share of what is free beside the images."""
         device, image = best_device(), math.prod(self.data.image_shape)
-        splits = (image * self._images(experiment), image * self.data.sizes["val"])
+        splits = (image * experiment.seen(self.data), image * self.data.sizes["val"])
         return STACK_SHARE * (free_memory(device) - sum(size for size in splits if fits(size, device)))
 
 

@@ -98,7 +98,7 @@ def check_models(experiment: Experiment, data: PreparedData, config: TuningConfi
                 experiment.override(settings).model.build(data.image_shape, data.num_classes)
         except SettingsError as error:
             raise SettingsError(*(f"tuning.space: {line}" for line in error.args)) from None
-    model = new_model(experiment.model, data, experiment.seed)
+    model = new_model(experiment.model, data, experiment.seed, images=experiment.training.images)
     check_primary(model, data, experiment.evaluation)
     check_likelihood(model, data, experiment.evaluation)  # for the training that follows the search
     evidence = Evidence(model, data, None, "val", experiment.evaluation)

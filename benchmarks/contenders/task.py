@@ -63,7 +63,7 @@ def plain_start(task: Task) -> Plain:
     after three epochs (seen with six seeds): networks that start alike can be compared.
     """
     plain = plain_model(task.preset)
-    given = new_model(alike(task).model, task.data, task.seed)
+    given = new_model(alike(task).model, task.data, task.seed, images=task.images)
     with torch.no_grad():
         for own, parameter in zip(plain.parameters(), given.parameters(), strict=True):  # encoder, code, decoder, ...
             if own.shape != parameter.shape:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from aemodels.config import section_kinds
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.advice import Course, advise
 from aemodels.evaluation.evaluate import EvaluationConfig, evaluate
@@ -22,9 +23,9 @@ GOOD = {"mse": 0.004, "mean_image_mse": 0.06, "linear_code_mse": 0.006, "active_
 def course(validation: list[float], best: int, training: TrainingConfig | None = None, **changes: Any) -> Course:
     """Returns a training whose loss on its own images falls for ever."""
     losses = [1 / (i + 1) for i in range(len(validation))]
-    history = [{"val/loss": value, "train/loss": loss} for value, loss in zip(validation, losses, strict=True)]
+    history = [{"val/objective": value, "train/loss": loss} for value, loss in zip(validation, losses, strict=True)]
     settled = (training or TrainingConfig(updates=2_500)).for_images(1_000)
-    found = Course(VAEConfig(), settled, "loss", 1_000, history, best)
+    found = Course(VAEConfig(), settled, "objective", 1_000, history, best)
     return found._replace(**changes)
 
 
@@ -57,6 +58,16 @@ def test_images_that_are_learned_by_heart() -> None:
     stuck = course(RISING, 10)
     worse = [{**epoch, "train/loss": 1.0} for epoch in stuck.history]
     assert advise(stuck._replace(history=worse), GOOD) == (), "it has learned nothing by heart"
+    parts = [{**epoch, "train/loss": 1.0, "train/part/loss": -float(i)} for i, epoch in enumerate(stuck.history)]
+    assert len(advise(stuck._replace(history=parts), GOOD)) == 1, "what its parts have learned counts together"
+
+
+def test_a_steep_rise_is_no_noise() -> None:
+    """As of a VAE whose likelihood takes the best sigma: each epoch is far from the one before, and none comes back."""
+    steep = [200.0, 100, 50, 150, 250, 350, 450, 550]
+    (line,) = advise(course(steep, 3, TrainingConfig(updates=1_000)), GOOD)
+    assert "the validation loss rose from 50 to 550." in line
+    assert advise(course([200.0, 300.0], 1, TrainingConfig(updates=200)), GOOD) == (), "two epochs show no noise"
 
 
 def test_a_model_that_a_linear_code_beats() -> None:
@@ -96,6 +107,11 @@ def test_an_adversarial_model_needs_more_updates() -> None:
     assert "had 1,280: give training.epochs=313." in line
 
 
+SELECTED = [  # models whose best weights the validation selects
+    name
+    for name, model in section_kinds(Experiment.model_fields["model"]).items()
+    if model().build((1, 8, 8), num_classes=2).selection is not None
+]
 REAL = {  # settings, and what the advice says
     "good": ({"training.schedule": "cosine"}, None),
     "by heart": ({"training.images": 60, "training.updates": 2_500, "training.schedule": "constant"}, "by heart"),
@@ -103,15 +119,15 @@ REAL = {  # settings, and what the advice says
 
 
 @pytest.mark.parametrize("case", REAL)
-def test_real_trainings(case: str, digits: PreparedData) -> None:
+@pytest.mark.parametrize("model", SELECTED)
+def test_real_trainings(model: str, case: str, digits: PreparedData) -> None:
     settings, expected = REAL[case]
-    small = {"model": {"name": "ae", "latent_dim": 16, "trunk": {"name": "mlp", "widths": [64]}}}
+    small = {"model": {"name": model, "latent_dim": 16, "trunk": {"name": "mlp", "widths": [64]}}}
     experiment = Experiment().override(small).override(settings).for_data(digits)
     *_, last = train(experiment.model, digits, experiment.training, experiment.seed)
-    model = best_model(experiment.model, digits, experiment.training, experiment.seed, last.state)
-    metrics = evaluate(model, digits, None, EvaluationConfig(primary="mse"), only=("mse",)).metrics
-    seen = experiment.seen(digits)
-    state = last.state
-    found = Course(experiment.model, experiment.training, "distortion", seen, state.history, state.best_epoch)
-    lines = advise(found._replace(selection=type(model).selection), metrics)
+    best = best_model(experiment.model, digits, experiment.training, experiment.seed, last.state)
+    metrics = evaluate(best, digits, None, EvaluationConfig(primary="mse"), only=("mse",)).metrics
+    seen, state = experiment.seen(digits), last.state
+    found = Course(experiment.model, experiment.training, best.selection, seen, state.history, state.best_epoch)
+    lines = advise(found, metrics)
     assert [expected in line for line in lines] == ([] if expected is None else [True]), lines

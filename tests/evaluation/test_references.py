@@ -12,7 +12,7 @@ from aemodels.evaluation import references
 from aemodels.evaluation.evaluate import EvaluationConfig, evaluate
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.metrics.references import REFERENCES
-from aemodels.evaluation.references import LinearReference, linear_reference
+from aemodels.evaluation.references import LinearReference, Size, linear_reference
 from aemodels.models import AEConfig, GANConfig, VAEConfig
 from aemodels.nn.trunks import MLPConfig
 
@@ -27,7 +27,7 @@ def pixels(data: PreparedData, split: str) -> Tensor:
 
 def test_references_equal_a_direct_computation(digits: PreparedData, features: Features) -> None:
     found = evaluate(build(AEConfig(trunk=SMALL, latent_dim=7), digits), digits, features, RULES, seen=500).metrics
-    training, test = pixels(digits, "train"), pixels(digits, "test")
+    training, test = pixels(digits, "train")[:500], pixels(digits, "test")
     mean = training.mean(0)
     assert found["mean_image_mse"] == pytest.approx(float((test - mean).square().mean()), rel=1e-4)
     axes = torch.linalg.svd(training - mean, full_matrices=False).Vh[:7]
@@ -64,13 +64,37 @@ def test_the_reference_is_of_the_images_of_the_training(digits: PreparedData, fe
     assert set(gone.left_out.values()) == {
         "it needs the images that the model was trained on, which are not in the cache"
     }
-    known = evaluate(model, digits, features, RULES, own=digits).metrics
+    known = evaluate(model, digits, features, RULES, own=digits, own_seen=500).metrics
     own = evaluate(model, digits, features, RULES, seen=500).metrics
     assert {name: known[name] for name in REFERENCES} == {name: own[name] for name in REFERENCES}
+    more = evaluate(model, digits, features, RULES, own=digits).metrics
+    assert all(known[name] != more[name] for name in REFERENCES)
+
+
+def test_systems_that_saw_other_numbers_of_images_have_other_references(
+    digits: PreparedData, features: Features
+) -> None:
+    there = digits.sizes["train"]
+    alike = [Size(5, None), Size(3, there), Size(5, 10**6)]
+    found = references.reference_systems(digits, alike, CPU, RULES, features)
+    assert list(found) == ["mean image", "linear code 3", "linear code 5"]
+    other = references.reference_systems(digits, [Size(3, 40), *alike], CPU, RULES, features)
+    few, all_ = (f" of {count:,} images" for count in (40, there))
+    assert list(other) == [
+        *(f"{name}{few}" for name in ("mean image", "linear code 3")),
+        *(f"{name}{all_}" for name in ("mean image", "linear code 3", "linear code 5")),
+    ]
+    model = found["linear code 3"].model.state_dict()
+    assert all(torch.equal(t, model[name]) for name, t in other[f"linear code 3{all_}"].model.state_dict().items())
+    assert all(
+        not torch.equal(t, model[name])
+        for name, t in other[f"linear code 3{few}"].model.state_dict().items()
+        if name != "mixture.log_weights"
+    )
 
 
 def test_the_mean_image_is_the_code_of_no_numbers(digits: PreparedData) -> None:
-    mean = references.mean_image(linear_reference(digits, 5, CPU))
+    mean = references.mean_image(linear_reference(digits, Size(5, None), CPU))
     drawn, reconstructed = mean.sample(3), mean(torch.rand(3, *digits.image_shape))
     assert torch.equal(drawn, mean.mean.expand(3, *digits.image_shape))
     assert torch.equal(drawn, reconstructed)

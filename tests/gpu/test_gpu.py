@@ -67,8 +67,8 @@ def test_a_replayed_graph_is_the_update(model: ModelConfig, precision: str, digi
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for index in (1, 2):
-            expected = plain.epoch(index, (index - 1) * plain.steps)
-            actual = replayed.epoch(index, (index - 1) * plain.steps)
+            expected = plain.epoch(index, (index - 1) * plain.updates_per_epoch)
+            actual = replayed.epoch(index, (index - 1) * plain.updates_per_epoch)
             assert {k: v[0] for k, v in actual.items()} == pytest.approx(
                 {k: v[0] for k, v in expected.items()}, rel=1e-2 if precision == "bfloat16" else 1e-3
             )

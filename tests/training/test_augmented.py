@@ -112,9 +112,9 @@ def test_what_a_graph_replays_is_the_update(digits: PreparedData) -> None:
     model, images = VAEConfig(trunk=SMALL), Batches(digits, "train", torch.device("cpu"), 300)
     plain, replayed = (kind(new_model(model, digits, 0), images, CONFIG, seed=0) for kind in (Updates, ReplayedUpdates))
     for index in (1, 2):
-        terms = plain.epoch(index, (index - 1) * plain.steps)
+        terms = plain.epoch(index, (index - 1) * plain.updates_per_epoch)
         replayed.graph = Graph(replayed)
-        assert replayed.epoch(index, (index - 1) * plain.steps) == terms
+        assert replayed.epoch(index, (index - 1) * plain.updates_per_epoch) == terms
 
 
 def test_it_names_the_run() -> None:

@@ -18,7 +18,7 @@ from aemodels.models import GANConfig, VAEConfig
 from aemodels.nn.trunks import MLPConfig
 from aemodels.settings import comparisons, load_comparison, load_settings, presets
 from aemodels.training.config import EPOCH, UPDATES, TrainingConfig
-from aemodels.training.passes import parts
+from aemodels.training.passes import stretches
 from aemodels.training.state import TrainingState
 from aemodels.training.train import train
 
@@ -39,20 +39,20 @@ def test_a_training_has_as_many_updates_whatever_the_number_of_images(count: int
     assert config.epoch_updates(count) == EPOCH >= 50
     seen = min(count, config.images or count)
     assert seen == min(count, UPDATES * config.batch_size)
-    all_parts = list(parts(0, UPDATES, seen, config.batch_size))
-    assert sum(math.ceil((part.stop - part.start) / config.batch_size) for part in all_parts) == UPDATES
-    assert all(part.stop - part.start == seen for part in all_parts[:-1])
+    found = list(stretches(0, UPDATES, seen, config.batch_size))
+    assert sum(math.ceil((each.stop - each.start) / config.batch_size) for each in found) == UPDATES
+    assert all(each.stop - each.start == seen for each in found[:-1])
     assert config.for_images(count) == config
 
 
 @pytest.mark.parametrize(("images", "batch_size"), [(10, 128), (300, 128), (256, 128), (50_000, 16)])
 def test_the_epochs_are_cut_from_the_same_passes(images: int, batch_size: int) -> None:
     def places(some: list) -> list[tuple[int, int]]:
-        return [(part.number, place) for part in some for place in range(part.start, part.stop)]
+        return [(each.number, place) for each in some for place in range(each.start, each.stop)]
 
-    cut = [part for first in range(0, 700, EPOCH) for part in parts(first, first + EPOCH, images, batch_size)]
-    assert places(cut) == places(list(parts(0, 700, images, batch_size)))
-    assert all(part.start % batch_size == 0 for part in cut)
+    cut = [each for first in range(0, 700, EPOCH) for each in stretches(first, first + EPOCH, images, batch_size)]
+    assert places(cut) == places(list(stretches(0, 700, images, batch_size)))
+    assert all(each.start % batch_size == 0 for each in cut)
 
 
 def test_a_length_in_epochs_stays_what_it_is() -> None:
@@ -60,7 +60,7 @@ def test_a_length_in_epochs_stays_what_it_is() -> None:
     assert config.for_images(10**6) == config.override({"schedule": "constant", "warmup_steps": 0})
     assert (config.number_of_epochs, config.epoch_updates(250), config.all_updates(250)) == (7, 3, 21)
     assert config.waits is None
-    assert [part.number for index in range(2) for part in parts(3 * index, 3 * index + 3, 250, 100)] == [1, 2]
+    assert [each.number for index in range(2) for each in stretches(3 * index, 3 * index + 3, 250, 100)] == [1, 2]
 
 
 def test_the_presets_of_papers_keep_their_epochs() -> None:

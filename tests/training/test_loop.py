@@ -141,11 +141,11 @@ def test_a_state_of_an_earlier_release_goes_on(tmp_path: Path) -> None:
 def test_early_stopping_waits_for_the_end_of_the_warm_up() -> None:
     config = TrainingConfig(epochs=20, patience=8)
     state = TrainingState(epoch=3, best=1.0, best_epoch=1, history=[], tensors={})
-    assert ends(state, config, warmup_epochs=0, steps=4)
-    assert not ends(state, config, warmup_epochs=0, steps=3)
-    assert not ends(state, config, warmup_epochs=2, steps=4)
-    assert not ends(state, TrainingConfig(epochs=20), warmup_epochs=0, steps=1_000)
-    assert ends(state, TrainingConfig(epochs=3), warmup_epochs=0, steps=4)
+    assert ends(state, config, warmup_epochs=0, updates_per_epoch=4)
+    assert not ends(state, config, warmup_epochs=0, updates_per_epoch=3)
+    assert not ends(state, config, warmup_epochs=2, updates_per_epoch=4)
+    assert not ends(state, TrainingConfig(epochs=20), warmup_epochs=0, updates_per_epoch=1_000)
+    assert ends(state, TrainingConfig(epochs=3), warmup_epochs=0, updates_per_epoch=4)
 
 
 def test_divergence_names_epoch_term_and_remedy(digits: PreparedData) -> None:

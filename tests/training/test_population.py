@@ -273,6 +273,50 @@ def test_who_diverges_leaves_and_the_others_stay(digits: PreparedData) -> None:
     assert [sorted(one) for one in told] == [[0, 1, 2], [0, 2]]
 
 
+def test_an_epoch_is_read_before_the_next_one_or_never(digits: PreparedData) -> None:
+    """Member 0 leaves after the first epoch, so that the others move up in the stack."""
+    training = train_population(vaes(trunk=MLP), digits, TrainingConfig(epochs=3, images=100), [0] * 3)
+    first, second, third = next(training), training.send([0]), next(training)
+    with suppress(StopIteration):
+        next(training)
+    gone, *stayed = first.values()
+    for epoch in (*stayed, *second.values()):
+        for read in ("model", "state"):
+            with pytest.raises(
+                RuntimeError, match=rf"epoch {epoch.index} is over; take its model and its state before"
+            ):  # type: ignore[union-attr]
+                getattr(epoch, read)
+    for read in ("model", "state"):
+        with pytest.raises(RuntimeError, match="member 0 has left"):
+            getattr(gone, read)
+    for number, epoch in third.items():
+        assert isinstance(epoch, Epoch)
+        assert (epoch.model.latent_dim, epoch.state.epoch) == ((2, LARGEST, 5)[number], 3), "the last ones stay"
+
+
+def test_nothing_is_read_of_a_training_that_has_diverged_since(
+    digits: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object, epoch: int, *__: object) -> None:
+        if epoch == 2:
+            raise TrainingDivergedError
+
+    for module in ("train", "population"):
+        monkeypatch.setattr(f"aemodels.training.{module}.refuse_non_finite", refuse)
+    model, config = VAEConfig(latent_dim=3, trunk=MLP), TrainingConfig(epochs=3, images=100)
+    training = train(model, digits, config, seed=0)
+    alone = next(training)
+    with pytest.raises(TrainingDivergedError):
+        next(training)
+    together, then = train_population([model] * 2, digits, config, [0, 0])
+    assert [*map(type, then.values())] == [TrainingDivergedError] * 2
+    for epoch in (alone, *together.values()):
+        assert isinstance(epoch, Epoch)
+        for read in ("model", "state"):
+            with pytest.raises(RuntimeError, match="epoch 1 is over"):
+                getattr(epoch, read)
+
+
 @pytest.mark.usefixtures("same_noise", "double")
 def test_early_stopping_is_each_members_own(digits: PreparedData) -> None:
     config = TrainingConfig(epochs=12, images=200, batch_size=20, patience=10, learning_rate=0.02)

@@ -141,9 +141,9 @@ def test_what_a_graph_replays_is_the_update(model: ModelConfig, digits: Prepared
     images = Batches(data, "train", cpu, 300)
     plain, replayed = (kind(new_model(model, data, 0), images, config, seed=0) for kind in (Updates, ReplayedUpdates))
     for index in (1, 2):
-        terms = plain.epoch(index, (index - 1) * plain.steps)
+        terms = plain.epoch(index, (index - 1) * plain.updates_per_epoch)
         replayed.graph = Graph(replayed)
-        assert replayed.epoch(index, (index - 1) * plain.steps) == terms
+        assert replayed.epoch(index, (index - 1) * plain.updates_per_epoch) == terms
     expected = plain.model.state_dict() | plain.moments()
     actual = replayed.model.state_dict() | replayed.moments()
     assert all(torch.equal(tensor, actual[key]) for key, tensor in expected.items())

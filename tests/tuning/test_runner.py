@@ -222,7 +222,7 @@ def test_processes_are_for_work_that_outlasts_their_start(
     costly = SMALL.override({"model": {"name": "vae", "trunk": {"name": "residual", "channels": [128, 128]}}})
     cost = {name: forward_seconds(e, digits) for name, e in {"small": SMALL, "costly": costly}.items()}
     assert cost["costly"] > 10 * cost["small"]
-    seen = 4 * SMALL.training.epochs * Runner(Conditions(digits, None, GOALS))._images(SMALL)
+    seen = 4 * SMALL.training.epochs * SMALL.seen(digits)
     monkeypatch.setattr(trials, "WORTH_PROCESSES", seen * (cost["costly"] * cost["small"]) ** 0.5)
     for experiment, count in ((SMALL, 0), (costly, 2)):
         with closing(Runner(Conditions(digits, None, GOALS))) as runner:

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import torch
 
 from aemodels.data.prepared import PreparedData
-from aemodels.evaluation.evidence import Evidence, Rules
+from aemodels.evaluation.config import EvaluationConfig
+from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.leaving_out import NotEnoughError
 from aemodels.evaluation.metrics.held_out import mse, psnr, ssim
 from aemodels.evaluation.metrics.samples import frechet_samples
 from aemodels.evaluation.metrics.table import Metric
-from aemodels.evaluation.references import LinearReference, fit_mixture, linear_reference, mean_image
+from aemodels.evaluation.references import LinearReference, Size, fit_mixture, linear_reference, mean_image
 
 KEPT = 16  # references whose numbers are kept in memory
 
@@ -25,12 +26,12 @@ KEPT = 16  # references whose numbers are kept in memory
 class Reference(NamedTuple):
     """Says which references are measured, and on what."""
 
-    own: PreparedData  # its linear code is that of these training images
-    numbers: int
+    own: PreparedData  # its linear code is that of these training images, as far as the model saw them
+    size: Size
     data: PreparedData
     split: str
     features: Features | None
-    rules: Rules
+    rules: EvaluationConfig
     device: torch.device
 
     def evidence(self, model: LinearReference) -> Evidence:
@@ -79,14 +80,14 @@ def _reference(evidence: Evidence) -> Reference:
     own = evidence.own or (evidence.data if evidence.seen else None)
     if own is None:
         raise NotEnoughError("needs the images that the model was trained on, which are not in the cache")
-    numbers = evidence.model.latent_dim
+    size = Size(evidence.model.latent_dim, evidence.seen or evidence.own_seen)
     features = evidence.features if evidence.has_features else None
-    return Reference(own, numbers, evidence.data, evidence.split, features, evidence.rules, evidence.model.device)
+    return Reference(own, size, evidence.data, evidence.split, features, evidence.rules, evidence.model.device)
 
 
 @lru_cache(maxsize=KEPT)
 def _errors(reference: Reference) -> Errors:
-    linear = linear_reference(reference.own, reference.numbers, reference.device)
+    linear = linear_reference(reference.own, reference.size, reference.device)
     evidence = reference.evidence(linear)
     mean = mse(reference.evidence(mean_image(linear)))
     return Errors(mean, mse(evidence), psnr(evidence), ssim(evidence))
@@ -94,8 +95,8 @@ def _errors(reference: Reference) -> Errors:
 
 @lru_cache(maxsize=KEPT)
 def _distance(reference: Reference) -> float:
-    linear = linear_reference(reference.own, reference.numbers, reference.device)
-    fit_mixture(linear, reference.own, reference.rules.seed)
+    linear = linear_reference(reference.own, reference.size, reference.device)
+    fit_mixture(linear, reference.own, reference.size.seen, reference.rules.seed)
     return frechet_samples(reference.evidence(linear))
 
 
