@@ -629,6 +629,18 @@ def test_what_a_search_found_is_fitted() -> None:
 
 
 @pytest.mark.usefixtures("elsewhere")
+def test_advice_is_that_of_the_commands(tmp_path: Path) -> None:
+    dead = aemodels.fit(IMAGES, "vae", beta=1e6, trunk="mlp", training__epochs=2)
+    (line,) = dead.advice()
+    assert "No number of the code tells anything of an image" in line
+    assert "No number of the code tells anything" in dead.report(tmp_path / "dead.html").read_text()
+    (tracked,) = aemodels.fit(
+        IMAGES, "vae", beta=1e6, trunk="mlp", training__epochs=2, track=True, registry__name="dead"
+    ).advice()
+    assert tracked == line
+
+
+@pytest.mark.usefixtures("elsewhere")
 def test_settings_of_every_depth_and_kind() -> None:
     model = aemodels.fit(IMAGES, "ae", trunk="conv", trunk__channels=[8], training__epochs=2)
     assert model.card.experiment.model.trunk.channels == (8,)

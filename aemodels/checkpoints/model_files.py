@@ -29,6 +29,7 @@ from aemodels.runtime.randomness import seeded
 
 CONFIG, WEIGHTS, CHECKSUMS = "config.json", "weights.safetensors", "model.sha256"
 CODES, HISTORY = "codes.safetensors", "history.json"
+KEPT = "kept"  # in the history 1 for the epoch whose weights were kept, else 0; models of earlier releases lack it
 # The files of a finished model, by their names in MLflow. Copied in this order, a model is whole when config.json is
 # there, which is what readers look for.
 FILES = {"checksums": CHECKSUMS, "history": HISTORY, "codes": CODES, "weights": WEIGHTS, "config": CONFIG}

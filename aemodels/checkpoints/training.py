@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aemodels.checkpoints.checkpoint import save_state, save_weights
 from aemodels.checkpoints.going_on import keep_state
-from aemodels.checkpoints.model_files import HISTORY
+from aemodels.checkpoints.model_files import HISTORY, KEPT
 from aemodels.config import UserError
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
@@ -50,7 +50,8 @@ def save_best(folder: Path, experiment: Experiment, data: PreparedData, state: T
     """
     config, seed = experiment.training, experiment.seed
     model = best_model(experiment.model, data, config, seed, state)
-    write_whole(folder / HISTORY, lambda path: path.write_text(json.dumps(state.history)))
+    history = [{**epoch, KEPT: float(i == state.best_epoch)} for i, epoch in enumerate(state.history, 1)]
+    write_whole(folder / HISTORY, lambda path: path.write_text(json.dumps(history)))
     save_weights(folder, model, training_codes(model, data, config, seed))
     with suppress(UserError, OSError):
         keep_state(experiment, data, state)

@@ -123,6 +123,8 @@ def _larger(model: ModelConfig) -> Iterator[str]:
 
 def _overfitted(course: Course) -> str:
     values, best = course.validation, course.best_epoch
+    if best == 0 and values:
+        return _never_better(course)
     if not 0 < best < len(values) or len(values) < 3:
         return ""
     rise = min(values[best:][-1], median(values[best:])) - values[best - 1]
@@ -136,6 +138,19 @@ def _overfitted(course: Course) -> str:
         f"Since update {course.update(best):,} the model has learned its training images by heart: the validation loss "
         f"rose from {number(values[best - 1])} to {number(values[-1])}. The weights of that update are kept. More "
         "images, augmentation, a smaller network or fewer numbers in the code make a better model, more updates do not."
+    )
+
+
+def _never_better(course: Course) -> str:
+    """Tells whether a model that started well, at the linear code of few images, only learned those by heart."""
+    learned, held_out = course.losses[-1], course.validation[-1]
+    if learned >= held_out:
+        return ""
+    return (
+        f"No update made the model better than it was at its start, whose weights are kept: it learned its training "
+        f"images by heart (the loss is {number(learned)} on them and {number(held_out)} on validation images). More "
+        "images, augmentation, a smaller network, or smaller steps "
+        f"(training.learning_rate={course.training.learning_rate / 10:.1g}) help, more updates do not."
     )
 
 

@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aemodels.checkpoints.checkpoint import Loaded, ModelCard
+from aemodels.checkpoints.model_files import KEPT
 from aemodels.config import UserError
 from aemodels.data.arrays import ArraysConfig, as_labels, keep_arrays
 from aemodels.data.prepared import PreparedData, prepare, prepared_before
+from aemodels.evaluation.advice import Course, advise
 from aemodels.evaluation.evaluate import Evaluation, evaluating
 from aemodels.evaluation.features import feature_network
 from aemodels.reports.figures.model import draw_figures
@@ -39,6 +41,20 @@ def evaluation(loaded: Loaded, data: PreparedData, history: Sequence[Mapping[str
             loaded.model, data, features, rules, history=history, seen=seen, own=own, own_seen=own_seen
         )
     )
+
+
+def advice(card: ModelCard, measured: Evaluation) -> tuple[str, ...]:
+    """Returns what is wrong with a model, and what helps, in a sentence each; on images of others nothing is told."""
+    evidence, experiment = measured.evidence, card.experiment
+    if evidence.data.digest != card.digest or not evidence.history:
+        return ()
+    kept = [epoch.get(KEPT) for epoch in evidence.history]
+    if None in kept:
+        return ()
+    best = kept.index(1.0) + 1 if 1.0 in kept else 0
+    seen = experiment.seen(evidence.data)
+    course = Course(experiment.model, experiment.training, evidence.model.selection, seen, evidence.history, best)
+    return advise(course, measured.metrics)
 
 
 def own_data(card: ModelCard, name: str) -> PreparedData:
@@ -93,4 +109,5 @@ def page(card: ModelCard, name: str, measured: Evaluation) -> str:
     own = data.digest == card.digest
     images, given = (experiment.training.images, None) if own else (None, data.sizes["test"])
     subject = Subject(name, "evaluated", "", experiment, data, images, given)
-    return write_report(subject, measured.metrics, pictures, measured.left_out | undrawn)
+    lines = advice(card, measured)
+    return write_report(subject, measured.metrics, pictures, measured.left_out | undrawn, lines)

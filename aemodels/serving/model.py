@@ -300,6 +300,13 @@ class Model:
         with at_path():
             return watched(self.evaluation(images, labels)).metrics
 
+    def advice(self) -> tuple[str, ...]:
+        """Measures the model on its test images, and says what is wrong and what helps; it is empty for a good one."""
+        from aemodels.serving import evaluating
+
+        with at_path():
+            return evaluating.advice(self.card, watched(self.evaluation()))
+
     def report(self, path: str | Path, images: Any = None, labels: Any = None) -> Path:
         """Measures the model and writes a report, one file for a browser, with figures, metrics and settings.
 

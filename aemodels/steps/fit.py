@@ -132,6 +132,12 @@ def work_of(experiment: Experiment) -> str:
     return f"training {experiment.model.name}"
 
 
+def end_of(state: TrainingState, total: int) -> str:
+    """Says which weights are kept, and whether a training of so many epochs stopped early."""
+    best = f"best epoch {state.best_epoch} of {state.epoch}" if state.best_epoch else "the start stays best"
+    return best if state.epoch >= total else f"{best}; stopped early, {total - state.epoch} epochs are left out"
+
+
 def note_of(epoch: Epoch) -> str:
     """Says in short how an epoch went."""
     selection = epoch.model.selection

@@ -44,6 +44,8 @@ def settings_of(
         )
     if start is not None:
         changes["start_from"] = _reference(start) if isinstance(start, Model) else str(start)
+        if isinstance(start, Model) and any(key.partition(".")[0] == "model" for key in changes):
+            changes = {"model.name": start.kind} | changes
     return fixed(Settings().override({"data": _source(images, labels)} | changes))
 
 

@@ -27,7 +27,7 @@ from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.progress import Progress, Steps, finish
 from aemodels.settings import Settings
-from aemodels.steps.fit import Untrained, beginning, note_of, untrained_model, work_of
+from aemodels.steps.fit import Untrained, beginning, end_of, note_of, untrained_model, work_of
 from aemodels.steps.recording import (
     FINISHED_BEFORE,
     Result,
@@ -276,7 +276,7 @@ def _epochs(
         if epoch.index % every == 0 or epoch.index in (1, total):
             _cards(epoch.model, epoch.index, data, run, experiment)
         yield Progress(work, epoch.index, total, note_of(epoch))
-    yield Progress(work, total, total, f"best epoch {state.best_epoch} of {state.epoch}")
+    yield Progress(work, total, total, end_of(state, total))
     return state
 
 

@@ -17,6 +17,7 @@ UPDATES = 1_000  # of a training whose length is not given
 EPOCH = 100  # updates of an epoch, where the length is given in updates
 WARM_UP = 100  # updates of the learning rate of such a training: the first steps of Adam spoil a linear code
 PATIENCE = 1 / 3  # share of such a training that may bring no better validation
+FEWEST = 3  # epochs, at least, that it may last: a single validation says little
 
 
 class LengthConfig(Config):
@@ -82,8 +83,8 @@ class TrainingConfig(LengthConfig):
     patience: int | None = Field(None, ge=0)
     """Sets the updates without a better validation bound after which training stops; 0 never stops it.
 
-    null takes a third of a length in updates, and 0 for one in epochs. No bound says which epoch of an adversarial
-    model (`gan`, `vae_gan`) is better, so it is always trained in full."""
+    null takes a third of a length in updates, at least 300, and 0 for one in epochs. No bound says which epoch of an
+    adversarial model (`gan`, `vae_gan`) is better, so it is always trained in full."""
     augmentation: AugmentationConfig = AugmentationConfig()
     corruption: CorruptionConfig = NoCorruption()
     images: int | None = Field(None, ge=1)
@@ -138,7 +139,7 @@ class TrainingConfig(LengthConfig):
     def waits(self) -> int | None:
         """Returns the updates without a better validation after which it stops; None where it never does."""
         if self.patience is None:
-            return math.ceil(PATIENCE * self.budget) if self.epochs is None else None
+            return max(math.ceil(PATIENCE * self.budget), FEWEST * EPOCH) if self.epochs is None else None
         return self.patience or None
 
 

@@ -62,6 +62,20 @@ def test_images_that_are_learned_by_heart() -> None:
     assert len(advise(stuck._replace(history=parts), GOOD)) == 1, "what its parts have learned counts together"
 
 
+def test_images_that_are_learned_by_heart_from_the_start() -> None:
+    """A linear code of few images is a start that no update makes better."""
+    as_good = GOOD | {"mse": 0.006}
+    linear, heart = advise(course([150.0, 250.0], 0, TrainingConfig(updates=200)), as_good)
+    assert "A linear code of as many numbers is as good" in linear
+    assert linear.endswith("Give more images.")
+    assert "No update made the model better than it was at its start" in heart
+    assert "(the loss is 0.5 on them and 250 on validation images)" in heart
+    assert "training.learning_rate=0.0001" in heart
+    stuck = course([0.1, 0.2], 0, TrainingConfig(updates=200))  # training images are no better than others
+    (longer,) = advise(stuck, as_good)
+    assert "training.updates=400" in longer
+
+
 def test_a_steep_rise_is_no_noise() -> None:
     """As of a VAE whose likelihood takes the best sigma: each epoch is far from the one before, and none comes back."""
     steep = [200.0, 100, 50, 150, 250, 350, 450, 550]

@@ -20,7 +20,7 @@ from aemodels.data import PreparedData
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.metrics import METRICS
-from aemodels.models import AEConfig, VAEConfig
+from aemodels.models import VAEConfig
 from aemodels.models.base import ModelConfig
 from aemodels.nn.trunks import MLPConfig
 from aemodels.reports.figures.comparison import MARGIN, NORMAL, PANELS, side_by_side
@@ -187,8 +187,8 @@ def test_the_picture_is_empty_where_a_system_has_no_encoder(done: Done) -> None:
         panels.append(picture[36 : 36 + rows * 58, left : left + images * 58])
         left += images * 58 - 2 + MARGIN
     filled = [[bool(panel[i * 58 + 4 : i * 58 + 52].min() < 250) for panel in panels] for i in range(rows)]
-    original, vae, gan = [True, False, False, True], [True, True, False, True], [False, True, False, False]
-    assert filled == [original, [True] * 4, vae, gan, vae, vae]
+    original, whole, gan = [True, False, False, True], [True] * 4, [False, True, False, False]
+    assert filled == [original, whole, whole, gan, whole, whole]
 
 
 def test_codes_from_another_prior_have_a_panel_where_a_system_has_such_a_prior(digits: PreparedData) -> None:
@@ -198,7 +198,7 @@ def test_codes_from_another_prior_have_a_panel_where_a_system_has_such_a_prior(d
         return side_by_side(judged, "title")
 
     small = MLPConfig(widths=(16,))
-    without, with_it = picture(VAEConfig(trunk=small)), picture(AEConfig(trunk=small))
+    without, with_it = picture(VAEConfig(trunk=small, draws_from="prior")), picture(VAEConfig(trunk=small))
     assert with_it.shape[1] - without.shape[1] == PANELS[NORMAL] * 58 - 2 + MARGIN
 
 

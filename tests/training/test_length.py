@@ -86,8 +86,9 @@ def test_the_later_length_wins() -> None:
     assert settled.override({"training.epochs": 4}).training.number_of_epochs == 4
 
 
-def test_the_patience_is_a_third_of_the_updates_unless_it_is_given() -> None:
-    assert TrainingConfig(updates=900).waits == 300
+def test_the_patience_is_a_third_of_the_updates_or_three_epochs_unless_it_is_given() -> None:
+    assert TrainingConfig(updates=1_200).waits == 400
+    assert TrainingConfig(updates=200).waits == 300
     assert TrainingConfig(updates=900, patience=50).waits == 50
     assert TrainingConfig(updates=900, patience=0).waits is None
     assert TrainingConfig(epochs=9, patience=50).waits == 50

@@ -198,8 +198,9 @@ def _curves(history: Sequence[Mapping[str, float]]) -> dict[str, Curves]:
     losses: dict[str, Curves] = {}
     for epoch, metrics in enumerate(history, start=1):
         for key, value in metrics.items():
-            split, *part, term = key.split("/")
-            if split in ("train", "val") and term not in SIDE_METRICS and math.isfinite(value):
+            split, *path = key.split("/")
+            if split in ("train", "val") and path[-1] not in SIDE_METRICS and math.isfinite(value):
+                *part, term = path
                 panels = losses if term in ("loss", "objective") else terms
                 name = " ".join([*part, term]) if alike[term] > 1 else "objective" if term == "loss" else term
                 panels.setdefault(name, {}).setdefault(split, []).append((epoch, value))
