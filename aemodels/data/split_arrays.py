@@ -1,14 +1,13 @@
 """Writes the images of each split while they are decoded, with their labels and factors.
 
-N images of a split, each (C, H, W), F known factors.
+n images that were read, each (C, H, W), F known factors.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aemodels.data.decoding import Block
-from aemodels.data.source import Images, Rows
+from aemodels.data.source import Images, Pixels, Rows
+from aemodels.data.splits import SPLITS, TRAIN, Numbers
 from aemodels.data.stored_arrays import ArrayRecord, ArrayWriter, stored_array
 
-SPLITS = ("train", "val", "test")
 PIECE = 16 * 2**20  # bytes of images in memory while they are written again
 
 
@@ -32,84 +31,77 @@ class Written(NamedTuple):
     images_by_class: dict[str, dict[str, int]]
     sizes: dict[str, int]
     unknown: Counter[str]  # class without training images -> how many val and test images were left out
-    copies: int  # images that are copies of others
     grey: int  # images that are grey, where they are read as colour
     brightest: int  # the highest value of all pixels
 
 
 class SplitArrays:
-    """Writes blocks of images to the arrays of their splits."""
+    """Writes blocks of images one after the other, and then each split to its arrays.
+
+    So images are decoded once, though a split follows from all of their contents. Reading them again from front to back
+    costs little beside.
+    """
 
     def __init__(self, folder: Path, images: Images) -> None:
         self.folder, self.images = folder, images
-        self.rows: dict[str, list[int]] = {split: [] for split in SPLITS}
-        self.keys = bytearray()
-        self.grey = self.brightest = 0
-        shape = (images.count, *images.shape)
-        self.stack = ExitStack()
-        self.writers = {
-            split: self.stack.enter_context(ArrayWriter(self._images(split), np.dtype(np.uint8), shape))
-            for split in SPLITS
-        }
+        self.blocks: list[Block] = []  # without their pixels
+        self.brightest: list[Pixels] = []  # (n,), of each image
+        self.all = folder / "all_images.npy"
+        self.writer = ArrayWriter(self.all, np.dtype(np.uint8), (images.count, *images.shape))
 
     def close(self) -> None:
-        self.stack.close()
+        self.writer.close()
 
-    def _images(self, split: str) -> Path:
-        return self.folder / f"{split}_images.npy"
+    @property
+    def rows(self) -> Rows:
+        """Returns the rows of the images that were read, (n,)."""
+        return np.array([row for block in self.blocks for row in block.rows], np.int64)
 
-    def append(self, block: Block, splits: Sequence[str]) -> None:
-        """Writes a block's images, each to its split; one without a split is left out."""
-        for split, writer in self.writers.items():
-            inside = [i for i, name in enumerate(splits) if name == split]
-            if inside:
-                writer.append(block.pixels if len(inside) == len(block.rows) else block.pixels[inside])
-                self.rows[split] += [block.rows[i] for i in inside]
-                self.brightest = max(self.brightest, int(block.pixels[inside].max()))
-                self.grey += int(block.grey[inside].sum())
-                self.keys += b"".join(block.keys[i] for i in inside if block.keys)
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        """Returns the hashes of their pixels, (n,); none where the source does not split by content."""
+        return np.concatenate([np.empty(0, np.uint64), *(block.keys for block in self.blocks)])
 
-    def finish(self) -> Written:
-        """Writes labels and factors; leaves out images of classes that have no training images.
+    def append(self, block: Block) -> None:
+        self.writer.append(block.pixels)
+        self.brightest.append(block.pixels.max((1, 2, 3), initial=0))
+        self.blocks.append(block._replace(pixels=block.pixels[:0].copy()))
 
-        Images of which all are grey are kept as grey ones where the source wants that.
+    def finish(self, splits: Numbers) -> Written:
+        """Writes the images, labels and factors of each split.
+
+        It leaves out images of classes that have no training images. Images of which all are grey are kept as grey ones
+        where the source wants that.
+
+        Args:
+            splits: (n,), numbers of SPLITS, or another number for an image that is left out.
         """
-        images = self.images
-        rows = {split: np.array(self.rows[split], np.int64) for split in SPLITS}
-        total = sum(map(len, rows.values()))
-        channels = 1 if images.grey_if_all and self.grey == total else images.shape[0]
-        classes, numbers = _trained_on(images, rows["train"])
+        images, rows = self.images, self.rows
+        pixels = stored_array(self.all, self.writer.finish()).mapped()  # (n, C, H, W)
+        classes, numbers = _trained_on(images, rows[splits == TRAIN])
+        used, unknown = splits >= 0, Counter[str]()
+        if images.labels is not None:
+            lost = used & (numbers[images.labels[rows]] < 0)
+            unknown.update(images.classes[label] for label in images.labels[rows[lost]])
+            used &= ~lost
+        grey = np.concatenate([np.empty(0, np.bool_), *(block.grey for block in self.blocks)])[used]
+        shape = (1 if images.grey_if_all and grey.all() else images.shape[0], *images.shape[1:])
         arrays: dict[str, ArrayRecord] = {}
-        unknown: Counter[str] = Counter()
         counts: dict[str, dict[str, int]] = {}
-        for split in SPLITS:
-            record = self.writers[split].finish()
-            known = np.arange(len(rows[split]))
-            if images.labels is not None:
-                labels = images.labels[rows[split]]
-                known = np.flatnonzero(numbers[labels] >= 0)
-                unknown.update(images.classes[label] for label in labels[numbers[labels] < 0])
-            if len(known) < len(rows[split]) or channels < images.shape[0]:
-                record = _rewritten(self._images(split), record, known, channels)
-            arrays[f"{split}_images.npy"] = record
-            rows[split] = rows[split][known]
+        sizes: dict[str, int] = {}
+        for number, split in enumerate(SPLITS):
+            inside = np.flatnonzero(used & (splits == number))
+            sizes[split] = len(inside)
+            arrays[f"{split}_images.npy"] = _selected(pixels, inside, shape[0], self.folder / f"{split}_images.npy")
             if images.labels is not None and classes:
-                labels = numbers[images.labels[rows[split]]]
+                labels = numbers[images.labels[rows[inside]]]
                 arrays[f"{split}_labels.npy"] = self._write(f"{split}_labels.npy", labels)
                 counts[split] = dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True))
             if images.factors is not None:
-                arrays[f"{split}_factors.npy"] = self._write(f"{split}_factors.npy", images.factors[rows[split]])
-        sizes = {split: len(rows[split]) for split in SPLITS}
-        shape = (channels, *images.shape[1:])
-        return Written(arrays, shape, classes, counts, sizes, unknown, self._copies(), self.grey, self.brightest)
-
-    def _copies(self) -> int:
-        """Counts the images whose content an earlier one has too."""
-        if not self.keys:
-            return 0
-        count = sum(map(len, self.rows.values()))
-        keys = np.frombuffer(self.keys, dtype=f"V{len(self.keys) // count}")
-        return count - len(np.unique(keys))
+                arrays[f"{split}_factors.npy"] = self._write(f"{split}_factors.npy", images.factors[rows[inside]])
+        self.all.unlink()
+        brightest = int(np.concatenate([np.zeros(1, np.uint8), *self.brightest])[1:][used].max(initial=0))
+        return Written(arrays, shape, classes, counts, sizes, unknown, int(grey.sum()), brightest)
 
     def _write(self, name: str, array: NDArray[Any]) -> ArrayRecord:
         with ArrayWriter(self.folder / name, array.dtype, array.shape) as writer:
@@ -123,23 +115,19 @@ def _trained_on(images: Images, train: Rows) -> tuple[tuple[str, ...], Rows]:
     A single class would tell nothing, so there are no labels then. Packaged sources keep all classes.
     """
     everything = np.arange(len(images.classes))
-    if images.labels is None or images.content is None:
+    if images.labels is None or not images.by_content:
         return images.classes, everything
     present = np.bincount(images.labels[train], minlength=len(everything)) > 0
     classes = tuple(name for name, there in zip(images.classes, present, strict=True) if there)
     return classes if len(classes) > 1 else (), np.where(present, np.cumsum(present) - 1, -1)
 
 
-def _rewritten(file: Path, record: ArrayRecord, rows: Rows, channels: int) -> ArrayRecord:
-    """Writes images (N, C, H, W) again: these rows alone, and so many of their channels."""
-    images = stored_array(file, record).mapped()
-    partial = file.with_suffix(".partial")
-    with ArrayWriter(partial, images.dtype, (len(rows), channels, *images.shape[2:])) as writer:
-        for some in _pieces(rows, max(1, PIECE // math.prod(images.shape[1:]))):
-            writer.append(images[some, :channels])
-        result = writer.finish()
-    partial.replace(file)
-    return result
+def _selected(pixels: Pixels, rows: Rows, channels: int, file: Path) -> ArrayRecord:
+    """Writes some of the images (n, C, H, W) to a file, with so many of their channels."""
+    with ArrayWriter(file, pixels.dtype, (len(rows), channels, *pixels.shape[2:])) as writer:
+        for some in _pieces(rows, max(1, PIECE // math.prod(pixels.shape[1:]))):
+            writer.append(pixels[some, :channels])
+        return writer.finish()
 
 
 def _pieces(rows: Rows, most: int) -> Iterator[Rows]:

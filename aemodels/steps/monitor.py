@@ -17,7 +17,7 @@ from aemodels.data.encoded import EncodedConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.image_decoding import Reading
 from aemodels.data.image_files import Fitting, fitting_images, image_files
-from aemodels.data.split_arrays import SPLITS
+from aemodels.data.splits import SPLITS
 from aemodels.evaluation.drift import CodeSpace, MonitoringConfig, Scores, Verdict, check_scores, fewest
 from aemodels.evaluation.leaving_out import Made, as_tags, make_each
 from aemodels.reports.figures.drift import histograms, worst
