@@ -36,6 +36,17 @@ def sentences(
     return told
 
 
+def contradiction(two_labels: Mapping[tuple[str, str], int]) -> str:
+    """Says which classes have the same images; "" where none have.
+
+    Args:
+        two_labels: two classes -> how many different images have both.
+    """
+    pairs = sorted(two_labels.items(), key=lambda pair: (-pair[1], pair[0]))
+    named = [f"{count(number, 'image is', 'images are')} in {one} and in {other}" for (one, other), number in pairs]
+    return f"data: the same pixels have two labels: {some(named)}; keep each image in its right class" if named else ""
+
+
 def count(number: int, one: str, more: str) -> str:
     """Returns a number with the words that follow it."""
     return f"{number:,} {one if number == 1 else more}"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aemodels.config import UserError
+from aemodels.config import OwnWarning, UserError
 from aemodels.data import PreparedData, prepare
 from aemodels.data.arrays import ArraysConfig
 from aemodels.data.folder import FolderConfig
@@ -175,3 +175,14 @@ def test_no_training_image_becomes_another_when_classes_grow(tmp_path: Path) -> 
         assert not contents(before, "val") & contents(after, "test")
         assert len(contents(before, "test") - contents(after, "test")) < 15
         before = after
+
+
+def test_the_same_image_in_two_classes_is_a_warning(tmp_path: Path) -> None:
+    for i, pixels in enumerate(noise(60)):
+        for label in ("cat", "dog") if i < 9 else ("dog", "gnu") if i < 10 else ("cat", "dog", "gnu")[i % 3 :][:1]:
+            (tmp_path / "pets" / label).mkdir(parents=True, exist_ok=True)
+            save(tmp_path / "pets" / label / f"{i}.png", pixels)
+    expected = "two labels: 9 images are in cat and in dog, 1 image is in dog and in gnu; keep each image in its right"
+    for _ in range(2):  # also when they are prepared already
+        with pytest.warns(OwnWarning, match=expected):
+            assert apart(prepared(tmp_path / "pets"))
