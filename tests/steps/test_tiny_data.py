@@ -262,9 +262,11 @@ def test_a_split_whose_only_image_cannot_be_read_is_named(images: np.ndarray, tm
 
 @pytest.fixture
 def champion(images: np.ndarray, store: Store, tmp_path: Path) -> Path:
-    """Returns the folder of the champion, a model of 20 images, some of which are alike."""
+    """Returns the folder of the champion, a model of 20 images that are nearly alike, and whose test images are."""
     folder = folder_of(tmp_path, images, 20, "alike")
-    result, _ = trained(settings_of(folder, "vae"))
+    for i in range(6):
+        save(tmp_path / "test" / f"{i}.png", images[0])
+    result, _ = trained(settings_of(folder, "vae", **{"data.test_path": [str(tmp_path / "test")]}))
     crown(store, "tiny", result.version.version)
     return folder
 
