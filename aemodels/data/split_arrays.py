@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from aemodels.data.decoding import Block
 from aemodels.data.source import Images, Pixels, Rows
-from aemodels.data.splits import SPLITS, TRAIN, Numbers
-from aemodels.data.stored_arrays import ArrayRecord, ArrayWriter, stored_array
+from aemodels.data.splits import LEFT_OUT, SPLITS, TRAIN, Numbers
+from aemodels.data.stored_arrays import ArrayRecord, ArrayWriter
+from aemodels.runtime.files import at_path
 
 PIECE = 16 * 2**20  # bytes of images in memory while they are written again
 
@@ -46,11 +47,12 @@ class SplitArrays:
         self.folder, self.images = folder, images
         self.blocks: list[Block] = []  # without their pixels
         self.brightest: list[Pixels] = []  # (n,), of each image
-        self.all = folder / "all_images.npy"
-        self.writer = ArrayWriter(self.all, np.dtype(np.uint8), (images.count, *images.shape))
+        self.path = folder / "all_images"
+        self.file = self.path.open("w+b")  # (n, C, H, W), without a header
 
     def close(self) -> None:
-        self.writer.close()
+        with at_path(self.path):
+            self.file.close()
 
     @property
     def rows(self) -> Rows:
@@ -63,7 +65,8 @@ class SplitArrays:
         return np.concatenate([np.empty(0, np.uint64), *(block.keys for block in self.blocks)])
 
     def append(self, block: Block) -> None:
-        self.writer.append(block.pixels)
+        with at_path(self.path):
+            self.file.write(np.ascontiguousarray(block.pixels).data)
         self.brightest.append(block.pixels.max((1, 2, 3), initial=0))
         self.blocks.append(block._replace(pixels=block.pixels[:0].copy()))
 
@@ -77,7 +80,6 @@ class SplitArrays:
             splits: (n,), numbers of SPLITS, or another number for an image that is left out.
         """
         images, rows = self.images, self.rows
-        pixels = stored_array(self.all, self.writer.finish()).mapped()  # (n, C, H, W)
         classes, numbers = _trained_on(images, rows[splits == TRAIN])
         used, unknown = splits >= 0, Counter[str]()
         if images.labels is not None:
@@ -86,22 +88,39 @@ class SplitArrays:
             used &= ~lost
         grey = np.concatenate([np.empty(0, np.bool_), *(block.grey for block in self.blocks)])[used]
         shape = (1 if images.grey_if_all and grey.all() else images.shape[0], *images.shape[1:])
-        arrays: dict[str, ArrayRecord] = {}
+        splits = np.where(used, splits, LEFT_OUT).astype(np.int8)
+        arrays = self._write_images(splits, shape)
         counts: dict[str, dict[str, int]] = {}
         sizes: dict[str, int] = {}
         for number, split in enumerate(SPLITS):
-            inside = np.flatnonzero(used & (splits == number))
+            inside = np.flatnonzero(splits == number)
             sizes[split] = len(inside)
-            arrays[f"{split}_images.npy"] = _selected(pixels, inside, shape[0], self.folder / f"{split}_images.npy")
             if images.labels is not None and classes:
                 labels = numbers[images.labels[rows[inside]]]
                 arrays[f"{split}_labels.npy"] = self._write(f"{split}_labels.npy", labels)
                 counts[split] = dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True))
             if images.factors is not None:
                 arrays[f"{split}_factors.npy"] = self._write(f"{split}_factors.npy", images.factors[rows[inside]])
-        self.all.unlink()
+        self.path.unlink()
         brightest = int(np.concatenate([np.zeros(1, np.uint8), *self.brightest])[1:][used].max(initial=0))
         return Written(arrays, shape, classes, counts, sizes, unknown, int(grey.sum()), brightest)
+
+    def _write_images(self, splits: Numbers, shape: tuple[int, ...]) -> dict[str, ArrayRecord]:
+        """Writes each image to its split, with so many channels as the shape has; few are in memory at a time."""
+        most = max(1, PIECE // math.prod(self.images.shape))
+        names = [f"{split}_images.npy" for split in SPLITS]
+        with ExitStack() as stack:
+            kind, whole = np.dtype(np.uint8), (len(splits), *shape)
+            writers = [stack.enter_context(ArrayWriter(self.folder / name, kind, whole)) for name in names]
+            self.file.seek(0)
+            for start in range(0, len(splits), most):
+                of = splits[start : start + most]
+                with at_path(self.path):
+                    read = np.fromfile(self.file, np.uint8, len(of) * math.prod(self.images.shape))
+                pixels = read.reshape(-1, *self.images.shape)
+                for number, writer in enumerate(writers):
+                    writer.append(pixels[of == number, : shape[0]])
+            return {name: writer.finish() for name, writer in zip(names, writers, strict=True)}
 
     def _write(self, name: str, array: NDArray[Any]) -> ArrayRecord:
         with ArrayWriter(self.folder / name, array.dtype, array.shape) as writer:
@@ -120,16 +139,3 @@ def _trained_on(images: Images, train: Rows) -> tuple[tuple[str, ...], Rows]:
     present = np.bincount(images.labels[train], minlength=len(everything)) > 0
     classes = tuple(name for name, there in zip(images.classes, present, strict=True) if there)
     return classes if len(classes) > 1 else (), np.where(present, np.cumsum(present) - 1, -1)
-
-
-def _selected(pixels: Pixels, rows: Rows, channels: int, file: Path) -> ArrayRecord:
-    """Writes some of the images (n, C, H, W) to a file, with so many of their channels."""
-    with ArrayWriter(file, pixels.dtype, (len(rows), channels, *pixels.shape[2:])) as writer:
-        for some in _pieces(rows, max(1, PIECE // math.prod(pixels.shape[1:]))):
-            writer.append(pixels[some, :channels])
-        return writer.finish()
-
-
-def _pieces(rows: Rows, most: int) -> Iterator[Rows]:
-    for start in range(0, len(rows), most):
-        yield rows[start : start + most]

@@ -45,9 +45,6 @@ class ArrayWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         with at_path(self.path):  # the header may still wait to be written
             self.file.close()
 
