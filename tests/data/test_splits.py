@@ -14,6 +14,7 @@ from aemodels.config import OwnWarning, UserError
 from aemodels.data import PreparedData, prepare
 from aemodels.data.arrays import ArraysConfig
 from aemodels.data.folder import FolderConfig
+from aemodels.data.parquet import ParquetConfig
 from aemodels.runtime.progress import finish
 
 
@@ -186,3 +187,24 @@ def test_the_same_image_in_two_classes_is_a_warning(tmp_path: Path) -> None:
     for _ in range(2):  # also when they are prepared already
         with pytest.warns(OwnWarning, match=expected):
             assert apart(prepared(tmp_path / "pets"))
+
+
+def test_copies_in_parquet_files_and_in_folders_with_a_table_are_left_out(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    arrow = pytest.importorskip("pyarrow")
+    (tmp_path / "hub").mkdir()
+    for name, some in (("train", noise(40)), ("test", noise(40)[:10])):
+        for i, pixels in enumerate(some):
+            (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+            save(tmp_path / "photos" / name / f"{i}.{'png' if name == 'train' else 'bmp'}", pixels)
+        files = [file.read_bytes() for file in sorted((tmp_path / "photos" / name).iterdir())]
+        parquet.write_table(arrow.table({"image": files}), tmp_path / "hub" / f"{name}-0.parquet")
+    rows = [f"{file.relative_to(tmp_path)},{file.stem[-1]}" for file in (tmp_path / "photos").rglob("*.*")]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    table = str(tmp_path / "labels.csv")
+    for data in (
+        finish(prepare(ParquetConfig(path=(tmp_path / "hub",)))),
+        prepared(tmp_path / "photos", labels=table),
+    ):
+        assert (data.sizes["test"], data.sizes["train"] + data.sizes["val"], apart(data)) == (10, 30, True)
+        assert "50 files, 40 used; 10 copies of given test images left out of the other splits" in data.notes()
