@@ -7,6 +7,7 @@ Several processes decode where that is faster.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections import deque
@@ -39,7 +40,7 @@ class Block(NamedTuple):
     rows: list[int]  # n
     skipped: list[str]  # files that cannot be read
     seconds: float
-    keys: list[bytes]  # n, hashes of the raw contents; empty where the source does not split by content
+    keys: NDArray[np.uint64]  # n, hashes of the pixels; empty where the source does not split by content
     grey: NDArray[np.bool_]  # n, whether an image shows no colour; none does where the source does not ask
 
     @property
@@ -123,13 +124,10 @@ def decode_block(images: Images, items: Iterable[Item], most: int, seconds: floa
     start = time.perf_counter()
     pixels = np.empty((most, *images.shape), dtype=np.uint8)
     kept: list[int] = []
-    keys: list[bytes] = []
     skipped: list[str] = []
     for row, item in items:
         try:
             pixels[len(kept)] = images.decode(item)
-            if images.content is not None:
-                keys.append(images.content(item))
             kept.append(row)
         except UnreadableError as error:
             if not images.skip_unreadable:
@@ -139,4 +137,10 @@ def decode_block(images: Images, items: Iterable[Item], most: int, seconds: floa
             break
     used = pixels[: len(kept)]
     grey = (used == used[:, :1]).all((1, 2, 3)) if images.grey_if_all else np.zeros(len(kept), np.bool_)
+    keys = np.array([key_of(image) for image in used] if images.by_content else [], np.uint64)
     return Block(used, kept, skipped, time.perf_counter() - start, keys, grey)
+
+
+def key_of(image: Pixels) -> int:
+    """Returns a hash of an image's pixels (C, H, W), which copies of it share."""
+    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest(), "little")

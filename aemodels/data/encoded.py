@@ -5,7 +5,6 @@ N images, each (C, H, W): C channels, H x W pixels.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar, Literal
@@ -14,7 +13,7 @@ from pydantic import Field
 
 from aemodels.config import UserError
 from aemodels.data.channels import in_channels
-from aemodels.data.image_bytes import ImageBytes, opened
+from aemodels.data.image_bytes import ImageBytes
 from aemodels.data.image_decoding import MEGAPIXELS, Reading, decode
 from aemodels.data.source import (
     SMALLEST_SIDE,
@@ -86,22 +85,9 @@ def file_images(
         classes=classes,
         skip_unreadable=config.on_error == "skip",
         files=paths,
-        content=file_content,
+        by_content=True,
         grey_if_all=config.channels == "auto",
     )
-
-
-def file_content(path: str | ImageBytes) -> bytes:
-    """Returns a hash of a file's content.
-
-    Raises:
-        UnreadableError: it cannot be read.
-    """
-    try:
-        with opened(path) as file:  # decoding has just read it, so it does not come from the disk
-            return hashlib.blake2b(file.read(), digest_size=16).digest()
-    except OSError as error:
-        raise UnreadableError(str(path), str(error.strerror), REMEDY) from None
 
 
 def _first_readable(config: EncodedConfig, paths: Sequence[str | ImageBytes]) -> tuple[str, tuple[int, int]]:

@@ -15,7 +15,7 @@ from aemodels.data.encoded import EncodedConfig, file_images
 from aemodels.data.label_file import Labelled, content_of, labels_from
 from aemodels.data.layout import Found, ImageFile, ending, find_files, labels_of
 from aemodels.data.paths import NoneOrWholePaths, WholePath, WholePaths
-from aemodels.data.source import FileStamp, Images, Source, digest_of, fingerprint
+from aemodels.data.source import FileStamp, Images, Source, digest_of, fingerprint_by_content
 
 
 class FolderConfig(EncodedConfig):
@@ -58,7 +58,7 @@ class FolderConfig(EncodedConfig):
     def fetch(self) -> Source:
         found = self.find()
         origin = tuple(map(str, self.folders))
-        known = fingerprint(FileStamp(file.path, file.bytes, file.mtime_ns) for file in found.files)
+        known = fingerprint_by_content(FileStamp(file.path, file.bytes, file.mtime_ns) for file in found.files)
         if self.labels is not None:
             origin = (*origin, str(self.labels))
             known = digest_of([known, str(self.labels), content_of(self.labels)])

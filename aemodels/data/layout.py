@@ -81,7 +81,7 @@ def find_files(folders: Sequence[Path], val: Sequence[Path] = (), test: Sequence
                 found.class_notes.extend(_deeper(images, where, 0))
             found.files.extend(images)
     found.notes.extend(_left_out(found.unused.folders))
-    return found
+    return _as_trained_on(found)
 
 
 def _check_apart(given: Mapping[str, Sequence[Path]]) -> None:
@@ -98,6 +98,18 @@ def _check_apart(given: Mapping[str, Sequence[Path]]) -> None:
                 raise UserError(
                     f"data.{inner_key}: {folder} is given twice or lies in another of the folders; give it once"
                 )
+
+
+def _as_trained_on(found: Found) -> Found:
+    """Takes the labels from given images where no training image has one, since nothing could be learned of them."""
+    named = sorted({file.label for file in found.files} - {""})
+    if not named or any(file.label for file in found.files if file.split == "train"):
+        return found
+    given = " and ".join(sorted({file.split for file in found.files if file.label}))
+    some = ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
+    note = f"the training images are in no class folders, so the class folders of {given} ({some}) give no labels"
+    bare = [file._replace(label="") for file in found.files]
+    return found._replace(files=bare, class_notes=[*found.class_notes, note])
 
 
 def _check_given_once(folder: Path, images: Sequence[ImageFile], given: Mapping[str, Sequence[Path]]) -> None:
@@ -281,6 +293,7 @@ def not_read(files: Mapping[str, int]) -> str:
 
 def labels_of(files: Sequence[ImageFile]) -> tuple[Rows | None, tuple[str, ...]]:
     """Returns numbers of classes (N,) and their names, or none where there are no class folders."""
+    _check_no_class_is_given(files)
     names = {file.label: file for file in files}
     each = Counter(split for split, _ in {(file.split, file.label) for file in files})
     if "" in names and max(each.values()) == 1:  # such as a single class folder, and test images without any
@@ -294,3 +307,20 @@ def labels_of(files: Sequence[ImageFile]) -> tuple[Rows | None, tuple[str, ...]]
     classes = tuple(sorted(names))
     number = {name: i for i, name in enumerate(classes)}
     return np.array([number[file.label] for file in files], dtype=np.int64), classes
+
+
+def _check_no_class_is_given(files: Sequence[ImageFile]) -> None:
+    """Refuses validation or test images that are a class folder of the training images.
+
+    Raises:
+        UserError: they are one.
+    """
+    given = {(file.split, file.folder) for file in files if file.split != "train" and not file.label}
+    outer = {file.folder for file in files if file.split == "train" and file.label}
+    for split, inner in sorted(given):
+        for folder in sorted(outer - {inner}):
+            if inner.resolve().is_relative_to(folder.resolve()):
+                raise UserError(
+                    f"data.{split}_path={inner}: lies inside data.path={folder}, among its class folders; "
+                    "give a folder beside it, with class folders of its own"
+                )

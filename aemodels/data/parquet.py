@@ -27,7 +27,7 @@ from aemodels.data.encoded import EncodedConfig, file_images
 from aemodels.data.image_bytes import ImageBytes
 from aemodels.data.layout import SPLIT_NAMES
 from aemodels.data.paths import WholePaths
-from aemodels.data.source import FileStamp, Images, Rows, Source, fingerprint
+from aemodels.data.source import FileStamp, Images, Rows, Source, fingerprint_by_content
 from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.files import at_path
 
@@ -56,7 +56,7 @@ class ParquetConfig(EncodedConfig):
     def fetch(self) -> Source:
         files = _parquet_files(self.path)
         stamps = [FileStamp(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        return Source(tuple(map(str, self.path)), fingerprint(stamps), partial(_read, self, files))
+        return Source(tuple(map(str, self.path)), fingerprint_by_content(stamps), partial(_read, self, files))
 
 
 def _parquet_files(paths: Sequence[Path]) -> list[Path]:

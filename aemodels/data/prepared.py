@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 from aemodels.config import Config, OwnWarning, UserError
 from aemodels.data.decoding import Decoder
 from aemodels.data.source import Factors, Images, Pixels, Rows, Source, SourceConfig, digest_of
-from aemodels.data.split_arrays import SPLITS, SplitArrays, Written
-from aemodels.data.splits import Draw
+from aemodels.data.split_arrays import SplitArrays, Written
+from aemodels.data.splits import SPLITS, Draw
 from aemodels.data.stored_arrays import ArrayRecord, StoredArray, damaged, stored_array
-from aemodels.data.understood import sentences, some, unreadable
+from aemodels.data.understood import contradiction, sentences, some, unreadable
 from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.files import at_path
 from aemodels.runtime.locks import locked, wait_for
@@ -128,7 +128,7 @@ def opened(folder: Path, config: SourceConfig, work: str) -> Steps[PreparedData]
     for split in SPLITS:
         data.stored(split)  # damage is found now, not after the training
     total = sum(data.sizes.values())
-    if told := _too_dark(config, data.manifest().get("brightest", 255)):
+    for told in filter(None, (_too_dark(config, data.manifest().get("brightest", 255)), data.manifest().get("doubt"))):
         warnings.warn(told, OwnWarning, stacklevel=2)
     yield Progress(work, total, total, ". ".join(data.notes()))
     return data
@@ -237,15 +237,16 @@ def _write_decoded(config: SourceConfig, source: Source, decoder: Decoder, folde
     done = 0
     with closing(SplitArrays(folder, images)) as arrays:
         for block in decoder.blocks(draw.order):
-            arrays.append(block, draw.splits(block))
+            arrays.append(block)
             skipped += block.skipped
             done += block.done
             yield Progress(work, done, images.count, unreadable(skipped) if skipped else "")
-        written = arrays.finish()
+        drawn = draw.splits(arrays.rows, arrays.keys)
+        written = arrays.finish(drawn.splits)
     _check_all_there(written, skipped)
-    notes = sentences(images, written, draw.shares, sorted(skipped), draw.copies)
+    notes = sentences(images, written, draw.shares, sorted(skipped), drawn)
     about = {"source": source.origin, "images_by_class": written.images_by_class, "skipped": sorted(skipped)}
-    told = {"notes": notes, "brightest": written.brightest}
+    told = {"notes": notes, "brightest": written.brightest, "doubt": contradiction(drawn.two_labels)}
     finish_folder(folder, _hashed_part(config, images, written) | about | told)
 
 

@@ -24,6 +24,7 @@ Rows = NDArray[np.int64]  # numbers of images in the source's own order
 Factors = NDArray[np.float64]  # (N, F): what each image was made from
 Size = tuple[int, int]  # (height, width) in pixels
 Fit = Literal["resize", "crop", "pad"]
+DRAWN_BY = "pixels, 1"  # how images are split by content; changes with the rule, so that they are prepared anew
 SMALLEST_SIDE = 8  # pixels; the trunks halve the side up to three times
 
 
@@ -136,8 +137,7 @@ class Images:
     files: Sequence[Any] | None = None  # N, paths or `ImageBytes`
     factors: Factors | None = None  # (N, F), where they are known
     factor_names: tuple[str, ...] = ()  # F
-    # Returns the hash of an item's raw content, from which its split follows; None splits by the source's order.
-    content: Callable[[Any], bytes] | None = None
+    by_content: bool = False  # an image's split follows from its pixels (C, H, W), else from the source's order
     given: Mapping[str, Rows] = field(default_factory=dict)  # val or test -> the rows that a person gave for it
     grey_if_all: bool = False  # keep one channel if all images turn out grey
     unused: Mapping[str, int] = field(default_factory=dict)  # kind of file -> how many files beside are no images
@@ -169,6 +169,11 @@ class FileStamp(NamedTuple):
 
 def fingerprint(stamps: Iterable[FileStamp]) -> str:
     return digest_of(sorted(stamps))
+
+
+def fingerprint_by_content(stamps: Iterable[FileStamp]) -> str:
+    """Returns the fingerprint of files whose images are split by their pixels."""
+    return digest_of([DRAWN_BY, sorted(stamps)])
 
 
 def digest_of(content: Any) -> str:

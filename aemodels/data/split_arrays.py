@@ -1,13 +1,12 @@
 """Writes the images of each split while they are decoded, with their labels and factors.
 
-N images of a split, each (C, H, W), F known factors.
+n images that were read, each (C, H, W), F known factors.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aemodels.data.decoding import Block
-from aemodels.data.source import Images, Rows
-from aemodels.data.stored_arrays import ArrayRecord, ArrayWriter, stored_array
+from aemodels.data.source import Images, Pixels, Rows
+from aemodels.data.splits import LEFT_OUT, SPLITS, TRAIN, Numbers
+from aemodels.data.stored_arrays import ArrayRecord, ArrayWriter
+from aemodels.runtime.files import at_path
 
-SPLITS = ("train", "val", "test")
 PIECE = 16 * 2**20  # bytes of images in memory while they are written again
 
 
@@ -32,84 +32,95 @@ class Written(NamedTuple):
     images_by_class: dict[str, dict[str, int]]
     sizes: dict[str, int]
     unknown: Counter[str]  # class without training images -> how many val and test images were left out
-    copies: int  # images that are copies of others
     grey: int  # images that are grey, where they are read as colour
     brightest: int  # the highest value of all pixels
 
 
 class SplitArrays:
-    """Writes blocks of images to the arrays of their splits."""
+    """Writes blocks of images one after the other, and then each split to its arrays.
+
+    So images are decoded once, though a split follows from all of their contents. Reading them again from front to back
+    costs little beside.
+    """
 
     def __init__(self, folder: Path, images: Images) -> None:
         self.folder, self.images = folder, images
-        self.rows: dict[str, list[int]] = {split: [] for split in SPLITS}
-        self.keys = bytearray()
-        self.grey = self.brightest = 0
-        shape = (images.count, *images.shape)
-        self.stack = ExitStack()
-        self.writers = {
-            split: self.stack.enter_context(ArrayWriter(self._images(split), np.dtype(np.uint8), shape))
-            for split in SPLITS
-        }
+        self.blocks: list[Block] = []  # without their pixels
+        self.brightest: list[Pixels] = []  # (n,), of each image
+        self.path = folder / "all_images"
+        self.file = self.path.open("w+b")  # (n, C, H, W), without a header
 
     def close(self) -> None:
-        self.stack.close()
+        with at_path(self.path):
+            self.file.close()
 
-    def _images(self, split: str) -> Path:
-        return self.folder / f"{split}_images.npy"
+    @property
+    def rows(self) -> Rows:
+        """Returns the rows of the images that were read, (n,)."""
+        return np.array([row for block in self.blocks for row in block.rows], np.int64)
 
-    def append(self, block: Block, splits: Sequence[str]) -> None:
-        """Writes a block's images, each to its split; one without a split is left out."""
-        for split, writer in self.writers.items():
-            inside = [i for i, name in enumerate(splits) if name == split]
-            if inside:
-                writer.append(block.pixels if len(inside) == len(block.rows) else block.pixels[inside])
-                self.rows[split] += [block.rows[i] for i in inside]
-                self.brightest = max(self.brightest, int(block.pixels[inside].max()))
-                self.grey += int(block.grey[inside].sum())
-                self.keys += b"".join(block.keys[i] for i in inside if block.keys)
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        """Returns the hashes of their pixels, (n,); none where the source does not split by content."""
+        return np.concatenate([np.empty(0, np.uint64), *(block.keys for block in self.blocks)])
 
-    def finish(self) -> Written:
-        """Writes labels and factors; leaves out images of classes that have no training images.
+    def append(self, block: Block) -> None:
+        with at_path(self.path):
+            self.file.write(np.ascontiguousarray(block.pixels).data)
+        self.brightest.append(block.pixels.max((1, 2, 3), initial=0))
+        self.blocks.append(block._replace(pixels=block.pixels[:0].copy()))
 
-        Images of which all are grey are kept as grey ones where the source wants that.
+    def finish(self, splits: Numbers) -> Written:
+        """Writes the images, labels and factors of each split.
+
+        It leaves out images of classes that have no training images. Images of which all are grey are kept as grey ones
+        where the source wants that.
+
+        Args:
+            splits: (n,), numbers of SPLITS, or another number for an image that is left out.
         """
-        images = self.images
-        rows = {split: np.array(self.rows[split], np.int64) for split in SPLITS}
-        total = sum(map(len, rows.values()))
-        channels = 1 if images.grey_if_all and self.grey == total else images.shape[0]
-        classes, numbers = _trained_on(images, rows["train"])
-        arrays: dict[str, ArrayRecord] = {}
-        unknown: Counter[str] = Counter()
+        images, rows = self.images, self.rows
+        classes, numbers = _trained_on(images, rows[splits == TRAIN])
+        used, unknown = splits >= 0, Counter[str]()
+        if images.labels is not None:
+            lost = used & (numbers[images.labels[rows]] < 0)
+            unknown.update(images.classes[label] for label in images.labels[rows[lost]])
+            used &= ~lost
+        grey = np.concatenate([np.empty(0, np.bool_), *(block.grey for block in self.blocks)])[used]
+        shape = (1 if images.grey_if_all and grey.all() else images.shape[0], *images.shape[1:])
+        splits = np.where(used, splits, LEFT_OUT).astype(np.int8)
+        arrays = self._write_images(splits, shape)
         counts: dict[str, dict[str, int]] = {}
-        for split in SPLITS:
-            record = self.writers[split].finish()
-            known = np.arange(len(rows[split]))
-            if images.labels is not None:
-                labels = images.labels[rows[split]]
-                known = np.flatnonzero(numbers[labels] >= 0)
-                unknown.update(images.classes[label] for label in labels[numbers[labels] < 0])
-            if len(known) < len(rows[split]) or channels < images.shape[0]:
-                record = _rewritten(self._images(split), record, known, channels)
-            arrays[f"{split}_images.npy"] = record
-            rows[split] = rows[split][known]
+        sizes: dict[str, int] = {}
+        for number, split in enumerate(SPLITS):
+            inside = np.flatnonzero(splits == number)
+            sizes[split] = len(inside)
             if images.labels is not None and classes:
-                labels = numbers[images.labels[rows[split]]]
+                labels = numbers[images.labels[rows[inside]]]
                 arrays[f"{split}_labels.npy"] = self._write(f"{split}_labels.npy", labels)
                 counts[split] = dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True))
             if images.factors is not None:
-                arrays[f"{split}_factors.npy"] = self._write(f"{split}_factors.npy", images.factors[rows[split]])
-        sizes = {split: len(rows[split]) for split in SPLITS}
-        shape = (channels, *images.shape[1:])
-        return Written(arrays, shape, classes, counts, sizes, unknown, self._copies(), self.grey, self.brightest)
+                arrays[f"{split}_factors.npy"] = self._write(f"{split}_factors.npy", images.factors[rows[inside]])
+        self.path.unlink()
+        brightest = int(np.concatenate([np.zeros(1, np.uint8), *self.brightest])[1:][used].max(initial=0))
+        return Written(arrays, shape, classes, counts, sizes, unknown, int(grey.sum()), brightest)
 
-    def _copies(self) -> int:
-        """Counts the images whose content an earlier one has too."""
-        if not self.keys:
-            return 0
-        count = sum(map(len, self.rows.values()))
-        keys = np.frombuffer(self.keys, dtype=f"V{len(self.keys) // count}")
-        return count - len(np.unique(keys))
+    def _write_images(self, splits: Numbers, shape: tuple[int, ...]) -> dict[str, ArrayRecord]:
+        """Writes each image to its split, with so many channels as the shape has; few are in memory at a time."""
+        most = max(1, PIECE // math.prod(self.images.shape))
+        names = [f"{split}_images.npy" for split in SPLITS]
+        with ExitStack() as stack:
+            kind, whole = np.dtype(np.uint8), (len(splits), *shape)
+            writers = [stack.enter_context(ArrayWriter(self.folder / name, kind, whole)) for name in names]
+            self.file.seek(0)
+            for start in range(0, len(splits), most):
+                of = splits[start : start + most]
+                with at_path(self.path):
+                    read = np.fromfile(self.file, np.uint8, len(of) * math.prod(self.images.shape))
+                pixels = read.reshape(-1, *self.images.shape)
+                for number, writer in enumerate(writers):
+                    writer.append(pixels[of == number, : shape[0]])
+            return {name: writer.finish() for name, writer in zip(names, writers, strict=True)}
 
     def _write(self, name: str, array: NDArray[Any]) -> ArrayRecord:
         with ArrayWriter(self.folder / name, array.dtype, array.shape) as writer:
@@ -123,25 +134,8 @@ def _trained_on(images: Images, train: Rows) -> tuple[tuple[str, ...], Rows]:
     A single class would tell nothing, so there are no labels then. Packaged sources keep all classes.
     """
     everything = np.arange(len(images.classes))
-    if images.labels is None or images.content is None:
+    if images.labels is None or not images.by_content:
         return images.classes, everything
     present = np.bincount(images.labels[train], minlength=len(everything)) > 0
     classes = tuple(name for name, there in zip(images.classes, present, strict=True) if there)
     return classes if len(classes) > 1 else (), np.where(present, np.cumsum(present) - 1, -1)
-
-
-def _rewritten(file: Path, record: ArrayRecord, rows: Rows, channels: int) -> ArrayRecord:
-    """Writes images (N, C, H, W) again: these rows alone, and so many of their channels."""
-    images = stored_array(file, record).mapped()
-    partial = file.with_suffix(".partial")
-    with ArrayWriter(partial, images.dtype, (len(rows), channels, *images.shape[2:])) as writer:
-        for some in _pieces(rows, max(1, PIECE // math.prod(images.shape[1:]))):
-            writer.append(images[some, :channels])
-        result = writer.finish()
-    partial.replace(file)
-    return result
-
-
-def _pieces(rows: Rows, most: int) -> Iterator[Rows]:
-    for start in range(0, len(rows), most):
-        yield rows[start : start + most]

@@ -1,28 +1,44 @@
-"""Decides to which split an image belongs: the one that it was given for, or one that is drawn.
+"""Decides to which split each image belongs: the one that it was given for, or one that is drawn.
 
-Images in files are drawn by their content: a hash of the content and of the seed is a number in [0, 1), and the lowest
+A person's images are drawn by their content: a hash of the pixels and of the seed is a number in [0, 1), and the lowest
 ones are test images. So an image that is added later moves no other one, and copies of an image stay together.
+
+N images of a source, n that were read, D different contents, K classes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aemodels.config import UserError
-from aemodels.data.decoding import Block
-from aemodels.data.source import Images, Rows, UnreadableError, split_rows, too_few
+from aemodels.data.source import Images, Rows, split_rows, too_few
 
-FEW = 20  # images of a split that are expected: with fewer it could stay empty, so all contents are looked at first
-LEFT_OUT = ""  # in place of a split's name
+SPLITS = ("train", "val", "test")
+TRAIN, LEFT_OUT, OPEN = 0, -1, -2  # numbers beside those of the splits: of no split, and not decided yet
+
+Keys = NDArray[np.uint64]
+Numbers = NDArray[np.int8]  # numbers of splits
+Places = NDArray[np.float64]
+
+
+class Drawn(NamedTuple):
+    """Holds the split of each image that was read, and what was noticed."""
+
+    splits: Numbers  # (n,), numbers of SPLITS; LEFT_OUT for a copy of an image that was given for another split
+    left_out: Counter[str]  # given split -> how many copies of its images are left out of others
+    copies: int  # images that have the pixels of others in the same split
+    two_labels: Counter[tuple[str, str]]  # two classes -> how many contents have both
 
 
 class Draw:
-    """Tells the split of each image; images are asked about in the given order."""
+    """Tells in which order the images are read, and then the split of each."""
 
     def __init__(self, images: Images, shares: Mapping[str, float], seed: int) -> None:
         """Takes the shares of the splits that are to be drawn, unless they were given.
@@ -30,121 +46,146 @@ class Draw:
         Raises:
             UserError: too few images for a split to have any.
         """
+        self.images, self.seed = images, seed
         self.shares = {split: share for split, share in shares.items() if split not in images.given}
-        self.seed = seed.to_bytes(8, "little")
-        self.by_content = images.content is not None
-        self.owners: dict[bytes, str] = {}  # the contents of the images that were given for val or test
-        self.copies: Counter[str] = Counter()  # copies of those, by the split that they are copies of
-        self.cuts: dict[str, float] = {}
-        self.kept_back: set[bytes] = set()
-        splits = self._given(images) if self.by_content else split_rows(images, shares, seed)
-        self.order = np.concatenate(list(splits.values()))
-        self.known = {row: split for split, rows in splits.items() if split != "" for row in rows.tolist()}
-
-    def splits(self, block: Block) -> list[str]:
-        """Returns the split of each image of a block; LEFT_OUT for a copy of an image that was given for another."""
-        if not self.by_content:
-            return [self.known[row] for row in block.rows]
-        return [self._split(row, key) for row, key in zip(block.rows, block.keys, strict=True)]
-
-    def _split(self, row: int, key: bytes) -> str:
-        given = self.known.get(row)
-        owner = self.owners.get(key)
-        if given is not None and owner is None:
-            self.owners[key] = given
-        split = given or self._drawn(key)
-        if owner is None or owner == split:
-            return split
-        self.copies[owner] += 1
-        return LEFT_OUT
-
-    def _drawn(self, key: bytes) -> str:
-        if key in self.kept_back:
-            return "train"
-        place = self._place(key)
-        return next((split for split, cut in self.cuts.items() if place <= cut), "train")
-
-    def _place(self, key: bytes) -> float:
-        """Returns the number in [0, 1) that decides about a content."""
-        return int.from_bytes(hashlib.blake2b(key, key=self.seed, digest_size=8).digest(), "little") / 2**64
-
-    def _given(self, images: Images) -> dict[str, Rows]:
-        """Returns given split -> rows, in a seeded random order, and "" -> all other rows, of which others are drawn.
-
-        The given ones come first: when the others are read, their copies are known.
-        """
-        rng = np.random.default_rng(int.from_bytes(self.seed, "little"))
-        splits = {split: rng.permutation(images.given[split]) for split in ("test", "val") if split in images.given}
-        rest = np.setdiff1d(np.arange(images.count), np.concatenate([*splits.values(), np.empty(0, np.int64)]))
-        if self.shares:
-            self._settle(images, rest)
-        return splits | {"": rng.permutation(rest)}
-
-    def _settle(self, images: Images, rest: Rows) -> None:
-        """Sets up to which number an image belongs to a split, and which contents are kept in train all the same.
-
-        Each class keeps an image in train, and each split gets one. Where many images are expected in each split,
-        about two contents of each class tell all that is needed.
-        """
-        if min(self.shares.values()) * len(rest) < 1 - 1e-9:
+        self.known = np.full(images.count, OPEN, np.int8)  # (N,)
+        splits = self._given() if images.by_content else split_rows(images, shares, seed)
+        for split, rows in splits.items():
+            self.known[rows] = SPLITS.index(split)
+        rest = np.random.default_rng([seed, 1]).permutation(np.flatnonzero(self.known == OPEN))
+        if images.by_content and self.shares and min(self.shares.values()) * len(rest) < 1 - 1e-9:
             raise too_few(len(rest), self.shares)
-        few = min(self.shares.values()) * len(rest) < FEW
-        held_out = 1.0 if few else sum(self.shares.values())
-        # Copies of given images are left out later, so they fill no split.
-        given = np.concatenate([*images.given.values(), np.empty(0, np.int64)]) if few else np.empty(0, np.int64)
-        copies = {key for row in given.tolist() for key in _content(images, row)}
-        keys: set[bytes] = set()
-        for rows in _by_class(rest, images.labels):
-            own: list[bytes] = []
-            for row in rows.tolist():
-                own += [key for key in _content(images, row) if key not in copies]
-                if own and self._place(own[-1]) > held_out:
-                    break
-            else:
-                self.kept_back |= set(sorted(own, key=self._place)[-1:])
-            keys.update(own)
-        free = sorted(map(self._place, keys - self.kept_back)) if few else None
-        self.cuts = _cuts(self.shares, free)
+        self.order = np.concatenate([*splits.values(), rest])  # (N,)
+
+    def _given(self) -> dict[str, Rows]:
+        """Returns given split -> rows: of files, which lie class by class, in a seeded random order."""
+        rng = np.random.default_rng(self.seed)
+        given = {split: self.images.given[split] for split in ("test", "val") if split in self.images.given}
+        return given if self.images.files is None else {split: rng.permutation(given[split]) for split in given}
+
+    def _places(self, keys: Keys) -> Places:
+        """Returns the numbers in [0, 1) that decide about contents."""
+        seed = self.seed.to_bytes(8, "little")
+        hashes = (hashlib.blake2b(key.to_bytes(8, "little"), key=seed, digest_size=8) for key in keys.tolist())
+        return np.array([int.from_bytes(one.digest(), "little") / 2**64 for one in hashes])
+
+    def splits(self, rows: Rows, keys: Keys) -> Drawn:
+        """Returns the splits of the images that were read.
+
+        Args:
+            rows: (n,), those that could be read.
+            keys: (n,), hashes of their pixels; empty where the source does not split by content.
+
+        Raises:
+            UserError: too few different images for a split to have any.
+        """
+        known = self.known[rows]
+        if not self.images.by_content:
+            return Drawn(known, Counter(), 0, Counter())
+        distinct, content = np.unique(keys, return_inverse=True)  # (D,), (n,)
+        labels = None if self.images.labels is None else self.images.labels[rows]
+        of_content = np.full(len(distinct), OPEN, np.int8)
+        for split in ("val", "test"):  # an image that is given for both is a test image
+            of_content[content[known == SPLITS.index(split)]] = SPLITS.index(split)
+        given = of_content != OPEN
+        drawn = ~given[content]
+        if self.shares and drawn.any():
+            classes = _by_class(content[drawn], None if labels is None else labels[drawn])
+            of_content[~given] = _drawn(self._places(distinct), classes, self.shares)[~given]
+        of_content[of_content == OPEN] = TRAIN
+        splits = of_content[content]
+        moved = given[content] & (known != splits)
+        left_out = Counter(SPLITS[number] for number in splits[moved].tolist())
+        used = content[~moved]
+        splits[moved] = LEFT_OUT
+        names = self.images.classes
+        return Drawn(splits, left_out, len(used) - len(np.unique(used)), _two_labels(content, labels, names))
 
 
-def _by_class(rows: Rows, labels: Rows | None) -> Sequence[Rows]:
+def _pairs(content: Rows, labels: Rows) -> tuple[Rows, Rows]:
+    """Returns the different pairs of a label and a content, in the order of the labels."""
+    count = int(content.max()) + 1
+    return np.divmod(np.unique(labels * count + content), count)
+
+
+def _by_class(content: Rows, labels: Rows | None) -> list[Rows]:
+    """Returns the different contents of each class; without labels all are of one."""
     if labels is None:
-        return [rows]
-    order = rows[np.argsort(labels[rows], kind="stable")]
-    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+        return [np.unique(content)]
+    of, contents = _pairs(content, labels)
+    return np.split(contents, np.flatnonzero(np.diff(of)) + 1)
 
 
-def _content(images: Images, row: int) -> list[bytes]:
-    """Returns the hash of an image's content, or nothing where it cannot be read, of which decoding will tell."""
-    assert images.content is not None
-    try:
-        return [images.content(images.item(row))]
-    except UnreadableError:
-        return []
+def _two_labels(content: Rows, labels: Rows | None, names: Sequence[str]) -> Counter[tuple[str, str]]:
+    """Counts the contents that have more than one label, by every two of their classes."""
+    told: Counter[tuple[str, str]] = Counter()
+    if labels is None:
+        return told
+    of, contents = _pairs(content, labels)
+    several: dict[int, list[str]] = {}
+    for one in np.flatnonzero(np.bincount(contents)[contents] > 1).tolist():
+        several.setdefault(int(contents[one]), []).append(names[of[one]])
+    for classes in several.values():
+        told.update(combinations(classes, 2))
+    return told
 
 
-def _cuts(shares: Mapping[str, float], free: Sequence[float] | None) -> dict[str, float]:
-    """Returns split -> the number up to which images belong to it, unless they belong to an earlier one.
+# ---- the draw
 
-    Args:
-        free: the numbers of all contents that may be held out, ascending, if they are so few that a split could stay
-            empty; the nearest one then belongs to it.
+
+def _drawn(places: Places, classes: Sequence[Rows], shares: Mapping[str, float]) -> Numbers:
+    """Returns the number of the split of each content (D,), of which only those in classes count.
+
+    Each class keeps a content in train. A class of which every share is an image at least has one in each split. No
+    content that was in train comes into another split when contents are added to such a class.
 
     Raises:
-        UserError: fewer contents than splits.
+        UserError: there are too few contents for each split to have one.
     """
-    cuts: dict[str, float] = {}
+    order = [contents[np.argsort(places[contents])] for contents in classes]
+    numbers = np.full(len(places), TRAIN, np.int8)
+    total = 0.0
+    for split, share in shares.items():
+        numbers[(places >= total) & (places < total + share)] = SPLITS.index(split)
+        total += share
+    settled = np.zeros(len(places), np.bool_)  # (D,), what no other class changes: a content may be in several
+    for contents in order:
+        numbers[contents[-1]], settled[contents[-1]] = TRAIN, True
+    for contents in order:
+        if len(contents) * min(shares.values()) >= 1 - 1e-9:
+            _shared_out(contents, places, shares, numbers, settled)
+    everything = np.unique(np.concatenate(order))
+    if not {SPLITS.index(split) for split in shares} <= set(numbers[everything].tolist()):
+        enough = _shared_out(everything[np.argsort(places[everything])], places, shares, numbers, settled)
+        if not enough:
+            raise UserError(
+                f"data: too few different images for {' and '.join(shares)}, beside one of each class to train on; "
+                "add images, or join class folders (copies of an image are one)"
+            )
+    return numbers
+
+
+def _shared_out(
+    contents: Rows, places: Places, shares: Mapping[str, float], numbers: Numbers, settled: NDArray[np.bool_]
+) -> bool:
+    """Gives each split one of these contents at least: where it would have none, the nearest one.
+
+    Args:
+        contents: those of a class, ascending by their places.
+        numbers, settled: (D,), which are changed.
+
+    Returns:
+        Whether there are enough contents.
+    """
+    free = contents[~settled[contents]]
     total, used = 0.0, 0
-    if free is not None and len(free) < len(shares):
-        raise UserError(
-            f"data: too few different images for {' and '.join(shares)}, beside one of each class to train on; "
-            "add images, or join class folders (copies of an image are one)"
-        )
+    if len(free) < len(shares):
+        return False
     for left, (split, share) in zip(reversed(range(len(shares))), shares.items(), strict=True):
         total += share
-        cuts[split] = total
-        if free is not None:
-            within = bisect_right(free, total)
-            end = min(max(within, used + 1), len(free) - left)
-            cuts[split], used = total if end == within else free[end - 1], end
-    return cuts
+        within = int(np.searchsorted(places[free], total, side="left"))
+        end = min(max(within, used + 1), len(free) - left)
+        moved = free[used:end][numbers[free[used:end]] != SPLITS.index(split)]
+        numbers[moved], settled[moved] = SPLITS.index(split), True
+        used = end
+    return True

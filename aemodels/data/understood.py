@@ -6,33 +6,45 @@ from collections.abc import Collection, Mapping, Sequence
 
 from aemodels.data.layout import not_read
 from aemodels.data.source import Images
-from aemodels.data.split_arrays import SPLITS, Written
+from aemodels.data.split_arrays import Written
+from aemodels.data.splits import SPLITS, Drawn
 
 NAMED = 3  # files or classes that a sentence names
 
 
 def sentences(
-    images: Images, written: Written, shares: Mapping[str, float], skipped: Sequence[str], copies: Mapping[str, int]
+    images: Images, written: Written, shares: Mapping[str, float], skipped: Sequence[str], drawn: Drawn
 ) -> list[str]:
     """Returns sentences about images that are split by their content; none about a packaged source.
 
     Args:
         shares: drawn split -> the share that was asked for.
         skipped: the files that cannot be read.
-        copies: given split -> how many copies of its images were left out of others.
+        drawn: what was noticed of copies.
     """
     told = []
-    if images.content is not None:
+    if images.by_content:
         told.append(_splits(written.sizes, shares))
         told += [_classes(written.classes)] if written.classes else []
-        told += _files(images, written, skipped, copies)
+        told += _files(images, written, skipped, drawn.left_out)
         told += _kinds(images, written)
-        if written.copies:
-            told.append(f"{count(written.copies, 'image is a copy', 'images are copies')} of others, in the same split")
+        if drawn.copies:
+            told.append(f"{count(drawn.copies, 'image is a copy', 'images are copies')} of others, in the same split")
         told += images.notes
     elif skipped:
         told.append(unreadable(skipped))
     return told
+
+
+def contradiction(two_labels: Mapping[tuple[str, str], int]) -> str:
+    """Says which classes have the same images; "" where none have.
+
+    Args:
+        two_labels: two classes -> how many different images have both.
+    """
+    pairs = sorted(two_labels.items(), key=lambda pair: (-pair[1], pair[0]))
+    named = [f"{count(number, 'image is', 'images are')} in {one} and in {other}" for (one, other), number in pairs]
+    return f"data: the same pixels have two labels: {some(named)}; keep each image in its right class" if named else ""
 
 
 def count(number: int, one: str, more: str) -> str:
@@ -73,7 +85,8 @@ def _files(images: Images, written: Written, skipped: Sequence[str], copies: Map
     if not reasons:
         return []
     total, used = images.count + sum(images.unused.values()), sum(written.sizes.values())
-    return [f"{count(total, 'file', 'files')}, {used:,} used; {', '.join(reasons)}"]
+    counted = count(total, "image", "images") if images.files is None else count(total, "file", "files")
+    return [f"{counted}, {used:,} used; {', '.join(reasons)}"]
 
 
 def _kinds(images: Images, written: Written) -> list[str]:

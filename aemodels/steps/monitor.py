@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from aemodels.data.encoded import EncodedConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.image_decoding import Reading
 from aemodels.data.image_files import Fitting, fitting_images, image_files
-from aemodels.data.split_arrays import SPLITS
+from aemodels.data.splits import SPLITS
 from aemodels.evaluation.drift import CodeSpace, MonitoringConfig, Scores, Verdict, check_scores, fewest
 from aemodels.evaluation.leaving_out import Made, as_tags, make_each
 from aemodels.reports.figures.drift import histograms, worst
@@ -139,7 +140,7 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
         reasons=compared.alarms or compared.too_few,
         numbers=compared.numbers,
         repeated=repeated,
-        retraining=_retraining(champion.source, paths, compared.checked),
+        retraining=_retraining(champion, paths, compared.checked),
         run_id=run.id,
         url=run.url,
         figures=tuple(drawn.found.values()),
@@ -287,19 +288,24 @@ def _repeated(store: Store, run: Run, reference: str, files: int) -> bool:
     return any(2 * int(one.data.tags["images"]) > files for one in found)
 
 
-def _retraining(source: DataConfig, paths: Sequence[Path], checked: _Checked | None) -> dict[str, object] | None:
+def _retraining(champion: _Champion, paths: Sequence[Path], checked: _Checked | None) -> dict[str, object] | None:
     """Adds new folders, of whose images there is an alarm, to the model's own.
 
-    It returns None where its own images are in no folders, or the new ones do not fit.
+    Where a CSV file has no labels of the new images, a model that needs none is retrained without labels. It returns
+    None where the model's own images are in no folders, or the new ones do not fit.
     """
     if checked is None or not checked.verdict.reasons:
         return None
+    source = champion.source
     if not isinstance(source, FolderConfig) or not all(path.is_dir() for path in paths):
         return None
-    try:
-        return source.with_folders(paths).model_dump(mode="json")
-    except UserError:  # such as class folders on one side only
-        return None
+    choices = [source]
+    if source.labels is not None and not champion.model.network.conditional:
+        choices.append(source.override({"labels": None}))
+    for choice in choices:
+        with suppress(UserError):  # such as class folders on one side only
+            return choice.with_folders(paths).model_dump(mode="json")
+    return None
 
 
 def _draw(model: Model, images: NDArray[np.uint8], compared: _Compared, run: Run) -> Made[Path]:

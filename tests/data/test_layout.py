@@ -111,6 +111,26 @@ def test_one_class_folder_and_test_images_without_any(tmp_path: Path) -> None:
         told(tmp_path / "photos", test_path=(tmp_path / "others",))
 
 
+def test_class_folders_of_given_images_alone_give_no_labels(tmp_path: Path) -> None:
+    fill(tmp_path / "train" / "good", 20)
+    for seed, name in enumerate(("good", "crack", "hole", "dent"), 1):
+        fill(tmp_path / "test" / name, 4, seed)
+    data, note = told(tmp_path / "train" / "good", test_path=(tmp_path / "test",))
+    assert (data.classes, data.sizes["test"]) == ((), 16)
+    assert "are in no class folders, so the class folders of test (crack, dent, good, ...) give no labels" in note
+
+
+def test_a_class_folder_given_as_a_split_is_refused_by_name(tmp_path: Path) -> None:
+    for name in ("0", "1", "2"):
+        fill(tmp_path / "hands" / name, 8)
+    refused = r"data\.val_path=.*hands/1: lies inside data\.path=.*hands, among its class folders; give a folder beside"
+    with pytest.raises(UserError, match=refused):
+        told(tmp_path / "hands", val_path=(tmp_path / "hands" / "1",))
+    shutil.rmtree(tmp_path / "hands" / "2")
+    with pytest.raises(UserError, match=refused):
+        told(tmp_path / "hands", val_path=(tmp_path / "hands" / "1",))
+
+
 def test_a_split_that_is_given_twice_is_refused(tmp_path: Path) -> None:
     for name in ("photos/train", "photos/test", "more"):
         fill(tmp_path / name, 3)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aemodels.config import UserError
+from aemodels.config import OwnWarning, UserError
 from aemodels.data import PreparedData, prepare
+from aemodels.data.arrays import ArraysConfig
 from aemodels.data.folder import FolderConfig
+from aemodels.data.parquet import ParquetConfig
 from aemodels.runtime.progress import finish
 
 
@@ -87,3 +89,122 @@ def test_images_that_are_nearly_all_the_same_are_refused(tmp_path: Path, differe
 def save(file: Path, pixels: Sequence[float]) -> None:
     file.parent.mkdir(exist_ok=True)
     Image.fromarray(np.asarray(pixels)).save(file)
+
+
+# ---- arrays
+
+
+def noise(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+
+
+def arrays(file: Path, **parts: np.ndarray) -> PreparedData:
+    np.savez(file, **parts)
+    return finish(prepare(ArraysConfig(path=(file,))))
+
+
+def apart(data: PreparedData) -> bool:
+    splits = [contents(data, split) for split in data.sizes]
+    return sum(map(len, splits)) == len(set().union(*splits))
+
+
+def test_given_test_arrays_are_left_out_of_the_others(tmp_path: Path) -> None:
+    pixels = noise(70)
+    data = arrays(tmp_path / "a.npz", images=pixels, test_images=pixels[:10])
+    assert (data.sizes["test"], data.sizes["train"] + data.sizes["val"], apart(data)) == (10, 60, True)
+    assert "80 images, 70 used; 10 copies of given test images left out of the other splits" in data.notes()
+    data = arrays(tmp_path / "b.npz", images=pixels, test_images=pixels[:10], val_images=pixels[5:20])
+    assert (data.sizes, apart(data)) == ({"train": 50, "val": 10, "test": 10}, True)
+
+
+def test_arrays_are_drawn_by_content(tmp_path: Path) -> None:
+    pixels = noise(150)
+    before = arrays(tmp_path / "a.npz", images=pixels)
+    more = np.concatenate([noise(100, 1), pixels[::-1], pixels[:30]])
+    after = arrays(tmp_path / "b.npz", images=more)
+    assert all(contents(before, split) <= contents(after, split) for split in before.sizes)
+    assert apart(after)
+    assert "30 images are copies of others, in the same split" in after.notes()
+
+
+# ---- copies in other files
+
+
+def test_the_same_pixels_in_another_format_are_a_copy(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for i, pixels in enumerate(noise(40)):
+        file = tmp_path / "photos" / f"{i}.jpg"
+        Image.fromarray(pixels).save(file)
+        Image.open(file).save(file.with_suffix(".png"))
+    data = prepared(tmp_path / "photos", image_size=8)
+    assert (sum(data.sizes.values()), apart(data)) == (80, True)
+    assert "40 images are copies of others, in the same split" in data.notes()
+
+
+def test_a_file_that_differs_only_outside_of_what_is_kept_is_a_copy_of_a_test_image(tmp_path: Path) -> None:
+    for i, pixels in enumerate(noise(30)):
+        for folder in ("train", "test") if i < 5 else ("train",):
+            pixels[0, 0] = len(folder)
+            (tmp_path / folder).mkdir(exist_ok=True)
+            save(tmp_path / folder / f"{i}.png", np.pad(pixels, ((0, 0), (8, 8), (0, 0)), constant_values=i))
+    for file in (tmp_path / "test").iterdir():
+        Image.open(file).save(tmp_path / "train" / file.with_suffix(".bmp").name)
+    data = prepared(tmp_path, image_size=16, fit="crop")
+    assert (data.sizes["test"], apart(data)) == (5, True)
+    assert any("5 copies of given test images left out of the other splits" in note for note in data.notes())
+
+
+# ---- classes
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_class_of_seven_images_is_in_each_split(tmp_path: Path, seed: int) -> None:
+    labels = np.repeat(np.arange(40), 7)
+    np.savez(tmp_path / "a.npz", images=noise(280, seed), labels=labels)
+    data = finish(prepare(ArraysConfig(path=(tmp_path / "a.npz",), split_seed=seed)))
+    assert min(min(of.values()) for of in data.manifest()["images_by_class"].values()) >= 1
+    assert data.sizes["train"] > 150
+
+
+def test_no_training_image_becomes_another_when_classes_grow(tmp_path: Path) -> None:
+    """A class of few images lends its nearest ones to test and val; better ones replace those, no trained one does."""
+    pixels, labels = noise(600), np.arange(600) % 30
+    before = arrays(tmp_path / "0.npz", images=pixels[:210], labels=labels[:210])
+    for count in (300, 450, 600):
+        after = arrays(tmp_path / f"{count}.npz", images=pixels[:count], labels=labels[:count])
+        assert contents(before, "train") <= contents(after, "train")
+        assert not contents(before, "val") & contents(after, "test")
+        assert len(contents(before, "test") - contents(after, "test")) < 15
+        before = after
+
+
+def test_the_same_image_in_two_classes_is_a_warning(tmp_path: Path) -> None:
+    for i, pixels in enumerate(noise(60)):
+        for label in ("cat", "dog") if i < 9 else ("dog", "gnu") if i < 10 else ("cat", "dog", "gnu")[i % 3 :][:1]:
+            (tmp_path / "pets" / label).mkdir(parents=True, exist_ok=True)
+            save(tmp_path / "pets" / label / f"{i}.png", pixels)
+    expected = "two labels: 9 images are in cat and in dog, 1 image is in dog and in gnu; keep each image in its right"
+    for _ in range(2):  # also when they are prepared already
+        with pytest.warns(OwnWarning, match=expected):
+            assert apart(prepared(tmp_path / "pets"))
+
+
+def test_copies_in_parquet_files_and_in_folders_with_a_table_are_left_out(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    arrow = pytest.importorskip("pyarrow")
+    (tmp_path / "hub").mkdir()
+    for name, some in (("train", noise(40)), ("test", noise(40)[:10])):
+        for i, pixels in enumerate(some):
+            (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+            save(tmp_path / "photos" / name / f"{i}.{'png' if name == 'train' else 'bmp'}", pixels)
+        files = [file.read_bytes() for file in sorted((tmp_path / "photos" / name).iterdir())]
+        parquet.write_table(arrow.table({"image": files}), tmp_path / "hub" / f"{name}-0.parquet")
+    rows = [f"{file.relative_to(tmp_path)},{file.stem[-1]}" for file in (tmp_path / "photos").rglob("*.*")]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    table = str(tmp_path / "labels.csv")
+    for data in (
+        finish(prepare(ParquetConfig(path=(tmp_path / "hub",)))),
+        prepared(tmp_path / "photos", labels=table),
+    ):
+        assert (data.sizes["test"], data.sizes["train"] + data.sizes["val"], apart(data)) == (10, 30, True)
+        assert "50 files, 40 used; 10 copies of given test images left out of the other splits" in data.notes()

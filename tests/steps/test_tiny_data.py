@@ -55,13 +55,14 @@ def images() -> np.ndarray:
 
 
 def folder_of(root: Path, images: np.ndarray, size: int, kind: str) -> Path:
-    """Makes a folder of so many images: with two classes, with none, with one image a class, or all the same."""
+    """Makes a folder of so many images: with two classes, with none, with one image a class, or nearly alike."""
     for i in range(size):
-        pixels = images[0 if kind.startswith("alike") else i]
+        pixels = images[i]
+        if kind.startswith("alike"):
+            pixels = images[0].copy()
+            pixels[0, 0] = i  # equal ones would all lie in one split
         label = {"plain": "", "alike": "", "single": f"class {min(i, 3)}"}.get(kind, "ab"[i % 2])
-        file = root / kind / label / f"{i}.png"
-        save(file, pixels)
-        file.write_bytes(file.read_bytes() + bytes([i]))  # copies of one file would all lie in one split
+        save(root / kind / label / f"{i}.png", pixels)
     return root / kind
 
 
@@ -176,7 +177,9 @@ def test_a_primary_that_one_image_cannot_give_is_refused_before_any_work(
     work: Callable[..., Steps[object]], primary: str, images: np.ndarray, store: Store, tmp_path: Path
 ) -> None:
     folder = folder_of(tmp_path, images, 13, "labelled")
-    settings = settings_of(folder, "vae", **{"evaluation.primary": primary})
+    save(tmp_path / "one" / "a" / "0.png", images[13])
+    changes = {"evaluation.primary": primary, "data.val_path": [str(tmp_path / "one")]}
+    settings = settings_of(folder, "vae", **changes)
     data = finish(prepare(settings))
     with pytest.raises(
         SettingsError, match=f"evaluation.primary={primary}: needs 2 val images or more, .*; choose from"
@@ -186,9 +189,12 @@ def test_a_primary_that_one_image_cannot_give_is_refused_before_any_work(
 
 
 def test_a_search_whose_goal_cannot_be_measured_says_why(images: np.ndarray, store: Store, tmp_path: Path) -> None:
-    """Twenty images give enough validation images, but they are all the same."""
-    folder = folder_of(tmp_path, images, 20, "alike")
-    settings = settings_of(folder, "vae", **{"evaluation.primary": "explained_variance", "tuning.trials": 2})
+    """There are enough validation images, but they are all the same."""
+    folder = folder_of(tmp_path, images, 20, "plain")
+    for i in range(4):
+        save(tmp_path / "same" / f"{i}.png", images[20])
+    changes = {"evaluation.primary": "explained_variance", "data.val_path": [str(tmp_path / "same")]}
+    settings = settings_of(folder, "vae", **changes, **{"tuning.trials": 2})
     with pytest.raises(
         UserError, match="explained_variance cannot be measured on the validation images: it needs images"
     ):
@@ -233,20 +239,22 @@ def test_fewer_images_are_refused_with_the_remedy(count: int, images: np.ndarray
 
 
 def test_a_split_whose_only_image_cannot_be_read_is_named(images: np.ndarray, tmp_path: Path) -> None:
-    """Of 7 images, validation or test often get one alone. Some draws give them the broken one."""
+    """A broken image is not drawn, so a split has no other one only where it was given so."""
     folder = folder_of(tmp_path, images, 7, "plain")
     (folder / "3.png").write_bytes(b"no image")
-    told: list[str] = []
-    for seed in range(80):
-        config = FolderConfig(path=(folder,), on_error="skip", split_seed=seed)
-        try:
-            finish(prepare_data(config))
-        except UserError as error:
-            told.append(str(error))
-            assert "3.png cannot be read)" in told[-1]
-    for split in ("val", "test"):
-        start = f"data.on_error=skip: no image that belongs to {split} can be used ("
-        assert any(message.startswith(start) for message in told)
+    for seed in range(20):
+        sizes = finish(prepare_data(FolderConfig(path=(folder,), on_error="skip", split_seed=seed))).sizes
+        assert sum(sizes.values()) == 6
+        assert min(sizes.values()) >= 1
+    given = tmp_path / "given"
+    save(given / "0.png", images[7])
+    (given / "1.png").write_bytes(b"no image")
+    (given / "0.png").write_bytes((folder / "0.png").read_bytes())
+    config = FolderConfig(path=(folder,), val_path=(given,), test_path=(tmp_path / "test",), on_error="skip")
+    save(tmp_path / "test" / "0.png", images[0])  # of which the one in val is a copy
+    told = r"data.on_error=skip: no image that belongs to val can be used \(.*1.png, .*3.png cannot be read\)"
+    with pytest.raises(UserError, match=told):
+        finish(prepare_data(config))
 
 
 # ---------------------------------------------------------------- new images
@@ -254,9 +262,11 @@ def test_a_split_whose_only_image_cannot_be_read_is_named(images: np.ndarray, tm
 
 @pytest.fixture
 def champion(images: np.ndarray, store: Store, tmp_path: Path) -> Path:
-    """Returns the folder of the champion, a model of 20 images, some of which are alike."""
+    """Returns the folder of the champion, a model of 20 images that are nearly alike, and whose test images are."""
     folder = folder_of(tmp_path, images, 20, "alike")
-    result, _ = trained(settings_of(folder, "vae"))
+    for i in range(6):
+        save(tmp_path / "test" / f"{i}.png", images[0])
+    result, _ = trained(settings_of(folder, "vae", **{"data.test_path": [str(tmp_path / "test")]}))
     crown(store, "tiny", result.version.version)
     return folder
 
