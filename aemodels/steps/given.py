@@ -20,7 +20,7 @@ from aemodels.runtime.arrays import as_array, as_images
 from aemodels.serving.model import Model
 from aemodels.settings import Settings
 from aemodels.steps.start import DIGITS, fixed
-from aemodels.tracking.catalog import REFERENCE, is_folder
+from aemodels.tracking.references import REFERENCE, is_folder
 
 
 def settings_of(
@@ -80,7 +80,7 @@ def _reference(model: Model) -> str:
     """Names a model by its weights: by its registered name, or else by its folder."""
     registered = re.fullmatch(REFERENCE, model.name) is not None and not is_folder(model.name)
     digest = digest_of((model.folder / WEIGHTS).read_bytes())[:DIGITS]
-    return f"{model.name if registered else model.folder}#{digest}"
+    return f"{model.name if registered else model.folder.absolute()}#{digest}"
 
 
 def _dotted(key: str) -> str:

@@ -29,7 +29,7 @@ from aemodels.serving.answers import Question
 from aemodels.serving.model import Model
 from aemodels.steps.recording import Result, save_figures, show_figures
 from aemodels.texts import in_markdown
-from aemodels.tracking.catalog import CHAMPION, find, get
+from aemodels.tracking.catalog import CHAMPION, find_registered, get
 from aemodels.tracking.origin import standard_tags
 from aemodels.tracking.run import Run, start_run
 from aemodels.tracking.store import Store, open_store
@@ -151,7 +151,7 @@ def _champion(store: Store, name: str) -> Steps[_Champion]:
     """Opens the champion, which must be able to look at images, and the data that it was trained on."""
     version = get(store, name, CHAMPION).version.version
     reference = f"{name}/{version}"
-    model = Model.open(find(reference, store), reference)
+    model = Model.open(find_registered(reference, store), reference)
     model.require_encoder()
     return _Champion(version, model, (yield from _own_data(model)))
 

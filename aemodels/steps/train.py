@@ -41,7 +41,7 @@ from aemodels.steps.recording import (
     yardstick,
 )
 from aemodels.steps.start import fixed, origin, starting_weights
-from aemodels.tracking.catalog import ModelVersion, is_folder
+from aemodels.tracking.catalog import ModelVersion
 from aemodels.tracking.lineage import link_start
 from aemodels.tracking.registry import register
 from aemodels.tracking.run import Run, now
@@ -156,8 +156,8 @@ def _started(experiment: Experiment) -> dict[str, str]:
 
 def _link_start(run: Run, version: ModelVersion, experiment: Experiment) -> None:
     """Links the run and its version with the registered version that the training started from, if it did."""
-    if experiment.start_from is not None and not is_folder(parent := origin(experiment.start_from).reference):
-        link_start(run, version, parent)
+    if experiment.start_from is not None and (parent := origin(experiment.start_from)).registered:
+        link_start(run, version, parent.reference)
 
 
 class Learned(NamedTuple):

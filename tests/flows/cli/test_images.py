@@ -84,6 +84,16 @@ def test_images_of_other_kinds_are_brought_to_the_models_shape(in_shop: Shop, tm
     assert errors["c"] == pytest.approx(errors["a"], rel=0.1)
 
 
+def test_folders_of_images_that_are_called_like_a_version_hide_no_model(in_shop: Shop, tmp_path: Path) -> None:
+    image = in_shop.images[0]
+    save(tmp_path / "digits" / "1" / "a.png", np.asarray(Image.open(image)))
+    for model in ("digits/1", "digits@champion"):
+        assert call("score", model, image, "--json").json == call("score", "digits@champion", image, "--json").json
+    assert call("generate", "digits/1", "-n", 2, "-o", "grid.png", "--json").json["model"] == "digits/1"
+    assert call("report", "digits/1", "-o", "report.html", "--json").code == 0
+    assert call("monitor", "digits", "digits", "--json").json["version"] == 1
+
+
 # ---------------------------------------------------------------- what is refused
 
 
