@@ -115,7 +115,7 @@ class UnreadableError(UserError):
 
     def __init__(self, file: str, reason: str, remedy: str) -> None:
         super().__init__(f"data: image {file} cannot be read ({reason}); {remedy}")
-        self.file = file
+        self.file, self.reason = file, reason
 
 
 @dataclass(frozen=True)

@@ -227,11 +227,10 @@ def monitored(result: Monitored, json: bool) -> None:
     reasons = result.reasons or ("the new images are like the test images",)
     rows = [("ALARM" if result.drift else "no alarm", reason) for reason in reasons]
     table(f"{result.images} images, checked by {result.model}/{result.version}", ("outcome", "why"), rows)
-    if result.unfit:
-        facts({f"{len(result.unfit)} files left out, such as": result.unfit[0]})
     pictures = result.figures[0].parent if result.figures else None
-    unused = {"files": result.unused} if result.unused else {}
-    facts({**unused, **_left_out(result.left_out), "pictures": pictures, "run": result.url})
+    told = [*filter(None, [result.unused]), *result.notes]
+    files = {"files": told} if told else {}
+    facts({**files, **_left_out(result.left_out), "pictures": pictures, "run": result.url})
     return None
 
 
