@@ -54,11 +54,29 @@ def test_a_person_may_name_a_folder_from_where_they_are(
 
 
 def test_every_setting_that_is_a_path_is_read_from_where_a_person_is() -> None:
-    paths = [row.key for row in list_settings(Settings) if "Path" in row.type]
+    paths = [row.key for row in list_settings(Settings) if row.type.startswith("path")]
     assert paths == ["data.path", "data.val_path", "data.test_path", "data.labels", "data.path", "data.path"]
     assert is_data_path("data.path")
     with pytest.raises(SettingsError, match=r"data\.path=photos: photos is a relative path, .* give the whole path"):
         Settings().override({"data.name": "folder", "data.path": "photos"})  # by type: no flow can be handed one
+
+
+def test_the_type_of_every_setting_is_what_a_person_can_type() -> None:
+    rows = list(list_settings(Settings))
+    for word in ("Optional", "Annotated", "Literal", "FieldInfo", "<", ">", "None", "tuple", "typing", "aemodels"):
+        assert not [row for row in rows if word in row.type]
+    types = {row.key: row.type for row in rows}
+    for key, text in {
+        "data.image_size": "side or [height, width]",
+        "data.labels": "path, or null",
+        "data.levels": "whole number, at least 1, at most 65535, or null",
+        "training.schedule": "constant | cosine | stages, or null",
+        "model.trunk.widths": "list of whole numbers",
+        "model.conditional_prior": "true | false",
+        "tuning.pareto": "[text, text], or null",
+        "tuning.space": '{"key": {low, high, log} | {choices} | null}',
+    }.items():
+        assert types[key] == text
 
 
 def test_every_setting_is_described() -> None:

@@ -169,7 +169,7 @@ def settings(rows: Sequence[Setting], json: bool) -> None:
                 line.key,
                 line.of,
                 line.type,
-                "null" if line.default is None else line.default,
+                _shown(line.default),
                 " ".join(line.description.split()),
             )
             for line in lines
