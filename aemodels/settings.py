@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, reduce
 from importlib.resources import files
@@ -15,6 +17,7 @@ from pydantic import Field, model_validator
 from aemodels.config import Config, SettingsError, did_you_mean, nested, read_text
 from aemodels.data.arrays import ArraysConfig
 from aemodels.data.folder import FolderConfig
+from aemodels.data.own_images import source_of
 from aemodels.data.parquet import ParquetConfig
 from aemodels.data.paths import whole_path, whole_paths
 from aemodels.experiment import Experiment
@@ -55,6 +58,10 @@ def read_changes(arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         SettingsError: an argument is not of the form key=value.
     """
+    for argument in arguments:
+        if "=" not in argument and os.path.exists(argument):
+            images = f"data.name={source_of(Path(argument))} {shlex.quote(f'data.path={argument}')}"
+            raise SettingsError(f"{argument!r} is not a setting: give {images} for the images in it")
     return _from_here(read_text(list(arguments)))
 
 

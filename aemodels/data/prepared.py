@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from aemodels.config import Config, OwnWarning, UserError
 from aemodels.data.decoding import Decoder
+from aemodels.data.own_images import fetched
 from aemodels.data.source import Factors, Images, Pixels, Rows, Source, SourceConfig, digest_of
 from aemodels.data.split_arrays import SPLITS, SplitArrays, Written
 from aemodels.data.splits import Draw
@@ -114,7 +115,7 @@ def prepare(config: SourceConfig) -> Steps[PreparedData]:
     """
     work = f"preparing {config.name}"
     yield Progress(work, 0, 1, "looking for the images")
-    source = config.fetch()
+    source = fetched(config)
     folder = cache_folder() / "prepared" / _key(config, source)
     if not folder.exists():
         yield from prepare_alone(folder, work, partial(_write, config, source, work))

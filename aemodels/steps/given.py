@@ -13,8 +13,8 @@ import torch
 from aemodels.checkpoints.model_files import WEIGHTS
 from aemodels.checkpoints.model_files import digest as digest_of
 from aemodels.config import SettingsError, UserError, section_kinds
-from aemodels.data.arrays import SUFFIXES, keep_arrays
-from aemodels.data.parquet import SUFFIX as PARQUET
+from aemodels.data.arrays import keep_arrays
+from aemodels.data.own_images import source_of
 from aemodels.models.base import ModelConfig
 from aemodels.runtime.arrays import as_array, as_images
 from aemodels.serving.model import Model
@@ -102,7 +102,7 @@ def _dotted(key: str) -> str:
 def _source(images: Any, labels: Any) -> dict[str, Any]:
     if isinstance(images, str | Path):
         path = Path(images).expanduser().absolute()
-        name = "arrays" if path.suffix in SUFFIXES else "parquet" if path.suffix == PARQUET else "folder"
+        name = source_of(path)
         if name == "folder" and isinstance(labels, str | Path):
             return {"name": name, "path": str(path), "labels": str(Path(labels).expanduser().absolute())}
         if labels is not None:
