@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from aemodels.config import Config, SettingsError, did_you_mean, nested, read_text
+from aemodels.config import NAME, Config, SettingsError, did_you_mean, nested, read_text
 from aemodels.data.arrays import ArraysConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.own_images import source_of
@@ -41,6 +41,12 @@ class Settings(Experiment):
         """Returns the name under which the model is registered."""
         self.require_name()
         return self.registry.name or self.data.name
+
+    @property
+    def listed_name(self) -> str:
+        """Returns the name under which MLflow lists runs that register no model; a folder's name will do."""
+        shown = re.sub(r"[^A-Za-z0-9._-]+", "-", self.data.title)
+        return self.registry.name or (shown if re.fullmatch(NAME, shown) else self.data.name)
 
     def require_name(self) -> None:
         """Demands a name for a model of images from folders, as a folder's name says nothing about its images.

@@ -87,6 +87,16 @@ def check(settings: Settings) -> None:
         UserError: the device does not work, or the MLflow server does not answer.
     """
     settings.require_name()
+    check_surroundings(settings)
+
+
+def check_surroundings(settings: Settings) -> None:
+    """Checks what a training needs that registers nothing.
+
+    Raises:
+        SettingsError: the search space does not fit the experiment.
+        UserError: the device does not work, or the MLflow server does not answer.
+    """
     best_device()
     if settings.tuning.space:  # not used here, but a mistake in it is one all the same
         search_space(settings.experiment, settings.tuning)
