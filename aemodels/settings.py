@@ -55,7 +55,10 @@ class Settings(Experiment):
             SettingsError: the images are one's own, and their model has no name.
         """
         if self.registry.name is None and isinstance(self.data, FolderConfig | ArraysConfig | ParquetConfig):
-            raise SettingsError("registry.name: a model of images from folders needs a name; give registry.name=...")
+            raise SettingsError(
+                "registry.name: a model of your own images needs a name; give registry.name=NAME (in Python "
+                "registry__name='NAME')"
+            )
 
 
 def read_changes(arguments: Sequence[str]) -> dict[str, Any]:

@@ -44,7 +44,10 @@ def settings_of(
         )
     if start is not None:
         changes["start_from"] = _reference(start) if isinstance(start, Model) else str(start)
-    return fixed(Settings().override({"data": _source(images, labels)} | changes))
+    chosen = fixed(Settings().override({"data": _source(images, labels)} | changes))
+    if chosen.model.name == "cvae" and labels is None and not isinstance(images, str | Path | torch.utils.data.Dataset):
+        raise SettingsError("model.name=cvae: needs the class of each image; give labels=..., or take the model vae")
+    return chosen
 
 
 def changes_of(model: str | ModelConfig | None, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -237,9 +237,11 @@ def _named(reference: str, store: Store | None) -> tuple[Store, Registered]:
     except OutageError:
         raise
     except UserError as error:
-        if not os.path.isdir(reference) or holds_model(folder_of(reference)):
+        there = "a run's folder may be given too"
+        if os.path.isdir(reference):
+            there = f"the folder {reference} is not a finished run's, with {CONFIG} and {WEIGHTS}"
+        if (match is not None and not os.path.isdir(reference)) or holds_model(folder_of(reference)):
             raise
-        there = f"the folder {reference} is not a finished run's, with {CONFIG} and {WEIGHTS}"
         raise UserError(f"{error}; {there}") from None
 
 
