@@ -279,10 +279,10 @@ def _explain(config: type[Config], error: Any) -> str:
     if kind == "value_error" and isinstance(value, Mapping | Config):  # a rule between several settings
         return ": ".join(filter(None, (key, _message(error))))
     if kind == "string_pattern_mismatch":
-        return f"{key}={_short(value)}: does not fit; {owner.model_fields[key.rpartition('.')[2]].description}"
+        words = str(owner.model_fields[key.rpartition(".")[2]].description).split()
+        return f"{key}={_short(value)}: does not fit; {' '.join(words)}"
     if kind in ALLOWED:
-        section = key.partition(".")[0]
-        more = f"; see `aemodels settings {section}`" if section != key else ""
+        more = f"; see `aemodels settings {key.partition('.')[0]}`" if "." in key else ""
         return f"{key}={_short(value)}: {demand(error)}{more}"
     return f"{key}={_short(value)}: {_message(error)}"
 

@@ -105,6 +105,10 @@ def test_every_setting_is_described() -> None:
         (["training.optimizer=sgd"], ["training.optimizer=sgd: must be 'adam' or 'adamw'; see"]),
         (["evaluation.denoising=perhaps"], ["evaluation.denoising=perhaps: must be true or false; see"]),
         (["seed=-1"], ["seed=-1: must be at least 0"]),
+        (
+            ["registry.name=a/b"],
+            ["null takes the data set's name. A model of images from a folder needs a name."],
+        ),
         (["model.trunk.widths=[400"], ["model.trunk.widths", "[400, 200]"]),
         (["model.trunk.widths=[]"], ["model.trunk.widths", "at least 1"]),
         (["seed"], ["'seed'", "key=value"]),

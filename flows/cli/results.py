@@ -118,6 +118,7 @@ def trained(result: Trained, json: bool) -> None:
             **_pictures(result),
             "models side by side": result.pictures_url,
             "run": result.url,
+            "use it": f"aemodels generate {result.version.name}/{result.version.version} -n 64 -o grid.png",
         }
     )
     _how_to_open(result.url)
