@@ -16,6 +16,7 @@ from aemodels.config import SettingsError, UserError, section_kinds
 from aemodels.data.arrays import keep_arrays
 from aemodels.data.own_images import source_of
 from aemodels.models.base import ModelConfig
+from aemodels.models.cvae import CVAEConfig
 from aemodels.runtime.arrays import as_array, as_images
 from aemodels.serving.model import Model
 from aemodels.settings import Settings
@@ -45,7 +46,8 @@ def settings_of(
     if start is not None:
         changes["start_from"] = _reference(start) if isinstance(start, Model) else str(start)
     chosen = fixed(Settings().override({"data": _source(images, labels)} | changes))
-    if chosen.model.name == "cvae" and labels is None and not isinstance(images, str | Path | torch.utils.data.Dataset):
+    plain = not isinstance(images, str | Path | torch.utils.data.Dataset)
+    if isinstance(chosen.model, CVAEConfig) and labels is None and plain:
         raise SettingsError("model.name=cvae: needs the class of each image; give labels=..., or take the model vae")
     return chosen
 
