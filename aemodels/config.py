@@ -151,12 +151,8 @@ def _meant(field: FieldInfo, value: Mapping[str, Any]) -> str:
     """
     name = _name(field.default)
     if name == AUTO:
-        fitting = (
-            kind
-            for kind, config in section_kinds(field).items()
-            if value and config.model_fields.keys() >= value.keys()
-        )
-        return next(fitting, name)
+        kinds = section_kinds(field).items() if value else ()
+        return next((kind for kind, config in kinds if config.model_fields.keys() >= value.keys()), name)
     return name
 
 
@@ -193,9 +189,7 @@ Space = Mapping[str, Range | Choice]  # dotted key -> what a search may try ther
 
 
 def read_text(settings: list[str]) -> dict[str, Any]:
-    """Maps arguments such as "model.beta=2" and "model.trunk.widths=[400]" to a mapping for `override`.
-
-    The values are typed by their field.
+    """Maps arguments such as "model.beta=2" to a mapping for `override`; their field gives the values their type.
 
     Raises:
         SettingsError: an argument is not of the form key=value.
@@ -271,18 +265,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def _explain(config: type[Config], error: Any) -> str:
     """Returns one line with the field, the value and the remedy."""
-    key, owner = _locate(config, error["loc"])
+    key, owner, kinds = _locate(config, error["loc"])
     value, kind, context = error["input"], error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        section, _, own = key.rpartition(".")
-        known = list(owner.model_fields)
-        close = difflib.get_close_matches(own, known, n=1)
-        of = f"{section}.name={_name(owner)}" if _name(owner) else section or "an experiment"
-        hint = f"did you mean {section + '.' if section else ''}{close[0]}?" if close else f"it has: {', '.join(known)}"
-        if isinstance(value, Mapping) and len(value) == 1:  # as it was written: modle.beta=2
-            ((inner, value),) = value.items()
-            key = f"{key}.{inner}"
-        return f"{key}={_short(value)}: no such setting of {of}; {hint}"
+        return _no_such(key, value, owner, kinds)
     if kind == "union_tag_invalid":
         tag, known = context["tag"], [name.strip(" '") for name in context["expected_tags"].split(",")]
         return f"{key}.name={tag}: unknown; {did_you_mean(tag, known)}choose one of {', '.join(known)}"
@@ -293,20 +279,34 @@ def _explain(config: type[Config], error: Any) -> str:
     if kind == "value_error" and isinstance(value, Mapping | Config):  # a rule between several settings
         return ": ".join(filter(None, (key, _message(error))))
     if kind == "string_pattern_mismatch":
-        return f"{key}={_short(value)}: does not fit; {owner.model_fields[key.rpartition('.')[2]].description}"
+        words = str(owner.model_fields[key.rpartition(".")[2]].description).split()
+        return f"{key}={_short(value)}: does not fit; {' '.join(words)}"
     if kind in ALLOWED:
-        section = key.partition(".")[0]
-        more = f"; see `aemodels settings {section}`" if section != key else ""
+        more = f"; see `aemodels settings {key.partition('.')[0]}`" if "." in key else ""
         return f"{key}={_short(value)}: {demand(error)}{more}"
     return f"{key}={_short(value)}: {_message(error)}"
 
 
-def _locate(config: type[Config], location: tuple[int | str, ...]) -> tuple[str, type[Config]]:
-    """Maps pydantic's location to the dotted key and the class that owns its last part.
+def _no_such(key: str, value: Any, owner: type[Config], kinds: Kinds) -> str:
+    """Returns the line about a setting that does not exist: other variants have it, or it may be misspelt."""
+    section, _, own = key.rpartition(".")
+    known, others = list(owner.model_fields), [kind for kind, config in kinds.items() if own in config.model_fields]
+    of = f"{section}.name={_name(owner)}" if _name(owner) else section or "an experiment"
+    hint = f"it has: {', '.join(known)}"
+    if others:
+        hint = f"give {section}.name={' or '.join(others)}"
+    elif close := difflib.get_close_matches(own, known, n=1):
+        hint = f"did you mean {section + '.' if section else ''}{close[0]}?"
+    if isinstance(value, Mapping) and len(value) == 1:  # as it was written: modle.beta=2
+        ((inner, value),) = value.items()
+        key = f"{key}.{inner}"
+    return f"{key}={_short(value)}: no such setting of {of}; {hint}"
 
-    The location has the variants' tags in it.
-    """
+
+def _locate(config: type[Config], location: tuple[int | str, ...]) -> tuple[str, type[Config], Kinds]:
+    """Maps pydantic's location, which has the variants' tags, to the dotted key, its last part's owner and variants."""
     key: list[str] = []
+    found: Kinds = {}
     steps = list(location)
     while steps:
         step = str(steps.pop(0))
@@ -315,8 +315,8 @@ def _locate(config: type[Config], location: tuple[int | str, ...]) -> tuple[str,
         kinds = section_kinds(field) if field else {}
         if kinds and steps:
             tag = steps.pop(0) if str(steps[0]) in kinds else next(iter(kinds))
-            config = kinds[str(tag)]
-    return ".".join(key), config
+            config, found = kinds[str(tag)], kinds
+    return ".".join(key), config, found
 
 
 def _name(config: Config | type[Config]) -> str:
@@ -337,10 +337,11 @@ def _config_classes(annotation: Any) -> Iterator[type[Config]]:
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
+    text = as_written(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+Kinds = Mapping[str, type[Config]]  # the variants of a section by their names
 AUTO = "auto"  # the variant of a section that is chosen from the images
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # a name of an experiment or model fits a path, a link and `name@alias`
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, reduce
 from importlib.resources import files
@@ -12,9 +14,10 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from aemodels.config import Config, SettingsError, did_you_mean, nested, read_text
+from aemodels.config import NAME, Config, SettingsError, did_you_mean, nested, read_text
 from aemodels.data.arrays import ArraysConfig
 from aemodels.data.folder import FolderConfig
+from aemodels.data.own_images import source_of
 from aemodels.data.parquet import ParquetConfig
 from aemodels.data.paths import whole_path, whole_paths
 from aemodels.experiment import Experiment
@@ -39,6 +42,12 @@ class Settings(Experiment):
         self.require_name()
         return self.registry.name or self.data.name
 
+    @property
+    def listed_name(self) -> str:
+        """Returns the name under which MLflow lists runs that register no model; a folder's name will do."""
+        shown = re.sub(r"[^A-Za-z0-9._-]+", "-", self.data.title)
+        return self.registry.name or (shown if re.fullmatch(NAME, shown) else self.data.name)
+
     def require_name(self) -> None:
         """Demands a name for a model of images from folders, as a folder's name says nothing about its images.
 
@@ -46,7 +55,10 @@ class Settings(Experiment):
             SettingsError: the images are one's own, and their model has no name.
         """
         if self.registry.name is None and isinstance(self.data, FolderConfig | ArraysConfig | ParquetConfig):
-            raise SettingsError("registry.name: a model of images from folders needs a name; give registry.name=...")
+            raise SettingsError(
+                "registry.name: a model of your own images needs a name; give registry.name=NAME (in Python "
+                "registry__name='NAME')"
+            )
 
 
 def read_changes(arguments: Sequence[str]) -> dict[str, Any]:
@@ -55,6 +67,10 @@ def read_changes(arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         SettingsError: an argument is not of the form key=value.
     """
+    for argument in arguments:
+        if "=" not in argument and os.path.exists(argument):
+            images = f"data.name={source_of(Path(argument))} {shlex.quote(f'data.path={argument}')}"
+            raise SettingsError(f"{argument!r} is not a setting: give {images} for the images in it")
     return _from_here(read_text(list(arguments)))
 
 

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import dataclass
 from datetime import datetime
 
 ESCAPED = ("Cc", "Cs", "Zl", "Zp")  # controls such as ESC, halves of letters, separators of lines and paragraphs
 REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # they make a text read otherwise
+
+
+@dataclass(frozen=True)
+class Typed:
+    """Says what a person can type for a setting, where it is more than the type of its field tells; part of the type.
+
+    Example:
+        >>> from typing import Annotated
+        >>> Side = Annotated[int, Typed("side in pixels")]
+    """
+
+    text: str
 
 
 def visible(text: str, keep: str = "") -> str:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 
 from aemodels.steps import evaluate as step
 from aemodels.steps.evaluate import Evaluated
-from aemodels.tracking.catalog import is_folder
+from aemodels.tracking.references import is_folder
 from flows.pages import publish_metrics
 from flows.tasks import device_slot, follow, step_task
 

@@ -25,9 +25,9 @@ from aemodels.runtime.files import at_path
 from aemodels.runtime.progress import Progress, Steps, finish
 from aemodels.runtime.secrets import without_secrets
 from aemodels.settings import Settings
-from aemodels.steps.start import fixed
-from aemodels.tracking.catalog import is_folder
+from aemodels.steps.start import fixed, origin
 from aemodels.tracking.outages import is_outage
+from aemodels.tracking.references import is_folder
 from aemodels.training.config import TrainingDivergedError
 from flows import terminal
 from flows.attempts import only_attempt
@@ -101,7 +101,7 @@ def started(settings: Settings) -> Settings:
         SettingsError: the model is given as a folder from here, and a worker starts anywhere.
     """
     start = settings.start_from
-    if start is not None and is_folder(start) and not Path(start).is_absolute():
+    if start is not None and is_folder(named := origin(start).reference) and not Path(named).is_absolute():
         raise SettingsError(
             f"start_from={start}: is a relative path, and a worker may start anywhere; give the whole path"
         )

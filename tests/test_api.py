@@ -384,6 +384,23 @@ def test_two_processes_that_do_the_same_at_once(work: str) -> None:
     assert [(process.communicate(timeout=300)[1], process.returncode) for process in both] == [("", 0), ("", 0)]
 
 
+def test_what_python_lacks_is_asked_for_in_the_words_of_python() -> None:
+    with pytest.raises(SettingsError, match=r"own images needs a name; .*in Python registry__name='NAME'"):
+        aemodels.fit(IMAGES, "ae", track=True, **QUICK)
+    with pytest.raises(SettingsError, match=r"model\.name=cvae: needs the class of each image; give labels=\.\.\."):
+        aemodels.fit(IMAGES, "cvae", **QUICK)
+    with pytest.raises(aemodels.UserError, match=r"nope: no such registered model; .* a run's folder may be given too"):
+        aemodels.load("nope")
+    deep = (IMAGES * 65535).astype(np.uint16)
+    with pytest.raises(aemodels.UserError, match=r"images of uint16 with pixels up to 6.*divide by .*such as 65535"):
+        aemodels.fit(deep, "ae", **QUICK)
+    model = aemodels.fit(IMAGES, "ae", **QUICK)
+    with pytest.raises(aemodels.UserError, match=r"divide by .*such as 65535"):
+        model.score(deep)
+    with pytest.raises(aemodels.UserError, match="there is no folder /nowhere/else; make it, or give another path"):
+        model.report("/nowhere/else/r.html")
+
+
 def test_labels_of_an_evaluation_are_the_models_own() -> None:
     model = aemodels.fit(IMAGES, "cvae", labels=LABELS, **QUICK)
     few = LABELS == "dog"

@@ -54,11 +54,29 @@ def test_a_person_may_name_a_folder_from_where_they_are(
 
 
 def test_every_setting_that_is_a_path_is_read_from_where_a_person_is() -> None:
-    paths = [row.key for row in list_settings(Settings) if "Path" in row.type]
+    paths = [row.key for row in list_settings(Settings) if row.type.startswith("path")]
     assert paths == ["data.path", "data.val_path", "data.test_path", "data.labels", "data.path", "data.path"]
     assert is_data_path("data.path")
     with pytest.raises(SettingsError, match=r"data\.path=photos: photos is a relative path, .* give the whole path"):
         Settings().override({"data.name": "folder", "data.path": "photos"})  # by type: no flow can be handed one
+
+
+def test_the_type_of_every_setting_is_what_a_person_can_type() -> None:
+    rows = list(list_settings(Settings))
+    for word in ("Optional", "Annotated", "Literal", "FieldInfo", "<", ">", "None", "tuple", "typing", "aemodels"):
+        assert not [row for row in rows if word in row.type]
+    types = {row.key: row.type for row in rows}
+    for key, text in {
+        "data.image_size": "side or [height, width]",
+        "data.labels": "path, or null",
+        "data.levels": "whole number, at least 1, at most 65535, or null",
+        "training.schedule": "constant | cosine | stages, or null",
+        "model.trunk.widths": "list of whole numbers",
+        "model.conditional_prior": "true | false",
+        "tuning.pareto": "[text, text], or null",
+        "tuning.space": '{"key": {low, high, log} | {choices} | null}',
+    }.items():
+        assert types[key] == text
 
 
 def test_every_setting_is_described() -> None:
@@ -73,6 +91,9 @@ def test_every_setting_is_described() -> None:
         (["modle.beta=3"], ["modle", "model"]),
         (["model=vea"], ["vea", "did you mean vae"]),
         (["model=ae", "model.beta=1"], ["model.beta=1", "model.name=ae"]),
+        (["data.path=hands"], ["data.path=hands: no such setting of data.name=digits; give data.name=folder or "]),
+        (["model=ae", "model.beta=1"], ["model.beta=1: no such setting of model.name=ae; give model.name=vae or cvae"]),
+        (["model.trunk=mlp", "model.trunk.channels=[8]"], ["give model.trunk.name=conv or residual"]),
         (["data=mnits"], ["mnits", "mnist"]),
         (["model.beta=-1"], ["model.beta=-1: must be at least 0; see `aemodels settings model`"]),
         (["model.beta=nan"], ["model.beta=nan: must be a finite number; see"]),
@@ -84,6 +105,10 @@ def test_every_setting_is_described() -> None:
         (["training.optimizer=sgd"], ["training.optimizer=sgd: must be 'adam' or 'adamw'; see"]),
         (["evaluation.denoising=perhaps"], ["evaluation.denoising=perhaps: must be true or false; see"]),
         (["seed=-1"], ["seed=-1: must be at least 0"]),
+        (
+            ["registry.name=a/b"],
+            ["null takes the data set's name. A model of images from a folder needs a name."],
+        ),
         (["model.trunk.widths=[400"], ["model.trunk.widths", "[400, 200]"]),
         (["model.trunk.widths=[]"], ["model.trunk.widths", "at least 1"]),
         (["seed"], ["'seed'", "key=value"]),

@@ -23,6 +23,7 @@ from aemodels.data.source import (
     Pixels,
     Rows,
     Size,
+    SourceConfig,
     UnreadableError,
     WithoutTestConfig,
     sides_of,
@@ -60,6 +61,11 @@ class EncodedConfig(WithoutTestConfig):
     def reading(self, size: Size | None = None) -> Reading:
         """Returns how images are read: at their own size, or brought to a height and width."""
         return Reading(size, self.fit, self.levels, self.largest_megapixels)
+
+
+def reading_later(source: SourceConfig) -> Reading:
+    """Returns how files are read that a model of these images is given later."""
+    return source.reading() if isinstance(source, EncodedConfig) else Reading()
 
 
 def file_images(

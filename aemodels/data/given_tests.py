@@ -18,6 +18,7 @@ from aemodels.config import UserError
 from aemodels.data.decoding import Decoder
 from aemodels.data.folder import FolderConfig
 from aemodels.data.layout import not_read
+from aemodels.data.own_images import fetched
 from aemodels.data.prepared import FORMAT, PreparedData, finish_folder, opened, prepare_alone
 from aemodels.data.source import Images, Rows, digest_of
 from aemodels.data.stored_arrays import ArrayRecord, ArrayWriter
@@ -39,7 +40,7 @@ def with_test_images(own: PreparedData, config: FolderConfig, conditional: bool)
     yield Progress(work, 0, 1, "looking for the images")
     kind = {1: "grey", 3: "colour"}[own.image_shape[0]]
     config = config.override({"val_path": [], "test_path": [], "channels": kind})
-    source = config.fetch()
+    source = fetched(config)
     key = digest_of([FORMAT, own.digest, conditional, config.model_dump(mode="json"), source.fingerprint])[:16]
     folder = cache_folder() / "prepared" / f"judged-{key}"
     if not folder.exists():

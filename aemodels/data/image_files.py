@@ -13,7 +13,11 @@ from aemodels.config import UserError
 from aemodels.data.channels import in_channels, is_grey
 from aemodels.data.image_decoding import Reading, decode
 from aemodels.data.layout import Unused, ending, is_image, not_read, walk
-from aemodels.data.source import Pixels
+from aemodels.data.source import Pixels, UnreadableError
+from aemodels.data.understood import count, too_dark
+
+MOST_NAMED = 10  # files that a note names, at most
+LATER = "give files that use the whole range, or train a model with data.levels set to that value"
 
 
 class ImageFiles(NamedTuple):
@@ -21,15 +25,19 @@ class ImageFiles(NamedTuple):
 
     files: list[Path]
     unused: Unused
+    named: frozenset[Path]  # the files that were given themselves, and not with their folder
 
     @property
     def told(self) -> str:
         """Says how many files are used and which are not; "" where all are."""
-        folders = [f"{count:,} folders {name} left out" for name, count in sorted(self.unused.folders.items())]
+        folders = [f"{count(number, 'folder', 'folders')} {name} left out" for name, number in self._folders()]
         if not self.unused.files:
             return ", ".join(folders)
         total = len(self.files) + self.unused.files.total()
         return ", ".join([f"{total:,} files, {len(self.files):,} used; {not_read(self.unused.files)}", *folders])
+
+    def _folders(self) -> list[tuple[str, int]]:
+        return sorted(self.unused.folders.items())
 
 
 def image_files(paths: Sequence[Path]) -> ImageFiles:
@@ -38,7 +46,8 @@ def image_files(paths: Sequence[Path]) -> ImageFiles:
     Raises:
         UserError: one does not exist, or there is no image.
     """
-    found = ImageFiles([], Unused(Counter(), Counter()))
+    named = frozenset(path for path in paths if not path.is_dir())
+    found = ImageFiles([], Unused(Counter(), Counter()), named)
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: there is no such file or folder; give image files, or folders of them")
@@ -62,50 +71,59 @@ def has_images(path: Path) -> bool:
     return any(is_image(file.name) for file in walk(path, Unused(Counter(), Counter())))
 
 
-def read_images(
-    files: Sequence[Path], image_shape: tuple[int, int, int], how: Reading, to_grey: bool = False
-) -> Pixels:
-    """Returns images (N, C, H, W) of a model's shape, whatever the size of the files.
-
-    Args:
-        to_grey: makes colour grey, for a model whose own images were made grey; else colour is refused there.
-
-    Raises:
-        UserError: a file is damaged, or of other channels.
-    """
-    return np.stack([_read_image(file, image_shape, how, to_grey) for file in files])
-
-
-class Fitting(NamedTuple):
-    """Holds the images among some files, and why the other files are none."""
+class Read(NamedTuple):
+    """Holds the images that were read of some files, and what a person should know about it."""
 
     images: Pixels  # (N, C, H, W)
-    unfit: tuple[str, ...]
+    files: list[Path]  # N
+    unfit: tuple[str, ...]  # the other files, each with the reason why it cannot be read
+    made_grey: int  # how many of the images are colour in their files
+    dark: str  # what to do where all images are far darker than white; "" where they are not
+
+    @property
+    def left_out(self) -> str:
+        """Counts and names the files that cannot be read; "" where all can."""
+        if not self.unfit:
+            return ""
+        counted = count(len(self.unfit), "file cannot be read and is", "files cannot be read and are")
+        more = f" and {len(self.unfit) - MOST_NAMED:,} more" if len(self.unfit) > MOST_NAMED else ""
+        return f"{counted} left out: {', '.join(self.unfit[:MOST_NAMED])}{more}"
+
+    @property
+    def grey(self) -> str:
+        """Says how many colour images were made grey; "" where none was."""
+        if not self.made_grey:
+            return ""
+        counted = count(self.made_grey, "image is colour and is", "images are colour and are")
+        return f"{counted} read as grey, as the model's own images are"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Returns a sentence for each thing that a person should know."""
+        return tuple(filter(None, (self.left_out, self.grey, self.dark)))
 
 
-def fitting_images(
-    files: Sequence[Path], image_shape: tuple[int, int, int], how: Reading, to_grey: bool = False
-) -> Fitting:
-    """Returns the files that `read_images` takes, and what it says of the others."""
-    images, unfit = [np.empty((0, *image_shape), np.uint8)], []
-    for file in files:
+def read_images(found: ImageFiles, image_shape: tuple[int, int, int], how: Reading) -> Read:
+    """Returns images (N, C, H, W) of a model's shape, whatever the size and the channels of the files.
+
+    A file below a folder that cannot be read is left out.
+
+    Raises:
+        UnreadableError: a file that was given itself cannot be read.
+    """
+    channels, *size = image_shape
+    images, files, unfit, made_grey = [np.empty((0, *image_shape), np.uint8)], [], [], 0
+    for file in found.files:
         try:
-            images.append(_read_image(file, image_shape, how, to_grey)[None])
-        except UserError as error:
-            unfit.append(str(error))
-    return Fitting(np.concatenate(images), tuple(unfit))
-
-
-def _read_image(file: Path, image_shape: tuple[int, int, int], how: Reading, to_grey: bool) -> Pixels:
-    channels, height, width = image_shape
-    pixels, _ = decode(file, how._replace(size=(height, width)))
-    return _with_channels(pixels, channels, file, to_grey)
-
-
-def _with_channels(pixels: Pixels, channels: int, file: Path, to_grey: bool) -> Pixels:
-    """Brings grey images to the channels of the model; colour is made grey only where its own images were."""
-    if len(pixels) > channels and not (to_grey or is_grey(pixels)):
-        raise UserError(
-            f"{file}: is colour, this model takes grey images; convert the image, or use a model of such images"
-        )
-    return in_channels(pixels, channels)
+            pixels, _ = decode(file, how._replace(size=(size[0], size[1])))
+        except UnreadableError as error:
+            if file in found.named:
+                raise
+            unfit.append(f"{file} ({error.reason})")
+            continue
+        made_grey += len(pixels) > channels and not is_grey(pixels)
+        images.append(in_channels(pixels, channels)[None])
+        files.append(file)
+    read = np.concatenate(images)
+    dark = too_dark(int(read.max(initial=0)), "these", LATER) if how.levels is None and files else ""
+    return Read(read, files, tuple(unfit), made_grey, dark)

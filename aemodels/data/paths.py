@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from aemodels.texts import Typed
+
 
 def _listed(value: Any) -> list[str] | None:
     """Returns the texts of one path, of several, or of several as JSON text; None for a value that is none of these.
@@ -52,11 +54,13 @@ WholePaths = Annotated[
     tuple[Annotated[Path, Field(json_schema_extra={"pattern": "^[/~]"})], ...],  # Prefect's form refuses others too
     BeforeValidator(only_whole),
     Field(min_length=1),
+    Typed("path or list of paths"),
 ]
 
 NoneOrWholePaths = Annotated[
     tuple[Annotated[Path, Field(json_schema_extra={"pattern": "^[/~]"})], ...],
     BeforeValidator(lambda value: () if value is None else only_whole(value)),
+    Typed("path or list of paths | null"),
 ]
 
 

@@ -19,18 +19,18 @@ from typing import Any, NamedTuple
 
 from aemodels.config import Config, OwnWarning, UserError
 from aemodels.data.decoding import Decoder
+from aemodels.data.own_images import fetched
 from aemodels.data.source import Factors, Images, Pixels, Rows, Source, SourceConfig, digest_of
 from aemodels.data.split_arrays import SplitArrays, Written
 from aemodels.data.splits import SPLITS, Draw
 from aemodels.data.stored_arrays import ArrayRecord, StoredArray, damaged, stored_array
-from aemodels.data.understood import contradiction, sentences, some, unreadable
+from aemodels.data.understood import contradiction, sentences, some, too_dark, unreadable
 from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.files import at_path
 from aemodels.runtime.locks import locked, wait_for
 from aemodels.runtime.progress import Progress, Steps
 
 FORMAT = 1  # version of the folder's format; goes up when older ones cannot be read any more
-DARK = 64  # of 255; where no pixel of any image is brighter, white has a lower value than the files' format has
 
 
 class Split(NamedTuple):
@@ -115,7 +115,7 @@ def prepare(config: SourceConfig) -> Steps[PreparedData]:
     """
     work = f"preparing {config.name}"
     yield Progress(work, 0, 1, "looking for the images")
-    source = config.fetch()
+    source = fetched(config)
     folder = cache_folder() / "prepared" / _key(config, source)
     if not folder.exists():
         yield from prepare_alone(folder, work, partial(_write, config, source, work))
@@ -128,21 +128,13 @@ def opened(folder: Path, config: SourceConfig, work: str) -> Steps[PreparedData]
     for split in SPLITS:
         data.stored(split)  # damage is found now, not after the training
     total = sum(data.sizes.values())
-    for told in filter(None, (_too_dark(config, data.manifest().get("brightest", 255)), data.manifest().get("doubt"))):
+    manifest, doubts = data.manifest(), []
+    if getattr(config, "levels", 0) is None:  # a source of files whose white was not told
+        doubts.append(too_dark(manifest.get("brightest", 255), "all", "set data.levels to that value"))
+    for told in filter(None, [*doubts, manifest.get("doubt")]):
         warnings.warn(told, OwnWarning, stacklevel=2)
     yield Progress(work, total, total, ". ".join(data.notes()))
     return data
-
-
-def _too_dark(config: SourceConfig, brightest: int) -> str:
-    """Returns what to do where the brightest pixel of all images is far below white; "" where it is not."""
-    asks = getattr(config, "levels", 0) is None  # a source of files whose white was not told
-    if not asks or not 0 < brightest <= DARK:
-        return ""
-    return (
-        f"the brightest pixel of all images is {brightest} of 255; if white has a lower value in the files than their "
-        "format allows, set data.levels to that value, such as 4095 for 12 bits in files of 16"
-    )
 
 
 def prepared_before(config: SourceConfig, digest: str) -> PreparedData | None:

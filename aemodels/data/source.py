@@ -18,6 +18,7 @@ from PIL import Image
 from pydantic import BeforeValidator, Field, model_validator
 
 from aemodels.config import Config, UserError
+from aemodels.texts import Typed
 
 Pixels = NDArray[np.uint8]
 Rows = NDArray[np.int64]  # numbers of images in the source's own order
@@ -42,7 +43,7 @@ def _checked_size(value: Any) -> Any:
     return read[0] if read[0] == read[-1] else tuple(read)
 
 
-ImageSize = Annotated[int | Size, BeforeValidator(_checked_size)]
+ImageSize = Annotated[int | Size, BeforeValidator(_checked_size), Typed("side or [height, width]")]
 
 
 def sides_of(size: int | Size) -> Size:
@@ -116,7 +117,7 @@ class UnreadableError(UserError):
 
     def __init__(self, file: str, reason: str, remedy: str) -> None:
         super().__init__(f"data: image {file} cannot be read ({reason}); {remedy}")
-        self.file = file
+        self.file, self.reason = file, reason
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from aemodels.data.split_arrays import Written
 from aemodels.data.splits import SPLITS, Drawn
 
 NAMED = 3  # files or classes that a sentence names
+DARK = 64  # of 255; where no pixel of any image is brighter, white has a lower value than the files' format has
 
 
 def sentences(
@@ -59,6 +60,16 @@ def unreadable(skipped: Sequence[str]) -> str:
 def some(names: Collection[str]) -> str:
     """Names the first of some files or classes."""
     return ", ".join(list(names)[:NAMED]) + (" ..." if len(names) > NAMED else "")
+
+
+def too_dark(brightest: int, which: str, remedy: str) -> str:
+    """Returns what to do where the brightest pixel of some images is far below white; "" where it is not."""
+    if not 0 < brightest <= DARK:
+        return ""
+    return (
+        f"the brightest pixel of {which} images is {brightest} of 255; if white has a lower value in the files than "
+        f"their format allows, {remedy}, such as 4095 for 12 bits in files of 16"
+    )
 
 
 def _splits(sizes: Mapping[str, int], shares: Mapping[str, float]) -> str:

@@ -40,7 +40,7 @@ class CVAEConfig(VAEConfig):
     """Chooses the model."""
     conditional_prior: bool = True
     """Gives each class a normal prior of its own, which is learned; if false, all classes have N(0, I)."""
-    draws_from: Literal["prior"] = "prior"  # type: ignore[assignment]
+    draws_from: Literal["prior"] = "prior"
     """Sets where the codes of new images come from, which for images of a class is that class's prior."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> CVAE:

@@ -43,8 +43,13 @@ def require_range(images: NDArray[Any]) -> None:
     """Checks that pixels say by their type whether they run from 0 to 1 or to 255.
 
     Raises:
-        UserError: they are integers that are all 0 or 1, which could be either.
+        UserError: they are integers that are all 0 or 1, which could be either, or integers above 255.
     """
+    if images.dtype.kind in "iu" and images.size and (most := int(images.max())) > 255:
+        raise UserError(
+            f"images of {images.dtype} with pixels up to {most}: whole numbers are read as 0 to 255; divide by the "
+            "value of white, such as 65535 for 16 bits, and give numbers from 0 to 1"
+        )
     if images.dtype.kind in "iu" and images.size and images.min() >= 0 and images.max() == 1:
         raise UserError(
             f"images of {images.dtype} whose pixels are all 0 or 1: is 1 white, or nearly black? Give bool or float, "

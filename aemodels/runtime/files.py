@@ -133,8 +133,19 @@ def in_words(error: BaseException, path: Path | None = None) -> UserError | None
         return None
     kind = OutageError if refusal.number in MAY_PASS else UserError
     named = str(path) if path else refusal.path
+    absent = _absent(refusal, named)
+    if absent is not None:
+        return UserError(f"{named}: there is no folder {absent}; make it, or give another path")
     remedy = f"{REMEDIES[refusal.number]}, then give the same command again{_elsewhere(named)}"
     return kind(f"{named or _somewhere()}: {os.strerror(refusal.number)}; {remedy}")
+
+
+def _absent(refusal: _Refusal, path: str | None) -> Path | None:
+    """Returns the folder that is missing where a path has none, though the disk is there; None where that is not it."""
+    folder = Path(path).absolute().parent if path and refusal.number == errno.ENOENT else None
+    if folder is None or folder.exists() or _elsewhere(path):
+        return None
+    return folder
 
 
 def _refusal(error: BaseException) -> _Refusal | None:

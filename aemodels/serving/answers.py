@@ -201,7 +201,7 @@ def _read_images(inputs: Any, image_shape: ImageShape, pixels: str) -> tuple[Ten
         if pixels == "auto":
             whole = low >= 0 and not (array % 1).any()
             remedy = "divide by 255, or send range=bytes" if whole else "bring them there"
-            told = "integer pixels run from 0 to 255"
+            told = "integer pixels run from 0 to 255; divide by the value of white, and send numbers from 0 to 1"
             if most == 1:
                 told = f"pixels that are no integers run from 0 to 1; {remedy}"
         raise UserError(f"images with pixels from {low:.7g} to {high + 0:.7g}: {told}")

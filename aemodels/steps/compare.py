@@ -42,8 +42,7 @@ from aemodels.steps.recording import (
     open_run,
     still_there,
 )
-from aemodels.steps.train import check as check_training
-from aemodels.steps.train import learn
+from aemodels.steps.train import check_surroundings, learn
 from aemodels.texts import code_in_markdown, in_markdown
 from aemodels.tracking.origin import versions
 from aemodels.tracking.run import Run
@@ -89,11 +88,11 @@ def check(config: ComparisonConfig) -> None:
     """Checks what can be known before the images are looked at.
 
     Raises:
-        SettingsError: the images have no name.
+        SettingsError: the search space does not fit.
         UserError: the device does not work, the MLflow server does not answer, or torchrun started this.
     """
     torchrun.refuse("a comparison")
-    check_training(next(iter(config.settings.values())))
+    check_surroundings(next(iter(config.settings.values())))
 
 
 def compare(config: ComparisonConfig, data: PreparedData, command: str = "", asker: str = "") -> Steps[Compared]:
@@ -111,7 +110,7 @@ def compare(config: ComparisonConfig, data: PreparedData, command: str = "", ask
     for system, experiment in experiments.items():  # before any work, and anything recorded
         _check_fits(system, experiment, data)
     features = yield from feature_network(data, best_device())
-    name = next(iter(config.settings.values())).registered_name
+    name = next(iter(config.settings.values())).listed_name
     store = open_store()
     with claimed(_identity(config, f"{name}{data.digest}"), asker, still_there(store)) as folder:
         if folder.result is not None:

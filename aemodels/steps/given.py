@@ -13,14 +13,15 @@ import torch
 from aemodels.checkpoints.model_files import WEIGHTS
 from aemodels.checkpoints.model_files import digest as digest_of
 from aemodels.config import SettingsError, UserError, section_kinds
-from aemodels.data.arrays import SUFFIXES, keep_arrays
-from aemodels.data.parquet import SUFFIX as PARQUET
+from aemodels.data.arrays import keep_arrays
+from aemodels.data.own_images import source_of
 from aemodels.models.base import ModelConfig
+from aemodels.models.cvae import CVAEConfig
 from aemodels.runtime.arrays import as_array, as_images
 from aemodels.serving.model import Model
 from aemodels.settings import Settings
 from aemodels.steps.start import DIGITS, fixed
-from aemodels.tracking.catalog import REFERENCE, is_folder
+from aemodels.tracking.references import REFERENCE, is_folder
 
 
 def settings_of(
@@ -46,7 +47,11 @@ def settings_of(
         changes["start_from"] = _reference(start) if isinstance(start, Model) else str(start)
         if isinstance(start, Model) and any(key.partition(".")[0] == "model" for key in changes):
             changes = {"model.name": start.kind} | changes
-    return fixed(Settings().override({"data": _source(images, labels)} | changes))
+    chosen = fixed(Settings().override({"data": _source(images, labels)} | changes))
+    plain = not isinstance(images, str | Path | torch.utils.data.Dataset)
+    if isinstance(chosen.model, CVAEConfig) and labels is None and plain:
+        raise SettingsError("model.name=cvae: needs the class of each image; give labels=..., or take the model vae")
+    return chosen
 
 
 def changes_of(model: str | ModelConfig | None, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,7 +87,7 @@ def _reference(model: Model) -> str:
     """Names a model by its weights: by its registered name, or else by its folder."""
     registered = re.fullmatch(REFERENCE, model.name) is not None and not is_folder(model.name)
     digest = digest_of((model.folder / WEIGHTS).read_bytes())[:DIGITS]
-    return f"{model.name if registered else model.folder}#{digest}"
+    return f"{model.name if registered else model.folder.absolute()}#{digest}"
 
 
 def _dotted(key: str) -> str:
@@ -104,7 +109,7 @@ def _dotted(key: str) -> str:
 def _source(images: Any, labels: Any) -> dict[str, Any]:
     if isinstance(images, str | Path):
         path = Path(images).expanduser().absolute()
-        name = "arrays" if path.suffix in SUFFIXES else "parquet" if path.suffix == PARQUET else "folder"
+        name = source_of(path)
         if name == "folder" and isinstance(labels, str | Path):
             return {"name": name, "path": str(path), "labels": str(Path(labels).expanduser().absolute())}
         if labels is not None:

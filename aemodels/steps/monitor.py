@@ -14,10 +14,9 @@ from pydantic import Field
 
 from aemodels.config import UserError
 from aemodels.data import DataConfig, PreparedData, prepare, prepared_before
-from aemodels.data.encoded import EncodedConfig
+from aemodels.data.encoded import reading_later
 from aemodels.data.folder import FolderConfig
-from aemodels.data.image_decoding import Reading
-from aemodels.data.image_files import Fitting, fitting_images, image_files
+from aemodels.data.image_files import ImageFiles, Read, image_files, read_images
 from aemodels.data.splits import SPLITS
 from aemodels.evaluation.drift import CodeSpace, MonitoringConfig, Scores, Verdict, check_scores, fewest
 from aemodels.evaluation.leaving_out import Made, as_tags, make_each
@@ -30,7 +29,7 @@ from aemodels.serving.answers import Question
 from aemodels.serving.model import Model
 from aemodels.steps.recording import Result, save_figures, show_figures
 from aemodels.texts import in_markdown
-from aemodels.tracking.catalog import CHAMPION, find, get
+from aemodels.tracking.catalog import CHAMPION, find_registered, get
 from aemodels.tracking.origin import standard_tags
 from aemodels.tracking.run import Run, start_run
 from aemodels.tracking.store import Store, open_store
@@ -47,9 +46,11 @@ class Monitored(Result):
     images: int
     """Counts the new images that were compared, without those that are in the champion's own data."""
     unfit: tuple[str, ...]
-    """Lists the files that are no images of the model's shape, each with the reason."""
+    """Lists the files that cannot be read as images, each with the reason."""
     unused: str = ""
     """Says which files in the folders are no images; empty where all are."""
+    notes: tuple[str, ...] = ()
+    """Says what a person should know about how the images were read."""
     drift: bool
     reasons: tuple[str, ...]
     """Says why there is an alarm, or why there was nothing to compare."""
@@ -87,7 +88,7 @@ class _New(NamedTuple):
 
     present: int  # files, in all
     files: list[Path]  # the newest ones
-    read: Fitting
+    read: Read
     images: NDArray[np.uint8]  # (N, C, H, W) that were read, without those that the model was made from
 
 
@@ -115,14 +116,15 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
         group: who asks, such as the id of a flow run; a tag of the check's run.
 
     Raises:
-        UserError: there is no champion, no encoder or no such folder, or the test images are not the champion's.
+        UserError: there is no champion, no encoder or no such folder, the test images are not the champion's, or a file
+            that was given itself cannot be read.
     """
     torchrun.refuse("a check")
     found = image_files(paths)
     store = open_store()
     champion = yield from _champion(store, name)
     yield Progress("checking", 0, 1)
-    new = _read(found.files, paths, champion, config)
+    new = _read(found, paths, champion, config)
     compared = _compare(champion, new, config)
     tags = _tags(champion, new, compared, group)
     with start_run(store, name, f"check of {len(new.files)} images", tags) as run:
@@ -136,6 +138,7 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
         images=len(new.images),
         unfit=new.read.unfit,
         unused=found.told,
+        notes=tuple(note for note in new.read.notes if not any(note in alarm for alarm in compared.alarms)),
         drift=bool(compared.alarms),
         reasons=compared.alarms or compared.too_few,
         numbers=compared.numbers,
@@ -152,22 +155,19 @@ def _champion(store: Store, name: str) -> Steps[_Champion]:
     """Opens the champion, which must be able to look at images, and the data that it was trained on."""
     version = get(store, name, CHAMPION).version.version
     reference = f"{name}/{version}"
-    model = Model.open(find(reference, store), reference)
+    model = Model.open(find_registered(reference, store), reference)
     model.require_encoder()
     return _Champion(version, model, (yield from _own_data(model)))
 
 
-def _read(files: Sequence[Path], paths: Sequence[Path], champion: _Champion, config: MonitoringConfig) -> _New:
+def _read(found: ImageFiles, paths: Sequence[Path], champion: _Champion, config: MonitoringConfig) -> _New:
     """Reads the newest files, as the model's own images were read."""
-    newest = sorted(files, key=lambda file: file.stat().st_mtime_ns)[-config.newest :]
+    newest = sorted(found.files, key=lambda file: file.stat().st_mtime_ns)[-config.newest :]
     source = champion.source
-    how, to_grey = (
-        (source.reading(), source.channels == "grey") if isinstance(source, EncodedConfig) else (Reading(), False)
-    )
-    read = fitting_images(newest, champion.data.image_shape, how, to_grey)
+    read = read_images(found._replace(files=newest), champion.data.image_shape, reading_later(source))
     folders = source if isinstance(source, FolderConfig) else None
     belong = folders is not None and any(map(folders.holds, paths))
-    return _New(len(files), newest, read, _unknown(read.images, champion.data) if belong else read.images)
+    return _New(len(found.files), newest, read, _unknown(read.images, champion.data) if belong else read.images)
 
 
 def _compare(champion: _Champion, new: _New, config: MonitoringConfig) -> _Compared:
@@ -178,7 +178,9 @@ def _compare(champion: _Champion, new: _New, config: MonitoringConfig) -> _Compa
     counted: dict[str, float] = {"unfit": len(new.read.unfit)}
     if len(new.images) >= needed:
         checked = _check(champion, known, new.images, config)
-        return _Compared((*checked.verdict.reasons, *unfit), checked.verdict.numbers | counted, checked, ())
+        cause = (f"a likely cause: {new.read.dark}",) if checked.verdict.reasons and new.read.dark else ()
+        alarms = (*checked.verdict.reasons, *cause, *unfit)
+        return _Compared(alarms, checked.verdict.numbers | counted, checked, ())
     if needed > config.newest:
         why = _too_few_known(champion.reference, len(known), config)
     else:
@@ -214,7 +216,7 @@ def _too_few_known(reference: str, known: int, config: MonitoringConfig) -> str:
     return f"{told}at least {least} are needed where the newest {config.newest} images are looked at; train it on more"
 
 
-def _too_few(new: int, needed: int, read: Fitting, looked_at: int, present: int) -> str:
+def _too_few(new: int, needed: int, read: Read, looked_at: int, present: int) -> str:
     """Says why the new images are too few to compare, and what became of the files."""
     found = f"{present} image files" + (f", of which the newest {looked_at} were read" if looked_at < present else "")
     lost = []

@@ -23,7 +23,7 @@ from aemodels.runtime.files import at_path
 from aemodels.runtime.progress import Progress, Steps
 from aemodels.settings import Settings
 from aemodels.steps.recording import Result, is_of, yardstick
-from aemodels.tracking.catalog import ModelVersion, Registered, champion, find, get
+from aemodels.tracking.catalog import ModelVersion, Registered, champion, find_registered, get
 from aemodels.tracking.gate import Decision, Reasons, Review, decide, reviewed
 from aemodels.tracking.registry import BY_GATE, IS_CHAMPION, conclude, deciding, keep_review, said_by_champion
 from aemodels.tracking.store import Store, open_store
@@ -93,7 +93,7 @@ def side_by_side(settings: Settings, data: PreparedData, version: ModelVersion) 
     folder = store_folder() / "comparisons" / f"{version.name}-{version.version}"
     folder.mkdir(parents=True, exist_ok=True)
     models = {
-        role: load_model(find(f"{version.name}/{number}", store), str(best_device())).model
+        role: load_model(find_registered(f"{version.name}/{number}", store), str(best_device())).model
         for role, number in versions.items()
     }
     seed = settings.evaluation.seed
@@ -208,7 +208,7 @@ def _forgotten(source: DataConfig, old: Registered, store: Store) -> str:
     """
     if not isinstance(source, FolderConfig):
         return ""
-    known = load_card(find(f"{old.version.name}/{old.version.version}", store)).experiment.data
+    known = load_card(find_registered(f"{old.version.name}/{old.version.version}", store)).experiment.data
     if not isinstance(known, FolderConfig) or not all(map(known.holds, source.path)):
         return ""
     # a folder that was moved or emptied has no images any more
@@ -226,7 +226,7 @@ def _metrics_on(
     if registered.digest == yardstick(settings, data, features):
         return registered.metrics, from_tags(registered.tags)
     name, version, _ = registered.version
-    model, card = load_model(find(f"{name}/{version}", store), str(best_device()))
+    model, card = load_model(find_registered(f"{name}/{version}", store), str(best_device()))
     if card.image_shape != data.image_shape or (model.conditional and card.classes != data.classes):
         return None
     seen = card.experiment.seen(data) if card.digest == data.digest else 0

@@ -17,7 +17,8 @@ from aemodels.config import OwnWarning, SettingsError, UserError, as_written
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.models.base import ModelConfig
-from aemodels.tracking.catalog import find, pinned
+from aemodels.tracking.catalog import find, find_registered, pinned
+from aemodels.tracking.references import REFERENCE
 
 DIGITS = 12  # of the SHA-256 of the weights, behind the #
 
@@ -29,6 +30,11 @@ class Origin(NamedTuple):
 
     reference: str  # NAME/VERSION, or a folder; as it was given, NAME@ALIAS too
     digest: str  # the first digits of the SHA-256 of the weights; "" if they were not given
+
+    @property
+    def registered(self) -> bool:
+        """Tells whether a registered version was fixed; a folder that was fixed is a whole path."""
+        return self.digest != "" and re.fullmatch(REFERENCE, self.reference) is not None
 
 
 def origin(start_from: str) -> Origin:
@@ -49,10 +55,10 @@ def fixed(experiment: E) -> E:
     """
     if experiment.start_from is None:
         return experiment
-    asked, digest = origin(experiment.start_from)
-    reference = pinned(asked)
-    folder = find(reference)
-    found = _check_digest(experiment.start_from, folder, digest)
+    asked = origin(experiment.start_from)
+    reference = asked.reference if asked.registered else pinned(asked.reference)
+    folder = _folder(reference)
+    found = _check_digest(experiment.start_from, folder, asked.digest)
     there = load_card(folder).experiment.model
     model = Experiment(model=there).override({"model": experiment.given().get("model", {})}).model
     _check_model(reference, there, model)
@@ -69,7 +75,7 @@ def starting_weights(experiment: Experiment, data: PreparedData) -> Mapping[str,
     if experiment.start_from is None:
         return None
     reference, digest = origin(experiment.start_from)
-    folder = find(reference)
+    folder = _folder(reference) if digest else find(reference)
     _check_digest(experiment.start_from, folder, digest)
     model, card = load_model(folder)
     card.check_shape(data, f"start_from={reference}")
@@ -84,6 +90,11 @@ def starting_weights(experiment: Experiment, data: PreparedData) -> Mapping[str,
         warnings.warn(told, OwnWarning, stacklevel=2)
     own = experiment.model.only_in_loss  # some of these settings are buffers
     return {name: tensor for name, tensor in model.state_dict().items() if name not in own}
+
+
+def _folder(reference: str) -> Path:
+    """Returns the folder of a reference that was fixed: a registered version, or else a whole path."""
+    return find_registered(reference) if re.fullmatch(REFERENCE, reference) else find(reference)
 
 
 def _check_digest(start_from: str, folder: Path, digest: str) -> str:

@@ -40,7 +40,7 @@ from aemodels.steps.recording import (
     yardstick,
 )
 from aemodels.steps.start import fixed, origin, starting_weights
-from aemodels.tracking.catalog import ModelVersion, is_folder
+from aemodels.tracking.catalog import ModelVersion
 from aemodels.tracking.lineage import link_start
 from aemodels.tracking.registry import register
 from aemodels.tracking.run import Run, now
@@ -86,6 +86,16 @@ def check(settings: Settings) -> None:
         UserError: the device does not work, or the MLflow server does not answer.
     """
     settings.require_name()
+    check_surroundings(settings)
+
+
+def check_surroundings(settings: Settings) -> None:
+    """Checks what a training needs that registers nothing.
+
+    Raises:
+        SettingsError: the search space does not fit the experiment.
+        UserError: the device does not work, or the MLflow server does not answer.
+    """
     best_device()
     if settings.tuning.space:  # not used here, but a mistake in it is one all the same
         search_space(settings.experiment, settings.tuning)
@@ -153,8 +163,8 @@ def _started(experiment: Experiment) -> dict[str, str]:
 
 def _link_start(run: Run, version: ModelVersion, experiment: Experiment) -> None:
     """Links the run and its version with the registered version that the training started from, if it did."""
-    if experiment.start_from is not None and not is_folder(parent := origin(experiment.start_from).reference):
-        link_start(run, version, parent)
+    if experiment.start_from is not None and (parent := origin(experiment.start_from)).registered:
+        link_start(run, version, parent.reference)
 
 
 class Learned(NamedTuple):

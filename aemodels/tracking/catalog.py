@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from aemodels.config import NAME, UnreachableError, UserError, did_you_mean
+from aemodels.config import NAME, OutageError, UnreachableError, UserError, did_you_mean
 from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.files import in_words
 from aemodels.tracking.outages import is_outage
+from aemodels.tracking.references import MLFLOW, REFERENCE, folder_of, holds_model, is_folder, whole_reference
 from aemodels.tracking.store import Store, open_store, printable
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ DECISION = "decision."  # the beginning of those that tell of a person's decisio
 PROMOTED, REJECTED, WITHOUT_EFFECT = "promoted", "rejected", "without effect"  # the decisions of a line of the history
 ORIGIN = "pipeline.origin"  # the tag of a version that tells what the pipeline that made it was given
 MODEL_ID = r"m-[0-9A-Za-z]+"  # an id of MLflow's, which becomes part of a path in the cache
-REFERENCE = r"([^@/]+)(?:@([^@/]+)|/(\d+))"  # NAME@ALIAS or NAME/VERSION
 MOST_NAMED = 10  # versions that a message names, at most
 REPORT = "report.html"  # the file of a run in its folder and among its artifacts
 METRIC, DIGEST = "test/", "data.digest"  # tags of a version: the beginning of those of metrics, and that of the data
@@ -154,11 +154,18 @@ def find(reference: str, store: Store | None = None) -> Path:
     Raises:
         UserError: there is no such model.
     """
-    from aemodels.checkpoints.model_files import CHECKSUMS, CONFIG, WEIGHTS, check_registered
+    folder = folder_of(reference)
+    return folder if holds_model(folder) else find_registered(reference, store)
 
-    folder = _folder(reference)
-    if os.path.isfile(folder / CONFIG) and os.path.isfile(folder / WEIGHTS):
-        return folder
+
+def find_registered(reference: str, store: Store | None = None) -> Path:
+    """Returns the folder of a registered model, whatever the folders here are called.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    from aemodels.checkpoints.model_files import CHECKSUMS, check_registered
+
     store, model = _named(reference, store)
     folder = _files(store, model)
     name, version, _ = model.version
@@ -188,10 +195,10 @@ def find_report(reference: str, store: Store | None = None) -> Path:
     from mlflow.exceptions import MlflowException
 
     remedy = f"`aemodels evaluate {reference}` makes one, or train it again"
-    folder = _folder(reference)
+    folder = folder_of(reference)
     if os.path.isfile(folder / REPORT):
         return folder / REPORT
-    if os.path.isdir(folder):
+    if is_folder(reference):
         find(reference, store)  # refuses what is no run's folder
         raise UserError(f"{reference}: has no {REPORT}; {remedy}")
     store, model = _named(reference, store)
@@ -209,44 +216,41 @@ def find_report(reference: str, store: Store | None = None) -> Path:
         raise UserError(f"{name}/{version}: its run has no {REPORT}; {remedy}") from None
 
 
-def _folder(reference: str) -> Path:
-    """Returns the reference as a path, by functions that fail at no text, unlike Path's own."""
-    return Path(os.path.expanduser(reference.removeprefix("models:/")))  # MLflow writes models:/ before a reference
-
-
-def is_folder(reference: str) -> bool:
-    """Tells whether a reference means a run's folder, there or not, and no registered model."""
-    reference = reference.removeprefix("models:/")
-    named = re.fullmatch(REFERENCE, reference) is not None or not re.search(r"[/\\]", reference)
-    return not named or os.path.isdir(_folder(reference))
-
-
-def whole_reference(reference: str) -> str:
-    """Returns a reference to the same model from any folder; a relative path starts from the current one."""
-    return str(_folder(reference).absolute()) if is_folder(reference) else reference
-
-
 def _named(reference: str, store: Store | None) -> tuple[Store, Registered]:
     """Returns a registered model by NAME@ALIAS or NAME/VERSION.
 
     Raises:
         UserError: it is neither, or there is no such model.
     """
-    reference = reference.removeprefix("models:/")
-    match = re.fullmatch(REFERENCE, reference)
-    if is_folder(reference):
-        from aemodels.checkpoints.model_files import CONFIG, WEIGHTS
+    from aemodels.checkpoints.model_files import CONFIG, WEIGHTS
 
+    reference = reference.removeprefix(MLFLOW)
+    match = re.fullmatch(REFERENCE, reference)
+    if match is None and is_folder(reference):
         raise UserError(
             f"{reference}: neither a finished run's folder, with {CONFIG} and {WEIGHTS}, nor a registered model; give "
             "one of them, such as digits@champion or digits/3"
         )
     store = store or open_store()
+    try:
+        return store, _registered_as(reference, match, store)
+    except OutageError:
+        raise
+    except UserError as error:
+        there = "a run's folder may be given too"
+        if os.path.isdir(reference):
+            there = f"the folder {reference} is not a finished run's, with {CONFIG} and {WEIGHTS}"
+        if (match is not None and not os.path.isdir(reference)) or holds_model(folder_of(reference)):
+            raise
+        raise UserError(f"{error}; {there}") from None
+
+
+def _registered_as(reference: str, match: re.Match[str] | None, store: Store) -> Registered:
     if match is None:
         aliases_of(store, reference)  # refuses a name that is not there
         raise UserError(f"{reference}: the version is missing; give {reference}@champion or {reference}/1")
     name, alias, number = match.groups()
-    return store, get(store, name, alias or int(number))
+    return get(store, name, alias or int(number))
 
 
 def _files(store: Store, model: Registered) -> Path:
@@ -257,7 +261,7 @@ def _files(store: Store, model: Registered) -> Path:
     from aemodels.checkpoints.model_files import first_line
 
     name, version, _ = model.version
-    model_id = model.source.removeprefix("models:/")
+    model_id = model.source.removeprefix(MLFLOW)
     copy = cache_folder() / "models" / model_id
     if not re.fullmatch(MODEL_ID, model_id):
         raise UserError(f"{name}/{version}: another program registered it ({printable(model.source)}); train it again")

@@ -49,7 +49,8 @@ def _made(model: str) -> Path | None:
     from aemodels.checkpoints.model_files import CONFIG, WEIGHTS, digest
     from aemodels.runtime.environment import cache_folder
     from aemodels.runtime.files import write_whole
-    from aemodels.tracking.catalog import REPORT, is_folder
+    from aemodels.tracking.catalog import REPORT
+    from aemodels.tracking.references import is_folder
 
     if not is_folder(model) or not (Path(model) / CONFIG).exists() or (Path(model) / REPORT).exists():
         return None

@@ -118,6 +118,7 @@ def trained(result: Trained, json: bool) -> None:
             **_pictures(result),
             "models side by side": result.pictures_url,
             "run": result.url,
+            "use it": f"aemodels generate {result.version.name}/{result.version.version} -n 64 -o grid.png",
         }
     )
     _how_to_open(result.url)
@@ -169,7 +170,7 @@ def settings(rows: Sequence[Setting], json: bool) -> None:
                 line.key,
                 line.of,
                 line.type,
-                "null" if line.default is None else line.default,
+                _shown(line.default),
                 " ".join(line.description.split()),
             )
             for line in lines
@@ -227,11 +228,10 @@ def monitored(result: Monitored, json: bool) -> None:
     reasons = result.reasons or ("the new images are like the test images",)
     rows = [("ALARM" if result.drift else "no alarm", reason) for reason in reasons]
     table(f"{result.images} images, checked by {result.model}/{result.version}", ("outcome", "why"), rows)
-    if result.unfit:
-        facts({f"{len(result.unfit)} files left out, such as": result.unfit[0]})
     pictures = result.figures[0].parent if result.figures else None
-    unused = {"files": result.unused} if result.unused else {}
-    facts({**unused, **_left_out(result.left_out), "pictures": pictures, "run": result.url})
+    told = [*filter(None, [result.unused]), *result.notes]
+    files = {"files": told} if told else {}
+    facts({**files, **_left_out(result.left_out), "pictures": pictures, "run": result.url})
     return None
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any, NamedTuple, get_args, get_origin
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from aemodels.config import Config, section_kinds
+from aemodels.texts import Typed
 
 
 class Setting(NamedTuple):
@@ -33,18 +37,39 @@ def list_settings(config: type[Config], prefix: str = "", kind: str = "") -> Ite
             yield Setting(f"{prefix}{name}", kind, _type_name(field), default, (field.description or "").strip())
 
 
+LIMITS = {"ge": "at least {:g}", "gt": "more than {:g}", "le": "at most {:g}", "lt": "less than {:g}"}
+WORDS = {bool: "true | false", int: "whole number", float: "number", str: "text", Path: "path", NoneType: "null"}
+
+NULL = " | null"  # the end of a type's text, which is said last
+
+
 def _type_name(field: FieldInfo) -> str:
-    """Returns a person's word for the type, with the range: `int, 1 <= x`."""
-    text = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
-    text = text.replace("typing.", "").replace("pathlib._local.", "").replace("pathlib.", "")
-    if get_origin(field.annotation) is tuple:
-        first = get_args(field.annotation)[0]
-        return f"list of {(get_args(first) or (first,))[0].__name__}"
-    if text.startswith("Literal["):
-        return " | ".join(str(choice) for choice in get_args(field.annotation))
-    bounds = {"ge": ">= {}", "gt": "> {}", "le": "<= {}", "lt": "< {}"}
-    limits = [bounds[name].format(getattr(m, name)) for m in field.metadata for name in bounds if hasattr(m, name)]
-    return ", ".join([text, *limits])
+    """Returns what a person can type, with the range: `whole number, at least 1`."""
+    text = typed(field.annotation, field.metadata)
+    limits = [LIMITS[name].format(getattr(m, name)) for m in field.metadata for name in LIMITS if hasattr(m, name)]
+    null = ["or null"] if text.endswith(NULL) else []
+    return ", ".join([text.removesuffix(NULL), *limits, *null])
+
+
+def typed(annotation: Any, metadata: Sequence[object] = ()) -> str:
+    """Returns a person's words for a type; those that stand beside the type come before its own."""
+    for one in metadata:
+        if isinstance(one, Typed):
+            return one.text
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return typed(inner[0], inner[1:])
+    if origin in (Union, UnionType):
+        return " | ".join(map(typed, sorted(inner, key=lambda kind: kind is NoneType)))
+    if origin is Literal:
+        return " | ".join(map(str, inner))
+    if origin is tuple:
+        return f"list of {typed(inner[0])}s" if Ellipsis in inner else f"[{', '.join(map(typed, inner))}]"
+    if origin in (dict, Mapping):
+        return f'{{"key": {typed(inner[1])}}}'
+    if issubclass(annotation, BaseModel):
+        return f"{{{', '.join(annotation.model_fields)}}}"
+    return WORDS[annotation]
 
 
 class Line(NamedTuple):

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from aemodels.data.encoded import EncodedConfig
-from aemodels.data.image_decoding import Reading
+from aemodels.config import UserError
+from aemodels.data.encoded import reading_later
 from aemodels.data.image_files import image_files, read_images
 from aemodels.runtime.devices import serving_device
 from aemodels.runtime.files import write_whole
@@ -51,19 +51,18 @@ def open_with_images(reference: str, paths: Sequence[Path]) -> Given:
     """Returns a model and images in its shape; it first checks that there are images, and reads them last.
 
     Raises:
-        UserError: there are no such images or no such model, it cannot look at images, or one is damaged.
+        UserError: there are no such images or no such model, it cannot look at images, or none can be read.
     """
     found = image_files(paths)
     model = open_model(reference)
     model.require_encoder()
-    source = model.card.experiment.data
-    how, to_grey = (
-        (source.reading(), source.channels == "grey") if isinstance(source, EncodedConfig) else (Reading(), False)
-    )
-    images = read_images(found.files, model.card.image_shape, how, to_grey)
-    if found.told:
-        note(found.told)
-    return Given(model, found.files, images.astype(np.float32) / np.float32(255))
+    read = read_images(found, model.card.image_shape, reading_later(model.card.experiment.data))
+    if not read.files:
+        where = ", ".join(map(str, paths))
+        raise UserError(f"{where}: none of the images can be read, such as {read.unfit[0]}; mend them, or give others")
+    for told in filter(None, (found.told, *read.notes)):
+        note(told)
+    return Given(model, read.files, read.images.astype(np.float32) / np.float32(255))
 
 
 class Wanted(NamedTuple):

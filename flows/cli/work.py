@@ -91,7 +91,7 @@ def evaluate(model: str, changes: dict[str, Any]) -> Evaluated:
     """Evaluates a model that was trained before; `changes` change the settings of its first evaluation."""
 
     def flow() -> Evaluated:
-        from aemodels.tracking.catalog import whole_reference
+        from aemodels.tracking.references import whole_reference
         from flows.attempts import run_here
         from flows.evaluate import evaluate
 

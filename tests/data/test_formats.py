@@ -20,7 +20,7 @@ from aemodels.data import prepare
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.image_decoding import SUFFIXES, Reading, decode
-from aemodels.data.image_files import read_images
+from aemodels.data.image_files import image_files, read_images
 from aemodels.data.other_kind import images_of_another_kind
 from aemodels.data.source import SourceConfig, UnreadableError, fitted
 from aemodels.data.sprites import SpritesConfig
@@ -407,7 +407,7 @@ def test_folders_become_rectangles(tmp_path: Path, fit: str) -> None:
     expected = np.stack([np.asarray(fitted(image, (48, 96), fit)) for image in images])  # type: ignore[arg-type]
     found = np.concatenate([data.split(split).images[:, 0] for split in ("train", "val", "test")])
     np.testing.assert_array_equal(np.sort(found.reshape(20, -1), 0), np.sort(expected.reshape(20, -1), 0))
-    read_again = read_images(sorted((tmp_path / "photos").iterdir()), (1, 48, 96), config.reading())
+    read_again = read_images(image_files([tmp_path / "photos"]), (1, 48, 96), config.reading()).images
     np.testing.assert_array_equal(read_again[:, 0], expected)  # as a trained model is given them
 
 

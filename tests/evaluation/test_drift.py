@@ -180,6 +180,17 @@ def test_each_drift_raises_an_alarm(watched: Callable[[Any], Any], held_out: Any
     assert result.retraining is None  # no folders: it alarms only
 
 
+def test_files_whose_white_is_lower_than_their_formats_are_a_likely_cause(
+    watched: Callable[[Any], Any], held_out: Any
+) -> None:
+    result = watched(held_out[:60].astype(np.uint16) * 16)  # 12 bits in files of 16
+    assert result.drift
+    (told,) = [reason for reason in result.reasons if reason.startswith("a likely cause: the brightest pixel of these")]
+    assert "data.levels" in told
+    assert result.notes == ()
+    assert not any("cause" in reason for reason in watched(255 - held_out[:60]).reasons)
+
+
 def test_files_that_are_no_such_images_are_named(watched: Callable[[Any], Any], held_out: Any, tmp_path: Path) -> None:
     from aemodels.runtime.progress import finish
     from aemodels.steps.monitor import announced, monitor
@@ -194,7 +205,7 @@ def test_files_that_are_no_such_images_are_named(watched: Callable[[Any], Any], 
     assert (result.images, result.drift, len(result.unfit)) == (40, False, 1)
     assert "broken.png" in result.unfit[0]
     for i in range(5):
-        Image.new("RGB", (28, 28), "red").save(tmp_path / "new" / f"red{i}.png")
+        (tmp_path / "new" / f"broken{i}.png").write_bytes(b"no image")
     result = finish(monitor("watched", [tmp_path / "new"], MonitoringConfig()))
     assert result.drift
     assert "6 of 46 files cannot be read as images of the model's shape" in result.reasons[0]
@@ -203,7 +214,7 @@ def test_files_that_are_no_such_images_are_named(watched: Callable[[Any], Any], 
     announced(result)
     assert finish(monitor("watched", [tmp_path / "new"], MonitoringConfig())).repeated
     for i in range(5, 51):
-        Image.new("RGB", (28, 28), "red").save(tmp_path / "new" / f"red{i}.png")
+        (tmp_path / "new" / f"broken{i}.png").write_bytes(b"no image")
     assert not finish(monitor("watched", [tmp_path / "new"], MonitoringConfig())).repeated  # twice as many
     with pytest.raises(UserError, match="nobody: no such registered model"):
         finish(monitor("nobody", [tmp_path / "new"], MonitoringConfig()))

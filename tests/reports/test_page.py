@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,13 @@ def test_its_first_screen_has_five_numbers_and_two_pictures(plain: Page, digits:
     few = Page(write_report(Subject("x", "evaluated", "", Experiment(), digits), {"mse": 0.5}, {}))
     assert "MSE 0.5 " in few.text
     assert "Run" not in few.text.split()
+
+
+def test_a_narrow_screen_shows_all_of_the_first_numbers() -> None:
+    template = files("aemodels.reports") / "templates" / "report.html"
+    hidden = [rule for rule in template.read_text().split("}") if "display: none" in rule]
+    assert hidden
+    assert not [rule for rule in hidden if ".numbers" in rule]
 
 
 def test_numbers_that_are_not_finite_or_missing(digits: PreparedData) -> None:

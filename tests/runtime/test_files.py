@@ -71,7 +71,6 @@ def a_circle(folder: Path) -> Path:
         (name_too_long, "File name too long", "choose a shorter name"),
         (below_a_file, "Not a directory", "a file is where a folder should be"),
         (a_folder, "Is a directory", "a folder is where a file should be"),
-        (gone, "No such file or directory", "look whether its disk is still there"),
         (a_circle, "Too many levels of symbolic links", "mend its links"),
     ],
 )
@@ -83,6 +82,17 @@ def test_a_path_that_cannot_be_written_is_named(
         write_whole(path, lambda partial: partial.write_text("result"))
     told(refused.value, str(path), reason, remedy, "the same command again")
     assert not is_outage(refused.value)
+
+
+def test_a_folder_that_is_missing_is_told_from_a_disk_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = gone(tmp_path)
+    with pytest.raises(UserError, match=f"{path}: there is no folder {path.parent}; make it, or give another path"):
+        write_whole(path, lambda partial: partial.write_text("result"))
+    monkeypatch.setenv("AEMODELS_STORE", str(path.parent))  # which was there when the work began
+    with pytest.raises(UserError, match=r"look whether its disk is still there .* or set AEMODELS_STORE"):
+        write_whole(path, lambda partial: partial.write_text("result"))
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from aemodels.reports.figures.comparison import MARGIN, NORMAL, PANELS, side_by_
 from aemodels.reports.pictures import Picture
 from aemodels.runtime.devices import best_device, described
 from aemodels.runtime.progress import Progress, finish
+from aemodels.settings import ComparisonConfig
 from aemodels.steps.compare import Compared, check, compare
 from aemodels.tracking.catalog import find_report
 from aemodels.tracking.store import Store
@@ -250,6 +251,19 @@ def test_systems_of_other_beta_make_a_curve(
     assert compared.curve is not None
     Image.open(compared.curve).verify()
     assert "Rate and distortion" in compared.report.read_text()
+
+
+def test_a_comparison_of_own_images_needs_no_name_as_it_registers_nothing(tmp_path: Path, store: Store) -> None:
+    del store
+    systems = {"narrow": {"model": {"latent_dim": 2}}, "wide": {"model": {"latent_dim": 3}}}
+    for folder, name in {"my photos": "my-photos", "@": "folder"}.items():
+        (tmp_path / folder).mkdir()
+        shared = {"data": {"name": "folder", "path": str(tmp_path / folder)}}
+        config = ComparisonConfig.parse({"shared": shared, "systems": systems})
+        check(config)
+        assert config.settings["wide"].listed_name == name
+        with pytest.raises(SettingsError, match=r"registry\.name"):
+            config.settings["wide"].require_name()
 
 
 def test_a_system_that_does_not_fit_the_images_is_named(store: Store, digits: PreparedData) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,10 @@ from commands import Answer, call, picture_folder, refused
 from tracked import TINY, client, history, runs, versions
 
 from aemodels.checkpoints.checkpoint import load_model
+from aemodels.checkpoints.model_files import digest
 from aemodels.config import SettingsError
 from aemodels.settings import ComparisonConfig, Settings
-from aemodels.steps.start import fixed, starting_weights
+from aemodels.steps.start import DIGITS, fixed, starting_weights
 from aemodels.tracking.catalog import find
 
 QUICK = ["training.epochs=1", "training.images=200"]
@@ -67,6 +70,36 @@ def test_a_champion_that_moves_changes_nothing_for_a_training_that_began(
     (killed,) = [run for run in runs(shop, "training") if run.info.status == "KILLED"]
     again = call("train", "--json", f"start_from={settings.start_from}", *QUICK, "registry.name=finer")
     assert again.json["run_id"] == killed.info.run_id, "the run that was killed goes on"
+
+
+@pytest.mark.usefixtures("shop")
+def test_a_version_that_was_fixed_is_not_looked_for_among_the_folders_here(
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder digits/1 that holds another model is what a person means who names it, and never the champion."""
+    there = shutil.copytree(model_folder, tmp_path / "here" / "digits" / "1")
+    weights = find("digits/1")
+    monkeypatch.chdir(tmp_path / "here")
+    settings = fixed(Settings().override({"start_from": "digits@champion"}))
+    assert settings.start_from == f"digits/1#{digest((weights / 'weights.safetensors').read_bytes())[:DIGITS]}"
+    assert fixed(settings) == settings
+    named = fixed(Settings().override({"start_from": "digits/1"})).start_from
+    assert named is not None
+    assert named.startswith(f"{there}#")
+    told = start("registry.name=finer").json
+    assert client(tmp_path / "store").get_run(told["run_id"]).inputs.model_inputs, "it is linked"
+
+
+@pytest.mark.parametrize(("start_from", "taken"), [("digits/1#8f7822555231", True), ("some/run#8f7822555231", False)])
+def test_a_flow_run_takes_a_version_that_was_fixed(
+    start_from: str, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import tasks
+
+    monkeypatch.setattr(tasks, "fix_start", lambda settings: settings)
+    settings = Settings().override({"start_from": start_from})
+    with nullcontext() if taken else pytest.raises(SettingsError, match="is a relative path"):
+        assert tasks.started(settings) == settings
 
 
 @pytest.mark.usefixtures("shop")

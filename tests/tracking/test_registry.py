@@ -9,7 +9,8 @@ import pytest
 from versions import YES, aliases, registered
 
 from aemodels.config import UserError
-from aemodels.tracking.catalog import SHOWN, find, list_models
+from aemodels.tracking.catalog import SHOWN, find, find_registered, find_report, list_models, pinned
+from aemodels.tracking.references import is_folder
 from aemodels.tracking.registry import conclude, register
 from aemodels.tracking.run import start_run
 from aemodels.tracking.store import Store
@@ -130,7 +131,7 @@ def test_models_are_found_by_alias_number_and_folder(store: Store, model_folder:
         ("tiny", r"tiny: the version is missing; give tiny@champion or tiny/1"),
         ("tiny@", "tiny@: no such registered model"),
         ("some/where/run", "some/where/run: neither a finished run's folder, with config.json"),
-        (".", "neither a finished run's folder, with config.json"),
+        (".", r"\.: no such registered model; .*; the folder \. is not a finished run's, with config.json"),
         ("a'b@champion", "a'b: no such registered model"),
     ],
 )
@@ -138,6 +139,44 @@ def test_what_is_not_found_is_explained(reference: str, says: str, store: Store,
     registered(store, model_folder)
     with pytest.raises(UserError, match=says):
         find(reference)
+
+
+@pytest.fixture
+def class_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Works in a folder with folders of images that are called like references: tiny, tiny/1 and tiny@champion."""
+    for name in ("tiny/1", "tiny/9", "tiny@champion", "photos"):
+        (tmp_path / "here" / name).mkdir(parents=True)
+        (tmp_path / "here" / name / "config.json").write_text("{}")  # alone it makes no run
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+@pytest.mark.usefixtures("class_folders")
+def test_a_folder_that_holds_no_run_hides_no_model(store: Store, model_folder: Path) -> None:
+    conclude(store, registered(store, model_folder), YES)
+    for reference in ("tiny@champion", "tiny/1", "models:/tiny/1"):
+        assert (find(reference) / "weights.safetensors").exists()
+        assert not is_folder(reference)
+        assert pinned(reference) == "tiny/1"
+    with pytest.raises(UserError, match="tiny/1: its run has no report"):
+        find_report("tiny/1")
+    for reference, says in {"tiny": "the version is missing", "tiny/9": "not registered", "photos": "no such"}.items():
+        with pytest.raises(UserError, match=f"{reference}: {says}.*; the folder {reference} is not a finished run's"):
+            find(reference)
+
+
+def test_a_folder_that_holds_a_run_is_taken_but_not_for_an_alias(
+    class_folders: Path, store: Store, model_folder: Path
+) -> None:
+    conclude(store, registered(store, model_folder), YES)
+    shutil.copytree(model_folder, class_folders / "tiny" / "1", dirs_exist_ok=True)
+    assert find("tiny/1") == Path("tiny/1")
+    assert pinned("tiny/1") == str(class_folders / "tiny" / "1")
+    assert pinned("tiny@champion") == "tiny/1"
+    assert find_registered("tiny/1").is_absolute()
+    shutil.copytree(model_folder, class_folders / "tiny" / "2")
+    with pytest.raises(UserError, match=r"^tiny/2: not registered; there is tiny/1, tiny@champion$"):
+        find_registered("tiny/2")
 
 
 def test_an_empty_registry_says_how_to_fill_it(store: Store) -> None:

@@ -84,6 +84,16 @@ def test_images_of_other_kinds_are_brought_to_the_models_shape(in_shop: Shop, tm
     assert errors["c"] == pytest.approx(errors["a"], rel=0.1)
 
 
+def test_folders_of_images_that_are_called_like_a_version_hide_no_model(in_shop: Shop, tmp_path: Path) -> None:
+    image = in_shop.images[0]
+    save(tmp_path / "digits" / "1" / "a.png", np.asarray(Image.open(image)))
+    for model in ("digits/1", "digits@champion"):
+        assert call("score", model, image, "--json").json == call("score", "digits@champion", image, "--json").json
+    assert call("generate", "digits/1", "-n", 2, "-o", "grid.png", "--json").json["model"] == "digits/1"
+    assert call("report", "digits/1", "-o", "report.html", "--json").code == 0
+    assert call("monitor", "digits", "digits", "--json").json["version"] == 1
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -104,12 +114,33 @@ def test_wrong_images_and_outputs_are_refused(in_shop: Shop, tmp_path: Path) -> 
     assert {path.name for path in tmp_path.iterdir()} == {"empty", "broken.png"}
 
 
-def test_images_of_other_channels_are_refused(in_shop: Shop, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["reconstruct", "denoise", "embed", "score", "generate"])
+def test_a_folder_with_files_that_cannot_be_read_is_used_without_them(
+    command: str, in_shop: Shop, tmp_path: Path
+) -> None:
+    for i in range(3):
+        save(tmp_path / "new" / f"{i}.png", np.asarray(Image.open(in_shop.images[i])))
+    (tmp_path / "new" / "broken.png").write_bytes(b"no image")
+    arguments = [command, "digits@champion", *(["--like"] if command == "generate" else [])]
+    answer = call(*arguments, "new", "--json")
+    told = answer.json
+    assert (len(told) if command == "score" else told.get("like", told["images"])) == 3
+    reason = "(no JPEG, PNG, WEBP, BMP, TIFF or GIF)"
+    assert f"note: 1 file cannot be read and is left out: new/broken.png {reason}\n" in answer.err
+    refused(call(*arguments, "new/broken.png"), "new/broken.png cannot be read")
+    for i in range(3):
+        (tmp_path / "new" / f"{i}.png").unlink()
+    refused(call(*arguments, "new"), f"new: none of the images can be read, such as new/broken.png {reason}")
+
+
+def test_images_of_other_channels_are_brought_to_the_models(in_shop: Shop, tmp_path: Path) -> None:
     """Grey pixels in a colour file count as grey. Colours are never dropped silently."""
     grey = Image.open(in_shop.images[0])
     grey.convert("RGB").save(tmp_path / "grey.png")
     Image.new("RGB", (28, 28), "red").save(tmp_path / "red.png")
     same = call("score", in_shop.trained[0]["folder"], tmp_path / "grey.png", "--json").json[0]["mse"]
     assert same == call("score", in_shop.trained[0]["folder"], in_shop.images[0], "--json").json[0]["mse"]
-    answer = call("score", in_shop.trained[0]["folder"], tmp_path / "red.png")
-    refused(answer, "red.png", "colour", "grey", "convert")
+    answer = call("score", in_shop.trained[0]["folder"], tmp_path / "red.png", tmp_path / "grey.png")
+    assert answer.code == 0
+    told = "note: 1 image is colour and is read as grey, as the model's own images are\n"
+    assert answer.err.count(told) == 1

@@ -36,6 +36,15 @@ def test_a_training_that_was_too_short_is_told_of_it(shop: Shop) -> None:
     assert "all reconstructions are alike" in run.data.tags["mlflow.note.content"]
 
 
+@pytest.mark.usefixtures("store")
+def test_a_training_ends_with_how_to_use_the_model(digits: object) -> None:
+    del digits  # they are prepared
+    told = call("train", *TINY, "training.epochs=1", "evaluation.level=quick").out.splitlines()
+    assert [line.removeprefix("use it").strip() for line in told if line.startswith("use it ")] == [
+        "aemodels generate digits/1 -n 64 -o grid.png"
+    ]
+
+
 @pytest.mark.usefixtures("in_shop")
 def test_evaluation_changes_neither_the_model_nor_the_shape_of_images() -> None:
     before = len(call("models", "--json").json)
