@@ -122,7 +122,7 @@ def colour(tmp_path_factory: pytest.TempPathFactory):
     from aemodels.data.folder import FolderConfig
     from aemodels.runtime.progress import finish
 
-    root, rng = tmp_path_factory.mktemp("colour"), np.random.default_rng(0)
+    root, rng = tmp_path_factory.mktemp("colour"), np.random.default_rng(3)
     for label in ("bright", "dark"):
         (root / label).mkdir()
         for i in range(30):

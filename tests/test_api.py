@@ -221,7 +221,7 @@ def unprepared(*_: object) -> None:
     raise AssertionError("the images are prepared before the settings are checked")
 
 
-NAMELESS = r"registry\.name: a model of images from folders needs a name"
+NAMELESS = r"registry\.name: a model of your own images needs a name"
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,9 @@ def check_models(experiment: Experiment, data: PreparedData, config: TuningConfi
                 experiment.override(settings).model.build(data.image_shape, data.num_classes)
         except SettingsError as error:
             raise SettingsError(*(f"tuning.space: {line}" for line in error.args)) from None
+        except RuntimeError as error:  # a tensor of more numbers than can be counted
+            told = ", ".join(f"{key}={value}" for key, value in settings.items())
+            raise SettingsError(f"tuning.space: {told}: no such network can be built ({error})") from None
     model = new_model(experiment.model, data, experiment.seed, images=experiment.training.images)
     check_primary(model, data, experiment.evaluation)
     check_likelihood(model, data, experiment.evaluation)  # for the training that follows the search

@@ -51,7 +51,7 @@ class Peer(Autoencoder):
     ) -> None:
         GenerativeModel.__init__(self, shape, 0, LATENT)
         self.network, self.code, self.image = network, mean, decoder
-        self.mixture: GaussianMixturePrior | None = None
+        self.fitted_prior: GaussianMixturePrior | None = None
 
     def parts(self) -> dict[str, tuple[str, ...]]:
         return {"network": ("network",)}
@@ -71,15 +71,11 @@ class Peer(Autoencoder):
         return Point(pixels.unflatten(-1, self.image_shape) if pixels.dim() == 2 else pixels)
 
     def prior(self, y: Tensor | None = None) -> Distribution:
-        if self.mixture is not None:
-            fitted: Distribution = self.mixture()
-            return fitted
         return Independent(Normal(torch.zeros(LATENT), 1.0), 1)
 
-    @torch.no_grad()
     def fit_prior(self, batches: Iterable[Batch], seed: int) -> None:
-        self.mixture = GaussianMixturePrior(LATENT)
-        self.mixture.fit(torch.cat([self.code(batch.x) for batch in batches]), seed)
+        self.fitted_prior = GaussianMixturePrior(LATENT)
+        super().fit_prior(batches, seed)
 
 
 def pixels_of(data: PreparedData) -> Tensor:

@@ -62,7 +62,7 @@ WIDTHS = {"model.trunk.widths": {"choices": [[128], [256, 128], [64, 64, 32]]}}
         (8, {**TWO_OR_THREE, **ONE_BETA}, 2),
         (8, {**TWO_OR_THREE, "model.beta": {"low": 0.5, "high": 0.5}}, 2),
         (8, {**TWO_OR_THREE, "model.beta": {"choices": [0.5, 1, 1.0, "1"]}}, 4),  # of which three are one
-        (9, {"model.latent_dim": {"low": 2, "high": 10**12, "log": True}, **ONE_BETA}, 9),
+        (9, {"model.latent_dim": {"low": 2, "high": 10**6, "log": True}, **ONE_BETA}, 9),
         (30, {**WIDTHS, **TWO_OR_THREE, "model.beta": {"choices": [0.5, 1.0]}}, 12),
         (8, {"model.latent_dim": {"choices": [20]}, **ONE_BETA}, 1),
         (8, {**TWO_OR_THREE, "model.beta": {"low": 0.5, "high": 1.0}}, 8),

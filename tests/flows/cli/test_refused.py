@@ -56,7 +56,7 @@ SETTINGS = {
     "images": (["data.image_size=4"], ["data.image_size=4", "at least 8"]),
     "path": (["data=folder", "registry.name=own"], ["data.path: required"]),
     "no folder": (["data.path=/no/images", "data.name=folder", "registry.name=own"], ["/no/images", "no such folder"]),
-    "no name": (["data.name=folder", "data.path=/no/images"], ["registry.name", "registry.name=..."]),
+    "no name": (["data.name=folder", "data.path=/no/images"], ["registry.name", "registry.name=NAME"]),
     "trunk": (DEEP, ["model.trunk.channels=[4, 4, 4, 4, 4, 4]", "images of side 28", "at most 4"]),
     "article": (
         ["--preset", "article-conv", "data=digits", "data.image_size=32"],

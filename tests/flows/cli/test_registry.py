@@ -55,7 +55,7 @@ MODELS = {
     "version": ("digits/9", ["digits/9: not registered", "digits/2"]),
     "which": ("digits", ["digits: the version is missing", "digits@champion"]),
     "path": ("no/such/folder", ["no/such/folder: neither a finished run's folder", "digits@champion"]),
-    "folder": (".", ["neither a finished run's folder, with config.json and weights.safetensors"]),
+    "folder": (".", ["the folder . is not a finished run's, with config.json and weights.safetensors"]),
 }
 
 

@@ -71,7 +71,7 @@ def test_a_work_pool_that_prefects_own_worker_made_is_refused() -> None:
         ({"parameters": {"settings": {"training": {"epochs": 0}}}}, ["settings.training.epochs=0", "at least 1"]),
         (
             {"parameters": {"settings": {"data": {"name": "folder", "path": ["photos"]}}}},
-            ["settings.data.path=['photos']: photos is a relative path, and a worker may start anywhere"],
+            ['settings.data.path=["photos"]: photos is a relative path, and a worker may start anywhere'],
         ),
         ({"parameters": {"settings": {"data": {"name": "folder", "path": "/a"}}}}, ["data.path=/a", "path: [/a]"]),
     ],

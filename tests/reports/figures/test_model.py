@@ -89,7 +89,8 @@ def test_every_figure_of_every_model(kind: type[ModelConfig], source: str, laten
     assert left_out.keys() == ({"codes_tsne"} if few else set())
     absent = {"codes_tsne"} if latent_dim <= 2 or data.sizes["test"] < 10 else set()
     absent |= {"manifold"} if latent_dim != 2 else set()
-    absent |= {"samples_standard_normal"} if evidence.has("unit_rates") else {"rate_per_unit"}
+    absent |= set() if evidence.has("unit_rates") else {"rate_per_unit"}
+    absent |= set() if evidence.has("fitted_prior") else {"samples_standard_normal"}
     absent |= set() if evidence.has("labels") else {"like"}
     absent |= {"codes", "codes_tsne"} if evidence.has("conditional") else {"classes"}
     expected = set(FIGURES) - absent
