@@ -30,7 +30,7 @@ def linear_code_of(data: PreparedData, numbers: int, seen: int | None) -> Linear
 
 @lru_cache(maxsize=8)
 def _linear_code(data: PreparedData, numbers: int, count: int) -> LinearCode:
-    images = torch.from_numpy(data.split("train").images[:count].copy())  # (N, C, H, W)
+    images = torch.from_numpy(data.stored("train").images.first(count).read())  # (N, C, H, W)
     return linear_code(images.float() / 255, numbers)
 
 
@@ -42,5 +42,5 @@ def is_black_and_white(data: PreparedData, seen: int | None) -> bool:
     """
     if data.binarize != "none":
         return True
-    images = data.split("train").images[: min(A_FEW, seen or A_FEW)]
+    images = data.stored("train").images.first(min(A_FEW, seen or A_FEW)).read()
     return bool(np.isin(images, (0, 255)).all())

@@ -134,11 +134,11 @@ def test_searches_come_to_the_same(mnist: PreparedData) -> None:
     job = Job("search", "", "cpu", 1, 1, mnist.model_dump(mode="json"), settings)
     ours, optuna = (measure(job._replace(contender=name))["values"] for name in ("aemodels", "optuna"))
     assert ours["1"] < 0.7 * ours["0"]  # which a latent size of 20 is for
-    assert ours == pytest.approx(optuna, rel=0.15)
+    assert all(ours[trial] < 1.15 * optuna[trial] for trial in optuna)  # which does not start at the mean image
     pruning = {"trials": 6, "images": 1_350, "epochs": 5, "granted": 1}
     own, other = (measure(job._replace(contender=name, settings=pruning)) for name in ("aemodels", "optuna"))
     assert own["trials"] == other["trials"] == 6
-    assert own["best"] == pytest.approx(other["best"], rel=0.2)
+    assert own["best"] < 1.2 * other["best"]
     assert own["best"] < 0.045  # after two epochs all are above 0.05
 
 
