@@ -48,6 +48,7 @@ def measure(job: Job) -> Measured:
 
 
 def _tracked(settings: Settings, data: PreparedData, as_flow: bool) -> Measured:
+    from aemodels.checkpoints import training
     from aemodels.runtime.progress import finish
     from aemodels.steps import train as step
     from aemodels.tracking.store import open_store
@@ -55,7 +56,7 @@ def _tracked(settings: Settings, data: PreparedData, as_flow: bool) -> Measured:
     inside: list[float] = []  # seconds of each epoch
     asked: list[float] = []  # when the next epoch was asked for: all before it are tracked
     open_store()
-    with mock.patch.object(step, "train_epochs", lambda *given, **named: _timed(train(*given, **named), inside, asked)):
+    with mock.patch.object(training, "train", lambda *given, **named: _timed(train(*given, **named), inside, asked)):
         if as_flow:
             from flows.train import train as flow
 

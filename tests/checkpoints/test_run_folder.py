@@ -74,7 +74,7 @@ def folder(store) -> Path:
 @pytest.mark.parametrize(
     ("name", "after"),
     first(
-        1, [("save_state", True), ("register", True), ("save_state", False), ("save_card", True), ("evaluate", False)]
+        1, [("save_state", True), ("register", True), ("save_state", False), ("save_card", True), ("evaluating", False)]
     ),
 )
 def test_wherever_it_is_interrupted_there_is_one_run_and_one_version(folder: Path, name: str, after: bool) -> None:
@@ -215,7 +215,7 @@ def test_what_a_killed_evaluation_left_running_is_ended_by_the_next_command(fold
     done(call(*TRAIN))
     script = (
         "import os, sys, aemodels.steps.evaluate as step, flows.cli.main as cli\n"
-        "step.judge = lambda *_, **__: os.kill(os.getpid(), 9)\n"
+        "step.evaluating = lambda *_, **__: os.kill(os.getpid(), 9)\n"
         "sys.argv = ['aemodels', 'evaluate', 'digits/1']\n"
         "cli.main()"
     )
@@ -385,13 +385,13 @@ def test_a_damaged_checkpoint_is_named_and_its_remedy_helps(folder: Path) -> Non
 def test_a_metric_that_is_not_finite_spoils_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import aemodels.steps.train as step
 
-    real = step.evaluate
+    real = step.evaluating
 
     def without_error(*arguments: Any, **named: Any) -> Any:
-        judged = real(*arguments, **named)
+        judged = yield from real(*arguments, **named)
         return judged._replace(metrics={**judged.metrics, "psnr": float("inf"), "ssim": float("nan")})
 
-    monkeypatch.setattr(step, "evaluate", without_error)
+    monkeypatch.setattr(step, "evaluating", without_error)
     told = done(call(*TRAIN))
     assert told["test/psnr"] is None
     assert told["test/ssim"] is None
