@@ -37,9 +37,10 @@ class Finished(Result):
 def origin(settings: Settings, data: PreparedData) -> str:
     """Returns a hash of all that a pipeline's outcome depends on: the images, the settings and this project's release.
 
-    Where the images lie does not count, nor whether a pipeline is wanted again.
+    Where the images lie does not count, nor whether a pipeline is wanted again, nor how much is measured of its model.
     """
-    given = settings.model_dump(mode="json", exclude={"data": {"path"}, "registry": {"repeat"}})
+    unasked = {"data": {"path"}, "registry": {"repeat"}, "evaluation": {"level"}}
+    given = settings.model_dump(mode="json", exclude=unasked)
     return result_key(given, data)
 
 

@@ -167,7 +167,7 @@ def test_a_comparison_shows_its_table_and_picture_on_prefects_pages() -> None:
     file.write_text(systems)
     settings = [f"{key}={value}" for key, value in TINY.items() if not key.startswith("tuning")]
     told = done(call("compare", "--json", str(file), *settings, "evaluation.samples=100"))
-    assert [row["system"] for row in told["table"]["rows"]] == ["ae", "gan"]
+    assert [row["system"] for row in told["table"]["rows"]][:2] == ["ae", "gan"]  # references follow
     with get_client(sync_client=True) as client:
         keys = [ArtifactFilterKey(any_=[f"comparison-{what}"]) for what in ("table", "comparison", "mlflow")]
         table, picture, link = (client.read_artifacts(artifact_filter=ArtifactFilter(key=key)) for key in keys)
