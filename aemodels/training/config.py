@@ -13,7 +13,7 @@ from aemodels.nn.augmentation import AugmentationConfig
 from aemodels.nn.corruption import CorruptionConfig, NoCorruption
 from aemodels.nn.schedules import Schedule
 
-UPDATES = 1_000  # of a training whose length is not given
+UPDATES = 1_500  # of a training whose length is not given
 EPOCH = 100  # updates of an epoch, where the length is given in updates
 WARM_UP = 100  # updates of the learning rate of such a training: the first steps of Adam spoil a linear code
 PATIENCE = 1 / 3  # share of such a training that may bring no better validation
@@ -48,7 +48,7 @@ class TrainingConfig(LengthConfig):
     """Holds how a model is trained."""
 
     updates: int | None = Field(None, ge=1)
-    """Sets the length of the training, in updates; null takes 1,000, unless epochs are given.
+    """Sets the length of the training, in updates; null takes 1,500, unless epochs are given.
 
     What a training needs does not shrink with the number of images. An epoch, after which the model is validated, saved
     and shown, then has 100 updates, however many passes over the images these are."""
@@ -58,7 +58,7 @@ class TrainingConfig(LengthConfig):
     """Sets the passes for each hidden layer of an MLP trunk, one layer after the other, before all train together.
 
     With 0 the training starts with all layers together."""
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(64, ge=1)
     """Sets the images per update."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """Chooses Adam (weight decay in the gradient) or AdamW (decoupled weight decay)."""

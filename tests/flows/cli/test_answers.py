@@ -85,7 +85,7 @@ def test_prepare_answers_a_machine(digits) -> None:
 
 def test_settings_answers_a_machine() -> None:
     rows = {(row["key"], row["kind"]): row for row in call("settings", "--json").json}
-    assert rows["training.batch_size", ""]["default"] == 128
+    assert rows["training.batch_size", ""]["default"] == 64
     assert rows["training.batch_size", ""]["type"] == "whole number, at least 1"
     assert ("model.beta", "vae") in rows
     assert ("model.beta", "ae") not in rows
