@@ -24,7 +24,7 @@ class AugmentationConfig(Config):
     shift: int | None = Field(None, ge=0)
     """Moves each image up or down and left or right, by up to so many whole pixels; its edges are repeated.
 
-    With null it is a sixteenth of the shorter side for the trunk for photos, and 0 for others."""
+    With null it is a sixteenth of the shorter side for the trunk for photos and fewer than 10,000 images, else 0."""
     crop: float = Field(0.0, ge=0, lt=1)
     """Cuts up to this share (0 to 1) off each image's height and width, at any side, and enlarges the rest."""
     brightness: float = Field(0.0, ge=0, lt=1)

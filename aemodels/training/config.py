@@ -14,6 +14,7 @@ from aemodels.nn.corruption import CorruptionConfig, NoCorruption
 from aemodels.nn.schedules import Schedule
 
 UPDATES = 1_500  # of a training whose length is not given
+PASSES, MOST_UPDATES = 3, 2 * UPDATES  # it has more where there are many images: so many passes, up to so many updates
 EPOCH = 100  # updates of an epoch, where the length is given in updates
 WARM_UP = 100  # updates of the learning rate of such a training: the first steps of Adam spoil a linear code
 PATIENCE = 1 / 3  # share of such a training that may bring no better validation
@@ -48,7 +49,7 @@ class TrainingConfig(LengthConfig):
     """Holds how a model is trained."""
 
     updates: int | None = Field(None, ge=1)
-    """Sets the length of the training, in updates; null takes 1,500, unless epochs are given.
+    """Sets the length of the training, in updates; null takes 1,500, and up to 3,000 for three passes over many images.
 
     What a training needs does not shrink with the number of images. An epoch, after which the model is validated, saved
     and shown, then has 100 updates, however many passes over the images these are."""
@@ -101,13 +102,16 @@ class TrainingConfig(LengthConfig):
         rates = {"schedule": self.rates, "warmup_steps": self.warm_up}
         if self.epochs is not None:
             return self.model_copy(update=rates)
-        images, seen = min(self.images or count, count), self.budget * self.batch_size
+        images = min(self.images or count, count)
+        passes = math.ceil(PASSES * images / self.batch_size)
+        updates = self.updates or max(UPDATES, min(passes, MOST_UPDATES))
+        seen = updates * self.batch_size
         some = {"images": seen} if seen < images else {}
-        return self.model_copy(update={"updates": self.budget, **rates, **some})
+        return self.model_copy(update={"updates": updates, **rates, **some})
 
     @property
     def budget(self) -> int:
-        """Returns the updates of a training whose length is not in epochs."""
+        """Returns the updates of a training whose length is not in epochs; before `for_images` it is the least."""
         return UPDATES if self.updates is None else self.updates
 
     @property
