@@ -19,7 +19,6 @@ from aemodels.nn.photo import PhotoConfig
 from aemodels.training.config import TrainingConfig
 from aemodels.training.train import check_model
 
-
 ENOUGH = 10_000  # images, from which on a trunk for photos needs no shifted ones
 
 
