@@ -387,7 +387,7 @@ def test_two_processes_that_do_the_same_at_once(work: str) -> None:
 def test_what_python_lacks_is_asked_for_in_the_words_of_python() -> None:
     with pytest.raises(SettingsError, match=r"own images needs a name; .*in Python registry__name='NAME'"):
         aemodels.fit(IMAGES, "ae", track=True, **QUICK)
-    with pytest.raises(SettingsError, match=r"model\.name=cvae: needs the class of each image; give labels=\.\.\."):
+    with pytest.raises(SettingsError, match=r"model\.name=cvae: needs images of several classes, .*in Python labels="):
         aemodels.fit(IMAGES, "cvae", **QUICK)
     with pytest.raises(aemodels.UserError, match=r"nope: no such registered model; .* a run's folder may be given too"):
         aemodels.load("nope")

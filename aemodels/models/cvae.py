@@ -47,7 +47,7 @@ class CVAEConfig(VAEConfig):
         if num_classes < 2:
             raise SettingsError(
                 f"model.name=cvae: needs images of several classes, these have {num_classes or 'no labels'}; "
-                "use model.name=vae, or data with a folder for each class"
+                "use model.name=vae, or data with a folder for each class (in Python labels=...)"
             )
         if self.trunk.direct_code is not None:
             raise SettingsError(

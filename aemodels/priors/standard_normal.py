@@ -22,4 +22,4 @@ class StandardNormalPrior(FittedPrior):
         return MultivariateNormal(self.eye.new_zeros(len(self.eye)), scale_tril=self.eye, validate_args=False)
 
     def fit(self, codes: Tensor, seed: int) -> None:
-        """Fits nothing."""
+        """Leaves the prior as it is, whatever the codes (N, D) are."""

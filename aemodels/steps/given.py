@@ -16,7 +16,6 @@ from aemodels.config import SettingsError, UserError, section_kinds
 from aemodels.data.arrays import keep_arrays
 from aemodels.data.own_images import source_of
 from aemodels.models.base import ModelConfig
-from aemodels.models.cvae import CVAEConfig
 from aemodels.runtime.arrays import as_array, as_images
 from aemodels.serving.model import Model
 from aemodels.settings import Settings
@@ -47,11 +46,7 @@ def settings_of(
         changes["start_from"] = _reference(start) if isinstance(start, Model) else str(start)
         if isinstance(start, Model) and any(key.partition(".")[0] == "model" for key in changes):
             changes = {"model.name": start.kind} | changes
-    chosen = fixed(Settings().override({"data": _source(images, labels)} | changes))
-    plain = not isinstance(images, str | Path | torch.utils.data.Dataset)
-    if isinstance(chosen.model, CVAEConfig) and labels is None and plain:
-        raise SettingsError("model.name=cvae: needs the class of each image; give labels=..., or take the model vae")
-    return chosen
+    return fixed(Settings().override({"data": _source(images, labels)} | changes))
 
 
 def changes_of(model: str | ModelConfig | None, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def test_images_that_are_learned_by_heart_from_the_start() -> None:
 
 
 def test_a_steep_rise_is_no_noise() -> None:
-    """As of a VAE whose likelihood takes the best sigma: each epoch is far from the one before, and none comes back."""
+    """A VAE whose likelihood takes the best sigma has such a course: each epoch is far from the one before."""
     steep = [200.0, 100, 50, 150, 250, 350, 450, 550]
     (line,) = advise(course(steep, 3, TrainingConfig(updates=1_000)), GOOD)
     assert "the validation loss rose from 50 to 550." in line

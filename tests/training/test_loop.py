@@ -76,7 +76,7 @@ def test_resumed_equals_uninterrupted(model, config, binarize, digits: PreparedD
 
 @pytest.mark.parametrize("model", RESUMED.values(), ids=RESUMED)
 def test_a_training_starts_from_the_weights_that_it_is_given(model: ModelConfig, digits: PreparedData) -> None:
-    """With a learning rate of nearly nothing the parameters stay what they were before the first update."""
+    """A learning rate of nearly nothing leaves the parameters what they were before the first update."""
     parent = new_model(model, digits, seed=5)
     start = {name: tensor for name, tensor in parent.state_dict().items() if name not in model.only_in_loss}
     still = TrainingConfig(epochs=1, images=64, learning_rate=1e-30)
@@ -130,7 +130,7 @@ def test_damaged_files_are_named(digits: PreparedData, tmp_path: Path, damage: b
 
 
 def test_a_state_of_an_earlier_release_goes_on(tmp_path: Path) -> None:
-    """That state has a count of updates beside the count of epochs."""
+    """Such a state has a count of updates beside the count of epochs."""
     meta = {"epoch": "2", "step": "6", "best": "0.5", "best_epoch": "1", "history": "[]", "pretraining": "[]"}
     save_file({"model.weight": torch.ones(3)}, tmp_path / "state.safetensors", metadata=meta)
     state = load_state(tmp_path)

@@ -132,7 +132,7 @@ def test_moments_that_are_too_small_to_matter_are_forgotten() -> None:
 
 @pytest.mark.parametrize("model", [VAEConfig(trunk=SMALL, beta_warmup_steps=7), TwoPartsConfig()], ids=["vae", "parts"])
 def test_what_a_graph_replays_is_the_update(model: ModelConfig, digits: PreparedData) -> None:
-    """As on a GPU, order, rates and step lie in tensors.
+    """Order, rates and step lie in tensors, as on a GPU.
 
     Such updates equal those of the plain loop; nothing is captured here.
     """
