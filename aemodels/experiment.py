@@ -14,6 +14,7 @@ from aemodels.data.prepared import PreparedData
 from aemodels.data.statistics import is_black_and_white
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evaluate import check_ranking
+from aemodels.evaluation.evidence import TrainedOn
 from aemodels.models import AnyModelConfig, VAEConfig
 from aemodels.nn.photo import PhotoConfig
 from aemodels.training.config import TrainingConfig
@@ -86,6 +87,10 @@ class Experiment(Config):
         """Returns how many of the first training images a training on these data sees."""
         there = data.sizes["train"]
         return min(self.training.images or there, there)
+
+    def trained_on(self, data: PreparedData) -> TrainedOn:
+        """Returns the images that a training on these data sees."""
+        return TrainedOn(data, self.seen(data))
 
     def identity(self, digest: str) -> str:
         """Returns the name of a run's folder: a hash of all settings and of the prepared data."""

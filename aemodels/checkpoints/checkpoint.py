@@ -23,7 +23,8 @@ from torch import Tensor
 from aemodels.checkpoints.model_files import CODES, COMPLETED, CONFIG, WEIGHTS, first_line, load_network, seal
 from aemodels.checkpoints.run_folder import STATE
 from aemodels.config import Config, SettingsError, UserError
-from aemodels.data.prepared import PreparedData
+from aemodels.data.prepared import PreparedData, prepared_before
+from aemodels.evaluation.evidence import TrainedOn
 from aemodels.experiment import Experiment
 from aemodels.models.base import GenerativeModel
 from aemodels.nn.trunks import ImageShape
@@ -41,6 +42,11 @@ class ModelCard(Config):
     classes: tuple[str, ...]
     digest: str
     """Identifies the data that it was trained on, by a hash."""
+
+    def trained_on(self, data: PreparedData) -> TrainedOn | None:
+        """Returns the images of the model's training: these, if they are its own, or else what is left in the cache."""
+        own = data if data.digest == self.digest else prepared_before(self.experiment.data, self.digest)
+        return None if own is None else self.experiment.trained_on(own)
 
     def check_shape(self, data: PreparedData, what: str) -> None:
         """Checks that images have the shape of those that the model was made for; `what` names it in the message.

@@ -10,7 +10,7 @@ import torch
 from aemodels.config import SettingsError, UserError
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.config import EvaluationConfig
-from aemodels.evaluation.evidence import Evidence
+from aemodels.evaluation.evidence import Evidence, TrainedOn
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.leaving_out import making_from, named
 from aemodels.evaluation.metrics import METRICS, Direction
@@ -37,13 +37,11 @@ def evaluate(
     config: EvaluationConfig,
     split: str = "test",
     only: Collection[str] | None = None,
+    trained_on: TrainedOn | None = None,
     history: Sequence[Mapping[str, float]] = (),
-    seen: int = 0,
-    own: PreparedData | None = None,
-    own_seen: int | None = None,
 ) -> Evaluation:
     """Measures a model, as `evaluating` does."""
-    return finish(evaluating(model, data, features, config, split, only, history, seen, own, own_seen))
+    return finish(evaluating(model, data, features, config, split, only, trained_on, history))
 
 
 def evaluating(
@@ -53,10 +51,8 @@ def evaluating(
     config: EvaluationConfig,
     split: str = "test",
     only: Collection[str] | None = None,
+    trained_on: TrainedOn | None = None,
     history: Sequence[Mapping[str, float]] = (),
-    seen: int = 0,
-    own: PreparedData | None = None,
-    own_seen: int | None = None,
 ) -> Steps[Evaluation]:
     """Measures a model; the same weights give the same numbers, and no random state outside is changed.
 
@@ -65,17 +61,15 @@ def evaluating(
     Args:
         features: None leaves out what needs them.
         only: these metrics, and no work for others.
+        trained_on: the images of the model's training, which references are fitted to; None where they are not known.
         history: a training's metrics, an entry per epoch, for its curves.
-        seen: how many of the first training images the model was trained on; 0 for a model of other images.
-        own: the data of those other images, where they are known; references are fitted to their training images.
-        own_seen: how many of the first of those training images the model was trained on; None for all.
 
     Raises:
         SettingsError: a metric that was asked for does not exist for this model and these data, or the model is for
             other images or, if it is conditional, other classes.
     """
     _check_images(model, data)
-    evidence = Evidence(model, data, features, split, config, history, seen, own, own_seen)
+    evidence = Evidence(model, data, features, split, config, trained_on, history)
     if only is not None:
         _require(only, evidence)
     makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in (_asked(config) if only is None else only)}

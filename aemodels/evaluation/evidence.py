@@ -35,6 +35,13 @@ TRAINING_CODES = 10_000
 NOISY = 200  # images: the filters that denoisers are compared with are slow
 
 
+class TrainedOn(NamedTuple):
+    """Holds the images that a model was trained on: the first training images of some data."""
+
+    data: PreparedData
+    images: int
+
+
 class Codes(NamedTuple):
     """Holds posterior means and their images' labels, on the CPU."""
 
@@ -52,27 +59,25 @@ class Evidence:
         features: Features | None,
         split: str,
         rules: EvaluationConfig,
+        trained_on: TrainedOn | None = None,
         history: Sequence[Mapping[str, float]] = (),
-        seen: int = 0,
-        own: PreparedData | None = None,
-        own_seen: int | None = None,
     ) -> None:
-        """Keeps what the rest is computed from.
-
-        Args:
-            history: a training's metrics, an entry per epoch.
-            seen: how many of the first training images the model was trained on.
-            own: the data that the model was trained on, where they are others and are known.
-            own_seen: how many of the first training images of `own` it was trained on; None for all.
-        """
+        """Keeps what the rest is computed from; its arguments are explained at `evaluating`."""
         self.model, self.data, self.split, self.rules, self.history = model, data, split, rules, history
-        self.seen, self.own, self.own_seen, self._features, self.seed = seen, own, own_seen, features, rules.seed
+        self.trained_on, self._features, self.seed = trained_on, features, rules.seed
         self.frechet_images = min(rules.samples, data.sizes[split], data.sizes["train"])  # on each side of a distance
         self._kept: list[Tensor] | None = None
 
     def has(self, need: Need) -> bool:
         """Tells whether this model and its data have what a metric or figure needs."""
         return NEEDS[need](self)
+
+    @property
+    def seen(self) -> int:
+        """Returns how many of the first training images of these data the model was trained on; 0 if on others."""
+        if self.trained_on is None or self.trained_on.data.digest != self.data.digest:
+            return 0
+        return self.trained_on.images
 
     @property
     def autoencoder(self) -> Autoencoder:

@@ -31,16 +31,9 @@ FEW = 10  # images; of fewer a tenth is none
 def evaluation(loaded: Loaded, data: PreparedData, history: Sequence[Mapping[str, float]] = ()) -> Steps[Evaluation]:
     """Measures a model on test images; the history of its training is drawn beside."""
     features = yield from feature_network(data, best_device())
-    experiment = loaded.card.experiment
-    seen = experiment.seen(data) if data.digest == loaded.card.digest else 0
-    own = prepared_before(experiment.data, loaded.card.digest)
-    rules = experiment.evaluation.override({"level": "full"})
-    own_seen = experiment.training.images
-    return (
-        yield from evaluating(
-            loaded.model, data, features, rules, history=history, seen=seen, own=own, own_seen=own_seen
-        )
-    )
+    rules = loaded.card.experiment.evaluation.override({"level": "full"})
+    trained_on = loaded.card.trained_on(data)
+    return (yield from evaluating(loaded.model, data, features, rules, trained_on=trained_on, history=history))
 
 
 def advice(card: ModelCard, measured: Evaluation) -> tuple[str, ...]:

@@ -77,11 +77,11 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
     with start_run(store, _name(model) or experiment.data.name, f"evaluation of {model}", tags) as run:
         run.params(changed_first(experiment))
         run.dataset(data, experiment.data.title)
-        trained_on = own.digest == loaded.card.digest
-        images = experiment.training.images if trained_on else None
-        seen, known = (experiment.seen(data), own) if trained_on else (0, None)
+        beside_own = own.digest == loaded.card.digest  # the training images of the data are those of the model
+        images = experiment.training.images if beside_own else None
+        trained_on = experiment.trained_on(data) if beside_own else loaded.card.trained_on(data)
         evaluation = yield from evaluating(
-            loaded.model, data, features, experiment.evaluation, history=history, seen=seen, own=known
+            loaded.model, data, features, experiment.evaluation, trained_on=trained_on, history=history
         )
         subject = Subject(model, "evaluated again", run.id, experiment, data, images)
         result = yield from _record(run, subject, evaluation)

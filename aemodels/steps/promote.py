@@ -10,7 +10,7 @@ from PIL import Image
 
 from aemodels.checkpoints.checkpoint import load_card, load_model
 from aemodels.config import UserError
-from aemodels.data import DataConfig, PreparedData, prepared_before
+from aemodels.data import DataConfig, PreparedData
 from aemodels.data.folder import FolderConfig
 from aemodels.data.image_files import has_images
 from aemodels.evaluation.evaluate import evaluate
@@ -229,8 +229,5 @@ def _metrics_on(
     model, card = load_model(find_registered(f"{name}/{version}", store), str(best_device()))
     if card.image_shape != data.image_shape or (model.conditional and card.classes != data.classes):
         return None
-    seen = card.experiment.seen(data) if card.digest == data.digest else 0
-    own = prepared_before(card.experiment.data, card.digest)
-    rules, own_seen = settings.evaluation, card.experiment.training.images
-    found = evaluate(model, data, features, rules, seen=seen, own=own, own_seen=own_seen)
+    found = evaluate(model, data, features, settings.evaluation, trained_on=card.trained_on(data))
     return found.metrics, found.left_out

@@ -248,9 +248,8 @@ def _evaluate_best(
 ) -> Steps[Evaluation]:
     """Saves and measures the best weights of a training."""
     model = save_best(folder.path, experiment, data, state)
-    seen = experiment.seen(data)
-    rules, history = experiment.evaluation, state.history
-    return (yield from evaluating(model, data, features, rules, history=history, seen=seen))
+    trained_on, rules = experiment.trained_on(data), experiment.evaluation
+    return (yield from evaluating(model, data, features, rules, trained_on=trained_on, history=state.history))
 
 
 def _effort(state: TrainingState) -> tuple[float, float]:

@@ -41,8 +41,8 @@ class Conditions:
         if (watched := self.goals.watched) is None:
             return None
         fit_prior(epoch.model, self.data, experiment.seed, experiment.training.images)
-        rules, seen = experiment.evaluation, experiment.seen(self.data)
-        return evaluate(epoch.model, self.data, self.features, rules, "val", (watched,), seen=seen).metrics.get(watched)
+        data, rules, trained_on = self.data, experiment.evaluation, experiment.trained_on(self.data)
+        return evaluate(epoch.model, data, self.features, rules, "val", (watched,), trained_on).metrics.get(watched)
 
     def measure(self, epoch: Epoch, experiment: Experiment) -> dict[str, float]:
         """Measures the best weights of a training, after its last epoch.
@@ -56,7 +56,7 @@ class Conditions:
         compared = [metric for metric in COMPARED if all(map(has, METRICS[metric].needs))]
         needed = (*self.goals.objectives, rules.primary)
         wanted = dict.fromkeys((*needed, *compared))
-        found = evaluate(model, data, self.features, rules, "val", only=wanted.keys(), seen=experiment.seen(data))
+        found = evaluate(model, data, self.features, rules, "val", wanted.keys(), experiment.trained_on(data))
         for name in needed:
             if name in found.left_out:
                 raise SettingsError(f"{name} cannot be measured on the validation images: {found.left_out[name]}")

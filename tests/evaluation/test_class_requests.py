@@ -12,7 +12,7 @@ from aemodels.data import PreparedData
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.denoising import Denoising
 from aemodels.evaluation.evaluate import evaluate
-from aemodels.evaluation.evidence import Evidence
+from aemodels.evaluation.evidence import Evidence, TrainedOn
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.leaving_out import NotEnoughError
 from aemodels.evaluation.metrics import METRICS
@@ -55,7 +55,7 @@ def printer(images: Tensor) -> CVAE:
 def evidence_of(data: PreparedData, features: Features, seen: int = 0) -> Evidence:
     torch.manual_seed(0)
     model = CVAEConfig(latent_dim=2, trunk=MLPConfig(widths=(8,))).build(data.image_shape, data.num_classes)
-    return evaluate(model, data, features, CONFIG, only=(), seen=seen).evidence
+    return evaluate(model, data, features, CONFIG, only=(), trained_on=TrainedOn(data, seen)).evidence
 
 
 def measured(evidence: Evidence, kind: str) -> list[float]:

@@ -15,6 +15,7 @@ from aemodels.data import PreparedData
 from aemodels.data.other_kind import images_of_another_kind
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evaluate import check_primary, direction, evaluate, evaluating
+from aemodels.evaluation.evidence import TrainedOn
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
@@ -80,7 +81,8 @@ def test_every_metric_is_finite_on_colour_images(colour, kind: type[ModelConfig]
     torch.manual_seed(0)
     model = kind.model_validate({"trunk": SMALL}).build(data.image_shape, data.num_classes)
     rules = CONFIG.override({"denoising": True})
-    found, evidence, left_out = evaluate(model, data, finish(feature_network(data, CPU)), rules, seen=20)
+    features, seen = finish(feature_network(data, CPU)), TrainedOn(data, 20)
+    found, evidence, left_out = evaluate(model, data, features, rules, trained_on=seen)
     assert not left_out
     assert all(map(math.isfinite, found.values()))
     expected = set(METRICS) - {"nll", "nll_samples", "nll_images", "mutual_information_gap"}
@@ -156,7 +158,7 @@ def test_a_vae_is_judged_by_codes_from_a_fitted_prior_too(digits: PreparedData, 
     decoded: list[Tensor] = []
     model.encoder.register_forward_hook(lambda _, inputs, __: shown.append(len(inputs[0])))
     model.decoder.register_forward_hook(lambda _, inputs, __: decoded.append(inputs[0]))
-    found = evaluate(model, digits, features, CONFIG, only=TWICE, seen=700).metrics
+    found = evaluate(model, digits, features, CONFIG, only=TWICE, trained_on=TrainedOn(digits, 700)).metrics
     assert found["frechet_standard_normal"] == found["frechet_samples"]
     normal, fitted = torch.cat(decoded).split(digits.sizes["test"])  # and none of them twice
     for codes, mean in ((normal, 0.0), (fitted, 7.0)):
@@ -183,7 +185,7 @@ def test_the_gap_between_seen_and_unseen_images(digits: PreparedData) -> None:
         last = [module for module in model.decoder if isinstance(module, torch.nn.Linear)][-1]
         last.weight.zero_()
         last.bias.copy_(seen.mean(0).flatten().clamp(1e-6, 1 - 1e-6).logit())
-    found, evidence, _ = evaluate(model, digits, None, CONFIG, seen=30)
+    found, evidence, _ = evaluate(model, digits, None, CONFIG, trained_on=TrainedOn(digits, 30))
     assert len(evidence.training_codes.z) == 30  # those of the probes too
     assert found["mse_training"] == pytest.approx(float((seen - seen.mean(0)).square().mean()), rel=1e-4)
     assert found["generalization_gap"] == pytest.approx(found["mse"] - found["mse_training"])
@@ -257,8 +259,9 @@ def test_a_model_for_other_images(digits: PreparedData, colour) -> None:
 
 def test_a_quick_evaluation_leaves_out_what_is_slow_and_not_asked(digits: PreparedData, features: Features) -> None:
     model = build(VAEConfig(trunk=SMALL), digits)
-    full = evaluate(model, digits, features, CONFIG, seen=500)
-    quick = evaluate(model, digits, features, CONFIG.override({"level": "quick"}), seen=500)
+    seen = TrainedOn(digits, 500)
+    full = evaluate(model, digits, features, CONFIG, trained_on=seen)
+    quick = evaluate(model, digits, features, CONFIG.override({"level": "quick"}), trained_on=seen)
     slow = {name for name in full.metrics if METRICS[name].slow}
     assert {"probe_accuracy", "knn_accuracy", "density", "coverage", "like_accuracy"} <= slow
     assert quick.metrics == {name: value for name, value in full.metrics.items() if name not in slow}
@@ -267,7 +270,7 @@ def test_a_quick_evaluation_leaves_out_what_is_slow_and_not_asked(digits: Prepar
     )
     assert not quick.left_out
     asked = CONFIG.override({"level": "quick", "primary": "coverage"})
-    assert evaluate(model, digits, features, asked, seen=500).metrics["coverage"] == full.metrics["coverage"]
+    assert evaluate(model, digits, features, asked, trained_on=seen).metrics["coverage"] == full.metrics["coverage"]
 
 
 def test_an_evaluation_tells_which_metric_it_measures(digits: PreparedData, features: Features) -> None:

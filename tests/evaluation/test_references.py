@@ -10,6 +10,7 @@ from torch import Tensor
 from aemodels.data import PreparedData
 from aemodels.evaluation import references
 from aemodels.evaluation.evaluate import EvaluationConfig, evaluate
+from aemodels.evaluation.evidence import TrainedOn
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.metrics.references import REFERENCES
 from aemodels.evaluation.references import LinearReference, Size, linear_reference
@@ -26,7 +27,9 @@ def pixels(data: PreparedData, split: str) -> Tensor:
 
 
 def test_references_equal_a_direct_computation(digits: PreparedData, features: Features) -> None:
-    found = evaluate(build(AEConfig(trunk=SMALL, latent_dim=7), digits), digits, features, RULES, seen=500).metrics
+    found = evaluate(
+        build(AEConfig(trunk=SMALL, latent_dim=7), digits), digits, features, RULES, trained_on=TrainedOn(digits, 500)
+    ).metrics
     training, test = pixels(digits, "train")[:500], pixels(digits, "test")
     mean = training.mean(0)
     assert found["mean_image_mse"] == pytest.approx(float((test - mean).square().mean()), rel=1e-4)
@@ -52,7 +55,9 @@ def test_models_of_one_size_share_the_measurement(
     rules = RULES.override({"seed": 17})  # no other test has measured by it
     for config in (AEConfig(trunk=SMALL, latent_dim=5), VAEConfig(trunk=SMALL, latent_dim=5), GANConfig(latent_dim=5)):
         model = config.build(digits.image_shape, digits.num_classes)
-        found = evaluate(model, digits, features, rules, only=("frechet_linear_code",), seen=500).metrics
+        found = evaluate(
+            model, digits, features, rules, only=("frechet_linear_code",), trained_on=TrainedOn(digits, 500)
+        ).metrics
         assert set(found) == {"frechet_linear_code"}
     assert made == [5]
 
@@ -64,10 +69,11 @@ def test_the_reference_is_of_the_images_of_the_training(digits: PreparedData, fe
     assert set(gone.left_out.values()) == {
         "it needs the images that the model was trained on, which are not in the cache"
     }
-    known = evaluate(model, digits, features, RULES, own=digits, own_seen=500).metrics
-    own = evaluate(model, digits, features, RULES, seen=500).metrics
+    elsewhere = digits.model_copy(update={"digest": "other images"})
+    known = evaluate(model, elsewhere, features, RULES, trained_on=TrainedOn(digits, 500)).metrics
+    own = evaluate(model, digits, features, RULES, trained_on=TrainedOn(digits, 500)).metrics
     assert {name: known[name] for name in REFERENCES} == {name: own[name] for name in REFERENCES}
-    more = evaluate(model, digits, features, RULES, own=digits).metrics
+    more = evaluate(model, elsewhere, features, RULES, trained_on=TrainedOn(digits, digits.sizes["train"])).metrics
     assert all(known[name] != more[name] for name in REFERENCES)
 
 

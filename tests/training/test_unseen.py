@@ -14,6 +14,7 @@ from torch import Tensor
 from aemodels.config import section_kinds
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.evaluate import EvaluationConfig, evaluate
+from aemodels.evaluation.evidence import TrainedOn
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.references import MEAN_IMAGE, Size, reference_systems
 from aemodels.experiment import Experiment
@@ -64,7 +65,7 @@ def result(config: Any, data: PreparedData, features: Features) -> dict[str, dic
     assert isinstance(member, Epoch)
     model = best_model(config, data, FEW, 0, alone.state)
     codes = training_codes(model, data, FEW, 0)
-    metrics = evaluate(model, data, features, RULES, seen=SEEN).metrics
+    metrics = evaluate(model, data, features, RULES, trained_on=TrainedOn(data, SEEN)).metrics
     assert metrics.pop("frechet_floor") > 0  # it is of the data alone, whatever is trained on them
     return {
         "alone": alone.state.tensors,
@@ -106,5 +107,7 @@ def test_what_is_chosen_from_the_images(digits: PreparedData, tmp_path: Path) ->
 def test_an_untrained_model_is_no_better_than_the_linear_code_of_the_images_it_sees(digits: PreparedData) -> None:
     experiment = Experiment().override({"model": "ae", "training.images": SEEN}).for_data(digits)
     model = new_model(experiment.model, digits, 0, images=SEEN).eval()
-    share = evaluate(model, digits, None, RULES, only=("share_of_linear_code",), seen=SEEN).metrics
+    share = evaluate(
+        model, digits, None, RULES, only=("share_of_linear_code",), trained_on=TrainedOn(digits, SEEN)
+    ).metrics
     assert share["share_of_linear_code"] == pytest.approx(1, rel=1e-3)

@@ -77,10 +77,10 @@ def frechet_linear_code(evidence: Evidence) -> float:
 
 def _reference(evidence: Evidence) -> Reference:
     """Returns the references that suit a model: of the size of its code, fitted to the images of its training."""
-    own = evidence.own or (evidence.data if evidence.seen else None)
-    if own is None:
+    if evidence.trained_on is None:
         raise NotEnoughError("needs the images that the model was trained on, which are not in the cache")
-    size = Size(evidence.model.latent_dim, evidence.seen or evidence.own_seen)
+    own, seen = evidence.trained_on
+    size = Size(evidence.model.latent_dim, seen)
     features = evidence.features if evidence.has_features else None
     return Reference(own, size, evidence.data, evidence.split, features, evidence.rules, evidence.model.device)
 

@@ -20,7 +20,7 @@ from aemodels.data.folder import FolderConfig
 from aemodels.data.sprites import SpritesConfig
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evaluate import evaluate
-from aemodels.evaluation.evidence import TRAINING_CODES, Codes, Evidence
+from aemodels.evaluation.evidence import TRAINING_CODES, Codes, Evidence, TrainedOn
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, CVAEConfig, GANConfig, VAEConfig, VAEGANConfig
@@ -283,7 +283,9 @@ def test_the_nearest_is_looked_for_in_all_images_that_the_model_saw(
     """Copies of the last images are found. Where there are too many, the picture names those that were searched."""
     pixels = Features("pixels", 64, nn.ModuleDict({"network": nn.Flatten()}), accuracy=None)
     model, last = build(VAEConfig(trunk=SMALL), sprites), (seen or sprites.sizes["train"]) - ACROSS
-    evidence = evaluate(model, sprites, pixels, EvaluationConfig(), only=(), seen=seen).evidence
+    evidence = evaluate(
+        model, sprites, pixels, EvaluationConfig(), only=(), trained_on=TrainedOn(sprites, seen)
+    ).evidence
     copies = torch.tensor(sprites.split("train").images[last : last + ACROSS]).float() / 255
     evidence.samples = lambda n, part=0: copies[:n]
     told: list[str] = []
