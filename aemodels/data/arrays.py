@@ -30,6 +30,7 @@ from aemodels.data.source import (
     Source,
     WithoutTestConfig,
     array_images,
+    digest_of,
     fingerprint_by_content,
 )
 from aemodels.runtime.arrays import require_range
@@ -63,6 +64,14 @@ class ArraysConfig(WithoutTestConfig):
         return Source((str(path),), fingerprint_by_content([stamp]), partial(_read, path, self.image_size))
 
 
+class EvaluatedArraysConfig(ArraysConfig):
+    """Reads arrays that a program has kept to evaluate a model on all of them, copies in other splits or not."""
+
+    def fetch(self) -> Source:
+        (path,) = self.path  # its name is a hash of the content
+        return Source((str(path),), digest_of(["evaluated", path.name]), partial(_read_as_they_are, path, None))
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Opens a file of numpy's.
@@ -87,20 +96,16 @@ def _read(path: Path, size: int | Size | None) -> Images:
         wrong = f"{min(parts.keys() - set(PARTS))} is unknown" if "images" in parts else "there are no `images` in it"
         raise UserError(f"data.path={path}: {wrong}; write only {', '.join(PARTS)} into the file")
     pixels, labels, given = _joined(parts, path)
-    by_content = not _all_are_test_images(parts, path)
     if labels is None:
-        return replace(array_images(pixels, size, None, ()), given=given, by_content=by_content)
+        return replace(array_images(pixels, size, None, ()), given=given, by_content=True)
     if labels.shape != (len(pixels),):
         raise UserError(f"data.path={path}: {len(pixels)} images and labels of shape {labels.shape}; give one for each")
     numbers, classes = numbered(labels, parts.get("classes"), path)
-    return replace(array_images(pixels, size, numbers, classes), given=given, by_content=by_content)
+    return replace(array_images(pixels, size, numbers, classes), given=given, by_content=True)
 
 
-def _all_are_test_images(parts: Mapping[str, NDArray[Any]], path: Path) -> bool:
-    """Tells whether a program keeps images with themselves as test images, to evaluate a model on all of them."""
-    if path.parent != _kept() or "test_images" not in parts:
-        return False
-    return np.array_equal(parts["images"], parts["test_images"])
+def _read_as_they_are(path: Path, size: int | Size | None) -> Images:
+    return replace(_read(path, size), by_content=False)
 
 
 def _joined(parts: Mapping[str, NDArray[Any]], path: Path) -> tuple[Pixels, NDArray[Any] | None, dict[str, Rows]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from aemodels.checkpoints.checkpoint import Loaded, ModelCard
 from aemodels.checkpoints.model_files import KEPT
 from aemodels.config import UserError
-from aemodels.data.arrays import ArraysConfig, as_labels, keep_arrays
+from aemodels.data.arrays import EvaluatedArraysConfig, as_labels, keep_arrays
 from aemodels.data.prepared import PreparedData, prepare, prepared_before
 from aemodels.evaluation.advice import Course, advise
 from aemodels.evaluation.evaluate import Evaluation, evaluating
@@ -81,7 +81,7 @@ def given_data(card: ModelCard, images: NDArray[Any], labels: Any) -> Steps[Prep
     # of the images themselves a split for validation is demanded, and not looked at
     share = 0.1 if len(images) >= FEW else 0.5
     binarize = card.experiment.data.binarize
-    return (yield from prepare(ArraysConfig(path=(path,), binarize=binarize, val_fraction=share)))
+    return (yield from prepare(EvaluatedArraysConfig(path=(path,), binarize=binarize, val_fraction=share)))
 
 
 def _numbered(classes: Sequence[str], labels: Any, count: int) -> NDArray[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from aemodels.runtime.arrays import as_array, as_images
 from aemodels.serving.model import Model
 from aemodels.settings import Settings
 from aemodels.steps.start import DIGITS, fixed
-from aemodels.tracking.references import REFERENCE, is_folder
+from aemodels.tracking.references import is_folder, reads_as_registered
 
 
 def settings_of(
@@ -80,7 +79,7 @@ def check_used(changes: Mapping[str, Any], track: bool, search: bool) -> None:
 
 def _reference(model: Model) -> str:
     """Names a model by its weights: by its registered name, or else by its folder."""
-    registered = re.fullmatch(REFERENCE, model.name) is not None and not is_folder(model.name)
+    registered = reads_as_registered(model.name) and not is_folder(model.name)
     digest = digest_of((model.folder / WEIGHTS).read_bytes())[:DIGITS]
     return f"{model.name if registered else model.folder.absolute()}#{digest}"
 

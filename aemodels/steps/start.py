@@ -18,7 +18,7 @@ from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.models.base import ModelConfig
 from aemodels.tracking.catalog import find, find_registered, pinned
-from aemodels.tracking.references import REFERENCE
+from aemodels.tracking.references import reads_as_registered
 
 DIGITS = 12  # of the SHA-256 of the weights, behind the #
 
@@ -34,7 +34,7 @@ class Origin(NamedTuple):
     @property
     def registered(self) -> bool:
         """Tells whether a registered version was fixed; a folder that was fixed is a whole path."""
-        return self.digest != "" and re.fullmatch(REFERENCE, self.reference) is not None
+        return self.digest != "" and reads_as_registered(self.reference)
 
 
 def origin(start_from: str) -> Origin:
@@ -94,7 +94,7 @@ def starting_weights(experiment: Experiment, data: PreparedData) -> Mapping[str,
 
 def _folder(reference: str) -> Path:
     """Returns the folder of a reference that was fixed: a registered version, or else a whole path."""
-    return find_registered(reference) if re.fullmatch(REFERENCE, reference) else find(reference)
+    return find_registered(reference) if reads_as_registered(reference) else find(reference)
 
 
 def _check_digest(start_from: str, folder: Path, digest: str) -> str:

@@ -15,6 +15,11 @@ def folder_of(reference: str) -> Path:
     return Path(os.path.expanduser(reference.removeprefix(MLFLOW)))
 
 
+def reads_as_registered(reference: str) -> bool:
+    """Tells whether a reference has the form NAME@ALIAS or NAME/VERSION, which a folder may have too."""
+    return re.fullmatch(REFERENCE, reference) is not None
+
+
 def holds_model(folder: Path) -> bool:
     """Tells whether a folder is that of a finished run, or of a model that was saved."""
     from aemodels.checkpoints.model_files import CONFIG, WEIGHTS
@@ -28,7 +33,7 @@ def is_folder(reference: str) -> bool:
     A folder whose name could be that of a registered model, such as one of images, has to hold a run.
     """
     reference = reference.removeprefix(MLFLOW)
-    named = re.fullmatch(REFERENCE, reference) is not None or not re.search(r"[/\\]", reference)
+    named = reads_as_registered(reference) or not re.search(r"[/\\]", reference)
     return not named or holds_model(folder_of(reference))
 
 
