@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -12,6 +13,7 @@ from aemodels.data import DataConfig
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.prepared import PreparedData
 from aemodels.data.statistics import is_black_and_white
+from aemodels.evaluation.advice import Course
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evaluate import check_ranking
 from aemodels.evaluation.evidence import TrainedOn
@@ -91,6 +93,12 @@ class Experiment(Config):
     def trained_on(self, data: PreparedData) -> TrainedOn:
         """Returns the images that a training on these data sees."""
         return TrainedOn(data, self.seen(data))
+
+    def course(
+        self, data: PreparedData, selection: str | None, history: Sequence[Mapping[str, float]], best_epoch: int
+    ) -> Course:
+        """Returns how a training on these data went, which advice is made of."""
+        return Course(self.model, self.training, selection, self.seen(data), history, best_epoch)
 
     def identity(self, digest: str) -> str:
         """Returns the name of a run's folder: a hash of all settings and of the prepared data."""

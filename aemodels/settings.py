@@ -15,11 +15,9 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from aemodels.config import NAME, Config, SettingsError, did_you_mean, nested, read_text
-from aemodels.data.arrays import ArraysConfig
-from aemodels.data.folder import FolderConfig
 from aemodels.data.own_images import source_of
-from aemodels.data.parquet import ParquetConfig
 from aemodels.data.paths import whole_path, whole_paths
+from aemodels.data.source import OwnImagesConfig
 from aemodels.experiment import Experiment
 from aemodels.tracking.gate import RegistryConfig
 from aemodels.tuning.config import TuningConfig
@@ -54,7 +52,7 @@ class Settings(Experiment):
         Raises:
             SettingsError: the images are one's own, and their model has no name.
         """
-        if self.registry.name is None and isinstance(self.data, FolderConfig | ArraysConfig | ParquetConfig):
+        if self.registry.name is None and isinstance(self.data, OwnImagesConfig):
             raise SettingsError(
                 "registry.name: a model of your own images needs a name; give registry.name=NAME (in Python "
                 "registry__name='NAME')"

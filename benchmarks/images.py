@@ -107,7 +107,7 @@ def measured(collection: Collection, root: Path, quick: bool) -> tuple[list[dict
     systems: dict[str, Evidence] = reference_systems(data, [Size(LATENT, None)], CPU, rules, features)
     seconds = dict.fromkeys(systems, 0.0)
     for name, trained in trained_systems(data, quick).items():
-        systems[name] = Evidence(trained.model, data, features, "test", rules)
+        systems[name] = Evidence(trained.model, data, features, rules)
         seconds[name] = trained.seconds
     linear = METRICS["mse"].measure(systems[f"linear code {LATENT}"])
     rows = []

@@ -6,6 +6,7 @@ import doctest
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import termios
@@ -27,6 +28,7 @@ from tracked import history, runs
 import aemodels
 from aemodels.checkpoints import training as saving
 from aemodels.config import OwnWarning, SettingsError, section_kinds
+from aemodels.data import prepared_before
 from aemodels.experiment import Experiment
 from aemodels.models.ae import AEConfig
 from aemodels.nn.trunks import MLPConfig
@@ -35,6 +37,7 @@ from aemodels.tuning.events import Trial
 QUICK = {"training__epochs": 1, "trunk": {"name": "mlp", "widths": [16]}, "latent_dim": 3}
 UNSIZED = {key: value for key, value in QUICK.items() if key != "latent_dim"}
 IMAGES = np.random.default_rng(0).random((60, 8, 8))
+NEW = np.random.default_rng(1).random((30, 8, 8))  # images that no model is fitted to
 LABELS = np.array(["cat", "dog"])[np.arange(60) % 2]
 KINDS = tuple(section_kinds(Experiment.model_fields["model"]))
 
@@ -149,8 +152,8 @@ def test_a_fit_that_was_interrupted_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_model_is_evaluated_reported_saved_and_loaded() -> None:
     model = aemodels.fit(IMAGES, "vae", **QUICK)
-    found = model.evaluate(IMAGES)
-    assert found["mse"] == pytest.approx(model.score((IMAGES * 255).round() / 255).mean(), rel=1e-3)
+    found = model.evaluate(NEW)
+    assert found["mse"] == pytest.approx(model.score((NEW * 255).round() / 255).mean(), rel=1e-3)
     assert "mse" in model.evaluate()  # of its own test images
     assert model.report("report.html").read_text().startswith("<!doctype html>")
     again = aemodels.load(model.save("kept"))
@@ -403,12 +406,38 @@ def test_what_python_lacks_is_asked_for_in_the_words_of_python() -> None:
 
 def test_labels_of_an_evaluation_are_the_models_own() -> None:
     model = aemodels.fit(IMAGES, "cvae", labels=LABELS, **QUICK)
-    few = LABELS == "dog"
-    named = model.evaluate(IMAGES[few], LABELS[few])  # one class of two
-    assert named == model.evaluate(IMAGES[few], np.ones(few.sum(), int))
+    named = model.evaluate(NEW, ["dog"] * 30)  # one class of two
+    assert named == model.evaluate(NEW, np.ones(30, int))
     with pytest.raises(aemodels.UserError, match="labels: cow is no class of this model; it knows cat, dog"):
-        model.evaluate(IMAGES[:2], ["cow", "dog"])
-    assert "mse" in model.evaluate(IMAGES[:3], LABELS[:3])
+        model.evaluate(NEW[:2], ["cow", "dog"])
+    assert "mse" in model.evaluate(NEW[:3], LABELS[:3])
+    with pytest.raises(aemodels.UserError, match="labels: the model was trained on images without labels"):
+        aemodels.fit(IMAGES, "vae", **QUICK).evaluate(NEW[:3], LABELS[:3])
+
+
+def test_a_model_is_not_measured_on_what_it_was_trained_on() -> None:
+    model = aemodels.fit(IMAGES, "vae", labels=LABELS, **QUICK)
+    own = prepared_before(model.card.experiment.data, model.card.digest)
+    assert own is not None
+    with pytest.warns(OwnWarning, match="of 60 images 49 are among those that the model was trained or validated on"):
+        found = model.evaluate(IMAGES, LABELS)
+    # what it is measured beside is the same too: the feature network, the codes of training images, the linear code
+    assert found == pytest.approx(model.evaluate(), rel=1e-4)
+    with pytest.raises(
+        aemodels.UserError, match="all 5 images are among those .* give others, or none for the model's"
+    ):
+        model.evaluate(own.split("train").images[:5, 0])
+
+
+def test_without_the_images_of_its_training_a_model_is_measured_on_others(elsewhere: Path) -> None:
+    model = aemodels.load(aemodels.fit(IMAGES, "vae", labels=LABELS, **QUICK).save("kept"))
+    measured = model.evaluate(NEW, LABELS[:30])
+    shutil.rmtree(elsewhere.parent / "cache")
+    with pytest.warns(OwnWarning, match="the images of the model's training are gone from the cache"):
+        found = model.evaluate(NEW, LABELS[:30])
+    assert found == {key: pytest.approx(value) for key, value in measured.items() if key in found}
+    assert {"mse", "rate"} <= found.keys()
+    assert {"knn_accuracy", "frechet_samples", "share_of_linear_code"} <= measured.keys() - found.keys()
 
 
 def test_integers_that_are_all_0_or_1_are_refused_everywhere() -> None:
@@ -544,8 +573,8 @@ def test_numbers_of_classes_are_the_persons_own() -> None:
     drawn = np.asarray(Image.open("two.png")) / 255  # a grid of 8 x 8 images, each magnified to 64 pixels
     np.testing.assert_allclose(drawn[5:67:8, 5:67:8], by_name[0], atol=0.01)
     with pytest.raises(aemodels.UserError, match="at least two"):
-        model.evaluate(IMAGES[:1])
-    assert model.evaluate(IMAGES[:6], [1, 2, 3] * 2) == model.evaluate(IMAGES[:6], ["1", "2", "3"] * 2)
+        model.evaluate(NEW[:1])
+    assert model.evaluate(NEW[:6], [1, 2, 3] * 2) == model.evaluate(NEW[:6], ["1", "2", "3"] * 2)
 
 
 def test_wrong_arguments_are_named() -> None:

@@ -24,13 +24,12 @@ from aemodels.data.paths import WholePaths
 from aemodels.data.source import (
     FileStamp,
     Images,
+    OwnImagesConfig,
     Pixels,
     Rows,
     Size,
     Source,
-    WithoutTestConfig,
     array_images,
-    digest_of,
     fingerprint_by_content,
 )
 from aemodels.runtime.arrays import require_range
@@ -43,7 +42,7 @@ PARTS = ("images", "labels", "classes", "val_images", "val_labels", "test_images
 CHANNELS = (1, 3)
 
 
-class ArraysConfig(WithoutTestConfig):
+class ArraysConfig(OwnImagesConfig):
     """Reads the images of a `.npy` file, or `images`, `labels` and `classes` of a `.npz` file."""
 
     name: Literal["arrays"] = "arrays"
@@ -53,7 +52,7 @@ class ArraysConfig(WithoutTestConfig):
     them as `images`; it may have `labels` (N whole numbers), `classes` (their names), and images that are given for
     a split, as `val_images` and `val_labels`, `test_images` and `test_labels`."""
 
-    not_in_digest: ClassVar[frozenset[str]] = WithoutTestConfig.not_in_digest | {"path"}
+    not_in_digest: ClassVar[frozenset[str]] = OwnImagesConfig.not_in_digest | {"path"}
 
     def fetch(self) -> Source:
         (path,) = self.path
@@ -62,14 +61,6 @@ class ArraysConfig(WithoutTestConfig):
         state = path.stat()
         stamp = FileStamp(str(path), state.st_size, state.st_mtime_ns)
         return Source((str(path),), fingerprint_by_content([stamp]), partial(_read, path, self.image_size))
-
-
-class EvaluatedArraysConfig(ArraysConfig):
-    """Reads arrays that a program has kept to evaluate a model on all of them, copies in other splits or not."""
-
-    def fetch(self) -> Source:
-        (path,) = self.path  # its name is a hash of the content
-        return Source((str(path),), digest_of(["evaluated", path.name]), partial(_read_as_they_are, path, None))
 
 
 @contextmanager
@@ -102,10 +93,6 @@ def _read(path: Path, size: int | Size | None) -> Images:
         raise UserError(f"data.path={path}: {len(pixels)} images and labels of shape {labels.shape}; give one for each")
     numbers, classes = numbered(labels, parts.get("classes"), path)
     return replace(array_images(pixels, size, numbers, classes), given=given, by_content=True)
-
-
-def _read_as_they_are(path: Path, size: int | Size | None) -> Images:
-    return replace(_read(path, size), by_content=False)
 
 
 def _joined(parts: Mapping[str, NDArray[Any]], path: Path) -> tuple[Pixels, NDArray[Any] | None, dict[str, Rows]]:
@@ -189,25 +176,20 @@ def keep_arrays(
     images: Any,
     labels: Any = None,
     classes: Sequence[str] | None = None,
-    test_images: Any = None,
-    test_labels: Any = None,
 ) -> Path:
     """Writes arrays into the cache, under a name that is a hash of their content, and returns the file.
 
     Args:
-        images, test_images: as `as_pixels` takes them.
-        labels, test_labels: the class of each image, as numbers or names.
+        images: as `as_pixels` takes them.
+        labels: the class of each image, as numbers or names.
         classes: the names of the classes, if labels are numbers.
 
     Raises:
         UserError: the images cannot be used, or labels are not one for each.
     """
-    parts: dict[str, NDArray[Any]] = {}
-    for name, own, of in (("", images, labels), ("test_", test_images, test_labels)):
-        if own is not None:
-            parts[f"{name}images"] = as_pixels(own)
-        if of is not None:
-            parts[f"{name}labels"] = as_labels(of, len(parts[f"{name}images"]))
+    parts: dict[str, NDArray[Any]] = {"images": as_pixels(images)}
+    if labels is not None:
+        parts["labels"] = as_labels(labels, len(parts["images"]))
     if classes is not None:
         parts["classes"] = np.asarray(classes, dtype=np.str_)
     path = _kept() / f"{_hash_of(parts)}.npz"

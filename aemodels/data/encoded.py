@@ -20,19 +20,19 @@ from aemodels.data.source import (
     Fit,
     Images,
     ImageSize,
+    OwnImagesConfig,
     Pixels,
     Rows,
     Size,
     SourceConfig,
     UnreadableError,
-    WithoutTestConfig,
     sides_of,
 )
 
 REMEDY = "mend or remove it, or set data.on_error=skip to leave such images out"
 
 
-class EncodedConfig(WithoutTestConfig):
+class EncodedConfig(OwnImagesConfig):
     """Provides the base of sources whose images are encoded, each for itself."""
 
     image_size: ImageSize | None = None
@@ -52,7 +52,7 @@ class EncodedConfig(WithoutTestConfig):
     on_error: Literal["raise", "skip"] = "raise"
     """Chooses what an unreadable image does: it ends the preparation, or is left out and listed in the manifest."""
 
-    not_in_digest: ClassVar[frozenset[str]] = WithoutTestConfig.not_in_digest | {
+    not_in_digest: ClassVar[frozenset[str]] = OwnImagesConfig.not_in_digest | {
         "channels",
         "on_error",
         "largest_megapixels",

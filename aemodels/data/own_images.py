@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from aemodels.config import OutageError, UserError
 from aemodels.data.arrays import SUFFIXES as ARRAYS
 from aemodels.data.layout import Unused, is_image, walk
 from aemodels.data.parquet import SUFFIX as PARQUET
-from aemodels.data.source import Source, SourceConfig
-
-OWN = ("folder", "arrays", "parquet")  # sources of a person's own images, which they read from `data.path`
+from aemodels.data.source import OwnImagesConfig, Source, SourceConfig
 
 
 def source_of(path: Path) -> str:
@@ -47,10 +44,10 @@ def fetched(config: SourceConfig) -> Source:
         raise UserError(*error.args[:-1], f"{error.args[-1]}; or give data.name={other}") from error
 
 
-def _other_source(config: Any) -> str:
+def _other_source(config: SourceConfig) -> str:
     """Returns the name of the one source that reads what a person gave, which is the config's own where it is not."""
-    paths = config.path if config.name in OWN else ()
+    paths = config.path if isinstance(config, OwnImagesConfig) else ()
     names: set[str] = set()
     with suppress(OSError):  # a folder that may not be read has an error of its own
         names = {source_of(path) for path in paths if path.exists()}
-    return names.pop() if len(names) == 1 else str(config.name)
+    return names.pop() if len(names) == 1 else config.name

@@ -18,6 +18,7 @@ from PIL import Image
 from pydantic import BeforeValidator, Field, model_validator
 
 from aemodels.config import Config, UserError
+from aemodels.data.paths import WholePaths
 from aemodels.texts import Typed
 
 Pixels = NDArray[np.uint8]
@@ -110,6 +111,13 @@ class WithoutTestConfig(SourceConfig):
 
     def held_out(self) -> dict[str, float]:
         return {"test": self.test_fraction, "val": self.val_fraction}
+
+
+class OwnImagesConfig(WithoutTestConfig):
+    """Provides the base of sources that read a person's own images; a model of them needs a name."""
+
+    path: WholePaths
+    """Names the files or folders of the images."""
 
 
 class UnreadableError(UserError):

@@ -19,6 +19,9 @@ NOISE = 3.5  # typical distances of an epoch from the mean of its neighbours tha
 ADVERSARIAL = 5_000  # updates, before which an adversarial model draws no shapes
 
 
+READ = ("active_units", "mse", "mean_image_mse", "linear_code_mse")  # metrics, as far as a model has them
+
+
 class Course(NamedTuple):
     """Holds how a training went."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -10,8 +10,7 @@ import torch
 from aemodels.config import SettingsError, UserError
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.config import EvaluationConfig
-from aemodels.evaluation.evidence import Evidence, TrainedOn
-from aemodels.evaluation.features import Features
+from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.leaving_out import making_from, named
 from aemodels.evaluation.metrics import METRICS, Direction
 from aemodels.evaluation.needs import Need
@@ -30,49 +29,26 @@ class Evaluation(NamedTuple):
     left_out: dict[str, str]  # metric -> why it could not be measured on these images
 
 
-def evaluate(
-    model: GenerativeModel,
-    data: PreparedData,
-    features: Features | None,
-    config: EvaluationConfig,
-    split: str = "test",
-    only: Collection[str] | None = None,
-    trained_on: TrainedOn | None = None,
-    history: Sequence[Mapping[str, float]] = (),
-) -> Evaluation:
+def evaluate(evidence: Evidence, only: Collection[str] | None = None) -> Evaluation:
     """Measures a model, as `evaluating` does."""
-    return finish(evaluating(model, data, features, config, split, only, trained_on, history))
+    return finish(evaluating(evidence, only))
 
 
-def evaluating(
-    model: GenerativeModel,
-    data: PreparedData,
-    features: Features | None,
-    config: EvaluationConfig,
-    split: str = "test",
-    only: Collection[str] | None = None,
-    trained_on: TrainedOn | None = None,
-    history: Sequence[Mapping[str, float]] = (),
-) -> Steps[Evaluation]:
+def evaluating(evidence: Evidence, only: Collection[str] | None = None) -> Steps[Evaluation]:
     """Measures a model; the same weights give the same numbers, and no random state outside is changed.
 
     A metric that fails, or for which these images are not enough, is left out with its reason.
 
     Args:
-        features: None leaves out what needs them.
-        only: these metrics, and no work for others.
-        trained_on: the images of the model's training, which references are fitted to; None where they are not known.
-        history: a training's metrics, an entry per epoch, for its curves.
+        only: these metrics, and no work for others; None for all of the level.
 
     Raises:
-        SettingsError: a metric that was asked for does not exist for this model and these data, or the model is for
-            other images or, if it is conditional, other classes.
+        SettingsError: a metric that was asked for does not exist for this model and these data.
     """
-    _check_images(model, data)
-    evidence = Evidence(model, data, features, split, config, trained_on, history)
     if only is not None:
         _require(only, evidence)
-    makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in (_asked(config) if only is None else only)}
+    wanted = _asked(evidence.rules) if only is None else only
+    makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in wanted}
     # Trials ask for few metrics. If they are stacked on a GPU and its memory is not enough, they are stacked again.
     raised = (UserError,) if only is None else (UserError, torch.OutOfMemoryError, MemoryError)
     metrics, left_out = yield from making_from(evidence, makers, "evaluating", raised)
@@ -84,19 +60,6 @@ def _asked(config: EvaluationConfig) -> list[str]:
     return [
         name for name, metric in METRICS.items() if config.level == "full" or not metric.slow or name == config.primary
     ]
-
-
-def _check_images(model: GenerativeModel, data: PreparedData) -> None:
-    if model.image_shape != data.image_shape:
-        raise SettingsError(
-            f"the model is for images of (channels, height, width) {model.image_shape}, those of {data.name} are "
-            f"{data.image_shape}; choose other data, or train a model on these"
-        )
-    if model.conditional and model.num_classes != data.num_classes:
-        raise SettingsError(
-            f"the model is conditional on {model.num_classes} classes, {data.name} has "
-            f"{data.num_classes or 'no labels'}; choose data with those classes, or train a model on these"
-        )
 
 
 def check_ranking(config: EvaluationConfig) -> None:
@@ -120,7 +83,7 @@ def check_primary(model: GenerativeModel, data: PreparedData, config: Evaluation
         SettingsError: `evaluation.primary` does not exist for this model and these data.
     """
     for split in ("val", "test"):  # the search reads it on validation images, the gate on test images
-        _require((config.primary,), Evidence(model, data, None, split, config), "evaluation.primary=", COMING)
+        _require((config.primary,), Evidence(model, data, None, config, split), "evaluation.primary=", COMING)
 
 
 def check_likelihood(model: GenerativeModel, data: PreparedData, config: EvaluationConfig) -> None:
@@ -131,7 +94,7 @@ def check_likelihood(model: GenerativeModel, data: PreparedData, config: Evaluat
     Raises:
         SettingsError: a negative log-likelihood is asked for, and this model of these data has none.
     """
-    evidence = Evidence(model, data, None, "val", config)
+    evidence = Evidence(model, data, None, config, "val")
     if not evidence.has("nll_samples") or not lacking("nll", evidence):
         return
     if not evidence.has("rate"):

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from aemodels.config import SettingsError
 from aemodels.data.batches import Batches, fits
 from aemodels.data.other_kind import images_of_another_kind
 from aemodels.data.prepared import PreparedData
@@ -57,12 +58,23 @@ class Evidence:
         model: GenerativeModel,
         data: PreparedData,
         features: Features | None,
-        split: str,
         rules: EvaluationConfig,
+        split: str = "test",
         trained_on: TrainedOn | None = None,
         history: Sequence[Mapping[str, float]] = (),
     ) -> None:
-        """Keeps what the rest is computed from; its arguments are explained at `evaluating`."""
+        """Keeps what the rest is computed from.
+
+        Args:
+            features: None leaves out what needs them.
+            split: train, val or test, whose images the model is measured on.
+            trained_on: the images of the model's training, which references are fitted to; None if they are not known.
+            history: a training's metrics, an entry per epoch, for its curves.
+
+        Raises:
+            SettingsError: the model is for other images or, if it is conditional, for other classes.
+        """
+        _check_images(model, data)
         self.model, self.data, self.split, self.rules, self.history = model, data, split, rules, history
         self.trained_on, self._features, self.seed = trained_on, features, rules.seed
         self.frechet_images = min(rules.samples, data.sizes[split], data.sizes["train"])  # on each side of a distance
@@ -314,6 +326,19 @@ class Evidence:
         return undisturbed(self.model, derived_seed(self.seed, purpose, index))
 
 
+def _check_images(model: GenerativeModel, data: PreparedData) -> None:
+    if model.image_shape != data.image_shape:
+        raise SettingsError(
+            f"the model is for images of (channels, height, width) {model.image_shape}, those of {data.name} are "
+            f"{data.image_shape}; choose other data, or train a model on these"
+        )
+    if model.conditional and model.num_classes != data.num_classes:
+        raise SettingsError(
+            f"the model is conditional on {model.num_classes} classes, {data.name} has "
+            f"{data.num_classes or 'no labels'}; choose data with those classes, or train a model on these"
+        )
+
+
 def _is_autoencoder(evidence: Evidence) -> bool:
     return isinstance(evidence.model, Autoencoder)
 
@@ -329,6 +354,7 @@ NEEDS: dict[Need, Callable[[Evidence], bool]] = {
     "conditional": lambda e: e.model.conditional,
     "unconditional": lambda e: not e.model.conditional,
     "labels": lambda e: e.data.num_classes > 1,
+    "training_images": lambda e: e.data.sizes["train"] > 0,
     "factors": lambda e: _is_autoencoder(e) and len(e.data.factors) > 0,
     "features": lambda e: e.has_features,
     "history": lambda e: len(e.history) > 0,

@@ -15,6 +15,7 @@ Need = Literal[
     "nll_samples",
     "fitted_prior",
     "labels",
+    "training_images",
     "factors",
     "features",
     "history",

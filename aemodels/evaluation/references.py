@@ -133,4 +133,4 @@ def reference_systems(
         fit_mixture(reference, data, seen, rules.seed)
         systems.setdefault(f"{MEAN_IMAGE}{of}", mean_image(reference))
         systems[f"linear code {numbers}{of}"] = reference
-    return {name: Evidence(reference, data, features, "test", rules) for name, reference in systems.items()}
+    return {name: Evidence(reference, data, features, rules) for name, reference in systems.items()}

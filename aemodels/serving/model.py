@@ -278,22 +278,25 @@ class Model:
     # ---------------------------------------------------------------- how good it is
 
     def evaluation(self, images: Any = None, labels: Any = None) -> Steps[Evaluation]:
-        """Measures the model on images, all of them; without any, on the test images that it was trained beside.
+        """Measures the model on images; without any, on the test images that it was trained beside.
+
+        Images that it was trained or validated on are left out, with a warning.
 
         Args:
             labels: the classes (N,) of the images, where they are known.
 
         Raises:
-            UserError: the images have another shape, or those of the training are gone.
+            UserError: the images have another shape, are all of the model's training, or that training's are gone.
         """
         from aemodels.checkpoints.checkpoint import Loaded
-        from aemodels.serving import evaluating
+        from aemodels.serving import evaluation
 
+        loaded = Loaded(self.network, self.card)
         if images is None:
-            data = evaluating.own_data(self.card, self.title)
+            examined = evaluation.own_images(self.card, self.title)
         else:
-            data = yield from evaluating.given_data(self.card, self._taken(images), labels)
-        return (yield from evaluating.evaluation(Loaded(self.network, self.card), data, self.history))
+            examined = yield from evaluation.given_images(loaded, self._taken(images), labels)
+        return (yield from evaluation.measured(loaded, examined, self.history))
 
     def evaluate(self, images: Any = None, labels: Any = None) -> dict[str, float]:
         """Measures the model, as `evaluation` does, and returns the metrics by their names, such as "mse"."""
@@ -302,10 +305,13 @@ class Model:
 
     def advice(self) -> tuple[str, ...]:
         """Measures the model on its test images, and says what is wrong and what helps; it is empty for a good one."""
-        from aemodels.serving import evaluating
+        from aemodels.checkpoints.checkpoint import Loaded
+        from aemodels.serving import evaluation
 
         with at_path():
-            return evaluating.advice(self.card, watched(self.evaluation()))
+            own = evaluation.own_images(self.card, self.title)
+            needed = evaluation.needed_for_advice(Loaded(self.network, self.card), own, self.history)
+            return evaluation.advice(self.card, watched(needed))
 
     def report(self, path: str | Path, images: Any = None, labels: Any = None) -> Path:
         """Measures the model and writes a report, one file for a browser, with figures, metrics and settings.
@@ -321,9 +327,9 @@ class Model:
 
     def page(self, evaluation: Evaluation) -> str:
         """Returns the report of an evaluation, one file for a browser."""
-        from aemodels.serving import evaluating
+        from aemodels.serving.evaluation import page
 
-        return evaluating.page(self.card, self.title, evaluation)
+        return page(self.card, self.title, evaluation)
 
     def save(self, folder: str | Path) -> Path:
         """Copies the model's files into a folder, from which `aemodels.load` reads it; the same model only once.

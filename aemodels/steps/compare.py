@@ -304,7 +304,7 @@ def _pictures(
 
     def evidence(name: str) -> Evidence:
         model = load_model(_place(folder, name, 0), str(best_device())).model
-        return Evidence(model, data, None, "test", config.experiment(name, 0).evaluation)
+        return Evidence(model, data, None, config.experiment(name, 0).evaluation)
 
     systems = {name: evidence(name) for name in config.systems}
     makers: dict[str, Callable[[], Picture]] = {

@@ -11,12 +11,11 @@ from pydantic import Field
 
 from aemodels.checkpoints.checkpoint import Loaded, load_model
 from aemodels.checkpoints.model_files import load_history
-from aemodels.config import SettingsError, UserError
-from aemodels.data import PreparedData, prepare, prepared_before
+from aemodels.config import SettingsError
+from aemodels.data import DataConfig, PreparedData, prepare
 from aemodels.data.folder import FolderConfig
-from aemodels.data.given_tests import with_test_images
+from aemodels.data.source import OwnImagesConfig
 from aemodels.evaluation.evaluate import Evaluation, check_likelihood, evaluating
-from aemodels.evaluation.features import feature_network
 from aemodels.evaluation.leaving_out import as_tags
 from aemodels.experiment import Experiment
 from aemodels.reports.figures.model import drawing_figures
@@ -25,6 +24,7 @@ from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import store_folder
 from aemodels.runtime.progress import Progress, Steps
+from aemodels.serving.evaluation import Examined, evidence_of, images_of
 from aemodels.settings import merged
 from aemodels.steps.recording import Result, changed_first, headline, keep_figures, keep_report
 from aemodels.tracking.catalog import find
@@ -32,6 +32,9 @@ from aemodels.tracking.origin import standard_tags
 from aemodels.tracking.run import Run, start_run
 from aemodels.tracking.store import open_store
 
+# Settings of data that draw validation and test images.
+SPLITTING = {"val_path", "test_path", "val_fraction", "test_fraction", "split_seed"}
+READING = {"fit", "levels", "channels"}  # settings that give an image other pixels
 MOST_LISTED = 10  # classes that a message names
 
 
@@ -68,21 +71,18 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
     loaded, history = load_model(folder, str(best_device())), load_history(folder)
     # how much was measured after the training says nothing of this evaluation
     experiment = _asked(loaded.card.experiment, merged({"evaluation": {"level": "full"}}, changes))
-    own, data = yield from _images(model, loaded, experiment)
+    examined = yield from _images(loaded, experiment)
+    data = examined.data
     _check(model, loaded, data)
     check_likelihood(loaded.model, data, experiment.evaluation)
-    features = yield from feature_network(own, best_device())
+    evidence = yield from evidence_of(loaded, examined, experiment.evaluation, history)
     yield Progress("evaluating", 0, 1)
     tags = {"kind": "evaluation", "model": model, "pipeline": group, **standard_tags(experiment.seed, "")}
     with start_run(store, _name(model) or experiment.data.name, f"evaluation of {model}", tags) as run:
         run.params(changed_first(experiment))
         run.dataset(data, experiment.data.title)
-        beside_own = own.digest == loaded.card.digest  # the training images of the data are those of the model
-        images = experiment.training.images if beside_own else None
-        trained_on = experiment.trained_on(data) if beside_own else loaded.card.trained_on(data)
-        evaluation = yield from evaluating(
-            loaded.model, data, features, experiment.evaluation, trained_on=trained_on, history=history
-        )
+        evaluation = yield from evaluating(evidence)
+        images = experiment.training.images if examined.beside_own(loaded.card) else None
         subject = Subject(model, "evaluated again", run.id, experiment, data, images)
         result = yield from _record(run, subject, evaluation)
     yield Progress("evaluating", 1, 1)
@@ -103,36 +103,52 @@ def _asked(own: Experiment, changes: Mapping[str, Any]) -> Experiment:
     """Returns the settings after nested changes.
 
     A CSV file that labels the model's own images says nothing about other folders.
+
+    Raises:
+        SettingsError: with these changes images of the model's training would be test images.
     """
     asked = own.override(changes)
+    _check_splits(own.data, asked.data)
     if not isinstance(own.data, FolderConfig) or not isinstance(asked.data, FolderConfig):
         return asked
     others = asked.data.path != own.data.path and "labels" not in changes["data"]
     return asked.override({"data.labels": None}) if others else asked
 
 
-def _images(model: str, loaded: Loaded, experiment: Experiment) -> Steps[tuple[PreparedData, PreparedData]]:
-    """Returns the images whose features measure others, and the images whose test split is evaluated.
+def _check_splits(own: DataConfig, asked: DataConfig) -> None:
+    """Refuses settings that draw the splits of a model's own images anew, or that have no effect on other images.
 
-    They are the same, unless the images are in other folders than the model's own: then all of them are test images,
-    beside the model's own training images.
+    Images are drawn by their pixels, so that reading them otherwise draws anew too.
 
     Raises:
-        UserError: the images, or the model's own, are missing or do not fit.
+        SettingsError: there is such a setting.
+    """
+    same = own.name == asked.name
+    for key in type(asked).model_fields.keys() & SPLITTING:
+        if getattr(asked, key) != (getattr(own, key) if same else type(asked).model_fields[key].default):
+            remedy = "give its images as data.path, and all are evaluated" if "path" in key else "leave it out"
+            raise SettingsError(f"data.{key}: a trained model keeps the splits of its images; {remedy}")
+    if not same or getattr(own, "path", None) != getattr(asked, "path", None):
+        return
+    for key in type(asked).model_fields.keys() & READING:
+        if getattr(asked, key) != getattr(own, key):
+            raise SettingsError(
+                f"data.{key}: the model's own images would be drawn into other splits; leave it out, or give other "
+                "images as data.path"
+            )
+
+
+def _images(loaded: Loaded, experiment: Experiment) -> Steps[Examined]:
+    """Prepares the images that are evaluated: all of other files or folders, and else the test images of the source.
+
+    Raises:
+        UserError: they are missing, or do not fit.
     """
     own, other = loaded.card.experiment.data, experiment.data
-    if not isinstance(other, FolderConfig) or (isinstance(own, FolderConfig) and own.path == other.path):
-        data = yield from prepare(other)
-        return data, data
-    known = prepared_before(own, loaded.card.digest)
-    try:
-        known = known or (yield from prepare(own))
-    except UserError as error:
-        raise UserError(
-            f"{model}: its own images are needed beside those of data.path, as a reference: {error}"
-        ) from None
-    loaded.card.check_shape(known, model)
-    return known, (yield from with_test_images(known, other, loaded.model.conditional))
+    if isinstance(other, OwnImagesConfig) and not (isinstance(own, type(other)) and own.path == other.path):
+        return (yield from images_of(loaded, other))
+    data = yield from prepare(other)
+    return Examined(data, data)
 
 
 def _record(run: Run, subject: Subject, evaluation: Evaluation) -> Steps[Evaluated]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +13,9 @@ from pydantic import Field
 
 from aemodels.config import UserError
 from aemodels.data import DataConfig, PreparedData, prepare, prepared_before
+from aemodels.data.decoding import key_of
 from aemodels.data.encoded import reading_later
+from aemodels.data.evaluation_images import keys_of
 from aemodels.data.folder import FolderConfig
 from aemodels.data.image_files import ImageFiles, Read, image_files, read_images
 from aemodels.data.splits import SPLITS
@@ -255,12 +256,8 @@ def _check(
 
 def _unknown(images: NDArray[np.uint8], data: PreparedData) -> NDArray[np.uint8]:
     """Leaves out the model's own images, to which the folder of new ones belongs after a retraining."""
-    known = {_stamp(image) for split in SPLITS for image in data.split(split).images}
-    return images[[_stamp(image) not in known for image in images]]
-
-
-def _stamp(image: NDArray[np.uint8]) -> bytes:
-    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+    known = keys_of(data, SPLITS)
+    return images[[key_of(image) not in known for image in images]]
 
 
 def _some(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

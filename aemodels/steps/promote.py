@@ -14,6 +14,7 @@ from aemodels.data import DataConfig, PreparedData
 from aemodels.data.folder import FolderConfig
 from aemodels.data.image_files import has_images
 from aemodels.evaluation.evaluate import evaluate
+from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.evaluation.leaving_out import from_tags, make_each
 from aemodels.reports.figures.model import sample_grid
@@ -229,5 +230,5 @@ def _metrics_on(
     model, card = load_model(find_registered(f"{name}/{version}", store), str(best_device()))
     if card.image_shape != data.image_shape or (model.conditional and card.classes != data.classes):
         return None
-    found = evaluate(model, data, features, settings.evaluation, trained_on=card.trained_on(data))
+    found = evaluate(Evidence(model, data, features, settings.evaluation, trained_on=card.trained_on(data)))
     return found.metrics, found.left_out

@@ -14,8 +14,9 @@ from aemodels.checkpoints.checkpoint import save_card, save_state
 from aemodels.checkpoints.run_folder import STATE, RunFolder, claimed
 from aemodels.checkpoints.training import save_best, saved_epochs
 from aemodels.data import PreparedData
-from aemodels.evaluation.advice import Course, advise
+from aemodels.evaluation.advice import advise
 from aemodels.evaluation.evaluate import Evaluation, evaluating
+from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.evaluation.leaving_out import as_tags, make_each
 from aemodels.experiment import Experiment
@@ -196,10 +197,7 @@ def learn(
     evaluation = yield from _evaluate_best(experiment, data, features, state, folder)
     metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
     run.metrics(metrics, at=folder.time("evaluated"))
-    seen = experiment.seen(data)
-    course = Course(
-        experiment.model, experiment.training, untrained.model.selection, seen, state.history, state.best_epoch
-    )
+    course = experiment.course(data, untrained.model.selection, state.history, state.best_epoch)
     lines = advise(course, evaluation.metrics)
     run.tags({"advice": "\n".join(lines)} if lines else {})
     return Learned(evaluation, metrics, *_effort(state), lines)
@@ -249,7 +247,7 @@ def _evaluate_best(
     """Saves and measures the best weights of a training."""
     model = save_best(folder.path, experiment, data, state)
     trained_on, rules = experiment.trained_on(data), experiment.evaluation
-    return (yield from evaluating(model, data, features, rules, trained_on=trained_on, history=state.history))
+    return (yield from evaluating(Evidence(model, data, features, rules, "test", trained_on, state.history)))
 
 
 def _effort(state: TrainingState) -> tuple[float, float]:

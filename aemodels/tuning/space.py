@@ -104,7 +104,7 @@ def check_models(experiment: Experiment, data: PreparedData, config: TuningConfi
     model = new_model(experiment.model, data, experiment.seed, images=experiment.training.images)
     check_primary(model, data, experiment.evaluation)
     check_likelihood(model, data, experiment.evaluation)  # for the training that follows the search
-    evidence = Evidence(model, data, None, "val", experiment.evaluation)
+    evidence = Evidence(model, data, None, experiment.evaluation, "val")
     for metric in config.pareto or ():
         if missing := " and ".join(named(need, evidence) for need in lacking(metric, evidence, COMING)):
             raise SettingsError(

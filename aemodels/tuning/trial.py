@@ -11,11 +11,11 @@ from torch import Tensor
 
 from aemodels.config import SettingsError
 from aemodels.data.prepared import PreparedData
-from aemodels.evaluation.evaluate import evaluate
+from aemodels.evaluation.evaluate import evaluate, lacking
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features
-from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
+from aemodels.models.base import GenerativeModel
 from aemodels.training.config import TrainingDivergedError
 from aemodels.training.models import best_model, fit_prior
 from aemodels.training.state import Epoch
@@ -41,8 +41,7 @@ class Conditions:
         if (watched := self.goals.watched) is None:
             return None
         fit_prior(epoch.model, self.data, experiment.seed, experiment.training.images)
-        data, rules, trained_on = self.data, experiment.evaluation, experiment.trained_on(self.data)
-        return evaluate(epoch.model, data, self.features, rules, "val", (watched,), trained_on).metrics.get(watched)
+        return evaluate(self._evidence(epoch.model, experiment), only=(watched,)).metrics.get(watched)
 
     def measure(self, epoch: Epoch, experiment: Experiment) -> dict[str, float]:
         """Measures the best weights of a training, after its last epoch.
@@ -50,17 +49,21 @@ class Conditions:
         Raises:
             SettingsError: a metric that the search goes by cannot be measured.
         """
-        data, rules = self.data, experiment.evaluation
-        model = best_model(experiment.model, data, experiment.training, experiment.seed, epoch.state)
-        has = Evidence(model, data, self.features, "val", rules).has
-        compared = [metric for metric in COMPARED if all(map(has, METRICS[metric].needs))]
-        needed = (*self.goals.objectives, rules.primary)
+        model = best_model(experiment.model, self.data, experiment.training, experiment.seed, epoch.state)
+        evidence = self._evidence(model, experiment)
+        compared = [metric for metric in COMPARED if not lacking(metric, evidence)]
+        needed = (*self.goals.objectives, experiment.evaluation.primary)
         wanted = dict.fromkeys((*needed, *compared))
-        found = evaluate(model, data, self.features, rules, "val", wanted.keys(), experiment.trained_on(data))
+        found = evaluate(evidence, only=wanted.keys())
         for name in needed:
             if name in found.left_out:
                 raise SettingsError(f"{name} cannot be measured on the validation images: {found.left_out[name]}")
         return found.metrics
+
+    def _evidence(self, model: GenerativeModel, experiment: Experiment) -> Evidence:
+        """Returns what a trial's model is measured by on the validation images."""
+        trained_on, rules = experiment.trained_on(self.data), experiment.evaluation
+        return Evidence(model, self.data, self.features, rules, "val", trained_on)
 
 
 def run_trial(index: int, experiment: Experiment, conditions: Conditions) -> TrialEvents:

@@ -16,8 +16,8 @@ from PIL import Image
 from aemodels.config import SettingsError, UserError
 from aemodels.data import PreparedData, prepare
 from aemodels.data.channels import in_channels
+from aemodels.data.evaluation_images import Expected, with_test_images
 from aemodels.data.folder import FolderConfig
-from aemodels.data.given_tests import with_test_images
 from aemodels.data.image_decoding import Reading
 from aemodels.data.image_files import image_files, read_images
 from aemodels.runtime.progress import Progress, finish
@@ -348,10 +348,14 @@ def own(tmp_path: Path) -> PreparedData:
     return finish(prepare(FolderConfig(path=(tmp_path / "own",))))
 
 
+def expected(own: PreparedData, conditional: bool) -> Expected:
+    return Expected(own.image_shape, own.classes, conditional, own)
+
+
 def test_all_images_of_a_folder_are_test_images(tmp_path: Path, own: PreparedData) -> None:
     fill(tmp_path / "new" / "train" / "dog", 5, seed=7)
     fill(tmp_path / "new" / "test" / "dog", 3, seed=8)
-    data = finish(with_test_images(own, FolderConfig(path=(tmp_path / "new",)), conditional=True))
+    data = finish(with_test_images(expected(own, True), FolderConfig(path=(tmp_path / "new",))))
     assert data.sizes == own.sizes | {"test": 8}
     assert prepared_pixels(data, "test") == pixels_of(tmp_path / "new")
     assert prepared_pixels(data, "train") == prepared_pixels(own, "train")
@@ -366,10 +370,10 @@ def test_images_of_unknown_classes(
 ) -> None:
     fill(tmp_path / "new" / "dog", 5, seed=7)
     fill(tmp_path / "new" / "gnu", 3)
-    data = finish(with_test_images(own, FolderConfig(path=(tmp_path / "new",)), conditional))
+    data = finish(with_test_images(expected(own, conditional), FolderConfig(path=(tmp_path / "new",))))
     assert data.sizes["test"] == (5 if conditional else 8)
     assert data.classes == (("cat", "dog") if conditional else ())
     assert any("3 of classes that the model does not know: gnu (3)" in note for note in data.notes()) == conditional
     make_images(tmp_path / "large" / "dog", 3)
     with pytest.raises(UserError, match=r"images of 20x20 pixels, the model takes 12x12; set data\.image_size=12"):
-        finish(with_test_images(own, FolderConfig(path=(tmp_path / "large",)), conditional))
+        finish(with_test_images(expected(own, conditional), FolderConfig(path=(tmp_path / "large",))))

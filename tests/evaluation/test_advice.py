@@ -11,6 +11,7 @@ from aemodels.config import section_kinds
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.advice import Course, advise
 from aemodels.evaluation.evaluate import EvaluationConfig, evaluate
+from aemodels.evaluation.evidence import Evidence
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, GANConfig, VAEConfig
 from aemodels.training.config import TrainingConfig
@@ -140,7 +141,7 @@ def test_real_trainings(model: str, case: str, digits: PreparedData) -> None:
     experiment = Experiment().override(small).override(settings).for_data(digits)
     *_, last = train(experiment.model, digits, experiment.training, experiment.seed)
     best = best_model(experiment.model, digits, experiment.training, experiment.seed, last.state)
-    metrics = evaluate(best, digits, None, EvaluationConfig(primary="mse"), only=("mse",)).metrics
+    metrics = evaluate(Evidence(best, digits, None, EvaluationConfig(primary="mse")), only=("mse",)).metrics
     seen, state = experiment.seen(digits), last.state
     found = Course(experiment.model, experiment.training, best.selection, seen, state.history, state.best_epoch)
     lines = advise(found, metrics)

@@ -55,7 +55,7 @@ def printer(images: Tensor) -> CVAE:
 def evidence_of(data: PreparedData, features: Features, seen: int = 0) -> Evidence:
     torch.manual_seed(0)
     model = CVAEConfig(latent_dim=2, trunk=MLPConfig(widths=(8,))).build(data.image_shape, data.num_classes)
-    return evaluate(model, data, features, CONFIG, only=(), trained_on=TrainedOn(data, seen)).evidence
+    return evaluate(Evidence(model, data, features, CONFIG, trained_on=TrainedOn(data, seen)), only=()).evidence
 
 
 def measured(evidence: Evidence, kind: str) -> list[float]:
@@ -68,9 +68,9 @@ def measured(evidence: Evidence, kind: str) -> list[float]:
 def test_who_prints_the_class_is_right_and_not_varied(digits: PreparedData, features: Features, images: Tensor) -> None:
     right, wrong = printer(images), printer(images.roll(1, 0))
     expected = {"label_accuracy": 1, "label_diversity": 0}
-    found = evaluate(right, digits, features, CONFIG, only=expected).metrics
+    found = evaluate(Evidence(right, digits, features, CONFIG), only=expected).metrics
     assert found == pytest.approx(expected, abs=1e-3)
-    assert evaluate(wrong, digits, features, CONFIG, only=expected).metrics["label_accuracy"] == 0
+    assert evaluate(Evidence(wrong, digits, features, CONFIG), only=expected).metrics["label_accuracy"] == 0
     assert right.classify(images).tolist() == list(range(CLASSES))
     alike = right.sample_like(images[[7]].expand(60, -1, -1, -1), 20, seed=0)
     torch.testing.assert_close(alike, images[[7]].expand_as(alike), atol=2e-3, rtol=0)
@@ -174,7 +174,7 @@ def unchanged() -> Unchanged:
 
 def test_who_changes_nothing_removes_no_noise(digits: PreparedData) -> None:
     names = [f"{method}_{measure}_0.3" for measure in ("psnr", "ssim") for method in ("noisy", "denoised", "median")]
-    found = evaluate(unchanged(), digits, None, EvaluationConfig(denoising=True), only=names).metrics
+    found = evaluate(Evidence(unchanged(), digits, None, EvaluationConfig(denoising=True)), only=names).metrics
     for measure in ("psnr", "ssim"):
         assert found[f"denoised_{measure}_0.3"] == found[f"noisy_{measure}_0.3"] < found[f"median_{measure}_0.3"]
 

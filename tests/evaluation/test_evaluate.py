@@ -15,7 +15,7 @@ from aemodels.data import PreparedData
 from aemodels.data.other_kind import images_of_another_kind
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evaluate import check_primary, direction, evaluate, evaluating
-from aemodels.evaluation.evidence import TrainedOn
+from aemodels.evaluation.evidence import Evidence, TrainedOn
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
@@ -43,31 +43,31 @@ def test_an_evaluation_repeats_and_disturbs_nothing(digits: PreparedData, featur
     model = build(VAEConfig(trunk=SMALL), data).train()
     model.decoder.eval()
     before = torch.get_rng_state()
-    first = evaluate(model, data, features, CONFIG).metrics
+    first = evaluate(Evidence(model, data, features, CONFIG)).metrics
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training
     assert model.encoder.training
     assert not model.decoder.training
     torch.rand(7)
-    assert evaluate(model, data, features, CONFIG).metrics == first
-    assert evaluate(model, data, features, CONFIG.override({"seed": 1})).metrics != first
+    assert evaluate(Evidence(model, data, features, CONFIG)).metrics == first
+    assert evaluate(Evidence(model, data, features, CONFIG.override({"seed": 1}))).metrics != first
 
 
 def test_only_what_is_asked_for(digits: PreparedData, features: Features) -> None:
     model = build(VAEConfig(trunk=SMALL), digits)
-    whole = evaluate(model, digits, features, CONFIG, "val").metrics
-    part = evaluate(model, digits, features, CONFIG, "val", only=("frechet_samples",))
+    whole = evaluate(Evidence(model, digits, features, CONFIG, "val")).metrics
+    part = evaluate(Evidence(model, digits, features, CONFIG, "val"), only=("frechet_samples",))
     assert part.metrics == {"frechet_samples": whole["frechet_samples"]}
     assert not {"batches", "codes", "terms"} & set(vars(part.evidence))
 
 
 def test_the_same_number_of_images_on_both_sides(digits: PreparedData, features: Features) -> None:
     model = build(VAEConfig(trunk=SMALL), digits)
-    few = evaluate(model, digits, features, EvaluationConfig(samples=50))
+    few = evaluate(Evidence(model, digits, features, EvaluationConfig(samples=50)))
     assert few.metrics["frechet_images"] == 50
     assert len(few.evidence.sample_features) == len(few.evidence.reconstruction_features) == 50
     assert len(few.evidence.real_features) == len(few.evidence.training_features) == 50
-    many = evaluate(model, digits, features, CONFIG).metrics
+    many = evaluate(Evidence(model, digits, features, CONFIG)).metrics
     assert many["frechet_images"] == digits.sizes["test"]
     assert many["frechet_floor"] < 1  # of 32 features; it is larger with fewer images
 
@@ -82,7 +82,7 @@ def test_every_metric_is_finite_on_colour_images(colour, kind: type[ModelConfig]
     model = kind.model_validate({"trunk": SMALL}).build(data.image_shape, data.num_classes)
     rules = CONFIG.override({"denoising": True})
     features, seen = finish(feature_network(data, CPU)), TrainedOn(data, 20)
-    found, evidence, left_out = evaluate(model, data, features, rules, trained_on=seen)
+    found, evidence, left_out = evaluate(Evidence(model, data, features, rules, trained_on=seen))
     assert not left_out
     assert all(map(math.isfinite, found.values()))
     expected = set(METRICS) - {"nll", "nll_samples", "nll_images", "mutual_information_gap"}
@@ -103,20 +103,20 @@ def test_a_model_that_is_not_finite_is_measured_as_such(digits: PreparedData, fe
     with torch.no_grad():
         next(model.decoder.parameters()).fill_(math.nan)
         next(model.encoder.parameters()).fill_(math.nan)
-    found = evaluate(model, digits, features, CONFIG).metrics
+    found = evaluate(Evidence(model, digits, features, CONFIG)).metrics
     expected = {"negative_elbo", "mse", "psnr", "ssim", "probe_accuracy", "knn_accuracy", "frechet_samples"}
     for name in expected | {"frechet_fitted_prior", "density", "coverage", "confident_samples", "class_balance"}:
         assert math.isnan(found[name])
 
 
 def test_metrics_without_a_feature_network(digits: PreparedData) -> None:
-    found = evaluate(build(VAEConfig(trunk=SMALL), digits), digits, None, CONFIG).metrics
+    found = evaluate(Evidence(build(VAEConfig(trunk=SMALL), digits), digits, None, CONFIG)).metrics
     assert not [name for name in found if "features" in METRICS[name].needs]
 
 
 def test_real_images_as_samples_are_as_good_as_real(digits: PreparedData, features: Features) -> None:
     """Training images take the place of samples. The metrics show it if all are of one class."""
-    evidence = evaluate(build(VAEConfig(trunk=SMALL), digits), digits, features, CONFIG, only=()).evidence
+    evidence = evaluate(Evidence(build(VAEConfig(trunk=SMALL), digits), digits, features, CONFIG), only=()).evidence
     sevens = torch.tensor(digits.split("train").labels[: evidence.frechet_images] == 7)
     names = ("density", "coverage", "confident_samples", "class_balance")
     evidence.sample_features = evidence.training_features
@@ -137,10 +137,10 @@ def test_an_autoencoder_is_judged_by_codes_from_the_standard_normal_too(
     digits: PreparedData, features: Features
 ) -> None:
     model = build(AEConfig(trunk=SMALL), digits)
-    unfitted = evaluate(model, digits, features, CONFIG).metrics  # whose prior is N(0, I) itself
+    unfitted = evaluate(Evidence(model, digits, features, CONFIG)).metrics  # whose prior is N(0, I) itself
     assert unfitted["frechet_standard_normal"] == pytest.approx(unfitted["frechet_samples"], rel=0.1)
     model.fit_prior([Batch(torch.tensor(digits.split("train").images[:500]).float() / 255, None)], seed=0)
-    fitted = evaluate(model, digits, features, CONFIG).metrics
+    fitted = evaluate(Evidence(model, digits, features, CONFIG)).metrics
     assert fitted["frechet_standard_normal"] == unfitted["frechet_standard_normal"]
     assert fitted["frechet_fitted_prior"] == fitted["frechet_samples"] != unfitted["frechet_samples"]
     assert METRICS["frechet_standard_normal"].direction is None
@@ -158,7 +158,7 @@ def test_a_vae_is_judged_by_codes_from_a_fitted_prior_too(digits: PreparedData, 
     decoded: list[Tensor] = []
     model.encoder.register_forward_hook(lambda _, inputs, __: shown.append(len(inputs[0])))
     model.decoder.register_forward_hook(lambda _, inputs, __: decoded.append(inputs[0]))
-    found = evaluate(model, digits, features, CONFIG, only=TWICE, trained_on=TrainedOn(digits, 700)).metrics
+    found = evaluate(Evidence(model, digits, features, CONFIG, trained_on=TrainedOn(digits, 700)), only=TWICE).metrics
     assert found["frechet_standard_normal"] == found["frechet_samples"]
     normal, fitted = torch.cat(decoded).split(digits.sizes["test"])  # and none of them twice
     for codes, mean in ((normal, 0.0), (fitted, 7.0)):
@@ -185,14 +185,14 @@ def test_the_gap_between_seen_and_unseen_images(digits: PreparedData) -> None:
         last = [module for module in model.decoder if isinstance(module, torch.nn.Linear)][-1]
         last.weight.zero_()
         last.bias.copy_(seen.mean(0).flatten().clamp(1e-6, 1 - 1e-6).logit())
-    found, evidence, _ = evaluate(model, digits, None, CONFIG, trained_on=TrainedOn(digits, 30))
+    found, evidence, _ = evaluate(Evidence(model, digits, None, CONFIG, trained_on=TrainedOn(digits, 30)))
     assert len(evidence.training_codes.z) == 30  # those of the probes too
     assert found["mse_training"] == pytest.approx(float((seen - seen.mean(0)).square().mean()), rel=1e-4)
     assert found["generalization_gap"] == pytest.approx(found["mse"] - found["mse_training"])
     assert found["generalization_gap"] > 0
     assert found["compression_ratio"] == 784 / 80
     assert found["out_of_domain_explained_variance"] < 0 < found["out_of_domain_mse"]
-    assert "generalization_gap" not in evaluate(model, digits, None, CONFIG).metrics
+    assert "generalization_gap" not in evaluate(Evidence(model, digits, None, CONFIG)).metrics
 
 
 def test_a_unit_that_only_tells_the_class_that_it_is_told_is_not_in_use(digits: PreparedData) -> None:
@@ -205,12 +205,12 @@ def test_a_unit_that_only_tells_the_class_that_it_is_told_is_not_in_use(digits: 
         for own, given in zip(model.posterior.children(), prior.children(), strict=True):
             own.weight.zero_()[:, :10] = given.weight
             own.bias.copy_(given.bias)
-    found, evidence, _ = evaluate(model, digits, None, CONFIG, only=("rate", "active_units"))
+    found, evidence, _ = evaluate(Evidence(model, digits, None, CONFIG), only=("rate", "active_units"))
     assert found == {"rate": pytest.approx(0, abs=1e-5), "active_units": 0}
     assert evidence.codes.z.var(0).min() > 0.1
     with torch.no_grad():
         model.posterior.mean.weight[0, 10:] = 1
-    assert evaluate(model, digits, None, CONFIG, only=("active_units",)).metrics == {"active_units": 1}
+    assert evaluate(Evidence(model, digits, None, CONFIG), only=("active_units",)).metrics == {"active_units": 1}
 
 
 # ---------------------------------------------------------------- which is and what cannot be asked
@@ -243,25 +243,25 @@ def test_a_primary_that_the_model_does_not_have(digits: PreparedData, colour) ->
         check_primary(build(AEConfig(), digits), digits, EvaluationConfig(primary="negative_elbo"))
     plain = colour["plain"]
     with pytest.raises(SettingsError, match=r"knn_accuracy.*labels"):
-        evaluate(build(AEConfig(), plain), plain, None, CONFIG, only=("knn_accuracy",))
+        evaluate(Evidence(build(AEConfig(), plain), plain, None, CONFIG), only=("knn_accuracy",))
 
 
 def test_a_model_for_other_images(digits: PreparedData, colour) -> None:
     with pytest.raises(SettingsError, match=r"\(1, 28, 28\).*\(3, 12, 12\)"):
-        evaluate(build(AEConfig(), digits), colour["plain"], None, CONFIG)
+        evaluate(Evidence(build(AEConfig(), digits), colour["plain"], None, CONFIG))
     conditional = build(CVAEConfig(trunk=SMALL), colour["labelled"])
     with pytest.raises(SettingsError, match="conditional on 2 classes, folder has no labels; choose data"):
-        evaluate(conditional, colour["plain"], None, CONFIG)
+        evaluate(Evidence(conditional, colour["plain"], None, CONFIG))
     other = colour["labelled"].model_copy(update={"classes": ("a", "b", "c")})
     with pytest.raises(SettingsError, match="conditional on 2 classes, folder has 3; choose data"):
-        evaluate(conditional, other, None, CONFIG)
+        evaluate(Evidence(conditional, other, None, CONFIG))
 
 
 def test_a_quick_evaluation_leaves_out_what_is_slow_and_not_asked(digits: PreparedData, features: Features) -> None:
     model = build(VAEConfig(trunk=SMALL), digits)
     seen = TrainedOn(digits, 500)
-    full = evaluate(model, digits, features, CONFIG, trained_on=seen)
-    quick = evaluate(model, digits, features, CONFIG.override({"level": "quick"}), trained_on=seen)
+    full = evaluate(Evidence(model, digits, features, CONFIG, trained_on=seen))
+    quick = evaluate(Evidence(model, digits, features, CONFIG.override({"level": "quick"}), trained_on=seen))
     slow = {name for name in full.metrics if METRICS[name].slow}
     assert {"probe_accuracy", "knn_accuracy", "density", "coverage", "like_accuracy"} <= slow
     assert quick.metrics == {name: value for name, value in full.metrics.items() if name not in slow}
@@ -270,11 +270,16 @@ def test_a_quick_evaluation_leaves_out_what_is_slow_and_not_asked(digits: Prepar
     )
     assert not quick.left_out
     asked = CONFIG.override({"level": "quick", "primary": "coverage"})
-    assert evaluate(model, digits, features, asked, trained_on=seen).metrics["coverage"] == full.metrics["coverage"]
+    assert (
+        evaluate(Evidence(model, digits, features, asked, trained_on=seen)).metrics["coverage"]
+        == full.metrics["coverage"]
+    )
 
 
 def test_an_evaluation_tells_which_metric_it_measures(digits: PreparedData, features: Features) -> None:
     told: list[Progress] = []
     only = ("mse", "psnr", "frechet_floor")
-    finish(evaluating(build(VAEConfig(trunk=SMALL), digits), digits, features, CONFIG, only=only), told.append)
+    finish(
+        evaluating(Evidence(build(VAEConfig(trunk=SMALL), digits), digits, features, CONFIG), only=only), told.append
+    )
     assert told == [Progress("evaluating", i, 3, name) for i, name in enumerate(only)]

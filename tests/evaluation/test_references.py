@@ -10,7 +10,7 @@ from torch import Tensor
 from aemodels.data import PreparedData
 from aemodels.evaluation import references
 from aemodels.evaluation.evaluate import EvaluationConfig, evaluate
-from aemodels.evaluation.evidence import TrainedOn
+from aemodels.evaluation.evidence import Evidence, TrainedOn
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.metrics.references import REFERENCES
 from aemodels.evaluation.references import LinearReference, Size, linear_reference
@@ -28,7 +28,13 @@ def pixels(data: PreparedData, split: str) -> Tensor:
 
 def test_references_equal_a_direct_computation(digits: PreparedData, features: Features) -> None:
     found = evaluate(
-        build(AEConfig(trunk=SMALL, latent_dim=7), digits), digits, features, RULES, trained_on=TrainedOn(digits, 500)
+        Evidence(
+            build(AEConfig(trunk=SMALL, latent_dim=7), digits),
+            digits,
+            features,
+            RULES,
+            trained_on=TrainedOn(digits, 500),
+        )
     ).metrics
     training, test = pixels(digits, "train")[:500], pixels(digits, "test")
     mean = training.mean(0)
@@ -56,7 +62,7 @@ def test_models_of_one_size_share_the_measurement(
     for config in (AEConfig(trunk=SMALL, latent_dim=5), VAEConfig(trunk=SMALL, latent_dim=5), GANConfig(latent_dim=5)):
         model = config.build(digits.image_shape, digits.num_classes)
         found = evaluate(
-            model, digits, features, rules, only=("frechet_linear_code",), trained_on=TrainedOn(digits, 500)
+            Evidence(model, digits, features, rules, trained_on=TrainedOn(digits, 500)), only=("frechet_linear_code",)
         ).metrics
         assert set(found) == {"frechet_linear_code"}
     assert made == [5]
@@ -64,16 +70,18 @@ def test_models_of_one_size_share_the_measurement(
 
 def test_the_reference_is_of_the_images_of_the_training(digits: PreparedData, features: Features) -> None:
     model = build(AEConfig(trunk=SMALL, latent_dim=5), digits)
-    gone = evaluate(model, digits, features, RULES)
+    gone = evaluate(Evidence(model, digits, features, RULES))
     assert REFERENCES.keys() == gone.left_out.keys()
     assert set(gone.left_out.values()) == {
         "it needs the images that the model was trained on, which are not in the cache"
     }
     elsewhere = digits.model_copy(update={"digest": "other images"})
-    known = evaluate(model, elsewhere, features, RULES, trained_on=TrainedOn(digits, 500)).metrics
-    own = evaluate(model, digits, features, RULES, trained_on=TrainedOn(digits, 500)).metrics
+    known = evaluate(Evidence(model, elsewhere, features, RULES, trained_on=TrainedOn(digits, 500))).metrics
+    own = evaluate(Evidence(model, digits, features, RULES, trained_on=TrainedOn(digits, 500))).metrics
     assert {name: known[name] for name in REFERENCES} == {name: own[name] for name in REFERENCES}
-    more = evaluate(model, elsewhere, features, RULES, trained_on=TrainedOn(digits, digits.sizes["train"])).metrics
+    more = evaluate(
+        Evidence(model, elsewhere, features, RULES, trained_on=TrainedOn(digits, digits.sizes["train"]))
+    ).metrics
     assert all(known[name] != more[name] for name in REFERENCES)
 
 

@@ -67,7 +67,7 @@ def test_every_figure_of_a_model_shows_the_names_of_classes(
 ) -> None:
     named = digits.model_copy(update={"classes": NAMES})
     model = build(config(trunk=SMALL, latent_dim=2), named)
-    evidence = evaluate(model, named, features, EvaluationConfig(), only=()).evidence
+    evidence = evaluate(Evidence(model, named, features, EvaluationConfig()), only=()).evidence
     with_names = {"like", "classes", "codes", "codes_tsne"}
     for name in FIGURES:
         drawn_texts.clear()
@@ -94,7 +94,7 @@ def test_figures_of_comparisons_and_checks_draw_nothing_as_a_formula(
     digits: PreparedData, drawn_texts: list[Any]
 ) -> None:
     model = build(VAEConfig(trunk=SMALL, latent_dim=2), digits)
-    evidence = Evidence(model, digits, None, "test", EvaluationConfig())
+    evidence = Evidence(model, digits, None, EvaluationConfig())
     systems = {"$a$": evidence, "_b": evidence}
     side_by_side(systems, "of $data$")
     rate_distortion(systems, {"$a$": (1.0, 100.0), "_b": (20.0, 80.0)})
@@ -194,6 +194,6 @@ def test_long_names_are_told_apart(names: list[str], shown: list[str]) -> None:
 
 def test_the_names_of_a_legend_are_told_apart(digits: PreparedData, drawn_texts: list[Any]) -> None:
     named = digits.model_copy(update={"classes": tuple(f"photograph_of_the_digit_{i}" for i in range(10))})
-    evidence = Evidence(build(VAEConfig(trunk=SMALL, latent_dim=2), named), named, None, "test", EvaluationConfig())
+    evidence = Evidence(build(VAEConfig(trunk=SMALL, latent_dim=2), named), named, None, EvaluationConfig())
     draw_figures(evidence, only=("codes",))
     assert {f"…{i}" for i in range(10)} <= set(shown(drawn_texts))

@@ -195,7 +195,7 @@ def test_the_picture_is_empty_where_a_system_has_no_encoder(done: Done) -> None:
 def test_codes_from_another_prior_have_a_panel_where_a_system_has_such_a_prior(digits: PreparedData) -> None:
     def picture(*configs: ModelConfig) -> Picture:
         models = {config.name: config.build(digits.image_shape, digits.num_classes) for config in configs}
-        judged = {name: Evidence(model, digits, None, "test", EvaluationConfig()) for name, model in models.items()}
+        judged = {name: Evidence(model, digits, None, EvaluationConfig()) for name, model in models.items()}
         return side_by_side(judged, "title")
 
     small = MLPConfig(widths=(16,))

@@ -14,7 +14,7 @@ from torch import Tensor
 from aemodels.config import section_kinds
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.evaluate import EvaluationConfig, evaluate
-from aemodels.evaluation.evidence import TrainedOn
+from aemodels.evaluation.evidence import Evidence, TrainedOn
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.references import MEAN_IMAGE, Size, reference_systems
 from aemodels.experiment import Experiment
@@ -65,7 +65,7 @@ def result(config: Any, data: PreparedData, features: Features) -> dict[str, dic
     assert isinstance(member, Epoch)
     model = best_model(config, data, FEW, 0, alone.state)
     codes = training_codes(model, data, FEW, 0)
-    metrics = evaluate(model, data, features, RULES, trained_on=TrainedOn(data, SEEN)).metrics
+    metrics = evaluate(Evidence(model, data, features, RULES, trained_on=TrainedOn(data, SEEN))).metrics
     assert metrics.pop("frechet_floor") > 0  # it is of the data alone, whatever is trained on them
     return {
         "alone": alone.state.tensors,
@@ -108,6 +108,6 @@ def test_an_untrained_model_is_no_better_than_the_linear_code_of_the_images_it_s
     experiment = Experiment().override({"model": "ae", "training.images": SEEN}).for_data(digits)
     model = new_model(experiment.model, digits, 0, images=SEEN).eval()
     share = evaluate(
-        model, digits, None, RULES, only=("share_of_linear_code",), trained_on=TrainedOn(digits, SEEN)
+        Evidence(model, digits, None, RULES, trained_on=TrainedOn(digits, SEEN)), only=("share_of_linear_code",)
     ).metrics
     assert share["share_of_linear_code"] == pytest.approx(1, rel=1e-3)

@@ -306,7 +306,7 @@ HELD_OUT = {
     ),
     "probe_accuracy": Metric(
         probe_accuracy,
-        ("autoencoder", "unconditional", "labels"),
+        ("autoencoder", "unconditional", "labels", "training_images"),
         "share",
         "maximize",
         "how often a logistic regression tells the class from the code",
@@ -315,7 +315,7 @@ HELD_OUT = {
     ),
     "knn_accuracy": Metric(
         knn_accuracy,
-        ("autoencoder", "unconditional", "labels"),
+        ("autoencoder", "unconditional", "labels", "training_images"),
         "share",
         "maximize",
         "how often the 5 nearest training codes tell the class",

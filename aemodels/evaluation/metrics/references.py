@@ -36,7 +36,7 @@ class Reference(NamedTuple):
 
     def evidence(self, model: LinearReference) -> Evidence:
         """Returns what a reference is measured by."""
-        return Evidence(model, self.data, self.features, self.split, self.rules)
+        return Evidence(model, self.data, self.features, self.rules, self.split)
 
 
 class Errors(NamedTuple):

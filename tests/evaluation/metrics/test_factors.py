@@ -123,7 +123,7 @@ def features(sprites: PreparedData) -> Features:
 def judged(config: ModelConfig, data: PreparedData, features: Features) -> tuple[dict[str, float], Evidence]:
     torch.manual_seed(0)
     model = config.build(data.image_shape, data.num_classes)
-    found = evaluate(model, data, features, EvaluationConfig())
+    found = evaluate(Evidence(model, data, features, EvaluationConfig()))
     return found.metrics, found.evidence
 
 

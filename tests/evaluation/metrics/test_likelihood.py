@@ -12,6 +12,7 @@ from aemodels.config import SettingsError
 from aemodels.data import PreparedData
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evaluate import check_likelihood, evaluate
+from aemodels.evaluation.evidence import Evidence
 from aemodels.models import AEConfig, VAEConfig
 from aemodels.nn.distributions import BernoulliConfig, GaussianConfig
 from aemodels.nn.trunks import MLPConfig
@@ -27,13 +28,15 @@ def test_nll_is_below_the_bound_and_falls_with_its_samples(digits: PreparedData)
     names = ("nll", "nll_samples", "nll_images", "negative_elbo")
     with torch.no_grad():
         model.decoder.get_submodule("0").weight.mul_(5)  # codes matter, so that the posterior is wrong
-    found = [evaluate(model, data, None, EvaluationConfig(nll_samples=k), only=names).metrics for k in (1, 10, 100)]
+    found = [
+        evaluate(Evidence(model, data, None, EvaluationConfig(nll_samples=k)), only=names).metrics for k in (1, 10, 100)
+    ]
     assert [each["nll_samples"] for each in found] == [1, 10, 100]
     assert found[0]["nll_images"] == data.sizes["test"]
     assert found[0]["nll"] == pytest.approx(found[0]["negative_elbo"], rel=0.02)  # one sample is the bound
     assert found[0]["nll"] > found[1]["nll"] + 0.1 > found[2]["nll"] + 0.2
     few = EvaluationConfig(nll_samples=10, nll_images=20)
-    first, second = (evaluate(model, data, None, few, only=names).metrics for _ in range(2))
+    first, second = (evaluate(Evidence(model, data, None, few), only=names).metrics for _ in range(2))
     assert first == second
     assert first["nll_images"] == 20
 
@@ -41,12 +44,12 @@ def test_nll_is_below_the_bound_and_falls_with_its_samples(digits: PreparedData)
 def test_nll_only_where_it_is_asked_for_and_is_one(digits: PreparedData) -> None:
     asked, data = EvaluationConfig(nll_samples=2, nll_images=5), digits.model_copy(update={"binarize": "static"})
     coins, density = (VAEConfig(trunk=SMALL, likelihood=likelihood) for likelihood in (BernoulliConfig(), GREY))
-    assert "nll" not in evaluate(build(coins, data), data, None, CONFIG).metrics
-    assert "nll" in evaluate(build(coins, data), data, None, asked).metrics
-    assert "nll" not in evaluate(build(coins, digits), digits, None, asked).metrics
-    assert "nll" in evaluate(build(density, digits), digits, None, asked).metrics
+    assert "nll" not in evaluate(Evidence(build(coins, data), data, None, CONFIG)).metrics
+    assert "nll" in evaluate(Evidence(build(coins, data), data, None, asked)).metrics
+    assert "nll" not in evaluate(Evidence(build(coins, digits), digits, None, asked)).metrics
+    assert "nll" in evaluate(Evidence(build(density, digits), digits, None, asked)).metrics
     ae = AEConfig(trunk=SMALL, likelihood=BernoulliConfig())
-    assert "nll" not in evaluate(build(ae, data), data, None, asked).metrics
+    assert "nll" not in evaluate(Evidence(build(ae, data), data, None, asked)).metrics
     check_likelihood(build(coins, data), data, asked)
     check_likelihood(build(ae, data), data, CONFIG)
     for model, images, why in (
@@ -72,7 +75,7 @@ def test_bits_per_dimension_only_where_there_is_a_likelihood(digits: PreparedDat
         model = build(VAEConfig(trunk=SMALL, likelihood=likelihood), data)
         for parameter in model.parameters():
             torch.nn.init.zeros_(parameter)  # no rate, the middle grey everywhere
-        found = evaluate(model, data, None, CONFIG).metrics
+        found = evaluate(Evidence(model, data, None, CONFIG)).metrics
         assert ("bits_per_dimension" in found) == exists
         if likelihood.name == "bernoulli" and exists:
             assert found["bits_per_dimension"] == pytest.approx(1, abs=1e-5)

@@ -83,7 +83,9 @@ def test_every_figure_of_every_model(kind: type[ModelConfig], source: str, laten
     settings = {"latent_dim": latent_dim, "trunk": SMALL}
     model = kind.model_validate(settings).build(data.image_shape, data.num_classes)
     features = finish(feature_network(data, torch.device("cpu")))
-    evidence = evaluate(model, data, features, EvaluationConfig(denoising=True), only=(), history=HISTORY).evidence
+    evidence = evaluate(
+        Evidence(model, data, features, EvaluationConfig(denoising=True), history=HISTORY), only=()
+    ).evidence
     pictures, left_out = draw_figures(evidence)
     few = data.sizes["test"] < 10 and latent_dim > 2 and not evidence.has("conditional")
     assert left_out.keys() == ({"codes_tsne"} if few else set())
@@ -115,7 +117,9 @@ def test_figures_of_rectangles_and_of_large_images_can_be_looked_at(kind: Any, s
     settings = {"latent_dim": 2, "trunk": SMALL}
     model = kind.model_validate(settings).build(data.image_shape, data.num_classes)
     features = finish(feature_network(data, torch.device("cpu")))
-    evidence = evaluate(model, data, features, EvaluationConfig(denoising=True), only=(), history=HISTORY).evidence
+    evidence = evaluate(
+        Evidence(model, data, features, EvaluationConfig(denoising=True), history=HISTORY), only=()
+    ).evidence
     pictures, left_out = draw_figures(evidence)
     assert not left_out
     cards = [sample_grid(model)] + ([reconstruction_grid(model, data)] if evidence.has("autoencoder") else [])
@@ -137,7 +141,7 @@ def test_large_images_are_shrunk_to_means() -> None:
 def test_names_of_classes_are_no_formulas(digits: PreparedData) -> None:
     named = digits.model_copy(update={"classes": ("$\\frac$", "$x", "_hidden", *digits.classes[3:])})
     model = build(VAEConfig(trunk=SMALL, latent_dim=3), named)
-    evidence = evaluate(model, named, None, EvaluationConfig(), only=()).evidence
+    evidence = evaluate(Evidence(model, named, None, EvaluationConfig()), only=()).evidence
     assert len(draw_figures(evidence, only=("codes", "codes_tsne")).found) == 2
 
 
@@ -146,14 +150,14 @@ def test_codes_that_are_all_the_same_are_drawn(digits: PreparedData) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(0)
-    evidence = evaluate(model, digits, None, EvaluationConfig(), only=()).evidence
+    evidence = evaluate(Evidence(model, digits, None, EvaluationConfig()), only=()).evidence
     assert "codes_tsne" in draw_figures(evidence).found
 
 
 def test_figures_repeat_and_disturb_nothing(digits: PreparedData) -> None:
     model = build(VAEConfig(trunk=SMALL), digits).train()
     before = torch.get_rng_state()
-    evidence = [evaluate(model, digits, None, EvaluationConfig(), only=()).evidence for _ in range(2)]
+    evidence = [evaluate(Evidence(model, digits, None, EvaluationConfig()), only=()).evidence for _ in range(2)]
     pictures = [draw_figures(each).found for each in evidence]
     grids = [(reconstruction_grid(model, digits), sample_grid(model)) for _ in range(2)]
     assert torch.equal(torch.get_rng_state(), before)
@@ -181,7 +185,7 @@ def test_a_model_that_is_not_finite_is_drawn(digits: PreparedData) -> None:
         for parameter in model.parameters():
             parameter.fill_(torch.nan)
     features = finish(feature_network(digits, torch.device("cpu")))
-    evidence = evaluate(model, digits, features, EvaluationConfig(), only=(), history=HISTORY).evidence
+    evidence = evaluate(Evidence(model, digits, features, EvaluationConfig(), history=HISTORY), only=()).evidence
     pictures, left_out = draw_figures(evidence)
     assert not left_out
     assert set(pictures) == set(FIGURES) - {"manifold", "classes", "denoising"}
@@ -257,7 +261,9 @@ def test_traversals_and_manifold_lie_where_the_class_has_its_prior(digits: Prepa
 def test_nearest_training_images_of_copies_are_their_originals(digits: PreparedData) -> None:
     """Samples that are training images stand above themselves."""
     features = finish(feature_network(digits, torch.device("cpu")))
-    evidence = evaluate(build(VAEConfig(trunk=SMALL), digits), digits, features, EvaluationConfig(), only=()).evidence
+    evidence = evaluate(
+        Evidence(build(VAEConfig(trunk=SMALL), digits), digits, features, EvaluationConfig()), only=()
+    ).evidence
     copies = torch.tensor(digits.split("train").images[100:132]).float() / 255
     evidence.samples = lambda n, part=0: copies[:n]
     shown = nearest(evidence)[36:, 104:]
@@ -284,7 +290,7 @@ def test_the_nearest_is_looked_for_in_all_images_that_the_model_saw(
     pixels = Features("pixels", 64, nn.ModuleDict({"network": nn.Flatten()}), accuracy=None)
     model, last = build(VAEConfig(trunk=SMALL), sprites), (seen or sprites.sizes["train"]) - ACROSS
     evidence = evaluate(
-        model, sprites, pixels, EvaluationConfig(), only=(), trained_on=TrainedOn(sprites, seen)
+        Evidence(model, sprites, pixels, EvaluationConfig(), trained_on=TrainedOn(sprites, seen)), only=()
     ).evidence
     copies = torch.tensor(sprites.split("train").images[last : last + ACROSS]).float() / 255
     evidence.samples = lambda n, part=0: copies[:n]
@@ -348,7 +354,7 @@ def test_quick_figures_leave_out_what_is_slow_and_all_are_told_of(digits: Prepar
     rules = EvaluationConfig(level="quick", samples=100)
     model = VAEConfig(trunk=MLPConfig(widths=(16,)), latent_dim=3).build(digits.image_shape, digits.num_classes)
     told: list[Progress] = []
-    pictures = finish(drawing_figures(Evidence(model, digits, features, "test", rules)), told.append).found
+    pictures = finish(drawing_figures(Evidence(model, digits, features, rules)), told.append).found
     assert {"reconstructions", "samples", "traversals", "interpolations", "codes"} <= pictures.keys()
     assert not {"codes_tsne", "nearest", "like"} & pictures.keys()
     assert [report.note for report in told] == list(pictures)
