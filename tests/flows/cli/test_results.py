@@ -50,6 +50,7 @@ def test_evaluation_changes_neither_the_model_nor_the_shape_of_images() -> None:
     before = len(call("models", "--json").json)
     refused(call("evaluate", "digits/1", "model.beta=2"), "model.beta", "data.* and evaluation.*")
     refused(call("evaluate", "digits/1", "data.image_size=16"), "(1, 28, 28)", "data.image_size=28")
+    refused(call("evaluate", "digits/1", "data.split_seed=1"), "data.split_seed", "keeps the splits", "leave it out")
     refused(call("evaluate", "digits/1", "evaluation.samples=1"), "evaluation.samples=1", "at least 2")
     refused(call("evaluate", "digits/1", "evaluation.nll_samples=5"), "evaluation.nll_samples=5", "data.binarize")
     assert len(call("models", "--json").json) == before
