@@ -16,7 +16,7 @@ from aemodels.data.statistics import is_black_and_white
 from aemodels.evaluation.advice import Course
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evaluate import check_ranking
-from aemodels.evaluation.evidence import TrainedOn
+from aemodels.evaluation.images import TrainedOn
 from aemodels.models import AnyModelConfig, VAEConfig
 from aemodels.nn.photo import PhotoConfig
 from aemodels.training.config import TrainingConfig

@@ -24,7 +24,7 @@ from aemodels.checkpoints.model_files import CODES, COMPLETED, CONFIG, WEIGHTS, 
 from aemodels.checkpoints.run_folder import STATE
 from aemodels.config import Config, SettingsError, UserError
 from aemodels.data.prepared import PreparedData, prepared_before
-from aemodels.evaluation.evidence import TrainedOn
+from aemodels.evaluation.images import TrainedOn
 from aemodels.experiment import Experiment
 from aemodels.models.base import GenerativeModel
 from aemodels.nn.trunks import ImageShape

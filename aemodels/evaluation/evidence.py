@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from aemodels.config import SettingsError
 from aemodels.data.batches import Batches, fits
 from aemodels.data.other_kind import images_of_another_kind
 from aemodels.data.prepared import PreparedData
@@ -21,6 +20,7 @@ from aemodels.evaluation.class_requests import Requests
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.denoising import NOISES, Denoising
 from aemodels.evaluation.features import Features
+from aemodels.evaluation.images import TrainedOn, check_images
 from aemodels.evaluation.likelihood import log_likelihood, mean_bound
 from aemodels.evaluation.mutual_information import known_shares
 from aemodels.evaluation.needs import AMOUNTS, Need
@@ -34,13 +34,6 @@ from aemodels.runtime.randomness import derived_seed, undisturbed
 # Codes of training images, at most: for the probes, to show the spread of a code, and as examples of a class.
 TRAINING_CODES = 10_000
 NOISY = 200  # images: the filters that denoisers are compared with are slow
-
-
-class TrainedOn(NamedTuple):
-    """Holds the images that a model was trained on: the first training images of some data."""
-
-    data: PreparedData
-    images: int
 
 
 class Codes(NamedTuple):
@@ -74,7 +67,7 @@ class Evidence:
         Raises:
             SettingsError: the model is for other images or, if it is conditional, for other classes.
         """
-        _check_images(model, data)
+        check_images(model, data)
         self.model, self.data, self.split, self.rules, self.history = model, data, split, rules, history
         self.trained_on, self._features, self.seed = trained_on, features, rules.seed
         self.frechet_images = min(rules.samples, data.sizes[split], data.sizes["train"])  # on each side of a distance
@@ -324,19 +317,6 @@ class Evidence:
 
     def _undisturbed(self, purpose: str, index: int = 0) -> AbstractContextManager[None]:
         return undisturbed(self.model, derived_seed(self.seed, purpose, index))
-
-
-def _check_images(model: GenerativeModel, data: PreparedData) -> None:
-    if model.image_shape != data.image_shape:
-        raise SettingsError(
-            f"the model is for images of (channels, height, width) {model.image_shape}, those of {data.name} are "
-            f"{data.image_shape}; choose other data, or train a model on these"
-        )
-    if model.conditional and model.num_classes != data.num_classes:
-        raise SettingsError(
-            f"the model is conditional on {model.num_classes} classes, {data.name} has "
-            f"{data.num_classes or 'no labels'}; choose data with those classes, or train a model on these"
-        )
 
 
 def _is_autoencoder(evidence: Evidence) -> bool:

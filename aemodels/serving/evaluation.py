@@ -22,8 +22,9 @@ from aemodels.data.source import SourceConfig
 from aemodels.evaluation.advice import READ, advise
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evaluate import Evaluation, evaluating, lacking
-from aemodels.evaluation.evidence import Evidence, TrainedOn
+from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import feature_network
+from aemodels.evaluation.images import TrainedOn
 from aemodels.reports.figures.model import draw_figures
 from aemodels.reports.page import Subject, write_report
 from aemodels.runtime.devices import best_device

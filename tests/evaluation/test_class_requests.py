@@ -12,8 +12,9 @@ from aemodels.data import PreparedData
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.denoising import Denoising
 from aemodels.evaluation.evaluate import evaluate
-from aemodels.evaluation.evidence import Evidence, TrainedOn
+from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features
+from aemodels.evaluation.images import TrainedOn
 from aemodels.evaluation.leaving_out import NotEnoughError
 from aemodels.evaluation.metrics import METRICS
 from aemodels.models import AEConfig, CVAEConfig, VAEConfig

@@ -15,8 +15,9 @@ from aemodels.data import PreparedData
 from aemodels.data.other_kind import images_of_another_kind
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evaluate import check_primary, direction, evaluate, evaluating
-from aemodels.evaluation.evidence import Evidence, TrainedOn
+from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features, feature_network
+from aemodels.evaluation.images import TrainedOn
 from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, CVAEConfig, IWAEConfig, VAEConfig

@@ -10,8 +10,9 @@ from torch import Tensor
 from aemodels.data import PreparedData
 from aemodels.evaluation import references
 from aemodels.evaluation.evaluate import EvaluationConfig, evaluate
-from aemodels.evaluation.evidence import Evidence, TrainedOn
+from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features
+from aemodels.evaluation.images import TrainedOn
 from aemodels.evaluation.metrics.references import REFERENCES
 from aemodels.evaluation.references import LinearReference, Size, linear_reference
 from aemodels.models import AEConfig, GANConfig, VAEConfig

@@ -14,8 +14,9 @@ from torch import Tensor
 from aemodels.config import section_kinds
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.evaluate import EvaluationConfig, evaluate
-from aemodels.evaluation.evidence import Evidence, TrainedOn
+from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features
+from aemodels.evaluation.images import TrainedOn
 from aemodels.evaluation.references import MEAN_IMAGE, Size, reference_systems
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig

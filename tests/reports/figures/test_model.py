@@ -20,8 +20,9 @@ from aemodels.data.folder import FolderConfig
 from aemodels.data.sprites import SpritesConfig
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evaluate import evaluate
-from aemodels.evaluation.evidence import TRAINING_CODES, Codes, Evidence, TrainedOn
+from aemodels.evaluation.evidence import TRAINING_CODES, Codes, Evidence
 from aemodels.evaluation.features import Features, feature_network
+from aemodels.evaluation.images import TrainedOn
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, CVAEConfig, GANConfig, VAEConfig, VAEGANConfig
 from aemodels.models.ae import AE
