@@ -137,11 +137,16 @@ def advice(card: ModelCard, measured: Evaluation) -> tuple[str, ...]:
     return advise(course, measured.metrics)
 
 
-def needed_for_advice(loaded: Loaded, examined: Examined, history: Sequence[Mapping[str, float]]) -> Steps[Evaluation]:
-    """Measures what advice is made of, which needs no network for features and little time."""
-    rules = loaded.card.experiment.evaluation
+def own_advice(loaded: Loaded, name: str, history: Sequence[Mapping[str, float]]) -> Steps[tuple[str, ...]]:
+    """Measures on a model's own test images what advice is made of, which takes little time, and returns the advice.
+
+    Raises:
+        UserError: they are gone.
+    """
+    examined, rules = own_images(loaded.card, name), loaded.card.experiment.evaluation
     evidence = Evidence(loaded.model, examined.data, None, rules, "test", examined.trained_on(loaded.card), history)
-    return (yield from evaluating(evidence, only=[metric for metric in READ if not lacking(metric, evidence)]))
+    needed = [metric for metric in READ if not lacking(metric, evidence)]
+    return advice(loaded.card, (yield from evaluating(evidence, only=needed)))
 
 
 def page(card: ModelCard, name: str, measured: Evaluation) -> str:

@@ -306,12 +306,10 @@ class Model:
     def advice(self) -> tuple[str, ...]:
         """Measures the model on its test images, and says what is wrong and what helps; it is empty for a good one."""
         from aemodels.checkpoints.checkpoint import Loaded
-        from aemodels.serving import evaluation
+        from aemodels.serving.evaluation import own_advice
 
         with at_path():
-            own = evaluation.own_images(self.card, self.title)
-            needed = evaluation.needed_for_advice(Loaded(self.network, self.card), own, self.history)
-            return evaluation.advice(self.card, watched(needed))
+            return watched(own_advice(Loaded(self.network, self.card), self.title, self.history))
 
     def report(self, path: str | Path, images: Any = None, labels: Any = None) -> Path:
         """Measures the model and writes a report, one file for a browser, with figures, metrics and settings.
