@@ -14,6 +14,7 @@ from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.evaluate import evaluate
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features
+from aemodels.evaluation.key_metrics import shown_in
 from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
 from aemodels.training.config import TrainingDivergedError
@@ -22,8 +23,6 @@ from aemodels.training.state import Epoch
 from aemodels.training.train import train
 from aemodels.tuning.messages import Goals, MemberEnd, MemberEpoch, TrialEvents
 
-# These quick metrics of a trial are measured beside the objectives, as far as its model and its data have them.
-COMPARED = ("distortion", "rate", "negative_elbo", "mse", "active_units", "frechet_samples")
 MAIN_MEMORY = "DefaultCPUAllocator"  # part of torch's error when main memory runs out, a plain RuntimeError
 
 
@@ -53,7 +52,7 @@ class Conditions:
         data, rules = self.data, experiment.evaluation
         model = best_model(experiment.model, data, experiment.training, experiment.seed, epoch.state)
         has = Evidence(model, data, self.features, "val", rules).has
-        compared = [metric for metric in COMPARED if all(map(has, METRICS[metric].needs))]
+        compared = [metric for metric in shown_in("trials") if all(map(has, METRICS[metric].needs))]
         needed = (*self.goals.objectives, rules.primary)
         wanted = dict.fromkeys((*needed, *compared))
         found = evaluate(model, data, self.features, rules, "val", wanted.keys(), experiment.trained_on(data))
