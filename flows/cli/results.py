@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from aemodels.steps.monitor import Monitored
     from aemodels.steps.train import Trained
     from aemodels.steps.tune import Tuned
-    from aemodels.tracking.catalog import HistoryLine, Registered
+    from aemodels.tracking.catalog import Registered
+    from aemodels.tracking.history import HistoryLine
 
 SHOWN_TRIALS = 12
 
