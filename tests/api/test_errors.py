@@ -171,6 +171,37 @@ def test_labels_that_do_not_fit_are_named(labels: np.ndarray, says: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("target", "kind"),
+    [
+        (torch.zeros(40, dtype=torch.long), r"Tensor of shape \(40,\)"),  # CelebA's attributes
+        ((1, "cat"), "tuple"),
+        ((torch.zeros(2), torch.zeros(3)), "tuple"),
+        ({"class": 1}, "dict"),
+        (object(), "object"),
+    ],
+    ids=["attributes", "pair", "unlike tensors", "dictionary", "object"],
+)
+def test_data_sets_with_several_targets_are_refused(target: object, kind: str) -> None:
+    dataset = Pairs(target)
+    with pytest.raises(aemodels.UserError, match=f"labels of this data set are of type {kind}; give labels=.* alone"):
+        aemodels.fit(dataset, "ae", **QUICK)
+    assert aemodels.fit(dataset, "ae", labels=LABELS, **QUICK).classes == ("cat", "dog")
+
+
+class Pairs(torch.utils.data.Dataset):
+    """Holds pairs of an image and a target, which is the same for all."""
+
+    def __init__(self, target: object) -> None:
+        self.target = target
+
+    def __len__(self) -> int:
+        return len(IMAGES)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, object]:
+        return IMAGES[i], self.target
+
+
+@pytest.mark.parametrize(
     ("parts", "says"),
     [
         ({"images": IMAGES, "more": IMAGES}, "more is unknown"),
@@ -227,7 +258,3 @@ def test_wrong_arguments_are_named() -> None:
     ):
         with pytest.raises(aemodels.UserError, match=says):
             wrong()
-
-
-def interrupted(*_: object) -> None:
-    raise KeyboardInterrupt
