@@ -32,7 +32,6 @@ from aemodels.runtime.devices import best_device, described
 from aemodels.runtime.files import write_whole
 from aemodels.runtime.progress import Driven, Progress, Steps, finish
 from aemodels.settings import ComparisonConfig
-from aemodels.steps.fit import Untrained
 from aemodels.steps.recording import (
     FINISHED_BEFORE,
     Result,
@@ -44,6 +43,7 @@ from aemodels.steps.recording import (
     still_there,
 )
 from aemodels.steps.train import check_surroundings, learn
+from aemodels.steps.training import Untrained
 from aemodels.texts import code_in_markdown, in_markdown
 from aemodels.tracking.origin import versions
 from aemodels.tracking.run import Run

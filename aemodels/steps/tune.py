@@ -31,8 +31,8 @@ from aemodels.steps.recording import (
     save_figures,
     still_there,
 )
-from aemodels.steps.search import WORK, checked_start, follow
-from aemodels.steps.search import check as check_search
+from aemodels.steps.searching import WORK, checked_start, follow
+from aemodels.steps.searching import check as check_search
 from aemodels.steps.start import fixed
 from aemodels.steps.train import check as check_training
 from aemodels.steps.trial_runs import TrialRuns
