@@ -15,8 +15,8 @@ from aemodels.runtime.progress import Progress, Steps
 from aemodels.settings import Settings
 from aemodels.steps.searching import WORK, checked_start, follow
 from aemodels.tuning.events import SearchResult
+from aemodels.tuning.opening import forget_study, open_study
 from aemodels.tuning.search import search as events_of
-from aemodels.tuning.study import forget_study, open_study
 
 
 def search(settings: Settings, data: PreparedData, resume: bool = True) -> Steps[SearchResult]:

@@ -16,11 +16,11 @@ from aemodels.experiment import Experiment
 from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import TrialEpoch, TrialStarted
 from aemodels.tuning.messages import TrialEvents
+from aemodels.tuning.opening import open_study
 from aemodels.tuning.pruner import LEAST_TRIALS
 from aemodels.tuning.sampler import RANDOM_TRIALS
 from aemodels.tuning.search import search
 from aemodels.tuning.space import trial_experiment
-from aemodels.tuning.study import open_study
 
 # ---------------------------------------------------------------- what it tries
 
