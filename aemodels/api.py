@@ -17,9 +17,9 @@ from aemodels.runtime.progress import Steps
 from aemodels.serving.model import Model
 from aemodels.settings import Settings
 from aemodels.steps.fit import fit as untracked_training
-from aemodels.steps.given import changes_of, check_flags, check_used, settings_of
-from aemodels.steps.search import check as check_untracked_search
+from aemodels.steps.python_arguments import changes_of, check_flags, check_used, settings_of
 from aemodels.steps.search import search as untracked_search
+from aemodels.steps.searching import check as check_untracked_search
 from aemodels.steps.start import fixed
 from aemodels.steps.train import Trained
 from aemodels.steps.train import check as check_tracked_training

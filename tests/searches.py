@@ -15,9 +15,9 @@ from aemodels.experiment import Experiment
 from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import Event, SearchResult
 from aemodels.tuning.messages import MemberEnd, MemberEpoch, MemberStart, TrialEvents
+from aemodels.tuning.opening import open_study
 from aemodels.tuning.runner import Runner
 from aemodels.tuning.search import search
-from aemodels.tuning.study import open_study
 
 NAMES = (f"test-{number}" for number in count())
 EXPERIMENT = Experiment().override({"model.trunk": "mlp", "model.likelihood": "bernoulli"})

@@ -179,3 +179,8 @@ def first_line(error: Exception) -> str:
         place = ".".join(str(step) for step in wrong["loc"])
         return f"{CONFIG}: {place}: {wrong['msg']}" if place else f"{CONFIG}: {wrong['msg']}"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def checksums(folder: Path) -> str:
+    """Returns what tells a model from others; "" for models of earlier releases."""
+    return file.read_text() if (file := folder / CHECKSUMS).exists() else ""

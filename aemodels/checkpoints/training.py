@@ -1,4 +1,4 @@
-"""Trains in a folder, which has the state after each epoch before anybody hears of it, and the best model at last."""
+"""Trains in a folder: saves the state of each epoch before it yields the epoch, and at the end the best model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from aemodels.checkpoints.checkpoint import save_state, save_weights
-from aemodels.checkpoints.going_on import keep_state
+from aemodels.checkpoints.longer_training import keep_state
 from aemodels.checkpoints.model_files import HISTORY, KEPT
 from aemodels.config import UserError
 from aemodels.data import PreparedData

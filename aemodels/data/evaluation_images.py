@@ -21,12 +21,12 @@ from aemodels.data.decoding import Decoder, key_of
 from aemodels.data.encoded import EncodedConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.layout import not_read
+from aemodels.data.notes import count, some, unreadable
 from aemodels.data.own_images import fetched
 from aemodels.data.prepared import FORMAT, PreparedData, finish_folder, opened, prepare_alone
 from aemodels.data.source import Images, Rows, Source, SourceConfig, digest_of
 from aemodels.data.splits import SPLITS
 from aemodels.data.stored_arrays import ArrayRecord, ArrayWriter
-from aemodels.data.understood import count, some, unreadable
 from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.progress import Progress, Steps
 

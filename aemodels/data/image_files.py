@@ -13,8 +13,8 @@ from aemodels.config import UserError
 from aemodels.data.channels import in_channels, is_grey
 from aemodels.data.image_decoding import Reading, decode
 from aemodels.data.layout import Unused, ending, is_image, not_read, walk
+from aemodels.data.notes import count, too_dark
 from aemodels.data.source import Pixels, UnreadableError
-from aemodels.data.understood import count, too_dark
 
 MOST_NAMED = 10  # files that a note names, at most
 LATER = "give files that use the whole range, or train a model with data.levels set to that value"

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 
 from aemodels.config import Config, OwnWarning, UserError
 from aemodels.data.decoding import Decoder
+from aemodels.data.notes import contradiction, sentences, some, too_dark, unreadable
 from aemodels.data.own_images import fetched
 from aemodels.data.source import Factors, Images, Pixels, Rows, Source, SourceConfig, digest_of
 from aemodels.data.split_arrays import SplitArrays, Written
 from aemodels.data.splits import SPLITS, Draw
 from aemodels.data.stored_arrays import ArrayRecord, StoredArray, damaged, stored_array
-from aemodels.data.understood import contradiction, sentences, some, too_dark, unreadable
 from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.files import at_path
 from aemodels.runtime.locks import locked, wait_for

@@ -1,4 +1,4 @@
-"""Defines the settings of an evaluation, which stand below all that measures."""
+"""Defines the settings of an evaluation; this file imports nothing that measures."""
 
 from __future__ import annotations
 

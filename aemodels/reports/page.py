@@ -14,6 +14,7 @@ from PIL import Image
 
 from aemodels.config import Config
 from aemodels.data.prepared import PreparedData
+from aemodels.evaluation.key_metrics import shown_in
 from aemodels.evaluation.metrics import METRICS
 from aemodels.evaluation.metrics.table import number
 from aemodels.experiment import Experiment
@@ -24,7 +25,6 @@ from aemodels.texts import local_time
 
 SHORT = {"elbo", "knn", "mse", "psnr", "ssim"}  # abbreviations, which are written in capitals
 FIRST = ("samples", "reconstructions")  # figures of the first screen
-KEY = ("explained_variance", "mse", "negative_elbo", "frechet_samples", "coverage", "probe_accuracy", "active_units")
 KEY_NUMBERS = 5
 BETTER = {"minimize": "lower is better", "maximize": "higher is better", None: "for comparison"}
 BESIDE = {"mse": "linear_code_mse", "frechet_samples": "frechet_linear_code"}  # metric -> that of its reference
@@ -210,8 +210,8 @@ def metric_rows(metrics: Mapping[str, float], primary: str) -> list[MetricRow]:
 
 
 def key_metrics(metrics: Mapping[str, float], primary: str) -> dict[str, float]:
-    """Chooses the metrics of a first screen: what defines better, then the first of KEY that the model has."""
-    names = [name for name in dict.fromkeys((primary, *KEY)) if name in metrics]
+    """Chooses the metrics of a first screen: what defines better, then the first ones that the model has."""
+    names = [name for name in dict.fromkeys((primary, *shown_in("reports"))) if name in metrics]
     return {name: metrics[name] for name in names[:KEY_NUMBERS]}
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aemodels.checkpoints.model_files import CHECKSUMS, CONFIG, FILES, load_codes, load_history
+from aemodels.checkpoints.model_files import CONFIG, FILES, checksums, load_codes, load_history
 from aemodels.config import OwnWarning, UserError
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.runtime.bars import watched
@@ -337,7 +337,7 @@ class Model:
         """
         target = Path(folder).expanduser().absolute()
         if (target / CONFIG).exists():
-            if _checksums(target) == _checksums(self.folder) != "":
+            if checksums(target) == checksums(self.folder) != "":
                 return target
             raise UserError(f"{target}: holds a model already; give another folder")
         with at_path(target):
@@ -346,8 +346,3 @@ class Model:
             if (source := self.folder / name).exists():
                 write_whole(target / name, lambda path, source=source: shutil.copyfile(source, path))  # type: ignore[misc]
         return target
-
-
-def _checksums(folder: Path) -> str:
-    """Returns what tells a model from others; "" for models of earlier releases."""
-    return file.read_text() if (file := folder / CHECKSUMS).exists() else ""

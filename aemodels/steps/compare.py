@@ -17,6 +17,7 @@ from aemodels.data import PreparedData
 from aemodels.evaluation.evaluate import check_primary
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features, feature_network
+from aemodels.evaluation.key_metrics import shown_in
 from aemodels.evaluation.leaving_out import Made, NotEnoughError, as_tags, make_each, making_from
 from aemodels.evaluation.metrics import METRICS
 from aemodels.evaluation.references import Size, reference_systems
@@ -31,7 +32,6 @@ from aemodels.runtime.devices import best_device, described
 from aemodels.runtime.files import write_whole
 from aemodels.runtime.progress import Driven, Progress, Steps, finish
 from aemodels.settings import ComparisonConfig
-from aemodels.steps.fit import Untrained
 from aemodels.steps.recording import (
     FINISHED_BEFORE,
     Result,
@@ -43,6 +43,7 @@ from aemodels.steps.recording import (
     still_there,
 )
 from aemodels.steps.train import check_surroundings, learn
+from aemodels.steps.training import Untrained
 from aemodels.texts import code_in_markdown, in_markdown
 from aemodels.tracking.origin import versions
 from aemodels.tracking.run import Run
@@ -50,8 +51,6 @@ from aemodels.tracking.store import open_store
 from aemodels.training.models import new_model
 
 T = TypeVar("T")
-# Metrics of the mean image and of linear codes: how close reconstructions are, and how good samples.
-OF_REFERENCES = ("mse", "psnr", "ssim", "explained_variance", "frechet_samples", "density", "coverage")
 SIDE_BY_SIDE, CURVE = "comparison", "rate_distortion"  # the names of the pictures in the report
 
 
@@ -291,7 +290,7 @@ def _keep(file: str, text: str, folder: Path, run: Run) -> None:
 
 def _reference(evidence: Evidence) -> Measured:
     """Measures a reference, for which nothing was trained."""
-    makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in OF_REFERENCES}
+    makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in shown_in("references")}
     return Measured(
         metrics=finish(making_from(evidence, makers, "")).found, seconds=0
     )  # the systems say why one is left out

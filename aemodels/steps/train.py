@@ -28,7 +28,6 @@ from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.progress import Progress, Steps, finish
 from aemodels.settings import Settings
-from aemodels.steps.fit import Untrained, beginning, end_of, note_of, untrained_model, work_of
 from aemodels.steps.recording import (
     FINISHED_BEFORE,
     Result,
@@ -41,6 +40,7 @@ from aemodels.steps.recording import (
     yardstick,
 )
 from aemodels.steps.start import fixed, origin, starting_weights
+from aemodels.steps.training import Untrained, beginning, end_of, note_of, untrained_model, work_of
 from aemodels.tracking.catalog import ModelVersion
 from aemodels.tracking.lineage import link_start
 from aemodels.tracking.registry import register

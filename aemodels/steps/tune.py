@@ -31,8 +31,8 @@ from aemodels.steps.recording import (
     save_figures,
     still_there,
 )
-from aemodels.steps.search import WORK, checked_start, follow
-from aemodels.steps.search import check as check_search
+from aemodels.steps.searching import WORK, checked_start, follow
+from aemodels.steps.searching import check as check_search
 from aemodels.steps.start import fixed
 from aemodels.steps.train import check as check_training
 from aemodels.steps.trial_runs import TrialRuns
@@ -41,10 +41,11 @@ from aemodels.tracking.run import Run, has_run, now
 from aemodels.tracking.store import Store, open_store
 from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import SearchResult, Trial
+from aemodels.tuning.opening import forget_study, join_study, open_study
 from aemodels.tuning.search import search
 from aemodels.tuning.space import search_identity
 from aemodels.tuning.storage import parse_url
-from aemodels.tuning.study import Study, forget_study, join_study, open_study
+from aemodels.tuning.study import Study
 
 RUN = "run"  # the study's note of the search's run
 SUMMARIZED = "summarized"  # the study's note of the time of its metrics: logged twice with it, they are one point

@@ -28,14 +28,9 @@ from aemodels.serving.packing import pack
 from aemodels.tracking.catalog import (
     CHALLENGER,
     CHAMPION,
-    DECISION,
     DIGEST,
     METRIC,
     PREVIOUS,
-    PROMOTED,
-    REIGN,
-    REJECTED,
-    WITHOUT_EFFECT,
     ModelVersion,
     Registered,
     aliases_of,
@@ -43,6 +38,7 @@ from aemodels.tracking.catalog import (
     metric_tags,
 )
 from aemodels.tracking.gate import LONGEST_NAME, LONGEST_REASON, Decision, Review
+from aemodels.tracking.history import DECISION, PROMOTED, REIGN, REJECTED, WITHOUT_EFFECT
 from aemodels.tracking.origin import user_name
 from aemodels.tracking.run import Run, forget_models, tag_text
 from aemodels.tracking.store import Store, within_pages

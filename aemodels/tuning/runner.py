@@ -294,7 +294,7 @@ def _new_process(count: int, threads: int) -> GeneratorProcess:
 
 
 def _begin() -> Generator[None, None, None]:
-    """Is the first work of a process, which imports this module, with all that a trial needs, to find it."""
+    """Does nothing but start: to find this function, a new process imports all that a trial needs."""
     warnings.simplefilter("default", OwnWarning)  # shown, although a command may silence its processes' libraries
     yield from ()
 

@@ -14,6 +14,7 @@ from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.evaluate import evaluate, lacking
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features
+from aemodels.evaluation.key_metrics import shown_in
 from aemodels.experiment import Experiment
 from aemodels.models.base import GenerativeModel
 from aemodels.training.config import TrainingDivergedError
@@ -22,8 +23,6 @@ from aemodels.training.state import Epoch
 from aemodels.training.train import train
 from aemodels.tuning.messages import Goals, MemberEnd, MemberEpoch, TrialEvents
 
-# These quick metrics of a trial are measured beside the objectives, as far as its model and its data have them.
-COMPARED = ("distortion", "rate", "negative_elbo", "mse", "active_units", "frechet_samples")
 MAIN_MEMORY = "DefaultCPUAllocator"  # part of torch's error when main memory runs out, a plain RuntimeError
 
 
@@ -51,7 +50,7 @@ class Conditions:
         """
         model = best_model(experiment.model, self.data, experiment.training, experiment.seed, epoch.state)
         evidence = self._evidence(model, experiment)
-        compared = [metric for metric in COMPARED if not lacking(metric, evidence)]
+        compared = [metric for metric in shown_in("trials") if not lacking(metric, evidence)]
         needed = (*self.goals.objectives, experiment.evaluation.primary)
         wanted = dict.fromkeys((*needed, *compared))
         found = evaluate(evidence, only=wanted.keys())

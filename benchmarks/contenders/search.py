@@ -78,8 +78,8 @@ def _fixed(job: Job) -> Measured:
 
 def _pruned(job: Job) -> Measured:
     from aemodels.tuning.config import TuningConfig
+    from aemodels.tuning.opening import open_study
     from aemodels.tuning.search import search
-    from aemodels.tuning.study import open_study
 
     data, experiment = PreparedData.model_validate(job.data), _experiment(job)
     share = job.settings["granted"] / job.settings["epochs"]

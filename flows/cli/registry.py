@@ -65,8 +65,8 @@ def history(name: Name, json: Json = False) -> None:
     The list has all champions, and every decision of a person.
     """
     with answering(verbose=False):
-        from aemodels.tracking import catalog
+        from aemodels.tracking import history as decisions
         from aemodels.tracking.store import open_store
         from flows.cli import results
 
-        results.history(name, catalog.history(open_store(), name), json)
+        results.history(name, decisions.history(open_store(), name), json)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aemodels.checkpoints.run_folder import COMMAND, RunFolder
+from aemodels.evaluation.key_metrics import shown_in
 from flows.cli.settings_table import Setting, sections
 from flows.cli.streams import is_read
 from flows.terminal import as_json, facts, sentence, table, wide
@@ -22,10 +23,9 @@ if TYPE_CHECKING:
     from aemodels.steps.monitor import Monitored
     from aemodels.steps.train import Trained
     from aemodels.steps.tune import Tuned
-    from aemodels.tracking.catalog import HistoryLine, Registered
+    from aemodels.tracking.catalog import Registered
+    from aemodels.tracking.history import HistoryLine
 
-KEY_METRICS = ("frechet_samples", "negative_elbo", "mse", "probe_accuracy")
-COMPARED = (*KEY_METRICS, "share_of_linear_code", "coverage", "confident_samples", "label_accuracy", "like_accuracy")
 SHOWN_TRIALS = 12
 
 
@@ -137,7 +137,7 @@ def compared(result: Compared, json: bool) -> None:
         return as_json(result.model_dump(mode="json"))
     from aemodels.reports.table import left_out, legend
 
-    hidden = set(result.table.metrics[1:]) - set(COMPARED)  # the first one defines better
+    hidden = set(result.table.metrics[1:]) - set(shown_in("comparisons"))  # the first one defines better
     shown = [
         (f"{name}{arrow}", unit, *("–" if score is None else score.text for score in scores))
         for name, unit, scores, arrow in result.table.lines()
@@ -185,7 +185,8 @@ def models(rows: Sequence[Registered], json: bool) -> None:
     if not rows:
         sentence("no model is registered yet; `aemodels pipeline` or `aemodels train` registers one")
         return None
-    metrics = KEY_METRICS if wide() else KEY_METRICS[:1]
+    key = shown_in("lists")
+    metrics = key if wide() else key[:1]
     shown = [
         (
             f"{row.version.name}/{row.version.version}",

@@ -36,7 +36,7 @@ def scores(rng: np.random.Generator, n: int, shift: float = 0.0) -> Scores:
 
 @pytest.mark.slow
 def test_false_alarms_are_as_rare_as_was_asked() -> None:
-    """At a level of 5 %, at most 5 % of 2,000 checks raise an alarm, within 4 standard deviations."""
+    """The test asks for 5 % of false alarms, and counts them in 2,000 checks, give or take 4 standard deviations."""
     rng, config = np.random.default_rng(0), MonitoringConfig(false_alarms=0.05, stability=0, anomalies=0)
     alarms = sum(bool(check_scores(scores(rng, 200), scores(rng, 100), config).reasons) for _ in range(2_000))
     assert 0 < alarms <= 100 + 4 * np.sqrt(2_000 * 0.05 * 0.95)

@@ -197,7 +197,7 @@ def test_the_gap_between_seen_and_unseen_images(digits: PreparedData) -> None:
 
 
 def test_a_unit_that_only_tells_the_class_that_it_is_told_is_not_in_use(digits: PreparedData) -> None:
-    """At first the posterior is the prior of the image's class. Then one unit looks at the image too."""
+    """The posterior equals the prior of the image's class, so no unit is in use; one is, when it looks at the image."""
     model = build(CVAEConfig(trunk=SMALL, latent_dim=3), digits)
     model.conditioning = torch.nn.Identity()  # the class, then the image's features
     model.posterior, prior = DiagonalNormalHead(10 + 32, 3), model.class_prior

@@ -202,7 +202,7 @@ def test_prefects_pages_show_metrics_pictures_and_the_way_to_mlflow() -> None:
 @pytest.mark.usefixtures("own_store")
 def test_a_promotion_waits_for_a_person_and_is_told_as_events() -> None:
     from aemodels.settings import Settings
-    from aemodels.tracking.catalog import history
+    from aemodels.tracking.history import history
     from aemodels.tracking.store import open_store
     from flows.promote import PROMOTED, ROLLED_BACK, promote, rollback
     from flows.train import train

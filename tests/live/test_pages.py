@@ -129,7 +129,8 @@ def test_deployments_have_a_form(results: dict[str, Any], open_page: Open, team:
 def test_a_person_approves_on_the_page(
     results: dict[str, Any], open_page: Open, team: Any, client: Any, within: Any
 ) -> None:
-    from aemodels.tracking.catalog import champion, history
+    from aemodels.tracking.catalog import champion
+    from aemodels.tracking.history import history
     from aemodels.tracking.store import open_store
 
     deployment = client.read_deployment_by_name("promote/promote").id

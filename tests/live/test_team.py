@@ -272,7 +272,8 @@ def test_drift_starts_the_pipeline_and_a_new_champion_a_check(
 
     from sklearn.datasets import load_digits
 
-    from aemodels.tracking.catalog import champion, history
+    from aemodels.tracking.catalog import champion
+    from aemodels.tracking.history import history
     from aemodels.tracking.store import open_store
 
     images = (load_digits().images * 15.9).astype("uint8").repeat(2, 1).repeat(2, 2)  # (N, 16, 16)

@@ -101,7 +101,8 @@ def test_its_first_screen_has_five_numbers_and_two_pictures(plain: Page, digits:
     assert order[:4] == ["dl", "img", "img", "nav"]
     shown = plain.text.partition("Contents")[0].partition("numbers per code.")[2]
     assert shown.startswith(f" At a glance Frechet samples {NUMBERS['frechet_samples']:.4g}")
-    assert sum(f" {word} " in f" {shown} " for word in ("Explained", "MSE", "Negative", "Coverage")) == KEY_NUMBERS - 1
+    words = ("Share of linear code", "MSE", "Negative ELBO", "Coverage")
+    assert sum(f" {word} " in f" {shown} " for word in words) == KEY_NUMBERS - 1
     assert f"linear code of the same size {NUMBERS['linear_code_mse']:.4g}" in shown
     assert f"linear code of the same size {NUMBERS['frechet_linear_code']:.4g}" in shown
     few = Page(write_report(Subject("x", "evaluated", "", Experiment(), digits), {"mse": 0.5}, {}))

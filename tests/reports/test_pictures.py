@@ -9,7 +9,7 @@ from paper import paper_around
 from torch import Tensor
 
 from aemodels.evaluation.evidence import Evidence
-from aemodels.reports.figures.model import reconstructions
+from aemodels.reports.figures.images import reconstructions
 from aemodels.reports.pictures import GAP, Labels, sheet, tile
 
 

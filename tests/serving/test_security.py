@@ -21,7 +21,8 @@ from aemodels.config import SettingsError, UserError
 from aemodels.serving.answers import Question, answer
 from aemodels.settings import load_settings
 from aemodels.tracking import catalog
-from aemodels.tracking.catalog import find, get, history
+from aemodels.tracking.catalog import find, get
+from aemodels.tracking.history import history
 from aemodels.tracking.registry import promote, register, rollback
 from aemodels.tracking.run import start_run
 from aemodels.tracking.store import Store

@@ -25,7 +25,7 @@ from aemodels.runtime.progress import finish
 from aemodels.settings import Settings
 from aemodels.steps.tune import ENDED, Tuned, tune
 from aemodels.tracking.store import open_store
-from aemodels.tuning import study
+from aemodels.tuning import opening
 from aemodels.tuning.claims import Claims, Leases
 from aemodels.tuning.messages import TrialEvents
 
@@ -60,8 +60,8 @@ def machine(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatc
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setenv("OPTUNA_STORAGE", "postgresql://nobody@nowhere.invalid/searches")
-    monkeypatch.setattr(study, "Leases", Unlocked)
-    monkeypatch.setattr(study, "open_storage", lambda *_: RDBStorage(f"sqlite:///{tmp_path / 'searches.db'}"))
+    monkeypatch.setattr(opening, "Leases", Unlocked)
+    monkeypatch.setattr(opening, "open_storage", lambda *_: RDBStorage(f"sqlite:///{tmp_path / 'searches.db'}"))
     return lambda name: monkeypatch.setenv("AEMODELS_STORE", str(tmp_path / name))
 
 

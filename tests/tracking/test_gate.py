@@ -15,8 +15,9 @@ from versions import NO, YES, aliases, registered
 from aemodels.config import SettingsError, UserError
 from aemodels.settings import Settings
 from aemodels.steps import promote as step
-from aemodels.tracking.catalog import champion, get, history
+from aemodels.tracking.catalog import champion, get
 from aemodels.tracking.gate import RegistryConfig, Review, decide, reviewed
+from aemodels.tracking.history import history
 from aemodels.tracking.registry import conclude, deciding, keep_review, promote, rollback
 from aemodels.tracking.store import Store
 

@@ -108,7 +108,7 @@ def test_members_see_the_images_of_the_first_seed(digits: PreparedData) -> None:
 
 
 def test_what_a_graph_replays_is_the_update(digits: PreparedData) -> None:
-    """Only tensors change from one update to the next, as on a GPU; nothing is captured here."""
+    """The test replays an update without a GPU: it runs the same function while nothing but its tensors changes."""
     model, images = VAEConfig(trunk=SMALL), Batches(digits, "train", torch.device("cpu"), 300)
     plain, replayed = (kind(new_model(model, digits, 0), images, CONFIG, seed=0) for kind in (Updates, ReplayedUpdates))
     for index in (1, 2):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aemodels.checkpoints.checkpoint import load_state, save_state
-from aemodels.checkpoints.going_on import keep_state, shorter_training
+from aemodels.checkpoints.longer_training import keep_state, shorter_training
 from aemodels.config import SettingsError
 from aemodels.data import streaming
 from aemodels.data.prepared import PreparedData

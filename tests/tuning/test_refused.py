@@ -16,9 +16,9 @@ from aemodels.tuning import runner
 from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import TrialEnded, TrialEpoch
 from aemodels.tuning.messages import MemberEnd, TrialEvents
+from aemodels.tuning.opening import open_study
 from aemodels.tuning.search import search
 from aemodels.tuning.space import search_space, trial_experiment
-from aemodels.tuning.study import open_study
 
 
 @pytest.mark.slow

@@ -16,11 +16,11 @@ from aemodels.experiment import Experiment
 from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import TrialEpoch, TrialStarted
 from aemodels.tuning.messages import TrialEvents
+from aemodels.tuning.opening import open_study
 from aemodels.tuning.pruner import LEAST_TRIALS
 from aemodels.tuning.sampler import RANDOM_TRIALS
 from aemodels.tuning.search import search
 from aemodels.tuning.space import trial_experiment
-from aemodels.tuning.study import open_study
 
 # ---------------------------------------------------------------- what it tries
 
@@ -72,7 +72,7 @@ WIDTHS = {"model.trunk.widths": {"choices": [[128], [256, 128], [64, 64, 32]]}}
 def test_no_setting_is_trained_twice(
     digits: PreparedData, trials: int, space: dict[str, Any], expected: int, generation: int | None
 ) -> None:
-    """No generation repeats a setting either. A space with fewer settings than trials ends the search."""
+    """A setting is tried once, also in later generations. The search ends when all settings of its space were tried."""
     config = TuningConfig.parse({"trials": trials, "generation": generation, "space": space})
     events, result = run(digits, config)
     started = [event.experiment.model_dump_json() for event in events if isinstance(event, TrialStarted)]

@@ -17,9 +17,9 @@ from searches import CONFIG, EXPERIMENT, NAMES, facts, run
 from aemodels.config import UserError
 from aemodels.data import PreparedData
 from aemodels.tuning.events import TrialEnded, TrialEpoch
+from aemodels.tuning.opening import open_study
 from aemodels.tuning.space import search_identity
 from aemodels.tuning.storage import open_storage
-from aemodels.tuning.study import open_study
 
 WRITES = (
     "create_new_study",

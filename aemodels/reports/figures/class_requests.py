@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from aemodels.evaluation.evidence import Evidence
+from aemodels.reports.figures.table import FigureKind
 from aemodels.reports.lettering import told_apart
 from aemodels.reports.pictures import Labels, Picture, sheet
 from aemodels.runtime.randomness import derived_seed, undisturbed
@@ -64,3 +65,28 @@ def _of(evidence: Evidence) -> str:
 def _names(evidence: Evidence) -> list[str]:
     names = told_apart(evidence.data.classes, LETTERS)
     return [names[label] for label in evidence.requests.classes]
+
+
+REQUESTS = {
+    "classes": FigureKind(
+        classes,
+        ("conditional", "features"),
+        "By class",
+        "The model was asked for each class, and draws a row of it.",
+    ),
+    "like": FigureKind(
+        like,
+        ("autoencoder", "labels", "features"),
+        "More like these",
+        "On the left training images of a class, on the right new ones, from a distribution fitted to the codes of up "
+        "to 50 such images.",
+        slow=True,
+    ),
+    "denoising": FigureKind(
+        denoising,
+        ("denoising",),
+        "Denoising",
+        "Held-out images, the same with noise, and what the model and two plain filters make of those. The filters "
+        "have the setting that suits these images best.",
+    ),
+}

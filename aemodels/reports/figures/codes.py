@@ -1,9 +1,11 @@
-"""Draws the code space: codes as points, by class, and the images that a plane of codes or a changed unit gives.
+"""Draws the code space: codes as points, by class, the images that codes give, and what each unit tells.
 
 N images, D latent units, (C, h, w) an image with pixels in [0, 1].
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -12,12 +14,15 @@ from torch import Tensor
 
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.leaving_out import NotEnoughError
+from aemodels.reports.figures.table import FigureKind
 from aemodels.reports.lettering import told_apart
 from aemodels.reports.pictures import FONT, GAP, WIDTH, Labels, Picture, drawn, plots, sheet
 from aemodels.runtime.randomness import undisturbed
 
 TRAVERSED = 8  # latent units that are shown
 POSITIONS = 13  # values of a unit, from -3 to 3
+
+PAIRS, STEPS = 4, 9  # pairs and steps of interpolations; the ends count as steps
 
 POINTS = 3_000  # codes in a scatter
 LEGEND_CLASSES, LEGEND_LETTERS = 20, 20
@@ -83,6 +88,42 @@ def _unit_label(evidence: Evidence, unit: int) -> str:
         share, factor = evidence.known_shares[unit].max(0)
         lines.append(f"{evidence.data.factors[int(factor)]} {float(share):.2f}")
     return "\n".join(lines)
+
+
+def interpolations(evidence: Evidence) -> Picture:
+    """Draws the images on straight lines between the codes of two images."""
+    x, y, _ = evidence.first(64)
+    pairs = unlike_pairs(None if y is None else y.tolist(), len(x))
+    rows: list[Tensor] = []
+    for a, b in pairs:
+        rows += [x[a : a + 1].cpu(), between(evidence, a, b, STEPS), x[b : b + 1].cpu()]
+    percent = [f"{100 * i // (STEPS - 1)} %" if i % 2 == 0 else "" for i in range(STEPS)]
+    labels = Labels(
+        f"Between the codes of two {evidence.split} images",
+        columns=["original", *percent, "original"],
+        below="share of the right image's code",
+    )
+    return sheet(torch.cat(rows), STEPS + 2, labels)
+
+
+def between(evidence: Evidence, a: int, b: int, steps: int) -> Tensor:
+    """Returns images (steps, C, h, w) on the line from the code of image a of the split to that of b, ends included."""
+    z, y = evidence.codes
+    share = torch.linspace(0, 1, steps)[:, None]
+    classes = None if y is None else torch.where(share[:, 0] < 0.5, y[a], y[b])
+    return decode(evidence, z[a] * (1 - share) + z[b] * share, classes)
+
+
+def unlike_pairs(labels: list[int] | None, count: int) -> list[tuple[int, int]]:
+    """Returns pairs of images, of different classes where there are such, each used once."""
+    free = list(range(count))
+    pairs: list[tuple[int, int]] = []
+    while len(free) > 1 and len(pairs) < PAIRS:
+        a = free.pop(0)
+        b = next((i for i in free if labels is not None and labels[i] != labels[a]), free[0])
+        free.remove(b)
+        pairs.append((a, b))
+    return pairs
 
 
 def manifold(evidence: Evidence) -> Picture:
@@ -185,3 +226,65 @@ def _two_dimensions(z: Tensor) -> tuple[NDArray[np.float64], tuple[str, str]]:
         f"principal component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares[:2].tolist())
     ]
     return (left * singular)[:, :2].numpy(), (names[0], names[1])
+
+
+def rate_per_unit(evidence: Evidence) -> Picture:
+    rates = evidence.unit_rates
+    assert rates is not None
+    order = rates.nan_to_num(0).argsort(descending=True).tolist()
+    figure, (axes,) = plots(1, 1, WIDTH, 360, f"Rate of each latent unit, {float(rates.sum()):.1f} nats in all")
+    axes.bar(range(len(order)), rates[order].nan_to_num(0).numpy(), color="tab:blue")
+    step = math.ceil(len(order) / 32)  # more numbers than that would run into each other
+    axes.set_xticks(range(0, len(order), step), [str(unit) for unit in order[::step]])
+    axes.set_xlabel("latent unit, by its rate", fontsize=FONT)
+    axes.set_ylabel(f"nats per image ({evidence.split})", fontsize=FONT)
+    axes.grid(axis="x", visible=False)
+    return drawn(figure)
+
+
+CODES = {
+    "traversals": FigureKind(
+        traversals,
+        ("autoencoder",),
+        "Traversals",
+        "Each row changes one latent unit, the most important one on top, and leaves the others as an image has them. "
+        "A row that does not change shows a unit that is not in use. Where the data have known factors, beside each "
+        "unit stands the one that it says most about, with the share of the factor's entropy that it knows; not of a "
+        "conditional model, whose codes are made with the class at hand.",
+    ),
+    "interpolations": FigureKind(
+        interpolations,
+        ("autoencoder", "two_images"),
+        "Interpolations",
+        "Each row walks on a straight line from the code of one held-out image to that of another. A smooth code space "
+        "shows plausible images on the way.",
+    ),
+    "manifold": FigureKind(
+        manifold,
+        ("two_dimensions",),
+        "Manifold",
+        "The whole code space decoded: one latent unit along each axis, at equal shares of the prior, or for a plain "
+        "autoencoder over the range of its codes.",
+    ),
+    "codes": FigureKind(
+        codes,
+        ("autoencoder", "unconditional", "two_images"),
+        "Codes",
+        "Each dot is the code of a held-out image, in the two directions in which codes differ most. Where the dots of "
+        "one colour lie together, the code tells what class an image is of.",
+    ),
+    "codes_tsne": FigureKind(
+        codes_tsne,
+        ("more_dimensions", "unconditional", "ten_images"),
+        "Codes by t-SNE",
+        "Codes laid out so that neighbours stay neighbours, whatever the number of latent units. Sizes of clusters and "
+        "distances between them mean nothing.",
+        slow=True,
+    ),
+    "rate_per_unit": FigureKind(
+        rate_per_unit,
+        ("unit_rates",),
+        "Rate per unit",
+        "How much information each latent unit carries about an image, on average. Units near zero are not in use.",
+    ),
+}

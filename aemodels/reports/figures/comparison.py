@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from aemodels.evaluation.evidence import Evidence
-from aemodels.reports.figures.model import between, unlike_pairs
+from aemodels.reports.figures.codes import between, unlike_pairs
 from aemodels.reports.pictures import FONT, GAP, PAPER, Labels, Picture, drawn, framed, plots, sheet, shrunk, tile
 from aemodels.runtime.randomness import undisturbed
 

@@ -138,7 +138,7 @@ def test_autoencoders_of_sprites_are_judged_and_drawn(kind: type[ModelConfig], s
 
 
 def test_no_unit_knows_more_of_a_factor_than_its_rate(sprites: PreparedData, features: Features) -> None:
-    """In an untrained model the noise of q(z|x) hides what its means still show of y."""
+    """The codes of an untrained model tell factors by their means. With the noise of q(z|x) they must not."""
     _, evidence = judged(VAEConfig(latent_dim=10, trunk=MLPConfig(widths=(16,))), sprites, features)
     factors = torch.from_numpy(sprites.stored("test").factors)
     assert known_shares(evidence.codes.z, factors)[:, 4].max() > 0.2

@@ -29,19 +29,11 @@ from aemodels.models.ae import AE
 from aemodels.models.base import Autoencoder, ModelConfig
 from aemodels.models.cvae import CVAE
 from aemodels.nn.trunks import MLPConfig
-from aemodels.reports.figures import codes
-from aemodels.reports.figures import model as figures
-from aemodels.reports.figures.model import (
-    ACROSS,
-    FIGURES,
-    _curves,
-    draw_figures,
-    drawing_figures,
-    nearest,
-    reconstruction_grid,
-    sample_grid,
-    unlike_pairs,
-)
+from aemodels.reports.figures import codes, images
+from aemodels.reports.figures.codes import unlike_pairs
+from aemodels.reports.figures.images import ACROSS, nearest
+from aemodels.reports.figures.model import FIGURES, draw_figures, drawing_figures, reconstruction_grid, sample_grid
+from aemodels.reports.figures.training import _curves
 from aemodels.reports.pictures import GAP, Labels, shrunk, tile
 from aemodels.runtime.progress import Progress, finish
 from aemodels.training.config import TrainingConfig
@@ -301,10 +293,10 @@ def test_the_nearest_is_looked_for_in_all_images_that_the_model_saw(
         told.append(labels.title)
         return images.unflatten(0, (-1, across))
 
-    monkeypatch.setattr(figures, "sheet", rows)
+    monkeypatch.setattr(images, "sheet", rows)
     new, found = nearest(evidence)
     assert torch.equal(new, found)
-    monkeypatch.setattr(figures, "POOL", last)
+    monkeypatch.setattr(images, "POOL", last)
     new, found = nearest(evidence)
     assert not torch.equal(new, found)
     total = f"{last + ACROSS:,}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,5 +129,24 @@ def _of_dataset(dataset: Any, labels: Any) -> tuple[Any, Any]:
         some = " and ".join(map(str, sorted(shapes)[:2]))
         raise UserError(f"images: this data set has images of several shapes, such as {some}; bring them to one")
     if labels is None and all(len(item) > 1 for item in items):
-        labels = np.asarray([as_array(item[1]).item() for item in items])
+        labels = np.asarray([_label(item[1]) for item in items])
     return np.stack(arrays), labels
+
+
+def _label(target: Any) -> Any:
+    """Returns the class of an item of a data set, by its number or name.
+
+    Raises:
+        UserError: it is anything else, such as several targets.
+    """
+    if target is None or isinstance(target, str):
+        return target
+    with suppress(UserError):  # a tuple of tuples of several lengths is no array
+        array = as_array(target)
+        if array.size == 1 and array.dtype.kind in "biufUS":
+            return array.item()
+    several = f" of shape {tuple(target.shape)}" if hasattr(target, "shape") else ""
+    raise UserError(
+        f"labels of this data set are of type {type(target).__name__}{several}; give labels=... with one number or "
+        "name per image, or a data set of images alone"
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aemodels.checkpoints.going_on import keep_state, shorter_training
+from aemodels.checkpoints.longer_training import keep_state, shorter_training
 from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.training.state import TrainingState

@@ -1,4 +1,4 @@
-"""Says in sentences what was understood of a person's images, and what became of each file."""
+"""Writes the notes about a person's images: what was understood of them, and what became of each file."""
 
 from __future__ import annotations
 
