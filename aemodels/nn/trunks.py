@@ -35,7 +35,7 @@ class Encoder(nn.Sequential):
         self.features = features
 
 
-class Judged(NamedTuple):
+class Discriminated(NamedTuple):
     """Holds what a discriminator computes of images."""
 
     logits: Tensor  # (B,): over 0 it takes an image for real
@@ -60,14 +60,14 @@ class Discriminator(nn.Module):
         self.encoder = encoder
         self.logit = nn.Linear(encoder.features, 1)
 
-    def forward(self, x: Tensor) -> Judged:
+    def forward(self, x: Tensor) -> Discriminated:
         features = self.encoder(2 * x - 1)
-        return Judged(self.logit(features)[..., 0].float(), features.float())
+        return Discriminated(self.logit(features)[..., 0].float(), features.float())
 
-    def with_gradient(self, x: Tensor) -> tuple[Judged, Tensor]:
+    def with_gradient(self, x: Tensor) -> tuple[Discriminated, Tensor]:
         """Returns the judgement, and the gradient of each image's logit by its pixels, (B, C, H, W)."""
 
-        def judged(x: Tensor) -> tuple[Tensor, Judged]:
+        def judged(x: Tensor) -> tuple[Tensor, Discriminated]:
             result = self(x)
             return result.logits.sum(), result
 

@@ -110,7 +110,7 @@ def create_app(model: Model, names: tuple[str, ...] | None = None) -> FastAPI:
     Args:
         names: the only names under which it answers, beside addresses of this machine; None for every name.
     """
-    app, limits, worker = FastAPI(openapi_url=None), limits_of(model), ThreadPoolExecutor(1)
+    app, limits, executor = FastAPI(openapi_url=None), limits_of(model), ThreadPoolExecutor(1)
     places, turn = asyncio.Semaphore(MOST_AT_ONCE), asyncio.Lock()
     received, sent = HeldBytes(MOST_HELD * limits.bytes), HeldBytes(MOST_HELD * limits.bytes)
 
@@ -123,7 +123,7 @@ def create_app(model: Model, names: tuple[str, ...] | None = None) -> FastAPI:
             raise HTTPException(503, "too many requests at once; try again", AGAIN)
         async with places, turn:
             await sent.room()  # an answer takes memory, so it is made when there is room for it
-            text = await asyncio.get_running_loop().run_in_executor(worker, respond, model, limits, body)
+            text = await asyncio.get_running_loop().run_in_executor(executor, respond, model, limits, body)
         return Answer(text, sent)
 
     async def ping(_request: Request) -> Response:

@@ -24,7 +24,7 @@ class TrialRuns:
 
     def __init__(self, store: Store, study: Study, parent: Run, name: str, group: str) -> None:
         self.store, self.study, self.parent, self.name, self.group = store, study, parent, name, group
-        self.worker = f"{platform.node()}:{os.getpid()}"
+        self.process = f"{platform.node()}:{os.getpid()}"
         self.runs: dict[int, Run] = {}
         self.running: dict[int, Run] = {}
         self.undone: set[int] = set()  # trials whose end was recorded here, but does not count
@@ -78,12 +78,12 @@ class TrialRuns:
             self.study.remember(key, run.id)
         if run is None:
             title = f"trial {trial.index}"
-            tags = {"kind": "trial", "pipeline": self.group, "trial": trial.index, "worker": self.worker}
+            tags = {"kind": "trial", "pipeline": self.group, "trial": trial.index, "process": self.process}
             run = start_run(self.store, self.name, title, tags, parent=self.parent.id)
             self.study.remember(key, run.id)
         else:
             # the pipeline may have been started again, or the trial been begun by another process
-            run.tags({"worker": self.worker} | ({"pipeline": self.group} if self.group else {}))
+            run.tags({"process": self.process} | ({"pipeline": self.group} if self.group else {}))
             self.resumed.add(trial.index)
         run.params(changed_first(event.experiment))
         self.runs[trial.index] = self.running[trial.index] = run

@@ -160,7 +160,7 @@ def _cut(tensor: Tensor, shape: torch.Size) -> Tensor:
 # ---------------------------------------------------------------- training
 
 
-Told = dict[int, Epoch | TrainingDivergedError]  # keys are the members' numbers at the start
+MemberEpochs = dict[int, Epoch | TrainingDivergedError]  # keys are the members' numbers at the start
 
 
 def train_population(
@@ -169,7 +169,7 @@ def train_population(
     config: TrainingConfig,
     seeds: Sequence[int],
     start: Mapping[str, Tensor] | None = None,
-) -> Generator[Told, Collection[int] | None, None]:
+) -> Generator[MemberEpochs, Collection[int] | None, None]:
     """Trains many models at once; it works like `train` for each of them.
 
     It yields what happened to every member in an epoch: an `Epoch`, or the error that ended it. The caller may send the
@@ -226,9 +226,9 @@ class _Training:
         for state, value in zip(self.states, itertools.cycle(self.loop.before()), strict=False):
             state.best = value
 
-    def epoch(self, index: int) -> Told:
+    def epoch(self, index: int) -> MemberEpochs:
         """Trains an epoch, and keeps the weights of those members that were never better."""
-        told: Told = {}
+        told: MemberEpochs = {}
         better: list[int] = []
         for m, metrics in enumerate(self.loop.epoch(index)):
             number, state = self.numbers[m], self.states[m]

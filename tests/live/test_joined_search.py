@@ -163,7 +163,7 @@ def test_two_workers_share_a_search(site: Site, alone: Any) -> None:
     assert sorted(index for index, _ in site.rows()) == list(range(8))
     assert all(Path(figure).exists() for figure in first["figures"])
     check_runs(site, first)
-    ran = [run.data.tags["worker"] for run in site.runs("trial")]
+    ran = [run.data.tags["process"] for run in site.runs("trial")]
     assert sorted(ran.count(worker) for worker in set(ran))[0] >= 2
     check_secrets(site)
 
