@@ -61,7 +61,7 @@ class SideBySide(Result):
     url: str
 
 
-class _Decided(NamedTuple):
+class _Weighed(NamedTuple):
     decision: Decision
     challenger: dict[str, float]
     champion: dict[str, float]
@@ -88,9 +88,9 @@ def side_by_side(settings: Settings, data: PreparedData, version: ModelVersion) 
     store = open_store()
     yield Progress(f"measuring {version.name} and its champion", 0, 1)
     features = yield from feature_network(data, best_device())
-    decided = _decide(settings, data, features, version, store)
-    versions = {"challenger": version.version} | ({"champion": decided.old} if decided.old is not None else {})
-    metrics = {"challenger": decided.challenger, "champion": decided.champion}
+    weighed = _weigh(settings, data, features, version, store)
+    versions = {"challenger": version.version} | ({"champion": weighed.old} if weighed.old is not None else {})
+    metrics = {"challenger": weighed.challenger, "champion": weighed.champion}
     folder = store_folder() / "comparisons" / f"{version.name}-{version.version}"
     folder.mkdir(parents=True, exist_ok=True)
     models = {
@@ -108,8 +108,8 @@ def side_by_side(settings: Settings, data: PreparedData, version: ModelVersion) 
         name=version.name,
         versions=versions,
         metrics={role: metrics[role] for role in versions},
-        promote=decided.decision.promote,
-        reason=decided.decision.reason,
+        promote=weighed.decision.promote,
+        reason=weighed.decision.reason,
         pictures=pictures,
         url=store.registry_url(version.name, version.version),
     )
@@ -161,46 +161,44 @@ def _decide(
             return Decision(False, late, {})
         by_gate = old.tags.get("gate.decision") == "promoted" and old.tags.get("gate.by", "").startswith(BY_GATE)
         return Decision(by_gate, old.tags["gate.reason"] if by_gate else IS_CHAMPION, {})
-    decided = _decide(settings, data, features, version, store)
+    weighed = _weigh(settings, data, features, version, store)
     now = champion(store, version.name)
-    if (now.version.version if now else None) != decided.old:  # another machine has decided meanwhile
+    if (now.version.version if now else None) != weighed.old:  # another machine has decided meanwhile
         return _decide(settings, data, features, version, store, review)
-    decision = decided.decision if review is None else reviewed(decided.decision, review)
+    decision = weighed.decision if review is None else reviewed(weighed.decision, review)
     conclude(store, version, decision, review)
     return decision
 
 
-def _decide(
-    settings: Settings, data: PreparedData, features: Features, version: ModelVersion, store: Store
-) -> _Decided:
+def _weigh(settings: Settings, data: PreparedData, features: Features, version: ModelVersion, store: Store) -> _Weighed:
     """Measures a version and the champion on the same images, and returns what the gate says of them."""
     challenger, old = get(store, version.name, version.version), champion(store, version.name)
     new, missing = _metrics_on(settings, data, features, challenger, store) or ({}, {})
     meant = f"`aemodels promote {version.name} {version.version}` if that is meant"
     number = old.version.version if old is not None else None
     if number == version.version:
-        return _Decided(Decision(False, IS_CHAMPION, {}), new, new, number)
+        return _Weighed(Decision(False, IS_CHAMPION, {}), new, new, number)
     if not is_of(challenger.digest, data):
         reason = "it was trained on other images (by other data settings, or folders that have changed since), perhaps "
         reason += f"on some of these test images; train it again, or {meant}"
-        return _Decided(Decision(False, reason, {}), new, {}, number)
+        return _Weighed(Decision(False, reason, {}), new, {}, number)
     if old is None:
         decision = decide(new, None, settings.evaluation.primary, settings.registry, Reasons(missing))
-        return _Decided(decision, new, {}, None)
+        return _Weighed(decision, new, {}, None)
     measured = _metrics_on(settings, data, features, old, store)
     if measured is None:
         reason = f"the champion takes images of another shape or of other classes; {meant}, or another registry.name"
-        return _Decided(Decision(False, reason, {}), new, {}, number)
+        return _Weighed(Decision(False, reason, {}), new, {}, number)
     known, unknown = measured
     reasons = Reasons(missing, unknown)
     decision = decide(new, known, settings.evaluation.primary, settings.registry, reasons)
     if not is_of(old.digest, data):
         if forgotten := _forgotten(settings.data, old, store):
             reason = f"the champion was trained on {forgotten} too; add that to data.path, or {meant}"
-            return _Decided(Decision(False, reason, {}), new, known, number)
+            return _Weighed(Decision(False, reason, {}), new, known, number)
         reason = f"{decision.reason}; the champion was trained on other images, perhaps on some of these"
         decision = decision._replace(reason=reason)
-    return _Decided(decision, new, known, number)
+    return _Weighed(decision, new, known, number)
 
 
 def _forgotten(source: DataConfig, old: Registered, store: Store) -> str:
