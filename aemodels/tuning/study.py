@@ -19,6 +19,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from aemodels.config import Space, UnreachableError, UserError
+from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.evaluate import direction
 from aemodels.experiment import Experiment
 from aemodels.runtime.files import in_words
@@ -41,14 +42,16 @@ STATES: dict[TrialState, Literal["waiting", "running", "complete", "pruned"]] = 
 OPTUNA_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
-def open_study(name: str, experiment: Experiment, config: TuningConfig, folder: Path | None = None) -> Study:
+def open_study(
+    name: str, experiment: Experiment, config: TuningConfig, data: PreparedData, folder: Path | None = None
+) -> Study:
     """Opens the study of that name in this store or folder, as it stands, or a new one, for this process alone.
 
     Raises:
         SettingsError: the search space does not fit the experiment.
         UserError: the database is damaged, or of another version of Optuna.
     """
-    return _open(name, experiment, config, open_storage(None, folder), Claims)
+    return _open(name, experiment, config, data, open_storage(None, folder), Claims)
 
 
 def forget_study(name: str, folder: Path | None = None) -> None:
@@ -67,7 +70,9 @@ def forget_study(name: str, folder: Path | None = None) -> None:
 Owed = Callable[[str, str, bool], bool]
 
 
-def join_study(names: Iterable[str], experiment: Experiment, config: TuningConfig, url: str, owed: Owed) -> Study:
+def join_study(
+    names: Iterable[str], experiment: Experiment, config: TuningConfig, data: PreparedData, url: str, owed: Owed
+) -> Study:
     """Opens the study in a shared database to work on beside other processes.
 
     That is the first of the names that is not finished, or a new one. But finished ones whose result is `owed` to the
@@ -78,7 +83,7 @@ def join_study(names: Iterable[str], experiment: Experiment, config: TuningConfi
         UserError: the database is of another version of Optuna, no PostgreSQL database, or does not answer.
     """
     storage = open_storage(url)
-    return _open(_chosen(storage, names, owed), experiment, config, storage, Leases)
+    return _open(_chosen(storage, names, owed), experiment, config, data, storage, Leases)
 
 
 def _chosen(storage: RDBStorage, names: Iterable[str], owed: Owed) -> str:
@@ -100,9 +105,16 @@ def _notes(storage: RDBStorage, name: str) -> dict[str, Any] | None:
         return None
 
 
-def _open(name: str, experiment: Experiment, config: TuningConfig, storage: RDBStorage, claims: type[Claims]) -> Study:
+def _open(
+    name: str,
+    experiment: Experiment,
+    config: TuningConfig,
+    data: PreparedData,
+    storage: RDBStorage,
+    claims: type[Claims],
+) -> Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return Study(name, experiment, config, search_space(experiment, config), storage, claims)
+    return Study(name, experiment, config, data, search_space(experiment, config), storage, claims)
 
 
 class Study:
@@ -113,6 +125,7 @@ class Study:
         name: str,
         experiment: Experiment,
         config: TuningConfig,
+        data: PreparedData,
         space: Space,
         storage: RDBStorage,
         claims: type[Claims] = Claims,
@@ -122,8 +135,8 @@ class Study:
         self.objectives = config.pareto or (self.primary,)
         self.directions = tuple(direction(metric) for metric in self.objectives)
         self.goals = Goals(self.objectives, self.primary if config.prune and config.pareto is None else None)
-        self._sampler = Sampler(experiment, config, space, self.directions)
-        self._pruner = Pruner(experiment, config)
+        self._sampler = Sampler(experiment, config, data, space, self.directions)
+        self._pruner = Pruner(experiment, config, data)
         self.config = config.override({"trials": self._sampler.total()})
         """Holds the settings of the search, with no more trials than there are settings in its space."""
         self._storage, self._id = storage, self._find(storage)
