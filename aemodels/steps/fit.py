@@ -61,6 +61,7 @@ def fit(settings: Settings, data: PreparedData, resume: bool = True) -> Steps[Mo
     """
     experiment = settings.experiment.for_data(data)
     untrained = untrained_model(experiment, data)
+    yield from choices(settings.experiment, experiment, data)
     folder = cache_folder() / "fits" / result_key(experiment.model_dump(mode="json"), data)
     folder.mkdir(parents=True, exist_ok=True)
     waiting = Progress(work_of(experiment), 0, 1, "waiting for another process that trains the same")
@@ -110,6 +111,12 @@ def untrained_model(experiment: Experiment, data: PreparedData) -> Untrained:
     check_primary(model, data, experiment.evaluation)
     check_likelihood(model, data, experiment.evaluation)
     return Untrained(model, start)
+
+
+def choices(given: Experiment, experiment: Experiment, data: PreparedData) -> Steps[None]:
+    """Tells what was chosen from the images, where the given experiment leaves something open."""
+    if chosen := experiment.chosen(given, data):
+        yield Progress(experiment.model.name, 1, 1, chosen)
 
 
 def beginning(folder: Path, experiment: Experiment, data: PreparedData, resume: bool) -> Steps[Beginning]:

@@ -27,7 +27,7 @@ from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.progress import Progress, Steps, finish
 from aemodels.settings import Settings
-from aemodels.steps.fit import Untrained, beginning, end_of, note_of, untrained_model, work_of
+from aemodels.steps.fit import Untrained, beginning, choices, end_of, note_of, untrained_model, work_of
 from aemodels.steps.recording import (
     FINISHED_BEFORE,
     Result,
@@ -137,8 +137,7 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str, resum
     experiment, name = settings.experiment, settings.registered_name
     store = open_store()
     untrained = untrained_model(experiment, data)
-    if chosen := experiment.chosen(given.experiment):
-        yield Progress(experiment.model.name, 1, 1, chosen)
+    yield from choices(given.experiment, experiment, data)
     features = yield from feature_network(data, best_device())
     # under another name it is another run
     with claimed(experiment.identity(f"{name}{data.digest}"), asker, still_there(store), resume) as folder:
