@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-COUNT = 200
+COUNT = 300
 
 
 def blobs(channels: int, side: int) -> Tensor:

@@ -29,7 +29,8 @@ from aemodels.runtime.randomness import seeded
 from aemodels.training.models import best_model
 from aemodels.training.train import train
 
-SHORT = {"training.updates": 100, "training.warmup_steps": 7}  # in place of 1,500 and 100
+SHORT = {"training.updates": 50, "training.warmup_steps": 4}  # in place of 1,500 and 100
+SEEN = 200  # images for training and validation; the others are the test images
 LARGE, SMALL = 16, 12  # pixels a side: `auto` takes the trunk for photos, or an MLP
 MODELS: dict[str, Any] = section_kinds(Experiment.model_fields["model"])  # the union
 WITH_PIXELS = [name for name, model in MODELS.items() if model.has_encoder and model is not VAEGANConfig]  # in the loss
@@ -46,7 +47,9 @@ def data_of(name: str, side: int) -> PreparedData:
     with seeded(0):
         pixels = (SETS[name](side) * 255).round().to(torch.uint8)
     labels = (pixels.long().flatten(1) * torch.arange(pixels[0].numel())).sum(1) // 255 % CLASSES
-    return finish(prepare(ArraysConfig(path=(keep_arrays(pixels.numpy(), labels.numpy()),))))
+    x, y = pixels.numpy(), labels.numpy()
+    path = keep_arrays(x[:SEEN], y[:SEEN], test_images=x[SEEN:], test_labels=y[SEEN:])
+    return finish(prepare(ArraysConfig(path=(path,))))
 
 
 def trained(settings: dict[str, Any], data: PreparedData) -> GenerativeModel:
@@ -82,7 +85,7 @@ def test_a_default_beats_the_mean_image_and_an_autoencoder_for_photos_the_linear
     result = error(trained({"model": model, **SHORT}, data), data)
     assert result < of_code(data, 0)
     if model == "ae" and side == LARGE:
-        assert result < (0.9 * of_code(data, 20) if name in LEARNABLE else 1.01 * of_code(data, 20) + 1e-5)
+        assert result < (of_code(data, 20) if name in LEARNABLE else 1.01 * of_code(data, 20) + 1e-5)
 
 
 @pytest.mark.parametrize(("model", "name", "side"), first(1, itertools.product(ADVERSARIAL, SETS, (SMALL, LARGE))))
