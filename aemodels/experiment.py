@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from aemodels.config import AUTO, Config
+from aemodels.config import AUTO, Config, as_written
 from aemodels.data import DataConfig
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.prepared import PreparedData
@@ -23,6 +23,15 @@ from aemodels.training.config import TrainingConfig
 from aemodels.training.train import check_model
 
 ENOUGH = 10_000  # images, from which on a trunk for photos needs no shifted ones
+
+# What is chosen from the images, in words with a value, and in words where it is 0.
+WORDS = {
+    "training.updates": "{:,} updates",
+    "training.schedule": "{} learning rate",
+    "training.warmup_steps": "warm-up of {} updates",
+    "training.augmentation.shift": "shifts of up to {} px",
+}
+WORDS_FOR_NONE = {"training.warmup_steps": "no warm-up", "training.augmentation.shift": "no shifts"}
 
 
 class Experiment(Config):
@@ -75,15 +84,19 @@ class Experiment(Config):
             training = training.model_copy(update={"augmentation": augmentation})
         return self.model_copy(update={"model": model, "training": training})
 
-    def chosen(self, given: Experiment) -> str:
-        """Says what was chosen from the images where the given experiment has `auto`; "" where it has none."""
+    def chosen(self, given: Experiment, data: PreparedData) -> str:
+        """Says in a line what was chosen from the images that the given experiment left open; "" where it is nothing.
+
+        Which images are left out stands first, as that costs quality.
+        """
         before, after = given.flat(), self.flat()
-        kinds = [
-            f"{key} {after[f'model.{key}.name']}"
-            for key in ("trunk", "likelihood")
-            if before.get(f"model.{key}.name") == AUTO
-        ]
-        return f"{' and '.join(kinds)}, chosen for these images" if kinds else ""
+        new = {key: value for key, value in after.items() if value is not None and value != before.get(key)}
+        limit = new.pop("training.images", None)
+        sections = [key.removesuffix("name") for key in new if before.get(key) == AUTO]
+        told = [_in_words(key, new[key]) for key in new if key.endswith(".name") or not key.startswith(tuple(sections))]
+        there = min(given.training.images or data.sizes["train"], data.sizes["train"])
+        some = f"trains on {limit:,} of {there:,} images, training.updates=N sees more" if limit else ""
+        return "; ".join(filter(None, (some, f"chosen for these images: {', '.join(told)}" if told else "")))
 
     def seen(self, data: PreparedData) -> int:
         """Returns how many of the first training images a training on these data sees."""
@@ -103,3 +116,11 @@ class Experiment(Config):
     def identity(self, digest: str) -> str:
         """Returns the name of a run's folder: a hash of all settings and of the prepared data."""
         return hashlib.sha256(f"{self.model_dump_json()}{digest}".encode()).hexdigest()[:12]
+
+
+def _in_words(key: str, value: Any) -> str:
+    """Says what a setting of that key was set to; a kind by its section's name."""
+    if key in WORDS:
+        return WORDS[key].format(value) if value else WORDS_FOR_NONE[key]
+    *_, section, name = key.split(".")
+    return f"{section} {value}" if name == "name" else f"{key}={as_written(value)}"

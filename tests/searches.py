@@ -65,7 +65,7 @@ def replace_trials(
 def run(
     data: PreparedData, config: TuningConfig = CONFIG, experiment: Experiment = EXPERIMENT, name: str | None = None
 ) -> tuple[list[Event], SearchResult]:
-    study = open_study(name or next(NAMES), experiment, config)
+    study = open_study(name or next(NAMES), experiment, config, data)
     features: Any = object() if experiment is not SMALL else None
     steps = search(experiment, data, features, study)
     events = []

@@ -23,3 +23,32 @@ def test_few_images_are_shifted(
     assert settled.training.augmentation.shift == shift
     kept = Experiment().override({"model.trunk": trunk, "training.augmentation.shift": 2}).for_data(digits)
     assert kept.training.augmentation.shift == 2
+
+
+def test_what_is_chosen_is_told(digits: PreparedData) -> None:
+    given = Experiment()
+    settled = given.for_data(digits)
+    kinds = "trunk photo, likelihood gaussian"
+    rates = "cosine learning rate, warm-up of 100 updates"
+    told = f"chosen for these images: {kinds}, 1,500 updates, {rates}, shifts of up to 1 px"
+    assert settled.chosen(given, digits) == told
+    assert settled.chosen(settled, digits) == ""
+    many = digits.model_copy(update={"sizes": {**digits.sizes, "train": 1_000_000}})
+    some = "trains on 192,000 of 1,000,000 images, training.updates=N sees more"
+    told = f"{some}; chosen for these images: {kinds}, 3,000 updates, {rates}, no shifts"
+    assert given.for_data(many).chosen(given, many) == told
+    short = given.override({"training.updates": 1_000, "training.images": 500_000})
+    assert "trains on 64,000 of 500,000 images" in short.for_data(many).chosen(short, many)
+
+
+@pytest.mark.parametrize("model", ["ae", "vae", "gan", "vae_gan"])
+@pytest.mark.parametrize("length", [{}, {"training.epochs": 2}, {"training.updates": 10}])
+def test_all_that_is_chosen_is_told(model: str, length: dict[str, int], digits: PreparedData) -> None:
+    """A setting that is chosen in future is told too, as `key=value` at least."""
+    given = Experiment().override({"model": model, **length})
+    settled = given.for_data(digits)
+    told, before = settled.chosen(given, digits), given.flat()
+    changed = {key: value for key, value in settled.flat().items() if before.get(key) != value}
+    for key, value in changed.items():
+        inside = key.startswith(("model.trunk.", "model.likelihood.")) and not key.endswith(".name")
+        assert inside or (f"{value:,}" if isinstance(value, int) and value else value or "no ") in told

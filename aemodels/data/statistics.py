@@ -40,7 +40,10 @@ def is_black_and_white(data: PreparedData, seen: int | None) -> bool:
     Args:
         seen: how many of the first training images a training sees, of which no others are looked at; None for all.
     """
-    if data.binarize != "none":
-        return True
-    images = data.stored("train").images.first(min(A_FEW, seen or A_FEW)).read()
+    return data.binarize != "none" or _is_black_and_white(data, min(A_FEW, seen or A_FEW))
+
+
+@lru_cache(maxsize=8)
+def _is_black_and_white(data: PreparedData, count: int) -> bool:
+    images = data.stored("train").images.first(count).read()
     return bool(np.isin(images, (0, 255)).all())

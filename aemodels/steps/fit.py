@@ -21,7 +21,7 @@ from aemodels.runtime.locks import wait_for
 from aemodels.runtime.progress import Progress, Steps
 from aemodels.serving.model import Model
 from aemodels.settings import Settings
-from aemodels.steps.training import Beginning, Untrained, beginning, note_of, untrained_model, work_of
+from aemodels.steps.training import Beginning, Untrained, beginning, choices, note_of, untrained_model, work_of
 from aemodels.training.state import TrainingState
 
 
@@ -37,6 +37,7 @@ def fit(settings: Settings, data: PreparedData, resume: bool = True) -> Steps[Mo
     """
     experiment = settings.experiment.for_data(data)
     untrained = untrained_model(experiment, data)
+    yield from choices(settings.experiment, experiment, data)
     folder = cache_folder() / "fits" / result_key(experiment.model_dump(mode="json"), data)
     folder.mkdir(parents=True, exist_ok=True)
     waiting = Progress(work_of(experiment), 0, 1, "waiting for another process that trains the same")

@@ -29,18 +29,18 @@ def search(settings: Settings, data: PreparedData, resume: bool = True) -> Steps
         SettingsError: a model of the search space does not fit the images.
         UserError: every trial failed.
     """
-    experiment, config = settings.experiment.for_data(data), settings.tuning
+    experiment, config = settings.experiment, settings.tuning
     start = checked_start(experiment, config, data)
     features = yield from feature_network(data, best_device())
     folder = cache_folder() / "searches"
     folder.mkdir(parents=True, exist_ok=True)
-    key = result_key([experiment.model_dump(mode="json"), config.model_dump(mode="json")], data)
+    key = result_key([part.model_dump(mode="json") for part in (experiment, config)], data)
     waiting = Progress(WORK, 0, config.trials, "waiting for another process that searches the same")
     lock = yield from wait_for(folder / f"{key}.lock", waiting)
     try:
         if not resume:
             forget_study(key, folder)
-        study = open_study(key, experiment, config, folder)
+        study = open_study(key, experiment, config, data, folder)
         try:
             with study:
                 return (yield from follow(events_of(experiment, data, features, study, start), study))

@@ -40,7 +40,7 @@ from aemodels.steps.recording import (
     yardstick,
 )
 from aemodels.steps.start import fixed, origin, starting_weights
-from aemodels.steps.training import Untrained, beginning, end_of, note_of, untrained_model, work_of
+from aemodels.steps.training import Untrained, beginning, choices, end_of, note_of, untrained_model, work_of
 from aemodels.tracking.catalog import ModelVersion
 from aemodels.tracking.lineage import link_start
 from aemodels.tracking.registry import register
@@ -138,8 +138,7 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str, resum
     experiment, name = settings.experiment, settings.registered_name
     store = open_store()
     untrained = untrained_model(experiment, data)
-    if chosen := experiment.chosen(given.experiment):
-        yield Progress(experiment.model.name, 1, 1, chosen)
+    yield from choices(given.experiment, experiment, data)
     features = yield from feature_network(data, best_device())
     # under another name it is another run
     with claimed(experiment.identity(f"{name}{data.digest}"), asker, still_there(store), resume) as folder:

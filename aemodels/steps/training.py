@@ -14,7 +14,7 @@ from aemodels.data import PreparedData
 from aemodels.evaluation.evaluate import check_likelihood, check_primary
 from aemodels.experiment import Experiment
 from aemodels.models.base import GenerativeModel
-from aemodels.runtime.progress import Steps
+from aemodels.runtime.progress import Progress, Steps
 from aemodels.steps.start import starting_weights
 from aemodels.training.models import new_model
 from aemodels.training.state import Epoch, TrainingState
@@ -48,6 +48,12 @@ def untrained_model(experiment: Experiment, data: PreparedData) -> Untrained:
     check_primary(model, data, experiment.evaluation)
     check_likelihood(model, data, experiment.evaluation)
     return Untrained(model, start)
+
+
+def choices(given: Experiment, experiment: Experiment, data: PreparedData) -> Steps[None]:
+    """Tells what was chosen from the images, where the given experiment leaves something open."""
+    if chosen := experiment.chosen(given, data):
+        yield Progress(experiment.model.name, 1, 1, chosen)
 
 
 def beginning(folder: Path, experiment: Experiment, data: PreparedData, resume: bool) -> Steps[Beginning]:

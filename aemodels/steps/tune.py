@@ -137,13 +137,14 @@ def tune(settings: Settings, data: PreparedData, group: str, asker: str = "", re
         SettingsError: a model of the search space does not fit the images.
         UserError: every trial failed, or the shared database does not answer.
     """
-    settings = fixed(settings).for_data(data)
+    settings = fixed(settings)
     experiment, config, name = settings.experiment, settings.tuning, settings.registered_name
     start = checked_start(experiment, config, data)
-    # the name is part of the identity, since under another name it is another run
-    identity, store = search_identity(experiment, config, f"{name}{data.digest}"), open_store()
+    # the name is part of the identity, since under another name it is another run, and so is what the images choose
+    chosen = experiment.for_data(data).identity(data.digest)
+    identity, store = search_identity(experiment, config, f"{name}{chosen}"), open_store()
     asker = asker or group
-    with _opened(identity, experiment, config, store, asker, resume) as (study, folder):
+    with _opened(identity, settings, data, store, asker, resume) as (study, folder):
         if folder.result is not None:
             yield Progress(WORK, 1, 1, FINISHED_BEFORE)
             return Tuned.model_validate(folder.result)
@@ -161,22 +162,23 @@ def tune(settings: Settings, data: PreparedData, group: str, asker: str = "", re
 
 @contextmanager
 def _opened(
-    identity: str, experiment: Experiment, config: TuningConfig, store: Store, asker: str, resume: bool
+    identity: str, settings: Settings, data: PreparedData, store: Store, asker: str, resume: bool
 ) -> Iterator[tuple[Study, RunFolder]]:
     """Opens the study that goes on, or a new one, and its folder on this machine."""
 
     def owed(study: str, run: str, newer: bool) -> bool:
         return awaited(study, asker, newer) and has_run(store, run)
 
+    experiment, config = settings.experiment, settings.tuning
     with ExitStack() as stack:
         if url := search_database():
-            study = join_study(numbered(identity), experiment, config, url, owed)
+            study = join_study(numbered(identity), experiment, config, data, url, owed)
             folder = stack.enter_context(joined(study.name, asker))
         else:
             folder = stack.enter_context(claimed(identity, asker, still_there(store), resume))
             if folder.anew:
                 forget_study(folder.path.name)
-            study = open_study(folder.path.name, experiment, config)
+            study = open_study(folder.path.name, experiment, config, data)
         stack.callback(study.close)
         yield study, folder
 
@@ -186,7 +188,7 @@ def _run(
     store: Store, study: Study, folder: RunFolder, settings: Settings, data: PreparedData, group: str
 ) -> Iterator[Run]:
     """Opens the run of the search, which its processes share; it ends with the search, or when the last one leaves."""
-    name, experiment, config = settings.registered_name, settings.experiment, settings.tuning
+    name, experiment, config = settings.registered_name, settings.experiment.for_data(data), settings.tuning
     with study.alone():
         study.arrive()
         if study.recorded:

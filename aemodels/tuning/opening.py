@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 from optuna.storages import RDBStorage
 
+from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.tuning.claims import Claims, Leases
 from aemodels.tuning.config import TuningConfig
@@ -18,14 +19,16 @@ from aemodels.tuning.storage import open_storage
 from aemodels.tuning.study import FINISHED, Study
 
 
-def open_study(name: str, experiment: Experiment, config: TuningConfig, folder: Path | None = None) -> Study:
+def open_study(
+    name: str, experiment: Experiment, config: TuningConfig, data: PreparedData, folder: Path | None = None
+) -> Study:
     """Opens the study of that name in this store or folder, as it stands, or a new one, for this process alone.
 
     Raises:
         SettingsError: the search space does not fit the experiment.
         UserError: the database is damaged, or of another version of Optuna.
     """
-    return _open(name, experiment, config, open_storage(None, folder), Claims)
+    return _open(name, experiment, config, data, open_storage(None, folder), Claims)
 
 
 def forget_study(name: str, folder: Path | None = None) -> None:
@@ -44,7 +47,9 @@ def forget_study(name: str, folder: Path | None = None) -> None:
 Owed = Callable[[str, str, bool], bool]
 
 
-def join_study(names: Iterable[str], experiment: Experiment, config: TuningConfig, url: str, owed: Owed) -> Study:
+def join_study(
+    names: Iterable[str], experiment: Experiment, config: TuningConfig, data: PreparedData, url: str, owed: Owed
+) -> Study:
     """Opens the study in a shared database to work on beside other processes.
 
     That is the first of the names that is not finished, or a new one. But finished ones whose result is `owed` to the
@@ -55,7 +60,7 @@ def join_study(names: Iterable[str], experiment: Experiment, config: TuningConfi
         UserError: the database is of another version of Optuna, no PostgreSQL database, or does not answer.
     """
     storage = open_storage(url)
-    return _open(_chosen(storage, names, owed), experiment, config, storage, Leases)
+    return _open(_chosen(storage, names, owed), experiment, config, data, storage, Leases)
 
 
 def _chosen(storage: RDBStorage, names: Iterable[str], owed: Owed) -> str:
@@ -77,6 +82,13 @@ def _notes(storage: RDBStorage, name: str) -> dict[str, Any] | None:
         return None
 
 
-def _open(name: str, experiment: Experiment, config: TuningConfig, storage: RDBStorage, claims: type[Claims]) -> Study:
+def _open(
+    name: str,
+    experiment: Experiment,
+    config: TuningConfig,
+    data: PreparedData,
+    storage: RDBStorage,
+    claims: type[Claims],
+) -> Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return Study(name, experiment, config, search_space(experiment, config), storage, claims)
+    return Study(name, experiment, config, data, search_space(experiment, config), storage, claims)

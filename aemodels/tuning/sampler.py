@@ -20,11 +20,12 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from aemodels.config import Choice, Range, Space
+from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.runtime.randomness import derived_seed
 from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import Trial
-from aemodels.tuning.space import trial_experiment
+from aemodels.tuning.space import trial_experiment, whole_experiment
 
 RANDOM_TRIALS = 4  # trials that are drawn before the sampler models the results, or tells what mattered
 ATTEMPTS = 20  # how often Optuna may draw settings, before a trial takes others that no trial has had
@@ -33,11 +34,18 @@ ATTEMPTS = 20  # how often Optuna may draw settings, before a trial takes others
 class Sampler:
     """Decides from the results of earlier generations what to try."""
 
-    def __init__(self, experiment: Experiment, config: TuningConfig, space: Space, directions: Sequence[str]) -> None:
-        self.space, self._experiment, self._config = space, experiment, config
+    def __init__(
+        self,
+        experiment: Experiment,
+        config: TuningConfig,
+        data: PreparedData,
+        space: Space,
+        directions: Sequence[str],
+    ) -> None:
+        self.space, self._experiment, self._config, self._data = space, experiment, config, data
         self.distributions = {key: _distribution(values) for key, values in space.items()}
         self.directions = [StudyDirection[name.upper()] for name in directions]
-        self._seed, self._own = experiment.seed, _own(experiment, space)
+        self._seed, self._own = experiment.seed, _own(experiment, data, space)
         self._values = _all_values(space)
 
     def in_memory(self, trials: Iterable[Trial], generation: int = 0) -> optuna.Study:
@@ -107,7 +115,7 @@ class Sampler:
 
     def _trained(self, params: Mapping[str, Any]) -> str:
         """Returns all settings of a trial as text: trials of the same text train the same model."""
-        return trial_experiment(self._experiment, self._config, params).model_dump_json()
+        return trial_experiment(self._experiment, self._config, params, self._data).model_dump_json()
 
     def importances(self, study: optuna.Study) -> dict[str, float]:
         """Returns each parameter's share in how far the first objective varies; it is empty if too few trials tell."""
@@ -152,13 +160,15 @@ def _all_values(space: Space) -> dict[str, Sequence[Any]] | None:
     return values
 
 
-def _own(experiment: Experiment, space: Space) -> dict[str, Any] | None:
+def _own(experiment: Experiment, data: PreparedData, space: Space) -> dict[str, Any] | None:
     """Returns the experiment's own settings as parameters; None where they lie outside the space."""
-    settings = experiment.flat()
+    own_experiment = experiment.for_data(data)
+    settings = own_experiment.flat()
     own = {}
     for key, varied in space.items():
         if isinstance(varied, Choice):
-            held = [value for value in varied.choices if experiment.override({key: value}) == experiment]
+            chosen = ((value, whole_experiment(experiment, {key: value}, data)) for value in varied.choices)
+            held = [value for value, whole in chosen if whole == own_experiment]
         else:
             held = [value for value in (settings.get(key),) if _holds(varied, value)]
         if not held:

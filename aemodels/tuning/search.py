@@ -52,6 +52,7 @@ def search(
     earlier are told too, marked as replayed.
 
     Args:
+        experiment: as it was given; each trial chooses from the images what the training after it chooses.
         start: the weights that every trial starts from; those that belong to the seed, if none are given.
 
     Raises:
@@ -61,11 +62,11 @@ def search(
     config, runner = study.config, Runner(Conditions(data, features, study.goals, start))
     with closing(runner):
         if not study.ended:
-            alike = [trial_experiment(experiment, config, {})] * config.generation_size
+            alike = [trial_experiment(experiment, config, {}, data)] * config.generation_size
             runner.start(alike, config.trials)  # the processes import while the models are checked
         check_models(experiment, data, config, study.space)
         for number in range(math.ceil(config.trials / config.generation_size)):
-            yield from _generation(number, partial(trial_experiment, experiment, config), runner, study)
+            yield from _generation(number, partial(trial_experiment, experiment, config, data=data), runner, study)
     return study.result()
 
 

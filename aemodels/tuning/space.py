@@ -19,6 +19,7 @@ from aemodels.training.models import new_model
 from aemodels.tuning.config import TuningConfig
 
 CHECKED_COMBINATIONS = 1_000  # combinations of the ends of all ranges that are checked before a search starts
+LENGTHS = {"training.updates", "training.epochs"}  # either sets the length of a training
 
 
 def search_space(experiment: Experiment, config: TuningConfig) -> Space:
@@ -95,13 +96,14 @@ def check_models(experiment: Experiment, data: PreparedData, config: TuningConfi
     for settings in _single(space):
         try:
             with torch.device("meta"):
-                experiment.override(settings).model.build(data.image_shape, data.num_classes)
+                whole_experiment(experiment, settings, data).model.build(data.image_shape, data.num_classes)
         except SettingsError as error:
             raise SettingsError(*(f"tuning.space: {line}" for line in error.args)) from None
         except RuntimeError as error:  # a tensor of more numbers than can be counted
             told = ", ".join(f"{key}={value}" for key, value in settings.items())
             raise SettingsError(f"tuning.space: {told}: no such network can be built ({error})") from None
-    model = new_model(experiment.model, data, experiment.seed, images=experiment.training.images)
+    own = experiment.for_data(data)
+    model = new_model(own.model, data, own.seed, images=own.training.images)
     check_primary(model, data, experiment.evaluation)
     check_likelihood(model, data, experiment.evaluation)  # for the training that follows the search
     evidence = Evidence(model, data, None, experiment.evaluation, "val")
@@ -112,11 +114,26 @@ def check_models(experiment: Experiment, data: PreparedData, config: TuningConfi
             )
 
 
-def trial_experiment(experiment: Experiment, config: TuningConfig, params: Mapping[str, Any]) -> Experiment:
-    """Returns the experiment of a trial; all trials share the seed, so that they differ by their parameters alone."""
-    images = filter(None, (experiment.training.images, config.images))
-    limits = {**config.trial_length(experiment.training), "training.images": min(images, default=None)}
-    return experiment.override(limits).override(params)
+def whole_experiment(given: Experiment, params: Mapping[str, Any], data: PreparedData) -> Experiment:
+    """Returns the experiment of the training that follows a search, with a trial's parameters."""
+    return given.override(params).for_data(data)
+
+
+def trial_experiment(
+    given: Experiment, config: TuningConfig, params: Mapping[str, Any], data: PreparedData
+) -> Experiment:
+    """Returns the experiment of a trial: that of the training with its parameters, only shorter and on fewer images.
+
+    All trials share the seed, so that they differ by their parameters alone.
+
+    Args:
+        given: the experiment before anything in it is chosen from the images; what is chosen may follow from `params`.
+    """
+    whole = whole_experiment(given, params, data)
+    images = filter(None, (whole.training.images, config.images))
+    limits = {**config.trial_length(whole.training), "training.images": min(images, default=None)}
+    varied = params.keys() | (LENGTHS if params.keys() & LENGTHS else set())
+    return whole.override({key: value for key, value in limits.items() if key not in varied})
 
 
 def search_identity(experiment: Experiment, config: TuningConfig, digest: str) -> str:

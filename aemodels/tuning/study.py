@@ -17,6 +17,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from aemodels.config import Space, UnreachableError, UserError
+from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.evaluate import direction
 from aemodels.experiment import Experiment
 from aemodels.runtime.files import in_words
@@ -46,6 +47,7 @@ class Study:
         name: str,
         experiment: Experiment,
         config: TuningConfig,
+        data: PreparedData,
         space: Space,
         storage: RDBStorage,
         claims: type[Claims] = Claims,
@@ -55,8 +57,8 @@ class Study:
         self.objectives = config.pareto or (self.primary,)
         self.directions = tuple(direction(metric) for metric in self.objectives)
         self.goals = Goals(self.objectives, self.primary if config.prune and config.pareto is None else None)
-        self._sampler = Sampler(experiment, config, space, self.directions)
-        self._pruner = Pruner(experiment, config)
+        self._sampler = Sampler(experiment, config, data, space, self.directions)
+        self._pruner = Pruner(experiment, config, data)
         self.config = config.override({"trials": self._sampler.total()})
         """Holds the settings of the search, with no more trials than there are settings in its space."""
         self._storage, self._id = storage, self._find(storage)

@@ -89,7 +89,7 @@ def _pruned(job: Job) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["AEMODELS_STORE"] = folder
         started = time.perf_counter()  # making the database is part of it
-        events = search(experiment, data, no_features, open_study("benchmark", experiment, config))
+        events = search(experiment, data, no_features, open_study("benchmark", experiment, config, data))
         with Driven(events) as driven:
             for _ in driven:
                 pass

@@ -65,5 +65,3 @@ def test_digits_are_grey_unless_they_are_binarised(digits: PreparedData) -> None
     given = Experiment(model=VAEConfig())
     grey, black = (given.for_data(each) for each in (digits, digits.model_copy(update={"binarize": "dynamic"})))
     assert (grey.model.likelihood.name, black.model.likelihood.name) == ("gaussian", "bernoulli")  # type: ignore[union-attr]
-    assert grey.chosen(given) == "trunk photo and likelihood gaussian, chosen for these images"
-    assert grey.chosen(grey) == ""

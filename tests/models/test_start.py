@@ -1,23 +1,20 @@
-"""Tests where new models begin: at the mean image, or at the linear code; and that none is lost from there."""
+"""Tests where new models begin: at the mean image, or at the linear code."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from small_sets import COUNT, SETS
+from torch import nn
 from torch.distributions import LowRankMultivariateNormal
-from torch.nn import functional as F
 from untrained import CLASSES, new
 
 from aemodels.config import section_kinds
 from aemodels.experiment import Experiment
-from aemodels.models import AEConfig, CVAEConfig, IWAEConfig, VAEConfig, VAEGANConfig
+from aemodels.models import AEConfig, CVAEConfig, IWAEConfig, VAEConfig
 from aemodels.models.base import Autoencoder, GenerativeModel, ModelConfig
 from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import BernoulliConfig, GaussianConfig
@@ -26,9 +23,8 @@ from aemodels.nn.photo import PhotoConfig, PhotoDecoder
 from aemodels.nn.trunks import ConvConfig, MLPConfig, ResidualConfig
 from aemodels.runtime.randomness import seeded
 
-SIDE, COUNT = 16, 200
+SIDE = 16
 MODELS: list[Any] = list(section_kinds(Experiment.model_fields["model"]).values())  # the union
-WITH_PIXELS = [model for model in MODELS if model.has_encoder and model is not VAEGANConfig]  # in their losses
 TRUNKS = [MLPConfig(), ConvConfig(), ResidualConfig(), PhotoConfig()]
 FIXED = GaussianConfig(sigma="fixed")
 OUTPUTS = [BernoulliConfig(), FIXED, FIXED.override({"output": "tanh"}), FIXED.override({"output": "linear"})]
@@ -36,41 +32,11 @@ PHOTO = PhotoConfig(width=16)
 LINEAR: Any = {"trunk": PHOTO, "likelihood": GaussianConfig(sigma="optimal", output="linear")}
 
 
-def blobs(channels: int) -> Tensor:
-    """Returns smooth random images, (N, C, H, W), as photos are."""
-    return torch.sigmoid(F.interpolate(3 * torch.randn(COUNT, channels, 4, 4), size=SIDE, mode="bilinear"))
-
-
-def strokes(channels: int) -> Tensor:
-    """Returns a bright bar and a bright beam at random places on black."""
-    x = torch.zeros(COUNT, channels, SIDE, SIDE)
-    for image, (row, column) in zip(x, torch.randint(1, SIDE - 2, (COUNT, 2)).tolist(), strict=True):
-        image[:, row : row + 2, 2:-2] = image[:, 2:-2, column : column + 2] = 1
-    return x
-
-
-def flat(channels: int) -> Tensor:
-    """Returns images of one colour each."""
-    return torch.rand(COUNT, channels, 1, 1).expand(-1, -1, SIDE, SIDE)
-
-
-SETS = {
-    "grey": lambda: blobs(1),
-    "colour": lambda: blobs(3),
-    "white on black": lambda: strokes(1),
-    "black on white": lambda: 1 - strokes(1),
-    "colour on white": lambda: 1 - strokes(3) * torch.rand(COUNT, 3, 1, 1),
-    "flat": lambda: flat(1),
-    "flat colour": lambda: flat(3),
-    "noisy": lambda: (blobs(1) + 0.1 * torch.randn(COUNT, 1, SIDE, SIDE)).clamp(0, 1),
-}
-
-
 @cache
 def images_of(name: str) -> tuple[Batch, Batch, LinearCode]:
     """Returns training images, other images, and the linear code of the former with 20 numbers."""
     with seeded(0):
-        x = SETS[name]()
+        x = SETS[name](SIDE)
     x, y = (x * 255).round() / 255, torch.arange(COUNT) % CLASSES
     return Batch(x[:150], y[:150]), Batch(x[150:], y[150:]), linear_code(x[:150], 20)
 
@@ -154,45 +120,3 @@ def test_the_last_bias_is_the_mean_image(model: type[ModelConfig], trunk, likeli
         shape = mean.shape if len(last.bias) == mean.numel() else (-1, 1, 1)
         drawn = head(last.bias.detach().view(1, *shape)).mean
         torch.testing.assert_close(drawn[0].expand_as(mean), expected.clamp(1 / 256, 1 - 1 / 256), atol=5e-3, rtol=0)
-
-
-# ---------------------------------------------------------------- a default cannot die
-
-
-def trained(config: ModelConfig, name: str, updates: int) -> GenerativeModel:
-    model = started(config.for_images(images_of(name)[2].mean.shape, black_and_white=False), name).train()  # type: ignore[arg-type]
-    train = images_of(name)[0]
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    with seeded(0):
-        for step in range(updates):
-            optimizer.param_groups[0]["lr"] = 5e-4 * (1 + math.cos(math.pi * step / updates))
-            rows = torch.randint(len(train.x), (25,))
-            optimizer.zero_grad()
-            losses = model.losses(Batch(train.x[rows], train.y[rows]), torch.tensor(step))  # type: ignore[index]
-            losses["autoencoder"].total.mean().backward()
-            optimizer.step()
-    return model
-
-
-@pytest.mark.parametrize("name", SETS)
-@pytest.mark.parametrize("model", WITH_PIXELS)
-def test_a_default_beats_the_mean_image_and_an_autoencoder_the_linear_code(model: type[ModelConfig], name: str) -> None:
-    result = error(trained(model(), name, updates=8), images_of(name)[1])
-    assert result < 0.9 * of_mean(name)
-    if model is AEConfig:
-        assert result < 1.01 * of_code(name, 20) + 1e-5
-
-
-def everything() -> Iterator[ModelConfig]:
-    for model, trunk, likelihood in itertools.product(WITH_PIXELS, TRUNKS, [BernoulliConfig(), GaussianConfig(), None]):
-        chosen = {} if likelihood is None else {"likelihood": likelihood}
-        yield model.model_validate({"trunk": trunk, **chosen})
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SETS)
-@pytest.mark.parametrize("config", list(everything()), ids=lambda c: f"{c.name}-{c.trunk.name}-{c.likelihood.name}")
-def test_nothing_dies(config: ModelConfig, name: str) -> None:
-    """A network that starts at the mean image may take a while to leave it."""
-    errors = (error(trained(config, name, updates), images_of(name)[1]) for updates in (80, 400))
-    assert any(found < of_mean(name) for found in errors)

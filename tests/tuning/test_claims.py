@@ -42,10 +42,10 @@ class Unlocked(Leases):
 
 
 @contextmanager
-def workers(number: int = 2) -> Iterator[list[Study]]:
+def workers(data: PreparedData, number: int = 2) -> Iterator[list[Study]]:
     """Opens the same study so many times, as that many processes would see it."""
     name, space = next(NAMES), search_space(EXPERIMENT, CONFIG)
-    studies = [Study(name, EXPERIMENT, CONFIG, space, open_storage(None), Unlocked) for _ in range(number)]
+    studies = [Study(name, EXPERIMENT, CONFIG, data, space, open_storage(None), Unlocked) for _ in range(number)]
     try:
         yield studies
     finally:
@@ -69,8 +69,8 @@ def rows(study: Study) -> list[tuple[int, str]]:
     return [(row.user_attrs["index"], row.state.name) for row in sorted(found, key=lambda row: row.number)]
 
 
-def test_each_trial_is_claimed_once() -> None:
-    with workers() as (a, b):
+def test_each_trial_is_claimed_once(digits: PreparedData) -> None:
+    with workers(digits) as (a, b):
         assert a.generation(0) == b.generation(0)
         assert [claimed(study).index for study in (a, b, a)] == [0, 1, 2]
         assert a.claim(0) is b.claim(0) is None
@@ -85,9 +85,9 @@ def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short_leases")
-def test_a_silent_workers_trial_is_run_by_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_workers_trial_is_run_by_another_one(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "BEAT_SECONDS", 100)  # suspended: its threads too
-    with workers() as (a, b):
+    with workers(digits) as (a, b):
         proposed = a.generation(0)
         lost = claimed(a)
         time.sleep(2.5)  # sqlite's clock has whole seconds
@@ -106,8 +106,8 @@ def test_a_silent_workers_trial_is_run_by_another_one(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("short_leases")
-def test_a_living_workers_trial_is_not_taken() -> None:
-    with workers() as (a, b):
+def test_a_living_workers_trial_is_not_taken(digits: PreparedData) -> None:
+    with workers(digits) as (a, b):
         a.generation(0)
         trial = claimed(a)
         time.sleep(2.5)  # a long epoch
@@ -117,9 +117,9 @@ def test_a_living_workers_trial_is_not_taken() -> None:
 
 
 @pytest.mark.usefixtures("short_leases")
-def test_a_worker_that_hangs_loses_its_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_hangs_loses_its_trials(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "HUNG_SECONDS", 0.1)
-    with workers() as (a, b):
+    with workers(digits) as (a, b):
         a.generation(0)
         trial = claimed(a)
         time.sleep(2.5)
@@ -127,9 +127,9 @@ def test_a_worker_that_hangs_loses_its_trials(monkeypatch: pytest.MonkeyPatch) -
         assert not a.keeps(trial.index)
 
 
-def test_an_error_that_is_written_too_late_does_not_count() -> None:
+def test_an_error_that_is_written_too_late_does_not_count(digits: PreparedData) -> None:
     """It comes between another process's two writes, one of which says that the lease ran out."""
-    with workers() as (a, b):
+    with workers(digits) as (a, b):
         a.generation(0)
         trial = claimed(a)
         row = a._mine[trial.index]
@@ -145,7 +145,7 @@ def test_an_end_that_does_not_count_is_undone(
     """A process is cut off while it tells MLflow how a trial ended. Another one ends the trial meanwhile, or later."""
     replace_trials(monkeypatch, pretend)
     features: Any = object()
-    with workers() as (a, b), start_run(store, "digits", "search") as parent:
+    with workers(digits) as (a, b), start_run(store, "digits", "search") as parent:
         late, other = (TrialRuns(store, study, parent, "digits", "") for study in (a, b))
         events = search(EXPERIMENT, digits, features, a)
         for event in events:
@@ -181,8 +181,8 @@ def test_an_end_that_does_not_count_is_undone(
         assert late.running == {}
 
 
-def test_two_workers_that_record_at_once_agree() -> None:
-    with workers() as (a, b):
+def test_two_workers_that_record_at_once_agree(digits: PreparedData) -> None:
+    with workers(digits) as (a, b):
         proposed = a.generation(0)
         b._record(0, {**proposed[0].params, "model.latent_dim": 7})
         for study in (a, b):
@@ -192,8 +192,8 @@ def test_two_workers_that_record_at_once_agree() -> None:
         assert [t.state for t in b.generation(0)] == ["complete", "waiting", "waiting"]
 
 
-def test_what_an_interrupted_worker_runs_goes_back() -> None:
-    with workers() as (a, b):
+def test_what_an_interrupted_worker_runs_goes_back(digits: PreparedData) -> None:
+    with workers(digits) as (a, b):
         proposed = a.generation(0)
         with suppress(KeyboardInterrupt), a:
             ended, running = claimed(a), claimed(a)
@@ -205,10 +205,10 @@ def test_what_an_interrupted_worker_runs_goes_back() -> None:
         assert claimed(b).params == proposed[running.index].params
 
 
-def test_a_database_alone_is_not_waited_for() -> None:
+def test_a_database_alone_is_not_waited_for(digits: PreparedData) -> None:
     """What a killed process left is free at once: the lock of the run's folder proves that it is dead."""
     name, space = next(NAMES), search_space(EXPERIMENT, CONFIG)
-    dead, study = (Study(name, EXPERIMENT, CONFIG, space, open_storage(None)) for _ in range(2))
+    dead, study = (Study(name, EXPERIMENT, CONFIG, digits, space, open_storage(None)) for _ in range(2))
     with closing(dead), closing(study):
         dead.generation(0)
         trial = claimed(dead)

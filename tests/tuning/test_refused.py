@@ -35,7 +35,7 @@ def test_a_search_outlives_its_processes(digits: PreparedData, monkeypatch: pyte
         return peers[-1]
 
     monkeypatch.setattr(runner, "GeneratorProcess", counted)
-    steps = search(SMALL, digits, None, open_study(name, SMALL, config))
+    steps = search(SMALL, digits, None, open_study(name, SMALL, config, digits))
     ended: list[int] = []
     for event in steps:
         if isinstance(event, TrialEpoch) and event.index == 1 and len(peers) == 2:
@@ -132,7 +132,7 @@ def test_diverging_trials_do_not_end_a_search(digits: PreparedData, monkeypatch:
     bad = [trial for trial in result.trials if trial.state == "failed"]
     assert bad
     assert all("train/loss is nan" in trial.error and not trial.values for trial in bad)
-    assert miss(trial_experiment(EXPERIMENT, CONFIG, result.best.params)) <= 1
+    assert miss(trial_experiment(EXPERIMENT, CONFIG, result.best.params, digits)) <= 1
     events, again = run(digits, name=name)
     assert again == result
     assert all(not isinstance(event, TrialEpoch) and event.replayed for event in events)  # nor do they run again

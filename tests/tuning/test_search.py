@@ -120,7 +120,7 @@ def test_lists_and_sections_can_be_searched(digits: PreparedData) -> None:
 
 @pytest.mark.usefixtures("pretended")
 def test_generation_is_recorded_before_it_runs(digits: PreparedData) -> None:
-    study = open_study(next(NAMES), EXPERIMENT, CONFIG)
+    study = open_study(next(NAMES), EXPERIMENT, CONFIG, digits)
     features: Any = object()
     steps = search(EXPERIMENT, digits, features, study)
     assert isinstance(next(steps), TrialStarted)
@@ -133,26 +133,27 @@ def test_a_generation_is_a_share_of_the_search(digits: PreparedData) -> None:
     assert [TuningConfig(trials=n).generation_size for n in (1, 12, 16, 17, 64)] == [1, 4, 4, 5, 16]
     assert [TuningConfig(trials=n, generation=6).generation_size for n in (4, 64)] == [4, 6]
     config = TuningConfig(trials=26)
-    study = open_study(next(NAMES), EXPERIMENT, config)
+    study = open_study(next(NAMES), EXPERIMENT, config, digits)
     features: Any = object()
     assert isinstance(next(search(EXPERIMENT, digits, features, study)), TrialStarted)
     assert [trial.state for trial in study.trials()] == ["running"] + ["waiting"] * 6
     assert [trial.index for trial in study.generation(3)] == [21, 22, 23, 24, 25]
 
 
-def test_trial_is_smaller_than_the_experiment() -> None:
-    limits = trial_experiment(EXPERIMENT, TuningConfig(epochs=10, images=500), {"model.beta": 2.0})
+def test_trial_is_smaller_than_the_experiment(digits: PreparedData) -> None:
+    limits = trial_experiment(EXPERIMENT, TuningConfig(epochs=10, images=500), {"model.beta": 2.0}, digits)
     assert (limits.training.epochs, limits.training.images, limits.model.flat()["beta"]) == (10, 500, 2.0)
     own = EXPERIMENT.override({"training.epochs": 3, "training.images": 100})
-    assert trial_experiment(own, TuningConfig(), {}).training == own.training
-    assert trial_experiment(own, TuningConfig(images=None), {}).training == own.training
-    assert trial_experiment(EXPERIMENT.override({"training.epochs": 60}), TuningConfig(), {}).training.epochs == 10
+    assert trial_experiment(own, TuningConfig(), {}, digits).training == own.for_data(digits).training
+    assert trial_experiment(own, TuningConfig(images=None), {}, digits).training == own.for_data(digits).training
+    long = EXPERIMENT.override({"training.epochs": 60})
+    assert trial_experiment(long, TuningConfig(), {}, digits).training.epochs == 10
 
 
-def test_a_trial_gets_a_quarter_of_the_updates() -> None:
+def test_a_trial_gets_a_quarter_of_the_updates(digits: PreparedData) -> None:
     def length(training: dict[str, int], tuning: TuningConfig, params: dict[str, int] | None = None) -> object:
         experiment = EXPERIMENT.override({f"training.{key}": value for key, value in training.items()})
-        trial = trial_experiment(experiment, tuning, params or {}).training
+        trial = trial_experiment(experiment, tuning, params or {}, digits).training
         return trial.updates or f"{trial.epochs} epochs"
 
     assert length({"updates": 2_000}, TuningConfig()) == 500

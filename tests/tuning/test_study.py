@@ -118,7 +118,7 @@ def child(action):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 def killed_after(events):
-    steps = t.search(t.SMALL, data, None, t.open_study("killed", t.SMALL, config))
+    steps = t.search(t.SMALL, data, None, t.open_study("killed", t.SMALL, config, data))
     for _ in range(events):
         next(steps)
     threading.Timer(0.005, os.kill, (os.getpid(), signal.SIGKILL)).start()
@@ -146,18 +146,18 @@ def test_kill_9() -> None:
 # ---------------------------------------------------------------- what is kept, and where
 
 
-def test_notes_are_kept() -> None:
-    study = open_study("notes", EXPERIMENT, CONFIG)
+def test_notes_are_kept(digits: PreparedData) -> None:
+    study = open_study("notes", EXPERIMENT, CONFIG, digits)
     assert study.notes() == {}
     study.remember("run", "abc")
-    assert open_study("notes", EXPERIMENT, CONFIG).notes() == {"run": "abc"}
+    assert open_study("notes", EXPERIMENT, CONFIG, digits).notes() == {"run": "abc"}
 
 
-def test_damaged_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_database(digits: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AEMODELS_STORE", str(tmp_path))
     (tmp_path / "optuna.db").write_bytes(b"no database" * 1000)
     with pytest.raises(UserError, match=r"not a database.*move .*optuna\.db away"):
-        open_study("x", EXPERIMENT, CONFIG)
+        open_study("x", EXPERIMENT, CONFIG, digits)
     with pytest.raises(UserError, match=r"check postgresql://me:\*\*\*@nowhere\.invalid/x") as raised:
         open_storage("postgresql://me:secret@nowhere.invalid/x?password=secret")
     assert "secret" not in str(raised.value)
