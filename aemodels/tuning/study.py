@@ -18,7 +18,7 @@ from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from aemodels.config import Space, UnreachableError, UserError
+from aemodels.config import UnreachableError, UserError
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.evaluate import direction
 from aemodels.experiment import Experiment
@@ -51,7 +51,7 @@ def open_study(
         SettingsError: the search space does not fit the experiment.
         UserError: the database is damaged, or of another version of Optuna.
     """
-    return _open(name, experiment, config, data, open_storage(None, folder), Claims)
+    return Study(name, experiment, config, data, open_storage(None, folder))
 
 
 def forget_study(name: str, folder: Path | None = None) -> None:
@@ -83,7 +83,7 @@ def join_study(
         UserError: the database is of another version of Optuna, no PostgreSQL database, or does not answer.
     """
     storage = open_storage(url)
-    return _open(_chosen(storage, names, owed), experiment, config, data, storage, Leases)
+    return Study(_chosen(storage, names, owed), experiment, config, data, storage, Leases)
 
 
 def _chosen(storage: RDBStorage, names: Iterable[str], owed: Owed) -> str:
@@ -105,18 +105,6 @@ def _notes(storage: RDBStorage, name: str) -> dict[str, Any] | None:
         return None
 
 
-def _open(
-    name: str,
-    experiment: Experiment,
-    config: TuningConfig,
-    data: PreparedData,
-    storage: RDBStorage,
-    claims: type[Claims],
-) -> Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return Study(name, experiment, config, data, search_space(experiment, config), storage, claims)
-
-
 class Study:
     """Holds a search's trials, what to try next, and notes; as a context manager it gives back what still runs."""
 
@@ -126,16 +114,16 @@ class Study:
         experiment: Experiment,
         config: TuningConfig,
         data: PreparedData,
-        space: Space,
         storage: RDBStorage,
         claims: type[Claims] = Claims,
     ) -> None:
-        self.name, self.space, self.shared = name, space, claims is not Claims
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.name, self.space, self.shared = name, search_space(experiment, config), claims is not Claims
         self.primary = experiment.evaluation.primary
         self.objectives = config.pareto or (self.primary,)
         self.directions = tuple(direction(metric) for metric in self.objectives)
         self.goals = Goals(self.objectives, self.primary if config.prune and config.pareto is None else None)
-        self._sampler = Sampler(experiment, config, data, space, self.directions)
+        self._sampler = Sampler(experiment, config, data, self.space, self.directions)
         self._pruner = Pruner(experiment, config, data)
         self.config = config.override({"trials": self._sampler.total()})
         """Holds the settings of the search, with no more trials than there are settings in its space."""
