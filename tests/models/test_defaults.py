@@ -76,14 +76,19 @@ def of_code(data: PreparedData, numbers: int) -> float:
 
 
 @pytest.mark.parametrize(("model", "name", "side"), first(len(QUICK), DEFAULTS))
-def test_a_default_beats_the_mean_image_and_an_autoencoder_for_photos_the_linear_code(
-    model: str, name: str, side: int
-) -> None:
+def test_a_default_beats_the_mean_image_and_keeps_the_linear_code(model: str, name: str, side: int) -> None:
     data = data_of(name, side)
     result = error(trained({"model": model, **SHORT}, data), data)
     assert result < of_code(data, 0)
-    if model == "ae" and side == LARGE:
-        assert result < (of_code(data, 20) if name in LEARNABLE else 1.01 * of_code(data, 20) + 1e-5)
+    if model == "ae" and side == LARGE and name not in LEARNABLE:  # what a linear code misses takes longer to learn
+        assert result < 1.01 * of_code(data, 20) + 1e-5
+
+
+@pytest.mark.slow
+def test_an_autoencoder_for_photos_ends_far_below_the_linear_code() -> None:
+    """Here alone a default is trained in full, which takes minutes."""
+    data = data_of("white on black", LARGE)
+    assert error(trained({"model": "ae"}, data), data) < 0.5 * of_code(data, 20)
 
 
 @pytest.mark.parametrize(("model", "name", "side"), first(1, itertools.product(ADVERSARIAL, SETS, (SMALL, LARGE))))
