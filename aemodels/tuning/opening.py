@@ -7,14 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.storages import RDBStorage
 
 from aemodels.data.prepared import PreparedData
 from aemodels.experiment import Experiment
-from aemodels.tuning.claims import Claims, Leases
+from aemodels.tuning.claims import Leases
 from aemodels.tuning.config import TuningConfig
-from aemodels.tuning.space import search_space
 from aemodels.tuning.storage import open_storage
 from aemodels.tuning.study import FINISHED, Study
 
@@ -28,7 +26,7 @@ def open_study(
         SettingsError: the search space does not fit the experiment.
         UserError: the database is damaged, or of another version of Optuna.
     """
-    return _open(name, experiment, config, data, open_storage(None, folder), Claims)
+    return Study(name, experiment, config, data, open_storage(None, folder))
 
 
 def forget_study(name: str, folder: Path | None = None) -> None:
@@ -60,7 +58,7 @@ def join_study(
         UserError: the database is of another version of Optuna, no PostgreSQL database, or does not answer.
     """
     storage = open_storage(url)
-    return _open(_chosen(storage, names, owed), experiment, config, data, storage, Leases)
+    return Study(_chosen(storage, names, owed), experiment, config, data, storage, Leases)
 
 
 def _chosen(storage: RDBStorage, names: Iterable[str], owed: Owed) -> str:
@@ -80,15 +78,3 @@ def _notes(storage: RDBStorage, name: str) -> dict[str, Any] | None:
         return storage.get_study_user_attrs(storage.get_study_id_from_name(name))
     except KeyError:
         return None
-
-
-def _open(
-    name: str,
-    experiment: Experiment,
-    config: TuningConfig,
-    data: PreparedData,
-    storage: RDBStorage,
-    claims: type[Claims],
-) -> Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return Study(name, experiment, config, data, search_space(experiment, config), storage, claims)

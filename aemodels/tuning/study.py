@@ -16,7 +16,7 @@ from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from aemodels.config import Space, UnreachableError, UserError
+from aemodels.config import UnreachableError, UserError
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.evaluate import direction
 from aemodels.experiment import Experiment
@@ -48,16 +48,16 @@ class Study:
         experiment: Experiment,
         config: TuningConfig,
         data: PreparedData,
-        space: Space,
         storage: RDBStorage,
         claims: type[Claims] = Claims,
     ) -> None:
-        self.name, self.space, self.shared = name, space, claims is not Claims
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.name, self.space, self.shared = name, search_space(experiment, config), claims is not Claims
         self.primary = experiment.evaluation.primary
         self.objectives = config.pareto or (self.primary,)
         self.directions = tuple(direction(metric) for metric in self.objectives)
         self.goals = Goals(self.objectives, self.primary if config.prune and config.pareto is None else None)
-        self._sampler = Sampler(experiment, config, data, space, self.directions)
+        self._sampler = Sampler(experiment, config, data, self.space, self.directions)
         self._pruner = Pruner(experiment, config, data)
         self.config = config.override({"trials": self._sampler.total()})
         """Holds the settings of the search, with no more trials than there are settings in its space."""

@@ -30,7 +30,7 @@ from aemodels.training.models import best_model
 from aemodels.training.train import train
 
 SHORT = {"training.updates": 50, "training.warmup_steps": 4}  # in place of 1,500 and 100
-SEEN = 200  # images for training and validation; the others are the test images
+LONGER = {"training.updates": 200, "training.warmup_steps": 13}  # not for the default trunk, but for others
 LARGE, SMALL = 16, 12  # pixels a side: `auto` takes the trunk for photos, or an MLP
 MODELS: dict[str, Any] = section_kinds(Experiment.model_fields["model"])  # the union
 WITH_PIXELS = [name for name, model in MODELS.items() if model.has_encoder and model is not VAEGANConfig]  # in the loss
@@ -47,9 +47,7 @@ def data_of(name: str, side: int) -> PreparedData:
     with seeded(0):
         pixels = (SETS[name](side) * 255).round().to(torch.uint8)
     labels = (pixels.long().flatten(1) * torch.arange(pixels[0].numel())).sum(1) // 255 % CLASSES
-    x, y = pixels.numpy(), labels.numpy()
-    path = keep_arrays(x[:SEEN], y[:SEEN], test_images=x[SEEN:], test_labels=y[SEEN:])
-    return finish(prepare(ArraysConfig(path=(path,))))
+    return finish(prepare(ArraysConfig(path=(keep_arrays(pixels.numpy(), labels.numpy()),))))
 
 
 def trained(settings: dict[str, Any], data: PreparedData) -> GenerativeModel:
@@ -78,14 +76,19 @@ def of_code(data: PreparedData, numbers: int) -> float:
 
 
 @pytest.mark.parametrize(("model", "name", "side"), first(len(QUICK), DEFAULTS))
-def test_a_default_beats_the_mean_image_and_an_autoencoder_for_photos_the_linear_code(
-    model: str, name: str, side: int
-) -> None:
+def test_a_default_beats_the_mean_image_and_keeps_the_linear_code(model: str, name: str, side: int) -> None:
     data = data_of(name, side)
     result = error(trained({"model": model, **SHORT}, data), data)
     assert result < of_code(data, 0)
-    if model == "ae" and side == LARGE:
-        assert result < (of_code(data, 20) if name in LEARNABLE else 1.01 * of_code(data, 20) + 1e-5)
+    if model == "ae" and side == LARGE and name not in LEARNABLE:  # what a linear code misses takes longer to learn
+        assert result < 1.01 * of_code(data, 20) + 1e-5
+
+
+@pytest.mark.slow
+def test_an_autoencoder_for_photos_ends_far_below_the_linear_code() -> None:
+    """Here alone a default is trained in full, which takes minutes."""
+    data = data_of("white on black", LARGE)
+    assert error(trained({"model": "ae"}, data), data) < 0.5 * of_code(data, 20)
 
 
 @pytest.mark.parametrize(("model", "name", "side"), first(1, itertools.product(ADVERSARIAL, SETS, (SMALL, LARGE))))
@@ -107,6 +110,7 @@ def product() -> list[tuple[str, str, str, str]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "trunk", "likelihood", "name"), product())
 def test_nothing_dies(model: str, trunk: str, likelihood: str, name: str) -> None:
-    data = data_of(name, SMALL)
-    settings = {"model": model, "model.trunk": trunk, "model.likelihood": likelihood, **SHORT}
+    """A network that starts at the mean image may take a while to leave it."""
+    data, length = data_of(name, SMALL), SHORT if trunk == "photo" else LONGER
+    settings = {"model": model, "model.trunk": trunk, "model.likelihood": likelihood, **length}
     assert error(trained(settings, data), data) < of_code(data, 0)

@@ -24,7 +24,6 @@ from aemodels.tuning.claims import Claims, Leases
 from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import Trial, TrialEnded, TrialLost, TrialStarted
 from aemodels.tuning.search import search
-from aemodels.tuning.space import search_space
 from aemodels.tuning.storage import INTERRUPTED, open_storage
 from aemodels.tuning.study import Study
 
@@ -44,8 +43,8 @@ class Unlocked(Leases):
 @contextmanager
 def workers(data: PreparedData, number: int = 2) -> Iterator[list[Study]]:
     """Opens the same study so many times, as that many processes would see it."""
-    name, space = next(NAMES), search_space(EXPERIMENT, CONFIG)
-    studies = [Study(name, EXPERIMENT, CONFIG, data, space, open_storage(None), Unlocked) for _ in range(number)]
+    name = next(NAMES)
+    studies = [Study(name, EXPERIMENT, CONFIG, data, open_storage(None), Unlocked) for _ in range(number)]
     try:
         yield studies
     finally:
@@ -207,8 +206,8 @@ def test_what_an_interrupted_worker_runs_goes_back(digits: PreparedData) -> None
 
 def test_a_database_alone_is_not_waited_for(digits: PreparedData) -> None:
     """What a killed process left is free at once: the lock of the run's folder proves that it is dead."""
-    name, space = next(NAMES), search_space(EXPERIMENT, CONFIG)
-    dead, study = (Study(name, EXPERIMENT, CONFIG, digits, space, open_storage(None)) for _ in range(2))
+    name = next(NAMES)
+    dead, study = (Study(name, EXPERIMENT, CONFIG, digits, open_storage(None)) for _ in range(2))
     with closing(dead), closing(study):
         dead.generation(0)
         trial = claimed(dead)
