@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -17,6 +16,7 @@ from aemodels.evaluation.evaluate import check_ranking
 from aemodels.evaluation.evidence import TrainedOn
 from aemodels.models import AnyModelConfig, VAEConfig
 from aemodels.nn.photo import PhotoConfig
+from aemodels.runtime.hashes import hash_of
 from aemodels.training.config import TrainingConfig
 from aemodels.training.train import check_model
 
@@ -94,4 +94,4 @@ class Experiment(Config):
 
     def identity(self, digest: str) -> str:
         """Returns the name of a run's folder: a hash of all settings and of the prepared data."""
-        return hashlib.sha256(f"{self.model_dump_json()}{digest}".encode()).hexdigest()[:12]
+        return hash_of([self.model_dump(mode="json"), digest])[:12]
