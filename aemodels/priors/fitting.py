@@ -1,10 +1,11 @@
-"""Defines the priors that are fitted to codes after training, by their names; a new one is added here."""
+"""Holds the priors that are fitted to codes after training, by their names; a new one is added here."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from aemodels.config import UserError
+from aemodels.priors import PriorName
 from aemodels.priors.base import FittedPrior
 from aemodels.priors.flow import FlowPrior
 from aemodels.priors.gaussian import GaussianPrior
@@ -12,7 +13,7 @@ from aemodels.priors.mixture import GaussianMixturePrior, components
 from aemodels.priors.standard_normal import StandardNormalPrior
 from aemodels.runtime.randomness import seeded
 
-PRIORS: dict[str, type[FittedPrior]] = {
+PRIORS: dict[PriorName, type[FittedPrior]] = {
     "gaussian": GaussianPrior,
     "mixture": GaussianMixturePrior,
     "flow": FlowPrior,

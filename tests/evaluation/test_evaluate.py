@@ -20,7 +20,8 @@ from aemodels.evaluation.features import Features, feature_network
 from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, CVAEConfig, IWAEConfig, VAEConfig
-from aemodels.models.base import ModelConfig, Variational
+from aemodels.models.base import ModelConfig
+from aemodels.models.variational import Variational
 from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import BernoulliConfig, DiagonalNormalHead
 from aemodels.nn.trunks import MLPConfig

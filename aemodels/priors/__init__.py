@@ -1,0 +1,6 @@
+"""Lists the names of the priors, for commands too, so nothing here imports torch; `fitting.py` holds the priors."""
+
+from typing import Literal
+
+FittedName = Literal["gaussian", "mixture", "flow"]  # a model can draw from these by itself
+PriorName = Literal[FittedName, "standard_normal"]
