@@ -22,6 +22,7 @@ class Variational(Autoencoder):
     """A variational autoencoder has a diagonal normal q(z|x), and N(0, I) as its prior.
 
     Example:
+        >>> import torch
         >>> from aemodels.models import VAEConfig
         >>> model = VAEConfig(latent_dim=3).build((1, 8, 8), num_classes=0)
         >>> model.rate_per_unit(torch.rand(6, 1, 8, 8)).shape
