@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -19,6 +18,7 @@ from aemodels.evaluation.evaluate import check_ranking
 from aemodels.evaluation.images import TrainedOn
 from aemodels.models import AnyModelConfig, VAEConfig
 from aemodels.nn.photo import PhotoConfig
+from aemodels.runtime.hashes import hash_of
 from aemodels.training.config import TrainingConfig
 from aemodels.training.train import check_model
 
@@ -115,7 +115,7 @@ class Experiment(Config):
 
     def identity(self, digest: str) -> str:
         """Returns the name of a run's folder: a hash of all settings and of the prepared data."""
-        return hashlib.sha256(f"{self.model_dump_json()}{digest}".encode()).hexdigest()[:12]
+        return hash_of([self.model_dump(mode="json"), digest])[:12]
 
 
 def _in_words(key: str, value: Any) -> str:

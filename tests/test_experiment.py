@@ -14,6 +14,17 @@ def test_a_training_sees_no_more_images_than_there_are(asked: int | None, few: i
     assert experiment.seen(digits) == (few or digits.sizes["train"]) < 10_000
 
 
+def test_the_order_in_which_settings_are_declared_does_not_count_in_the_name_of_a_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    experiment = Experiment()
+    names = {experiment.identity("d"), Experiment(seed=1).identity("d"), experiment.identity("e")}
+    assert len(names) == 3
+    dumped = dict(reversed(experiment.model_dump(mode="json").items()))
+    monkeypatch.setattr(Experiment, "model_dump", lambda _, mode: dumped)
+    assert experiment.identity("d") in names
+
+
 @pytest.mark.parametrize(("enough", "trunk", "shift"), [(10_000, "photo", 1), (100, "photo", 0), (10_000, "mlp", 0)])
 def test_few_images_are_shifted(
     enough: int, trunk: str, shift: int, digits: PreparedData, monkeypatch: pytest.MonkeyPatch

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
 from aemodels.data.prepared import PreparedData, own_version
+from aemodels.runtime.hashes import hash_of
 
 
 def result_key(settings: Any, data: PreparedData) -> str:
@@ -15,5 +14,4 @@ def result_key(settings: Any, data: PreparedData) -> str:
     Args:
         settings: the settings, in the form that JSON takes.
     """
-    text = json.dumps([settings, data.digest, own_version()], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hash_of([settings, data.digest, own_version()])[:32]

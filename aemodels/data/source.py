@@ -5,7 +5,6 @@ N images, each (C, H, W): C channels (1 grey, 3 colour), H x W pixels. F known f
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from aemodels.config import Config, UserError
 from aemodels.data.paths import WholePaths
+from aemodels.runtime.hashes import hash_of
 from aemodels.texts import Typed
 
 Pixels = NDArray[np.uint8]
@@ -187,7 +187,7 @@ def fingerprint_by_content(stamps: Iterable[FileStamp]) -> str:
 
 def digest_of(content: Any) -> str:
     """Returns a hash of anything that JSON can hold, as 32 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    return hash_of(content)[:32]
 
 
 def array_images(

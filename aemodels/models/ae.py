@@ -7,62 +7,21 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from aemodels.config import Space
 from aemodels.models.base import Autoencoder, AutoencoderConfig, Loss
 from aemodels.nn.batch import Batch
-from aemodels.nn.distributions import (
-    AnyLikelihoodConfig,
-    AutoLikelihoodConfig,
-    GaussianConfig,
-    LikelihoodConfig,
-    PointHead,
-)
+from aemodels.nn.distributions import GaussianConfig, LikelihoodConfig, PointHead
 from aemodels.nn.objectives import distortion
-from aemodels.nn.trunks import AnyTrunkConfig, AutoTrunkConfig, ImageShape
-from aemodels.priors.mixture import GaussianMixturePrior
-
-
-class AEConfig(AutoencoderConfig):
-    """Holds the settings of an autoencoder.
-
-    Example:
-        >>> model = AEConfig(latent_dim=3).build((1, 28, 28), num_classes=10)
-        >>> model.latent_dim
-        3
-    """
-
-    name: Literal["ae"] = "ae"
-    """Chooses the model."""
-    latent_dim: int = Field(20, ge=1)
-    """Sets how many numbers a code has."""
-    trunk: AnyTrunkConfig = AutoTrunkConfig()
-    """Sets the networks between images and codes; `auto` takes photo from 16 pixels a side on, and mlp below."""
-    likelihood: AnyLikelihoodConfig = AutoLikelihoodConfig()
-    """Sets how pixels are distributed around a reconstruction; `auto` is gaussian with a fixed sigma."""
-
-    def build(self, image_shape: ImageShape, num_classes: int) -> AE:
-        return AE(self, image_shape, num_classes)
-
-    def posterior_head(self, features: int) -> PointHead:
-        direct = self.trunk.direct_code is not None
-        return PointHead(nn.Identity() if direct else nn.Linear(features, self.latent_dim), self.latent_dim)
-
-    def fitted_prior(self) -> GaussianMixturePrior:
-        return GaussianMixturePrior(self.latent_dim)
-
-    def likelihood_for(self, black_and_white: bool) -> LikelihoodConfig:
-        return GaussianConfig(sigma="fixed", output="linear")  # its sum of squares is all that a sigma could weigh
-
-    def search_space(self) -> Space:
-        return super().search_space() if self.trunk.direct_code is None else {}  # the code's size is the trunk's
+from aemodels.priors import FittedName
+from aemodels.priors.base import FittedPrior
+from aemodels.priors.fitting import PRIORS
 
 
 class AE(Autoencoder):
-    """An autoencoder minimises the distortion alone, and draws images from a mixture fitted to its training codes.
+    """An autoencoder minimises the distortion alone, and draws images from what is fitted to its training codes.
 
     Example:
         >>> import torch
@@ -73,7 +32,7 @@ class AE(Autoencoder):
     """
 
     selection: ClassVar[str | None] = "distortion"
-    fitted_prior: GaussianMixturePrior
+    fitted_prior: FittedPrior
 
     def prior(self, y: Tensor | None = None) -> Distribution:
         p_z: Distribution = self.fitted_prior()
@@ -86,3 +45,36 @@ class AE(Autoencoder):
     def bound(self, batch: Batch) -> dict[str, Tensor]:
         z = self.encode(batch.seen, batch.y).mean
         return {"distortion": distortion(self.decode(z, batch.y), batch.x)}
+
+
+class AEConfig(AutoencoderConfig):
+    """Holds the settings of an autoencoder.
+
+    Example:
+        >>> model = AEConfig(latent_dim=3).build((1, 28, 28), num_classes=10)
+        >>> model.latent_dim
+        3
+    """
+
+    module: ClassVar[type[AE]] = AE
+
+    name: Literal["ae"] = "ae"
+    """Chooses the model."""
+    draws_from: FittedName = "mixture"
+    """Sets what is fitted to codes of training images, and then draws the codes of new images.
+
+    `gaussian` is one Gaussian, `mixture` up to 10, and `flow` a neural spline flow. A fit of a flow takes a minute or
+    more on a CPU, and each of a training's dozen image cards needs one."""
+
+    def posterior_head(self, features: int) -> PointHead:
+        direct = self.trunk.direct_code is not None
+        return PointHead(nn.Identity() if direct else nn.Linear(features, self.latent_dim), self.latent_dim)
+
+    def fitted_prior(self) -> FittedPrior:
+        return PRIORS[self.draws_from](self.latent_dim)
+
+    def likelihood_for(self, black_and_white: bool) -> LikelihoodConfig:
+        return GaussianConfig(sigma="fixed", output="linear")  # its sum of squares is all that a sigma could weigh
+
+    def search_space(self) -> Space:
+        return super().search_space() if self.trunk.direct_code is None else {}  # the code's size is the trunk's

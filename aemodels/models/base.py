@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, NamedTuple, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -20,26 +21,23 @@ from aemodels.nn.distributions import (
     AnyLikelihoodConfig,
     AutoLikelihoodConfig,
     BernoulliConfig,
-    DiagonalNormal,
     DiagonalNormalHead,
     GaussianConfig,
     LikelihoodConfig,
     LikelihoodHead,
     PointHead,
-    kl_per_unit,
 )
 from aemodels.nn.linear_code import LinearCode
 from aemodels.nn.photo import PhotoConfig, PhotoDecoder, PhotoEncoder
 from aemodels.nn.trunks import AnyTrunkConfig, AutoTrunkConfig, ImageShape, MLPConfig
-from aemodels.priors import fitted_to_few
-from aemodels.priors.mixture import GaussianMixturePrior
+from aemodels.priors.base import FittedPrior
+from aemodels.priors.fitting import fitted_to_few
 
 ADVERSARIAL_MOMENTUM = 0.5  # two parts that chase each other swing with more (Radford et al., 2016, arXiv:1511.06434)
 PHOTO_FROM = 16  # pixels of an image's shorter side: from here on `auto` takes the trunk for photos
 LEAST_CODES = 50  # the number of codes, at least, to which a distribution of images is fitted
 
-
-DrawsFrom = Literal["mixture", "prior"]
+LatentDim = Annotated[int, Field(ge=1, description="Sets how many numbers a code has.")]
 
 
 class Loss(NamedTuple):
@@ -66,6 +64,9 @@ class ModelConfig(Config):
 
     has_encoder: ClassVar[bool] = True
     """Tells whether its model is an `Autoencoder`, which images can be shown to."""
+
+    name: str
+    """Chooses the model."""
 
     def build(self, image_shape: ImageShape, num_classes: int) -> GenerativeModel:
         """Returns a new model for images of that shape; `num_classes` is 0 for data without labels.
@@ -177,7 +178,7 @@ class Networks(NamedTuple):
 class AutoencoderConfig(ModelConfig):
     """Provides the base of autoencoders' settings; the networks of all autoencoders are composed here, by `networks`.
 
-    A variant has its own settings, says in `build` which class it makes, and overrides what it does in another way.
+    A variant has its own settings, says in `module` which class it makes, and overrides what it does in another way.
 
     Example:
         >>> from aemodels.models import VAEConfig
@@ -186,10 +187,20 @@ class AutoencoderConfig(ModelConfig):
         torch.Size([6, 1, 28, 28])
     """
 
-    if TYPE_CHECKING:  # each model declares these among its own: a run's folder is named by all settings in their order
-        latent_dim: int
-        trunk: AnyTrunkConfig
-        likelihood: AnyLikelihoodConfig
+    module: ClassVar[type[Autoencoder]]
+    """Names the class of the models."""
+
+    latent_dim: LatentDim = 20
+    trunk: AnyTrunkConfig = AutoTrunkConfig()
+    """Sets the networks between images and codes; `auto` takes photo from 16 pixels a side on, and mlp below."""
+    likelihood: AnyLikelihoodConfig = AutoLikelihoodConfig()
+    """Sets how pixels are distributed around a reconstruction.
+
+    `auto` is bernoulli for black and white pixels, and gaussian with an optimal sigma for all others. For an `ae` it is
+    gaussian with a fixed sigma."""
+
+    def build(self, image_shape: ImageShape, num_classes: int) -> Autoencoder:
+        return self.module(self, image_shape, num_classes)
 
     def for_images(self, image_shape: ImageShape, black_and_white: bool) -> Self:
         chosen: dict[str, Config] = {}
@@ -210,7 +221,7 @@ class AutoencoderConfig(ModelConfig):
         encoder = self.trunk.encoder(image_shape, self.latent_dim)
         return Networks(encoder, self.posterior_head(encoder.features), decoder, self.likelihood.build())
 
-    def fitted_prior(self) -> GaussianMixturePrior | None:
+    def fitted_prior(self) -> FittedPrior | None:
         """Returns what new codes are drawn from in place of the prior, to be fitted after training; here nothing is."""
         return None
 
@@ -310,28 +321,3 @@ class Autoencoder(GenerativeModel):
     def rate_per_unit(self, x: Tensor, y: Tensor | None = None) -> Tensor | None:
         """Returns KL(q(z|x) || p(z)) of each latent unit (B, D) in nats, or None where it does not exist."""
         return None
-
-
-class Variational(Autoencoder):
-    """A variational autoencoder has a diagonal normal q(z|x), and N(0, I) as its prior.
-
-    Example:
-        >>> from aemodels.models import VAEConfig
-        >>> model = VAEConfig(latent_dim=3).build((1, 8, 8), num_classes=0)
-        >>> model.rate_per_unit(torch.rand(6, 1, 8, 8)).shape
-        torch.Size([6, 3])
-    """
-
-    stochastic: ClassVar[bool] = True
-    posterior: DiagonalNormalHead
-
-    def encode(self, x: Tensor, y: Tensor | None = None) -> DiagonalNormal:
-        q = super().encode(x, y)
-        assert isinstance(q, DiagonalNormal)
-        return q
-
-    def prior(self, y: Tensor | None = None) -> DiagonalNormal:
-        return self.posterior.prior()
-
-    def rate_per_unit(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return kl_per_unit(self.encode(x, y), self.prior(y))

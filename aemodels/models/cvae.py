@@ -25,40 +25,6 @@ from aemodels.nn.photo import PhotoEncoder
 from aemodels.nn.trunks import ImageShape
 
 
-class CVAEConfig(VAEConfig):
-    """Holds the settings of a conditional variational autoencoder, which is told the class of each image.
-
-    So it can be asked for images of a class.
-
-    Example:
-        >>> model = CVAEConfig(latent_dim=2).build((1, 28, 28), num_classes=10)
-        >>> model.sample(3, torch.tensor([7, 7, 7])).shape
-        torch.Size([3, 1, 28, 28])
-    """
-
-    name: Literal["cvae"] = "cvae"  # type: ignore[assignment]
-    """Chooses the model."""
-    conditional_prior: bool = True
-    """Gives each class a normal prior of its own, which is learned; if false, all classes have N(0, I)."""
-    draws_from: Literal["prior"] = "prior"
-    """Sets where the codes of new images come from, which for images of a class is that class's prior."""
-
-    def build(self, image_shape: ImageShape, num_classes: int) -> CVAE:
-        if num_classes < 2:
-            raise SettingsError(
-                f"model.name=cvae: needs images of several classes, these have {num_classes or 'no labels'}; "
-                "use model.name=vae, or data with a folder for each class (in Python labels=...)"
-            )
-        if self.trunk.direct_code is not None:
-            raise SettingsError(
-                f"model.trunk.name={self.trunk.name}: its code has no room for a class; use model.trunk=conv"
-            )
-        return CVAE(self, image_shape, num_classes)
-
-    def decoder_inputs(self, num_classes: int) -> int:
-        return num_classes + self.latent_dim
-
-
 class CVAE(VAE):
     """A conditional VAE minimises distortion + beta * rate of p(x|y).
 
@@ -162,3 +128,39 @@ class CVAE(VAE):
     def _one_hot(self, y: Tensor) -> Tensor:
         """Maps labels (B,) to (B, K); torch's own function reads the values, which a captured update cannot do."""
         return (y[:, None] == torch.arange(self.num_classes, device=y.device)).to(self.class_shares.dtype)
+
+
+class CVAEConfig(VAEConfig):
+    """Holds the settings of a conditional variational autoencoder, which is told the class of each image.
+
+    So it can be asked for images of a class.
+
+    Example:
+        >>> model = CVAEConfig(latent_dim=2).build((1, 28, 28), num_classes=10)
+        >>> model.sample(3, torch.tensor([7, 7, 7])).shape
+        torch.Size([3, 1, 28, 28])
+    """
+
+    module: ClassVar[type[CVAE]] = CVAE
+
+    name: Literal["cvae"] = "cvae"  # type: ignore[assignment]
+    """Chooses the model."""
+    conditional_prior: bool = True
+    """Gives each class a normal prior of its own, which is learned; if false, all classes have N(0, I)."""
+    draws_from: Literal["prior"] = "prior"
+    """Sets where the codes of new images come from, which for images of a class is that class's prior."""
+
+    def build(self, image_shape: ImageShape, num_classes: int) -> Autoencoder:
+        if num_classes < 2:
+            raise SettingsError(
+                f"model.name=cvae: needs images of several classes, these have {num_classes or 'no labels'}; "
+                "use model.name=vae, or data with a folder for each class (in Python labels=...)"
+            )
+        if self.trunk.direct_code is not None:
+            raise SettingsError(
+                f"model.trunk.name={self.trunk.name}: its code has no room for a class; use model.trunk=conv"
+            )
+        return super().build(image_shape, num_classes)
+
+    def decoder_inputs(self, num_classes: int) -> int:
+        return num_classes + self.latent_dim

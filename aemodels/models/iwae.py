@@ -12,53 +12,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from aemodels.models.base import AutoencoderConfig, DrawsFrom, Loss, Variational
+from aemodels.models.base import LatentDim, Loss
+from aemodels.models.variational import Variational, VariationalConfig
 from aemodels.nn.batch import Batch
-from aemodels.nn.distributions import AnyLikelihoodConfig, AutoLikelihoodConfig, DiagonalNormal, kl_per_unit
+from aemodels.nn.distributions import DiagonalNormal, kl_per_unit
 from aemodels.nn.objectives import distortion, importance_bound
-from aemodels.nn.trunks import AnyTrunkConfig, AutoTrunkConfig, ImageShape
-from aemodels.priors.mixture import GaussianMixturePrior
-
-
-class IWAEConfig(AutoencoderConfig):
-    """Holds the settings of an importance weighted autoencoder.
-
-    Its bound is tighter than the VAE's, because it takes several samples for each image.
-
-    Example:
-        >>> IWAEConfig(samples=50).build((1, 28, 28), num_classes=0).latent_dim
-        50
-    """
-
-    only_in_loss: ClassVar[tuple[str, ...]] = ("samples", "repeats", "elbo_share")
-
-    name: Literal["iwae"] = "iwae"
-    """Chooses the model."""
-    latent_dim: int = Field(50, ge=1)
-    """Sets the number of latent units."""
-    samples: int = Field(5, ge=1)
-    """Sets the number of samples in one bound (K); with 1 it is the VAE's bound."""
-    repeats: int = Field(1, ge=1)
-    """Sets the number of bounds that are averaged (M); with more than 1 the model is MIWAE."""
-    elbo_share: float = Field(0.0, ge=0, le=1)
-    """Sets the share of the evidence lower bound in the loss: between 0 and 1 is CIWAE, 1 is the VAE."""
-    draws_from: DrawsFrom = "mixture"
-    """Sets where the codes of new images come from.
-
-    `mixture` is up to 10 Gaussians fitted to codes of training images (Ghosh et al., 2020, arXiv:1903.12436), whose
-    images are nearer to real ones than those of `prior`, N(0, I). The rate and all bounds are of N(0, I)."""
-    trunk: AnyTrunkConfig = AutoTrunkConfig()
-    """Sets the networks between images and codes; `auto` takes photo from 16 pixels a side on, and mlp below."""
-    likelihood: AnyLikelihoodConfig = AutoLikelihoodConfig()
-    """Sets how pixels are distributed around a reconstruction.
-
-    `auto` is bernoulli for black and white pixels, and gaussian with an optimal sigma for all others."""
-
-    def build(self, image_shape: ImageShape, num_classes: int) -> IWAE:
-        return IWAE(self, image_shape, num_classes)
-
-    def fitted_prior(self) -> GaussianMixturePrior | None:
-        return GaussianMixturePrior(self.latent_dim) if self.draws_from == "mixture" else None
+from aemodels.nn.trunks import ImageShape
 
 
 class IWAE(Variational):
@@ -111,3 +70,27 @@ class IWAE(Variational):
         parts = z.flatten(0, 1).split(at_once)  # (at_once, B, D) each: pixels take far more memory than codes
         costs = torch.cat([distortion(self.decode(part, batch.y), batch.x) for part in parts]).view(z.shape[:-1])
         return self.prior(batch.y).log_prob(z) - q.log_prob(z) - costs, costs.mean((0, 1))
+
+
+class IWAEConfig(VariationalConfig):
+    """Holds the settings of an importance weighted autoencoder.
+
+    Its bound is tighter than the VAE's, because it takes several samples for each image.
+
+    Example:
+        >>> IWAEConfig(samples=50).build((1, 28, 28), num_classes=0).latent_dim
+        50
+    """
+
+    module: ClassVar[type[IWAE]] = IWAE
+    only_in_loss: ClassVar[tuple[str, ...]] = ("samples", "repeats", "elbo_share")
+
+    name: Literal["iwae"] = "iwae"
+    """Chooses the model."""
+    latent_dim: LatentDim = 50
+    samples: int = Field(5, ge=1)
+    """Sets the number of samples in one bound (K); with 1 it is the VAE's bound."""
+    repeats: int = Field(1, ge=1)
+    """Sets the number of bounds that are averaged (M); with more than 1 the model is MIWAE."""
+    elbo_share: float = Field(0.0, ge=0, le=1)
+    """Sets the share of the evidence lower bound in the loss: between 0 and 1 is CIWAE, 1 is the VAE."""

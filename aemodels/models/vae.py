@@ -13,59 +13,13 @@ from pydantic import Field
 from torch import Tensor
 
 from aemodels.config import Range, Space
-from aemodels.models.base import AutoencoderConfig, DrawsFrom, Loss, Variational
+from aemodels.models.base import Loss
+from aemodels.models.variational import Variational, VariationalConfig
 from aemodels.nn.batch import Batch
-from aemodels.nn.distributions import AnyLikelihoodConfig, AutoLikelihoodConfig, DiagonalNormal, kl_per_unit
+from aemodels.nn.distributions import DiagonalNormal, kl_per_unit
 from aemodels.nn.objectives import distortion, free_bits
 from aemodels.nn.schedules import warm_up
-from aemodels.nn.trunks import AnyTrunkConfig, AutoTrunkConfig, ImageShape
-from aemodels.priors.mixture import GaussianMixturePrior
-
-
-class VAEConfig(AutoencoderConfig):
-    """Holds the settings of a variational autoencoder; beta is the weight of the rate.
-
-    Example:
-        >>> model = VAEConfig(latent_dim=2, beta=4.0).build((1, 28, 28), num_classes=0)
-        >>> model.sample(3).shape
-        torch.Size([3, 1, 28, 28])
-    """
-
-    stacked: ClassVar[tuple[str, ...]] = ("latent_dim", "beta")
-    only_in_loss: ClassVar[tuple[str, ...]] = ("beta", "beta_warmup_steps", "free_bits")
-
-    name: Literal["vae"] = "vae"
-    """Chooses the model."""
-    latent_dim: int = Field(20, ge=1)
-    """Sets the number of latent units."""
-    beta: float = Field(1.0, ge=0)
-    """Weighs the rate (KL divergence) in the loss; 1 gives the evidence lower bound."""
-    beta_warmup_steps: int = Field(0, ge=0)
-    """Sets the updates over which the weight of the rate rises from 0 to beta."""
-    free_bits: float = Field(0.0, ge=0)
-    """Sets how many nats per latent unit cost nothing, on the mean of a batch.
-
-    They are free in training alone, not in the bound that selects weights."""
-    draws_from: DrawsFrom = "mixture"
-    """Sets where the codes of new images come from.
-
-    `mixture` is up to 10 Gaussians fitted to codes of training images (Ghosh et al., 2020, arXiv:1903.12436), whose
-    images are nearer to real ones than those of `prior`, N(0, I). The rate and all bounds are of N(0, I)."""
-    trunk: AnyTrunkConfig = AutoTrunkConfig()
-    """Sets the networks between images and codes; `auto` takes photo from 16 pixels a side on, and mlp below."""
-    likelihood: AnyLikelihoodConfig = AutoLikelihoodConfig()
-    """Sets how pixels are distributed around a reconstruction.
-
-    `auto` is bernoulli for black and white pixels, and gaussian with an optimal sigma for all others."""
-
-    def build(self, image_shape: ImageShape, num_classes: int) -> VAE:
-        return VAE(self, image_shape, num_classes)
-
-    def fitted_prior(self) -> GaussianMixturePrior | None:
-        return GaussianMixturePrior(self.latent_dim) if self.draws_from == "mixture" else None
-
-    def search_space(self) -> Space:
-        return {**super().search_space(), "model.beta": Range(low=0.1, high=10.0, log=True)}
+from aemodels.nn.trunks import ImageShape
 
 
 class Pass(NamedTuple):
@@ -129,3 +83,31 @@ class VAE(Variational):
 
 def _terms(found: Pass) -> dict[str, Tensor]:
     return {"distortion": found.distortion, "rate": found.rate, "negative_elbo": found.distortion + found.rate}
+
+
+class VAEConfig(VariationalConfig):
+    """Holds the settings of a variational autoencoder; beta is the weight of the rate.
+
+    Example:
+        >>> model = VAEConfig(latent_dim=2, beta=4.0).build((1, 28, 28), num_classes=0)
+        >>> model.sample(3).shape
+        torch.Size([3, 1, 28, 28])
+    """
+
+    module: ClassVar[type[VAE]] = VAE
+    stacked: ClassVar[tuple[str, ...]] = ("latent_dim", "beta")
+    only_in_loss: ClassVar[tuple[str, ...]] = ("beta", "beta_warmup_steps", "free_bits")
+
+    name: Literal["vae"] = "vae"
+    """Chooses the model."""
+    beta: float = Field(1.0, ge=0)
+    """Weighs the rate (KL divergence) in the loss; 1 gives the evidence lower bound."""
+    beta_warmup_steps: int = Field(0, ge=0)
+    """Sets the updates over which the weight of the rate rises from 0 to beta."""
+    free_bits: float = Field(0.0, ge=0)
+    """Sets how many nats per latent unit cost nothing, on the mean of a batch.
+
+    They are free in training alone, not in the bound that selects weights."""
+
+    def search_space(self) -> Space:
+        return {**super().search_space(), "model.beta": Range(low=0.1, high=10.0, log=True)}

@@ -15,49 +15,12 @@ from pydantic import Field
 from torch import Tensor
 
 from aemodels.config import Range, SettingsError, Space
-from aemodels.models.base import ADVERSARIAL_MOMENTUM, AutoencoderConfig, Loss, Variational
+from aemodels.models.base import ADVERSARIAL_MOMENTUM, Autoencoder, AutoencoderConfig, Loss
+from aemodels.models.variational import Variational
 from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import BernoulliConfig, GaussianConfig, LikelihoodConfig, kl_per_unit
 from aemodels.nn.objectives import distortion, gradient_penalty, is_drawn, is_real
 from aemodels.nn.trunks import Discriminator, ImageShape, MLPConfig, TrunkConfig
-
-
-class VAEGANConfig(AutoencoderConfig):
-    """Holds the settings of a VAE-GAN.
-
-    Example:
-        >>> sorted(VAEGANConfig(latent_dim=8).build((1, 28, 28), num_classes=0).parts())
-        ['decoder', 'discriminator', 'encoder']
-    """
-
-    stacked: ClassVar[tuple[str, ...]] = ("latent_dim", "beta", "gamma")
-    only_in_loss: ClassVar[tuple[str, ...]] = ("beta", "gamma", "gradient_penalty")
-
-    name: Literal["vae_gan"] = "vae_gan"
-    """Chooses the model."""
-    latent_dim: int = Field(20, ge=1)
-    """Sets the number of latent units."""
-    beta: float = Field(0.02, ge=0)
-    """Weighs the rate in the encoder's loss, beside the distortion of the features."""
-    gamma: float = Field(0.3, ge=0)
-    """Weighs the distortion of the features in the decoder's loss, beside what fools the discriminator."""
-    gradient_penalty: float = Field(10.0, ge=0)
-    """Weighs R1 in the discriminator's loss: half the squared gradient of its logit by real pixels in [0, 1]."""
-    trunk: TrunkConfig = MLPConfig()
-    """Sets the networks; the discriminator is another encoder of the kind, whose features measure the distortion."""
-    likelihood: LikelihoodConfig = BernoulliConfig()
-    """Sets what turns the decoder's output into pixels; their distortion is reported, and trains nothing."""
-
-    def build(self, image_shape: ImageShape, num_classes: int) -> VAEGAN:
-        if isinstance(self.likelihood, GaussianConfig) and self.likelihood.sigma != "fixed":
-            raise SettingsError(
-                f"model.likelihood.sigma={self.likelihood.sigma}: a VAE-GAN's losses have no likelihood of pixels to "
-                "find it by; use model.likelihood.sigma=fixed, or model.likelihood=bernoulli"
-            )
-        return VAEGAN(self, image_shape, num_classes)
-
-    def search_space(self) -> Space:
-        return {**super().search_space(), "model.beta": Range(low=0.005, high=0.5, log=True)}
 
 
 class VAEGAN(Variational):
@@ -132,3 +95,40 @@ class VAEGAN(Variational):
 def feature_distortion(a: Tensor, b: Tensor) -> Tensor:
     """Returns -log N(b; a, I) of features (B, F) without its constant, (B,): eq. 7 and 8."""
     return 0.5 * (a - b).square().sum(-1)
+
+
+class VAEGANConfig(AutoencoderConfig):
+    """Holds the settings of a VAE-GAN.
+
+    Example:
+        >>> sorted(VAEGANConfig(latent_dim=8).build((1, 28, 28), num_classes=0).parts())
+        ['decoder', 'discriminator', 'encoder']
+    """
+
+    module: ClassVar[type[VAEGAN]] = VAEGAN
+    stacked: ClassVar[tuple[str, ...]] = ("latent_dim", "beta", "gamma")
+    only_in_loss: ClassVar[tuple[str, ...]] = ("beta", "gamma", "gradient_penalty")
+
+    name: Literal["vae_gan"] = "vae_gan"
+    """Chooses the model."""
+    beta: float = Field(0.02, ge=0)
+    """Weighs the rate in the encoder's loss, beside the distortion of the features."""
+    gamma: float = Field(0.3, ge=0)
+    """Weighs the distortion of the features in the decoder's loss, beside what fools the discriminator."""
+    gradient_penalty: float = Field(10.0, ge=0)
+    """Weighs R1 in the discriminator's loss: half the squared gradient of its logit by real pixels in [0, 1]."""
+    trunk: TrunkConfig = MLPConfig()
+    """Sets the networks; the discriminator is another encoder of the kind, whose features measure the distortion."""
+    likelihood: LikelihoodConfig = BernoulliConfig()
+    """Sets what turns the decoder's output into pixels; their distortion is reported, and trains nothing."""
+
+    def build(self, image_shape: ImageShape, num_classes: int) -> Autoencoder:
+        if isinstance(self.likelihood, GaussianConfig) and self.likelihood.sigma != "fixed":
+            raise SettingsError(
+                f"model.likelihood.sigma={self.likelihood.sigma}: a VAE-GAN's losses have no likelihood of pixels to "
+                "find it by; use model.likelihood.sigma=fixed, or model.likelihood=bernoulli"
+            )
+        return super().build(image_shape, num_classes)
+
+    def search_space(self) -> Space:
+        return {**super().search_space(), "model.beta": Range(low=0.005, high=0.5, log=True)}

@@ -21,7 +21,7 @@ from torch import Tensor
 from aemodels.config import UserError
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.nn.trunks import ImageShape
-from aemodels.priors import fitted
+from aemodels.priors.fitting import fitted
 from aemodels.runtime.randomness import seeded
 
 MOST_GENERATED = 10_000  # images in one answer: 30 MB of grey 28 x 28 ones

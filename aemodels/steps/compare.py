@@ -30,6 +30,7 @@ from aemodels.reports.table import Measured, Table, as_markdown, make_table
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device, described
 from aemodels.runtime.files import write_whole
+from aemodels.runtime.hashes import hash_of
 from aemodels.runtime.progress import Driven, Progress, Steps, finish
 from aemodels.settings import ComparisonConfig
 from aemodels.steps.recording import (
@@ -136,9 +137,8 @@ def _check_fits(system: str, experiment: Experiment, data: PreparedData) -> None
 
 def _identity(config: ComparisonConfig, digest: str) -> str:
     """Returns the name of the comparison's folder: a hash of its settings, its systems in their order, and the data."""
-    settings = [settings.experiment.model_dump_json() for settings in config.settings.values()]
-    first = next(iter(config.settings.values())).experiment
-    return first.identity(f"{list(config.systems)}{settings}{config.seeds}{digest}")
+    systems = [[name, each.experiment.model_dump(mode="json")] for name, each in config.settings.items()]
+    return hash_of([systems, config.seeds, digest])[:12]
 
 
 def _shared(experiments: Mapping[str, Experiment]) -> dict[str, object]:

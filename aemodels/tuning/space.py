@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice, product
 from typing import Any
@@ -15,6 +14,7 @@ from aemodels.evaluation.evaluate import COMING, check_likelihood, check_primary
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.leaving_out import named
 from aemodels.experiment import Experiment
+from aemodels.runtime.hashes import hash_of
 from aemodels.training.models import new_model
 from aemodels.tuning.config import TuningConfig
 
@@ -138,5 +138,5 @@ def trial_experiment(
 
 def search_identity(experiment: Experiment, config: TuningConfig, digest: str) -> str:
     """Returns the name of a search's study and folder: a hash of all settings and of the prepared data."""
-    text = f"{experiment.model_dump_json()}{config.model_dump_json()}{digest}"
-    return f"search-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    settings = [each.model_dump(mode="json") for each in (experiment, config)]
+    return f"search-{hash_of([settings, digest])[:12]}"

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import optuna
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -27,6 +28,7 @@ from aemodels.tuning.events import SearchResult, Trial
 from aemodels.tuning.messages import Goals
 from aemodels.tuning.pruner import Pruner
 from aemodels.tuning.sampler import Sampler
+from aemodels.tuning.space import search_space
 from aemodels.tuning.storage import DATABASE_ERRORS, INTERRUPTED
 
 FINISHED = "finished"  # the key of a note of the study

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from aemodels.priors import PriorName
 
 SETTINGS_HELP = "Set what shall differ from the defaults, such as data.name=mnist model.latent_dim=20."
 Changes = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=SETTINGS_HELP)]
@@ -24,8 +26,6 @@ ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Giv
 Reason = Annotated[str, typer.Option("--reason", help="Say why. The reason is kept with the version.")]
 Count = Annotated[int, typer.Option("-n", min=1, max=10_000, help="Draw this many images.")]
 Seed = Annotated[int, typer.Option(min=0, help="Draw with this seed. The same seed draws the same images.")]
-# As in PRIORS, which needs torch; a test holds them equal.
-PriorName = Literal["gaussian", "mixture", "flow", "standard_normal"]
 Prior = Annotated[
     PriorName | None,
     typer.Option(

@@ -21,7 +21,8 @@ from aemodels.evaluation.images import TrainedOn
 from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, CVAEConfig, IWAEConfig, VAEConfig
-from aemodels.models.base import ModelConfig, Variational
+from aemodels.models.base import ModelConfig
+from aemodels.models.variational import Variational
 from aemodels.nn.batch import Batch
 from aemodels.nn.distributions import BernoulliConfig, DiagonalNormalHead
 from aemodels.nn.trunks import MLPConfig

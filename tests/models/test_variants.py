@@ -28,23 +28,14 @@ AUTOENCODERS: list[Any] = [
 ]
 
 
-class SquaredVAEConfig(VAEConfig):
-    name: Literal["squared_vae"] = "squared_vae"  # type: ignore[assignment]
-
-    def build(self, image_shape, num_classes):
-        return SquaredVAE(self, image_shape, num_classes)
-
-
 class SquaredVAE(VAE):
     def charge(self, found: Pass) -> Tensor:
         return found.rate.square() / 2
 
 
-class SquaredCVAEConfig(CVAEConfig):
-    name: Literal["squared_cvae"] = "squared_cvae"  # type: ignore[assignment]
-
-    def build(self, image_shape, num_classes):
-        return SquaredCVAE(self, image_shape, num_classes)
+class SquaredVAEConfig(VAEConfig):
+    module = SquaredVAE
+    name: Literal["squared_vae"] = "squared_vae"  # type: ignore[assignment]
 
 
 class SquaredCVAE(CVAE):
@@ -52,11 +43,9 @@ class SquaredCVAE(CVAE):
         return found.rate.square() / 2
 
 
-class BestOfConfig(IWAEConfig):
-    name: Literal["best_of"] = "best_of"  # type: ignore[assignment]
-
-    def build(self, image_shape, num_classes):
-        return BestOf(self, image_shape, num_classes)
+class SquaredCVAEConfig(CVAEConfig):
+    module = SquaredCVAE
+    name: Literal["squared_cvae"] = "squared_cvae"  # type: ignore[assignment]
 
 
 class BestOf(IWAE):
@@ -64,6 +53,11 @@ class BestOf(IWAE):
 
     def objective(self, log_w: Tensor, terms: dict[str, Tensor]) -> Tensor:
         return -log_w.amax(0).mean(0)
+
+
+class BestOfConfig(IWAEConfig):
+    module = BestOf
+    name: Literal["best_of"] = "best_of"  # type: ignore[assignment]
 
 
 VARIANTS = [(SquaredVAEConfig, VAEConfig), (SquaredCVAEConfig, CVAEConfig), (BestOfConfig, IWAEConfig)]

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any, get_args
+
 import pytest
 import torch
 from torch import Tensor
 
-from aemodels.config import UserError
+from aemodels.checkpoints.checkpoint import load_model, save_card
+from aemodels.checkpoints.training import save_best, saved_epochs
+from aemodels.config import SettingsError, UserError
 from aemodels.data import PreparedData
-from aemodels.models import IWAEConfig, VAEConfig
+from aemodels.experiment import Experiment
+from aemodels.models import AEConfig, CVAEConfig, IWAEConfig, VAEConfig
 from aemodels.models.base import Autoencoder
 from aemodels.nn.batch import Batch
 from aemodels.nn.trunks import MLPConfig
-from aemodels.priors import PRIORS, fitted, fitted_to_few
+from aemodels.priors import FittedName, PriorName
+from aemodels.priors.fitting import fitted, fitted_to_few
 from aemodels.runtime.randomness import seeded
 from aemodels.training.config import TrainingConfig
 from aemodels.training.models import training_codes
+from aemodels.training.population import train_population
+from aemodels.training.state import new_state
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +41,7 @@ def two_clusters(n: int) -> Tensor:
     return codes
 
 
-FITTED = [name for name in PRIORS if name != "standard_normal"]  # which is fitted to nothing
+FITTED = get_args(FittedName)
 
 
 @pytest.mark.parametrize("name", FITTED)
@@ -63,7 +72,7 @@ def test_more_flexible_priors_have_a_higher_density_of_held_out_codes() -> None:
 @pytest.mark.slow
 def test_the_same_seed_fits_the_same_prior() -> None:
     codes = two_clusters(500)
-    for name in PRIORS:
+    for name in get_args(PriorName):
         a, b = (fitted(name, codes, seed=5).state_dict() for _ in range(2))
         assert all(torch.equal(a[key], b[key]) for key in a)
 
@@ -117,7 +126,7 @@ def test_priors_are_fitted_to_posterior_samples_of_images_that_were_trained_on(d
 
 
 @pytest.mark.parametrize("kind", [VAEConfig, IWAEConfig])
-@pytest.mark.parametrize(("draws_from", "mean"), [("mixture", 7), ("prior", 0)])
+@pytest.mark.parametrize(("draws_from", "mean"), [*((name, 7) for name in FITTED), ("prior", 0)])
 def test_new_images_come_from_where_codes_of_training_images_lie(kind, draws_from: str, mean: float) -> None:
     config = kind(latent_dim=3, trunk=MLPConfig(widths=(16,)), draws_from=draws_from)
     model = config.build((1, 8, 8), 0)
@@ -132,3 +141,54 @@ def test_new_images_come_from_where_codes_of_training_images_lie(kind, draws_fro
         model.sample(2_000)
     torch.testing.assert_close(decoded[0].mean(0), torch.full((3,), float(mean)), atol=0.15, rtol=0)
     torch.testing.assert_close(decoded[0].var(0), torch.ones(3), atol=0.2, rtol=0)  # of posterior samples, not of means
+
+
+@pytest.mark.parametrize("kind", [AEConfig, VAEConfig])
+@pytest.mark.parametrize("draws_from", FITTED)
+def test_a_model_that_draws_from_a_fitted_prior_is_trained_and_saved(
+    draws_from: str, kind: Any, digits: PreparedData, tmp_path: Path
+) -> None:
+    model = kind(latent_dim=3, trunk=MLPConfig(widths=(16,)), draws_from=draws_from)
+    experiment = Experiment(model=model, training=TrainingConfig(epochs=1, images=300))
+    (*_, epoch) = saved_epochs(tmp_path, experiment, digits, new_state())
+    save_card(tmp_path, experiment, digits)
+    trained = save_best(tmp_path, experiment, digits, epoch.state)
+    assert isinstance(trained, Autoencoder)
+    assert type(trained.fitted_prior) is type(fitted(draws_from, torch.zeros(2, 3), 0))
+    loaded = load_model(tmp_path).model
+    with torch.inference_mode():
+        (drawn, again) = (_drawn(each) for each in (trained, loaded))
+    assert drawn.isfinite().all()
+    torch.testing.assert_close(again, drawn, rtol=0, atol=0)
+
+
+def _drawn(model: Any) -> Tensor:
+    with seeded(0):
+        images: Tensor = model.sample(5)
+    return images
+
+
+@pytest.mark.parametrize("draws_from", FITTED)
+def test_models_that_draw_from_a_fitted_prior_can_be_stacked(draws_from: Any, digits: PreparedData) -> None:
+    configs = [VAEConfig(latent_dim=d, trunk=MLPConfig(widths=(16,)), draws_from=draws_from) for d in (2, 5)]
+    (*_, told) = train_population(configs, digits, TrainingConfig(epochs=1, images=300), [0, 0])
+    for config, one in zip(configs, told.values(), strict=True):
+        prior = config.build(digits.image_shape, 0).fitted_prior
+        assert prior is not None
+        expected = {f"fitted_prior.{name}": tensor.shape for name, tensor in prior.state_dict().items()}
+        found = {name: tensor.shape for name, tensor in one.model.state_dict().items() if name in expected}
+        assert found == expected
+
+
+def test_a_second_fit_does_not_depend_on_the_first() -> None:
+    codes = two_clusters(200)
+    for name in FITTED:
+        prior, once = (fitted(name, codes, seed=5) for _ in range(2))
+        prior.fit(codes + 1, seed=3)
+        prior.fit(codes, seed=5)
+        torch.testing.assert_close(prior.state_dict(), once.state_dict(), rtol=0, atol=0)
+
+
+def test_codes_of_classes_come_from_the_priors_of_classes() -> None:
+    with pytest.raises(SettingsError, match=r"draws_from=mixture: must be 'prior'"):
+        CVAEConfig.parse({"draws_from": "mixture"})

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 import torch
@@ -39,6 +39,7 @@ RESIDUAL = ResidualConfig(
 class AdversarialConfig(ModelConfig):
     """Holds a small model of two parts: a generator that draws from noise, and a critic."""
 
+    name: Literal["two_parts"] = "two_parts"
     latent_dim: int = 2
 
     def build(self, image_shape: ImageShape, num_classes: int) -> GenerativeModel:

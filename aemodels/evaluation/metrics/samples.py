@@ -15,8 +15,9 @@ from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.leaving_out import NotEnoughError
 from aemodels.evaluation.metrics.table import Metric
 from aemodels.evaluation.neighbours import Balls
-from aemodels.models.base import Variational
-from aemodels.priors import fitted
+from aemodels.models.variational import Variational
+from aemodels.priors.fitting import fitted
+from aemodels.priors.mixture import GaussianMixturePrior
 from aemodels.runtime.randomness import derived_seed, undisturbed
 
 CONFIDENT = 0.9  # probability of a class over which an image counts as showing an object
@@ -36,7 +37,7 @@ def frechet_standard_normal(evidence: Evidence) -> float:
 
 
 def frechet_fitted_prior(evidence: Evidence) -> float:
-    if evidence.has("fitted_prior"):  # it draws from such a mixture
+    if isinstance(evidence.autoencoder.fitted_prior, GaussianMixturePrior):  # it draws from such a mixture
         return frechet_samples(evidence)
     codes = evidence.drawn_training_codes()
     if not codes.isfinite().all():
@@ -149,9 +150,9 @@ SAMPLES = {
         "minimize",
         "the distance of new images, as the model draws them, to real ones",
         "It is the Frechet distance of as many images that the model draws to the split's images, in the data set's "
-        "features. An ae, vae and iwae draw codes from a mixture fitted to training codes, with "
-        "model.draws_from=prior a vae and iwae from N(0, I). frechet_fitted_prior and frechet_standard_normal have the "
-        "same codes for every unconditional autoencoder.",
+        "features. An ae, vae and iwae draw codes from a mixture fitted to training codes, or from what "
+        "model.draws_from names. frechet_fitted_prior and frechet_standard_normal have the same codes for every "
+        "unconditional autoencoder.",
     ),
     "frechet_standard_normal": Metric(
         frechet_standard_normal,

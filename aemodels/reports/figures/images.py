@@ -72,7 +72,7 @@ IMAGES = {
         samples,
         (),
         "Samples",
-        "New images from random codes: of the prior, or of a mixture fitted to training codes where the model draws "
+        "New images from random codes: of the prior, or of what was fitted to training codes where the model draws "
         "from that.",
     ),
     "samples_standard_normal": FigureKind(
