@@ -30,7 +30,10 @@ from aemodels.data.stored_arrays import ArrayRecord, ArrayWriter
 from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.progress import Progress, Steps
 
-GONE = "the images of the model's training are gone from the cache, and what is measured beside them is left out"
+GONE = (
+    "the images of the model's training are gone from the cache: what is measured beside them is left out, and whether "
+    "it was trained on some of these images cannot be told"
+)
 
 
 class Expected(NamedTuple):

@@ -63,8 +63,7 @@ class AEConfig(AutoencoderConfig):
     draws_from: FittedName = "mixture"
     """Sets what is fitted to codes of training images, and then draws the codes of new images.
 
-    `gaussian` is one Gaussian, `mixture` up to 10, and `flow` a neural spline flow. A fit of a flow takes a minute or
-    more on a CPU, and each of a training's dozen image cards needs one."""
+    `gaussian` is one Gaussian, `mixture` up to 10."""
 
     def posterior_head(self, features: int) -> PointHead:
         direct = self.trunk.direct_code is not None

@@ -58,8 +58,7 @@ class VariationalConfig(AutoencoderConfig):
 
     `prior` is N(0, I), of which the rate and all bounds are. The others are fitted to codes of training images, and
     their images are nearer to real ones (Ghosh et al., 2020, arXiv:1903.12436). `gaussian` is one Gaussian, `mixture`
-    up to 10, and `flow` a neural spline flow. A fit of a flow takes a minute or more on a CPU, and each of a training's
-    dozen image cards needs one."""
+    up to 10."""
 
     def fitted_prior(self) -> FittedPrior | None:
         return None if self.draws_from == "prior" else PRIORS[self.draws_from](self.latent_dim)

@@ -2,5 +2,5 @@
 
 from typing import Literal
 
-FittedName = Literal["gaussian", "mixture", "flow"]  # a model can draw from these by itself
-PriorName = Literal[FittedName, "standard_normal"]
+FittedName = Literal["gaussian", "mixture"]  # fitted within a second, so that a model can draw from these by itself
+PriorName = Literal[FittedName, "flow", "standard_normal"]

@@ -18,9 +18,11 @@ class FlowPrior(FittedPrior):
     """Represents codes by a neural spline flow (Durkan et al., 2019, arXiv:1906.04032), by zuko."""
 
     def __init__(self, latent_dim: int) -> None:
+        import zuko
+
         super().__init__()
         self.scale = Scale(latent_dim)
-        self.flow = _new_flow(latent_dim)
+        self.flow: Any = zuko.flows.NSF(latent_dim, transforms=3, hidden_features=(64, 64))
 
     def forward(self) -> Distribution:
         import zuko
@@ -31,14 +33,9 @@ class FlowPrior(FittedPrior):
         return pushed
 
     def fit(self, codes: Tensor, seed: int) -> None:
-        """Fits by maximum likelihood on 90 % of the codes, and keeps the weights that are best on the others.
-
-        It takes a minute or more on a CPU for 20 latent units. The weights are drawn anew, so no earlier fit matters.
-        """
-        with seeded(seed):
-            self.flow.load_state_dict(_new_flow(codes.shape[1]).state_dict())
+        """Fits by maximum likelihood on 90 % of the codes, and keeps the weights that are best on the others."""
         with seeded(seed), torch.enable_grad():
-            x = self.scale.fit(codes).to(self.scale.center)
+            x = self.scale.fit(codes).float()
             x = x[torch.randperm(len(x))]
             held_out, x = x[: len(x) // 10 or 1], x[len(x) // 10 :]
             optimizer = torch.optim.Adam(self.flow.parameters(), FLOW_RATE)
@@ -54,9 +51,3 @@ class FlowPrior(FittedPrior):
                     if cost < best:
                         best, kept = cost, {name: t.clone() for name, t in self.flow.state_dict().items()}
             self.flow.load_state_dict(kept)
-
-
-def _new_flow(latent_dim: int) -> Any:
-    import zuko
-
-    return zuko.flows.NSF(latent_dim, transforms=3, hidden_features=(64, 64))

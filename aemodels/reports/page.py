@@ -57,6 +57,7 @@ class Subject(NamedTuple):
     data: PreparedData
     images: int | None = None  # how many training images it was trained on, if not on all
     given: int | None = None  # how many images were given to be evaluated, if they are not those of its training
+    trained_on: str = ""  # names the images of its training then
 
 
 class Contest(NamedTuple):

@@ -25,6 +25,7 @@ from aemodels.evaluation.evaluate import Evaluation, evaluating, lacking
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import feature_network
 from aemodels.evaluation.images import TrainedOn
+from aemodels.experiment import Experiment
 from aemodels.reports.figures.model import draw_figures
 from aemodels.reports.page import Subject, write_report
 from aemodels.runtime.devices import best_device
@@ -149,12 +150,23 @@ def own_advice(loaded: Loaded, name: str, history: Sequence[Mapping[str, float]]
     return advice(loaded.card, (yield from evaluating(evidence, only=needed)))
 
 
+def subject_of(
+    card: ModelCard, data: PreparedData, name: str, work: str, run_id: str = "", experiment: Experiment | None = None
+) -> Subject:
+    """Returns what the report of an evaluation is about.
+
+    Args:
+        experiment: the settings of the evaluation; None for those of the model.
+    """
+    settings, trained = experiment or card.experiment, card.experiment
+    if data.digest == card.digest:
+        return Subject(name, work, run_id, settings, data, trained.training.images)
+    return Subject(name, work, run_id, settings, data, None, data.sizes["test"], trained.data.title)
+
+
 def page(card: ModelCard, name: str, measured: Evaluation) -> str:
     """Returns the report of an evaluation, one file for a browser."""
     pictures, undrawn = draw_figures(measured.evidence)
-    experiment, data = card.experiment, measured.evidence.data
-    own = data.digest == card.digest
-    images, given = (experiment.training.images, None) if own else (None, data.sizes["test"])
-    subject = Subject(name, "evaluated", "", experiment, data, images, given)
+    subject = subject_of(card, measured.evidence.data, name, "evaluated")
     lines = advice(card, measured)
     return write_report(subject, measured.metrics, pictures, measured.left_out | undrawn, lines)

@@ -13,7 +13,7 @@ from aemodels.serving.answers import Question
 if TYPE_CHECKING:
     from mlflow.models import Model
 
-REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors", "zuko")  # zuko: of models that draw from a flow
+REQUIREMENTS = ("torch", "numpy", "pydantic", "safetensors")
 
 
 def requirements() -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from aemodels.checkpoints.checkpoint import Loaded, load_model
+from aemodels.checkpoints.checkpoint import Loaded, ModelCard, load_model
 from aemodels.checkpoints.model_files import load_history
 from aemodels.config import SettingsError
 from aemodels.data import DataConfig, PreparedData, prepare
@@ -24,7 +24,7 @@ from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import store_folder
 from aemodels.runtime.progress import Progress, Steps
-from aemodels.serving.evaluation import Examined, evidence_of, images_of
+from aemodels.serving.evaluation import Examined, advice, evidence_of, images_of, subject_of
 from aemodels.settings import merged
 from aemodels.steps.recording import Result, changed_first, headline, keep_figures, keep_report
 from aemodels.tracking.catalog import find
@@ -34,7 +34,7 @@ from aemodels.tracking.store import open_store
 
 # Settings of data that draw validation and test images.
 SPLITTING = {"val_path", "test_path", "val_fraction", "test_fraction", "split_seed"}
-READING = {"fit", "levels", "channels"}  # settings that give an image other pixels
+READING = {"fit", "levels", "channels", "labels"}  # settings that give an image other pixels, or another class
 MOST_LISTED = 10  # classes that a message names
 
 
@@ -70,7 +70,7 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
     folder = find(model)
     loaded, history = load_model(folder, str(best_device())), load_history(folder)
     # how much was measured after the training says nothing of this evaluation
-    experiment = _asked(loaded.card.experiment, merged({"evaluation": {"level": "full"}}, changes))
+    experiment = _asked(loaded.card, merged({"evaluation": {"level": "full"}}, changes))
     examined = yield from _images(loaded, experiment)
     data = examined.data
     _check(model, loaded, data)
@@ -82,9 +82,8 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
         run.params(changed_first(experiment))
         run.dataset(data, experiment.data.title)
         evaluation = yield from evaluating(evidence)
-        images = experiment.training.images if examined.beside_own(loaded.card) else None
-        subject = Subject(model, "evaluated again", run.id, experiment, data, images)
-        result = yield from _record(run, subject, evaluation)
+        subject = subject_of(loaded.card, data, model, "evaluated again", run.id, experiment)
+        result = yield from _record(run, subject, evaluation, advice(loaded.card, evaluation))
     yield Progress("evaluating", 1, 1)
     return result
 
@@ -99,16 +98,21 @@ def _check_sections(changes: Mapping[str, Any]) -> None:
             raise SettingsError(f"{key}: a trained model stays as it is; give only settings of data.* and evaluation.*")
 
 
-def _asked(own: Experiment, changes: Mapping[str, Any]) -> Experiment:
+def _asked(card: ModelCard, changes: Mapping[str, Any]) -> Experiment:
     """Returns the settings after nested changes.
 
-    A CSV file that labels the model's own images says nothing about other folders.
+    A CSV file that labels the model's own images says nothing about other folders. Images of another source are brought
+    to what the model sees: to its size, and in black and white where that was so in training.
 
     Raises:
         SettingsError: with these changes images of the model's training would be test images.
     """
+    own = card.experiment
     asked = own.override(changes)
     _check_splits(own.data, asked.data)
+    if own.data.name != asked.data.name:  # another source starts from its own defaults
+        seen = {"binarize": own.data.binarize, "image_size": list(card.image_shape[1:])}
+        return asked.override({"data": {key: value for key, value in seen.items() if key not in changes["data"]}})
     if not isinstance(own.data, FolderConfig) or not isinstance(asked.data, FolderConfig):
         return asked
     others = asked.data.path != own.data.path and "labels" not in changes["data"]
@@ -118,7 +122,7 @@ def _asked(own: Experiment, changes: Mapping[str, Any]) -> Experiment:
 def _check_splits(own: DataConfig, asked: DataConfig) -> None:
     """Refuses settings that draw the splits of a model's own images anew, or that have no effect on other images.
 
-    Images are drawn by their pixels, so that reading them otherwise draws anew too.
+    Images are drawn by their pixels and classes, so that reading them otherwise draws anew too.
 
     Raises:
         SettingsError: there is such a setting.
@@ -151,7 +155,7 @@ def _images(loaded: Loaded, experiment: Experiment) -> Steps[Examined]:
     return Examined(data, data)
 
 
-def _record(run: Run, subject: Subject, evaluation: Evaluation) -> Steps[Evaluated]:
+def _record(run: Run, subject: Subject, evaluation: Evaluation, lines: Sequence[str]) -> Steps[Evaluated]:
     """Tracks what was measured, draws it, and writes the report."""
     metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
     run.metrics(metrics)
@@ -167,7 +171,7 @@ def _record(run: Run, subject: Subject, evaluation: Evaluation) -> Steps[Evaluat
         model=subject.model,
         metrics=metrics,
         figures=keep_figures(pictures, folder, run, headline(key)),
-        report=keep_report(write_report(subject, evaluation.metrics, pictures, left_out), folder, run),
+        report=keep_report(write_report(subject, evaluation.metrics, pictures, left_out, lines), folder, run),
         left_out=left_out,
     )
 

@@ -233,7 +233,9 @@ def _kept(experiment: Experiment, config: TuningConfig) -> str:
     """Says which settings of the model's own search space stay as they were given; "" where all vary."""
     flat = experiment.flat()
     kept = [f"{key}={as_written(flat.get(key))}" for key, varied in config.space.items() if varied is None]
-    return f"{' and '.join(kept)} stays as it was given; tuning.space lets it vary" if kept else ""
+    if not kept:
+        return ""
+    return f"{' and '.join(kept)} {'stay' if kept[1:] else 'stays'} as given; tuning.space lets such settings vary"
 
 
 def _finish(result: SearchResult, study: Study, run: Run, trials: TrialRuns, folder: RunFolder, note: str) -> Tuned:

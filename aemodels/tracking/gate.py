@@ -23,7 +23,7 @@ class RegistryConfig(Config):
     name: str | None = Field(None, pattern=NAME)
     """Names the registered model, with letters, digits, . _ -; null takes the data set's name.
 
-    A model of images from a folder needs a name."""
+    A model of one's own images needs a name."""
     margin: float = Field(0.01, ge=0, lt=1)
     """Sets the smallest improvement of the primary metric, as a share of the champion's value: 0.01 is one per cent."""
     limits: dict[str, float] = Field(default_factory=dict)

@@ -53,6 +53,9 @@ def test_all_images_of_a_file_of_arrays_are_evaluated(reference: str, tmp_path: 
     measured = aemodels.load(reference).evaluate(np.load(tmp_path / "new.npz")["images"])
     found = {name.removeprefix("test/"): value for name, value in told.items() if name.startswith("test/")}
     assert found == {name: pytest.approx(measured[name], rel=1e-4) for name in found}
+    report = Path(told["report"]).read_text()
+    assert "20 that were given to be evaluated" in report
+    assert "A model of photos, evaluated again" in report
     assert {"mse", "frechet_samples", "share_of_linear_code"} <= found.keys()
     np.savez(tmp_path / "colour.npz", images=np.random.default_rng(1).random((20, 8, 8, 3)))
     wrong = call("evaluate", reference, "data.name=arrays", f"data.path={tmp_path / 'colour.npz'}")

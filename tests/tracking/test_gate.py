@@ -216,9 +216,9 @@ def test_a_champion_that_another_machine_chose_meanwhile_is_judged_too(
         against.append(old.version.version)
         if len(against) == 1:
             promote(store, "tiny", 2, "elsewhere", "bert")
-        return step._Judged(YES, {}, {}, against[-1])
+        return step._Weighed(YES, {}, {}, against[-1])
 
-    monkeypatch.setattr(step, "_judge", judge)
+    monkeypatch.setattr(step, "_weigh", judge)
     step._decide(Settings(), None, None, third, store, None)  # type: ignore[arg-type]
     assert against == [1, 2]
     assert aliases(store) == {"champion": 3, "previous": 2}

@@ -12,8 +12,8 @@ from aemodels.experiment import Experiment
 from aemodels.settings import Settings
 from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import TrialStarted
+from aemodels.tuning.opening import open_study
 from aemodels.tuning.space import trial_experiment
-from aemodels.tuning.study import open_study
 
 LIMITS = {"training.updates", "training.epochs", "training.images"}
 SPACES: dict[str, dict[str, Any]] = {

@@ -137,7 +137,7 @@ def test_tune_answers_a_machine(store) -> None:
     assert objectives == sorted(objectives)
     assert told["best"] == told["trials"][0]["params"]
     assert told["best"].keys() == {"model.beta"}
-    assert told["note"] == "model.latent_dim=2 stays as it was given; tuning.space lets it vary"
+    assert told["note"] == "model.latent_dim=2 stays as given; tuning.space lets such settings vary"
     assert store.client.search_registered_models() == []
     children = store.client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{told['run_id']}'")
     assert {run.info.run_id for run in children} == set(json.loads(_query(told["compare_url"], "runs")))
