@@ -30,6 +30,7 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest --collect-only -q >/dev/null  # tests import names that mypy does not look at
 
 docs: .venv/ready-docs  ## builds the pages as a site in build/site, without network; with --quiet no warning would fail
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean

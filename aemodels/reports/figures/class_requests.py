@@ -1,4 +1,4 @@
-"""Draws what a model was asked for: clean images, images of a class, more like these.
+"""Draws what a model was asked for: images of a class, more like these.
 
 N images, (C, h, w) an image with pixels in [0, 1].
 """
@@ -14,24 +14,8 @@ from aemodels.reports.pictures import Labels, Picture, sheet
 from aemodels.runtime.randomness import derived_seed, undisturbed
 
 ACROSS = 8
-SHOWN_NOISE = 0.3
 SHOWN, DRAWN = 4, 8  # images of a class, and images that are drawn to be like them
 LETTERS = 14  # letters of a class's name that are shown
-
-
-def denoising(evidence: Evidence) -> Picture:
-    """Draws a row for each way of removing the noise."""
-    trial = evidence.denoising[SHOWN_NOISE]
-    rows = {
-        "clean": trial.clean,
-        "noisy": trial.noisy,
-        "the model": trial.denoised,
-        "median filter": trial.median,
-        "total variation": trial.total_variation,
-    }
-    images = torch.cat([row[:ACROSS] for row in rows.values()])
-    title = f"Gaussian noise of {SHOWN_NOISE} on {evidence.split} images, removed"
-    return sheet(images, min(ACROSS, len(trial.clean)), Labels(title, list(rows)))
 
 
 def classes(evidence: Evidence) -> Picture:
@@ -81,12 +65,5 @@ REQUESTS = {
         "On the left training images of a class, on the right new ones, from a distribution fitted to the codes of up "
         "to 50 such images.",
         slow=True,
-    ),
-    "denoising": FigureKind(
-        denoising,
-        ("denoising",),
-        "Denoising",
-        "Held-out images, the same with noise, and what the model and two plain filters make of those. The filters "
-        "have the setting that suits these images best.",
     ),
 }

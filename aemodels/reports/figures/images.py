@@ -1,4 +1,4 @@
-"""Draws images of a model: reconstructions, samples, and the training images nearest to samples.
+"""Draws images of a model: reconstructions, samples, the training images nearest to them, and denoised images.
 
 (C, h, w) an image with pixels in [0, 1].
 """
@@ -14,6 +14,7 @@ from aemodels.reports.figures.table import FigureKind
 from aemodels.reports.pictures import Labels, Picture, sheet
 
 POOL = 100_000  # training images, at most, among which the nearest is looked for: 26 MB of features
+SHOWN_NOISE = 0.3
 ACROSS, SAMPLES = 8, 32  # images: MLflow's cards are wide
 
 
@@ -60,6 +61,21 @@ def above(upper: Tensor, lower: Tensor) -> Tensor:
     return torch.stack(pairs, dim=1).flatten(0, 2)  # (rows * 2 * across, C, h, w)
 
 
+def denoising(evidence: Evidence) -> Picture:
+    """Draws a row for each way of removing the noise."""
+    trial = evidence.denoising[SHOWN_NOISE]
+    rows = {
+        "clean": trial.clean,
+        "noisy": trial.noisy,
+        "the model": trial.denoised,
+        "median filter": trial.median,
+        "total variation": trial.total_variation,
+    }
+    images = torch.cat([row[:ACROSS] for row in rows.values()])
+    title = f"Gaussian noise of {SHOWN_NOISE} on {evidence.split} images, removed"
+    return sheet(images, min(ACROSS, len(trial.clean)), Labels(title, list(rows)))
+
+
 IMAGES = {
     "reconstructions": FigureKind(
         reconstructions,
@@ -90,5 +106,12 @@ IMAGES = {
         f"model was trained on (of all there are for a model of other data, and of the first {POOL:,} at most). "
         "A model that only repeats its training images would show the same twice.",
         slow=True,
+    ),
+    "denoising": FigureKind(
+        denoising,
+        ("denoising",),
+        "Denoising",
+        "Held-out images, the same with noise, and what the model and two plain filters make of those. The filters "
+        "have the setting that suits these images best.",
     ),
 }
