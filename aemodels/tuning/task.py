@@ -22,7 +22,8 @@ from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.space import combined_ends, search_space, single_ends
 
 LENGTHS = {"training.updates", "training.epochs"}  # either sets the length of a training
-UPDATES = LENGTHS | {"training.batch_size", "training.images", "training.warmup_steps"}  # all that counts updates
+# Settings that decide whether a trial ends in its warm-up.
+WARM_UP_KEYS = LENGTHS | {"training.batch_size", "training.images", "training.warmup_steps"}
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def check_models(task: Task) -> None:
 
 def _check_warm_up(task: Task) -> None:
     """Refuses a warm-up in which trials end: they tell nothing of what is searched at the whole learning rate."""
-    for settings in combined_ends({key: varied for key, varied in task.space.items() if key in UPDATES}):
+    for settings in combined_ends({key: varied for key, varied in task.space.items() if key in WARM_UP_KEYS}):
         if task.ends_in_warm_up(settings):
             warm_up = task.trial(settings).training.warm_up
             others = {key: value for key, value in settings.items() if key != "training.warmup_steps"}
