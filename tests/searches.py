@@ -18,6 +18,7 @@ from aemodels.tuning.messages import MemberEnd, MemberEpoch, MemberStart, TrialE
 from aemodels.tuning.opening import open_study
 from aemodels.tuning.runner import Runner
 from aemodels.tuning.search import search
+from aemodels.tuning.task import Task
 
 NAMES = (f"test-{number}" for number in count())
 EXPERIMENT = Experiment().override({"model.trunk": "mlp", "model.likelihood": "bernoulli"})
@@ -65,9 +66,9 @@ def replace_trials(
 def run(
     data: PreparedData, config: TuningConfig = CONFIG, experiment: Experiment = EXPERIMENT, name: str | None = None
 ) -> tuple[list[Event], SearchResult]:
-    study = open_study(name or next(NAMES), experiment, config, data)
+    study = open_study(name or next(NAMES), Task(experiment, config, data))
     features: Any = object() if experiment is not SMALL else None
-    steps = search(experiment, data, features, study)
+    steps = search(study, features)
     events = []
     while True:
         try:

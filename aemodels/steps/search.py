@@ -17,6 +17,7 @@ from aemodels.steps.searching import WORK, checked_start, follow
 from aemodels.tuning.events import SearchResult
 from aemodels.tuning.opening import forget_study, open_study
 from aemodels.tuning.search import search as events_of
+from aemodels.tuning.task import Task
 
 
 def search(settings: Settings, data: PreparedData, resume: bool = True) -> Steps[SearchResult]:
@@ -29,21 +30,21 @@ def search(settings: Settings, data: PreparedData, resume: bool = True) -> Steps
         SettingsError: a model of the search space does not fit the images.
         UserError: every trial failed.
     """
-    experiment, config = settings.experiment, settings.tuning
-    start = checked_start(experiment, config, data)
+    task = Task(settings.experiment, settings.tuning, data)
+    start = checked_start(task)
     features = yield from feature_network(data, best_device())
     folder = cache_folder() / "searches"
     folder.mkdir(parents=True, exist_ok=True)
-    key = result_key([part.model_dump(mode="json") for part in (experiment, config)], data)
-    waiting = Progress(WORK, 0, config.trials, "waiting for another process that searches the same")
+    key = result_key([part.model_dump(mode="json") for part in (task.given, task.config)], data)
+    waiting = Progress(WORK, 0, task.config.trials, "waiting for another process that searches the same")
     lock = yield from wait_for(folder / f"{key}.lock", waiting)
     try:
         if not resume:
             forget_study(key, folder)
-        study = open_study(key, experiment, config, data, folder)
+        study = open_study(key, task, folder)
         try:
             with study:
-                return (yield from follow(events_of(experiment, data, features, study, start), study))
+                return (yield from follow(events_of(study, features, start), study))
         finally:
             study.close()
     finally:

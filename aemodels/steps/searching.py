@@ -7,18 +7,16 @@ from collections.abc import Generator, Mapping
 from torch import Tensor
 
 from aemodels.config import in_short
-from aemodels.data import PreparedData
-from aemodels.experiment import Experiment
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.progress import Driven, Progress, Steps
 from aemodels.settings import Settings
 from aemodels.steps.start import starting_weights
 from aemodels.steps.trial_runs import TrialRuns
-from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import Event, SearchResult, TrialEnded, TrialEpoch, TrialLost, TrialStarted, Waiting
-from aemodels.tuning.space import check_models, search_space
+from aemodels.tuning.space import search_space
 from aemodels.tuning.study import Study
+from aemodels.tuning.task import Task, check_models
 
 WORK = "searching"
 
@@ -35,14 +33,14 @@ def check(settings: Settings) -> None:
     best_device()
 
 
-def checked_start(experiment: Experiment, config: TuningConfig, data: PreparedData) -> Mapping[str, Tensor] | None:
+def checked_start(task: Task) -> Mapping[str, Tensor] | None:
     """Returns the weights that every trial starts from; what does not fit the images is refused before any work.
 
     Raises:
         SettingsError: a model of the search space, or the weights, do not fit.
     """
-    check_models(experiment, data, config, search_space(experiment, config))
-    return starting_weights(experiment, data)
+    check_models(task)
+    return starting_weights(task.given, task.data)
 
 
 def follow(

@@ -16,7 +16,6 @@ from aemodels.data import PreparedData
 from aemodels.evaluation.features import feature_network
 from aemodels.evaluation.leaving_out import as_tags
 from aemodels.evaluation.metrics.table import number
-from aemodels.experiment import Experiment
 from aemodels.reports.figures.search import draw_search_figures
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import search_database
@@ -39,13 +38,12 @@ from aemodels.steps.trial_runs import TrialRuns
 from aemodels.texts import code_in_markdown, in_markdown
 from aemodels.tracking.run import Run, has_run, now
 from aemodels.tracking.store import Store, open_store
-from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import SearchResult, Trial
 from aemodels.tuning.opening import forget_study, join_study, open_study
 from aemodels.tuning.search import search
-from aemodels.tuning.space import search_identity
 from aemodels.tuning.storage import parse_url
 from aemodels.tuning.study import Study
+from aemodels.tuning.task import Task
 
 RUN = "run"  # the study's note of the search's run
 SUMMARIZED = "summarized"  # the study's note of the time of its metrics: logged twice with it, they are one point
@@ -138,21 +136,18 @@ def tune(settings: Settings, data: PreparedData, group: str, asker: str = "", re
         UserError: every trial failed, or the shared database does not answer.
     """
     settings = fixed(settings)
-    experiment, config, name = settings.experiment, settings.tuning, settings.registered_name
-    start = checked_start(experiment, config, data)
-    # the name is part of the identity, since under another name it is another run, and so is what the images choose
-    chosen = experiment.for_data(data).identity(data.digest)
-    identity, store = search_identity(experiment, config, f"{name}{chosen}"), open_store()
-    asker = asker or group
-    with _opened(identity, settings, data, store, asker, resume) as (study, folder):
+    task, name = Task(settings.experiment, settings.tuning, data), settings.registered_name
+    start = checked_start(task)
+    store, asker = open_store(), asker or group
+    with _opened(task, name, store, asker, resume) as (study, folder):
         if folder.result is not None:
             yield Progress(WORK, 1, 1, FINISHED_BEFORE)
             return Tuned.model_validate(folder.result)
         features = yield from feature_network(data, best_device())
-        with _run(store, study, folder, settings, data, group) as run, study:
-            note = "; ".join(filter(None, (_fewer(config.trials, study.config.trials), _kept(experiment, config))))
+        with _run(store, study, folder, name, group) as run, study:
+            note = "; ".join(filter(None, (_fewer(study), _kept(task))))
             with TrialRuns(store, study, run, name, group) as trials:
-                events = search(experiment, data, features, study, start)
+                events = search(study, features, start)
                 result = yield from follow(events, study, trials, ENDED if study.recorded else note)
             tuned = _finish(result, study, run, trials, folder, note)
         if not study.shared:
@@ -161,34 +156,30 @@ def tune(settings: Settings, data: PreparedData, group: str, asker: str = "", re
 
 
 @contextmanager
-def _opened(
-    identity: str, settings: Settings, data: PreparedData, store: Store, asker: str, resume: bool
-) -> Iterator[tuple[Study, RunFolder]]:
+def _opened(task: Task, name: str, store: Store, asker: str, resume: bool) -> Iterator[tuple[Study, RunFolder]]:
     """Opens the study that goes on, or a new one, and its folder on this machine."""
 
     def owed(study: str, run: str, newer: bool) -> bool:
         return awaited(study, asker, newer) and has_run(store, run)
 
-    experiment, config = settings.experiment, settings.tuning
+    identity = task.identity(name)
     with ExitStack() as stack:
         if url := search_database():
-            study = join_study(numbered(identity), experiment, config, data, url, owed)
+            study = join_study(numbered(identity), task, url, owed)
             folder = stack.enter_context(joined(study.name, asker))
         else:
             folder = stack.enter_context(claimed(identity, asker, still_there(store), resume))
             if folder.anew:
                 forget_study(folder.path.name)
-            study = open_study(folder.path.name, experiment, config, data)
+            study = open_study(folder.path.name, task)
         stack.callback(study.close)
         yield study, folder
 
 
 @contextmanager
-def _run(
-    store: Store, study: Study, folder: RunFolder, settings: Settings, data: PreparedData, group: str
-) -> Iterator[Run]:
+def _run(store: Store, study: Study, folder: RunFolder, name: str, group: str) -> Iterator[Run]:
     """Opens the run of the search, which its processes share; it ends with the search, or when the last one leaves."""
-    name, experiment, config = settings.registered_name, settings.experiment.for_data(data), settings.tuning
+    experiment, config, data = study.task.whole({}), study.task.config, study.task.data
     with study.alone():
         study.arrive()
         if study.recorded:
@@ -220,8 +211,9 @@ def _begun(store: Store, folder: RunFolder) -> str | None:
     return None if store.client.get_run(run_id).info.status == "FINISHED" else run_id
 
 
-def _fewer(asked: int, there: int) -> str:
+def _fewer(study: Study) -> str:
     """Says that the space holds fewer settings than trials were asked for; "" where it holds enough."""
+    asked, there = study.task.config.trials, study.config.trials
     plural = "" if there == 1 else "s"
     verb = "is" if there == 1 else "are"
     if there == asked:
@@ -229,10 +221,10 @@ def _fewer(asked: int, there: int) -> str:
     return f"{there} setting{plural} {verb} all there {verb}: {there} trial{plural} instead of {asked}"
 
 
-def _kept(experiment: Experiment, config: TuningConfig) -> str:
+def _kept(task: Task) -> str:
     """Says which settings of the model's own search space stay as they were given; "" where all vary."""
-    flat = experiment.flat()
-    kept = [f"{key}={as_written(flat.get(key))}" for key, varied in config.space.items() if varied is None]
+    flat = task.given.flat()
+    kept = [f"{key}={as_written(flat.get(key))}" for key, varied in task.config.space.items() if varied is None]
     if not kept:
         return ""
     return f"{' and '.join(kept)} {'stay' if kept[1:] else 'stays'} as given; tuning.space lets such settings vary"

@@ -9,24 +9,20 @@ from typing import Any
 
 from optuna.storages import RDBStorage
 
-from aemodels.data.prepared import PreparedData
-from aemodels.experiment import Experiment
 from aemodels.tuning.claims import Leases
-from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.storage import open_storage
 from aemodels.tuning.study import FINISHED, Study
+from aemodels.tuning.task import Task
 
 
-def open_study(
-    name: str, experiment: Experiment, config: TuningConfig, data: PreparedData, folder: Path | None = None
-) -> Study:
+def open_study(name: str, task: Task, folder: Path | None = None) -> Study:
     """Opens the study of that name in this store or folder, as it stands, or a new one, for this process alone.
 
     Raises:
         SettingsError: the search space does not fit the experiment.
         UserError: the database is damaged, or of another version of Optuna.
     """
-    return Study(name, experiment, config, data, open_storage(None, folder))
+    return Study(name, task, open_storage(None, folder))
 
 
 def forget_study(name: str, folder: Path | None = None) -> None:
@@ -45,9 +41,7 @@ def forget_study(name: str, folder: Path | None = None) -> None:
 Owed = Callable[[str, str, bool], bool]
 
 
-def join_study(
-    names: Iterable[str], experiment: Experiment, config: TuningConfig, data: PreparedData, url: str, owed: Owed
-) -> Study:
+def join_study(names: Iterable[str], task: Task, url: str, owed: Owed) -> Study:
     """Opens the study in a shared database to work on beside other processes.
 
     That is the first of the names that is not finished, or a new one. But finished ones whose result is `owed` to the
@@ -58,7 +52,7 @@ def join_study(
         UserError: the database is of another version of Optuna, no PostgreSQL database, or does not answer.
     """
     storage = open_storage(url)
-    return Study(_chosen(storage, names, owed), experiment, config, data, storage, Leases)
+    return Study(_chosen(storage, names, owed), task, storage, Leases)
 
 
 def _chosen(storage: RDBStorage, names: Iterable[str], owed: Owed) -> str:

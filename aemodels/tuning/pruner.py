@@ -9,10 +9,7 @@ import optuna
 from optuna.pruners import MedianPruner
 from optuna.trial import TrialState, create_trial
 
-from aemodels.data.prepared import PreparedData
-from aemodels.experiment import Experiment
-from aemodels.tuning.config import TuningConfig
-from aemodels.tuning.space import trial_experiment
+from aemodels.tuning.task import Task
 
 LEAST_TRIALS = 4  # complete ones, before others are compared with them
 
@@ -20,9 +17,8 @@ LEAST_TRIALS = 4  # complete ones, before others are compared with them
 class Pruner:
     """Stops trials by the median rule, once they had the share `tuning.prune_after` of their epochs."""
 
-    def __init__(self, experiment: Experiment, config: TuningConfig, data: PreparedData) -> None:
-        epochs = trial_experiment(experiment, config, {}, data).training.number_of_epochs
-        granted = math.ceil(config.prune_after * epochs)
+    def __init__(self, task: Task) -> None:
+        granted = math.ceil(task.config.prune_after * task.trial({}).training.number_of_epochs)
         self._rule = MedianPruner(n_startup_trials=LEAST_TRIALS, n_warmup_steps=granted)
 
     def prunes(self, curve: Mapping[int, float], earlier: optuna.Study) -> bool:

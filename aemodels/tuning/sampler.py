@@ -20,12 +20,9 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from aemodels.config import Choice, Range, Space
-from aemodels.data.prepared import PreparedData
-from aemodels.experiment import Experiment
 from aemodels.runtime.randomness import derived_seed
-from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import Trial
-from aemodels.tuning.space import trial_experiment, whole_experiment
+from aemodels.tuning.task import Task
 
 RANDOM_TRIALS = 4  # trials that are drawn before the sampler models the results, or tells what mattered
 ATTEMPTS = 20  # how often Optuna may draw settings, before a trial takes others that no trial has had
@@ -34,19 +31,12 @@ ATTEMPTS = 20  # how often Optuna may draw settings, before a trial takes others
 class Sampler:
     """Decides from the results of earlier generations what to try."""
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        config: TuningConfig,
-        data: PreparedData,
-        space: Space,
-        directions: Sequence[str],
-    ) -> None:
-        self.space, self._experiment, self._config, self._data = space, experiment, config, data
-        self.distributions = {key: _distribution(values) for key, values in space.items()}
+    def __init__(self, task: Task, directions: Sequence[str]) -> None:
+        self._task, self.space = task, task.space
+        self.distributions = {key: _distribution(values) for key, values in self.space.items()}
         self.directions = [StudyDirection[name.upper()] for name in directions]
-        self._seed, self._own = experiment.seed, _own(experiment, data, space)
-        self._values = _all_values(space)
+        self._seed, self._own = task.given.seed, _own(task)
+        self._values = _all_values(self.space)
 
     def in_memory(self, trials: Iterable[Trial], generation: int = 0) -> optuna.Study:
         """Returns the trials as a study, numbered by index; a failed one counts as bad, so its like is not drawn."""
@@ -76,9 +66,9 @@ class Sampler:
 
     def total(self) -> int:
         """Returns how many trials there are: `tuning.trials`, or fewer where the space holds fewer settings."""
+        enough = self._task.config.trials
         if self._values is None:
-            return self._config.trials
-        enough = self._config.trials
+            return enough
         some = [values[:enough] if isinstance(values, range) else values for values in self._values.values()]
         found: set[str] = set()
         for values in product(*some):  # two choices may say the same, such as 1 and 1.0
@@ -115,7 +105,7 @@ class Sampler:
 
     def _trained(self, params: Mapping[str, Any]) -> str:
         """Returns all settings of a trial as text: trials of the same text train the same model."""
-        return trial_experiment(self._experiment, self._config, params, self._data).model_dump_json()
+        return self._task.trial(params).model_dump_json()
 
     def importances(self, study: optuna.Study) -> dict[str, float]:
         """Returns each parameter's share in how far the first objective varies; it is empty if too few trials tell."""
@@ -160,14 +150,14 @@ def _all_values(space: Space) -> dict[str, Sequence[Any]] | None:
     return values
 
 
-def _own(experiment: Experiment, data: PreparedData, space: Space) -> dict[str, Any] | None:
+def _own(task: Task) -> dict[str, Any] | None:
     """Returns the experiment's own settings as parameters; None where they lie outside the space."""
-    own_experiment = experiment.for_data(data)
+    own_experiment = task.whole({})
     settings = own_experiment.flat()
     own = {}
-    for key, varied in space.items():
+    for key, varied in task.space.items():
         if isinstance(varied, Choice):
-            chosen = ((value, whole_experiment(experiment, {key: value}, data)) for value in varied.choices)
+            chosen = ((value, task.whole({key: value})) for value in varied.choices)
             held = [value for value, whole in chosen if whole == own_experiment]
         else:
             held = [value for value in (settings.get(key),) if _holds(varied, value)]

@@ -14,36 +14,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any
 
 from torch import Tensor
 
-from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.features import Features
 from aemodels.experiment import Experiment
 from aemodels.runtime.progress import Driven
 from aemodels.tuning.events import Event, SearchResult, Trial, TrialEnded, TrialEpoch, TrialLost, TrialStarted, Waiting
 from aemodels.tuning.messages import MemberEnd, MemberEpoch, MemberStart
 from aemodels.tuning.runner import Runner
-from aemodels.tuning.space import check_models, trial_experiment
 from aemodels.tuning.study import Study
+from aemodels.tuning.task import check_models
 from aemodels.tuning.trial import Conditions
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two looks at what other processes do
 
-Prepare = Callable[[Mapping[str, Any]], Experiment]  # a trial's parameters -> its experiment
-
 
 def search(
-    experiment: Experiment,
-    data: PreparedData,
-    features: Features,
-    study: Study,
-    start: Mapping[str, Tensor] | None = None,
+    study: Study, features: Features, start: Mapping[str, Tensor] | None = None
 ) -> Generator[Event, None, SearchResult]:
     """Runs a search, or goes on with it, or works on it beside others.
 
@@ -52,25 +43,26 @@ def search(
     earlier are told too, marked as replayed.
 
     Args:
-        experiment: as it was given; each trial chooses from the images what the training after it chooses.
         start: the weights that every trial starts from; those that belong to the seed, if none are given.
 
     Raises:
         SettingsError: a model of the space does not fit the images or the objectives.
         UserError: every trial failed.
     """
-    config, runner = study.config, Runner(Conditions(data, features, study.goals, start))
+    task, config = study.task, study.config
+    runner = Runner(Conditions(task.data, features, study.goals, start))
     with closing(runner):
         if not study.ended:
-            alike = [trial_experiment(experiment, config, {}, data)] * config.generation_size
-            runner.start(alike, config.trials)  # the processes import while the models are checked
-        check_models(experiment, data, config, study.space)
+            runner.start(
+                [task.trial({})] * config.generation_size, config.trials
+            )  # the processes import while the models are checked
+        check_models(task)
         for number in range(math.ceil(config.trials / config.generation_size)):
-            yield from _generation(number, partial(trial_experiment, experiment, config, data=data), runner, study)
+            yield from _generation(number, runner, study)
     return study.result()
 
 
-def _generation(number: int, prepare: Prepare, runner: Runner, study: Study) -> Generator[Event, None, None]:
+def _generation(number: int, runner: Runner, study: Study) -> Generator[Event, None, None]:
     """Runs what waits, and waits for what others run, until all trials of the generation have ended."""
     told: set[int] = set()
     pause = FIRST_PAUSE
@@ -78,13 +70,13 @@ def _generation(number: int, prepare: Prepare, runner: Runner, study: Study) -> 
         trials = study.generation(number)
         for trial in trials:
             if trial.ended and trial.index not in told:
-                yield TrialStarted(trial, prepare(trial.params), replayed=True)
+                yield TrialStarted(trial, study.task.trial(trial.params), replayed=True)
                 yield TrialEnded(trial, replayed=True)
                 told.add(trial.index)
         if all(trial.ended for trial in trials):
             return
         if any(trial.state == "waiting" for trial in trials):
-            told |= yield from _run(number, prepare, runner, study)
+            told |= yield from _run(number, runner, study)
             pause = FIRST_PAUSE
         else:
             if pause == FIRST_PAUSE:
@@ -100,13 +92,13 @@ class _Running:
     curve: dict[int, float] = field(default_factory=dict)
 
 
-def _run(number: int, prepare: Prepare, runner: Runner, study: Study) -> Generator[Event, None, set[int]]:
+def _run(number: int, runner: Runner, study: Study) -> Generator[Event, None, set[int]]:
     """Claims trials as the runner has room for them, until none waits; returns the indices of those that ended."""
     mine: list[_Running] = []
 
     def claims() -> Iterator[Experiment]:
         while trial := study.claim(number):
-            mine.append(_Running(trial, prepare(trial.params)))
+            mine.append(_Running(trial, study.task.trial(trial.params)))
             yield mine[-1].experiment
 
     ended: set[int] = set()

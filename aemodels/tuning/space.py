@@ -1,4 +1,4 @@
-"""Makes and checks the space of a search, which says what settings vary between what values, before any work."""
+"""Makes the space of a search, which says what settings vary between what values, and checks it without the images."""
 
 from __future__ import annotations
 
@@ -6,20 +6,11 @@ from collections.abc import Iterator, Mapping
 from itertools import chain, islice, product
 from typing import Any
 
-import torch
-
 from aemodels.config import Choice, Range, SettingsError, Space, nested
-from aemodels.data.prepared import PreparedData
-from aemodels.evaluation.evaluate import COMING, check_likelihood, check_primary, lacking
-from aemodels.evaluation.evidence import Evidence
-from aemodels.evaluation.leaving_out import named
 from aemodels.experiment import Experiment
-from aemodels.runtime.hashes import hash_of
-from aemodels.training.models import new_model
 from aemodels.tuning.config import TuningConfig
 
 CHECKED_COMBINATIONS = 1_000  # combinations of the ends of all ranges that are checked before a search starts
-LENGTHS = {"training.updates", "training.epochs"}  # either sets the length of a training
 
 
 def search_space(experiment: Experiment, config: TuningConfig) -> Space:
@@ -44,8 +35,7 @@ def search_space(experiment: Experiment, config: TuningConfig) -> Space:
     for key in space:
         if not key.startswith(("model.", "training.")):
             raise SettingsError(f"tuning.space: {key} cannot vary within a search; only model.* and training.* can")
-    combinations = (dict(zip(space, values, strict=True)) for values in product(*map(_extremes, space.values())))
-    for settings in chain(_single(space), islice(combinations, CHECKED_COMBINATIONS)):
+    for settings in chain(single_ends(space), combined_ends(space)):
         try:
             experiment.override(settings)
         except SettingsError as error:
@@ -78,65 +68,16 @@ def _free(space: Space, experiment: Experiment, config: TuningConfig) -> Space:
     return {key: varied for key, varied in space.items() if key not in settled}
 
 
-def _single(space: Space) -> Iterator[dict[str, Any]]:
+def single_ends(space: Space) -> Iterator[dict[str, Any]]:
     """Yields each end of each range, by itself."""
     return ({key: value} for key, varied in space.items() for value in _extremes(varied))
 
 
+def combined_ends(space: Space) -> Iterator[dict[str, Any]]:
+    """Yields combinations of the ends of all ranges, up to a number."""
+    combinations = (dict(zip(space, values, strict=True)) for values in product(*map(_extremes, space.values())))
+    return islice(combinations, CHECKED_COMBINATIONS)
+
+
 def _extremes(varied: Range | Choice) -> tuple[Any, ...]:
     return varied.choices if isinstance(varied, Choice) else (varied.low, varied.high)
-
-
-def check_models(experiment: Experiment, data: PreparedData, config: TuningConfig, space: Space) -> None:
-    """Builds the models at the ends of each range; it takes a moment.
-
-    Raises:
-        SettingsError: one does not fit the images, or lacks what an objective needs.
-    """
-    for settings in _single(space):
-        try:
-            with torch.device("meta"):
-                whole_experiment(experiment, settings, data).model.build(data.image_shape, data.num_classes)
-        except SettingsError as error:
-            raise SettingsError(*(f"tuning.space: {line}" for line in error.args)) from None
-        except RuntimeError as error:  # a tensor of more numbers than can be counted
-            told = ", ".join(f"{key}={value}" for key, value in settings.items())
-            raise SettingsError(f"tuning.space: {told}: no such network can be built ({error})") from None
-    own = experiment.for_data(data)
-    model = new_model(own.model, data, own.seed, images=own.training.images)
-    check_primary(model, data, experiment.evaluation)
-    check_likelihood(model, data, experiment.evaluation)  # for the training that follows the search
-    evidence = Evidence(model, data, None, experiment.evaluation, "val")
-    for metric in config.pareto or ():
-        if missing := " and ".join(named(need, evidence) for need in lacking(metric, evidence, COMING)):
-            raise SettingsError(
-                f"tuning.pareto: {metric} needs {missing}, which this model, these data or these settings do not have"
-            )
-
-
-def whole_experiment(given: Experiment, params: Mapping[str, Any], data: PreparedData) -> Experiment:
-    """Returns the experiment of the training that follows a search, with a trial's parameters."""
-    return given.override(params).for_data(data)
-
-
-def trial_experiment(
-    given: Experiment, config: TuningConfig, params: Mapping[str, Any], data: PreparedData
-) -> Experiment:
-    """Returns the experiment of a trial: that of the training with its parameters, only shorter and on fewer images.
-
-    All trials share the seed, so that they differ by their parameters alone.
-
-    Args:
-        given: the experiment before anything in it is chosen from the images; what is chosen may follow from `params`.
-    """
-    whole = whole_experiment(given, params, data)
-    images = filter(None, (whole.training.images, config.images))
-    limits = {**config.trial_length(whole.training), "training.images": min(images, default=None)}
-    varied = params.keys() | (LENGTHS if params.keys() & LENGTHS else set())
-    return whole.override({key: value for key, value in limits.items() if key not in varied})
-
-
-def search_identity(experiment: Experiment, config: TuningConfig, digest: str) -> str:
-    """Returns the name of a search's study and folder: a hash of all settings and of the prepared data."""
-    settings = [each.model_dump(mode="json") for each in (experiment, config)]
-    return f"search-{hash_of([settings, digest])[:12]}"

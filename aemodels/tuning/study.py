@@ -18,18 +18,15 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from aemodels.config import UnreachableError, UserError
-from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.evaluate import direction
-from aemodels.experiment import Experiment
 from aemodels.runtime.files import in_words
 from aemodels.tuning.claims import Claims
-from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import SearchResult, Trial
 from aemodels.tuning.messages import Goals
 from aemodels.tuning.pruner import Pruner
 from aemodels.tuning.sampler import Sampler
-from aemodels.tuning.space import search_space
 from aemodels.tuning.storage import DATABASE_ERRORS, INTERRUPTED
+from aemodels.tuning.task import Task
 
 FINISHED = "finished"  # the key of a note of the study
 STATES: dict[TrialState, Literal["waiting", "running", "complete", "pruned"]] = {
@@ -44,23 +41,15 @@ OPTUNA_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "
 class Study:
     """Holds a search's trials, what to try next, and notes; as a context manager it gives back what still runs."""
 
-    def __init__(
-        self,
-        name: str,
-        experiment: Experiment,
-        config: TuningConfig,
-        data: PreparedData,
-        storage: RDBStorage,
-        claims: type[Claims] = Claims,
-    ) -> None:
+    def __init__(self, name: str, task: Task, storage: RDBStorage, claims: type[Claims] = Claims) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.name, self.space, self.shared = name, search_space(experiment, config), claims is not Claims
-        self.primary = experiment.evaluation.primary
+        self.name, self.task, self.shared, config = name, task, claims is not Claims, task.config
+        self.primary = task.given.evaluation.primary
         self.objectives = config.pareto or (self.primary,)
         self.directions = tuple(direction(metric) for metric in self.objectives)
         self.goals = Goals(self.objectives, self.primary if config.prune and config.pareto is None else None)
-        self._sampler = Sampler(experiment, config, data, self.space, self.directions)
-        self._pruner = Pruner(experiment, config, data)
+        self._sampler = Sampler(task, self.directions)
+        self._pruner = Pruner(task)
         self.config = config.override({"trials": self._sampler.total()})
         """Holds the settings of the search, with no more trials than there are settings in its space."""
         self._storage, self._id = storage, self._find(storage)
@@ -261,7 +250,8 @@ class Study:
         sign = -1 if direction(self.primary) == "maximize" else 1
         chosen = min(front, key=lambda trial: _finite(sign * trial.metrics[self.primary]))
         importances = self._sampler.importances(study)
-        return SearchResult(self.name, self.space, self.objectives, self.directions, trials, front, chosen, importances)
+        space = self.task.space
+        return SearchResult(self.name, space, self.objectives, self.directions, trials, front, chosen, importances)
 
 
 def _finite(value: float) -> float:

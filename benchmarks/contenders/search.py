@@ -80,6 +80,7 @@ def _pruned(job: Job) -> Measured:
     from aemodels.tuning.config import TuningConfig
     from aemodels.tuning.opening import open_study
     from aemodels.tuning.search import search
+    from aemodels.tuning.task import Task
 
     data, experiment = PreparedData.model_validate(job.data), _experiment(job)
     share = job.settings["granted"] / job.settings["epochs"]
@@ -89,7 +90,7 @@ def _pruned(job: Job) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["AEMODELS_STORE"] = folder
         started = time.perf_counter()  # making the database is part of it
-        events = search(experiment, data, no_features, open_study("benchmark", experiment, config, data))
+        events = search(open_study("benchmark", Task(experiment, config, data)), no_features)
         with Driven(events) as driven:
             for _ in driven:
                 pass

@@ -26,6 +26,7 @@ from aemodels.tuning.events import Trial, TrialEnded, TrialLost, TrialStarted
 from aemodels.tuning.search import search
 from aemodels.tuning.storage import INTERRUPTED, open_storage
 from aemodels.tuning.study import Study
+from aemodels.tuning.task import Task
 
 NAMES = (f"joined-{number}" for number in count())
 EXPERIMENT, CONFIG = Experiment(), TuningConfig(trials=6, generation=3, epochs=4)
@@ -44,7 +45,7 @@ class Unlocked(Leases):
 def workers(data: PreparedData, number: int = 2) -> Iterator[list[Study]]:
     """Opens the same study so many times, as that many processes would see it."""
     name = next(NAMES)
-    studies = [Study(name, EXPERIMENT, CONFIG, data, open_storage(None), Unlocked) for _ in range(number)]
+    studies = [Study(name, Task(EXPERIMENT, CONFIG, data), open_storage(None), Unlocked) for _ in range(number)]
     try:
         yield studies
     finally:
@@ -146,7 +147,7 @@ def test_an_end_that_does_not_count_is_undone(
     features: Any = object()
     with workers(digits) as (a, b), start_run(store, "digits", "search") as parent:
         late, other = (TrialRuns(store, study, parent, "digits", "") for study in (a, b))
-        events = search(EXPERIMENT, digits, features, a)
+        events = search(a, features)
         for event in events:
             if isinstance(event, TrialEnded):
                 break
@@ -207,7 +208,7 @@ def test_what_an_interrupted_worker_runs_goes_back(digits: PreparedData) -> None
 def test_a_database_alone_is_not_waited_for(digits: PreparedData) -> None:
     """What a killed process left is free at once: the lock of the run's folder proves that it is dead."""
     name = next(NAMES)
-    dead, study = (Study(name, EXPERIMENT, CONFIG, digits, open_storage(None)) for _ in range(2))
+    dead, study = (Study(name, Task(EXPERIMENT, CONFIG, digits), open_storage(None)) for _ in range(2))
     with closing(dead), closing(study):
         dead.generation(0)
         trial = claimed(dead)

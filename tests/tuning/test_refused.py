@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from aemodels.tuning.events import TrialEnded, TrialEpoch
 from aemodels.tuning.messages import MemberEnd, TrialEvents
 from aemodels.tuning.opening import open_study
 from aemodels.tuning.search import search
-from aemodels.tuning.space import search_space, trial_experiment
+from aemodels.tuning.space import search_space
+from aemodels.tuning.task import Task, check_models
 
 
 @pytest.mark.slow
@@ -35,7 +37,7 @@ def test_a_search_outlives_its_processes(digits: PreparedData, monkeypatch: pyte
         return peers[-1]
 
     monkeypatch.setattr(runner, "GeneratorProcess", counted)
-    steps = search(SMALL, digits, None, open_study(name, SMALL, config, digits))
+    steps = search(open_study(name, Task(SMALL, config, digits)), None)
     ended: list[int] = []
     for event in steps:
         if isinstance(event, TrialEpoch) and event.index == 1 and len(peers) == 2:
@@ -118,6 +120,34 @@ def test_objective_that_the_model_does_not_have(digits: PreparedData) -> None:
         run(digits, TuningConfig(pareto=("mse", "rate")), EXPERIMENT.override({"model": "ae"}))
 
 
+@pytest.mark.parametrize(
+    ("training", "tuning", "message"),
+    [
+        ({"warmup_steps": 100}, {"updates": 100}, "training.warmup_steps=100: no trial would get out of this warm-up"),
+        ({"warmup_steps": 100}, {"updates": 101}, ""),
+        ({"warmup_steps": 100, "updates": 90}, {"updates": 90}, ""),  # the training does not get out of it either
+        ({}, {"updates": 1}, ""),
+        (
+            {"warmup_steps": 20},
+            {"epochs": 2, "images": 640, "space": {"training.batch_size": {"choices": [16, 64]}}},
+            "training.warmup_steps=20: with training.batch_size=64, no trial",
+        ),
+        (
+            {"warmup_steps": 1_000},
+            {"space": {"training.warmup_steps": {"low": 10, "high": 400}}},
+            "training.warmup_steps=400: no trial",
+        ),
+        ({"warmup_steps": 1_000}, {"space": {"training.warmup_steps": {"low": 10, "high": 300}}}, ""),
+    ],
+)
+def test_trials_that_end_in_their_warm_up(
+    training: dict[str, int], tuning: dict[str, Any], message: str, digits: PreparedData
+) -> None:
+    task = Task(EXPERIMENT.override({"training": training}), TuningConfig.parse(tuning), digits)
+    with pytest.raises(SettingsError, match=message) if message else nullcontext():
+        check_models(task)
+
+
 def failing(index: int, experiment: Experiment, watched: str | None) -> TrialEvents:
     if miss(experiment) > 1:
         yield MemberEnd(index, {}, 0.0, "epoch 1: train/loss is nan")
@@ -132,7 +162,7 @@ def test_diverging_trials_do_not_end_a_search(digits: PreparedData, monkeypatch:
     bad = [trial for trial in result.trials if trial.state == "failed"]
     assert bad
     assert all("train/loss is nan" in trial.error and not trial.values for trial in bad)
-    assert miss(trial_experiment(EXPERIMENT, CONFIG, result.best.params, digits)) <= 1
+    assert miss(Task(EXPERIMENT, CONFIG, digits).trial(result.best.params)) <= 1
     events, again = run(digits, name=name)
     assert again == result
     assert all(not isinstance(event, TrialEpoch) and event.replayed for event in events)  # nor do they run again

@@ -20,7 +20,7 @@ from aemodels.tuning.opening import open_study
 from aemodels.tuning.pruner import LEAST_TRIALS
 from aemodels.tuning.sampler import RANDOM_TRIALS
 from aemodels.tuning.search import search
-from aemodels.tuning.space import trial_experiment
+from aemodels.tuning.task import Task
 
 # ---------------------------------------------------------------- what it tries
 
@@ -120,9 +120,9 @@ def test_lists_and_sections_can_be_searched(digits: PreparedData) -> None:
 
 @pytest.mark.usefixtures("pretended")
 def test_generation_is_recorded_before_it_runs(digits: PreparedData) -> None:
-    study = open_study(next(NAMES), EXPERIMENT, CONFIG, digits)
+    study = open_study(next(NAMES), Task(EXPERIMENT, CONFIG, digits))
     features: Any = object()
-    steps = search(EXPERIMENT, digits, features, study)
+    steps = search(study, features)
     assert isinstance(next(steps), TrialStarted)
     assert [trial.state for trial in study.trials()] == ["running", "waiting", "waiting"]
 
@@ -133,27 +133,27 @@ def test_a_generation_is_a_share_of_the_search(digits: PreparedData) -> None:
     assert [TuningConfig(trials=n).generation_size for n in (1, 12, 16, 17, 64)] == [1, 4, 4, 5, 16]
     assert [TuningConfig(trials=n, generation=6).generation_size for n in (4, 64)] == [4, 6]
     config = TuningConfig(trials=26)
-    study = open_study(next(NAMES), EXPERIMENT, config, digits)
+    study = open_study(next(NAMES), Task(EXPERIMENT, config, digits))
     features: Any = object()
-    assert isinstance(next(search(EXPERIMENT, digits, features, study)), TrialStarted)
+    assert isinstance(next(search(study, features)), TrialStarted)
     assert [trial.state for trial in study.trials()] == ["running"] + ["waiting"] * 6
     assert [trial.index for trial in study.generation(3)] == [21, 22, 23, 24, 25]
 
 
 def test_trial_is_smaller_than_the_experiment(digits: PreparedData) -> None:
-    limits = trial_experiment(EXPERIMENT, TuningConfig(epochs=10, images=500), {"model.beta": 2.0}, digits)
+    limits = Task(EXPERIMENT, TuningConfig(epochs=10, images=500), digits).trial({"model.beta": 2.0})
     assert (limits.training.epochs, limits.training.images, limits.model.flat()["beta"]) == (10, 500, 2.0)
     own = EXPERIMENT.override({"training.epochs": 3, "training.images": 100})
-    assert trial_experiment(own, TuningConfig(), {}, digits).training == own.for_data(digits).training
-    assert trial_experiment(own, TuningConfig(images=None), {}, digits).training == own.for_data(digits).training
+    assert Task(own, TuningConfig(), digits).trial({}).training == own.for_data(digits).training
+    assert Task(own, TuningConfig(images=None), digits).trial({}).training == own.for_data(digits).training
     long = EXPERIMENT.override({"training.epochs": 60})
-    assert trial_experiment(long, TuningConfig(), {}, digits).training.epochs == 10
+    assert Task(long, TuningConfig(), digits).trial({}).training.epochs == 10
 
 
 def test_a_trial_gets_a_quarter_of_the_updates(digits: PreparedData) -> None:
     def length(training: dict[str, int], tuning: TuningConfig, params: dict[str, int] | None = None) -> object:
         experiment = EXPERIMENT.override({f"training.{key}": value for key, value in training.items()})
-        trial = trial_experiment(experiment, tuning, params or {}, digits).training
+        trial = Task(experiment, tuning, digits).trial(params or {}).training
         return trial.updates or f"{trial.epochs} epochs"
 
     assert length({"updates": 2_000}, TuningConfig()) == 500
@@ -161,6 +161,30 @@ def test_a_trial_gets_a_quarter_of_the_updates(digits: PreparedData) -> None:
     assert length({"updates": 300}, TuningConfig(epochs=2)) == "2 epochs"
     assert length({"epochs": 30}, TuningConfig(updates=400)) == 400
     assert length({"updates": 300}, TuningConfig(), {"training.epochs": 7}) == "7 epochs"
+
+
+@pytest.mark.parametrize(
+    ("training", "tuning", "params", "warm_up"),
+    [
+        ({}, {}, {}, 25),  # of 375 updates, as 100 of 1,500
+        ({"updates": 600}, {"updates": 600}, {}, 100),
+        ({"updates": 600}, {"updates": 50}, {}, 9),  # 8.3, rounded up
+        ({}, {"epochs": 2, "images": 640}, {}, 2),  # of 20 updates
+        ({}, {"epochs": 2, "images": 640}, {"training.batch_size": 32}, 3),  # of 40 updates
+        ({"epochs": 60}, {"updates": 50}, {}, 0),
+        ({}, {}, {"training.updates": 5_000}, 100),  # a length that varies is that of the training
+        ({"warmup_steps": 60}, {}, {}, 60),
+        ({}, {}, {"training.warmup_steps": 60}, 60),
+    ],
+)
+def test_the_warm_up_is_a_share_of_a_trial(
+    training: dict[str, int], tuning: dict[str, int], params: dict[str, int], warm_up: int, digits: PreparedData
+) -> None:
+    """A trial of 40 updates whose learning rate rises over 100 would not reach the learning rates that are searched."""
+    task = Task(EXPERIMENT.override({"training": training}), TuningConfig.parse(tuning), digits)
+    trials = [task.trial({**params, "model.latent_dim": size}).training for size in (2, 20)]
+    assert trials[0] == trials[1]  # so they train in one population
+    assert trials[0].warm_up == warm_up
 
 
 @pytest.mark.usefixtures("pretended")

@@ -13,9 +13,9 @@ from aemodels.settings import Settings
 from aemodels.tuning.config import TuningConfig
 from aemodels.tuning.events import TrialStarted
 from aemodels.tuning.opening import open_study
-from aemodels.tuning.space import trial_experiment
+from aemodels.tuning.task import Task
 
-LIMITS = {"training.updates", "training.epochs", "training.images"}
+LIMITS = {"training.updates", "training.epochs", "training.images", "training.warmup_steps"}
 SPACES: dict[str, dict[str, Any]] = {
     "own": {},
     "trunk": {"model.trunk": {"choices": ["mlp", "conv", "photo", "auto"]}},
@@ -45,9 +45,10 @@ def test_a_trial_is_the_training_after_it_but_shorter(space: str, images: str, d
     data, given = digits.model_copy(update=IMAGES[images]), Settings()
     for tuning in TUNINGS:
         config = tuning.override({"space": SPACES[space]})
-        study = open_study(next(NAMES), given.experiment, config, data)
+        task = Task(given.experiment, config, data)
+        study = open_study(next(NAMES), task)
         for trial in study.generation(0):
-            tried = trial_experiment(given.experiment, config, trial.params, data)
+            tried = task.trial(trial.params)
             trained = given.override(trial.params).for_data(data).experiment
             assert differences(tried, trained) <= LIMITS
             assert "auto" not in tried.flat().values()

@@ -18,8 +18,8 @@ from aemodels.config import UserError
 from aemodels.data import PreparedData
 from aemodels.tuning.events import TrialEnded, TrialEpoch
 from aemodels.tuning.opening import open_study
-from aemodels.tuning.space import search_identity
 from aemodels.tuning.storage import open_storage
+from aemodels.tuning.task import Task
 
 WRITES = (
     "create_new_study",
@@ -118,7 +118,7 @@ def child(action):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 def killed_after(events):
-    steps = t.search(t.SMALL, data, None, t.open_study("killed", t.SMALL, config, data))
+    steps = t.search(t.open_study("killed", t.Task(t.SMALL, config, data)), None)
     for _ in range(events):
         next(steps)
     threading.Timer(0.005, os.kill, (os.getpid(), signal.SIGKILL)).start()
@@ -147,28 +147,29 @@ def test_kill_9() -> None:
 
 
 def test_notes_are_kept(digits: PreparedData) -> None:
-    study = open_study("notes", EXPERIMENT, CONFIG, digits)
+    study = open_study("notes", Task(EXPERIMENT, CONFIG, digits))
     assert study.notes() == {}
     study.remember("run", "abc")
-    assert open_study("notes", EXPERIMENT, CONFIG, digits).notes() == {"run": "abc"}
+    assert open_study("notes", Task(EXPERIMENT, CONFIG, digits)).notes() == {"run": "abc"}
 
 
 def test_damaged_database(digits: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AEMODELS_STORE", str(tmp_path))
     (tmp_path / "optuna.db").write_bytes(b"no database" * 1000)
     with pytest.raises(UserError, match=r"not a database.*move .*optuna\.db away"):
-        open_study("x", EXPERIMENT, CONFIG, digits)
+        open_study("x", Task(EXPERIMENT, CONFIG, digits))
     with pytest.raises(UserError, match=r"check postgresql://me:\*\*\*@nowhere\.invalid/x") as raised:
         open_storage("postgresql://me:secret@nowhere.invalid/x?password=secret")
     assert "secret" not in str(raised.value)
 
 
-def test_identity() -> None:
-    identity = search_identity(EXPERIMENT, CONFIG, "d1")
-    assert identity == search_identity(EXPERIMENT.override({}), CONFIG.override({}), "d1")
+def test_identity(digits: PreparedData) -> None:
+    identity = Task(EXPERIMENT, CONFIG, digits).identity("a")
+    assert identity == Task(EXPERIMENT.override({}), CONFIG.override({}), digits).identity("a")
     others = [
-        search_identity(EXPERIMENT, CONFIG, "d2"),
-        search_identity(EXPERIMENT, CONFIG.override({"trials": 9}), "d1"),
-        search_identity(EXPERIMENT.override({"seed": 1}), CONFIG, "d1"),
+        Task(EXPERIMENT, CONFIG, digits).identity("b"),
+        Task(EXPERIMENT, CONFIG, digits.model_copy(update={"digest": "d2"})).identity("a"),
+        Task(EXPERIMENT, CONFIG.override({"trials": 9}), digits).identity("a"),
+        Task(EXPERIMENT.override({"seed": 1}), CONFIG, digits).identity("a"),
     ]
-    assert len({identity, *others}) == 4
+    assert len({identity, *others}) == 5
