@@ -15,6 +15,7 @@ from aemodels.evaluation.evaluate import evaluate, lacking
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.key_metrics import shown_in
+from aemodels.evaluation.metrics.samples import SAMPLES
 from aemodels.experiment import Experiment
 from aemodels.models.base import GenerativeModel
 from aemodels.training.config import TrainingDivergedError
@@ -39,7 +40,8 @@ class Conditions:
         """Measures what is watched on the weights of the epoch; None if nothing is, or it cannot be measured."""
         if (watched := self.goals.watched) is None:
             return None
-        fit_prior(epoch.model, self.data, experiment.seed, experiment.training.images)
+        if watched in SAMPLES:  # the others draw no images by themselves
+            fit_prior(epoch.model, self.data, experiment.seed, experiment.training.images)
         return evaluate(self._evidence(epoch.model, experiment), only=(watched,)).metrics.get(watched)
 
     def measure(self, epoch: Epoch, experiment: Experiment) -> dict[str, float]:
