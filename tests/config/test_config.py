@@ -107,7 +107,7 @@ def test_every_setting_is_described() -> None:
         (["seed=-1"], ["seed=-1: must be at least 0"]),
         (
             ["registry.name=a/b"],
-            ["null takes the data set's name. A model of images from a folder needs a name."],
+            ["null takes the data set's name. A model of one's own images needs a name."],
         ),
         (["model.trunk.widths=[400"], ["model.trunk.widths", "[400, 200]"]),
         (["model.trunk.widths=[]"], ["model.trunk.widths", "at least 1"]),

@@ -195,6 +195,8 @@ def test_killed_at_any_moment_and_run_again_equals_uninterrupted(digits: Prepare
 class DriftConfig(ModelConfig):
     """Makes one weight that starts at 0. Adam raises it by exactly the learning rate at every step."""
 
+    name: str = "drift"
+
     def build(self, image_shape: ImageShape, num_classes: int) -> GenerativeModel:
         return Drift(image_shape, num_classes, latent_dim=1)
 

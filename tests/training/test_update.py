@@ -33,6 +33,8 @@ BATCH_NORM = MLPConfig(widths=(16,), normalization="batch")
 class TwoPartsConfig(ModelConfig):
     """Makes a generator and a critic that each see the other's output."""
 
+    name: str = "two_parts"
+
     def build(self, image_shape: ImageShape, num_classes: int) -> GenerativeModel:
         return TwoParts(image_shape, num_classes, latent_dim=2)
 
