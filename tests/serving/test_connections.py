@@ -26,7 +26,7 @@ from aemodels.serving.answers import Question, answer
 from aemodels.serving.connections import HEAD_SECONDS, MOST_CONNECTIONS
 
 LONGEST = 64_000 * 24  # bytes: nearly the longest body that a model of 8 x 8 images takes
-PROMPTLY = 2.0  # seconds
+PROMPTLY = HEAD_SECONDS / 2  # who waits for a slow client waits at least HEAD_SECONDS
 
 
 @pytest.fixture(scope="module")
