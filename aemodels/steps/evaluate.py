@@ -33,8 +33,8 @@ from aemodels.tracking.run import Run, start_run
 from aemodels.tracking.store import open_store
 
 # Settings of data that draw validation and test images.
-SPLITTING = {"val_path", "test_path", "val_fraction", "test_fraction", "split_seed"}
-READING = {"fit", "levels", "channels", "labels"}  # settings that give an image other pixels, or another class
+SPLITTING = ("val_path", "test_path", "val_fraction", "test_fraction", "split_seed")
+READING = ("fit", "levels", "channels", "labels")  # settings that give an image other pixels, or another class
 MOST_LISTED = 10  # classes that a message names
 
 
@@ -127,19 +127,22 @@ def _check_splits(own: DataConfig, asked: DataConfig) -> None:
     Raises:
         SettingsError: there is such a setting.
     """
-    same = own.name == asked.name
-    for key in type(asked).model_fields.keys() & SPLITTING:
-        if getattr(asked, key) != (getattr(own, key) if same else type(asked).model_fields[key].default):
+    fields = type(asked).model_fields
+    for key in filter(fields.__contains__, SPLITTING):
+        if getattr(asked, key) != (getattr(own, key) if own.name == asked.name else fields[key].default):
             remedy = "give its images as data.path, and all are evaluated" if "path" in key else "leave it out"
             raise SettingsError(f"data.{key}: a trained model keeps the splits of its images; {remedy}")
-    if not same or getattr(own, "path", None) != getattr(asked, "path", None):
-        return
-    for key in type(asked).model_fields.keys() & READING:
-        if getattr(asked, key) != getattr(own, key):
+    for key in filter(fields.__contains__, READING):
+        if _same_source(own, asked) and getattr(asked, key) != getattr(own, key):
             raise SettingsError(
                 f"data.{key}: the model's own images would be drawn into other splits; leave it out, or give other "
                 "images as data.path"
             )
+
+
+def _same_source(own: DataConfig, other: DataConfig) -> bool:
+    """Tells whether both read the same files, or the same packaged images."""
+    return own.name == other.name and getattr(own, "path", None) == getattr(other, "path", None)
 
 
 def _images(loaded: Loaded, experiment: Experiment) -> Steps[Examined]:
@@ -149,7 +152,7 @@ def _images(loaded: Loaded, experiment: Experiment) -> Steps[Examined]:
         UserError: they are missing, or do not fit.
     """
     own, other = loaded.card.experiment.data, experiment.data
-    if isinstance(other, OwnImagesConfig) and not (isinstance(own, type(other)) and own.path == other.path):
+    if isinstance(other, OwnImagesConfig) and not _same_source(own, other):
         return (yield from images_of(loaded, other))
     data = yield from prepare(other)
     return Examined(data, data)
