@@ -34,7 +34,7 @@ from aemodels.priors.base import FittedPrior
 from aemodels.priors.fitting import fitted_to_few
 
 ADVERSARIAL_MOMENTUM = 0.5  # two parts that chase each other swing with more (Radford et al., 2016, arXiv:1511.06434)
-PHOTO_FROM = 16  # pixels of an image's shorter side: from here on `auto` takes the trunk for photos
+PHOTO_FROM = 9  # pixels of an image's shorter side from which on `auto` takes the trunk for photos
 LEAST_CODES = 50  # the number of codes, at least, to which a distribution of images is fitted
 
 LatentDim = Annotated[int, Field(ge=1, description="Sets how many numbers a code has.")]
@@ -192,7 +192,7 @@ class AutoencoderConfig(ModelConfig):
 
     latent_dim: LatentDim = 20
     trunk: AnyTrunkConfig = AutoTrunkConfig()
-    """Sets the networks between images and codes; `auto` takes photo from 16 pixels a side on, and mlp below."""
+    """Sets the networks between images and codes; `auto` takes photo, but mlp if a side has only 8 pixels."""
     likelihood: AnyLikelihoodConfig = AutoLikelihoodConfig()
     """Sets how pixels are distributed around a reconstruction.
 
