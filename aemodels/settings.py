@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from aemodels.config import NAME, Config, SettingsError, did_you_mean, nested, read_text
+from aemodels.config import Config, SettingsError, did_you_mean, nested, read_text
 from aemodels.data.own_images import source_of
 from aemodels.data.paths import whole_path, whole_paths
 from aemodels.data.source import OwnImagesConfig
@@ -43,8 +43,7 @@ class Settings(Experiment):
     @property
     def listed_name(self) -> str:
         """Returns the name under which MLflow lists runs that register no model; a folder's name will do."""
-        shown = re.sub(r"[^A-Za-z0-9._-]+", "-", self.data.title)
-        return self.registry.name or (shown if re.fullmatch(NAME, shown) else self.data.name)
+        return self.registry.name or self.data.listed_name
 
     def require_name(self) -> None:
         """Demands a name for a model of images from folders, as a folder's name says nothing about its images.

@@ -1,4 +1,4 @@
-"""Shows text from outside, such as names of classes and files, as it is; what cannot be shown becomes an escape."""
+"""Writes texts, numbers and moments for a person; what cannot be shown in a text becomes an escape."""
 
 from __future__ import annotations
 
@@ -77,6 +77,16 @@ def code_in_markdown(text: str) -> str:
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence, space = "`" * (longest + 1), " " if longest else ""
     return f"{fence}{space}{visible(text)}{space}{fence}"
+
+
+def number(value: float) -> str:
+    """Writes a number with four digits.
+
+    Example:
+        >>> number(0.123456), number(12345.6)
+        ('0.1235', '12,346')
+    """
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
 def local_time(moment: datetime) -> str:

@@ -27,13 +27,13 @@ from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import feature_network
 from aemodels.evaluation.metrics import METRICS
-from aemodels.evaluation.metrics.table import number
 from aemodels.evaluation.references import MEAN_IMAGE, Size, reference_systems
 from aemodels.reports.figures.comparison import side_by_side
 from aemodels.reports.pictures import Picture
 from aemodels.runtime.environment import data_root
 from aemodels.runtime.files import write_whole
 from aemodels.runtime.progress import finish
+from aemodels.texts import number
 from benchmarks import results
 from benchmarks.contenders.own_images import LATENT, Trained, ours, plain, pythae
 from benchmarks.jobs import Job, run_job

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from aemodels.runtime.progress import Progress as Report
 from aemodels.runtime.progress import Steps, finish
-from aemodels.texts import local_time, visible
+from aemodels.texts import local_time, number, visible
 
 T = TypeVar("T")
 LINE_SECONDS = 15.0  # between two lines on a pipe while a piece of work goes on
@@ -141,7 +141,7 @@ def text(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+        return number(value)
     return local_time(value) if isinstance(value, datetime) else visible(str(value))
 
 

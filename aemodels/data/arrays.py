@@ -12,10 +12,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
-from uuid import uuid4
 from zipfile import BadZipFile
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -34,7 +34,7 @@ from aemodels.data.source import (
 )
 from aemodels.runtime.arrays import require_range
 from aemodels.runtime.environment import cache_folder
-from aemodels.runtime.files import at_path
+from aemodels.runtime.files import at_path, write_whole
 
 SUFFIXES = (".npy", ".npz")
 # The arrays of a `.npz` file; all but the first may be left out.
@@ -194,15 +194,16 @@ def keep_arrays(
         parts["classes"] = np.asarray(classes, dtype=np.str_)
     path = _kept() / f"{_hash_of(parts)}.npz"
     with at_path(path):
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{uuid4().hex}.npz")  # another process may write the same
-            try:
-                np.savez(partial, **parts)  # type: ignore[arg-type]  # untyped
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):  # another process may write the same
+            if not path.exists():
+                write_whole(path, partial(_write, parts))
     return path
+
+
+def _write(parts: dict[str, NDArray[Any]], path: Path) -> None:
+    with path.open("wb") as file:  # to a name, numpy may add an ending
+        np.savez(file, **parts)  # type: ignore[arg-type]  # untyped
 
 
 def _kept() -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BeforeValidator, Field, model_validator
 
-from aemodels.config import Config, UserError
+from aemodels.config import NAME, Config, UserError
 from aemodels.data.paths import WholePaths
 from aemodels.runtime.hashes import hash_of
 from aemodels.texts import Typed
@@ -78,6 +79,12 @@ class SourceConfig(Config):
     def title(self) -> str:
         """Names the images for a person."""
         return self.name
+
+    @property
+    def listed_name(self) -> str:
+        """Returns the name under which MLflow lists runs that register no model: the title, as far as it can be one."""
+        shown = re.sub(r"[^A-Za-z0-9._-]+", "-", self.title)
+        return shown if re.fullmatch(NAME, shown) else self.name
 
     def fetch(self) -> Source:
         """Finds the raw files (or downloads them) without decoding any.

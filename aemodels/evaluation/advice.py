@@ -7,8 +7,8 @@ from statistics import median
 from typing import NamedTuple
 
 from aemodels.config import as_written
-from aemodels.evaluation.metrics.table import number
 from aemodels.models.base import ModelConfig
+from aemodels.texts import number
 from aemodels.training.config import TrainingConfig
 
 NOTHING = 0.99  # share of the mean image's squared error above which a model tells nothing of single images

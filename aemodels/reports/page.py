@@ -16,35 +16,18 @@ from aemodels.config import Config
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.key_metrics import shown_in
 from aemodels.evaluation.metrics import METRICS
-from aemodels.evaluation.metrics.table import number
 from aemodels.experiment import Experiment
+from aemodels.reports.figures.comparison import COMPARISON_FIGURES
 from aemodels.reports.figures.model import FIGURES
 from aemodels.reports.pictures import Picture
 from aemodels.reports.table import VALIDATION, VALIDATION_HOW, VALIDATION_UNIT, VALIDATION_WHAT, Score, Table, left_out
-from aemodels.texts import local_time
+from aemodels.texts import local_time, number
 
 SHORT = {"elbo", "knn", "mse", "psnr", "ssim"}  # abbreviations, which are written in capitals
 FIRST = ("samples", "reconstructions")  # figures of the first screen
 KEY_NUMBERS = 5
 BETTER = {"minimize": "lower is better", "maximize": "higher is better", None: "for comparison"}
 BESIDE = {"mse": "linear_code_mse", "frechet_samples": "frechet_linear_code"}  # metric -> that of its reference
-OF_COMPARISONS = {  # picture -> its name on the page, heading and caption
-    "comparison": (
-        "side-by-side",
-        "Side by side",
-        "A row for each system: what it makes of the held-out images on top, images that it draws with the same seed, "
-        "and what lies between the codes of two of those images. Where samples are from a prior fitted to codes, those "
-        "of codes from N(0, I) stand beside them. What a system cannot do is left empty: without an encoder there are "
-        "no codes. All are of the first seed.",
-    ),
-    "rate_distortion": (
-        "rate-distortion",
-        "Rate and distortion",
-        "Systems that differ in beta alone: how many nats the code of an image takes, and how much is missing in what "
-        "it is decoded to. Below, what each draws: on the left too little is told by the codes, on the right they have "
-        "left the prior from which samples come.",
-    ),
-}
 
 
 class Subject(NamedTuple):
@@ -151,7 +134,7 @@ def write_comparison(
     """Writes the report of a comparison, with a column for each system.
 
     Args:
-        pictures: by their names in OF_COMPARISONS.
+        pictures: by their names in COMPARISON_FIGURES.
         undrawn: those that could not be drawn, with the reason.
     """
     changed = {
@@ -172,8 +155,8 @@ def write_comparison(
         metrics=list(_compared(table)),
         shared=[row for row in next(iter(changed.values())) if (row.key, row.value) in shared],
         own={name: [row for row in rows if (row.key, row.value) not in shared] for name, rows in changed.items()},
-        figures=[_figure_row(*OF_COMPARISONS[name], picture) for name, picture in pictures.items()],
-        undrawn={OF_COMPARISONS[name][1]: reason for name, reason in (undrawn or {}).items()},
+        figures=[_figure_row(*COMPARISON_FIGURES[name], picture) for name, picture in pictures.items()],
+        undrawn={COMPARISON_FIGURES[name][1]: reason for name, reason in (undrawn or {}).items()},
         unmeasured=left_out(table),
     )
 

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 
 from aemodels.config import Config
 from aemodels.evaluation.metrics import METRICS
-from aemodels.evaluation.metrics.table import number
+from aemodels.texts import number
 
 ABSENT = "–"
 ARROWS = {"minimize": " ↓", "maximize": " ↑", None: ""}

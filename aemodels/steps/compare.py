@@ -22,9 +22,8 @@ from aemodels.evaluation.leaving_out import Made, NotEnoughError, as_tags, make_
 from aemodels.evaluation.metrics import METRICS
 from aemodels.evaluation.references import Size, reference_systems
 from aemodels.experiment import Experiment
-from aemodels.reports.figures.comparison import rate_distortion, side_by_side
-from aemodels.reports.figures.model import drawing_figures
-from aemodels.reports.page import Contest, Subject, key_metrics, write_comparison, write_report
+from aemodels.reports.figures.comparison import CURVE, SIDE_BY_SIDE, rate_distortion, side_by_side
+from aemodels.reports.page import Contest, Subject, write_comparison
 from aemodels.reports.pictures import Picture
 from aemodels.reports.table import Measured, Table, as_markdown, make_table
 from aemodels.runtime import torchrun
@@ -36,9 +35,8 @@ from aemodels.settings import ComparisonConfig
 from aemodels.steps.recording import (
     FINISHED_BEFORE,
     Result,
-    headline,
+    draw_model,
     keep_figures,
-    keep_model_figures,
     keep_report,
     open_run,
     still_there,
@@ -52,7 +50,6 @@ from aemodels.tracking.store import open_store
 from aemodels.training.models import new_model
 
 T = TypeVar("T")
-SIDE_BY_SIDE, CURVE = "comparison", "rate_distortion"  # the names of the pictures in the report
 
 
 class Compared(Result):
@@ -180,16 +177,11 @@ def _child(
     with open_run(parent.store, folder, name, f"{system} {experiment.seed}", experiment.seed, tags, parent.id) as run:
         learned = yield from learn(experiment, data, features, folder, run, Untrained(model))
         run.metrics({"seconds": learned.seconds}, at=folder.time("evaluated"))
-        pictures, undrawn = yield from drawing_figures(learned.evaluation.evidence)
-        left_out = learned.evaluation.left_out | undrawn
-        run.tags(as_tags(left_out))
-        key = key_metrics(learned.evaluation.metrics, experiment.evaluation.primary)
-        keep_model_figures(pictures, folder.path, run, headline(key), learned.advice)
+        drawn = yield from draw_model(learned.evaluation, experiment.evaluation, learned.advice, folder.path, run)
         subject = Subject(
             f"{system}, seed {experiment.seed}", "trained", run.id, experiment, data, experiment.training.images
         )
-        report = write_report(subject, learned.evaluation.metrics, pictures, left_out, learned.advice)
-        keep_report(report, folder.path, run)
+        drawn.report(subject, learned.evaluation, learned.advice, folder.path, run)
     likelihood = getattr(experiment.model, "likelihood", None)
     measured = Measured(
         metrics=learned.evaluation.metrics,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,18 @@ from aemodels.data import DataConfig, PreparedData, prepare
 from aemodels.data.folder import FolderConfig
 from aemodels.data.source import OwnImagesConfig
 from aemodels.evaluation.evaluate import Evaluation, check_likelihood, evaluating
-from aemodels.evaluation.leaving_out import as_tags
 from aemodels.experiment import Experiment
-from aemodels.reports.figures.model import drawing_figures
-from aemodels.reports.page import Subject, key_metrics, write_report
+from aemodels.reports.page import Subject
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import store_folder
 from aemodels.runtime.progress import Progress, Steps
 from aemodels.serving.evaluation import Examined, advice, evidence_of, images_of, subject_of
 from aemodels.settings import merged
-from aemodels.steps.recording import Result, changed_first, headline, keep_figures, keep_report
+from aemodels.steps.recording import Result, changed_first, draw_model
 from aemodels.tracking.catalog import find
 from aemodels.tracking.origin import standard_tags
+from aemodels.tracking.references import registered_name
 from aemodels.tracking.run import Run, start_run
 from aemodels.tracking.store import open_store
 
@@ -51,6 +49,8 @@ class Evaluated(Result):
     """Names one file for a browser, with metrics, settings and figures."""
     left_out: dict[str, str] = Field(default_factory=dict)
     """Maps each metric and figure that could not be made of these images to the reason."""
+    advice: tuple[str, ...] = ()
+    """Says what is wrong with the model, in a sentence each."""
 
 
 def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[Evaluated]:
@@ -78,7 +78,7 @@ def evaluate(model: str, changes: Mapping[str, Any], group: str = "") -> Steps[E
     evidence = yield from evidence_of(loaded, examined, experiment.evaluation, history)
     yield Progress("evaluating", 0, 1)
     tags = {"kind": "evaluation", "model": model, "pipeline": group, **standard_tags(experiment.seed, "")}
-    with start_run(store, _name(model) or experiment.data.name, f"evaluation of {model}", tags) as run:
+    with start_run(store, registered_name(model) or experiment.data.listed_name, f"evaluation of {model}", tags) as run:
         run.params(changed_first(experiment))
         run.dataset(data, experiment.data.title)
         evaluation = yield from evaluating(evidence)
@@ -164,18 +164,16 @@ def _record(run: Run, subject: Subject, evaluation: Evaluation, lines: Sequence[
     run.metrics(metrics)
     folder = store_folder() / "evaluations" / run.id
     folder.mkdir(parents=True)
-    pictures, undrawn = yield from drawing_figures(evaluation.evidence)
-    left_out = evaluation.left_out | undrawn
-    run.tags(as_tags(left_out))
-    key = key_metrics(evaluation.metrics, subject.experiment.evaluation.primary)
+    drawn = yield from draw_model(evaluation, subject.experiment.evaluation, lines, folder, run)
     return Evaluated(
         run_id=run.id,
         url=run.url,
         model=subject.model,
         metrics=metrics,
-        figures=keep_figures(pictures, folder, run, headline(key)),
-        report=keep_report(write_report(subject, evaluation.metrics, pictures, left_out, lines), folder, run),
-        left_out=left_out,
+        figures=drawn.figures,
+        report=drawn.report(subject, evaluation, lines, folder, run),
+        left_out=drawn.left_out,
+        advice=tuple(lines),
     )
 
 
@@ -198,8 +196,3 @@ def _listed(classes: Sequence[str]) -> str:
     """Lists the first classes, as there may be thousands."""
     more = ", ..." if len(classes) > MOST_LISTED else ""
     return f"{', '.join(classes[:MOST_LISTED])}{more}" or "no labels"
-
-
-def _name(reference: str) -> str:
-    """Returns the registered model's name; "" for a run's folder."""
-    return "" if Path(reference).exists() else re.split("[@/]", reference.removeprefix("models:/"))[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -14,15 +14,19 @@ from pydantic import ConfigDict
 from aemodels.checkpoints.run_folder import RunFolder
 from aemodels.config import Config
 from aemodels.data import PreparedData
+from aemodels.evaluation.config import EvaluationConfig
+from aemodels.evaluation.evaluate import Evaluation
 from aemodels.evaluation.features import Features
-from aemodels.evaluation.metrics.table import number
+from aemodels.evaluation.leaving_out import as_tags
 from aemodels.experiment import Experiment
-from aemodels.reports.page import setting_rows
+from aemodels.reports.figures.model import drawing_figures
+from aemodels.reports.page import Subject, key_metrics, setting_rows, write_report
 from aemodels.reports.pictures import Picture
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.files import at_path, write_whole
+from aemodels.runtime.progress import Steps
 from aemodels.settings import Settings
-from aemodels.texts import in_markdown
+from aemodels.texts import in_markdown, number
 from aemodels.tracking.catalog import REPORT
 from aemodels.tracking.origin import standard_tags
 from aemodels.tracking.run import Run, begun_run, end_dead_runs, has_run, resume_run, start_run
@@ -91,17 +95,32 @@ def keep_figures(pictures: Mapping[str, Picture], folder: Path, run: Run, first:
     return save_figures(pictures, folder)
 
 
-def keep_model_figures(
-    pictures: Mapping[str, Picture], folder: Path, run: Run, first: str, advice: Sequence[str] = ()
-) -> tuple[Path, ...]:
-    """Keeps figures in folder and run, and shows those of MLflow's prepared view as image cards too.
+class Drawn(NamedTuple):
+    """Holds what was drawn and said of a model that was evaluated."""
 
-    The cards are at step 0, where MLflow's slider stands at first. Advice stands below the first line.
-    """
-    for key in FINAL:
-        if (picture := pictures.get(key.removeprefix("test "))) is not None:
-            run.image(key, picture)
-    return keep_figures(pictures, folder, run, "\n\n".join([first, *map(in_markdown, advice)]))
+    key: dict[str, float]  # the metrics that matter
+    pictures: dict[str, Picture]
+    figures: tuple[Path, ...]  # their files
+    left_out: dict[str, str]  # metric or figure -> the reason
+
+    def report(self, subject: Subject, evaluation: Evaluation, advice: Sequence[str], folder: Path, run: Run) -> Path:
+        """Writes the report of the model, keeps it in the folder and in the run, and returns its file."""
+        return keep_report(write_report(subject, evaluation.metrics, self.pictures, self.left_out, advice), folder, run)
+
+
+def draw_model(
+    evaluation: Evaluation, rules: EvaluationConfig, advice: Sequence[str], folder: Path, run: Run
+) -> Steps[Drawn]:
+    """Draws what was measured of a model; shows it in the run, below the metrics that matter and the advice."""
+    pictures, undrawn = yield from drawing_figures(evaluation.evidence)
+    left_out = evaluation.left_out | undrawn
+    run.tags(as_tags(left_out) | ({"advice": "\n".join(advice)} if advice else {}))
+    key = key_metrics(evaluation.metrics, rules.primary)
+    for card in FINAL:  # image cards of MLflow's prepared view, at step 0, where its slider stands at first
+        if (picture := pictures.get(card.removeprefix("test "))) is not None:
+            run.image(card, picture)
+    figures = keep_figures(pictures, folder, run, "\n\n".join([headline(key), *map(in_markdown, advice)]))
+    return Drawn(key, pictures, figures, left_out)
 
 
 def show_figures(pictures: Mapping[str, Picture], run: Run, first: str = "") -> None:

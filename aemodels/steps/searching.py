@@ -13,6 +13,7 @@ from aemodels.runtime.progress import Driven, Progress, Steps
 from aemodels.settings import Settings
 from aemodels.steps.start import starting_weights
 from aemodels.steps.trial_runs import TrialRuns
+from aemodels.texts import number
 from aemodels.tuning.events import Event, SearchResult, TrialEnded, TrialEpoch, TrialLost, TrialStarted, Waiting
 from aemodels.tuning.space import search_space
 from aemodels.tuning.study import Study
@@ -68,6 +69,6 @@ def _note(event: Event, primary: str) -> str:
     if isinstance(event, TrialLost):
         return f"trial {event.index}: another process has taken it over"
     if isinstance(event, TrialEpoch):
-        value = "" if event.value is None else f", {primary} {event.value:.4g}"
+        value = "" if event.value is None else f", {primary} {number(event.value)}"
         return f"trial {event.index}: epoch {event.epoch}{value}"
     return f"trial {event.trial.index}: {event.trial.state}"

@@ -21,8 +21,8 @@ from aemodels.evaluation.features import Features, feature_network
 from aemodels.evaluation.leaving_out import as_tags, make_each
 from aemodels.experiment import Experiment
 from aemodels.models.base import Autoencoder, GenerativeModel
-from aemodels.reports.figures.model import drawing_figures, reconstruction_grid, sample_grid
-from aemodels.reports.page import Subject, key_metrics, write_report
+from aemodels.reports.figures.model import reconstruction_grid, sample_grid
+from aemodels.reports.page import Subject
 from aemodels.reports.pictures import Picture
 from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
@@ -32,9 +32,8 @@ from aemodels.steps.recording import (
     FINISHED_BEFORE,
     Result,
     changed_first,
+    draw_model,
     headline,
-    keep_model_figures,
-    keep_report,
     open_run,
     still_there,
     yardstick,
@@ -198,7 +197,6 @@ def learn(
     run.metrics(metrics, at=folder.time("evaluated"))
     course = experiment.course(data, untrained.model.selection, state.history, state.best_epoch)
     lines = advise(course, evaluation.metrics)
-    run.tags({"advice": "\n".join(lines)} if lines else {})
     return Learned(evaluation, metrics, *_effort(state), lines)
 
 
@@ -207,19 +205,15 @@ def _register(
 ) -> Steps[Trained]:
     """Draws what was measured of a model, registers it, and writes its report."""
     experiment, name, evaluation = settings.experiment, settings.registered_name, learned.evaluation
-    pictures, undrawn = yield from drawing_figures(evaluation.evidence)
-    left_out = evaluation.left_out | undrawn
-    run.tags(as_tags(left_out))
-    key = key_metrics(evaluation.metrics, experiment.evaluation.primary)
-    figures = keep_model_figures(pictures, folder, run, headline(key), learned.advice)
+    drawn = yield from draw_model(evaluation, experiment.evaluation, learned.advice, folder, run)
     digest = yardstick(settings, data, features)
     told = as_tags(evaluation.left_out) | _started(experiment)
-    metrics, title = key | evaluation.metrics, _title(experiment)
-    version = register(run, folder, name, metrics, digest, told, f"{title}: {headline(key)}")
+    metrics, title = drawn.key | evaluation.metrics, _title(experiment)
+    version = register(run, folder, name, metrics, digest, told, f"{title}: {headline(drawn.key)}")
     _link_start(run, version, experiment)
     run.rename(f"{title}, version {version.version}")
     subject = Subject(f"{name}/{version.version}", "trained", run.id, experiment, data, experiment.training.images)
-    report = keep_report(write_report(subject, evaluation.metrics, pictures, left_out, learned.advice), folder, run)
+    report = drawn.report(subject, evaluation, learned.advice, folder, run)
     return Trained(
         run_id=run.id,
         url=run.url,
@@ -229,9 +223,9 @@ def _register(
         seconds=learned.seconds,
         images_per_second=learned.images / learned.seconds,
         folder=folder,
-        figures=figures,
+        figures=drawn.figures,
         report=report,
-        left_out=left_out,
+        left_out=drawn.left_out,
         advice=learned.advice,
     )
 

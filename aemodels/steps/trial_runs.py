@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from types import TracebackType
 from typing import Self
 
@@ -24,7 +22,6 @@ class TrialRuns:
 
     def __init__(self, store: Store, study: Study, parent: Run, name: str, group: str) -> None:
         self.store, self.study, self.parent, self.name, self.group = store, study, parent, name, group
-        self.process = f"{platform.node()}:{os.getpid()}"
         self.runs: dict[int, Run] = {}
         self.running: dict[int, Run] = {}
         self.undone: set[int] = set()  # trials whose end was recorded here, but does not count
@@ -78,12 +75,11 @@ class TrialRuns:
             self.study.remember(key, run.id)
         if run is None:
             title = f"trial {trial.index}"
-            tags = {"kind": "trial", "pipeline": self.group, "trial": trial.index, "process": self.process}
+            tags = {"kind": "trial", "pipeline": self.group, "trial": trial.index}
             run = start_run(self.store, self.name, title, tags, parent=self.parent.id)
             self.study.remember(key, run.id)
         else:
-            # the pipeline may have been started again, or the trial been begun by another process
-            run.tags({"process": self.process} | ({"pipeline": self.group} if self.group else {}))
+            run.tags({"pipeline": self.group} if self.group else {})  # the pipeline may have been started again
             self.resumed.add(trial.index)
         run.params(changed_first(event.experiment))
         self.runs[trial.index] = self.running[trial.index] = run

@@ -15,7 +15,6 @@ from aemodels.config import UserError, as_written
 from aemodels.data import PreparedData
 from aemodels.evaluation.features import feature_network
 from aemodels.evaluation.leaving_out import as_tags
-from aemodels.evaluation.metrics.table import number
 from aemodels.reports.figures.search import draw_search_figures
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import search_database
@@ -35,7 +34,7 @@ from aemodels.steps.searching import check as check_search
 from aemodels.steps.start import fixed
 from aemodels.steps.train import check as check_training
 from aemodels.steps.trial_runs import TrialRuns
-from aemodels.texts import code_in_markdown, in_markdown
+from aemodels.texts import code_in_markdown, in_markdown, number
 from aemodels.tracking.run import Run, has_run, now
 from aemodels.tracking.store import Store, open_store
 from aemodels.tuning.events import SearchResult, Trial

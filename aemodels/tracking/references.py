@@ -37,6 +37,12 @@ def is_folder(reference: str) -> bool:
     return not named or holds_model(folder_of(reference))
 
 
+def registered_name(reference: str) -> str | None:
+    """Returns the name in NAME@ALIAS or NAME/VERSION; None for a run's folder, also one of such a name."""
+    match = re.fullmatch(REFERENCE, reference.removeprefix(MLFLOW))
+    return None if match is None or holds_model(folder_of(reference)) else match.group(1)
+
+
 def whole_reference(reference: str) -> str:
     """Returns a reference to the same model from any folder; a relative path starts from the current one."""
     return str(folder_of(reference).absolute()) if is_folder(reference) else reference

@@ -28,6 +28,7 @@ from aemodels.runtime.secrets import without_secrets
 from aemodels.texts import storable
 from aemodels.tracking.origin import origin
 from aemodels.tracking.outages import is_outage
+from aemodels.tracking.references import MLFLOW
 from aemodels.tracking.store import Store
 
 LONGEST_PARAM = 500  # characters; a longer one is unreadable in a table, and config.json has it whole
@@ -297,7 +298,7 @@ def end_dead_runs(store: Store, pipeline: str = "") -> None:
 def forget_models(store: Store, experiment_id: str, run_id: str) -> None:
     """Deletes the logged models of a run that have no version, which killed registrations have left."""
     versions = store.client.search_model_versions(f"run_id = '{run_id}'")
-    registered = {(version.source or "").removeprefix("models:/") for version in versions}
+    registered = {(version.source or "").removeprefix(MLFLOW) for version in versions}
     of_run = f"source_run_id = '{run_id}'"
     for model in store.client.search_logged_models([experiment_id], of_run, max_results=50):
         if model.model_id not in registered:

@@ -15,7 +15,7 @@ from aemodels.evaluation.evaluate import evaluate, lacking
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.key_metrics import shown_in
-from aemodels.evaluation.metrics.samples import SAMPLES
+from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
 from aemodels.models.base import GenerativeModel
 from aemodels.training.config import TrainingDivergedError
@@ -40,7 +40,7 @@ class Conditions:
         """Measures what is watched on the weights of the epoch; None if nothing is, or it cannot be measured."""
         if (watched := self.goals.watched) is None:
             return None
-        if watched in SAMPLES:  # the others draw no images by themselves
+        if METRICS[watched].fitted:
             fit_prior(epoch.model, self.data, experiment.seed, experiment.training.images)
         return evaluate(self._evidence(epoch.model, experiment), only=(watched,)).metrics.get(watched)
 

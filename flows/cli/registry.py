@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import Json, Name, Reason
-from flows.cli.session import answering, under_prefect
+from flows.cli.session import answering
 
 
 def models(json: Json = False) -> None:
@@ -28,35 +28,17 @@ def promote(
 ) -> None:
     """Make a version the champion, without asking the gate."""
     with answering(verbose=False):
-        from aemodels.tracking import catalog, registry
-        from aemodels.tracking.store import open_store
-        from flows.cli import results
+        from flows.cli import results, work
 
-        if under_prefect():
-            from flows.attempts import run_here
-            from flows.promote import choose
-
-            run_here(choose, name, version, reason)
-        else:
-            registry.promote(open_store(), name, version, reason)
-        results.champion(catalog.get(open_store(), name, version), json)
+        results.champion(work.promote(name, version, reason), json)
 
 
 def rollback(name: Name, reason: Reason = "", json: Json = False) -> None:
     """Make the previous champion the champion again."""
     with answering(verbose=False):
-        from aemodels.tracking import catalog, registry
-        from aemodels.tracking.store import open_store
-        from flows.cli import results
+        from flows.cli import results, work
 
-        if under_prefect():
-            from flows.attempts import run_here
-            from flows.promote import rollback as flow
-
-            run_here(flow, name, reason=reason)
-        else:
-            registry.rollback(open_store(), name, reason=reason)
-        results.champion(catalog.get(open_store(), name, catalog.CHAMPION), json)
+        results.champion(work.rollback(name, reason), json)
 
 
 def history(name: Name, json: Json = False) -> None:

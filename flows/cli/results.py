@@ -129,7 +129,15 @@ def evaluated(result: Evaluated, json: bool) -> None:
         return as_json({**result.model_dump(mode="json", exclude={"metrics"}), **result.metrics})
     _metrics(f"{result.model}, on the test images", result.metrics)
     pictures = result.figures[0].parent if result.figures else None
-    facts({**_left_out(result.left_out), "pictures": pictures, "report": result.report, "run": result.url})
+    facts(
+        {
+            **_advice(result),
+            **_left_out(result.left_out),
+            "pictures": pictures,
+            "report": result.report,
+            "run": result.url,
+        }
+    )
 
 
 def compared(result: Compared, json: bool) -> None:
@@ -317,7 +325,7 @@ def _left_out(reasons: dict[str, str]) -> dict[str, object]:
     return {"left out": [f"{', '.join(names)}: {reason}" for reason, names in same.items()]} if same else {}
 
 
-def _advice(result: Trained) -> dict[str, object]:
+def _advice(result: Trained | Evaluated) -> dict[str, object]:
     """Returns what is wrong with the model and what helps, with a line for each; nothing for a good one."""
     return {"advice": list(result.advice)} if result.advice else {}
 

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aemodels.checkpoints.run_folder import COMMAND
-from aemodels.data import PreparedData
-from aemodels.runtime.progress import Steps
-from aemodels.settings import ComparisonConfig, Settings
 from flows import terminal
 from flows.cli.session import under_prefect
 
 if TYPE_CHECKING:
+    from aemodels.data import PreparedData
+    from aemodels.runtime.progress import Steps
+    from aemodels.settings import ComparisonConfig, Settings
     from aemodels.steps.compare import Compared
     from aemodels.steps.evaluate import Evaluated
     from aemodels.steps.monitor import Monitored
     from aemodels.steps.train import Trained
     from aemodels.steps.tune import Tuned
+    from aemodels.tracking.catalog import Registered
 
 T = TypeVar("T")
 
@@ -142,3 +143,30 @@ def monitor(name: str, images: list[Path]) -> Monitored:
         return monitor(name, images, MonitoringConfig())
 
     return _done(flow, steps)
+
+
+def promote(name: str, version: int, reason: str) -> Registered:
+    """Makes a version the champion."""
+    from aemodels.tracking import catalog, registry
+    from aemodels.tracking.store import open_store
+
+    if not under_prefect():
+        return registry.promote(open_store(), name, version, reason)
+    from flows.attempts import run_here
+    from flows.promote import choose
+
+    run_here(choose, name, version, reason)
+    return catalog.get(open_store(), name, version)
+
+
+def rollback(name: str, reason: str) -> Registered:
+    """Makes the previous champion the champion again."""
+    from aemodels.tracking import catalog, registry
+    from aemodels.tracking.store import open_store
+
+    if not under_prefect():
+        return registry.rollback(open_store(), name, reason=reason)
+    from flows.attempts import run_here
+    from flows.promote import rollback
+
+    return catalog.get(open_store(), name, run_here(rollback, name, reason=reason))

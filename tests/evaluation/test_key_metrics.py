@@ -18,7 +18,6 @@ def test_every_key_metric_exists_and_is_shown_somewhere() -> None:
 @pytest.mark.parametrize("place", get_args(Place))
 def test_every_place_begins_with_what_defines_better_by_default(place: Place) -> None:
     assert shown_in(place)[0] == "frechet_samples"
-    assert list(shown_in(place)) == [name for name in KEY if name in shown_in(place)]
 
 
 @pytest.mark.parametrize("place", ["reports", "lists", "comparisons"])

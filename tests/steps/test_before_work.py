@@ -28,9 +28,6 @@ def new_data(digits: PreparedData, tmp_path: Path) -> PreparedData:
 WORK = {"train": train, "tune": tune}
 
 
-COIN_FLIPS = {"model.likelihood": "bernoulli", "evaluation.nll_samples": 5}
-
-
 def work(kind: str, changes: dict[str, Any], data: PreparedData) -> Steps[Any]:
     if kind == "compare":
         return compare(ComparisonConfig(shared=changes, systems={"new": {}, "other": {"training.batch_size": 9}}), data)

@@ -80,6 +80,7 @@ REQUESTS = {
         f"It is the share of images drawn for a class that the feature network's classifier puts into that class. "
         f"There are {_EACH}. 1 / classes is chance.",
         slow=True,
+        fitted=True,
     ),
     "label_diversity": Metric(
         label_diversity,
@@ -89,6 +90,7 @@ REQUESTS = {
         "how varied images asked for by class are",
         _DIVERSITY.format("images drawn for a class"),
         slow=True,
+        fitted=True,
     ),
     "like_accuracy": Metric(
         like_accuracy,
@@ -99,6 +101,7 @@ REQUESTS = {
         f"It is the share of images drawn to be like {EXAMPLES} training images of a class (like all, if there are "
         f"fewer) that the feature network's classifier puts into that class. There are {_EACH}. 1 / classes is chance.",
         slow=True,
+        fitted=True,
     ),
     "like_diversity": Metric(
         like_diversity,
@@ -108,6 +111,7 @@ REQUESTS = {
         "how varied images like examples of a class are",
         _DIVERSITY.format("images drawn to be like those of a class"),
         slow=True,
+        fitted=True,
     ),
     "prior_diversity": Metric(
         prior_diversity,
@@ -117,5 +121,6 @@ REQUESTS = {
         "how varied images are that nobody asked for",
         _DIVERSITY.format(f"{ASKED} images that nobody asked for") + " It is over 1, as they are of all classes.",
         slow=True,
+        fitted=True,
     ),
 }

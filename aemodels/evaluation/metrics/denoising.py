@@ -42,6 +42,7 @@ DENOISING = {
         f"It is the mean {MEASURES[measure][2]} of {''.join(METHODS[method])} with the clean ones, for the split's "
         f"first 200 images. The noise is Gaussian with standard deviation {sigma} on pixels in [0, 1], cut off at "
         "black and white, whatever corruption the model was trained with.",
+        fitted=True,
     )
     for sigma in NOISES
     for measure in MEASURES

@@ -153,6 +153,7 @@ SAMPLES = {
         "features. An ae, vae and iwae draw codes from a mixture fitted to training codes, or from what "
         "model.draws_from names. frechet_fitted_prior and frechet_standard_normal have the same codes for every "
         "unconditional autoencoder.",
+        fitted=True,
     ),
     "frechet_standard_normal": Metric(
         frechet_standard_normal,
@@ -173,6 +174,7 @@ SAMPLES = {
         "It is frechet_samples with codes from a mixture of up to 10 Gaussians. The mixture is fitted to one code from "
         "q(z|x) of each of at most 10,000 training images (once, when it was trained, for a model that draws from it).",
         slow=True,
+        fitted=True,
     ),
     "frechet_reconstructions": Metric(
         frechet_reconstructions,
@@ -207,6 +209,7 @@ SAMPLES = {
         "It is the number of balls around the split's images that hold a sample (mean over the samples), over 5. A "
         "ball reaches to its image's 5th nearest in the data set's features. It is over 1 if samples crowd together.",
         slow=True,
+        fitted=True,
     ),
     "coverage": Metric(
         coverage,
@@ -217,6 +220,7 @@ SAMPLES = {
         "It is the share of the balls of density that hold at least one of as many samples. 0.97 is expected of real "
         "images.",
         slow=True,
+        fitted=True,
     ),
     "confident_samples": Metric(
         confident_samples,
@@ -227,6 +231,7 @@ SAMPLES = {
         "It is the share of samples to which the feature network's classifier gives a class with a probability over "
         "0.9. It may also be sure of a picture that shows no object.",
         slow=True,
+        fitted=True,
     ),
     "confident_real": Metric(
         confident_real,
@@ -246,5 +251,6 @@ SAMPLES = {
         "It is the entropy of the classes that the feature network's classifier gives to the samples, over "
         "ln(classes). 0 is one class, 1 is a balance.",
         slow=True,
+        fitted=True,
     ),
 }

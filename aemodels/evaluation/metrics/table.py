@@ -1,4 +1,4 @@
-"""Defines what a metric is, and how its values are written."""
+"""Defines what a metric is."""
 
 from __future__ import annotations
 
@@ -22,14 +22,10 @@ class Metric(NamedTuple):
     how: str  # how exactly it is measured
     ranks: bool = True  # whether a better value makes a better model by itself, and not only beside another goal
     slow: bool = False  # whether evaluation.level=quick leaves it out
+    fitted: bool = False  # whether it depends on what is fitted after training: a prior, the classes' shares
     of_likelihood: bool = False  # in units of the likelihood: it compares only models that share one
 
     @property
     def ranking(self) -> Direction | None:
         """Tells which values make a model the better one; None where none do by themselves."""
         return self.direction if self.ranks else None
-
-
-def number(value: float) -> str:
-    """Writes a number with four digits."""
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"

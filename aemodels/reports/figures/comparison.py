@@ -20,6 +20,7 @@ from aemodels.reports.figures.codes import between, unlike_pairs
 from aemodels.reports.pictures import FONT, GAP, PAPER, Labels, Picture, drawn, framed, plots, sheet, shrunk, tile
 from aemodels.runtime.randomness import undisturbed
 
+SIDE_BY_SIDE, CURVE = "comparison", "rate_distortion"  # the names of the pictures, also of their files
 NORMAL = "codes from N(0, I)"  # a panel of systems that draw from another prior, fitted to their codes
 PANELS = {"reconstructions": 6, "samples": 8, NORMAL: 4, "between two of the images": 7}  # images in a row of each
 WIDE, MARGIN = 1300, 22  # pixels: of the picture, about, and between its panels
@@ -119,3 +120,25 @@ def rate_distortion(systems: Mapping[str, Evidence], points: Mapping[str, tuple[
     axes.set_ylabel("distortion, nats per image", fontsize=FONT)
     axes.legend(fontsize=FONT, frameon=False, loc="upper right")
     return np.concatenate([drawn(figure), grid])
+
+
+# ---------------------------------------------------------------- the table
+
+
+COMPARISON_FIGURES = {  # picture -> its name on the page, heading and caption
+    SIDE_BY_SIDE: (
+        "side-by-side",
+        "Side by side",
+        "A row for each system: what it makes of the held-out images on top, images that it draws with the same seed, "
+        "and what lies between the codes of two of those images. Where samples are from a prior fitted to codes, those "
+        "of codes from N(0, I) stand beside them. What a system cannot do is left empty: without an encoder there are "
+        "no codes. All are of the first seed.",
+    ),
+    CURVE: (
+        "rate-distortion",
+        "Rate and distortion",
+        "Systems that differ in beta alone: how many nats the code of an image takes, and how much is missing in what "
+        "it is decoded to. Below, what each draws: on the left too little is told by the codes, on the right they have "
+        "left the prior from which samples come.",
+    ),
+}
