@@ -2,19 +2,20 @@
 
 AEMODELS_DATA names a folder with sign_digits, rgb_folder, tiles and MNIST; a collection that is not there is left out.
 The project trains at its defaults, then each peer for as many seconds. All are measured on the same test images, and
-drawn in one picture.
+drawn in one picture for each collection. What a collection came to is written at once, and stays until it is measured
+again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -55,7 +56,7 @@ class Collection(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.folder.partition('/')[0]}, {self.size} px"
+        return f"{self.folder.partition('/')[0]}-{self.size}"
 
     def config(self, root: Path) -> SourceConfig:
         """Returns where its images are."""
@@ -66,8 +67,8 @@ class Collection(NamedTuple):
 
 COLLECTIONS = (
     Collection("sign_digits", 32),
-    Collection("sign_digits", 64),
     Collection("rgb_folder", 32),
+    Collection("sign_digits", 64),
     Collection("tiles/train/good", 64),
     Collection("MNIST", 28),
 )
@@ -78,25 +79,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser("python -m benchmarks.images", description="Compares autoencoders on own images.")
     quick = "Train one epoch each, to see whether it runs. The result is kept only with --out."
+    names = [collection.name for collection in COLLECTIONS]
+    parser.add_argument("collections", nargs="*", metavar="COLLECTION", help=f"Measure these alone, of {names}.")
     parser.add_argument("--quick", action="store_true", help=quick)
-    out = "Write images.json, images.md and images.png to this folder, instead of benchmarks/results."
+    out = "Write images.json, images.md and a picture for each collection to this folder, not to benchmarks/results."
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=out)
     options = parser.parse_args(arguments)
-    root, rows, pictures = data_root(), [], []
+    if unknown := set(options.collections).difference(names):
+        parser.error(f"there is no collection {', '.join(sorted(unknown))}; choose from {', '.join(names)}")
+    root, folder = data_root(), options.out or (None if options.quick else results.FOLDER)
+    machine = run_job(Job("machine", "hardware", "cpu", torch.get_num_threads(), 0, {}, {}))
+    found = earlier(folder, options.quick)
     for collection in COLLECTIONS:
+        if options.collections and collection.name not in options.collections:
+            continue
         if not (root / collection.folder).exists():
             print(f"{collection.name}: left out, {root / collection.folder} is not there", file=sys.stderr)
             continue
-        found, picture = measured(collection, root, options.quick)
-        rows += found
-        pictures.append(picture)
-    if not rows:
+        given = ["--quick"] if options.quick else []  # a folder is a path of this machine
+        about = results.origin([*given, collection.name], "benchmarks.images")
+        rows, picture = measured(collection, root, options.quick)
+        found[collection.name] = {**about, "quick": options.quick, **machine, "rows": rows}
+        keep(folder, found, collection, picture)
+    if not found:
         print(f"no collection is in {root}; set AEMODELS_DATA to a folder that has some", file=sys.stderr)
         return 2
-    folder = options.out or (None if options.quick else results.FOLDER)
-    machine = run_job(Job("machine", "hardware", "cpu", torch.get_num_threads(), 0, {}, {}))
-    keep(folder, rows, pictures, {"quick": options.quick, **machine}, arguments)
+    print(as_markdown(found), end="")
     return 0
+
+
+def earlier(folder: Path | None, quick: bool) -> dict[str, results.Result]:
+    """Returns what is kept of collections in a folder, unless it was measured by the short form and this is not."""
+    file = None if folder is None else folder / f"{NAME}.json"
+    kept: dict[str, results.Result] = json.loads(file.read_text()) if file is not None and file.exists() else {}
+    return {name: result for name, result in kept.items() if result["quick"] == quick}
 
 
 def measured(collection: Collection, root: Path, quick: bool) -> tuple[list[dict[str, Any]], Picture]:
@@ -134,46 +150,36 @@ def trained_systems(data: PreparedData, quick: bool) -> dict[str, Trained]:
     return found
 
 
-def keep(
-    folder: Path | None,
-    rows: list[dict[str, Any]],
-    pictures: list[Picture],
-    about: dict[str, Any],
-    arguments: Sequence[str],
-) -> None:
-    """Prints the table, and writes it with numbers and picture into a folder, if there is one."""
-    text = as_markdown(rows)
-    print(text, end="")
+def keep(folder: Path | None, found: Mapping[str, results.Result], collection: Collection, picture: Picture) -> None:
+    """Writes numbers and table of all collections, and the picture of this one, into a folder, if there is one."""
     if folder is None:
         return
-    given = [argument for argument in arguments if argument == "--quick"]  # a folder is a path of this machine
-    results.write(folder / f"{NAME}.json", {**results.origin(given, "benchmarks.images"), **about, "rows": rows})
-    write_whole(folder / f"{NAME}.md", lambda path: path.write_text(text, encoding="utf-8"))
-    picture = Image.fromarray(stacked(pictures))
-    write_whole(folder / f"{NAME}.png", partial(picture.save, format="PNG"))
+    results.write(folder / f"{NAME}.json", dict(found))
+    write_whole(folder / f"{NAME}.md", lambda path: path.write_text(as_markdown(found), encoding="utf-8"))
+    drawn = Image.fromarray(picture)
+    write_whole(folder / f"{NAME}-{collection.name}.png", partial(drawn.save, format="PNG"))
 
 
-def as_markdown(rows: list[dict[str, Any]]) -> str:
+def as_markdown(found: Mapping[str, results.Result]) -> str:
     """Writes the table of all collections and systems."""
+    names = [collection.name for collection in COLLECTIONS if collection.name in found]
+    rows = [row for name in names for row in found[name]["rows"]]
+    made = "; ".join(f"{name} on {found[name]['hardware']['cpu']}, commit {found[name]['commit']}" for name in names)
     head = f"| collection | system | {' | '.join(SHOWN)} |\n| --- | --- |{' ---: |' * len(SHOWN)}"
     note = (
         f"Codes of {LATENT} numbers, test images. Peers were given the seconds that the project's default took. "
         "Share is of the squared error of a linear code of the same size; the Frechet distance is of new images, from "
         "a mixture fitted to training codes where a peer has no prior."
     )
-    return "\n".join(["# Own images at equal time", "", head, *map(as_line, rows), "", note]) + "\n"
+    return (
+        "\n".join(["# Own images at equal time", "", head, *map(as_line, rows), "", note, "", f"Measured: {made}."])
+        + "\n"
+    )
 
 
 def as_line(row: dict[str, Any]) -> str:
     """Writes a row of the table."""
     return f"| {row['collection']} | {row['system']} | {' | '.join(number(row[key]) for key in SHOWN)} |"
-
-
-def stacked(pictures: list[Picture]) -> Picture:
-    """Puts pictures below each other, on white."""
-    width = max(picture.shape[1] for picture in pictures)
-    padded = [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures]
-    return np.concatenate(padded)
 
 
 if __name__ == "__main__":

@@ -24,18 +24,22 @@ def test_a_collection_is_compared_and_those_that_are_not_there_are_left_out(
     monkeypatch.setenv("AEMODELS_DATA", str(tmp_path / "data"))
     assert images.main(["--quick", "--out", str(tmp_path / "out")]) == 0
     told = capsys.readouterr()
-    assert "MNIST, 28 px: left out" in told.err
-    found = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert "MNIST-28: left out" in told.err
+    found = json.loads((tmp_path / "out" / "images.json").read_text())["rgb_folder-32"]
     assert {"commit", "hardware", "quick"} <= found.keys()
-    assert found["command"] == ["python", "-m", "benchmarks.images", "--quick"]
+    assert found["command"] == ["python", "-m", "benchmarks.images", "--quick", "rgb_folder-32"]
     rows = {row["system"]: row for row in found["rows"]}
     assert {"mean image", "linear code 20", "aemodels ae", "aemodels vae", "plain ae", "plain vae"} <= rows.keys()
     assert rows["linear code 20"]["share of linear code"] == 1
     for kind in ("ae", "vae"):
         assert rows[f"plain {kind}"]["seconds"] >= rows[f"aemodels {kind}"]["seconds"]
     assert told.out == (tmp_path / "out" / "images.md").read_text()
-    assert told.out.count("| rgb_folder, 32 px |") == len(rows)
-    Image.open(tmp_path / "out" / "images.png").verify()
+    assert told.out.count("| rgb_folder-32 |") == len(rows)
+    Image.open(tmp_path / "out" / "images-rgb_folder-32.png").verify()
+    kept = {"other": {**found, "rows": []}, "rgb_folder-32": found}  # what was measured before stays
+    (tmp_path / "out" / "images.json").write_text(json.dumps(kept))
+    assert images.earlier(tmp_path / "out", quick=True) == kept
+    assert images.earlier(tmp_path / "out", quick=False) == {}
 
 
 def test_without_a_collection_the_command_says_so(
