@@ -176,7 +176,8 @@ def assert_same(a: Result, b: Result, tolerance: float) -> None:
         )
     own = {name for name in a.metrics if "second" not in name}
     assert own == {name for name in b.metrics if "second" not in name}
-    assert {name: a.metrics[name] for name in own} == pytest.approx({name: b.metrics[name] for name in own}, rel=1e-9)
+    told = pytest.approx({name: b.metrics[name] for name in own}, rel=10 * tolerance)  # they follow from the weights
+    assert {name: a.metrics[name] for name in own} == told
 
 
 LONG = {"residual", "photo", "cvae_photo", "conv", "vae_gan"}  # convolutions take longer
