@@ -194,7 +194,7 @@ def trained(request, store, digits: PreparedData) -> tuple[str, Path]:  # noqa: 
 
     kind: str = request.param
     small = ["model.latent_dim=2", "model.trunk=mlp", "model.trunk.widths=[64]"]
-    settings = [*KINDS[kind][0], *small, "training.epochs=5", f"registry.name={UNBROKEN}"]
+    settings = [*KINDS[kind][0], *small, "training.epochs=5", "evaluation.level=full", f"registry.name={UNBROKEN}"]
     answer = CliRunner().invoke(app, ["train", "--json", *settings])
     assert answer.exit_code == 0, answer.stderr
     return kind, Path(json.loads(answer.stdout)["report"])
