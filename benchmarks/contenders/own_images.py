@@ -12,7 +12,8 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -167,7 +168,6 @@ class _OverError(Exception):
 
 def pythae(data: PreparedData, name: str, seconds: float) -> Trained:
     """Trains pythae's model with its default networks, loss and trainer for so many seconds."""
-    os.environ.setdefault("TQDM_DISABLE", "1")
     from pythae.data.datasets import BaseDataset
     from pythae.models import AE, VAE, AEConfig, VAEConfig
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
@@ -183,7 +183,7 @@ def pythae(data: PreparedData, name: str, seconds: float) -> Trained:
             if time.perf_counter() - Until.started >= seconds:
                 raise _OverError
 
-    logging.getLogger("pythae").setLevel(logging.WARNING)
+    logging.disable(logging.INFO)  # its loggers have levels of their own
     torch.manual_seed(0)
     shape = {"input_dim": data.image_shape, "latent_dim": LATENT}
     network: Any = VAE(VAEConfig(**shape)) if name == "vae" else AE(AEConfig(**shape))
@@ -191,7 +191,7 @@ def pythae(data: PreparedData, name: str, seconds: float) -> Trained:
     with tempfile.TemporaryDirectory() as folder:
         config = BaseTrainerConfig(output_dir=folder, num_epochs=10**6, no_cuda=True)
         trainer = BaseTrainer(network, BaseDataset(x, torch.zeros(len(x))), training_config=config, callbacks=[Until()])
-        with suppress(_OverError):
+        with suppress(_OverError), Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):  # a bar an epoch
             trainer.train()
     took = time.perf_counter() - Until.started
     model = Peer(network, data.image_shape, lambda images: network.encoder(images).embedding, network.decoder)
