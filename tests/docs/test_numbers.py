@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from places import ROOT
 
-from benchmarks import results, table
+from benchmarks import images, results, table
 
 RESULTS = ROOT / "benchmarks" / "results"
 CLAIMS = [  # (comparison, system, metric, what docs/results.md says)
@@ -124,3 +124,17 @@ def test_the_table_of_speed_is_that_of_its_file() -> None:
     page = (ROOT / "docs" / "speed.md").read_text()
     (name,) = re.findall(r"\[one run\]\(\.\./benchmarks/results/([^)]+)\)", page)
     assert table.markdown(results.read(RESULTS / name)).strip() in page
+
+
+def test_the_table_of_own_images_is_that_of_its_file() -> None:
+    made = images.as_markdown(json.loads((RESULTS / "images.json").read_text()))
+    assert (RESULTS / "images.md").read_text() == made
+    assert made.partition("\n\n")[2].strip() in (ROOT / "docs" / "results.md").read_text()
+
+
+def test_own_images_come_out_better_than_from_peers_in_equal_time() -> None:
+    for found in json.loads((RESULTS / "images.json").read_text()).values():
+        errors = {row["system"]: row["mse"] for row in found["rows"]}
+        for kind in ("ae", "vae"):
+            assert errors[f"aemodels {kind}"] < min(errors[f"plain {kind}"], errors[f"pythae {kind}"])
+        assert errors["aemodels ae"] < errors["linear code 20"]

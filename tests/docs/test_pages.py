@@ -152,8 +152,9 @@ def is_there(words: list[str]) -> None:
         if rest[:2] == ["-m", "benchmarks"]:
             assert isinstance(_options(rest[2:]), argparse.Namespace)
         else:
-            name = rest[1].replace(".", "/") + ".py" if rest[0] == "-m" else rest[0]
-            assert rest[:2] == ["-m", "pytest"] or (ROOT / name).exists(), words
+            name = rest[1].replace(".", "/") if rest[0] == "-m" else rest[0]
+            ways = (name, f"{name}.py", f"{name}/__main__.py")
+            assert rest[:2] == ["-m", "pytest"] or any((ROOT / way).is_file() for way in ways), words
     elif first.startswith("ops/"):
         assert (ROOT / first).exists(), words
     else:
