@@ -193,10 +193,10 @@ def keep_arrays(
     if classes is not None:
         parts["classes"] = np.asarray(classes, dtype=np.str_)
     path = _kept() / f"{_hash_of(parts)}.npz"
-    with at_path(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):  # another process may write the same
-            if not path.exists():
+    if not path.exists():  # what is kept already needs no file system that can be written to
+        with at_path(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_suffix(".lock")):  # another process may write the same at the same time
                 write_whole(path, partial(_write, parts))
     return path
 
