@@ -33,12 +33,19 @@ WORTH_A_PROCESS = 0.6
 Item = tuple[int, Any]  # a row, and what it is decoded from
 
 
+class Skipped(NamedTuple):
+    """Names a file that is not read."""
+
+    file: str
+    megapixels: float  # 0, or more than data.largest_megapixels allows
+
+
 class Block(NamedTuple):
     """A block holds images that were decoded together."""
 
     pixels: Pixels  # (n, C, H, W)
     rows: list[int]  # n
-    skipped: list[str]  # files that cannot be read
+    skipped: list[Skipped]
     seconds: float
     keys: NDArray[np.uint64]  # n, hashes of the pixels; empty where the source does not split by content
     grey: NDArray[np.bool_]  # n, whether an image shows no colour; none does where the source does not ask
@@ -124,7 +131,7 @@ def decode_block(images: Images, items: Iterable[Item], most: int, seconds: floa
     start = time.perf_counter()
     pixels = np.empty((most, *images.shape), dtype=np.uint8)
     kept: list[int] = []
-    skipped: list[str] = []
+    skipped: list[Skipped] = []
     for row, item in items:
         try:
             pixels[len(kept)] = images.decode(item)
@@ -132,7 +139,7 @@ def decode_block(images: Images, items: Iterable[Item], most: int, seconds: floa
         except UnreadableError as error:
             if not images.skip_unreadable:
                 raise
-            skipped.append(error.file)
+            skipped.append(Skipped(error.file, error.megapixels))
         if time.perf_counter() - start > seconds:
             break
     used = pixels[: len(kept)]

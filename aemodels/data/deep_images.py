@@ -25,6 +25,7 @@ class NotReadError(Exception):
     def __init__(self, reason: str, remedy: str) -> None:
         super().__init__(reason)
         self.reason, self.remedy = reason, remedy
+        self.megapixels = 0.0  # above 0: so many are too many
 
 
 class Samples(NamedTuple):
@@ -155,7 +156,9 @@ def _white(values: NDArray[Any], bits: int, levels: int | None) -> float:
 
 def too_large(pixels: float, most: float) -> NotReadError:
     """Says that an image has more pixels than may be read, and what to do."""
-    return NotReadError(
+    error = NotReadError(
         f"it has {pixels / 1e6:,.0f} megapixels, data.largest_megapixels={most / 1e6:g} allows fewer",
         f"make it smaller, or set data.largest_megapixels={pixels // 1e6 + 1:.0f} if you trust the file",
     )
+    error.megapixels = pixels / 1e6
+    return error

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aemodels.config import UserError
-from aemodels.data.decoding import Decoder, key_of
+from aemodels.data.decoding import Decoder, Skipped, key_of
 from aemodels.data.encoded import EncodedConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.layout import not_read
@@ -97,7 +97,7 @@ class _Used(NamedTuple):
 
     rows: list[int]
     labels: _Labels
-    skipped: list[str]  # files that cannot be read
+    skipped: list[Skipped]
     known: int  # images that the model was trained or validated on
 
 
@@ -211,7 +211,7 @@ def _manifest(
         "classes": expected.classes if used.labels.numbers is not None else (),
         "sizes": sizes,
         "arrays": {name: record._asdict() for name, record in arrays.items()},
-        "skipped": sorted(used.skipped),
+        "skipped": sorted(file for file, _ in used.skipped),
         "notes": [*told, *grey, *images.notes],
         "doubt": f"of {images.count:,} images {known}, and are left out" if known else ("" if expected.own else GONE),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -29,6 +29,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # the only ones, as Pillow would start Ghostscript for others
 MEGAPIXELS = 179.0  # where Pillow suspects that a small file is made to fill the memory
 WARNED = 89 * 10**6  # pixels, half as many, from which on Pillow warns
+STRIP = 4 * 2**20  # pixels that are laid on paper at a time
+GAP = 6  # a large image is averaged to so many times the size that is asked for, or more, before it is resized
 PNG_DEPTH = 24  # place of the byte of a PNG file that holds the bits of a sample
 BITS, MEANING, KIND = 258, 262, 339  # tags of TIFF files: of each sample, of the pixels, of numbers
 
@@ -58,7 +60,7 @@ def decode(path: Path | str | ImageBytes, how: Reading, remedy: str = "mend or r
             image, area = _decoded(file, how)
         pixels = np.frombuffer(image.tobytes(), dtype=np.uint8)
     except NotReadError as error:
-        raise UnreadableError(str(path), error.reason, error.remedy) from None
+        raise UnreadableError(str(path), error.reason, error.remedy, error.megapixels) from None
     except Exception as error:  # Pillow's readers raise anything on damaged files: OSError, SyntaxError, IndexError ...
         if isinstance(told := in_words(error), OutageError):  # not the image's fault
             raise told from error
@@ -75,8 +77,7 @@ def _decoded(file: IO[bytes], how: Reading) -> tuple[Image.Image, int]:
     except UnidentifiedImageError:
         if not is_tiff(file) or (samples := tiff_samples(file, how.levels, how.most)) is None:
             raise
-        area = samples.values[..., 0].size
-        return _sized(_turned(on_paper(samples, how.levels), samples.orientation), how), area
+        return _sized(_flat(samples, how), how), samples.values[..., 0].size
     area = image.width * image.height
     if area > how.most:
         raise too_large(area, how.most)
@@ -88,14 +89,54 @@ def _on_paper(image: Image.Image, file: IO[bytes], how: Reading) -> Image.Image:
     """Returns the image upright, in mode L or RGB."""
     samples = _deep_samples(image, file, how)
     if samples is not None:
-        return _turned(on_paper(samples, how.levels), samples.orientation)
+        return _flat(samples, how)
     if how.size is not None:
         side = 2 * max(how.size)
         image.draft(None, (side, side))  # a JPEG is decoded at a fraction of its size: 4 times faster
     bits = _bits(image, file)
     image.load()
+    if image.mode in ("L", "RGB") and not image.has_transparency_data and how.levels is None:
+        flat = image
+    else:
+        flat = _by_strips(
+            lambda top, bottom: _grey_or_colour(image.crop((0, top, image.width, bottom)), bits, how.levels),
+            image.size,
+            how,
+        )
     # The orientation is read after loading, as a PNG may hold it behind its pixels.
-    return _turned(_grey_or_colour(image, bits, how.levels), _orientation(image))
+    return _turned(flat, _orientation(image))
+
+
+def _flat(samples: Samples, how: Reading) -> Image.Image:
+    """Returns samples of more than 8 bits as an image that is upright, in mode L or RGB."""
+    height, width = samples.values.shape[:2]
+    image = _by_strips(
+        lambda top, bottom: on_paper(samples._replace(values=samples.values[top:bottom]), how.levels),
+        (width, height),
+        how,
+    )
+    return _turned(image, samples.orientation)
+
+
+def _by_strips(strip: Callable[[int, int], Image.Image], size: tuple[int, int], how: Reading) -> Image.Image:
+    """Lays an image on paper, a strip of rows at a time, and averages a large one on the way.
+
+    So it is in memory once. At 179 megapixels with alpha it would be there four times, in each process that decodes.
+
+    Args:
+        strip: returns the rows from one up to another in mode L or RGB.
+        size: width and height in pixels.
+    """
+    width, height = size
+    if width * height <= STRIP:
+        return strip(0, height)
+    factor = 1 if how.size is None else max(1, min(size) // (GAP * max(how.size)))
+    rows = max(1, STRIP // width // factor) * factor
+    parts = [strip(top, min(top + rows, height)).reduce(factor) for top in range(0, height, rows)]
+    whole = Image.new(parts[0].mode, (parts[0].width, sum(part.height for part in parts)))
+    for i, part in enumerate(parts):
+        whole.paste(part, (0, i * rows // factor))
+    return whole
 
 
 def _sized(image: Image.Image, how: Reading) -> Image.Image:

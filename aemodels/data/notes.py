@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
+from aemodels.data.decoding import Skipped
 from aemodels.data.layout import not_read
 from aemodels.data.source import Images
 from aemodels.data.split_arrays import Written
@@ -14,13 +16,13 @@ DARK = 64  # of 255; where no pixel of any image is brighter, white has a lower 
 
 
 def sentences(
-    images: Images, written: Written, shares: Mapping[str, float], skipped: Sequence[str], drawn: Drawn
+    images: Images, written: Written, shares: Mapping[str, float], skipped: Sequence[Skipped], drawn: Drawn
 ) -> list[str]:
     """Returns sentences about images that are split by their content; none about a packaged source.
 
     Args:
         shares: drawn split -> the share that was asked for.
-        skipped: the files that cannot be read.
+        skipped: the files that are not read.
         drawn: what was noticed of copies.
     """
     told = []
@@ -53,8 +55,18 @@ def count(number: int, one: str, more: str) -> str:
     return f"{number:,} {one if number == 1 else more}"
 
 
-def unreadable(skipped: Sequence[str]) -> str:
-    return f"{count(len(skipped), 'unreadable image', 'unreadable images')} skipped: {some(skipped)}"
+def unreadable(skipped: Sequence[Skipped]) -> str:
+    """Counts and names the files that are not read, and says which setting reads those that are only too large."""
+    damaged = sorted(file for file, megapixels in skipped if not megapixels)
+    large = sorted(file for file, megapixels in skipped if megapixels)
+    told = []
+    if damaged:
+        told.append(f"{count(len(damaged), 'unreadable image', 'unreadable images')} skipped: {some(damaged)}")
+    if large:
+        most = math.floor(max(megapixels for _, megapixels in skipped)) + 1
+        counted = count(len(large), "image", "images")
+        told.append(f"{counted} of too many pixels skipped, which data.largest_megapixels={most} reads: {some(large)}")
+    return ", ".join(told)
 
 
 def some(names: Collection[str]) -> str:
@@ -84,7 +96,7 @@ def _classes(classes: Sequence[str]) -> str:
     return f"{len(classes):,} classes: {', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}"
 
 
-def _files(images: Images, written: Written, skipped: Sequence[str], copies: Mapping[str, int]) -> list[str]:
+def _files(images: Images, written: Written, skipped: Sequence[Skipped], copies: Mapping[str, int]) -> list[str]:
     """Says how many files are used, and why the others are not."""
     reasons = [not_read(images.unused)] if images.unused else []
     reasons += [unreadable(skipped)] if skipped else []

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aemodels.config import Config, OwnWarning, UserError
-from aemodels.data.decoding import Decoder
+from aemodels.data.decoding import Decoder, Skipped
 from aemodels.data.notes import contradiction, sentences, some, too_dark, unreadable
 from aemodels.data.own_images import fetched
 from aemodels.data.source import Factors, Images, Pixels, Rows, Source, SourceConfig, digest_of
@@ -225,7 +225,7 @@ def _write(config: SourceConfig, source: Source, work: str, folder: Path) -> Ste
 def _write_decoded(config: SourceConfig, source: Source, decoder: Decoder, folder: Path, work: str) -> Steps[None]:
     images = decoder.images
     draw = Draw(images, config.held_out(), config.split_seed)
-    skipped: list[str] = []
+    skipped: list[Skipped] = []
     done = 0
     with closing(SplitArrays(folder, images)) as arrays:
         for block in decoder.blocks(draw.order):
@@ -237,16 +237,16 @@ def _write_decoded(config: SourceConfig, source: Source, decoder: Decoder, folde
         written = arrays.finish(drawn.splits)
     _check_all_there(written, skipped)
     notes = sentences(images, written, draw.shares, sorted(skipped), drawn)
-    about = {"source": source.origin, "images_by_class": written.images_by_class, "skipped": sorted(skipped)}
+    about = {"source": source.origin, "images_by_class": written.images_by_class, "skipped": sorted(file for file, _ in skipped)}
     told = {"notes": notes, "brightest": written.brightest, "doubt": contradiction(drawn.two_labels)}
     finish_folder(folder, _hashed_part(config, images, written) | about | told)
 
 
-def _check_all_there(written: Written, skipped: list[str]) -> None:
+def _check_all_there(written: Written, skipped: list[Skipped]) -> None:
     for split, size in written.sizes.items():
         if size == 0 and skipped:
             raise UserError(
-                f"data.on_error=skip: no image that belongs to {split} can be used ({some(skipped)} cannot be read); "
+                f"data.on_error=skip: no image that belongs to {split} can be used ({unreadable(skipped)}); "
                 "repair or remove these files, and other images are drawn"
             )
         if size == 0:

@@ -130,9 +130,10 @@ class OwnImagesConfig(WithoutTestConfig):
 class UnreadableError(UserError):
     """One image cannot be decoded."""
 
-    def __init__(self, file: str, reason: str, remedy: str) -> None:
+    def __init__(self, file: str, reason: str, remedy: str, megapixels: float = 0.0) -> None:
         super().__init__(f"data: image {file} cannot be read ({reason}); {remedy}")
         self.file, self.reason = file, reason
+        self.megapixels = megapixels  # above 0: the file may be all right, but it has more than are allowed
 
 
 @dataclass(frozen=True)

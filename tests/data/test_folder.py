@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -198,6 +199,19 @@ def test_damaged_image_is_named(animals: Path, prepared_folders: Callable[[], li
     with pytest.raises(UserError, match=r"dog/004\.png cannot be read .*data.on_error=skip"):
         finish(prepare(FolderConfig(path=animals)))
     assert prepared_folders() == []
+
+
+def test_skip_names_the_setting_that_reads_larger_images(animals: Path) -> None:
+    damage(animals / "cat" / "003.png")
+    Image.new("L", (1000, 700)).save(animals / "dog" / "004.png")
+    Image.new("L", (1000, 100)).save(animals / "dog" / "005.png")
+    notes: list[Progress] = []
+    config = FolderConfig(path=animals, image_size=8, on_error="skip", largest_megapixels=0.05)
+    data = finish(prepare(config), notes.append)
+    assert sum(data.sizes.values()) == 37
+    assert re.search(r"37 used; 1 unreadable image skipped: \S*003.png, ", notes[-1].note)
+    told = r"2 images of too many pixels skipped, which data.largest_megapixels=1 reads: \S*004.png, \S*005.png"
+    assert re.search(told, notes[-1].note)
 
 
 def test_skip_leaves_out_and_reports(animals: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from aemodels.config import OwnWarning, SettingsError
-from aemodels.data import prepare
+from aemodels.data import image_decoding, prepare
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.image_decoding import SUFFIXES, Reading, decode
@@ -329,6 +331,35 @@ def test_very_large_images_are_read_when_asked_to(tmp_path: Path, kind: str) -> 
     Image.new("L", (100, 100)).save(tmp_path / "small.png")
     with pytest.raises(UnreadableError, match=r"0 megapixels|allows fewer"):
         read(tmp_path / "small.png", largest_megapixels=0.001)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK", "16 bits"])
+def test_an_image_of_many_strips_is_the_one_that_is_laid_on_paper_at_once(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = Image.fromarray(shown(COLOUR)).resize((300, 200))
+    image.putalpha(Image.fromarray(shown(ALPHA)).resize(image.size))
+    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    if mode == "16 bits":
+        png(path, np.asarray(image).astype(np.int64) * 257)
+    else:
+        (image.convert("RGB") if mode in ("P", "CMYK") else image).convert(mode).save(path)
+    at_once, small = read(path), read(path, size=(10, 16))
+    monkeypatch.setattr(image_decoding, "STRIP", 300 * 33)
+    np.testing.assert_array_equal(read(path), at_once)
+    assert np.abs(read(path, size=(10, 16)).astype(int) - small).max() <= 2  # it is averaged three by three first
+
+
+def test_a_very_large_image_is_in_memory_once(tmp_path: Path) -> None:
+    side = 8_000
+    Image.new("RGBA", (side, side), (200, 10, 20, 128)).save(tmp_path / "large.png", compress_level=1)
+    code = (
+        "import re, sys; from aemodels.data.image_decoding import Reading, decode; from PIL import Image\n"
+        "def peak(): return 1024 * int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
+        "before = peak(); decode(sys.argv[1], Reading(size=(32, 32))); print(peak() - before)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, str(tmp_path / "large.png")], capture_output=True, check=True)
+    assert int(ran.stdout) < 1.4 * 4 * side**2
 
 
 # ---------------------------------------------------------------- shapes
