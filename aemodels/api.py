@@ -52,8 +52,8 @@ def fit(
 
     Args:
         images: an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or from 0 to 1; a torch Dataset of
-            images or of pairs of an image and a label; or the path of a folder of images, or of a `.npy`, `.npz` or
-            `.parquet` file.
+            images or of pairs of an image and a label; or the path of a folder of images, a list of such paths, or the
+            path of a `.npy`, `.npz` or `.parquet` file.
         model: the name of the model, such as "ae", "vae" or "cvae", or its settings, such as `VAEConfig(beta=2)`; None
             for that of `start_from`, else "vae".
         start_from: the model whose weights the training starts from: one that was fitted or loaded, a registered one

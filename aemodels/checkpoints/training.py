@@ -17,6 +17,7 @@ from aemodels.data import PreparedData
 from aemodels.experiment import Experiment
 from aemodels.models.base import GenerativeModel
 from aemodels.runtime.files import write_whole
+from aemodels.runtime.memory import memory_in_words
 from aemodels.training.models import best_model, training_codes
 from aemodels.training.state import Epoch, TrainingState
 from aemodels.training.train import train
@@ -37,10 +38,12 @@ def saved_epochs(
     Raises:
         SettingsError: the model does not fit the images.
         TrainingDivergedError: a term of the loss became NaN or infinite.
+        UserError: memory ran out.
     """
-    for epoch in train(experiment.model, data, experiment.training, experiment.seed, resume=state, start=start):
-        save_state(folder, epoch.state)
-        yield epoch
+    with memory_in_words():
+        for epoch in train(experiment.model, data, experiment.training, experiment.seed, resume=state, start=start):
+            save_state(folder, epoch.state)
+            yield epoch
 
 
 def save_best(folder: Path, experiment: Experiment, data: PreparedData, state: TrainingState) -> GenerativeModel:

@@ -21,13 +21,13 @@ from pydantic import Field
 
 from aemodels.config import UserError
 from aemodels.data.paths import WholePaths
+from aemodels.data.resizing import Size
 from aemodels.data.source import (
     FileStamp,
     Images,
     OwnImagesConfig,
     Pixels,
     Rows,
-    Size,
     Source,
     array_images,
     fingerprint_by_content,
@@ -89,8 +89,6 @@ def _read(path: Path, size: int | Size | None) -> Images:
     pixels, labels, given = _joined(parts, path)
     if labels is None:
         return replace(array_images(pixels, size, None, ()), given=given, by_content=True)
-    if labels.shape != (len(pixels),):
-        raise UserError(f"data.path={path}: {len(pixels)} images and labels of shape {labels.shape}; give one for each")
     numbers, classes = numbered(labels, parts.get("classes"), path)
     return replace(array_images(pixels, size, numbers, classes), given=given, by_content=True)
 
@@ -99,11 +97,12 @@ def _joined(parts: Mapping[str, NDArray[Any]], path: Path) -> tuple[Pixels, NDAr
     """Returns all images, their labels if there are any, and the rows of those that are given for a split.
 
     Raises:
-        UserError: a split's images have another shape, or no labels where the others have some.
+        UserError: a split's images have another shape, or not one label each where the others have labels.
     """
     taken = np.asarray if path.parent == _kept() else as_pixels  # what is kept here has been checked
     pixels, given = taken(parts["images"]), {}
     labels = parts.get("labels")
+    _check_length(labels, pixels, "labels", path)
     for split in ("val", "test"):
         if (f"{split}_images" in parts and labels is not None) != (f"{split}_labels" in parts):
             raise UserError(
@@ -116,10 +115,17 @@ def _joined(parts: Mapping[str, NDArray[Any]], path: Path) -> tuple[Pixels, NDAr
             raise UserError(
                 f"data.path={path}: {split}_images {own.shape[1:]}, images {pixels.shape[1:]}; give one shape"
             )
+        _check_length(parts.get(f"{split}_labels"), own, f"{split}_labels", path)
         given[split] = np.arange(len(pixels), len(pixels) + len(own))
         pixels = np.concatenate([pixels, own])
         labels = None if labels is None else np.concatenate([labels, parts[f"{split}_labels"]])
     return pixels, labels, given
+
+
+def _check_length(labels: NDArray[Any] | None, images: Pixels, name: str, path: Path) -> None:
+    """Refuses labels that are not one for each image."""
+    if labels is not None and labels.shape != (len(images),):
+        raise UserError(f"data.path={path}: {len(images)} images and {name} of shape {labels.shape}; give one for each")
 
 
 def numbered(labels: NDArray[Any], names: NDArray[Any] | None, path: Path) -> tuple[Rows, tuple[str, ...]]:

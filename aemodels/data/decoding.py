@@ -37,7 +37,7 @@ class Skipped(NamedTuple):
     """Names a file that is not read."""
 
     file: str
-    megapixels: float  # 0, or more than data.largest_megapixels allows
+    needed_megapixels: int | None  # the data.largest_megapixels that reads it, if it is only too large
 
 
 class Block(NamedTuple):
@@ -139,7 +139,7 @@ def decode_block(images: Images, items: Iterable[Item], most: int, seconds: floa
         except UnreadableError as error:
             if not images.skip_unreadable:
                 raise
-            skipped.append(Skipped(error.file, error.megapixels))
+            skipped.append(Skipped(error.file, error.needed_megapixels))
         if time.perf_counter() - start > seconds:
             break
     used = pixels[: len(kept)]

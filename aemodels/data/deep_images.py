@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from aemodels.data.resizing import STRIP
+
 if TYPE_CHECKING:  # a tenth of a second that only such files have to wait for
     from tifffile import TiffPage
 
@@ -22,10 +24,10 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, SEPARATED = 0, 1, 2, 5  # TIFF's numbers of w
 class NotReadError(Exception):
     """The file has a format that is read, but not with such pixels."""
 
-    def __init__(self, reason: str, remedy: str) -> None:
+    def __init__(self, reason: str, remedy: str, needed_megapixels: int | None = None) -> None:
         super().__init__(reason)
         self.reason, self.remedy = reason, remedy
-        self.megapixels = 0.0  # above 0: so many are too many
+        self.needed_megapixels = needed_megapixels  # the data.largest_megapixels that reads it, if it is only too large
 
 
 class Samples(NamedTuple):
@@ -43,7 +45,17 @@ def on_paper(samples: Samples, levels: int | None) -> Image.Image:
     Args:
         levels: the value of white, where it is lower than the format's.
     """
-    values, full = samples.values.astype(np.float32), samples.white
+    rows = max(1, STRIP // samples.values.shape[1])  # as floats a large image would be in memory five times
+    strips = [
+        _on_paper(strip, samples, levels) for strip in np.split(samples.values, range(rows, len(samples.values), rows))
+    ]
+    pixels = np.concatenate(strips)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def _on_paper(values: NDArray[Any], samples: Samples, levels: int | None) -> NDArray[np.uint8]:
+    """Does so with some rows."""
+    values, full = values.astype(np.float32), samples.white
     white = full if levels is None else min(levels, full)
     colour, alpha = values, None
     if samples.alpha:
@@ -53,8 +65,7 @@ def on_paper(samples: Samples, levels: int | None) -> Image.Image:
         colour = (1 - colour[..., :3]) * (1 - colour[..., 3:])
     if alpha is not None:
         colour = (colour if samples.alpha == PREMULTIPLIED else colour * alpha) + (1 - alpha)
-    pixels = np.rint(np.clip(colour, 0, 1) * 255).astype(np.uint8)
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    return np.rint(np.clip(colour, 0, 1) * 255).astype(np.uint8)
 
 
 # ---------------------------------------------------------------- PNG
@@ -156,9 +167,9 @@ def _white(values: NDArray[Any], bits: int, levels: int | None) -> float:
 
 def too_large(pixels: float, most: float) -> NotReadError:
     """Says that an image has more pixels than may be read, and what to do."""
-    error = NotReadError(
+    needed = int(pixels // 1e6) + 1
+    return NotReadError(
         f"it has {pixels / 1e6:,.0f} megapixels, data.largest_megapixels={most / 1e6:g} allows fewer",
-        f"make it smaller, or set data.largest_megapixels={pixels // 1e6 + 1:.0f} if you trust the file",
+        f"make it smaller, or set data.largest_megapixels={needed} if you trust the file",
+        needed,
     )
-    error.megapixels = pixels / 1e6
-    return error

@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from aemodels.data.source import Images, ImageSize, Size, Source, WithoutTestConfig, array_images, digest_of, sides_of
+from aemodels.data.resizing import Size
+from aemodels.data.source import Images, ImageSize, Source, WithoutTestConfig, array_images, digest_of, sides_of
 
 INK = 16  # the value of black in the original
 

@@ -15,20 +15,20 @@ from aemodels.config import UserError
 from aemodels.data.channels import in_channels
 from aemodels.data.image_bytes import ImageBytes
 from aemodels.data.image_decoding import MEGAPIXELS, Reading, decode
+from aemodels.data.resizing import Fit, Size
 from aemodels.data.source import (
     SMALLEST_SIDE,
-    Fit,
     Images,
     ImageSize,
     OwnImagesConfig,
     Pixels,
     Rows,
-    Size,
     SourceConfig,
     UnreadableError,
     sides_of,
 )
 
+LARGEST_UNASKED = 256  # pixels a side; larger images are meant only by who says so
 REMEDY = "mend or remove it, or set data.on_error=skip to leave such images out"
 
 
@@ -74,13 +74,18 @@ def file_images(
     """Returns the images in some files, wherever these lie; all are brought to one shape, or have it.
 
     Raises:
-        UserError: none can be read, or they are too small.
+        UserError: none can be read, they are too small, or very large without a size that was asked for.
     """
     first, (height, width) = _first_readable(config, paths)
     if min(height, width) < SMALLEST_SIDE:
         raise UserError(
             f"data.image_size=null: {first} is {width}x{height} pixels, {SMALLEST_SIDE}x{SMALLEST_SIDE} is "
             "the least; set data.image_size to enlarge the images, for example to 32"
+        )
+    if config.image_size is None and max(height, width) > LARGEST_UNASKED:
+        raise UserError(
+            f"data.image_size=null: {first} is {width}x{height} pixels, and models of images that large take very long "
+            f"to train; set data.image_size=64 or another side, or [{height}, {width}] if that is meant"
         )
     shape = (1 if config.channels == "grey" else 3, height, width)
     return Images(

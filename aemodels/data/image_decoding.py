@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -22,15 +22,13 @@ from aemodels.data.deep_images import (
     with_key,
 )
 from aemodels.data.image_bytes import ImageBytes, opened
-from aemodels.data.source import Fit, Pixels, Size, UnreadableError, fitted
+from aemodels.data.resizing import Fit, Flat, Size, as_it_is, fitted, laid_out
+from aemodels.data.source import Pixels, UnreadableError
 from aemodels.runtime.files import in_words
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # the only ones, as Pillow would start Ghostscript for others
 MEGAPIXELS = 179.0  # where Pillow suspects that a small file is made to fill the memory
-WARNED = 89 * 10**6  # pixels, half as many, from which on Pillow warns
-STRIP = 4 * 2**20  # pixels that are laid on paper at a time
-GAP = 6  # a large image is averaged to so many times the size that is asked for, or more, before it is resized
 PNG_DEPTH = 24  # place of the byte of a PNG file that holds the bits of a sample
 BITS, MEANING, KIND = 258, 262, 339  # tags of TIFF files: of each sample, of the pixels, of numbers
 
@@ -60,7 +58,7 @@ def decode(path: Path | str | ImageBytes, how: Reading, remedy: str = "mend or r
             image, area = _decoded(file, how)
         pixels = np.frombuffer(image.tobytes(), dtype=np.uint8)
     except NotReadError as error:
-        raise UnreadableError(str(path), error.reason, error.remedy, error.megapixels) from None
+        raise UnreadableError(str(path), error.reason, error.remedy, error.needed_megapixels) from None
     except Exception as error:  # Pillow's readers raise anything on damaged files: OSError, SyntaxError, IndexError ...
         if isinstance(told := in_words(error), OutageError):  # not the image's fault
             raise told from error
@@ -72,99 +70,70 @@ def decode(path: Path | str | ImageBytes, how: Reading, remedy: str = "mend or r
 
 def _decoded(file: IO[bytes], how: Reading) -> tuple[Image.Image, int]:
     """Returns the image in mode L or RGB, in the size that is asked for, and its area in the file."""
-    try:
-        image = _opened(file)
-    except UnidentifiedImageError:
-        if not is_tiff(file) or (samples := tiff_samples(file, how.levels, how.most)) is None:
-            raise
-        return _sized(_flat(samples, how), how), samples.values[..., 0].size
-    area = image.width * image.height
-    if area > how.most:
-        raise too_large(area, how.most)
-    with _unlimited() if area > WARNED else nullcontext():
-        return _sized(_on_paper(image, file, how), how), area
+    with _UNLIMITED:
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except UnidentifiedImageError:
+            if not is_tiff(file) or (samples := tiff_samples(file, how.levels, how.most)) is None:
+                raise
+            return _sized(_upright(samples, how), how), samples.values[..., 0].size
+        area = image.width * image.height
+        if area > how.most:
+            raise too_large(area, how.most)
+        return _on_paper(image, file, how), area
 
 
 def _on_paper(image: Image.Image, file: IO[bytes], how: Reading) -> Image.Image:
-    """Returns the image upright, in mode L or RGB."""
+    """Returns the image upright, in mode L or RGB, in the size that is asked for."""
     samples = _deep_samples(image, file, how)
     if samples is not None:
-        return _flat(samples, how)
+        return _sized(_upright(samples, how), how)
     if how.size is not None:
         side = 2 * max(how.size)
         image.draft(None, (side, side))  # a JPEG is decoded at a fraction of its size: 4 times faster
     bits = _bits(image, file)
     image.load()
-    if image.mode in ("L", "RGB") and not image.has_transparency_data and how.levels is None:
-        flat = image
-    else:
-        flat = _by_strips(
-            lambda top, bottom: _grey_or_colour(image.crop((0, top, image.width, bottom)), bits, how.levels),
-            image.size,
-            how,
-        )
     # The orientation is read after loading, as a PNG may hold it behind its pixels.
-    return _turned(flat, _orientation(image))
+    image = _turned(image, _orientation(image))
+    if image.mode in ("L", "RGB") and not image.has_transparency_data and how.levels is None:
+        return _sized(image, how)
+    return _sized(image, how, partial(_grey_or_colour, bits=bits, levels=how.levels))
 
 
-def _flat(samples: Samples, how: Reading) -> Image.Image:
+def _upright(samples: Samples, how: Reading) -> Image.Image:
     """Returns samples of more than 8 bits as an image that is upright, in mode L or RGB."""
-    height, width = samples.values.shape[:2]
-    image = _by_strips(
-        lambda top, bottom: on_paper(samples._replace(values=samples.values[top:bottom]), how.levels),
-        (width, height),
-        how,
-    )
-    return _turned(image, samples.orientation)
+    return _turned(on_paper(samples, how.levels), samples.orientation)
 
 
-def _by_strips(strip: Callable[[int, int], Image.Image], size: tuple[int, int], how: Reading) -> Image.Image:
-    """Lays an image on paper, a strip of rows at a time, and averages a large one on the way.
-
-    So it is in memory once. At 179 megapixels with alpha it would be there four times, in each process that decodes.
-
-    Args:
-        strip: returns the rows from one up to another in mode L or RGB.
-        size: width and height in pixels.
-    """
-    width, height = size
-    if width * height <= STRIP:
-        return strip(0, height)
-    factor = 1 if how.size is None else max(1, min(size) // (GAP * max(how.size)))
-    rows = max(1, STRIP // width // factor) * factor
-    parts = [strip(top, min(top + rows, height)).reduce(factor) for top in range(0, height, rows)]
-    whole = Image.new(parts[0].mode, (parts[0].width, sum(part.height for part in parts)))
-    for i, part in enumerate(parts):
-        whole.paste(part, (0, i * rows // factor))
-    return whole
-
-
-def _sized(image: Image.Image, how: Reading) -> Image.Image:
+def _sized(image: Image.Image, how: Reading, flat: Flat = as_it_is) -> Image.Image:
     if how.size is None or image.size == how.size[::-1]:
-        return image
-    return fitted(image, how.size, how.fit)
+        return laid_out(image, flat)
+    return fitted(image, how.size, how.fit, flat)
 
 
-def _opened(file: IO[bytes]) -> Image.Image:
-    try:
-        return Image.open(file, formats=FORMATS)
-    except (
-        Image.DecompressionBombError
-    ):  # how large it is stands in its first bytes; whether it is read, is asked later
-        with _unlimited():
-            file.seek(0)
-            return Image.open(file, formats=FORMATS)
+class _Unlimited:
+    """Lifts Pillow's limit of pixels, which it keeps for all of a process, while any thread decodes.
+
+    `Reading.largest_megapixels` takes its place. Pillow would warn from half of it on.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.limit = Lock(), 0, Image.MAX_IMAGE_PIXELS
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                Image.MAX_IMAGE_PIXELS = self.limit
 
 
-@contextmanager
-def _unlimited() -> Iterator[None]:
-    """Lifts Pillow's limit, which it keeps for all of a process."""
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+_UNLIMITED = _Unlimited()
 
 
 def _orientation(image: Image.Image) -> int:

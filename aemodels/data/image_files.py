@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,14 +72,14 @@ def has_images(path: Path) -> bool:
     return any(is_image(file.name) for file in walk(path, Unused(Counter(), Counter())))
 
 
-class Read(NamedTuple):
-    """Holds the images that were read of some files, and what a person should know about it."""
+@dataclass
+class Looked:
+    """Counts what became of files that were read, and says what a person should know about it."""
 
-    images: Pixels  # (N, C, H, W)
-    files: list[Path]  # N
-    unfit: tuple[str, ...]  # the other files, each with the reason why it cannot be read
-    made_grey: int  # how many of the images are colour in their files
-    dark: str  # what to do where all images are far darker than white; "" where they are not
+    levels: int | None  # the value of white, where a person gave it
+    unfit: list[str] = field(default_factory=list)  # the files that cannot be read, each with the reason
+    made_grey: int = 0  # how many of the images are colour in their files
+    brightest: int = 0
 
     @property
     def left_out(self) -> str:
@@ -98,32 +99,62 @@ class Read(NamedTuple):
         return f"{counted} read as grey, as the model's own images are"
 
     @property
+    def dark(self) -> str:
+        """Says what to do where all images are far darker than white; "" where they are not."""
+        return too_dark(self.brightest, "these", LATER) if self.levels is None else ""
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Returns a sentence for each thing that a person should know."""
         return tuple(filter(None, (self.left_out, self.grey, self.dark)))
 
 
-def read_images(found: ImageFiles, image_shape: tuple[int, int, int], how: Reading) -> Read:
-    """Returns images (N, C, H, W) of a model's shape, whatever the size and the channels of the files.
+class Read(NamedTuple):
+    """Holds some images, and the files that they come from."""
+
+    images: Pixels  # (N, C, H, W)
+    files: list[Path]  # N
+
+
+def read_in_blocks(
+    found: ImageFiles, image_shape: tuple[int, int, int], how: Reading, looked: Looked, size: int
+) -> Iterator[Read]:
+    """Yields images (N, C, H, W) of a model's shape, whatever the size and the channels of the files, some at a time.
 
     A file below a folder that cannot be read is left out.
+
+    Args:
+        looked: counts what became of the files.
+        size: the files of a block.
 
     Raises:
         UnreadableError: a file that was given itself cannot be read.
     """
-    channels, *size = image_shape
-    images, files, unfit, made_grey = [np.empty((0, *image_shape), np.uint8)], [], [], 0
-    for file in found.files:
-        try:
-            pixels, _ = decode(file, how._replace(size=(size[0], size[1])))
-        except UnreadableError as error:
-            if file in found.named:
-                raise
-            unfit.append(f"{file} ({error.reason})")
-            continue
-        made_grey += len(pixels) > channels and not is_grey(pixels)
-        images.append(in_channels(pixels, channels)[None])
-        files.append(file)
-    read = np.concatenate(images)
-    dark = too_dark(int(read.max(initial=0)), "these", LATER) if how.levels is None and files else ""
-    return Read(read, files, tuple(unfit), made_grey, dark)
+    channels, *side = image_shape
+    for start in range(0, len(found.files), size):
+        images, files = [np.empty((0, *image_shape), np.uint8)], []
+        for file in found.files[start : start + size]:
+            try:
+                pixels, _ = decode(file, how._replace(size=(side[0], side[1])))
+            except UnreadableError as error:
+                if file in found.named:
+                    raise
+                looked.unfit.append(f"{file} ({error.reason})")
+                continue
+            looked.made_grey += len(pixels) > channels and not is_grey(pixels)
+            images.append(in_channels(pixels, channels)[None])
+            files.append(file)
+        read = np.concatenate(images)
+        looked.brightest = max(looked.brightest, int(read.max(initial=0)))
+        yield Read(read, files)
+
+
+def read_images(found: ImageFiles, image_shape: tuple[int, int, int], how: Reading) -> tuple[Read, Looked]:
+    """Returns all images at once, and what became of the files.
+
+    Raises:
+        UnreadableError: a file that was given itself cannot be read.
+    """
+    looked = Looked(how.levels)
+    (read,) = read_in_blocks(found, image_shape, how, looked, max(1, len(found.files)))
+    return read, looked

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 
 from aemodels.data.decoding import Skipped
@@ -11,6 +10,8 @@ from aemodels.data.source import Images
 from aemodels.data.split_arrays import Written
 from aemodels.data.splits import SPLITS, Drawn
 
+FEW = 5  # images of a split, under which a person is told
+WHAT_FOR = {"val": "which weights are the best", "test": "how good a model is"}
 NAMED = 3  # files or classes that a sentence names
 DARK = 64  # of 255; where no pixel of any image is brighter, white has a lower value than the files' format has
 
@@ -28,6 +29,7 @@ def sentences(
     told = []
     if images.by_content:
         told.append(_splits(written.sizes, shares))
+        told += _few(written.sizes, shares)
         told += [_classes(written.classes)] if written.classes else []
         told += _files(images, written, skipped, drawn.left_out)
         told += _kinds(images, written)
@@ -57,15 +59,15 @@ def count(number: int, one: str, more: str) -> str:
 
 def unreadable(skipped: Sequence[Skipped]) -> str:
     """Counts and names the files that are not read, and says which setting reads those that are only too large."""
-    damaged = sorted(file for file, megapixels in skipped if not megapixels)
-    large = sorted(file for file, megapixels in skipped if megapixels)
+    damaged = sorted(file for file, needed in skipped if needed is None)
+    large = sorted((file, needed) for file, needed in skipped if needed is not None)
     told = []
     if damaged:
         told.append(f"{count(len(damaged), 'unreadable image', 'unreadable images')} skipped: {some(damaged)}")
     if large:
-        most = math.floor(max(megapixels for _, megapixels in skipped)) + 1
-        counted = count(len(large), "image", "images")
-        told.append(f"{counted} of too many pixels skipped, which data.largest_megapixels={most} reads: {some(large)}")
+        counted, most = count(len(large), "image", "images"), max(needed for _, needed in large)
+        names = some([file for file, _ in large])
+        told.append(f"{counted} of too many pixels skipped, which data.largest_megapixels={most} reads: {names}")
     return ", ".join(told)
 
 
@@ -90,6 +92,16 @@ def _splits(sizes: Mapping[str, int], shares: Mapping[str, float]) -> str:
         how = f"drawn by content, {100 * shares[split]:g} % asked for" if split in shares else "given"
         parts.append(f"{split} {sizes[split]:,} ({how})")
     return ", ".join(parts)
+
+
+def _few(sizes: Mapping[str, int], shares: Mapping[str, float]) -> list[str]:
+    """Says it where so few images were drawn for a split that what is measured on them says little."""
+    return [
+        f"{split} has only {count(sizes[split], 'image', 'images')}, which say little of {WHAT_FOR[split]}: add "
+        f"images, raise data.{split}_fraction, or draw anew with another data.split_seed"
+        for split in shares
+        if sizes[split] < FEW
+    ]
 
 
 def _classes(classes: Sequence[str]) -> str:

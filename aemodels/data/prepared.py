@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from aemodels.config import Config, OwnWarning, UserError
 from aemodels.data.decoding import Decoder, Skipped
-from aemodels.data.notes import contradiction, sentences, some, too_dark, unreadable
+from aemodels.data.notes import contradiction, sentences, too_dark, unreadable
 from aemodels.data.own_images import fetched
 from aemodels.data.source import Factors, Images, Pixels, Rows, Source, SourceConfig, digest_of
 from aemodels.data.split_arrays import SplitArrays, Written
@@ -237,7 +237,11 @@ def _write_decoded(config: SourceConfig, source: Source, decoder: Decoder, folde
         written = arrays.finish(drawn.splits)
     _check_all_there(written, skipped)
     notes = sentences(images, written, draw.shares, sorted(skipped), drawn)
-    about = {"source": source.origin, "images_by_class": written.images_by_class, "skipped": sorted(file for file, _ in skipped)}
+    about = {
+        "source": source.origin,
+        "images_by_class": written.images_by_class,
+        "skipped": sorted(file for file, _ in skipped),
+    }
     told = {"notes": notes, "brightest": written.brightest, "doubt": contradiction(drawn.two_labels)}
     finish_folder(folder, _hashed_part(config, images, written) | about | told)
 

@@ -19,14 +19,13 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from aemodels.config import NAME, Config, UserError
 from aemodels.data.paths import WholePaths
+from aemodels.data.resizing import Size, fitted
 from aemodels.runtime.hashes import hash_of
 from aemodels.texts import Typed
 
 Pixels = NDArray[np.uint8]
 Rows = NDArray[np.int64]  # numbers of images in the source's own order
 Factors = NDArray[np.float64]  # (N, F): what each image was made from
-Size = tuple[int, int]  # (height, width) in pixels
-Fit = Literal["resize", "crop", "pad"]
 DRAWN_BY = "pixels, 1"  # how images are split by content; changes with the rule, so that they are prepared anew
 SMALLEST_SIDE = 8  # pixels; the trunks halve the side up to three times
 
@@ -130,10 +129,10 @@ class OwnImagesConfig(WithoutTestConfig):
 class UnreadableError(UserError):
     """One image cannot be decoded."""
 
-    def __init__(self, file: str, reason: str, remedy: str, megapixels: float = 0.0) -> None:
+    def __init__(self, file: str, reason: str, remedy: str, needed_megapixels: int | None = None) -> None:
         super().__init__(f"data: image {file} cannot be read ({reason}); {remedy}")
         self.file, self.reason = file, reason
-        self.megapixels = megapixels  # above 0: the file may be all right, but it has more than are allowed
+        self.needed_megapixels = needed_megapixels  # the data.largest_megapixels that reads it, if it is only too large
 
 
 @dataclass(frozen=True)
@@ -212,43 +211,6 @@ def array_images(
         return np.stack([np.asarray(fitted(Image.fromarray(plane), (height, width))) for plane in image])
 
     return Images(count, (channels, height, width), decode, labels, classes, own_test)
-
-
-def fitted(image: Image.Image, size: Size, fit: Fit = "resize") -> Image.Image:
-    """Brings an image in mode L or RGB to a height and width: it is squeezed, cut in its middle, or gets a border."""
-    height, width = size
-    if fit == "crop":
-        # The largest middle part of that shape. It is cut before it is resized: `resize(box=...)` would mix in pixels
-        # from outside the box.
-        across = min(image.width, max(1, round(image.height * width / height)))
-        down = min(image.height, max(1, round(image.width * height / width)))
-        left, top = (image.width - across) // 2, (image.height - down) // 2
-        image = image.crop((left, top, left + across, top + down))
-    if fit == "pad":
-        return _padded(image, size)
-    return _resized(image, size)
-
-
-def _resized(image: Image.Image, size: Size) -> Image.Image:
-    # Pillow widens the filter when it shrinks, so nothing aliases; the gap lets it average large images first.
-    return image.resize(size[::-1], Image.Resampling.BICUBIC, reducing_gap=3.0)
-
-
-def _padded(image: Image.Image, size: Size) -> Image.Image:
-    """Returns the whole image in the middle of a canvas in its own border's colour.
-
-    That is paper's white around a scan. Around a photo one even colour costs a code less than rows that are repeated.
-    """
-    height, width = size
-    scale = min(height / image.height, width / image.width)
-    inner = (min(height, max(1, round(image.height * scale))), min(width, max(1, round(image.width * scale))))
-    pixels = np.asarray(_resized(image, inner))
-    ends = (pixels[0], pixels[-1]) if inner[0] < height else (pixels[:, 0], pixels[:, -1])  # where the border meets it
-    canvas = np.empty((height, width, *pixels.shape[2:]), np.uint8)
-    canvas[:] = np.rint(np.median(np.concatenate(ends), axis=0))
-    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
-    canvas[top : top + inner[0], left : left + inner[1]] = pixels
-    return Image.fromarray(canvas)
 
 
 def split_rows(images: Images, shares: Mapping[str, float], seed: int) -> dict[str, Rows]:

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from aemodels.data.resizing import Size
 from aemodels.data.source import (
     Factors,
     Images,
     ImageSize,
     Pixels,
-    Size,
     Source,
     WithoutTestConfig,
     digest_of,

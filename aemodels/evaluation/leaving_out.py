@@ -12,6 +12,7 @@ from typing import Generic, NamedTuple, NoReturn, TypeVar
 from aemodels.config import UserError
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.needs import AMOUNTS, Need
+from aemodels.runtime.memory import is_out_of_memory, out_of_memory
 from aemodels.runtime.progress import Progress, Steps, finish
 
 T = TypeVar("T")
@@ -103,7 +104,9 @@ def from_tags(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _in_words(error: Exception) -> str:
-    """Says what went wrong and where in the program, for the person who reports it."""
+    """Says that memory ran out, or what went wrong and where in the program, for the person who reports it."""
+    if is_out_of_memory(error):
+        return out_of_memory(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
     message = str(error).partition("\n")[0]
     where = f"{Path(place.filename).name}, line {place.lineno}"

@@ -17,7 +17,7 @@ from aemodels.data.decoding import key_of
 from aemodels.data.encoded import reading_later
 from aemodels.data.evaluation_images import keys_of
 from aemodels.data.folder import FolderConfig
-from aemodels.data.image_files import ImageFiles, Read, image_files, read_images
+from aemodels.data.image_files import ImageFiles, Looked, image_files, read_images
 from aemodels.data.splits import SPLITS
 from aemodels.evaluation.drift import CodeSpace, MonitoringConfig, Scores, Verdict, check_scores, fewest
 from aemodels.evaluation.leaving_out import Made, as_tags, make_each
@@ -89,8 +89,9 @@ class _New(NamedTuple):
 
     present: int  # files, in all
     files: list[Path]  # the newest ones
-    read: Read
-    images: NDArray[np.uint8]  # (N, C, H, W) that were read, without those that the model was made from
+    looked: Looked  # what became of them
+    known: int  # images that were read, and are among those that the model was made from
+    images: NDArray[np.uint8]  # (N, C, H, W), the others
 
 
 class _Checked(NamedTuple):
@@ -137,9 +138,9 @@ def monitor(name: str, paths: Sequence[Path], config: MonitoringConfig, group: s
         model=name,
         version=champion.version,
         images=len(new.images),
-        unfit=new.read.unfit,
+        unfit=tuple(new.looked.unfit),
         unused=found.told,
-        notes=tuple(note for note in new.read.notes if not any(note in alarm for alarm in compared.alarms)),
+        notes=tuple(note for note in new.looked.notes if not any(note in alarm for alarm in compared.alarms)),
         drift=bool(compared.alarms),
         reasons=compared.alarms or compared.too_few,
         numbers=compared.numbers,
@@ -165,27 +166,26 @@ def _read(found: ImageFiles, paths: Sequence[Path], champion: _Champion, config:
     """Reads the newest files, as the model's own images were read."""
     newest = sorted(found.files, key=lambda file: file.stat().st_mtime_ns)[-config.newest :]
     source = champion.source
-    read = read_images(found._replace(files=newest), champion.data.image_shape, reading_later(source))
+    read, looked = read_images(found._replace(files=newest), champion.data.image_shape, reading_later(source))
     folders = source if isinstance(source, FolderConfig) else None
     belong = folders is not None and any(map(folders.holds, paths))
-    return _New(len(found.files), newest, read, _unknown(read.images, champion.data) if belong else read.images)
+    images = _unknown(read.images, champion.data) if belong else read.images
+    return _New(len(found.files), newest, looked, len(read.images) - len(images), images)
 
 
 def _compare(champion: _Champion, new: _New, config: MonitoringConfig) -> _Compared:
     """Compares the new images with the test images, if there are enough of both; files that do not fit alarm too."""
     known = _some(champion.data.split("test").images)
     needed = fewest(len(known), config)
-    unfit = _unfit_reasons(new.read.unfit, len(new.files), config)
-    counted: dict[str, float] = {"unfit": len(new.read.unfit)}
+    unfit = _unfit_reasons(new.looked.unfit, len(new.files), config)
+    counted: dict[str, float] = {"unfit": len(new.looked.unfit)}
     if len(new.images) >= needed:
         checked = _check(champion, known, new.images, config)
-        cause = (f"a likely cause: {new.read.dark}",) if checked.verdict.reasons and new.read.dark else ()
+        cause = (f"a likely cause: {new.looked.dark}",) if checked.verdict.reasons and new.looked.dark else ()
         alarms = (*checked.verdict.reasons, *cause, *unfit)
         return _Compared(alarms, checked.verdict.numbers | counted, checked, ())
-    if needed > config.newest:
-        why = _too_few_known(champion.reference, len(known), config)
-    else:
-        why = _too_few(len(new.images), needed, new.read, len(new.files), new.present)
+    never = needed > config.newest
+    why = _too_few_known(champion.reference, len(known), config) if never else _too_few(new, needed)
     return _Compared(unfit, {"images": len(new.images)} | counted, None, (why,))
 
 
@@ -203,7 +203,7 @@ def _record(run: Run, params: Mapping[str, Any], new: _New, compared: _Compared)
     """Tracks how was compared, and what it came to."""
     run.params(params)
     run.metrics({f"drift/{key}": value for key, value in compared.numbers.items()})
-    told = "\n".join(f"* {in_markdown(line)}" for line in (*compared.alarms, *new.read.unfit))
+    told = "\n".join(f"* {in_markdown(line)}" for line in (*compared.alarms, *new.looked.unfit))
     run.text("reasons.md", told or "No alarm.")
 
 
@@ -217,15 +217,15 @@ def _too_few_known(reference: str, known: int, config: MonitoringConfig) -> str:
     return f"{told}at least {least} are needed where the newest {config.newest} images are looked at; train it on more"
 
 
-def _too_few(new: int, needed: int, read: Read, looked_at: int, present: int) -> str:
+def _too_few(new: _New, needed: int) -> str:
     """Says why the new images are too few to compare, and what became of the files."""
-    found = f"{present} image files" + (f", of which the newest {looked_at} were read" if looked_at < present else "")
-    lost = []
-    if read.unfit:
-        lost.append(f"{len(read.unfit)} cannot be read as images of the model's shape, such as {read.unfit[0]}")
-    if seen := len(read.images) - new:
-        lost.append(f"{seen} are among the images that the model was made from")
-    return f"{new} new images are too few: at least {needed} are needed; found: " + "; ".join([found, *lost])
+    some = f", of which the newest {len(new.files)} were read" if len(new.files) < new.present else ""
+    found = [f"{new.present} image files{some}"]
+    if unfit := new.looked.unfit:
+        found.append(f"{len(unfit)} cannot be read as images of the model's shape, such as {unfit[0]}")
+    if new.known:
+        found.append(f"{new.known} are among the images that the model was made from")
+    return f"{len(new.images)} new images are too few: at least {needed} are needed; found: {'; '.join(found)}"
 
 
 def _own_data(model: Model) -> Steps[PreparedData]:

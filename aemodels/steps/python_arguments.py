@@ -102,21 +102,23 @@ def _dotted(key: str) -> str:
 
 
 def _source(images: Any, labels: Any) -> dict[str, Any]:
-    if isinstance(images, str | Path):
-        path = Path(images).expanduser().absolute()
-        name = source_of(path)
+    paths = [images] if isinstance(images, str | Path) else images
+    if isinstance(paths, list | tuple) and paths and all(isinstance(path, str | Path) for path in paths):
+        whole = [Path(path).expanduser().absolute() for path in paths]
+        path: str | list[str] = str(whole[0]) if len(whole) == 1 else list(map(str, whole))
+        name = source_of(whole[0])
         if name == "folder" and isinstance(labels, str | Path):
-            return {"name": name, "path": str(path), "labels": str(Path(labels).expanduser().absolute())}
+            return {"name": name, "path": path, "labels": str(Path(labels).expanduser().absolute())}
         if labels is not None:
             raise UserError(
                 "labels: a folder's labels are its class folders, or in a CSV file, whose path can be given here; "
                 "those of a file are in it, so leave them out"
             )
-        return {"name": name, "path": str(path)}
+        return {"name": name, "path": path}
     if isinstance(images, torch.utils.data.Dataset):
         images, labels = _of_dataset(images, labels)
-    path = keep_arrays(as_images(images), None if labels is None else as_array(labels))
-    return {"name": "arrays", "path": str(path)}
+    kept = keep_arrays(as_images(images), None if labels is None else as_array(labels))
+    return {"name": "arrays", "path": str(kept)}
 
 
 def _of_dataset(dataset: Any, labels: Any) -> tuple[Any, Any]:

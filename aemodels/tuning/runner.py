@@ -23,6 +23,7 @@ from aemodels.evaluation.features import Features
 from aemodels.experiment import Experiment
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import cores
+from aemodels.runtime.memory import out_of_memory
 from aemodels.runtime.processes import GeneratorProcess, ProcessDiedError, Yielded, ready
 from aemodels.runtime.progress import Driven
 from aemodels.training.config import TrainingDivergedError
@@ -30,7 +31,7 @@ from aemodels.training.population import stackable, train_population
 from aemodels.training.state import Epoch
 from aemodels.tuning.costs import forward_seconds, stack_bytes
 from aemodels.tuning.messages import MemberEnd, MemberEpoch, MemberStart, TrialEvents
-from aemodels.tuning.trial import Conditions, out_of_memory, run_trial
+from aemodels.tuning.trial import Conditions, run_trial
 
 WORTH_PROCESSES = 5.0  # seconds of all forward passes; with fewer the trials are done before the processes start
 STACK_SHARE = 0.7  # share of the device's free memory that a stack may take

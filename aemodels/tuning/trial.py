@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from aemodels.config import SettingsError
@@ -18,13 +17,12 @@ from aemodels.evaluation.key_metrics import shown_in
 from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
 from aemodels.models.base import GenerativeModel
+from aemodels.runtime.memory import is_out_of_memory, out_of_memory
 from aemodels.training.config import TrainingDivergedError
 from aemodels.training.models import best_model, fit_prior
 from aemodels.training.state import Epoch
 from aemodels.training.train import train
 from aemodels.tuning.messages import Goals, MemberEnd, MemberEpoch, TrialEvents
-
-MAIN_MEMORY = "DefaultCPUAllocator"  # part of torch's error when main memory runs out, a plain RuntimeError
 
 
 @dataclass(frozen=True)
@@ -83,19 +81,8 @@ def run_trial(index: int, experiment: Experiment, conditions: Conditions) -> Tri
     except (TrainingDivergedError, SettingsError) as error:
         yield MemberEnd(index, {}, time.perf_counter() - started - waited, str(error))
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         yield MemberEnd(index, {}, time.perf_counter() - started - waited, out_of_memory(error))
     else:
         yield MemberEnd(index, metrics, time.perf_counter() - started - waited)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or MAIN_MEMORY in str(error)
-
-
-def out_of_memory(error: Exception) -> str:
-    """Says in words that memory ran out, with the remedy."""
-    what = (str(error).rpartition(f"{MAIN_MEMORY}: ")[2] or "MemoryError").partition(". ")[0]
-    other = ", or AEMODELS_DEVICE=cpu" if isinstance(error, torch.OutOfMemoryError) else ""
-    return f"the device's memory does not hold the model ({what}); use a smaller training.batch_size or model{other}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,27 +14,58 @@ from PIL import Image
 
 from aemodels.config import UserError
 from aemodels.data.encoded import reading_later
-from aemodels.data.image_files import image_files, read_images
+from aemodels.data.image_files import ImageFiles, Looked, image_files, read_in_blocks
 from aemodels.runtime.devices import serving_device
 from aemodels.runtime.files import write_whole
+from aemodels.runtime.progress import Progress
 from aemodels.serving.forms import shown
 from aemodels.serving.model import Model
 from aemodels.tracking.catalog import find
 from flows.cli.session import check_file, check_folder, note
+from flows.terminal import bars
 
 ACROSS = 8  # images in a row of a grid
 MOST_DRAWN = 64  # reconstructions in one picture: more would be too tall to look at
 ASSUMED = "assumed class"  # of the images that a conditional model is shown; the one of its best bound
 LONGEST_STEM = 240  # bytes: with number and ending it is still a name that file systems take
+BLOCK = 256  # images in memory at a time
 LEAST_SIDE = 64  # pixels of an image in a grid: small ones are magnified by whole numbers
 
 
 class Given(NamedTuple):
-    """Holds a model and the images that it is asked about."""
+    """Holds a model and the files of the images that it is asked about."""
 
     model: Model
+    found: ImageFiles
+
+    def blocks(self) -> Iterator[Block]:
+        """Reads the images some at a time, shows how far that is, and at the end says which files are not used.
+
+        Raises:
+            UserError: none can be read.
+        """
+        card, total = self.model.card, len(self.found.files)
+        how = reading_later(card.experiment.data)
+        looked, read = Looked(how.levels), 0
+        with bars() as drawn:
+            for done, block in enumerate(read_in_blocks(self.found, card.image_shape, how, looked, BLOCK), 1):
+                if block.files:
+                    # The pixels of files are bytes, also where all are 0 or 1.
+                    yield Block(block.files, block.images.astype(np.float32) / np.float32(255))
+                read += len(block.files)
+                if total > BLOCK:
+                    drawn.show(Progress("looking at images", min(done * BLOCK, total), total))
+        if not read:
+            raise UserError(f"none of the images can be read, such as {looked.unfit[0]}; mend them, or give others")
+        for told in filter(None, (self.found.told, *looked.notes)):
+            note(told)
+
+
+class Block(NamedTuple):
+    """Holds some of the images that a model is asked about."""
+
     files: list[Path]
-    images: NDArray[np.float32]  # (N, C, H, W), from 0 to 1: the pixels of files are bytes, also where all are 0 or 1
+    images: NDArray[np.float32]  # (N, C, H, W), from 0 to 1
 
 
 def open_model(reference: str) -> Model:
@@ -48,21 +79,15 @@ def open_to_serve(reference: str) -> Model:
 
 
 def open_with_images(reference: str, paths: Sequence[Path]) -> Given:
-    """Returns a model and images in its shape; it first checks that there are images, and reads them last.
+    """Returns a model and the files of images; it first checks that there are images.
 
     Raises:
-        UserError: there are no such images or no such model, it cannot look at images, or none can be read.
+        UserError: there are no such images or no such model, or it cannot look at images.
     """
     found = image_files(paths)
     model = open_model(reference)
     model.require_encoder()
-    read = read_images(found, model.card.image_shape, reading_later(model.card.experiment.data))
-    if not read.files:
-        where = ", ".join(map(str, paths))
-        raise UserError(f"{where}: none of the images can be read, such as {read.unfit[0]}; mend them, or give others")
-    for told in filter(None, (found.told, *read.notes)):
-        note(told)
-    return Given(model, read.files, read.images.astype(np.float32) / np.float32(255))
+    return Given(model, found)
 
 
 class Wanted(NamedTuple):
@@ -82,8 +107,9 @@ def generate(reference: str, wanted: Wanted, out: Path) -> dict[str, object]:
     told: dict[str, object] = {}
     if wanted.like:
         given = open_with_images(reference, wanted.like)
-        images = given.model.like(given.images, n, seed)
-        told = {"like": len(given.images)}
+        examples = np.concatenate([block.images for block in given.blocks()])
+        images = given.model.like(examples, n, seed)
+        told = {"like": len(examples)}
     elif wanted.prior is not None:
         images = _from_prior(open_model(reference), wanted.prior, n, seed)
         told = {"prior": wanted.prior}
@@ -106,69 +132,86 @@ def denoise(reference: str, paths: Sequence[Path], out: Path) -> dict[str, objec
     """Writes a file for each image into a folder: what the model takes for the clean image."""
     check_folder(out)
     given = open_with_images(reference, paths)
-    clean = given.model.denoise(given.images)
     out.mkdir(parents=True, exist_ok=True)
-    stems = [os.fsencode(file.stem)[:LONGEST_STEM].decode("utf-8", "ignore") for file in given.files]
-    names = [f"{i:05d}-{stem}.png" for i, stem in enumerate(stems)]  # folders may hold the same names
-    for name, image in zip(names, _pixels(clean), strict=True):
-        _save(image, out / name)
+    assumed: list[str] = []
+    written = 0
+    for files, images in given.blocks():
+        for file, image in zip(files, _pixels(given.model.denoise(images)), strict=True):
+            stem = os.fsencode(file.stem)[:LONGEST_STEM].decode("utf-8", "ignore")
+            _save(image, out / f"{written:05d}-{stem}.png")  # folders may hold the same names
+            written += 1
+        assumed += given.model.classify(images)
     corruption = given.model.card.experiment.training.corruption.name
-    told = _counted(_assumed(given))
-    return {"model": reference, "images": len(clean), "trained on noise": corruption, **told, "out": str(out)}
+    told = _counted(assumed)
+    return {"model": reference, "images": written, "trained on noise": corruption, **told, "out": str(out)}
 
 
 def reconstruct(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]:
     """Draws rows of reconstructions, each above the row of its originals; the first MOST_DRAWN images."""
     check_file(out, ".png")
     given = open_with_images(reference, paths)
-    originals = shown(given.images[:MOST_DRAWN])
-    drawn = given.model.reconstruct(given.images[:MOST_DRAWN])
+    originals, errors = np.empty((0, *given.model.card.image_shape), np.float32), []
+    assumed: list[str] = []
+    for _, images in given.blocks():
+        originals = np.concatenate([originals, images[: MOST_DRAWN - len(originals)]])
+        errors.append(given.model.score(images))
+        assumed += given.model.classify(images)
+    _save_pairs(originals, given.model, out)
+    found = np.concatenate(errors)
+    return {
+        "model": reference,
+        "images": len(found),
+        "drawn": len(originals),
+        "mse": float(found.mean()),
+        **_counted(assumed),
+        "out": str(out),
+    }
+
+
+def _save_pairs(images: NDArray[np.float32], model: Model, out: Path) -> None:
+    """Writes a picture of rows of reconstructions, each above the row of its originals."""
+    originals, drawn = shown(images), model.reconstruct(images)
     across = min(len(drawn), ACROSS)
     rows = [part for i in range(0, len(drawn), across) for part in (drawn[i : i + across], originals[i : i + across])]
     filled = [np.concatenate([row, np.ones((across - len(row), *row.shape[1:]), np.float32)]) for row in rows]
     _save_grid(np.concatenate(filled), across, out)
-    errors = given.model.score(given.images)
-    return {
-        "model": reference,
-        "images": len(given.images),
-        "drawn": len(drawn),
-        "mse": float(errors.mean()),
-        **_counted(_assumed(given)),
-        "out": str(out),
-    }
 
 
 def embed(reference: str, paths: Sequence[Path], out: Path) -> dict[str, object]:
     """Writes the codes (N, D), the files' names and, of a conditional model, the classes that it assumed."""
     check_file(out, ".npz")
     given = open_with_images(reference, paths)
-    codes = given.model.encode(given.images)
-    assumed = _assumed(given)
-    columns: dict[str, Any] = {"codes": codes, "files": list(map(str, given.files))}
-    if assumed:
-        columns["classes"] = assumed
+    codes = []
+    names: list[str] = []
+    assumed: list[str] = []
+    for files, images in given.blocks():
+        codes.append(given.model.encode(images))
+        names += map(str, files)
+        assumed += given.model.classify(images)
+    columns: dict[str, Any] = {"codes": np.concatenate(codes), "files": names} | (
+        {"classes": assumed} if assumed else {}
+    )
 
     def write(partial: Path) -> None:
         with partial.open("wb") as file:  # to a name, numpy may add an ending
             np.savez(file, **columns)
 
     write_whole(out, write)
-    told = _counted(assumed)
-    return {"model": reference, "images": len(codes), "latent_dim": codes.shape[1], **told, "out": str(out)}
+    count, size = columns["codes"].shape
+    return {"model": reference, "images": count, "latent_dim": size, **_counted(assumed), "out": str(out)}
 
 
 def score(reference: str, paths: Sequence[Path]) -> list[dict[str, object]]:
     """Returns each file with the mean squared error of its reconstruction on pixels in [0, 1], largest first."""
     given = open_with_images(reference, paths)
-    errors = given.model.score(given.images)
-    classes = [{ASSUMED: name} for name in _assumed(given)] or [{}] * len(errors)
-    order = (-errors).argsort(kind="stable")
-    return [{"file": str(given.files[i]), "mse": float(errors[i]), **classes[i]} for i in order]
-
-
-def _assumed(given: Given) -> list[str]:
-    """Returns the class that a conditional model assumed of each image before it answered; empty for other models."""
-    return given.model.classify(given.images)
+    scores: list[dict[str, object]] = []
+    for files, images in given.blocks():
+        errors = given.model.score(images).tolist()
+        # A conditional model says which class it assumed of each image before it answered.
+        classes = [{ASSUMED: name} for name in given.model.classify(images)] or [{}] * len(files)
+        for file, error, assumed in zip(files, errors, classes, strict=True):
+            scores.append({"file": str(file), "mse": error, **assumed})
+    return sorted(scores, key=lambda score: -float(str(score["mse"])))
 
 
 def _counted(assumed: list[str]) -> dict[str, object]:

@@ -208,6 +208,10 @@ class Pairs(torch.utils.data.Dataset):
         ({"pictures": IMAGES}, "no `images`"),
         ({"images": IMAGES, "labels": np.arange(60) % 2, "test_images": IMAGES}, "test_labels"),
         ({"images": IMAGES, "test_images": IMAGES[:, :4]}, "give one shape"),
+        (
+            {"images": IMAGES, "labels": np.arange(61), "val_images": IMAGES[:9], "val_labels": np.arange(8)},
+            r"60 images and labels of shape \(61,\); give one for each",
+        ),
         ({"images": IMAGES, "labels": np.arange(60), "classes": ["a"]}, "from 0 to 0, of 1 classes"),
     ],
 )

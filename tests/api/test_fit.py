@@ -93,6 +93,7 @@ def test_folders_and_files_are_taken(elsewhere: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{i}.png")
     assert aemodels.fit("photos", "ae", **QUICK).classes == ("a", "b")
+    assert aemodels.fit(["photos/a", Path("photos/b")], "ae", **QUICK).classes == ()
     np.save("kept.npy", IMAGES)
     np.savez("kept.npz", images=IMAGES, labels=np.arange(60) % 2, classes=["no", "yes"])
     assert aemodels.fit("kept.npy", "ae", **QUICK).classes == ()

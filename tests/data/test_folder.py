@@ -201,6 +201,23 @@ def test_damaged_image_is_named(animals: Path, prepared_folders: Callable[[], li
     assert prepared_folders() == []
 
 
+def test_large_images_need_a_size(make_images: Callable[..., Path], tmp_path: Path) -> None:
+    make_images(tmp_path / "camera", 12, (200, 300, 3))
+    with pytest.raises(UserError, match=r"null: \S*000.png is 300x200 pixels, .*=64 .*, or \[200, 300\] if that"):
+        finish(prepare(FolderConfig(path=tmp_path / "camera")))
+    assert finish(prepare(FolderConfig(path=tmp_path / "camera", image_size=(200, 300)))).image_shape == (3, 200, 300)
+
+
+def test_a_split_of_few_images_is_told(make_images: Callable[..., Path], tmp_path: Path) -> None:
+    make_images(tmp_path / "few", 12)
+    notes: list[Progress] = []
+    config = FolderConfig(path=tmp_path / "few")
+    sizes = finish(prepare(config), notes.append).sizes
+    assert sizes["val"] < 5
+    assert f"val has only {sizes['val']} image" in notes[-1].note
+    assert "which weights are the best: add images, raise data.val_fraction, or draw anew" in notes[-1].note
+
+
 def test_skip_names_the_setting_that_reads_larger_images(animals: Path) -> None:
     damage(animals / "cat" / "003.png")
     Image.new("L", (1000, 700)).save(animals / "dog" / "004.png")

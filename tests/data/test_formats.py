@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from aemodels.config import OwnWarning, SettingsError
-from aemodels.data import image_decoding, prepare
+from aemodels.data import deep_images, prepare, resizing
 from aemodels.data.digits import DigitsConfig
 from aemodels.data.folder import FolderConfig
 from aemodels.data.image_decoding import SUFFIXES, Reading, decode
 from aemodels.data.image_files import image_files, read_images
 from aemodels.data.other_kind import images_of_another_kind
-from aemodels.data.source import SourceConfig, UnreadableError, fitted
+from aemodels.data.resizing import fitted
+from aemodels.data.source import SourceConfig, UnreadableError
 from aemodels.data.sprites import SpritesConfig
 from aemodels.runtime.progress import finish
 
@@ -326,6 +327,7 @@ def test_very_large_images_are_read_when_asked_to(tmp_path: Path, kind: str) -> 
     ):
         read(tmp_path / f"large.{kind}", size=(8, 8))
     limit = Image.MAX_IMAGE_PIXELS
+    warnings.simplefilter("error")  # Pillow warns of half as many
     assert (read(tmp_path / f"large.{kind}", size=(8, 8), fit="crop", largest_megapixels=183) >= 254).all()
     assert limit == Image.MAX_IMAGE_PIXELS
     Image.new("L", (100, 100)).save(tmp_path / "small.png")
@@ -344,10 +346,25 @@ def test_an_image_of_many_strips_is_the_one_that_is_laid_on_paper_at_once(
         png(path, np.asarray(image).astype(np.int64) * 257)
     else:
         (image.convert("RGB") if mode in ("P", "CMYK") else image).convert(mode).save(path)
-    at_once, small = read(path), read(path, size=(10, 16))
-    monkeypatch.setattr(image_decoding, "STRIP", 300 * 33)
-    np.testing.assert_array_equal(read(path), at_once)
-    assert np.abs(read(path, size=(10, 16)).astype(int) - small).max() <= 2  # it is averaged three by three first
+    asked: list[dict[str, Any]] = [{}, *({"size": (10, 16), "fit": fit} for fit in ("resize", "crop", "pad"))]
+    at_once = [read(path, **how) for how in asked]
+    for module in (resizing, deep_images):
+        monkeypatch.setattr(module, "STRIP", 300 * 33)
+    for how, expected in zip(asked, at_once, strict=True):
+        np.testing.assert_array_equal(read(path, **how), expected)
+
+
+@pytest.mark.parametrize("fit", ["resize", "crop", "pad"])
+def test_a_large_opaque_image_is_the_same_with_alpha_and_without(fit: str, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1700, 2501, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    image.save(tmp_path / "colour.png", compress_level=1)
+    image.convert("RGBA").save(tmp_path / "alpha.png", compress_level=1)
+    found, alike = (read(tmp_path / f"{name}.png", size=(24, 33), fit=fit) for name in ("colour", "alpha"))
+    np.testing.assert_array_equal(found, alike)
+    if fit == "resize":
+        expected = image.resize((33, 24), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        np.testing.assert_array_equal(found, np.asarray(expected))
 
 
 def test_a_very_large_image_is_in_memory_once(tmp_path: Path) -> None:
@@ -438,7 +455,7 @@ def test_folders_become_rectangles(tmp_path: Path, fit: str) -> None:
     expected = np.stack([np.asarray(fitted(image, (48, 96), fit)) for image in images])  # type: ignore[arg-type]
     found = np.concatenate([data.split(split).images[:, 0] for split in ("train", "val", "test")])
     np.testing.assert_array_equal(np.sort(found.reshape(20, -1), 0), np.sort(expected.reshape(20, -1), 0))
-    read_again = read_images(image_files([tmp_path / "photos"]), (1, 48, 96), config.reading()).images
+    read_again = read_images(image_files([tmp_path / "photos"]), (1, 48, 96), config.reading())[0].images
     np.testing.assert_array_equal(read_again[:, 0], expected)  # as a trained model is given them
 
 

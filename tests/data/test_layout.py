@@ -305,11 +305,11 @@ def test_files_that_are_not_used_are_counted_by_kind(tmp_path: Path) -> None:
 
 def test_files_for_a_model_are_brought_to_its_kind(tmp_path: Path) -> None:
     grey, colour = fill(tmp_path / "grey", 1, kind="grey"), fill(tmp_path / "colour", 1)
-    read = read_images(image_files([grey]), (3, 12, 12), Reading())
-    assert (read.images.shape, read.notes) == ((1, 3, 12, 12), ())
-    read = read_images(image_files([colour, grey]), (1, 12, 12), Reading())
+    read, looked = read_images(image_files([grey]), (3, 12, 12), Reading())
+    assert (read.images.shape, looked.notes) == ((1, 3, 12, 12), ())
+    read, looked = read_images(image_files([colour, grey]), (1, 12, 12), Reading())
     assert read.images.shape == (2, 1, 12, 12)
-    assert read.notes == ("1 image is colour and is read as grey, as the model's own images are",)
+    assert looked.notes == ("1 image is colour and is read as grey, as the model's own images are",)
     (file,) = colour.glob("*.png")
     assert np.array_equal(read.images[0, 0], np.asarray(Image.open(file).convert("L")))  # by luminance
 
@@ -318,9 +318,9 @@ def test_files_for_a_model_that_cannot_be_read_are_left_out_below_a_folder_alone
     folder = fill(tmp_path / "photos", 3, kind="grey")
     for i in range(12):
         (folder / f"broken{i:02}.png").write_bytes(b"no image")
-    read = read_images(image_files([folder]), (1, 12, 12), Reading())
-    assert (len(read.images), len(read.files), len(read.unfit)) == (3, 3, 12)
-    (told,) = read.notes
+    read, looked = read_images(image_files([folder]), (1, 12, 12), Reading())
+    assert (len(read.images), len(read.files), len(looked.unfit)) == (3, 3, 12)
+    (told,) = looked.notes
     assert told.startswith(f"12 files cannot be read and are left out: {folder / 'broken00.png'} (no JPEG, PNG,")
     assert told.endswith("broken09.png (no JPEG, PNG, WEBP, BMP, TIFF or GIF) and 2 more")
     with pytest.raises(UserError, match=r"broken00\.png cannot be read"):
@@ -333,9 +333,9 @@ def test_dark_files_for_a_model_are_noted_unless_its_white_is_known(
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 4096, (12, 12)).astype(np.uint16)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    read = read_images(image_files([tmp_path]), (1, 12, 12), Reading(levels=levels))
-    assert bool(read.notes) == told
-    assert not told or "is 16 of 255; if white has a lower value in the files" in read.notes[0]
+    _, looked = read_images(image_files([tmp_path]), (1, 12, 12), Reading(levels=levels))
+    assert bool(looked.notes) == told
+    assert not told or "is 16 of 255; if white has a lower value in the files" in looked.notes[0]
 
 
 # ---- all images of a folder, for a model of others

@@ -337,7 +337,7 @@ def test_a_model_that_the_main_memory_does_not_hold(digits: PreparedData) -> Non
     ends = [e for e in told(Runner(Conditions(digits, None, GOALS)), [large, SMALL]) if isinstance(e, MemberEnd)]
     assert re.fullmatch(
         r"the device's memory does not hold the model \(can't allocate memory: you tried to allocate \d+ bytes\); "
-        r"use a smaller training\.batch_size or model",
+        r"use a smaller data\.image_size, training\.batch_size or model",
         ends[0].error,
     )
     assert not ends[1].error
