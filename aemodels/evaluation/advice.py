@@ -15,6 +15,7 @@ NOTHING = 0.99  # share of the mean image's squared error above which a model te
 ALIKE = 0.001  # share of the linear code's squared error that is no difference
 STILL_FALLING = 0.01  # share of all that the validation loss fell by, in the last tenth of a training
 OVERFITTED = 0.05  # share of all that it fell by, which it has risen by since its best value
+LEARNED = 0.05  # share of all that the training loss fell by until then, which it has fallen by since
 NOISE = 3.5  # typical distances of an epoch from the mean of its neighbours that are no rise
 ADVERSARIAL = 5_000  # updates, before which an adversarial model draws no shapes
 
@@ -130,18 +131,30 @@ def _overfitted(course: Course) -> str:
         return _never_better(course)
     if not 0 < best < len(values) or len(values) < 3:
         return ""
+    losses = course.losses
+    if losses[-1] >= losses[best - 1] or not (_rose(values, best) or _stopped_learning(course, best)):
+        return ""
+    return (
+        f"Since update {course.update(best):,} the model has learned its training images by heart: the loss on them "
+        f"went on falling, from {number(losses[best - 1])} to {number(losses[-1])}, that on validation images from "
+        f"{number(values[best - 1])} to {number(values[-1])} did not. The weights of that update are kept. More images "
+        "or augmentation make a better model, more updates do not."
+    )
+
+
+def _rose(values: Sequence[float], best: int) -> bool:
+    """Tells whether the validation loss rose by more than its noise since the best epoch."""
     rise = min(values[best:][-1], median(values[best:])) - values[best - 1]
     # A steep rise is no noise, however far it takes each epoch from the one before.
     noise = NOISE * median(abs(b - (a + c) / 2) for a, b, c in zip(values, values[1:], values[2:], strict=False))
+    return rise > max(noise, OVERFITTED * (values[0] - values[best - 1]))
+
+
+def _stopped_learning(course: Course, best: int) -> bool:
+    """Tells whether a training stopped early although its training loss went on falling as before."""
     losses = course.losses
-    goes_on = losses[-1] < losses[best - 1]
-    if not goes_on or rise <= max(noise, OVERFITTED * (values[0] - values[best - 1])):
-        return ""
-    return (
-        f"Since update {course.update(best):,} the model has learned its training images by heart: the validation loss "
-        f"rose from {number(values[best - 1])} to {number(values[-1])}. The weights of that update are kept. More "
-        "images, augmentation, a smaller network or fewer numbers in the code make a better model, more updates do not."
-    )
+    early = len(losses) < course.training.number_of_epochs
+    return early and losses[best - 1] - losses[-1] > LEARNED * (losses[0] - losses[best - 1])
 
 
 def _never_better(course: Course) -> str:
@@ -152,7 +165,7 @@ def _never_better(course: Course) -> str:
     return (
         f"No update made the model better than it was at its start, whose weights are kept: it learned its training "
         f"images by heart (the loss is {number(learned)} on them and {number(held_out)} on validation images). More "
-        "images, augmentation, a smaller network, or smaller steps "
+        "images, augmentation, or smaller steps "
         f"(training.learning_rate={course.training.learning_rate / 10:.1g}) help, more updates do not."
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -67,7 +68,9 @@ class Loop:
 
     def ended(self, state: TrainingState) -> bool:
         """Tells whether a training ends after the state's epoch."""
-        return ends(state, self.updates.config, self.warmup_epochs, self.updates.updates_per_epoch)
+        values = [self.selected(metrics, index) for index, metrics in enumerate(state.history, 1)]
+        since = max(state.best_epoch, self.warmup_epochs)
+        return ends(values[since:], state.epoch, self.updates.config, self.updates.updates_per_epoch)
 
     def go_on_with(self, model: Trainee, moments: dict[str, Tensor]) -> None:
         """Goes on with another model on the same images, with the optimisers' state that belongs to it."""
@@ -88,13 +91,22 @@ class Loop:
         return metrics[f"val/{self.model.selection}"] if self.model.selection else -index
 
 
-def ends(state: TrainingState, config: TrainingConfig, warmup_epochs: int, updates_per_epoch: int) -> bool:
+def ends(since: Sequence[float], epoch: int, config: TrainingConfig, updates_per_epoch: int) -> bool:
     """Tells whether a training, with so many updates an epoch, ends, as all epochs are done or its patience is over.
 
-    It is over if the validation bound has not improved for so many updates since the loss had its final weights.
+    It is over if the validation bound has not improved for so many updates since the loss had its final weights, and is
+    not on its way down either: the first updates may disturb a network that started at a linear code, and so at a good
+    bound.
+
+    Args:
+        since: the validation bound after each epoch since it was best, and since the loss had its final weights.
     """
-    waited = (state.epoch - max(state.best_epoch, warmup_epochs)) * updates_per_epoch
-    return state.epoch >= config.number_of_epochs or (config.waits is not None and waited >= config.waits)
+    if epoch >= config.number_of_epochs:
+        return True
+    if config.waits is None or len(since) * updates_per_epoch < config.waits:
+        return False
+    half = len(since) // 2
+    return half == 0 or min(since[half:]) >= min(since[:half])
 
 
 @torch.no_grad()

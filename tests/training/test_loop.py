@@ -140,12 +140,21 @@ def test_a_state_of_an_earlier_release_goes_on(tmp_path: Path) -> None:
 
 def test_early_stopping_waits_for_the_end_of_the_warm_up() -> None:
     config = TrainingConfig(epochs=20, patience=8)
-    state = TrainingState(epoch=3, best=1.0, best_epoch=1, history=[], tensors={})
-    assert ends(state, config, warmup_epochs=0, updates_per_epoch=4)
-    assert not ends(state, config, warmup_epochs=0, updates_per_epoch=3)
-    assert not ends(state, config, warmup_epochs=2, updates_per_epoch=4)
-    assert not ends(state, TrainingConfig(epochs=20), warmup_epochs=0, updates_per_epoch=1_000)
-    assert ends(state, TrainingConfig(epochs=3), warmup_epochs=0, updates_per_epoch=4)
+    assert ends([2.0, 2.0], 3, config, updates_per_epoch=4)
+    assert not ends([2.0, 2.0], 3, config, updates_per_epoch=3)
+    assert not ends([2.0], 3, config, updates_per_epoch=4)
+    assert not ends([2.0, 2.0], 3, TrainingConfig(epochs=20), updates_per_epoch=1_000)
+    assert ends([2.0, 2.0], 3, TrainingConfig(epochs=3), updates_per_epoch=4)
+
+
+def test_a_training_goes_on_while_its_loss_is_on_its_way_down_again() -> None:
+    """The first updates disturb a network that starts at a linear code, and it may take a while to be better again."""
+    config = TrainingConfig(updates=3_000, patience=500)
+    disturbed = [-8973.0, -9067.0, -9141.0, -9142.0, -9172.0]  # photos of 64 pixels, after -9213 at update 100
+    overfitted = [-1410.0, -1420.0, -1362.0, -1385.0, -1375.0]  # after -1459
+    assert not ends(disturbed, 6, config, updates_per_epoch=100)
+    assert ends(overfitted, 9, config, updates_per_epoch=100)
+    assert ends([*disturbed, *[-9150.0] * 5], 11, config, updates_per_epoch=100)
 
 
 def test_divergence_names_epoch_term_and_remedy(digits: PreparedData) -> None:
