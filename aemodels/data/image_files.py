@@ -30,12 +30,19 @@ class ImageFiles(NamedTuple):
 
     @property
     def told(self) -> str:
-        """Says how many files are used and which are not; "" where all are."""
+        """Says how many files are images and which are not; "" where all are."""
+        return self._told(f"{count(len(self.files), 'image', 'images')}")
+
+    def told_of(self, used: int) -> str:
+        """Says the same where it is known how many of the images could be read."""
+        return self._told(f"{used:,} used")
+
+    def _told(self, images: str) -> str:
         folders = [f"{count(number, 'folder', 'folders')} {name} left out" for name, number in self._folders()]
         if not self.unused.files:
             return ", ".join(folders)
         total = len(self.files) + self.unused.files.total()
-        return ", ".join([f"{total:,} files, {len(self.files):,} used; {not_read(self.unused.files)}", *folders])
+        return ", ".join([f"{total:,} files, {images}; {not_read(self.unused.files)}", *folders])
 
     def _folders(self) -> list[tuple[str, int]]:
         return sorted(self.unused.folders.items())
@@ -138,7 +145,8 @@ def read_in_blocks(
                 pixels, _ = decode(file, how._replace(size=(side[0], side[1])))
             except UnreadableError as error:
                 if file in found.named:
-                    raise
+                    remedy = "mend it, or make it smaller"  # there are no settings of data where a model is asked
+                    raise UnreadableError(error.file, error.reason, remedy) from None
                 looked.unfit.append(f"{file} ({error.reason})")
                 continue
             looked.made_grey += len(pixels) > channels and not is_grey(pixels)

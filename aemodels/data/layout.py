@@ -81,7 +81,7 @@ def find_files(folders: Sequence[Path], val: Sequence[Path] = (), test: Sequence
                 found.class_notes.extend(_deeper(images, where, 0))
             found.files.extend(images)
     found.notes.extend(_left_out(found.unused.folders))
-    return _as_trained_on(found)
+    return _labelled_alike(found)
 
 
 def _check_apart(given: Mapping[str, Sequence[Path]]) -> None:
@@ -100,16 +100,30 @@ def _check_apart(given: Mapping[str, Sequence[Path]]) -> None:
                 )
 
 
-def _as_trained_on(found: Found) -> Found:
-    """Takes the labels from given images where no training image has one, since nothing could be learned of them."""
-    named = sorted({file.label for file in found.files} - {""})
-    if not named or any(file.label for file in found.files if file.split == "train"):
+def _labelled_alike(found: Found) -> Found:
+    """Takes all labels away where a given split has none at all, or the training images have none.
+
+    Nothing could be learned of labels that only given images have, and nothing be told by those of training alone.
+
+    Raises:
+        UserError: the images of a given split are a class folder of the training images.
+    """
+    labelled: dict[str, bool] = {}
+    for file in found.files:
+        labelled[file.split] = labelled.get(file.split, False) or file.label != ""
+    with_labels, without = ([split for split, has in labelled.items() if has == wanted] for wanted in (True, False))
+    if not with_labels or not without:
         return found
-    given = " and ".join(sorted({file.split for file in found.files if file.label}))
+    _check_no_class_is_given(found.files)
+    named = sorted({file.label for file in found.files} - {""})
     some = ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
-    note = f"the training images are in no class folders, so the class folders of {given} ({some}) give no labels"
-    bare = [file._replace(label="") for file in found.files]
-    return found._replace(files=bare, class_notes=[*found.class_notes, note])
+    bare, given = ("training" if "train" in without else " and ".join(without)), " and ".join(with_labels)
+    note = f"the {bare} images are in no class folders, so the class folders of {given} ({some}) give no labels"
+    note += (
+        "" if "train" in without else "; to keep the classes, give data.path the folder of the training images alone"
+    )
+    files = [file._replace(label="") for file in found.files]
+    return found._replace(files=files, class_notes=[*found.class_notes, note])
 
 
 def _check_given_once(folder: Path, images: Sequence[ImageFile], given: Mapping[str, Sequence[Path]]) -> None:
@@ -293,7 +307,6 @@ def not_read(files: Mapping[str, int]) -> str:
 
 def labels_of(files: Sequence[ImageFile]) -> tuple[Rows | None, tuple[str, ...]]:
     """Returns numbers of classes (N,) and their names, or none where there are no class folders."""
-    _check_no_class_is_given(files)
     names = {file.label: file for file in files}
     each = Counter(split for split, _ in {(file.split, file.label) for file in files})
     if "" in names and max(each.values()) == 1:  # such as a single class folder, and test images without any

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from aemodels.config import Config, OwnWarning, UserError
 from aemodels.data.decoding import Decoder, Skipped
-from aemodels.data.notes import contradiction, sentences, too_dark, unreadable
+from aemodels.data.notes import contradiction, sentences, some, too_dark, unreadable
 from aemodels.data.own_images import fetched
 from aemodels.data.source import Factors, Images, Pixels, Rows, Source, SourceConfig, digest_of
 from aemodels.data.split_arrays import SplitArrays, Written
@@ -248,15 +248,18 @@ def _write_decoded(config: SourceConfig, source: Source, decoder: Decoder, folde
 
 def _check_all_there(written: Written, skipped: list[Skipped]) -> None:
     for split, size in written.sizes.items():
-        if size == 0 and skipped:
+        if size == 0 and skipped and not written.unknown:
             raise UserError(
                 f"data.on_error=skip: no image that belongs to {split} can be used ({unreadable(skipped)}); "
                 "repair or remove these files, and other images are drawn"
             )
         if size == 0:
+            known = (
+                f"the classes of training are {some(written.classes)}" if written.classes else "there are no classes"
+            )
             raise UserError(
                 f"data: no image is left for {split}, without copies of given images and without classes that have no "
-                "training images; add images"
+                f"training images ({some(written.unknown) or 'none'}; {known}); add images, or name the folders alike"
             )
 
 

@@ -57,7 +57,7 @@ class Given(NamedTuple):
                     drawn.show(Progress("looking at images", min(done * BLOCK, total), total))
         if not read:
             raise UserError(f"none of the images can be read, such as {looked.unfit[0]}; mend them, or give others")
-        for told in filter(None, (self.found.told, *looked.notes)):
+        for told in filter(None, (self.found.told_of(read), *looked.notes)):
             note(told)
 
 

@@ -107,8 +107,24 @@ def test_one_class_folder_and_test_images_without_any(tmp_path: Path) -> None:
     data = told(tmp_path / "photos", test_path=(tmp_path / "others",))[0]
     assert (data.classes, data.sizes["test"]) == ((), 5)
     fill(tmp_path / "photos" / "dog", 20)
-    with pytest.raises(UserError, match=r"others/.*png has no class folder and .*/photos/.* has one; move all"):
-        told(tmp_path / "photos", test_path=(tmp_path / "others",))
+    data, note = told(tmp_path / "photos", test_path=(tmp_path / "others",))
+    assert (data.classes, data.sizes["test"]) == ((), 5)
+    assert (
+        "the test images are in no class folders, so the class folders of train (cat, dog) give no labels; to" in note
+    )
+    assert told(tmp_path / "photos")[0].classes == ("cat", "dog")
+
+
+def test_no_class_of_given_images_is_one_of_training(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        fill(tmp_path / "train" / name, 20)
+    for name in ("beach", "city"):
+        fill(tmp_path / "holiday" / name, 5)
+    (tmp_path / "holiday" / "city" / "broken.png").write_bytes(b"no image")
+    for on_error in ("skip", "raise"):
+        with pytest.raises(UserError, match=r"training images \(beach, city; the classes of training are cat, dog\)"):
+            told(tmp_path / "train", test_path=(tmp_path / "holiday",), on_error=on_error)
+        (tmp_path / "holiday" / "city" / "broken.png").unlink(missing_ok=True)
 
 
 def test_class_folders_of_given_images_alone_give_no_labels(tmp_path: Path) -> None:
@@ -299,7 +315,8 @@ def test_files_that_are_not_used_are_counted_by_kind(tmp_path: Path) -> None:
     expected = "63 files, 40 used; 20 .heic, 1 .txt, 1 hidden and 1 without ending not read"
     assert expected in told(folder)[1]
     found = image_files([folder])
-    assert (len(found.files), found.told) == (40, expected)
+    assert (len(found.files), found.told_of(40)) == (40, expected)
+    assert found.told == expected.replace("used", "images")
     assert image_files(found.files).told == ""
 
 
