@@ -25,7 +25,9 @@ def taken(images: Any, image_shape: ImageShape) -> NDArray[Any]:
         UserError: they are no array, one image alone, or integers that are all 0 or 1.
     """
     if isinstance(images, str | Path):
-        raise UserError(f"images={images}: a path is taken by `aemodels.fit` alone; give an array of images")
+        raise UserError(
+            f"images={images}: give an array of images; `images, files = model.read(path)` makes one of files"
+        )
     array = as_images(images)
     require_range(array)
     channels, *side = image_shape

@@ -174,6 +174,26 @@ class Model:
         """
         return answer_and_range(self.network, inputs, question)
 
+    def read(self, *paths: str | Path) -> tuple[NDArray[np.float32], list[Path]]:
+        """Reads image files, or all images below folders, in the model's shape; returns them and their files.
+
+        A file below a folder that cannot be read is left out with a warning.
+
+        Raises:
+            UserError: there is no such file or folder, no image in it, or none that can be read.
+        """
+        from aemodels.data.encoded import reading_later
+        from aemodels.data.image_files import image_files, read_images
+
+        with at_path():
+            found = image_files([Path(path).expanduser() for path in paths])
+            read, looked = read_images(found, self.card.image_shape, reading_later(self.card.experiment.data))
+        for told in looked.notes:
+            warnings.warn(told, OwnWarning, stacklevel=2)
+        if not read.files:
+            raise UserError(f"none of the images can be read, such as {looked.unfit[0]}; mend them, or give others")
+        return shown(read.images.astype(np.float32) / np.float32(255)), read.files
+
     def encode(self, images: Any) -> NDArray[np.float32]:
         """Returns the codes (N, D) of images: the means of the posterior.
 

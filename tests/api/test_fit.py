@@ -92,7 +92,18 @@ def test_folders_and_files_are_taken(elsewhere: Path) -> None:
         folder = elsewhere / "photos" / "ab"[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{i}.png")
-    assert aemodels.fit("photos", "ae", **QUICK).classes == ("a", "b")
+    model = aemodels.fit("photos", "ae", **QUICK)
+    assert model.classes == ("a", "b")
+    read, files = model.read("photos/a", elsewhere / "photos" / "b" / "1.png")
+    assert (len(files), files[-1].name) == (31, "1.png")
+    np.testing.assert_allclose(read[-1], IMAGES[1], atol=1 / 255)
+    assert model.score(read).shape == (31,)
+    with pytest.raises(aemodels.UserError, match=r"images, files = model\.read\(path\)"):
+        model.score("photos")
+    (elsewhere / "photos" / "a" / "broken.png").write_bytes(b"no image")
+    with pytest.warns(UserWarning, match="1 file cannot be read and is left out"):
+        assert len(model.read("photos/a")[1]) == 30
+    (elsewhere / "photos" / "a" / "broken.png").unlink()
     assert aemodels.fit(["photos/a", Path("photos/b")], "ae", **QUICK).classes == ()
     np.save("kept.npy", IMAGES)
     np.savez("kept.npz", images=IMAGES, labels=np.arange(60) % 2, classes=["no", "yes"])
