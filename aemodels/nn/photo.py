@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from aemodels.config import Config
 
 SMALLEST = 4  # the networks halve the sides of an image until the shorter one has fewer than twice as many pixels
+LARGEST = 128  # pixels of the shorter side, from twice as many on the networks see and draw a smaller image
 NARROWEST = 16  # channels, at least
 FEWER = 8  # times fewer channels than at the smallest level have the features, which spares large dense layers
 
@@ -50,9 +51,16 @@ class PhotoConfig(Config):
     def decoder(self, image_shape: tuple[int, int, int], latent_dim: int) -> PhotoDecoder:
         return PhotoDecoder(self, image_shape, latent_dim)
 
+    def shrinking(self, image_shape: tuple[int, int, int]) -> int:
+        """Returns how many pixels of a large image's row or column are one to the networks.
+
+        What is finer is left to the linear path: at 256 pixels the networks would take four times the time and memory.
+        """
+        return max(1, min(image_shape[1:]) // LARGEST)
+
     def sides(self, image_shape: tuple[int, int, int]) -> list[tuple[int, int]]:
-        """Returns (H, W) of each level, from the image to the smallest."""
-        _, height, width = image_shape
+        """Returns (H, W) of each level of the networks, from the largest to the smallest."""
+        height, width = (side // self.shrinking(image_shape) for side in image_shape[1:])
         halvings = max(1, (min(height, width) // SMALLEST).bit_length() - 1)
         return [(height >> i, width >> i) for i in range(halvings + 1)]
 
@@ -126,6 +134,7 @@ class PhotoEncoder(nn.Module):
         for inputs, outputs in pairwise(channels):
             layers += [nn.Conv2d(inputs, outputs, kernel_size=4, stride=2, padding=1)]
             layers += [Residual(outputs) for _ in range(config.blocks)]
+        self.shrinking = config.shrinking(image_shape)
         few = max(1, config.width // FEWER)
         self.network = nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(channels[-1], few, kernel_size=1), nn.Flatten())
         self.hidden = few * height * width
@@ -135,7 +144,7 @@ class PhotoEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x - self.mean
-        h: Tensor = self.network(x)
+        h: Tensor = self.network(F.avg_pool2d(x, self.shrinking) if self.shrinking > 1 else x)
         return h if self.linear is None else torch.cat([h, self.linear(x)], dim=-1)
 
 
@@ -162,6 +171,8 @@ class PhotoDecoder(nn.Module):
         self.image_shape = image_shape
 
     def forward(self, z: Tensor) -> Tensor:
-        h: Tensor = self.linear(z).unflatten(-1, self.image_shape)
-        h = h + self.last(self.network(z))
-        return h
+        whole: Tensor = self.linear(z).unflatten(-1, self.image_shape)
+        detail: Tensor = self.last(self.network(z))
+        if detail.shape[-2:] != self.image_shape[1:]:
+            detail = F.interpolate(detail, self.image_shape[1:], mode="bilinear")
+        return whole + detail

@@ -74,6 +74,19 @@ def test_an_autoencoder_for_photos_begins_as_the_linear_code(likelihood, latent_
         assert error(model, images_of(name)[1]) == pytest.approx(of_code(name, latent_dim), rel=0.01, abs=1e-6)
 
 
+@pytest.mark.parametrize("size", [(256, 300), (257, 519)])
+def test_networks_see_and_draw_smaller_images_where_images_are_large(size: tuple[int, int]) -> None:
+    encoder, decoder = PHOTO.encoder((1, *size), 3), PHOTO.decoder((1, *size), 4)
+    assert PHOTO.sides((1, *size))[0] == (128, size[1] // 2)
+    assert PHOTO.sides((1, 255, 300))[0] == (255, 300)
+    x = torch.rand(2, 1, *size)
+    assert encoder(x).shape == (2, encoder.features)
+    drawn = decoder(torch.rand(2, 4))
+    assert drawn.shape == x.shape
+    drawn.sum().backward()
+    assert all(parameter.grad is not None for parameter in decoder.parameters())
+
+
 @pytest.mark.parametrize("model", [VAEConfig, IWAEConfig, CVAEConfig])
 def test_a_vae_for_photos_begins_as_probabilistic_principal_components(model: type[ModelConfig]) -> None:
     vae = started(model.model_validate({"latent_dim": 3, **LINEAR}), "noisy").eval()
