@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -87,6 +88,19 @@ def number(value: float) -> str:
         ('0.1235', '12,346')
     """
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def with_error(value: float, error: float | None) -> str:
+    """Writes a number with its standard error, both down to the second digit of the error.
+
+    Example:
+        >>> with_error(4.6312, 0.2084), with_error(1234.5, 31.2), with_error(0.5, None)
+        ('4.63 ± 0.21', '1,234 ± 31', '0.5')
+    """
+    if error is None or not error > 0 or not math.isfinite(value + error):
+        return number(value)
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:,.{digits}f} ± {error:,.{digits}f}"
 
 
 def local_time(moment: datetime) -> str:

@@ -25,9 +25,9 @@ from aemodels.data.folder import FolderConfig
 from aemodels.data.mnist import MnistConfig
 from aemodels.data.source import SourceConfig
 from aemodels.evaluation.config import EvaluationConfig
+from aemodels.evaluation.evaluate import evaluate
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import feature_network
-from aemodels.evaluation.metrics import METRICS
 from aemodels.evaluation.references import MEAN_IMAGE, Size, reference_systems
 from aemodels.reports.figures.comparison import side_by_side
 from aemodels.reports.pictures import Picture
@@ -45,6 +45,7 @@ CPU = torch.device("cpu")
 KINDS = ("ae", "vae")
 PEERS: dict[str, Callable[[PreparedData, str, float], Trained]] = {"plain": plain, "pythae": pythae}
 SHOWN = ("mse", "share of linear code", "ssim", "frechet_samples", "seconds")
+METRICS = ("mse", "ssim", "frechet_samples")
 QUICK_IMAGES = 1_000  # of MNIST, with --quick
 
 
@@ -125,10 +126,11 @@ def measured(collection: Collection, root: Path, quick: bool) -> tuple[list[dict
     for name, trained in trained_systems(data, quick).items():
         systems[name] = Evidence(trained.model, data, features, rules)
         seconds[name] = trained.seconds
-    linear = METRICS["mse"].measure(systems[f"linear code {LATENT}"])
+    measured_of = {name: evaluate(evidence, METRICS).metrics for name, evidence in systems.items()}
+    linear = measured_of[f"linear code {LATENT}"]["mse"]
     rows = []
-    for name, evidence in systems.items():
-        error, similar, distance = (METRICS[key].measure(evidence) for key in ("mse", "ssim", "frechet_samples"))
+    for name in systems:
+        error, similar, distance = (measured_of[name][key] for key in METRICS)
         numbers = dict(zip(SHOWN, (error, error / linear, similar, distance, seconds[name]), strict=True))
         rows.append({"collection": collection.name, "images": data.sizes["train"], "system": name, **numbers})
         print(as_line(rows[-1]), file=sys.stderr, flush=True)

@@ -10,7 +10,9 @@ model.sha256         the checksums of all, as `sha256sum -c` reads them; models 
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +26,7 @@ from aemodels.config import UserError
 from aemodels.models import AnyModelConfig
 from aemodels.models.base import GenerativeModel
 from aemodels.nn.trunks import ImageShape
-from aemodels.runtime.files import write_whole
+from aemodels.runtime.files import at_path, write_whole
 from aemodels.runtime.randomness import seeded
 
 CONFIG, WEIGHTS, CHECKSUMS = "config.json", "weights.safetensors", "model.sha256"
@@ -125,6 +127,24 @@ def seal(folder: Path) -> None:
     there = [name for name in (CONFIG, WEIGHTS, CODES, HISTORY) if (folder / name).exists()]
     lines = [f"{digest((folder / name).read_bytes())}  {name}\n" for name in there]
     write_whole(folder / CHECKSUMS, lambda path: path.write_text("".join(lines)))
+
+
+def copied(source: Path, target: Path) -> Path:
+    """Copies a model's files into a folder, the same model only once, and returns the folder.
+
+    Raises:
+        UserError: the folder holds another model, or cannot be written.
+    """
+    if (target / CONFIG).exists():
+        if checksums(target) == checksums(source) != "":
+            return target
+        raise UserError(f"{target}: holds a model already; give another folder")
+    with at_path(target):
+        target.mkdir(parents=True, exist_ok=True)
+    for name in FILES.values():
+        if (source / name).exists():
+            write_whole(target / name, partial(shutil.copyfile, source / name))
+    return target
 
 
 def check_registered(checksums: Path, known: str | None, what: str) -> None:

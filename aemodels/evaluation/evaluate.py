@@ -10,6 +10,7 @@ import torch
 from aemodels.config import SettingsError, UserError
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.config import EvaluationConfig
+from aemodels.evaluation.estimates import Estimate
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.leaving_out import making_from, named
 from aemodels.evaluation.metrics import METRICS, Direction
@@ -27,6 +28,12 @@ class Evaluation(NamedTuple):
     metrics: dict[str, float]  # names as in METRICS; the ones that the model and the data have
     evidence: Evidence  # what they were made from; the figures are drawn from it too
     left_out: dict[str, str]  # metric -> why it could not be measured on these images
+    estimates: dict[str, Estimate]  # the metrics whose error is known
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Returns the standard errors of metrics, as far as they are known."""
+        return {name: estimate.error for name, estimate in self.estimates.items()}
 
 
 def evaluate(evidence: Evidence, only: Collection[str] | None = None) -> Evaluation:
@@ -51,8 +58,10 @@ def evaluating(evidence: Evidence, only: Collection[str] | None = None) -> Steps
     makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in wanted}
     # Trials ask for few metrics. If they are stacked on a GPU and its memory is not enough, they are stacked again.
     raised = (UserError,) if only is None else (UserError, torch.OutOfMemoryError, MemoryError)
-    metrics, left_out = yield from making_from(evidence, makers, "evaluating", raised)
-    return Evaluation(metrics, evidence, left_out)
+    found, left_out = yield from making_from(evidence, makers, "evaluating", raised)
+    estimates = {name: one for name, one in found.items() if isinstance(one, Estimate)}
+    metrics = {name: one.value if isinstance(one, Estimate) else one for name, one in found.items()}
+    return Evaluation(metrics, evidence, left_out, estimates)
 
 
 def _asked(config: EvaluationConfig) -> list[str]:

@@ -21,7 +21,7 @@ from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.denoising import NOISES, Denoising
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.images import TrainedOn, check_images
-from aemodels.evaluation.likelihood import log_likelihood, mean_bound
+from aemodels.evaluation.likelihood import bound_terms, log_likelihood
 from aemodels.evaluation.mutual_information import known_shares
 from aemodels.evaluation.needs import AMOUNTS, Need
 from aemodels.evaluation.neighbours import Balls, balls
@@ -112,14 +112,14 @@ class Evidence:
         return next(self.batches.in_order(n))
 
     @cached_property
-    def terms(self) -> dict[str, float]:
-        """Returns the mean terms of the model's bound, in nats per image."""
-        return mean_bound(self.model, self.batches, self.seed)
+    def terms(self) -> dict[str, Tensor]:
+        """Returns the terms of the model's bound of each image (N,), in nats."""
+        return bound_terms(self.model, self.batches, self.seed)
 
     @cached_property
-    def dequantized_terms(self) -> dict[str, float]:
+    def dequantized_terms(self) -> dict[str, Tensor]:
         """Returns the same terms with noise of a grey level; under a density they bound the pixels' probability."""
-        return mean_bound(self.model, self.batches, self.seed, dequantized=True)
+        return bound_terms(self.model, self.batches, self.seed, dequantized=True)
 
     @cached_property
     def first_terms(self) -> dict[str, Tensor]:

@@ -19,18 +19,18 @@ from aemodels.runtime.randomness import derived_seed, undisturbed
 GREY_LEVELS = 255  # steps of the prepared pixels
 
 
-def mean_bound(model: GenerativeModel, batches: Batches, seed: int, dequantized: bool = False) -> dict[str, float]:
-    """Returns the mean terms of the model's bound, in nats per image.
+def bound_terms(model: GenerativeModel, batches: Batches, seed: int, dequantized: bool = False) -> dict[str, Tensor]:
+    """Returns the terms of the model's bound of each image (N,), in nats.
 
     `dequantized` puts noise of one grey level on the pixels.
     """
-    totals: dict[str, Tensor] = {}
+    found: dict[str, list[Tensor]] = {}
     for i, batch in enumerate(batches.in_order(batches.at_once)):
         with undisturbed(model, derived_seed(seed, "bound", i)):
             x = batch.x + (torch.rand_like(batch.x) - 0.5) / GREY_LEVELS if dequantized else batch.x
             for name, term in model.bound(Batch(x, batch.y)).items():
-                totals[name] = totals.get(name, 0) + term.double().sum()
-    return {name: total.item() / len(batches) for name, total in totals.items()}
+                found.setdefault(name, []).append(term.cpu())
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 def log_likelihood(model: Autoencoder, batch: Batch, samples: int) -> Tensor:

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -21,7 +22,7 @@ from aemodels.reports.figures.comparison import COMPARISON_FIGURES
 from aemodels.reports.figures.model import FIGURES
 from aemodels.reports.pictures import Picture
 from aemodels.reports.table import VALIDATION, VALIDATION_HOW, VALIDATION_UNIT, VALIDATION_WHAT, Score, Table, left_out
-from aemodels.texts import local_time, number
+from aemodels.texts import local_time, number, with_error
 
 SHORT = {"elbo", "knn", "mse", "psnr", "ssim"}  # abbreviations, which are written in capitals
 FIRST = ("samples", "reconstructions")  # figures of the first screen
@@ -91,6 +92,7 @@ def write_report(
     pictures: Mapping[str, Picture],
     reasons: Mapping[str, str] | None = None,
     advice: Sequence[str] = (),
+    errors: Mapping[str, float] = MappingProxyType({}),
 ) -> str:
     """Writes the report of a model.
 
@@ -99,10 +101,11 @@ def write_report(
         pictures: by their names in FIGURES.
         reasons: why metrics and figures were left out, by their names.
         advice: what is wrong with the model and what helps, in a sentence each.
+        errors: the standard errors of metrics, as far as they are known.
     """
     reasons = reasons or {}
     primary = subject.experiment.evaluation.primary
-    rows = metric_rows(metrics, primary)
+    rows = metric_rows(metrics, primary, errors)
     figures = [
         _figure_row(name, kind.heading, kind.caption, pictures[name])
         for name, kind in FIGURES.items()
@@ -116,7 +119,9 @@ def write_report(
         images=subject.images,
         advice=advice,
         key=[
-            _metric_row(name, number(value), name == primary)._replace(beside=_beside(name, metrics))
+            _metric_row(name, with_error(value, errors.get(name)), name == primary)._replace(
+                beside=_beside(name, metrics)
+            )
             for name, value in key_metrics(metrics, primary).items()
         ],
         metrics=rows,
@@ -187,10 +192,12 @@ def _page(template: str, **content: Any) -> str:
     return pages.get_template(template).render(written=local_time(datetime.now(UTC)), **content)
 
 
-def metric_rows(metrics: Mapping[str, float], primary: str) -> list[MetricRow]:
+def metric_rows(
+    metrics: Mapping[str, float], primary: str, errors: Mapping[str, float] = MappingProxyType({})
+) -> list[MetricRow]:
     """Returns the metrics, the primary one first, then in the order of METRICS, which groups them by subject."""
-    order = sorted(METRICS, key=lambda name: name != primary)
-    return [_metric_row(name, number(metrics[name]), name == primary) for name in order if name in metrics]
+    order = [name for name in sorted(METRICS, key=lambda name: name != primary) if name in metrics]
+    return [_metric_row(name, with_error(metrics[name], errors.get(name)), name == primary) for name in order]
 
 
 def key_metrics(metrics: Mapping[str, float], primary: str) -> dict[str, float]:

@@ -169,4 +169,5 @@ def page(card: ModelCard, name: str, measured: Evaluation) -> str:
     pictures, undrawn = draw_figures(measured.evidence)
     subject = subject_of(card, measured.evidence.data, name, "evaluated")
     lines = advice(card, measured)
-    return write_report(subject, measured.metrics, pictures, measured.left_out | undrawn, lines)
+    left_out = measured.left_out | undrawn
+    return write_report(subject, measured.metrics, pictures, left_out, lines, errors=measured.errors)

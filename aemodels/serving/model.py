@@ -8,7 +8,6 @@ N images, D latent units, C channels (1 grey, 3 colour), H x W pixels.
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aemodels.checkpoints.model_files import CONFIG, FILES, checksums, load_codes, load_history
+from aemodels.checkpoints.model_files import copied, load_codes, load_history
 from aemodels.config import OwnWarning, UserError
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.runtime.bars import watched
@@ -180,19 +179,12 @@ class Model:
         A file below a folder that cannot be read is left out with a warning.
 
         Raises:
-            UserError: there is no such file or folder, no image in it, or none that can be read.
+            UserError: as for `files.read_files`.
         """
-        from aemodels.data.encoded import reading_later
-        from aemodels.data.image_files import image_files, read_images
+        from aemodels.serving.files import read_files
 
-        with at_path():
-            found = image_files([Path(path).expanduser() for path in paths])
-            read, looked = read_images(found, self.card.image_shape, reading_later(self.card.experiment.data))
-        for told in looked.notes:
-            warnings.warn(told, OwnWarning, stacklevel=2)
-        if not read.files:
-            raise UserError(f"none of the images can be read, such as {looked.unfit[0]}; mend them, or give others")
-        return shown(read.images.astype(np.float32) / np.float32(255)), read.files
+        images, files = read_files(self.card, paths)
+        return shown(images), files
 
     def encode(self, images: Any) -> NDArray[np.float32]:
         """Returns the codes (N, D) of images: the means of the posterior.
@@ -355,14 +347,4 @@ class Model:
         Raises:
             UserError: the folder holds another model, or cannot be written.
         """
-        target = Path(folder).expanduser().absolute()
-        if (target / CONFIG).exists():
-            if checksums(target) == checksums(self.folder) != "":
-                return target
-            raise UserError(f"{target}: holds a model already; give another folder")
-        with at_path(target):
-            target.mkdir(parents=True, exist_ok=True)
-        for name in FILES.values():
-            if (source := self.folder / name).exists():
-                write_whole(target / name, lambda path, source=source: shutil.copyfile(source, path))  # type: ignore[misc]
-        return target
+        return copied(self.folder, Path(folder).expanduser().absolute())

@@ -23,7 +23,7 @@ from aemodels.runtime.environment import store_folder
 from aemodels.runtime.progress import Progress, Steps
 from aemodels.serving.evaluation import Examined, advice, evidence_of, images_of, subject_of
 from aemodels.settings import merged
-from aemodels.steps.recording import Result, changed_first, draw_model
+from aemodels.steps.recording import Result, changed_first, draw_model, tracked_errors
 from aemodels.tracking.catalog import find
 from aemodels.tracking.origin import standard_tags
 from aemodels.tracking.references import registered_name
@@ -161,7 +161,7 @@ def _images(loaded: Loaded, experiment: Experiment) -> Steps[Examined]:
 def _record(run: Run, subject: Subject, evaluation: Evaluation, lines: Sequence[str]) -> Steps[Evaluated]:
     """Tracks what was measured, draws it, and writes the report."""
     metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
-    run.metrics(metrics)
+    run.metrics(metrics | tracked_errors(evaluation))
     folder = store_folder() / "evaluations" / run.id
     folder.mkdir(parents=True)
     drawn = yield from draw_model(evaluation, subject.experiment.evaluation, lines, folder, run)

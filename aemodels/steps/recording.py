@@ -89,6 +89,11 @@ def headline(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {number(value)}" for name, value in metrics.items())
 
 
+def tracked_errors(evaluation: Evaluation) -> dict[str, float]:
+    """Returns the standard errors of metrics on the test images, by their tracked names, beside which they stand."""
+    return {f"test/{name}_error": error for name, error in evaluation.errors.items()}
+
+
 def keep_figures(pictures: Mapping[str, Picture], folder: Path, run: Run, first: str = "") -> tuple[Path, ...]:
     """Saves figures in the folder, and shows them in the run below a first line; returns their files."""
     show_figures(pictures, run, first)
@@ -105,7 +110,8 @@ class Drawn(NamedTuple):
 
     def report(self, subject: Subject, evaluation: Evaluation, advice: Sequence[str], folder: Path, run: Run) -> Path:
         """Writes the report of the model, keeps it in the folder and in the run, and returns its file."""
-        return keep_report(write_report(subject, evaluation.metrics, self.pictures, self.left_out, advice), folder, run)
+        text = write_report(subject, evaluation.metrics, self.pictures, self.left_out, advice, errors=evaluation.errors)
+        return keep_report(text, folder, run)
 
 
 def draw_model(

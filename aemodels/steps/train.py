@@ -36,6 +36,7 @@ from aemodels.steps.recording import (
     headline,
     open_run,
     still_there,
+    tracked_errors,
     yardstick,
 )
 from aemodels.steps.start import fixed, origin, starting_weights
@@ -194,7 +195,7 @@ def learn(
     yield Progress("evaluating", 0, 1)
     evaluation = yield from _evaluate_best(experiment, data, features, state, folder)
     metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
-    run.metrics(metrics, at=folder.time("evaluated"))
+    run.metrics(metrics | tracked_errors(evaluation), at=folder.time("evaluated"))
     course = experiment.course(data, untrained.model.selection, state.history, state.best_epoch)
     lines = advise(course, evaluation.metrics)
     return Learned(evaluation, metrics, *_effort(state), lines)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from aemodels.evaluation.metrics.samples import frechet_distance
 from benchmarks.judge import distances
 from benchmarks.judge.views import CHANNELS, SIDES, map_columns
 
@@ -81,84 +82,49 @@ class Candidate(NamedTuple):
         return self.together(term.measure(real, others) / max(1e-9, term.measure(real, floor)) for term in self.terms)
 
 
-MEANS = "mean"
+HEAD = Columns([(LAST, "mean")])
 BOTH = ("mean", "spread")
-HEAD = Columns([(LAST, MEANS)])
-EARLY = Columns([(number, kind) for number in (2, 3, 4) for kind in BOTH])
-EARLY_MEANS = Columns([(number, MEANS) for number in (2, 3, 4)])
-EARLY_ALIKE = EARLY._replace(alike=True)
-WHOLE = Columns([(number, kind) for number in range(1, LAST + 1) for kind in BOTH], alike=True)
-WHOLE_MEANS = Columns([(number, MEANS) for number in range(1, LAST + 1)], alike=True)
-FIRST_HALF = Columns([(number, kind) for number in (1, 2, 3) for kind in BOTH])
+EARLY = Columns([(number, kind) for number in (1, 2, 3) for kind in BOTH])
+MIDDLE = Columns([(number, kind) for number in (2, 3, 4) for kind in BOTH])
 LATER = Columns([(number, kind) for number in (3, 4, 5) for kind in BOTH])
-SOME = Columns([(number, kind) for number in (2, 4, 6, LAST) for kind in BOTH], alike=True)
-
-# What is also tried on many images.
-ON_MANY = (distances.own_frechet, distances.frechet, distances.shrunk_frechet, distances.kernel)
-ON_MANY_COLUMNS = (None, HEAD, EARLY, EARLY_MEANS)
+WHOLE = Columns([(number, kind) for number in range(1, LAST + 1) for kind in BOTH], alike=True)
 
 IN_PHOTOS = {
-    "head, Frechet": (distances.frechet, HEAD),
+    "head, Frechet": (frechet_distance, HEAD),
     "head, kernel": (distances.kernel, HEAD),
-    "head, energy": (distances.energy, HEAD),
-    "head, Gaussian kernel": (distances.gaussian, HEAD),
-    "means of maps 2-4, Frechet": (distances.frechet, EARLY_MEANS),
-    "means of maps 2-4, kernel": (distances.kernel, EARLY_MEANS),
-    "maps 2-4, Frechet": (distances.frechet, EARLY),
-    "maps 2-4, Frechet, shrunk": (distances.shrunk_frechet, EARLY),
-    "maps 2-4, kernel": (distances.kernel, EARLY),
-    "map 2, Frechet": (distances.frechet, Columns([(2, kind) for kind in BOTH])),
-    "map 3, Frechet": (distances.frechet, Columns([(3, kind) for kind in BOTH])),
-    "map 4, Frechet": (distances.frechet, Columns([(4, kind) for kind in BOTH])),
-    "maps 1-3, Frechet": (distances.frechet, FIRST_HALF),
-    "maps 3-5, Frechet": (distances.frechet, LATER),
-    "maps 2-4, energy": (distances.energy, EARLY),
-    "maps 2-4 alike, Frechet": (distances.frechet, EARLY_ALIKE),
-    "maps 2-4 alike, energy": (distances.energy, EARLY_ALIKE),
-    "means of all maps alike, Frechet": (distances.frechet, WHOLE_MEANS),
-    "means of all maps alike, energy": (distances.energy, WHOLE_MEANS),
-    "all maps alike, Frechet": (distances.frechet, WHOLE),
-    "all maps alike, kernel": (distances.kernel, WHOLE),
-    "all maps alike, energy": (distances.energy, WHOLE),
-    "all maps alike, Gaussian kernel": (distances.gaussian, WHOLE),
-    "maps 2, 4, 6 and head alike, Frechet": (distances.frechet, SOME),
-    "maps 2, 4, 6 and head alike, energy": (distances.energy, SOME),
-    "all maps alike, coverage": (distances.uncovered, WHOLE),
-    "all maps alike, density": (distances.thin, WHOLE),
+    "maps 1-3, Frechet": (frechet_distance, EARLY),
+    "maps 2-4, Frechet": (frechet_distance, MIDDLE),
+    "maps 3-5, Frechet": (frechet_distance, LATER),
+    "maps 3-5, Frechet, shrunk": (distances.shrunk_frechet, LATER),
+    "maps 3-5, kernel": (distances.kernel, LATER),
+    "maps 3-5, energy": (distances.energy, LATER),
+    "maps 3-5, coverage": (distances.uncovered, LATER),
+    "maps 3-5, density": (distances.thin, LATER),
+    "all maps alike, Frechet": (frechet_distance, WHOLE),
 }
 IN_OTHERS = {
-    "own features, Frechet (today's)": (OWN, distances.own_frechet),
-    "own features, Frechet, shrunk": (OWN, distances.shrunk_frechet),
-    "own features, kernel": (OWN, distances.kernel),
-    "own features, energy": (OWN, distances.energy),
-    "own features, coverage": (OWN, distances.uncovered),
-    "own features, density": (OWN, distances.thin),
-    "random network, Frechet": (RANDOM, distances.frechet),
-    "random network, kernel": (RANDOM, distances.kernel),
-    "random network, energy": (RANDOM, distances.energy),
-    "pyramid, Frechet": (PYRAMID, distances.frechet),
-    "pyramid, energy": (PYRAMID, distances.energy),
+    "network of the data set, Frechet": (OWN, frechet_distance),
+    "network of the data set, Frechet, shrunk": (OWN, distances.shrunk_frechet),
+    "network of the data set, kernel": (OWN, distances.kernel),
+    "network of the data set, coverage": (OWN, distances.uncovered),
+    "network of the data set, density": (OWN, distances.thin),
+    "random network, Frechet": (RANDOM, frechet_distance),
+    "pyramid, Frechet": (PYRAMID, frechet_distance),
     "filters, sliced Wasserstein": (RESPONSES, distances.sliced),
 }
-FIRST = f"photo {SIDES[0]}"
-OWN_TERM, PYRAMID_TERM = Term(OWN, distances.own_frechet), Term(PYRAMID, distances.frechet)
-HEAD_TERM, EARLY_TERM = Term(FIRST, distances.frechet, HEAD), Term(FIRST, distances.frechet, EARLY)
-WHOLE_TERM = Term(FIRST, distances.frechet, WHOLE)
+PYRAMID_TERM = Term(PYRAMID, frechet_distance)
+LATER_TERM, HEAD_TERM = (Term("photo 64", frechet_distance, columns) for columns in (LATER, HEAD))
 COMBINED = {
-    "own + photo 64 maps 2-4": (OWN_TERM, EARLY_TERM),
-    "own + random network": (OWN_TERM, Term(RANDOM, distances.frechet)),
-    "photo 64 head + maps 2-4": (HEAD_TERM, EARLY_TERM),
-    "photo 64 all maps + pyramid": (WHOLE_TERM, PYRAMID_TERM),
-    "photo 64 maps 2-4 + pyramid": (EARLY_TERM, PYRAMID_TERM),
+    "photo 64 maps 3-5 + pyramid": (LATER_TERM, PYRAMID_TERM),
+    "photo 64 head + maps 3-5": (HEAD_TERM, LATER_TERM),
 }
 MULTIPLIED = {
-    "own x photo 64 maps 2-4": (OWN_TERM, EARLY_TERM),
-    "photo 64 head x maps 2-4": (HEAD_TERM, EARLY_TERM),
-    "photo 64 all maps x pyramid": (WHOLE_TERM, PYRAMID_TERM),
-    "photo 64 maps 2-4 x pyramid": (EARLY_TERM, PYRAMID_TERM),
-    "photo 64 head x pyramid": (HEAD_TERM, PYRAMID_TERM),
-    "photo 64 head x maps 2-4 x pyramid": (HEAD_TERM, EARLY_TERM, PYRAMID_TERM),
+    "photo 64 maps 3-5 x pyramid": (LATER_TERM, PYRAMID_TERM),
+    "photo 64 head x maps 3-5": (HEAD_TERM, LATER_TERM),
 }
+# What is also tried on many images.
+ON_MANY = (frechet_distance, distances.kernel)
+ON_MANY_COLUMNS = (None, HEAD, LATER)
 
 
 def candidates() -> list[Candidate]:

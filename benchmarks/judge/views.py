@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aemodels.evaluation.features import Features
 from aemodels.runtime.randomness import seeded
-from benchmarks.judge.photo_network import HEAD, STAGES, PhotoNetwork, photo_network, pooled
+from benchmarks.judge.photo_network import HEAD, STAGES, EfficientNetLite0, efficientnet, pooled
 
 View = Callable[[Tensor], Tensor]
 
-SIDES = (64, 96, 128)  # pixels, to which images are brought for the photo network
+SIDES = (32, 48, 64, 128)  # pixels, to which images are brought for the photo network
 CHANNELS = (*(stage.outputs for stage in STAGES), HEAD)  # of its maps; the last is the head
 WIDTHS = (32, 64, 128)  # of the random network
 THUMBNAIL, PLACES_A_SIDE = 8, 4  # pixels a side of the small image, and places a side of the energies, of a pyramid
@@ -26,24 +25,19 @@ FILTERS, FILTER_SIDE, PLACES, SCALES = 64, 7, 32, 3  # of the filter responses
 
 
 @lru_cache(maxsize=1)
-def _network() -> PhotoNetwork:
-    return photo_network()
+def _network() -> EfficientNetLite0:
+    return efficientnet()
 
 
 def photo(side: int) -> View:
     """Returns the view of the photo network: the means, then the spreads, of each map's channels, map after map."""
-    return lambda images: torch.cat(pooled(_network(), images, side), 1)
+    return lambda images: pooled(_network(), images, side)
 
 
 def map_columns(number: int, kind: str) -> slice:
     """Returns the columns of the photo view that are the means or the spreads of a map, which counts from 1."""
     start = 2 * sum(CHANNELS[: number - 1]) + CHANNELS[number - 1] * (kind == "spread")
     return slice(start, start + CHANNELS[number - 1])
-
-
-def own(features: Features) -> View:
-    """Returns the view of the features that the project makes for a data set."""
-    return features.embed
 
 
 @lru_cache(maxsize=2)

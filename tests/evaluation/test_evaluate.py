@@ -84,7 +84,7 @@ def test_every_metric_is_finite_on_colour_images(colour, kind: type[ModelConfig]
     model = kind.model_validate({"trunk": SMALL}).build(data.image_shape, data.num_classes)
     rules = CONFIG.override({"denoising": True})
     features, seen = finish(feature_network(data, CPU)), TrainedOn(data, 20)
-    found, evidence, left_out = evaluate(Evidence(model, data, features, rules, trained_on=seen))
+    found, evidence, left_out, _ = evaluate(Evidence(model, data, features, rules, trained_on=seen))
     assert not left_out
     assert all(map(math.isfinite, found.values()))
     expected = set(METRICS) - {"nll", "nll_samples", "nll_images", "mutual_information_gap"}
@@ -187,7 +187,7 @@ def test_the_gap_between_seen_and_unseen_images(digits: PreparedData) -> None:
         last = [module for module in model.decoder if isinstance(module, torch.nn.Linear)][-1]
         last.weight.zero_()
         last.bias.copy_(seen.mean(0).flatten().clamp(1e-6, 1 - 1e-6).logit())
-    found, evidence, _ = evaluate(Evidence(model, digits, None, CONFIG, trained_on=TrainedOn(digits, 30)))
+    found, evidence, *_ = evaluate(Evidence(model, digits, None, CONFIG, trained_on=TrainedOn(digits, 30)))
     assert len(evidence.training_codes.z) == 30  # those of the probes too
     assert found["mse_training"] == pytest.approx(float((seen - seen.mean(0)).square().mean()), rel=1e-4)
     assert found["generalization_gap"] == pytest.approx(found["mse"] - found["mse_training"])
@@ -207,7 +207,7 @@ def test_a_unit_that_only_tells_the_class_that_it_is_told_is_not_in_use(digits: 
         for own, given in zip(model.posterior.children(), prior.children(), strict=True):
             own.weight.zero_()[:, :10] = given.weight
             own.bias.copy_(given.bias)
-    found, evidence, _ = evaluate(Evidence(model, digits, None, CONFIG), only=("rate", "active_units"))
+    found, evidence, *_ = evaluate(Evidence(model, digits, None, CONFIG), only=("rate", "active_units"))
     assert found == {"rate": pytest.approx(0, abs=1e-5), "active_units": 0}
     assert evidence.codes.z.var(0).min() > 0.1
     with torch.no_grad():

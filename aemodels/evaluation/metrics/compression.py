@@ -8,14 +8,15 @@ N images, (C, H, W) an image with pixels in [0, 1].
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
+from aemodels.evaluation.estimates import Estimate, mean_of, ratio
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.leaving_out import NotEnoughError
-from aemodels.evaluation.metrics.held_out import mean_squared_error
+from aemodels.evaluation.metrics.held_out import squared_errors
 from aemodels.evaluation.metrics.table import Metric
 
 CODE_BYTES = 4  # bytes of one number of a code; a prepared pixel has one byte
@@ -27,30 +28,31 @@ def compression_ratio(evidence: Evidence) -> float:
     return math.prod(evidence.data.image_shape) / (CODE_BYTES * evidence.model.latent_dim)
 
 
-def explained_variance(evidence: Evidence) -> float:
-    return _explained(evidence.reconstructions())
+def explained_variance(evidence: Evidence) -> Estimate:
+    return _explained(evidence.reconstructions)
 
 
 def out_of_domain_mse(evidence: Evidence) -> float:
-    return mean_squared_error(evidence.other_reconstructions())
+    return mean_of(squared_errors(evidence.other_reconstructions())).value
 
 
 def out_of_domain_explained_variance(evidence: Evidence) -> float:
-    return _explained(evidence.other_reconstructions())
+    return _explained(evidence.other_reconstructions).value
 
 
-def _explained(pairs: Pairs) -> float:
+def _explained(pairs: Callable[[], Pairs]) -> Estimate:
     """Returns 1 - squared error / squared distance from the mean image, both summed over images and pixels."""
-    count, error = 0, torch.zeros((), dtype=torch.float64)
-    total, squares = torch.zeros(()), torch.zeros((), dtype=torch.float64)
-    for x, r in pairs:
-        wide = x.cpu().double()
-        count, error = count + len(x), error + (x - r).cpu().double().square().sum()
-        total, squares = total + wide.sum(0), squares + wide.square().sum()
-    distance = squares - total.square().sum() / count
-    if distance == 0:
+    total, errors = torch.zeros(()), []
+    for x, r in pairs():
+        total = total + x.cpu().double().sum(0)
+        errors.append((x - r).cpu().double().square().flatten(1).sum(1))
+    error = torch.cat(errors)
+    mean = total / len(error)
+    distance = torch.cat([(x.cpu().double() - mean).square().flatten(1).sum(1) for x, _ in pairs()])
+    if distance.sum() == 0:
         raise NotEnoughError("needs images that differ; these are all the same")
-    return float(1 - error / distance)  # NaN of a model that is not finite
+    lost = ratio(mean_of(error), mean_of(distance))
+    return Estimate(1 - lost.value, -lost.images)
 
 
 # ---------------------------------------------------------------- the table

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aemodels.evaluation.estimates import Estimate, mean_of
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.likelihood import GREY_LEVELS
 from aemodels.evaluation.metrics.table import Metric
@@ -27,19 +28,19 @@ NO_ERROR = 1e-10  # mean squared error under which a reconstruction counts as eq
 # ---------------------------------------------------------------- the bound
 
 
-def distortion(evidence: Evidence) -> float:
-    return evidence.terms["distortion"]
+def distortion(evidence: Evidence) -> Estimate:
+    return mean_of(evidence.terms["distortion"])
 
 
-def rate(evidence: Evidence) -> float:
-    return evidence.terms["rate"]
+def rate(evidence: Evidence) -> Estimate:
+    return mean_of(evidence.terms["rate"])
 
 
-def negative_elbo(evidence: Evidence) -> float:
-    return evidence.terms["negative_elbo"]
+def negative_elbo(evidence: Evidence) -> Estimate:
+    return mean_of(evidence.terms["negative_elbo"])
 
 
-def bits_per_dimension(evidence: Evidence) -> float:
+def bits_per_dimension(evidence: Evidence) -> Estimate:
     """Bounds the bits that a pixel's value takes.
 
     Grey levels under a density need the density's mean over a grey level, hence the noise (Theis et al., 2016,
@@ -47,12 +48,12 @@ def bits_per_dimension(evidence: Evidence) -> float:
     """
     pixels = math.prod(evidence.data.image_shape)
     if evidence.likelihood == "bernoulli":
-        return evidence.terms["negative_elbo"] / pixels / math.log(2)
-    return evidence.dequantized_terms["negative_elbo"] / pixels / math.log(2) + math.log2(GREY_LEVELS)
+        return mean_of(evidence.terms["negative_elbo"] / pixels / math.log(2))
+    return mean_of(evidence.dequantized_terms["negative_elbo"] / pixels / math.log(2) + math.log2(GREY_LEVELS))
 
 
-def nll(evidence: Evidence) -> float:
-    return -_mean(evidence.log_likelihoods)
+def nll(evidence: Evidence) -> Estimate:
+    return mean_of(-evidence.log_likelihoods)
 
 
 def nll_samples(evidence: Evidence) -> float:
@@ -66,29 +67,29 @@ def nll_images(evidence: Evidence) -> float:
 # ---------------------------------------------------------------- reconstructions
 
 
-def mse(evidence: Evidence) -> float:
-    return mean_squared_error(evidence.reconstructions())
+def mse(evidence: Evidence) -> Estimate:
+    return mean_of(squared_errors(evidence.reconstructions()))
 
 
 def mse_training(evidence: Evidence) -> float:
-    return mean_squared_error(evidence.seen_reconstructions())
+    return mean_of(squared_errors(evidence.seen_reconstructions())).value
 
 
 def generalization_gap(evidence: Evidence) -> float:
-    return mse(evidence) - mse_training(evidence)
+    return mse(evidence).value - mse_training(evidence)
 
 
-def psnr(evidence: Evidence) -> float:
-    return _mean(torch.cat([peak_signal_to_noise(x, r) for x, r in evidence.reconstructions()]))
+def psnr(evidence: Evidence) -> Estimate:
+    return mean_of(torch.cat([peak_signal_to_noise(x, r) for x, r in evidence.reconstructions()]))
 
 
-def ssim(evidence: Evidence) -> float:
-    return _mean(torch.cat([structural_similarity(x, r) for x, r in evidence.reconstructions()]))
+def ssim(evidence: Evidence) -> Estimate:
+    return mean_of(torch.cat([structural_similarity(x, r) for x, r in evidence.reconstructions()]))
 
 
-def mean_squared_error(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Returns the mean squared error of images and their reconstructions, (B, C, H, W) each, on pixels in [0, 1]."""
-    return _mean(torch.cat([(x - r).square().flatten(1).mean(1) for x, r in pairs]))
+def squared_errors(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Returns the squared error (N,), on pixels in [0, 1], of images and reconstructions, (B, C, H, W) each."""
+    return torch.cat([(x - r).square().flatten(1).mean(1) for x, r in pairs])
 
 
 def peak_signal_to_noise(a: Tensor, b: Tensor) -> Tensor:
@@ -169,10 +170,6 @@ def _accuracy(classifier: Any, training: Tensor, codes: Tensor, evidence: Eviden
         warnings.simplefilter("ignore")  # scikit-learn says that it stopped at `max_iter`, which is meant
         classifier.fit(training.numpy(), known.numpy())
     return float(classifier.score(codes.numpy(), truth.numpy()))
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.double().mean())
 
 
 # ---------------------------------------------------------------- the table

@@ -12,6 +12,7 @@ import torch
 
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.config import EvaluationConfig
+from aemodels.evaluation.estimates import Estimate, ratio
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features
 from aemodels.evaluation.leaving_out import NotEnoughError
@@ -42,36 +43,36 @@ class Reference(NamedTuple):
 class Errors(NamedTuple):
     """Holds how close the reconstructions of the references are."""
 
-    mean_image: float  # the mse of the mean image; the rest is of the linear code
-    mse: float
-    psnr: float
-    ssim: float
+    mean_image: Estimate  # the mse of the mean image; the rest is of the linear code
+    mse: Estimate
+    psnr: Estimate
+    ssim: Estimate
 
 
-def mean_image_mse(evidence: Evidence) -> float:
+def mean_image_mse(evidence: Evidence) -> Estimate:
     return _errors(_reference(evidence)).mean_image
 
 
-def linear_code_mse(evidence: Evidence) -> float:
+def linear_code_mse(evidence: Evidence) -> Estimate:
     return _errors(_reference(evidence)).mse
 
 
-def linear_code_psnr(evidence: Evidence) -> float:
+def linear_code_psnr(evidence: Evidence) -> Estimate:
     return _errors(_reference(evidence)).psnr
 
 
-def linear_code_ssim(evidence: Evidence) -> float:
+def linear_code_ssim(evidence: Evidence) -> Estimate:
     return _errors(_reference(evidence)).ssim
 
 
-def share_of_linear_code(evidence: Evidence) -> float:
+def share_of_linear_code(evidence: Evidence) -> Estimate:
     linear = linear_code_mse(evidence)
-    if linear == 0:
+    if linear.value == 0:
         raise NotEnoughError("needs images that the linear code does not reconstruct without any error")
-    return mse(evidence) / linear
+    return ratio(mse(evidence), linear)
 
 
-def frechet_linear_code(evidence: Evidence) -> float:
+def frechet_linear_code(evidence: Evidence) -> Estimate:
     return _distance(_reference(evidence))
 
 
@@ -94,7 +95,7 @@ def _errors(reference: Reference) -> Errors:
 
 
 @lru_cache(maxsize=KEPT)
-def _distance(reference: Reference) -> float:
+def _distance(reference: Reference) -> Estimate:
     linear = linear_reference(reference.own, reference.size, reference.device)
     fit_mixture(linear, reference.own, reference.size.seen, reference.rules.seed)
     return frechet_samples(reference.evidence(linear))

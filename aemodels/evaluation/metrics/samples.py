@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aemodels.evaluation.estimates import Estimate
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.leaving_out import NotEnoughError
 from aemodels.evaluation.metrics.table import Metric
@@ -26,61 +27,73 @@ CONFIDENT = 0.9  # probability of a class over which an image counts as showing 
 # ---------------------------------------------------------------- Frechet distances
 
 
-def frechet_samples(evidence: Evidence) -> float:
-    return frechet_distance(evidence.real_features, evidence.sample_features)
+def frechet_samples(evidence: Evidence) -> Estimate:
+    return frechet(evidence.real_features, evidence.sample_features)
 
 
-def frechet_standard_normal(evidence: Evidence) -> float:
+def frechet_standard_normal(evidence: Evidence) -> Estimate:
     if isinstance(evidence.model, Variational) and not evidence.has("fitted_prior"):  # it draws from N(0, I)
         return frechet_samples(evidence)
-    return frechet_distance(evidence.real_features, evidence.drawn_features(evidence.standard_normal))
+    return frechet(evidence.real_features, evidence.drawn_features(evidence.standard_normal))
 
 
-def frechet_fitted_prior(evidence: Evidence) -> float:
+def frechet_fitted_prior(evidence: Evidence) -> Estimate:
     if isinstance(evidence.autoencoder.fitted_prior, GaussianMixturePrior):  # it draws from such a mixture
         return frechet_samples(evidence)
     codes = evidence.drawn_training_codes()
     if not codes.isfinite().all():
-        return math.nan
+        return Estimate(math.nan)
     prior = fitted("mixture", codes, derived_seed(evidence.seed, "fitted prior")).to(evidence.model.device)
 
     def draw(n: int, part: int) -> Tensor:
         with undisturbed(evidence.model, derived_seed(evidence.seed, "samples of the fitted prior", part)):
             return evidence.autoencoder.decode(prior().sample((n,))).mean
 
-    return frechet_distance(evidence.real_features, evidence.drawn_features(draw))
+    return frechet(evidence.real_features, evidence.drawn_features(draw))
 
 
-def frechet_reconstructions(evidence: Evidence) -> float:
-    return frechet_distance(evidence.real_features, evidence.reconstruction_features)
+def frechet_reconstructions(evidence: Evidence) -> Estimate:
+    return frechet(evidence.real_features, evidence.reconstruction_features)
 
 
-def frechet_floor(evidence: Evidence) -> float:
-    return frechet_distance(evidence.real_features, evidence.training_features)
+def frechet_floor(evidence: Evidence) -> Estimate:
+    return frechet(evidence.real_features, evidence.training_features)
 
 
 def frechet_images(evidence: Evidence) -> float:
     return float(evidence.frechet_images)
 
 
-def frechet_distance(a: Tensor, b: Tensor) -> float:
+def frechet_distance(real: Tensor, others: Tensor) -> float:
+    """Returns the Frechet distance of two sets of features, as `frechet` does."""
+    return frechet(real, others).value
+
+
+def frechet(real: Tensor, others: Tensor) -> Estimate:
     """Returns the Frechet distance of the Gaussians fitted to two sets of features (N, F) and (M, F).
 
     It is NaN if one is not finite.
 
     |mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2)) (Heusel et al., 2017, arXiv:1706.08500). The trace
-    of the root is taken from r cov_b r, r the root of cov_a: symmetric, so no complex roots, and exact for few images.
+    of the root is the sum of the singular values of a b^T, a and b the centred features over the roots of N and M. So
+    no root of a matrix is taken, and there may be fewer images than features. With u s v^T = a b^T the weight of row i
+    of a changes that sum by half of (u s u^T)_ii, which gives the influences.
     """
-    a, b = a.cpu().double(), b.cpu().double()
-    if not (a.isfinite().all() and b.isfinite().all()):
-        return math.nan
-    covariance_a, covariance_b = (torch.cov(x.T, correction=0).reshape(x.shape[1], -1) for x in (a, b))
-    values, vectors = torch.linalg.eigh(covariance_a)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    product = root @ covariance_b @ root
-    cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
-    distance = (a.mean(0) - b.mean(0)).square().sum() + covariance_a.trace() + covariance_b.trace() - 2 * cross
-    return max(0.0, float(distance))
+    real, others = real.cpu().double(), others.cpu().double()
+    if not (real.isfinite().all() and others.isfinite().all()):
+        return Estimate(math.nan)
+    shift = real.mean(0) - others.mean(0)
+    a, b = ((x - x.mean(0)) / math.sqrt(len(x)) for x in (real, others))
+    (axes_a, within_a), (axes_b, within_b) = torch.linalg.qr(a), torch.linalg.qr(b)
+    u, s, vh = torch.linalg.svd(within_a @ within_b.T, full_matrices=False)
+    distance = shift.square().sum() + a.square().sum() + b.square().sum() - 2 * s.sum()
+
+    def influences(x: Tensor, axes: Tensor, towards: Tensor) -> Tensor:
+        own: Tensor = 2 * x @ towards / math.sqrt(len(x)) + x.square().sum(1) - axes.square() @ s
+        return own - own.mean()
+
+    value = max(0.0, float(distance))
+    return Estimate(value, influences(a, axes_a @ u, shift), influences(b, axes_b @ vh.T, -shift))
 
 
 # ---------------------------------------------------------------- near, varied, clear

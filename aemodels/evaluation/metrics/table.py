@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+from aemodels.evaluation.estimates import Estimate
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.needs import Need
 
@@ -14,7 +15,7 @@ Direction = Literal["minimize", "maximize"]
 class Metric(NamedTuple):
     """A metric is one number about a model."""
 
-    measure: Callable[[Evidence], float]
+    measure: Callable[[Evidence], float | Estimate]  # an estimate where its error is known
     needs: tuple[Need, ...]
     unit: str
     direction: Direction | None  # which values are better; None where neither are
