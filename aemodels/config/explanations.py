@@ -50,8 +50,8 @@ def explained(error: Any, place: Place) -> str:
     if kind == "value_error" and isinstance(value, Mapping | BaseModel):  # a rule between several settings
         return ": ".join(filter(None, (key, _message(error))))
     if kind == "string_pattern_mismatch":
-        words = str(place.owner.model_fields[key.rpartition(".")[2]].description).split()
-        return f"{key}={_short(value)}: does not fit; {' '.join(words)}"
+        words = " ".join(str(place.owner.model_fields[key.rpartition(".")[2]].description).split())
+        return f"{key}={_short(value)}: does not fit; the setting {words[:1].lower()}{words[1:]}"
     if kind in ALLOWED:
         more = f"; see `aemodels settings {key.partition('.')[0]}`" if "." in key else ""
         return f"{key}={_short(value)}: {demand(error)}{more}"

@@ -11,9 +11,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from aemodels.data.class_folders import labels_of, with_classes
 from aemodels.data.encoded import EncodedConfig, file_images
 from aemodels.data.label_file import Labelled, content_of, labels_from
-from aemodels.data.layout import Found, ImageFile, ending, find_files, labels_of
+from aemodels.data.layout import Found, ImageFile, ending, find_files
 from aemodels.data.paths import NoneOrWholePaths, WholePath, WholePaths
 from aemodels.data.source import FileStamp, Images, Source, digest_of, fingerprint_by_content
 
@@ -53,7 +54,7 @@ class FolderConfig(EncodedConfig):
         Raises:
             UserError: a folder does not exist, has no images or lies in another one, or is no clear layout.
         """
-        return find_files(self.path, self.val_path, self.test_path)
+        return with_classes(find_files(self.path, self.val_path, self.test_path))
 
     def fetch(self) -> Source:
         found = self.find()

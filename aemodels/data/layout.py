@@ -10,11 +10,8 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from aemodels.config import UserError
 from aemodels.data.image_decoding import SUFFIXES
-from aemodels.data.source import Rows
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -81,7 +78,7 @@ def find_files(folders: Sequence[Path], val: Sequence[Path] = (), test: Sequence
                 found.class_notes.extend(_deeper(images, where, 0))
             found.files.extend(images)
     found.notes.extend(_left_out(found.unused.folders))
-    return _labelled_alike(found)
+    return found
 
 
 def _check_apart(given: Mapping[str, Sequence[Path]]) -> None:
@@ -98,32 +95,6 @@ def _check_apart(given: Mapping[str, Sequence[Path]]) -> None:
                 raise UserError(
                     f"data.{inner_key}: {folder} is given twice or lies in another of the folders; give it once"
                 )
-
-
-def _labelled_alike(found: Found) -> Found:
-    """Takes all labels away where a given split has none at all, or the training images have none.
-
-    Nothing could be learned of labels that only given images have, and nothing be told by those of training alone.
-
-    Raises:
-        UserError: the images of a given split are a class folder of the training images.
-    """
-    labelled: dict[str, bool] = {}
-    for file in found.files:
-        labelled[file.split] = labelled.get(file.split, False) or file.label != ""
-    with_labels, without = ([split for split, has in labelled.items() if has == wanted] for wanted in (True, False))
-    if not with_labels or not without:
-        return found
-    _check_no_class_is_given(found.files)
-    named = sorted({file.label for file in found.files} - {""})
-    some = ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
-    bare, given = ("training" if "train" in without else " and ".join(without)), " and ".join(with_labels)
-    note = f"the {bare} images are in no class folders, so the class folders of {given} ({some}) give no labels"
-    note += (
-        "" if "train" in without else "; to keep the classes, give data.path the folder of the training images alone"
-    )
-    files = [file._replace(label="") for file in found.files]
-    return found._replace(files=files, class_notes=[*found.class_notes, note])
 
 
 def _check_given_once(folder: Path, images: Sequence[ImageFile], given: Mapping[str, Sequence[Path]]) -> None:
@@ -303,37 +274,3 @@ def not_read(files: Mapping[str, int]) -> str:
     kinds = sorted(files.items(), key=lambda kind: (-kind[1], kind[0]))
     *most, last = [f"{count:,} {kind}" for kind, count in kinds]
     return f"{', '.join(most)} and {last} not read" if most else f"{last} not read"
-
-
-def labels_of(files: Sequence[ImageFile]) -> tuple[Rows | None, tuple[str, ...]]:
-    """Returns numbers of classes (N,) and their names, or none where there are no class folders."""
-    names = {file.label: file for file in files}
-    each = Counter(split for split, _ in {(file.split, file.label) for file in files})
-    if "" in names and max(each.values()) == 1:  # such as a single class folder, and test images without any
-        return None, ()
-    if "" in names and len(names) > 1:
-        inside = next(file for label, file in names.items() if label)
-        raise UserError(
-            f"data.path: {names[''].path} has no class folder and {inside.path} has one; "
-            "move all images into class folders, or none"
-        )
-    classes = tuple(sorted(names))
-    number = {name: i for i, name in enumerate(classes)}
-    return np.array([number[file.label] for file in files], dtype=np.int64), classes
-
-
-def _check_no_class_is_given(files: Sequence[ImageFile]) -> None:
-    """Refuses validation or test images that are a class folder of the training images.
-
-    Raises:
-        UserError: they are one.
-    """
-    given = {(file.split, file.folder) for file in files if file.split != "train" and not file.label}
-    outer = {file.folder for file in files if file.split == "train" and file.label}
-    for split, inner in sorted(given):
-        for folder in sorted(outer - {inner}):
-            if inner.resolve().is_relative_to(folder.resolve()):
-                raise UserError(
-                    f"data.{split}_path={inner}: lies inside data.path={folder}, among its class folders; "
-                    "give a folder beside it, with class folders of its own"
-                )

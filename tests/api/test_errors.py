@@ -253,7 +253,7 @@ def test_wrong_arguments_are_named() -> None:
         (lambda: model.sample(True), "n=True, seed=0: give whole numbers"),
         (lambda: model.like(IMAGES, n=1.5), "n=1.5"),
         (lambda: model.like(IMAGES[:1]), r"one image is one code of ae 3 \(model.name=ae\), .*; give at least two"),
-        (lambda: model.encode("photos"), "images=photos: a path"),
+        (lambda: model.encode("photos"), "images=photos: give an array of images; .*model.read"),
         (
             lambda: model.sample(2, label="cat"),
             r"label=cat: .* \(model\.name=ae\) cannot be asked for a class; leave the label out",

@@ -115,6 +115,14 @@ def test_one_class_folder_and_test_images_without_any(tmp_path: Path) -> None:
     assert told(tmp_path / "photos")[0].classes == ("cat", "dog")
 
 
+def test_classes_that_differ_in_capital_letters_are_noted(tmp_path: Path) -> None:
+    for seed, name in enumerate(("Cats", "cats", "dogs")):
+        fill(tmp_path / "photos" / name, 8, seed)
+    data, note = told(tmp_path / "photos")
+    assert data.classes == ("Cats", "cats", "dogs")
+    assert "Cats and cats are 2 classes; give them one name if they are meant as one" in note
+
+
 def test_no_class_of_given_images_is_one_of_training(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         fill(tmp_path / "train" / name, 20)
