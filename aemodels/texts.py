@@ -90,6 +90,9 @@ def number(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
+MOST_DIGITS = 6  # behind the point, in a number with its error
+
+
 def with_error(value: float, error: float | None) -> str:
     """Writes a number with its standard error, both down to the second digit of the error.
 
@@ -100,6 +103,8 @@ def with_error(value: float, error: float | None) -> str:
     if error is None or not error > 0 or not math.isfinite(value + error):
         return number(value)
     digits = max(0, 1 - math.floor(math.log10(error)))
+    if digits > MOST_DIGITS:
+        return f"{value:.4g} ± {error:.2g}"
     return f"{value:,.{digits}f} ± {error:,.{digits}f}"
 
 

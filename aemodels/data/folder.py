@@ -54,7 +54,8 @@ class FolderConfig(EncodedConfig):
         Raises:
             UserError: a folder does not exist, has no images or lies in another one, or is no clear layout.
         """
-        return with_classes(find_files(self.path, self.val_path, self.test_path))
+        found = find_files(self.path, self.val_path, self.test_path)
+        return with_classes(found) if self.labels is None else found
 
     def fetch(self) -> Source:
         found = self.find()

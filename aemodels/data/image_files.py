@@ -145,7 +145,8 @@ def read_in_blocks(
                 pixels, _ = decode(file, how._replace(size=(side[0], side[1])))
             except UnreadableError as error:
                 if file in found.named:
-                    remedy = "mend it, or make it smaller"  # there are no settings of data where a model is asked
+                    # There are no settings of data where a model is asked.
+                    remedy = error.remedy if error.needed_megapixels is None else "make it smaller"
                     raise UnreadableError(error.file, error.reason, remedy) from None
                 looked.unfit.append(f"{file} ({error.reason})")
                 continue

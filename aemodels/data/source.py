@@ -131,7 +131,7 @@ class UnreadableError(UserError):
 
     def __init__(self, file: str, reason: str, remedy: str, needed_megapixels: int | None = None) -> None:
         super().__init__(f"data: image {file} cannot be read ({reason}); {remedy}")
-        self.file, self.reason = file, reason
+        self.file, self.reason, self.remedy = file, reason, remedy
         self.needed_megapixels = needed_megapixels  # the data.largest_megapixels that reads it, if it is only too large
 
 

@@ -10,13 +10,13 @@ from aemodels.config import as_written
 from aemodels.models.base import ModelConfig
 from aemodels.texts import number
 from aemodels.training.config import TrainingConfig
+from aemodels.training.early_stopping import noise
 
 NOTHING = 0.99  # share of the mean image's squared error above which a model tells nothing of single images
 ALIKE = 0.001  # share of the linear code's squared error that is no difference
 STILL_FALLING = 0.01  # share of all that the validation loss fell by, in the last tenth of a training
 OVERFITTED = 0.05  # share of all that it fell by, which it has risen by since its best value
 LEARNED = 0.05  # share of all that the training loss fell by until then, which it has fallen by since
-NOISE = 3.5  # typical distances of an epoch from the mean of its neighbours that are no rise
 ADVERSARIAL = 5_000  # updates, before which an adversarial model draws no shapes
 
 
@@ -145,16 +145,16 @@ def _overfitted(course: Course) -> str:
 def _rose(values: Sequence[float], best: int) -> bool:
     """Tells whether the validation loss rose by more than its noise since the best epoch."""
     rise = min(values[best:][-1], median(values[best:])) - values[best - 1]
-    # A steep rise is no noise, however far it takes each epoch from the one before.
-    noise = NOISE * median(abs(b - (a + c) / 2) for a, b, c in zip(values, values[1:], values[2:], strict=False))
-    return rise > max(noise, OVERFITTED * (values[0] - values[best - 1]))
+    return rise > max(noise(values), OVERFITTED * (values[0] - values[best - 1]))
 
 
 def _stopped_learning(course: Course, best: int) -> bool:
-    """Tells whether a training stopped early although its training loss went on falling as before."""
-    losses = course.losses
+    """Tells whether a training stopped early although its training loss went on falling, and away from the other."""
+    losses, values = course.losses, course.validation
     early = len(losses) < course.training.number_of_epochs
-    return early and losses[best - 1] - losses[-1] > LEARNED * (losses[0] - losses[best - 1])
+    fell = max(losses[:best]) - losses[best - 1]  # since the loss had its final weights, where these rise at first
+    gap = (values[-1] - losses[-1]) - (values[best - 1] - losses[best - 1])
+    return early and fell > 0 and min(losses[best - 1] - losses[-1], gap) > LEARNED * fell and losses[-1] < values[-1]
 
 
 def _never_better(course: Course) -> str:

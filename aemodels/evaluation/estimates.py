@@ -2,7 +2,7 @@
 
 An influence is how much a number changes, to first order, with the weight of one image among all. Influences add up to
 0, and the root of the sum of their squares is the standard error of the number, without drawing anything anew (the
-infinitesimal jackknife, Jaeckel, 1972). Of two models on the same images the influences of an image are subtracted.
+infinitesimal jackknife, Jaeckel, 1972).
 
 N images of a split, M samples.
 """
@@ -27,13 +27,10 @@ class Estimate(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Returns the standard error."""
+        """Returns the standard error; NaN where nothing tells it, such as one image."""
+        if len(self.images) + len(self.samples) < 2:
+            return math.nan
         return math.sqrt(float(self.images.square().sum() + self.samples.square().sum()))
-
-    def less(self, other: Estimate) -> Estimate:
-        """Returns the difference from another model's number on the same images, whose samples were drawn for it."""
-        samples = torch.cat([self.samples, -other.samples])
-        return Estimate(self.value - other.value, self.images - other.images, samples)
 
 
 def mean_of(values: Tensor) -> Estimate:

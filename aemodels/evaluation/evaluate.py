@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -33,7 +34,8 @@ class Evaluation(NamedTuple):
     @property
     def errors(self) -> dict[str, float]:
         """Returns the standard errors of metrics, as far as they are known."""
-        return {name: estimate.error for name, estimate in self.estimates.items()}
+        errors = {name: estimate.error for name, estimate in self.estimates.items()}
+        return {name: error for name, error in errors.items() if math.isfinite(error) and error > 0}
 
 
 def evaluate(evidence: Evidence, only: Collection[str] | None = None) -> Evaluation:

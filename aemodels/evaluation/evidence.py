@@ -111,6 +111,10 @@ class Evidence:
         """Returns the first images of the split."""
         return next(self.batches.in_order(n))
 
+    def images(self) -> Iterator[Tensor]:
+        """Yields the images of the split, (B, C, H, W) each, as the model sees them."""
+        yield from (batch.x for batch in self.batches.in_order(self.batches.at_once))
+
     @cached_property
     def terms(self) -> dict[str, Tensor]:
         """Returns the terms of the model's bound of each image (N,), in nats."""

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from aemodels.config import Config
 
 SMALLEST = 4  # the networks halve the sides of an image until the shorter one has fewer than twice as many pixels
-LARGEST = 128  # pixels of the shorter side, from twice as many on the networks see and draw a smaller image
+SEEN = 128  # pixels of the shorter side, about as many of which the networks see and draw of a large image
 NARROWEST = 16  # channels, at least
 FEWER = 8  # times fewer channels than at the smallest level have the features, which spares large dense layers
 
@@ -54,9 +54,10 @@ class PhotoConfig(Config):
     def shrinking(self, image_shape: tuple[int, int, int]) -> int:
         """Returns how many pixels of a large image's row or column are one to the networks.
 
-        What is finer is left to the linear path: at 256 pixels the networks would take four times the time and memory.
+        It is 2 from 192 pixels on. What is finer is left to the linear path: at 256 pixels the networks would take four
+        times the time and memory.
         """
-        return max(1, min(image_shape[1:]) // LARGEST)
+        return max(1, round(min(image_shape[1:]) / SEEN))
 
     def sides(self, image_shape: tuple[int, int, int]) -> list[tuple[int, int]]:
         """Returns (H, W) of each level of the networks, from the largest to the smallest."""

@@ -28,5 +28,6 @@ def read_files(card: ModelCard, paths: Sequence[str | Path]) -> tuple[NDArray[np
     for told in looked.notes:
         warnings.warn(told, OwnWarning, stacklevel=3)
     if not read.files:
-        raise UserError(f"none of the images can be read, such as {looked.unfit[0]}; mend them, or give others")
+        told = f"{', '.join(map(str, paths))}: none of the images can be read, such as {looked.unfit[0]}"
+        raise UserError(f"{told}; mend them, or give others")
     return read.images.astype(np.float32) / np.float32(255), read.files

@@ -44,6 +44,8 @@ class Evaluated(Result):
     model: str
     metrics: dict[str, float]
     """Holds the metrics on the test images, by their tracked names."""
+    errors: dict[str, float] = Field(default_factory=dict)
+    """Holds their standard errors, as far as they are known, by their tracked names, such as `test/mse_error`."""
     figures: tuple[Path, ...]
     report: Path
     """Names one file for a browser, with metrics, settings and figures."""
@@ -161,7 +163,8 @@ def _images(loaded: Loaded, experiment: Experiment) -> Steps[Examined]:
 def _record(run: Run, subject: Subject, evaluation: Evaluation, lines: Sequence[str]) -> Steps[Evaluated]:
     """Tracks what was measured, draws it, and writes the report."""
     metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
-    run.metrics(metrics | tracked_errors(evaluation))
+    errors = tracked_errors(evaluation)
+    run.metrics(metrics | errors)
     folder = store_folder() / "evaluations" / run.id
     folder.mkdir(parents=True)
     drawn = yield from draw_model(evaluation, subject.experiment.evaluation, lines, folder, run)
@@ -170,6 +173,7 @@ def _record(run: Run, subject: Subject, evaluation: Evaluation, lines: Sequence[
         url=run.url,
         model=subject.model,
         metrics=metrics,
+        errors=errors,
         figures=drawn.figures,
         report=drawn.report(subject, evaluation, lines, folder, run),
         left_out=drawn.left_out,

@@ -65,6 +65,8 @@ class Trained(Result):
     version: ModelVersion
     metrics: dict[str, float]
     """Holds the metrics on the test images, by their tracked names."""
+    errors: dict[str, float] = Field(default_factory=dict)
+    """Holds their standard errors, as far as they are known, by their tracked names, such as `test/mse_error`."""
     seconds: float
     """Counts the seconds of training, without evaluation and figures."""
     images_per_second: float
@@ -172,6 +174,7 @@ class Learned(NamedTuple):
 
     evaluation: Evaluation
     metrics: dict[str, float]  # of the test images, by their tracked names
+    errors: dict[str, float]  # their standard errors, by their tracked names
     seconds: float  # of training alone
     images: float  # seen in them
     advice: tuple[str, ...]  # what is wrong, in a sentence each
@@ -195,10 +198,11 @@ def learn(
     yield Progress("evaluating", 0, 1)
     evaluation = yield from _evaluate_best(experiment, data, features, state, folder)
     metrics = {f"test/{metric}": value for metric, value in evaluation.metrics.items()}
-    run.metrics(metrics | tracked_errors(evaluation), at=folder.time("evaluated"))
+    errors = tracked_errors(evaluation)
+    run.metrics(metrics | errors, at=folder.time("evaluated"))
     course = experiment.course(data, untrained.model.selection, state.history, state.best_epoch)
     lines = advise(course, evaluation.metrics)
-    return Learned(evaluation, metrics, *_effort(state), lines)
+    return Learned(evaluation, metrics, errors, *_effort(state), lines)
 
 
 def _register(
@@ -221,6 +225,7 @@ def _register(
         pictures_url=run.store.pictures_url(run.experiment_id),
         version=version,
         metrics=learned.metrics,
+        errors=learned.errors,
         seconds=learned.seconds,
         images_per_second=learned.images / learned.seconds,
         folder=folder,

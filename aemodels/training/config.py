@@ -84,7 +84,7 @@ class TrainingConfig(LengthConfig):
     patience: int | None = Field(None, ge=0)
     """Sets the updates without a better validation bound after which training stops; 0 never stops it.
 
-    It goes on as long as the bound is lower in the second half of them than in the first.
+    It goes on as long as the bound is lower in the second half of them than in the first, by more than its noise.
     null takes a third of a length in updates, at least 300, and 0 for one in epochs. No bound says which epoch of an
     adversarial model (`gan`, `vae_gan`) is better, so it is always trained in full."""
     augmentation: AugmentationConfig = AugmentationConfig()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.randomness import derived_seed, seeded
 from aemodels.training.config import EPOCH, TrainingConfig, TrainingDivergedError
+from aemodels.training.early_stopping import ends
 from aemodels.training.graph import updates_of
 from aemodels.training.state import TrainingState
 from aemodels.training.update import Trainee
@@ -89,24 +89,6 @@ class Loop:
     def selected(self, metrics: dict[str, float], index: int) -> float:
         """Returns the value that selects the best weights, smaller is better; adversarial models keep the last ones."""
         return metrics[f"val/{self.model.selection}"] if self.model.selection else -index
-
-
-def ends(since: Sequence[float], epoch: int, config: TrainingConfig, updates_per_epoch: int) -> bool:
-    """Tells whether a training, with so many updates an epoch, ends, as all epochs are done or its patience is over.
-
-    It is over if the validation bound has not improved for so many updates since the loss had its final weights, and is
-    not on its way down either: the first updates may disturb a network that started at a linear code, and so at a good
-    bound.
-
-    Args:
-        since: the validation bound after each epoch since it was best, and since the loss had its final weights.
-    """
-    if epoch >= config.number_of_epochs:
-        return True
-    if config.waits is None or len(since) * updates_per_epoch < config.waits:
-        return False
-    half = len(since) // 2
-    return half == 0 or min(since[half:]) >= min(since[:half])
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aemodels.checkpoints.run_folder import COMMAND, RunFolder
 from aemodels.evaluation.key_metrics import shown_in
+from aemodels.texts import with_error
 from flows.cli.settings_table import Setting, sections
 from flows.cli.streams import is_read
 from flows.terminal import as_json, facts, sentence, table, wide
@@ -49,7 +50,7 @@ def pipeline(result: Finished, json: bool) -> None:
         _trials(result.tuned)
     else:
         sentence(result.promotion.reason)
-    _metrics(f"{result.promotion.name} version {result.promotion.version}, on the test images", result.trained.metrics)
+    _metrics(f"{result.promotion.name} version {result.promotion.version}, on the test images", result.trained)
     outcome = "promoted to champion" if result.promotion.promoted else "not promoted"
     here = result.trained.folder.exists()  # another machine may have done the work
     facts(
@@ -109,7 +110,7 @@ def tuned(result: Tuned, json: bool) -> None:
 def trained(result: Trained, json: bool) -> None:
     if json:
         return as_json(_trained(result))
-    _metrics(f"{result.version.name} version {result.version.version}, on the test images", result.metrics)
+    _metrics(f"{result.version.name} version {result.version.version}, on the test images", result)
     facts(
         {
             "trained in": f"{result.seconds:.1f} s, {result.images_per_second:,.0f} images/s",
@@ -126,8 +127,9 @@ def trained(result: Trained, json: bool) -> None:
 
 def evaluated(result: Evaluated, json: bool) -> None:
     if json:
-        return as_json({**result.model_dump(mode="json", exclude={"metrics"}), **result.metrics})
-    _metrics(f"{result.model}, on the test images", result.metrics)
+        numbers = {**result.metrics, **result.errors}
+        return as_json({**result.model_dump(mode="json", exclude={"metrics", "errors"}), **numbers})
+    _metrics(f"{result.model}, on the test images", result)
     pictures = result.figures[0].parent if result.figures else None
     facts(
         {
@@ -263,6 +265,7 @@ def _trained(result: Trained) -> dict[str, Any]:
         "model": result.version.name,
         "version": result.version.version,
         **result.metrics,
+        **result.errors,
         "seconds": result.seconds,
         "images_per_second": result.images_per_second,
         "folder": result.folder,
@@ -310,10 +313,13 @@ def _shown(value: Any) -> object:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else in_short(value)
 
 
-def _metrics(title: str, metrics: dict[str, float]) -> None:
+def _metrics(title: str, result: Trained | Evaluated) -> None:
     from aemodels.evaluation.metrics import METRICS
 
-    rows = [(name, value, METRICS[name.removeprefix("test/")].unit) for name, value in metrics.items()]
+    rows = [
+        (name, with_error(value, result.errors.get(f"{name}_error")), METRICS[name.removeprefix("test/")].unit)
+        for name, value in result.metrics.items()
+    ]
     table(title, ("metric", "value", "unit"), rows)
 
 

@@ -37,6 +37,7 @@ class Given(NamedTuple):
 
     model: Model
     found: ImageFiles
+    where: str  # what a person gave
 
     def blocks(self) -> Iterator[Block]:
         """Reads the images some at a time, shows how far that is, and at the end says which files are not used.
@@ -56,7 +57,8 @@ class Given(NamedTuple):
                 if total > BLOCK:
                     drawn.show(Progress("looking at images", min(done * BLOCK, total), total))
         if not read:
-            raise UserError(f"none of the images can be read, such as {looked.unfit[0]}; mend them, or give others")
+            told = f"{self.where}: none of the images can be read, such as {looked.unfit[0]}"
+            raise UserError(f"{told}; mend them, or give others")
         for told in filter(None, (self.found.told_of(read), *looked.notes)):
             note(told)
 
@@ -87,7 +89,7 @@ def open_with_images(reference: str, paths: Sequence[Path]) -> Given:
     found = image_files(paths)
     model = open_model(reference)
     model.require_encoder()
-    return Given(model, found)
+    return Given(model, found, ", ".join(map(str, paths)))
 
 
 class Wanted(NamedTuple):
@@ -132,10 +134,10 @@ def denoise(reference: str, paths: Sequence[Path], out: Path) -> dict[str, objec
     """Writes a file for each image into a folder: what the model takes for the clean image."""
     check_folder(out)
     given = open_with_images(reference, paths)
-    out.mkdir(parents=True, exist_ok=True)
     assumed: list[str] = []
     written = 0
     for files, images in given.blocks():
+        out.mkdir(parents=True, exist_ok=True)
         for file, image in zip(files, _pixels(given.model.denoise(images)), strict=True):
             stem = os.fsencode(file.stem)[:LONGEST_STEM].decode("utf-8", "ignore")
             _save(image, out / f"{written:05d}-{stem}.png")  # folders may hold the same names

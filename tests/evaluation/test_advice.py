@@ -66,11 +66,17 @@ def test_images_that_are_learned_by_heart() -> None:
 def test_a_training_that_stopped_early_as_it_learned_its_images_by_heart() -> None:
     """The validation loss of this one, of photos of objects, is too noisy to be sure that it rose."""
     noisy = [-1317.0, -1390.0, -1447.0, -1459.0, -1410.0, -1420.0, -1362.0, -1385.0, -1375.0]
-    (line,) = advise(course(noisy, 4, TrainingConfig(updates=1_500)), GOOD)
+    learned = [-1237.0, -1500.0, -1640.0, -1742.0, -1850.0, -1940.0, -2014.0, -2080.0, -2150.0]
+
+    def told(losses: list[float]) -> tuple[str, ...]:
+        history = [{"val/objective": v, "train/loss": t} for v, t in zip(noisy, losses, strict=True)]
+        return advise(course(noisy, 4, TrainingConfig(updates=1_500), history=history), GOOD)
+
+    (line,) = told(learned)
     assert "Since update 400 the model has learned its training images by heart" in line
-    still = course(noisy, 4, TrainingConfig(updates=1_500))
-    slow = [{**epoch, "train/loss": 1 / (i + 1) if i < 4 else 0.249} for i, epoch in enumerate(still.history)]
-    assert advise(still._replace(history=slow), GOOD) == (), "nothing more was learned"
+    assert told([*learned[:4], *[-1745.0] * 5]) == (), "nothing more was learned"
+    assert told([-1300.0, *noisy[1:4], *[value - 5 for value in noisy[4:]]]) == (), "there is no gap"
+    assert told([-1900.0, -1850.0, -1800.0, -1700.0, *[-1720.0] * 5]) == (), "the loss rose as the rate came in"
 
 
 def test_images_that_are_learned_by_heart_from_the_start() -> None:

@@ -74,11 +74,12 @@ def test_an_autoencoder_for_photos_begins_as_the_linear_code(likelihood, latent_
         assert error(model, images_of(name)[1]) == pytest.approx(of_code(name, latent_dim), rel=0.01, abs=1e-6)
 
 
-@pytest.mark.parametrize("size", [(256, 300), (257, 519)])
+@pytest.mark.parametrize("size", [(256, 300), (257, 519), (224, 224)])
 def test_networks_see_and_draw_smaller_images_where_images_are_large(size: tuple[int, int]) -> None:
     encoder, decoder = PHOTO.encoder((1, *size), 3), PHOTO.decoder((1, *size), 4)
-    assert PHOTO.sides((1, *size))[0] == (128, size[1] // 2)
-    assert PHOTO.sides((1, 255, 300))[0] == (255, 300)
+    assert PHOTO.sides((1, *size))[0] == (size[0] // 2, size[1] // 2)
+    assert PHOTO.sides((1, 191, 300))[0] == (191, 300)
+    assert PHOTO.sides((1, 512, 512))[0] == (128, 128)
     x = torch.rand(2, 1, *size)
     assert encoder(x).shape == (2, encoder.features)
     drawn = decoder(torch.rand(2, 4))

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -24,7 +25,7 @@ from aemodels.nn.distributions import GaussianConfig
 from aemodels.nn.schedules import learning_rate_factor
 from aemodels.nn.trunks import ConvConfig, ImageShape, MLPConfig
 from aemodels.training.config import TrainingConfig, TrainingDivergedError
-from aemodels.training.loop import ends
+from aemodels.training.early_stopping import ends
 from aemodels.training.models import best_model, new_model
 from aemodels.training.population import train_population
 from aemodels.training.state import Epoch, TrainingState
@@ -155,6 +156,12 @@ def test_a_training_goes_on_while_its_loss_is_on_its_way_down_again() -> None:
     assert not ends(disturbed, 6, config, updates_per_epoch=100)
     assert ends(overfitted, 9, config, updates_per_epoch=100)
     assert ends([*disturbed, *[-9150.0] * 5], 11, config, updates_per_epoch=100)
+
+
+def test_noise_prolongs_no_training() -> None:
+    config, random = TrainingConfig(updates=10_000, patience=1_000), np.random.default_rng(0)
+    ended = [ends((100 + random.normal(size=10)).tolist(), 20, config, updates_per_epoch=100) for _ in range(200)]
+    assert sum(ended) > 190
 
 
 def test_divergence_names_epoch_term_and_remedy(digits: PreparedData) -> None:

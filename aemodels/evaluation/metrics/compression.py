@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from aemodels.data.other_kind import images_of_another_kind
 from aemodels.evaluation.estimates import Estimate, mean_of, ratio
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.leaving_out import NotEnoughError
@@ -29,7 +30,7 @@ def compression_ratio(evidence: Evidence) -> float:
 
 
 def explained_variance(evidence: Evidence) -> Estimate:
-    return _explained(evidence.reconstructions)
+    return _explained(evidence.reconstructions(), evidence.images)
 
 
 def out_of_domain_mse(evidence: Evidence) -> float:
@@ -37,18 +38,22 @@ def out_of_domain_mse(evidence: Evidence) -> float:
 
 
 def out_of_domain_explained_variance(evidence: Evidence) -> float:
-    return _explained(evidence.other_reconstructions).value
+    return _explained(evidence.other_reconstructions(), lambda: [images_of_another_kind(evidence.data)]).value
 
 
-def _explained(pairs: Callable[[], Pairs]) -> Estimate:
-    """Returns 1 - squared error / squared distance from the mean image, both summed over images and pixels."""
+def _explained(pairs: Pairs, images: Callable[[], Iterable[Tensor]]) -> Estimate:
+    """Returns 1 - squared error / squared distance from the mean image, both summed over images and pixels.
+
+    Args:
+        images: gives the images once more, without reconstructing them again.
+    """
     total, errors = torch.zeros(()), []
-    for x, r in pairs():
+    for x, r in pairs:
         total = total + x.cpu().double().sum(0)
         errors.append((x - r).cpu().double().square().flatten(1).sum(1))
     error = torch.cat(errors)
     mean = total / len(error)
-    distance = torch.cat([(x.cpu().double() - mean).square().flatten(1).sum(1) for x, _ in pairs()])
+    distance = torch.cat([(x.cpu().double() - mean).square().flatten(1).sum(1) for x in images()])
     if distance.sum() == 0:
         raise NotEnoughError("needs images that differ; these are all the same")
     lost = ratio(mean_of(error), mean_of(distance))

@@ -24,6 +24,9 @@ class Stub(Evidence):
     def reconstructions(self):
         return iter(self.pairs)
 
+    def images(self):
+        return (x for x, _ in self.pairs)
+
 
 def test_squared_error_and_psnr() -> None:
     x = torch.zeros(4, 1, 8, 8)
