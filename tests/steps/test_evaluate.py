@@ -52,6 +52,8 @@ def test_all_images_of_a_file_of_arrays_are_evaluated(reference: str, tmp_path: 
     told = call("evaluate", reference, "data.name=arrays", f"data.path={tmp_path / 'new.npz'}", "--json").json
     measured = aemodels.load(reference).evaluate(np.load(tmp_path / "new.npz")["images"])
     found = {name.removeprefix("test/"): value for name, value in told.items() if name.startswith("test/")}
+    errors = {name: found.pop(name) for name in list(found) if name.endswith("_error")}
+    assert errors["mse_error"] > 0
     assert found == {name: pytest.approx(measured[name], rel=1e-4) for name in found}
     report = Path(told["report"]).read_text()
     assert "20 that were given to be evaluated" in report
