@@ -14,11 +14,11 @@ from aemodels.checkpoints.checkpoint import load_model
 from aemodels.checkpoints.run_folder import RunFolder, claimed
 from aemodels.config import SettingsError
 from aemodels.data import PreparedData
-from aemodels.evaluation.evaluate import check_primary
+from aemodels.evaluation.evaluate import check_primary, evaluate, lacking
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features, feature_network
 from aemodels.evaluation.key_metrics import shown_in
-from aemodels.evaluation.leaving_out import Made, NotEnoughError, as_tags, make_each, making_from
+from aemodels.evaluation.leaving_out import Made, NotEnoughError, as_tags, make_each
 from aemodels.evaluation.metrics import METRICS
 from aemodels.evaluation.references import Size, reference_systems
 from aemodels.experiment import Experiment
@@ -30,7 +30,7 @@ from aemodels.runtime import torchrun
 from aemodels.runtime.devices import best_device, described
 from aemodels.runtime.files import write_whole
 from aemodels.runtime.hashes import hash_of
-from aemodels.runtime.progress import Driven, Progress, Steps, finish
+from aemodels.runtime.progress import Driven, Progress, Steps
 from aemodels.settings import ComparisonConfig
 from aemodels.steps.recording import (
     FINISHED_BEFORE,
@@ -282,10 +282,8 @@ def _keep(file: str, text: str, folder: Path, run: Run) -> None:
 
 def _reference(evidence: Evidence) -> Measured:
     """Measures a reference, for which nothing was trained."""
-    makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in shown_in("references")}
-    return Measured(
-        metrics=finish(making_from(evidence, makers, "")).found, seconds=0
-    )  # the systems say why one is left out
+    possible = [name for name in shown_in("references") if not lacking(name, evidence)]
+    return Measured(metrics=evaluate(evidence, only=possible).metrics, seconds=0)  # the systems say why one is left out
 
 
 def _pictures(
