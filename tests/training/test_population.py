@@ -195,7 +195,8 @@ def cases() -> Iterator[Any]:
 def test_a_member_is_the_model_trained_alone(models, training, digits: PreparedData) -> None:
     """After 104 steps in float64 the weights, best weights, moments and metrics are equal."""
     # two players answer each other's rounding, so that it grows: the VAE-GAN's from 1e-15 in 87 steps to 3e-10 in 116
-    tolerance = 1e-8 if isinstance(models[0], GANConfig | VAEGANConfig) else 1e-10
+    # (1.3e-8 on a processor without AVX-512); a mistake changes weights by their size
+    tolerance = 1e-7 if isinstance(models[0], GANConfig | VAEGANConfig) else 1e-10
     results = together(models, digits, training)
     assert results.keys() == set(range(len(models)))
     for number, model in enumerate(models):
