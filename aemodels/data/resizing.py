@@ -56,8 +56,8 @@ def _resized(image: Image.Image, box: Box, size: Size, flat: Flat) -> Image.Imag
     height, width = size
     across, down = box[2] - box[0], box[3] - box[1]
     factors = max(1, int(across / width / GAP)), max(1, int(down / height / GAP))
-    left = 0, 0, across / factors[0], down / factors[1]  # the last column and row may be of fewer pixels
-    return _averaged(image, box, factors, flat).resize((width, height), Image.Resampling.BICUBIC, left)
+    averaged = 0, 0, across / factors[0], down / factors[1]  # the last column and row may be of fewer pixels
+    return _averaged(image, box, factors, flat).resize((width, height), Image.Resampling.BICUBIC, averaged)
 
 
 def _averaged(image: Image.Image, box: Box, factors: tuple[int, int], flat: Flat) -> Image.Image:

@@ -53,13 +53,6 @@ def energy(real: Tensor, others: Tensor) -> float:
     return _mean_discrepancy(-within, -without, -across)
 
 
-def gaussian(real: Tensor, others: Tensor) -> float:
-    """Returns the kernel distance, without bias, of a Gaussian as wide as the median distance of real images."""
-    within, without, across = torch.cdist(real, real), torch.cdist(others, others), torch.cdist(real, others)
-    width = float(within.median())
-    return _mean_discrepancy(*((-0.5 * (x / width).square()).exp() for x in (within, without, across)))
-
-
 def _mean_discrepancy(within: Tensor, without: Tensor, across: Tensor) -> float:
     """Returns the squared distance of kernel means from kernels (N, N), (M, M) and (N, M)."""
     own = (within.double().sum() - within.trace()) / (len(within) * (len(within) - 1))

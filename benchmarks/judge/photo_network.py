@@ -105,15 +105,11 @@ class EfficientNetLite0(nn.Module):
         self.head = nn.Sequential(*convolution(STAGES[-1].outputs, HEAD), nn.ReLU6())
         self.classifier = nn.Linear(HEAD, CLASSES)
 
-    def maps(self, x: Tensor, last: int = len(STAGES) + 1) -> list[Tensor]:
-        """Returns the maps (N, channels, height, width) of images (N, 3, H, W) after each stage, and after the head.
-
-        Args:
-            last: returns the first so many of these S + 1 maps, and computes no others.
-        """
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Returns the maps (N, channels, height, width) after each stage and after the head, S + 1 of them."""
         x = self.stem(((x - MEAN) / STD).contiguous(memory_format=torch.channels_last))
         found = []
-        for stage in (*self.stages, self.head)[:last]:
+        for stage in (*self.stages, self.head):
             x = stage(x)
             found.append(x)
         return found
@@ -169,18 +165,14 @@ def as_photos(images: Tensor, side: int) -> Tensor:
 
 
 @torch.no_grad()
-def pooled(
-    network: EfficientNetLite0, images: Tensor, side: int, first: int = 1, last: int = len(STAGES) + 1
-) -> Tensor:
+def pooled(network: EfficientNetLite0, images: Tensor, side: int) -> Tensor:
     """Returns the means, then the spreads, of the channels of each map over its places, map after map.
 
     Args:
         side: pixels a side, to which images (N, C, H, W) are brought.
-        first: the first of the maps, which count from 1.
-        last: the last of them.
     """
     parts = []
     for part in images.split(max(1, AT_ONCE // side**2)):
-        maps = network.maps(as_photos(part, side), last)[first - 1 :]
+        maps = network.maps(as_photos(part, side))
         parts.append(torch.cat([x for m in maps for x in (m.mean((2, 3)), m.std((2, 3), correction=0))], 1))
     return torch.cat(parts)
