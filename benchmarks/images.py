@@ -27,7 +27,7 @@ from aemodels.data.source import SourceConfig
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evaluate import evaluate
 from aemodels.evaluation.evidence import Evidence
-from aemodels.evaluation.features import feature_network
+from aemodels.evaluation.features import features_of
 from aemodels.evaluation.references import MEAN_IMAGE, Size, reference_systems
 from aemodels.reports.figures.comparison import side_by_side
 from aemodels.reports.pictures import Picture
@@ -119,7 +119,7 @@ def earlier(folder: Path | None, quick: bool) -> dict[str, results.Result]:
 def measured(collection: Collection, root: Path, quick: bool) -> tuple[list[dict[str, Any]], Picture]:
     """Trains all systems on a collection; returns a row of numbers for each, and what they draw."""
     data = finish(prepare(collection.config(root)))
-    features = finish(feature_network(data, CPU))
+    features = finish(features_of(data, CPU))
     rules = EvaluationConfig()
     systems: dict[str, Evidence] = reference_systems(data, [Size(LATENT, None)], CPU, rules, features)
     seconds = dict.fromkeys(systems, 0.0)

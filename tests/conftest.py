@@ -103,13 +103,13 @@ def model(model_folder: Path):
 
 @pytest.fixture(scope="module")
 def features(digits):
-    """Returns the feature network of the digits."""
+    """Returns the features with the classifier of the digits."""
     import torch
 
-    from aemodels.evaluation.features import feature_network
+    from aemodels.evaluation.features import features_of
     from aemodels.runtime.progress import finish
 
-    return finish(feature_network(digits, torch.device("cpu")))
+    return finish(features_of(digits, torch.device("cpu")))
 
 
 @pytest.fixture(scope="module")

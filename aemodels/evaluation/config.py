@@ -16,7 +16,7 @@ class EvaluationConfig(Config):
     """Names the metric that defines better: a search reads it on validation images, the gate on test images."""
     level: Literal["quick", "full"] = "full"
     """Leaves out with quick what is slow: classifiers of codes, density and coverage, requests for classes, t-SNE."""
-    samples: int = Field(10_000, ge=2)
+    samples: int = Field(2_000, ge=2)
     """Sets the images on each side of a Frechet distance; there are fewer where the data have fewer."""
     denoising: bool = False
     """Measures how well Gaussian noise is removed, beside plain filters, by models trained with any corruption."""

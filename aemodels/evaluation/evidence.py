@@ -92,13 +92,13 @@ class Evidence:
 
     @property
     def features(self) -> Features:
-        """Returns the feature network, where there is one."""
+        """Returns the features, where there are some."""
         assert self._features is not None
         return self._features
 
     @property
     def has_features(self) -> bool:
-        """Tells whether there is a feature network."""
+        """Tells whether there are features."""
         return self._features is not None
 
     # ---------------------------------------------------------------- held-out images
@@ -284,7 +284,7 @@ class Evidence:
         return self.classified(self.sample_features)
 
     def classified(self, embedded: Tensor) -> Tensor:
-        """Maps features (N, F) to class probabilities (N, classes), by the feature network's classifier."""
+        """Maps features (N, F) to class probabilities (N, classes), by the classifier of real images."""
         probabilities = self.features.classify(embedded)
         assert probabilities is not None
         return probabilities

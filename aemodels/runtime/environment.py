@@ -1,7 +1,7 @@
 """Reads from the environment what the machine decides and no experiment: folders, addresses, the device.
 
 AEMODELS_DATA    where data sources lie or are downloaded to      default: data/ in the cache folder
-AEMODELS_CACHE   prepared arrays and feature networks             default: ~/.cache/aemodels
+AEMODELS_CACHE   prepared arrays, their features and classifiers   default: ~/.cache/aemodels
 AEMODELS_STORE   the embedded store: MLflow, Optuna, run folders  default: mlruns/ of the checkout, else of this folder
 AEMODELS_DEVICE  cpu, cuda, cuda:1, mps                           default: the best there is
 AEMODELS_MLFLOW_UI  where browsers find MLflow's pages         default: MLFLOW_TRACKING_URI

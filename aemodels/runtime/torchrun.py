@@ -82,7 +82,7 @@ def joined(device: torch.device) -> Iterator[None]:
     if not started() or active():
         yield
         return
-    # The timeout is long, as the leading process may train a feature network before the first exchange.
+    # The timeout is long, as the leading process may fit a classifier of real images before the first exchange.
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
     try:
         yield

@@ -23,7 +23,7 @@ from aemodels.evaluation.advice import READ, advise
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evaluate import Evaluation, evaluating, lacking
 from aemodels.evaluation.evidence import Evidence
-from aemodels.evaluation.features import feature_network
+from aemodels.evaluation.features import features_of
 from aemodels.evaluation.images import TrainedOn
 from aemodels.experiment import Experiment
 from aemodels.reports.figures.model import draw_figures
@@ -56,7 +56,7 @@ def evidence_of(
     """Returns what a model is measured by; the history of its training is drawn beside."""
     features = None
     if examined.beside is not None:
-        features = yield from feature_network(examined.beside, best_device())
+        features = yield from features_of(examined.beside, best_device())
     trained_on = examined.trained_on(loaded.card)
     return Evidence(loaded.model, examined.data, features, rules, "test", trained_on, history)
 

@@ -16,7 +16,7 @@ from aemodels.config import SettingsError
 from aemodels.data import PreparedData
 from aemodels.evaluation.evaluate import check_primary, evaluate, lacking
 from aemodels.evaluation.evidence import Evidence
-from aemodels.evaluation.features import Features, feature_network
+from aemodels.evaluation.features import Features, features_of
 from aemodels.evaluation.key_metrics import shown_in
 from aemodels.evaluation.leaving_out import Made, NotEnoughError, as_tags, make_each
 from aemodels.evaluation.metrics import METRICS
@@ -106,10 +106,10 @@ def compare(config: ComparisonConfig, data: PreparedData, command: str = "", ask
     experiments = {name: config.experiment(name, 0).for_data(data) for name in config.systems}
     for system, experiment in experiments.items():  # before any work, and anything recorded
         _check_fits(system, experiment, data)
-    features = yield from feature_network(data, best_device())
+    features = yield from features_of(data, best_device())
     name = next(iter(config.settings.values())).listed_name
     store = open_store()
-    with claimed(_identity(config, f"{name}{data.digest}"), asker, still_there(store)) as folder:
+    with claimed(_identity(config, f"{name}{data.digest}{features.hash}"), asker, still_there(store)) as folder:
         if folder.result is not None:
             yield Progress("comparing", 1, 1, FINISHED_BEFORE)
             return Compared.model_validate(folder.result)

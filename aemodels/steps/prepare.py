@@ -1,10 +1,10 @@
-"""Prepares the images, and the network whose features measure generated images."""
+"""Prepares the images, and the classifier that tells what generated images show."""
 
 from __future__ import annotations
 
 from aemodels.data import PreparedData
 from aemodels.data import prepare as prepare_data
-from aemodels.evaluation.features import feature_network
+from aemodels.evaluation.features import features_of
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.progress import Steps
 from aemodels.runtime.randomness import seeded
@@ -12,7 +12,7 @@ from aemodels.settings import Settings
 
 
 def prepare(settings: Settings) -> Steps[PreparedData]:
-    """Decodes the images and trains the network whose features measure generated images, or finds both done.
+    """Decodes the images and fits the classifier that tells what generated images show, or finds both done.
 
     Raises:
         UserError: the images are missing, damaged or too few, or do not fit together or the model.
@@ -21,5 +21,5 @@ def prepare(settings: Settings) -> Steps[PreparedData]:
     # What does not fit is refused before anything is trained. On the meta device torch would import its compiler: 2 s.
     with seeded(0):
         settings.model.build(data.image_shape, data.num_classes)
-    yield from feature_network(data, best_device())
+    yield from features_of(data, best_device())
     return data

@@ -15,7 +15,7 @@ from aemodels.data.folder import FolderConfig
 from aemodels.data.image_files import has_images
 from aemodels.evaluation.evaluate import evaluate
 from aemodels.evaluation.evidence import Evidence
-from aemodels.evaluation.features import Features, feature_network
+from aemodels.evaluation.features import Features, features_of
 from aemodels.evaluation.leaving_out import from_tags, make_each
 from aemodels.reports.figures.model import sample_grid
 from aemodels.runtime.devices import best_device
@@ -87,7 +87,7 @@ def side_by_side(settings: Settings, data: PreparedData, version: ModelVersion) 
     """Compares a version with the champion for a person who is to approve its promotion; changes nothing."""
     store = open_store()
     yield Progress(f"measuring {version.name} and its champion", 0, 1)
-    features = yield from feature_network(data, best_device())
+    features = yield from features_of(data, best_device())
     weighed = _weigh(settings, data, features, version, store)
     versions = {"challenger": version.version} | ({"champion": weighed.old} if weighed.old is not None else {})
     metrics = {"challenger": weighed.challenger, "champion": weighed.champion}
@@ -126,7 +126,7 @@ def promote(
     store = open_store()
     work = f"gate of {version.name}"
     yield Progress(work, 0, 1)
-    features = yield from feature_network(data, best_device())
+    features = yield from features_of(data, best_device())
     with deciding(store, version.name):
         before = champion(store, version.name)
         decision = _decide(settings, data, features, version, store, review)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from aemodels.checkpoints.result_keys import result_key
 from aemodels.data import PreparedData
-from aemodels.evaluation.features import feature_network
+from aemodels.evaluation.features import features_of
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.locks import wait_for
@@ -32,10 +32,11 @@ def search(settings: Settings, data: PreparedData, resume: bool = True) -> Steps
     """
     task = Task(settings.experiment, settings.tuning, data)
     start = checked_start(task)
-    features = yield from feature_network(data, best_device())
+    features = yield from features_of(data, best_device())
     folder = cache_folder() / "searches"
     folder.mkdir(parents=True, exist_ok=True)
-    key = result_key([part.model_dump(mode="json") for part in (task.given, task.config)], data)
+    asked = [part.model_dump(mode="json") for part in (task.given, task.config)]
+    key = result_key([*asked, features.hash], data)
     waiting = Progress(WORK, 0, task.config.trials, "waiting for another process that searches the same")
     lock = yield from wait_for(folder / f"{key}.lock", waiting)
     try:

@@ -17,7 +17,7 @@ from aemodels.data import PreparedData
 from aemodels.evaluation.advice import advise
 from aemodels.evaluation.evaluate import Evaluation, evaluating
 from aemodels.evaluation.evidence import Evidence
-from aemodels.evaluation.features import Features, feature_network
+from aemodels.evaluation.features import Features, features_of
 from aemodels.evaluation.leaving_out import as_tags, make_each
 from aemodels.experiment import Experiment
 from aemodels.models.base import Autoencoder, GenerativeModel
@@ -141,7 +141,7 @@ def _train(settings: Settings, data: PreparedData, group: str, asker: str, resum
     store = open_store()
     untrained = untrained_model(experiment, data)
     yield from choices(given.experiment, experiment, data)
-    features = yield from feature_network(data, best_device())
+    features = yield from features_of(data, best_device())
     # under another name it is another run
     with claimed(experiment.identity(f"{name}{data.digest}"), asker, still_there(store), resume) as folder:
         torchrun.agreed(folder.finished)

@@ -13,7 +13,7 @@ from pydantic import Field
 from aemodels.checkpoints.run_folder import RunFolder, awaited, claimed, joined, numbered
 from aemodels.config import UserError, as_written
 from aemodels.data import PreparedData
-from aemodels.evaluation.features import feature_network
+from aemodels.evaluation.features import features_of
 from aemodels.evaluation.leaving_out import as_tags
 from aemodels.reports.figures.search import draw_search_figures
 from aemodels.runtime.devices import best_device
@@ -142,7 +142,7 @@ def tune(settings: Settings, data: PreparedData, group: str, asker: str = "", re
         if folder.result is not None:
             yield Progress(WORK, 1, 1, FINISHED_BEFORE)
             return Tuned.model_validate(folder.result)
-        features = yield from feature_network(data, best_device())
+        features = yield from features_of(data, best_device())
         with _run(store, study, folder, name, group) as run, study:
             note = "; ".join(filter(None, (_fewer(study), _kept(task))))
             with TrialRuns(store, study, run, name, group) as trials:

@@ -14,6 +14,7 @@ from aemodels.config import SettingsError, Space, as_written
 from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.evaluate import COMING, check_likelihood, check_primary, lacking
 from aemodels.evaluation.evidence import Evidence
+from aemodels.evaluation.features import features_hash
 from aemodels.evaluation.leaving_out import named
 from aemodels.experiment import Experiment
 from aemodels.runtime.hashes import hash_of
@@ -78,11 +79,11 @@ class Task:
     def identity(self, name: str) -> str:
         """Returns the name of the study and the folder of a search that is recorded under the name of a model.
 
-        What is chosen from the images is part of it.
+        What is chosen from the images is part of it, and the features in which the trials are measured.
         """
         settings = [each.model_dump(mode="json") for each in (self.given, self.config)]
         chosen = self.given.for_data(self.data).identity(self.data.digest)
-        return f"search-{hash_of([settings, name, chosen])[:12]}"
+        return f"search-{hash_of([settings, name, chosen, features_hash(self.data)])[:12]}"
 
 
 def check_models(task: Task) -> None:

@@ -19,16 +19,14 @@ import torch
 from torch import Tensor
 
 from aemodels.data import PreparedData
-from aemodels.evaluation.features import feature_network
+from aemodels.nn.efficientnet import weights_hash
 from aemodels.runtime.files import write_whole
-from aemodels.runtime.progress import finish
 from benchmarks import results
 from benchmarks.jobs import Job, run_job
 from benchmarks.judge import views
 from benchmarks.judge.candidates import OWN, PYRAMID, RANDOM, RESPONSES, Candidate, candidates
 from benchmarks.judge.collections import COLLECTIONS, FEW, Collection
-from benchmarks.judge.models import CPU
-from benchmarks.judge.photo_network import weights_hash
+from benchmarks.judge.data_set_network import data_set_network
 from benchmarks.judge.sets import COUNTED, REAL, REFERENCE, SHOWN, TRAINING, Chosen, Sets, across, group, names
 from benchmarks.judge.table import as_across, as_markdown, as_order
 
@@ -123,17 +121,12 @@ def _without_kinds(row: Row) -> dict[str, str]:
 def _features(sets: Sets, view: str, data: PreparedData, count: int) -> dict[str, Tensor]:
     """Returns the features of all sets with pixels of their own."""
     kept = f"own-{data.digest}" if view == OWN else view.replace(" ", "-")
-    make = partial(_own, data) if view == OWN else partial(_view, view)
+    make = partial(data_set_network, data) if view == OWN else partial(_view, view)
     started = time.process_time()
     found = {name: sets.features(name, count, kept, make) for name in names()}
     if (seconds := time.process_time() - started) > 10:
         _say(f"{data.name}: {view} took {seconds:.0f} s")
     return found
-
-
-def _own(data: PreparedData) -> views.View:
-    """Returns the view of the features that the project makes for a data set."""
-    return finish(feature_network(data, CPU)).embed
 
 
 def _view(name: str) -> views.View:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aemodels.nn.efficientnet import HEAD, STAGES, EfficientNetLite0, efficientnet, pooled
 from aemodels.runtime.randomness import seeded
-from benchmarks.judge.photo_network import HEAD, STAGES, EfficientNetLite0, efficientnet, pooled
 
 View = Callable[[Tensor], Tensor]
 

@@ -47,7 +47,7 @@ def test_a_model_is_not_measured_on_what_it_was_trained_on() -> None:
     assert own is not None
     with pytest.warns(OwnWarning, match="of 60 images 49 are among those that the model was trained or validated on"):
         found = model.evaluate(IMAGES, LABELS)
-    # What it is measured beside is the same too: the feature network, the codes of training images, the linear code.
+    # What it is measured beside is the same too: the classifier, the codes of training images, the linear code.
     expected = model.evaluate()
     for metric in ("mse", "knn_accuracy", "frechet_samples", "frechet_floor", "share_of_linear_code"):
         assert found[metric] == pytest.approx(expected[metric], rel=1e-4), metric

@@ -16,7 +16,7 @@ from aemodels.data.other_kind import images_of_another_kind
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evaluate import check_primary, direction, evaluate, evaluating
 from aemodels.evaluation.evidence import Evidence
-from aemodels.evaluation.features import Features, feature_network
+from aemodels.evaluation.features import Features, features_of
 from aemodels.evaluation.images import TrainedOn
 from aemodels.evaluation.metrics import METRICS
 from aemodels.experiment import Experiment
@@ -83,7 +83,7 @@ def test_every_metric_is_finite_on_colour_images(colour, kind: type[ModelConfig]
     torch.manual_seed(0)
     model = kind.model_validate({"trunk": SMALL}).build(data.image_shape, data.num_classes)
     rules = CONFIG.override({"denoising": True})
-    features, seen = finish(feature_network(data, CPU)), TrainedOn(data, 20)
+    features, seen = finish(features_of(data, CPU)), TrainedOn(data, 20)
     found, evidence, left_out, _ = evaluate(Evidence(model, data, features, rules, trained_on=seen))
     assert not left_out
     assert all(map(math.isfinite, found.values()))

@@ -1,4 +1,4 @@
-"""Tests that what does not fit is refused before the work, which begins with the feature network of new data."""
+"""Tests that what does not fit is refused before the work, which begins with the classifier of new data."""
 
 from __future__ import annotations
 

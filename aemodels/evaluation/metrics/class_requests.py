@@ -67,8 +67,8 @@ def _spread(features: Tensor) -> Tensor:
 
 _EACH = f"{ASKED} for each class (of the first {MOST_CLASSES} if there are more)"
 _DIVERSITY = (
-    "It is the distance of {} from their mean in the data set's features, over that of training images of the class "
-    "(mean over the classes). 1 is as varied as they are, 0 is always the same image."
+    "It is the distance of {} from their mean in the features of frechet_samples, over that of training images of the "
+    "class (mean over the classes). 1 is as varied as they are, 0 is always the same image."
 )
 REQUESTS = {
     "label_accuracy": Metric(
@@ -77,7 +77,7 @@ REQUESTS = {
         "share",
         "maximize",
         "images asked for by class that are of the class",
-        f"It is the share of images drawn for a class that the feature network's classifier puts into that class. "
+        f"It is the share of images drawn for a class that the classifier of real images puts into that class. "
         f"There are {_EACH}. 1 / classes is chance.",
         slow=True,
         fitted=True,
@@ -99,7 +99,7 @@ REQUESTS = {
         "maximize",
         "images like examples of a class that are of the class",
         f"It is the share of images drawn to be like {EXAMPLES} training images of a class (like all, if there are "
-        f"fewer) that the feature network's classifier puts into that class. There are {_EACH}. 1 / classes is chance.",
+        f"fewer) that the classifier of real images puts into that class. There are {_EACH}. 1 / classes is chance.",
         slow=True,
         fitted=True,
     ),

@@ -1,4 +1,4 @@
-"""Defines the metrics of samples in a data set's features: how near to real images, how varied and how clear they are.
+"""Defines the metrics of samples in features of photos: how near to real images, how varied and how clear they are.
 
 N images, M others, F features.
 """
@@ -162,10 +162,10 @@ SAMPLES = {
         "squared feature units",
         "minimize",
         "the distance of new images, as the model draws them, to real ones",
-        "It is the Frechet distance of as many images that the model draws to the split's images, in the data set's "
-        "features. An ae, vae and iwae draw codes from a mixture fitted to training codes, or from what "
-        "model.draws_from names. frechet_fitted_prior and frechet_standard_normal have the same codes for every "
-        "unconditional autoencoder.",
+        "It is the Frechet distance of as many images that the model draws to the split's images, in features of "
+        "a network that has learned photos. An ae, vae and iwae draw codes from a mixture fitted to training codes, or "
+        "from what model.draws_from names. frechet_fitted_prior and frechet_standard_normal have the same codes for "
+        "every unconditional autoencoder.",
         fitted=True,
     ),
     "frechet_standard_normal": Metric(
@@ -220,7 +220,7 @@ SAMPLES = {
         "maximize",
         "how closely samples lie to real images; over 1 they crowd together",
         "It is the number of balls around the split's images that hold a sample (mean over the samples), over 5. A "
-        "ball reaches to its image's 5th nearest in the data set's features. It is over 1 if samples crowd together.",
+        "ball reaches to its image's 5th nearest in the same features. It is over 1 if samples crowd together.",
         slow=True,
         fitted=True,
     ),
@@ -241,7 +241,7 @@ SAMPLES = {
         "share",
         None,
         "samples of which the classifier is sure",
-        "It is the share of samples to which the feature network's classifier gives a class with a probability over "
+        "It is the share of samples to which the classifier of real images gives a class with a probability over "
         "0.9. It may also be sure of a picture that shows no object.",
         slow=True,
         fitted=True,
@@ -261,7 +261,7 @@ SAMPLES = {
         "share",
         "maximize",
         "0 if all samples are of one class, 1 if all classes come alike often",
-        "It is the entropy of the classes that the feature network's classifier gives to the samples, over "
+        "It is the entropy of the classes that the classifier of real images gives to the samples, over "
         "ln(classes). 0 is one class, 1 is a balance.",
         slow=True,
         fitted=True,

@@ -13,7 +13,7 @@ from aemodels.evaluation.evidence import Evidence
 from aemodels.reports.figures.table import FigureKind
 from aemodels.reports.pictures import Labels, Picture, sheet
 
-POOL = 100_000  # training images, at most, among which the nearest is looked for: 26 MB of features
+POOL = 10_000  # training images, at most, among which the nearest is looked for: some seconds, once a data set
 SHOWN_NOISE = 0.3
 ACROSS, SAMPLES = 8, 32  # images: MLflow's cards are wide
 
@@ -102,8 +102,8 @@ IMAGES = {
         nearest,
         ("features",),
         "Nearest training images",
-        "Samples, and beneath each the training image that is nearest in the data set's features, of all that the "
-        f"model was trained on (of all there are for a model of other data, and of the first {POOL:,} at most). "
+        "Samples, and beneath each the training image that is nearest in the features of frechet_samples, of all that "
+        f"the model was trained on (of all there are for a model of other data, and of the first {POOL:,} at most). "
         "A model that only repeats its training images would show the same twice.",
         slow=True,
     ),

@@ -15,7 +15,7 @@ from aemodels.data.sprites import SpritesConfig, draw_factors
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evaluate import check_primary, evaluate
 from aemodels.evaluation.evidence import Evidence
-from aemodels.evaluation.features import Features, feature_network
+from aemodels.evaluation.features import Features, features_of
 from aemodels.evaluation.metrics.factors import mutual_information_gap
 from aemodels.evaluation.mutual_information import BINS, known_shares
 from aemodels.models import AEConfig, CVAEConfig, GANConfig, VAEConfig
@@ -117,7 +117,7 @@ def sprites(folders) -> PreparedData:  # noqa: ARG001  the cache is set there
 
 @pytest.fixture(scope="module")
 def features(sprites: PreparedData) -> Features:
-    return finish(feature_network(sprites, torch.device("cpu")))
+    return finish(features_of(sprites, torch.device("cpu")))
 
 
 def judged(config: ModelConfig, data: PreparedData, features: Features) -> tuple[dict[str, float], Evidence]:

@@ -109,7 +109,7 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_trained(
     for command in ("prepare", "tune", "train"):
         answer = call(command, *DEEP)
         refused(answer, "model.trunk.channels")
-        assert "feature network" not in answer.err
+        assert "classifier" not in answer.err
 
 
 @pytest.mark.usefixtures("untouched")

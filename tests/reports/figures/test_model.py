@@ -12,7 +12,7 @@ from autoencoders import build
 from paper import paper_around
 from PIL import Image
 from quick import first
-from torch import Tensor, nn
+from torch import Tensor
 
 from aemodels.config import section_kinds
 from aemodels.data import PreparedData, prepare
@@ -21,7 +21,7 @@ from aemodels.data.sprites import SpritesConfig
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evaluate import evaluate
 from aemodels.evaluation.evidence import TRAINING_CODES, Codes, Evidence
-from aemodels.evaluation.features import Features, feature_network
+from aemodels.evaluation.features import Features, features_of
 from aemodels.evaluation.images import TrainedOn
 from aemodels.experiment import Experiment
 from aemodels.models import AEConfig, CVAEConfig, GANConfig, VAEConfig, VAEGANConfig
@@ -75,7 +75,7 @@ def test_every_figure_of_every_model(kind: type[ModelConfig], source: str, laten
     torch.manual_seed(0)
     settings = {"latent_dim": latent_dim, "trunk": SMALL}
     model = kind.model_validate(settings).build(data.image_shape, data.num_classes)
-    features = finish(feature_network(data, torch.device("cpu")))
+    features = finish(features_of(data, torch.device("cpu")))
     evidence = evaluate(
         Evidence(model, data, features, EvaluationConfig(denoising=True), history=HISTORY), only=()
     ).evidence
@@ -109,7 +109,7 @@ def test_figures_of_rectangles_and_of_large_images_can_be_looked_at(kind: Any, s
     torch.manual_seed(0)
     settings = {"latent_dim": 2, "trunk": SMALL}
     model = kind.model_validate(settings).build(data.image_shape, data.num_classes)
-    features = finish(feature_network(data, torch.device("cpu")))
+    features = finish(features_of(data, torch.device("cpu")))
     evidence = evaluate(
         Evidence(model, data, features, EvaluationConfig(denoising=True), history=HISTORY), only=()
     ).evidence
@@ -177,7 +177,7 @@ def test_a_model_that_is_not_finite_is_drawn(digits: PreparedData) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(torch.nan)
-    features = finish(feature_network(digits, torch.device("cpu")))
+    features = finish(features_of(digits, torch.device("cpu")))
     evidence = evaluate(Evidence(model, digits, features, EvaluationConfig(), history=HISTORY), only=()).evidence
     pictures, left_out = draw_figures(evidence)
     assert not left_out
@@ -253,7 +253,7 @@ def test_traversals_and_manifold_lie_where_the_class_has_its_prior(digits: Prepa
 
 def test_nearest_training_images_of_copies_are_their_originals(digits: PreparedData) -> None:
     """Samples that are training images stand above themselves."""
-    features = finish(feature_network(digits, torch.device("cpu")))
+    features = finish(features_of(digits, torch.device("cpu")))
     evidence = evaluate(
         Evidence(build(VAEConfig(trunk=SMALL), digits), digits, features, EvaluationConfig()), only=()
     ).evidence
@@ -275,12 +275,22 @@ def sprites() -> PreparedData:
     return data
 
 
+class _Pixels(Features):
+    """Takes the pixels themselves for features."""
+
+    def embed(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+    def of_split(self, data: PreparedData, split: str, count: int, device: torch.device) -> Tensor:
+        return self.embed(torch.tensor(data.split(split).images[:count]).float() / 255)
+
+
 @pytest.mark.parametrize("seen", [0, 10_100])
 def test_the_nearest_is_looked_for_in_all_images_that_the_model_saw(
     sprites: PreparedData, seen: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Copies of the last images are found. Where there are too many, the picture names those that were searched."""
-    pixels = Features("pixels", 64, nn.ModuleDict({"network": nn.Flatten()}), accuracy=None)
+    pixels = _Pixels("pixels")
     model, last = build(VAEConfig(trunk=SMALL), sprites), (seen or sprites.sizes["train"]) - ACROSS
     evidence = evaluate(
         Evidence(model, sprites, pixels, EvaluationConfig(), trained_on=TrainedOn(sprites, seen)), only=()

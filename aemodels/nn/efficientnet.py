@@ -12,6 +12,7 @@ N images, (C, H, W) an image with pixels in [0, 1], S stages.
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -49,6 +50,7 @@ STAGES = (
     Stage(4, 5, 2, 6, 192),
     Stage(1, 3, 1, 6, 320),
 )
+MAPS = len(STAGES) + 1  # one after each stage, and the head
 
 
 class SamePadding(nn.Module):
@@ -105,11 +107,11 @@ class EfficientNetLite0(nn.Module):
         self.head = nn.Sequential(*convolution(STAGES[-1].outputs, HEAD), nn.ReLU6())
         self.classifier = nn.Linear(HEAD, CLASSES)
 
-    def maps(self, x: Tensor) -> list[Tensor]:
-        """Returns the maps (N, channels, height, width) after each stage and after the head, S + 1 of them."""
+    def maps(self, x: Tensor, last: int = MAPS) -> list[Tensor]:
+        """Returns the maps (N, channels, height, width) after each stage and after the head, up to the last-th."""
         x = self.stem(((x - MEAN) / STD).contiguous(memory_format=torch.channels_last))
         found = []
-        for stage in (*self.stages, self.head):
+        for stage in (*self.stages, self.head)[:last]:
             x = stage(x)
             found.append(x)
         return found
@@ -153,6 +155,7 @@ def weights_file() -> Path:
     return Path(str(files(PACKAGE))) / WEIGHTS
 
 
+@cache
 def weights_hash() -> str:
     """Returns the first digits of the SHA-256 of the weights, the same on every machine."""
     return hashlib.sha256(weights_file().read_bytes()).hexdigest()[:16]
@@ -165,14 +168,16 @@ def as_photos(images: Tensor, side: int) -> Tensor:
 
 
 @torch.no_grad()
-def pooled(network: EfficientNetLite0, images: Tensor, side: int) -> Tensor:
+def pooled(network: EfficientNetLite0, images: Tensor, side: int, first: int = 1, last: int = MAPS) -> Tensor:
     """Returns the means, then the spreads, of the channels of each map over its places, map after map.
 
     Args:
         side: pixels a side, to which images (N, C, H, W) are brought.
+        first: the number of the first map that is taken, from 1.
+        last: the number of the last one; the network goes no further.
     """
     parts = []
     for part in images.split(max(1, AT_ONCE // side**2)):
-        maps = network.maps(as_photos(part, side))
+        maps = network.maps(as_photos(part, side), last)[first - 1 :]
         parts.append(torch.cat([x for m in maps for x in (m.mean((2, 3)), m.std((2, 3), correction=0))], 1))
     return torch.cat(parts)

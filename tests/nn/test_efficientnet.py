@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from sklearn.datasets import load_sample_image
 
-from benchmarks.judge.photo_network import AT_ONCE, HEAD, STAGES, EfficientNetLite0, as_photos, efficientnet, pooled
+from aemodels.nn.efficientnet import AT_ONCE, HEAD, STAGES, EfficientNetLite0, as_photos, efficientnet, pooled
 
 
 def test_it_halves_its_images_as_tensorflow_does() -> None:
@@ -22,6 +22,8 @@ def test_pooled_maps_are_means_and_spreads() -> None:
     assert found.shape == (len(images), 2 * (sum(stage.outputs for stage in STAGES) + HEAD))
     first = network.maps(as_photos(images[:1], 32))[0]
     torch.testing.assert_close(found[:1, :16], first.mean((2, 3)), atol=1e-5, rtol=1e-4)
+    start, end = (2 * sum(stage.outputs for stage in STAGES[:number]) for number in (2, 5))
+    torch.testing.assert_close(pooled(network, images, 32, 3, 5), found[:, start:end])
 
 
 def test_the_weights_name_a_photo() -> None:
