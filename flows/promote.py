@@ -22,7 +22,6 @@ from aemodels.tracking.catalog import CHALLENGER, ModelVersion, get
 from aemodels.tracking.gate import LONGEST_NAME, LONGEST_REASON, Review
 from aemodels.tracking.registry import BY_GATE
 from aemodels.tracking.store import open_store
-from flows import terminal
 from flows.pages import announce, picture_as_text, publish_metrics
 from flows.prepare import prepare_data
 from flows.tasks import alone, device_slot, follow, remember, step_task
@@ -64,7 +63,7 @@ def show_both(settings: Settings, data: PreparedData, version: ModelVersion) -> 
 
 @flow(name="promote", persist_result=True)
 def promote(settings: Settings, version: int | None = None, approval: bool = False) -> Promotion:
-    """Compares a version with the champion on the same test images, and makes it the champion if it is better.
+    """Compares a version with the champion on the same images, and makes it the champion if it is surely better.
 
     Args:
         settings: Give the settings that differ from the defaults. They name the model, its images and the gate's rules.
@@ -152,20 +151,20 @@ def _tell(event: str, name: str, version: int, reason: str) -> None:
 
 
 def _as_page(both: SideBySide) -> str:
-    """Returns samples of both models from the same noise, and all metrics, as markdown for Prefect's narrow form."""
+    """Returns samples of both models from the same noise, and the gate's numbers, as markdown for Prefect's form."""
     titles = {role: f"{role} {number}" for role, number in both.versions.items()}
     samples = [
         f"Samples, {titles[role]}:\n\n![{role}]({picture_as_text(picture)})" for role, picture in both.pictures.items()
     ]
-    names = dict.fromkeys(name for role in titles for name in both.metrics[role])
+    names = dict.fromkeys(name for metrics in both.metrics.values() for name in metrics)
     rows = [
         [
             f"{name}{ARROWS[METRICS[name].ranking]}",
-            *(terminal.text(both.metrics[role].get(name, "")) for role in titles),
+            *(both.metrics.get(role, {}).get(name, "") for role in titles),
         ]
         for name in names
     ]
-    lines = [["test", *titles.values()], ["---"] * (1 + len(titles)), *rows]
+    lines = [["validation", *titles.values()], ["---"] * (1 + len(titles)), *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     head = f"**{both.name}**. The gate says: {in_markdown(both.reason)}. [In MLflow]({both.url})"
     return "\n\n".join([head, *samples, table])

@@ -13,11 +13,13 @@ class EvaluationConfig(Config):
     """Holds how a trained model is evaluated."""
 
     primary: str = "frechet_samples"
-    """Names the metric that defines better: a search reads it on validation images, the gate on test images."""
+    """Names the metric that defines better: a search and the gate read it on validation images."""
     level: Literal["quick", "full"] = "full"
     """Leaves out with quick what is slow: classifiers of codes, density and coverage, requests for classes, t-SNE."""
     samples: int = Field(2_000, ge=2)
-    """Sets the images on each side of a Frechet distance; there are fewer where the data have fewer."""
+    """Sets how many new images are drawn for a Frechet distance, and how many real ones are taken at most.
+
+    With level=quick no more are drawn than there are real ones."""
     denoising: bool = False
     """Measures how well Gaussian noise is removed, beside plain filters, by models trained with any corruption."""
     seed: int = Field(0, ge=0)

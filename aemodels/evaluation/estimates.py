@@ -46,6 +46,22 @@ def mean_of(values: Tensor) -> Estimate:
     return Estimate(float(mean), (values - mean) / len(values))
 
 
+def error_of_difference(a: Estimate, b: Estimate) -> float:
+    """Returns the standard error of a - b, two numbers of the same images that have samples of their own.
+
+    It is NaN where nothing tells it. What both models find hard of an image cancels, so that models are told apart
+    whose own errors overlap.
+
+    Example:
+        >>> a, b = mean_of(torch.tensor([1.0, 5.0, 9.0])), mean_of(torch.tensor([1.1, 5.0, 8.9]))
+        >>> round(a.error, 2), round(error_of_difference(a, b), 2)
+        (1.89, 0.05)
+    """
+    if math.isnan(a.error + b.error) or len(a.images) != len(b.images):
+        return math.nan
+    return Estimate(a.value - b.value, a.images - b.images, torch.cat([a.samples, b.samples])).error
+
+
 def ratio(a: Estimate, b: Estimate) -> Estimate:
     """Returns a over b, two numbers of the same images."""
     value = a.value / b.value

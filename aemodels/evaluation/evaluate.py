@@ -54,12 +54,22 @@ def evaluating(evidence: Evidence, only: Collection[str] | None = None) -> Steps
     Raises:
         SettingsError: a metric that was asked for does not exist for this model and these data.
     """
-    if only is not None:
-        _require(only, evidence)
-    wanted = _asked(evidence.rules) if only is None else only
-    makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in wanted}
+    if only is None:
+        return (yield from measuring(evidence, _asked(evidence.rules)))
+    _require(only, evidence)
     # Trials ask for few metrics. If they are stacked on a GPU and its memory is not enough, they are stacked again.
-    raised = (UserError,) if only is None else (UserError, torch.OutOfMemoryError, MemoryError)
+    return (yield from measuring(evidence, only, (UserError, torch.OutOfMemoryError, MemoryError)))
+
+
+def measuring(
+    evidence: Evidence, wanted: Collection[str], raised: tuple[type[Exception], ...] = (UserError,)
+) -> Steps[Evaluation]:
+    """Measures some metrics, as far as the model and the data have them.
+
+    Args:
+        raised: errors that are not caught.
+    """
+    makers = {name: (METRICS[name].needs, METRICS[name].measure) for name in wanted}
     found, left_out = yield from making_from(evidence, makers, "evaluating", raised)
     estimates = {name: one for name, one in found.items() if isinstance(one, Estimate)}
     metrics = {name: one.value if isinstance(one, Estimate) else one for name, one in found.items()}
@@ -93,7 +103,7 @@ def check_primary(model: GenerativeModel, data: PreparedData, config: Evaluation
     Raises:
         SettingsError: `evaluation.primary` does not exist for this model and these data.
     """
-    for split in ("val", "test"):  # the search reads it on validation images, the gate on test images
+    for split in ("val", "test"):  # the search and the gate read it on validation images, and the report on test images
         _require((config.primary,), Evidence(model, data, None, config, split), "evaluation.primary=", COMING)
 
 

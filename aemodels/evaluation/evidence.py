@@ -70,7 +70,9 @@ class Evidence:
         check_images(model, data)
         self.model, self.data, self.split, self.rules, self.history = model, data, split, rules, history
         self.trained_on, self._features, self.seed = trained_on, features, rules.seed
-        self.frechet_images = min(rules.samples, data.sizes[split], data.sizes["train"])  # on each side of a distance
+        self.frechet_images = min(rules.samples, data.sizes[split])  # real ones, which distances are measured to
+        # More samples than images make a distance surer: that of 135 images and 2,000 samples by half.
+        self.drawn = rules.samples if rules.level == "full" else self.frechet_images
         self._kept: list[Tensor] | None = None
 
     def has(self, need: Need) -> bool:
@@ -269,18 +271,18 @@ class Evidence:
 
     @cached_property
     def sample_features(self) -> Tensor:
-        """Returns the features (frechet_images, F) of images that the model draws."""
+        """Returns the features (drawn, F) of images that the model draws."""
         return self.drawn_features(self.samples)
 
     def drawn_features(self, draw: Callable[[int, int], Tensor]) -> Tensor:
-        """Returns the features (frechet_images, F) of images that `draw(n, part)` draws, a part of them at a time."""
-        most, count = self.model.at_once, self.frechet_images
-        sizes = [min(most, count - start) for start in range(0, count, most)]
+        """Returns the features (drawn, F) of images that `draw(n, part)` draws, a part of them at a time."""
+        most = self.model.at_once
+        sizes = [min(most, self.drawn - start) for start in range(0, self.drawn, most)]
         return torch.cat([self.features.embed(draw(n, part)) for part, n in enumerate(sizes)])
 
     @cached_property
     def sample_probabilities(self) -> Tensor:
-        """Returns class probabilities (count, classes) of images that the model draws, where the data have labels."""
+        """Returns class probabilities (drawn, classes) of images that the model draws, where the data have labels."""
         return self.classified(self.sample_features)
 
     def classified(self, embedded: Tensor) -> Tensor:
@@ -291,8 +293,8 @@ class Evidence:
 
     @cached_property
     def balls(self) -> Balls | None:
-        """Returns the balls around the real images, and how samples fall into them."""
-        return balls(self.real_features, self.sample_features)
+        """Returns the balls around the real images, and how as many samples fall into them, or all there are."""
+        return balls(self.real_features, self.sample_features[: self.frechet_images])
 
     @cached_property
     def reconstruction_features(self) -> Tensor:
@@ -316,8 +318,8 @@ class Evidence:
 
     @property
     def training_features(self) -> Tensor:
-        """Returns the features (frechet_images, F) of the first training images."""
-        return self.features.of_split(self.data, "train", self.frechet_images, self.model.device)
+        """Returns the features of as many of the first training images as samples are drawn, or of all, (n, F)."""
+        return self.features.of_split(self.data, "train", min(self.drawn, self.data.sizes["train"]), self.model.device)
 
     def _undisturbed(self, purpose: str, index: int = 0) -> AbstractContextManager[None]:
         return undisturbed(self.model, derived_seed(self.seed, purpose, index))

@@ -13,21 +13,24 @@ from aemodels.config import UserError
 from aemodels.data import DataConfig, PreparedData
 from aemodels.data.folder import FolderConfig
 from aemodels.data.image_files import has_images
-from aemodels.evaluation.evaluate import evaluate
+from aemodels.evaluation.evaluate import measuring
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.features import Features, features_of
-from aemodels.evaluation.leaving_out import from_tags, make_each
+from aemodels.evaluation.leaving_out import make_each
 from aemodels.reports.figures.model import sample_grid
 from aemodels.runtime.devices import best_device
 from aemodels.runtime.environment import store_folder
 from aemodels.runtime.files import at_path
-from aemodels.runtime.progress import Progress, Steps
+from aemodels.runtime.progress import Progress, Steps, finish
 from aemodels.settings import Settings
-from aemodels.steps.recording import Result, is_of, yardstick
+from aemodels.steps.recording import Result, is_of
 from aemodels.tracking.catalog import ModelVersion, Registered, champion, find_registered, get
-from aemodels.tracking.gate import Decision, Reasons, Review, decide, reviewed
+from aemodels.tracking.gate import Decision, Judged, Review, decide, measured_for, reviewed
 from aemodels.tracking.registry import BY_GATE, IS_CHAMPION, conclude, deciding, keep_review, said_by_champion
 from aemodels.tracking.store import Store, open_store
+
+# No decision hangs on the test images, whose numbers are reported: among many challengers the luckiest would win.
+JUDGED_ON = "val"
 
 
 class Promotion(Result):
@@ -51,8 +54,8 @@ class SideBySide(Result):
     name: str
     versions: dict[str, int]
     """Maps `challenger` and `champion` to their versions; there may be no champion yet."""
-    metrics: dict[str, dict[str, float]]
-    """Maps `challenger` and `champion` to their metrics on the same test images."""
+    metrics: dict[str, dict[str, str]]
+    """Maps `challenger` and `champion` to what the gate goes by, on the same images, each number with its error."""
     promote: bool
     """Tells whether the gate would promote the challenger."""
     reason: str
@@ -62,9 +65,10 @@ class SideBySide(Result):
 
 
 class _Weighed(NamedTuple):
+    """Holds what the gate says of a version, and what it goes by."""
+
     decision: Decision
-    challenger: dict[str, float]
-    champion: dict[str, float]
+    judged: dict[str, Judged]  # challenger, and champion if there is another one
     old: int | None  # the champion's version
 
 
@@ -90,7 +94,6 @@ def side_by_side(settings: Settings, data: PreparedData, version: ModelVersion) 
     features = yield from features_of(data, best_device())
     weighed = _weigh(settings, data, features, version, store)
     versions = {"challenger": version.version} | ({"champion": weighed.old} if weighed.old is not None else {})
-    metrics = {"challenger": weighed.challenger, "champion": weighed.champion}
     folder = store_folder() / "comparisons" / f"{version.name}-{version.version}"
     folder.mkdir(parents=True, exist_ok=True)
     models = {
@@ -107,7 +110,7 @@ def side_by_side(settings: Settings, data: PreparedData, version: ModelVersion) 
     return SideBySide(
         name=version.name,
         versions=versions,
-        metrics={role: metrics[role] for role in versions},
+        metrics={role: {name: judged.told(name) for name in judged.metrics} for role, judged in weighed.judged.items()},
         promote=weighed.decision.promote,
         reason=weighed.decision.reason,
         pictures=pictures,
@@ -173,32 +176,30 @@ def _decide(
 def _weigh(settings: Settings, data: PreparedData, features: Features, version: ModelVersion, store: Store) -> _Weighed:
     """Measures a version and the champion on the same images, and returns what the gate says of them."""
     challenger, old = get(store, version.name, version.version), champion(store, version.name)
-    new, missing = _metrics_on(settings, data, features, challenger, store) or ({}, {})
+    new = _judged(settings, data, features, challenger, store) or Judged({})
     meant = f"`aemodels promote {version.name} {version.version}` if that is meant"
     number = old.version.version if old is not None else None
     if number == version.version:
-        return _Weighed(Decision(False, IS_CHAMPION, {}), new, new, number)
+        return _Weighed(Decision(False, IS_CHAMPION, {}), {"challenger": new, "champion": new}, number)
     if not is_of(challenger.digest, data):
         reason = "it was trained on other images (by other data settings, or folders that have changed since), perhaps "
-        reason += f"on some of these test images; train it again, or {meant}"
-        return _Weighed(Decision(False, reason, {}), new, {}, number)
+        reason += f"on some of these; train it again, or {meant}"
+        return _Weighed(Decision(False, reason, {}), {"challenger": new}, number)
+    known = None if old is None else _judged(settings, data, features, old, store)
+    decision = decide(new, known, settings.evaluation.primary, settings.registry)
     if old is None:
-        decision = decide(new, None, settings.evaluation.primary, settings.registry, Reasons(missing))
-        return _Weighed(decision, new, {}, None)
-    measured = _metrics_on(settings, data, features, old, store)
-    if measured is None:
+        return _Weighed(decision, {"challenger": new}, None)
+    if known is None:
         reason = f"the champion takes images of another shape or of other classes; {meant}, or another registry.name"
-        return _Weighed(Decision(False, reason, {}), new, {}, number)
-    known, unknown = measured
-    reasons = Reasons(missing, unknown)
-    decision = decide(new, known, settings.evaluation.primary, settings.registry, reasons)
+        return _Weighed(Decision(False, reason, {}), {"challenger": new}, number)
     if not is_of(old.digest, data):
         if forgotten := _forgotten(settings.data, old, store):
             reason = f"the champion was trained on {forgotten} too; add that to data.path, or {meant}"
-            return _Weighed(Decision(False, reason, {}), new, known, number)
-        reason = f"{decision.reason}; the champion was trained on other images, perhaps on some of these"
-        decision = decision._replace(reason=reason)
-    return _Weighed(decision, new, known, number)
+            decision = Decision(False, reason, {})
+        else:
+            reason = f"{decision.reason}; the champion was trained on other images, perhaps on some of these"
+            decision = decision._replace(reason=reason)
+    return _Weighed(decision, {"challenger": new, "champion": known}, number)
 
 
 def _forgotten(source: DataConfig, old: Registered, store: Store) -> str:
@@ -217,18 +218,15 @@ def _forgotten(source: DataConfig, old: Registered, store: Store) -> str:
     return str(next(left_out, ""))
 
 
-def _metrics_on(
+def _judged(
     settings: Settings, data: PreparedData, features: Features, registered: Registered, store: Store
-) -> tuple[dict[str, float], dict[str, str]] | None:
-    """Returns the model's metrics on these images, and why others are missing; None if it cannot take these images.
-
-    They are the registered ones where these were measured alike, and are measured again otherwise.
-    """
-    if registered.digest == yardstick(settings, data, features):
-        return registered.metrics, from_tags(registered.tags)
+) -> Judged | None:
+    """Measures a model on these images; returns None if it cannot take them."""
     name, version, _ = registered.version
     model, card = load_model(find_registered(f"{name}/{version}", store), str(best_device()))
     if card.image_shape != data.image_shape or (model.conditional and card.classes != data.classes):
         return None
-    found = evaluate(Evidence(model, data, features, settings.evaluation, trained_on=card.trained_on(data)))
-    return found.metrics, found.left_out
+    rules = settings.evaluation.override({"level": "full"})
+    evidence = Evidence(model, data, features, rules, JUDGED_ON, card.trained_on(data))
+    found = finish(measuring(evidence, measured_for(settings.evaluation.primary, settings.registry)))
+    return Judged(found.metrics, found.estimates, found.left_out)

@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
 from pydantic import Field, field_validator
 
 from aemodels.config import NAME, Config
-from aemodels.evaluation.evaluate import direction
+from aemodels.evaluation.advice import NOTHING
+from aemodels.evaluation.estimates import Estimate, error_of_difference
 from aemodels.evaluation.metrics import METRICS
+from aemodels.evaluation.metrics.samples import SAMPLES
+from aemodels.texts import number, with_error
 
 LONGEST_NAME, LONGEST_REASON = 100, 1_000  # characters of the name of who decides, and of the reason
 NOT_MEASURED = "it was not measured"
+CERTAIN = 2.0  # standard errors that a difference must exceed; of models that are equal, one in 44 does by chance
+BITS, DIVERGED = "bits_per_dimension", 1_000.0  # bits of a pixel, which take 8 as they are: beyond, numbers overflow
+RECONSTRUCTIONS = {"mse", "psnr", "ssim", "explained_variance", "share_of_linear_code", "frechet_reconstructions"}
+
+
+class Reference(NamedTuple):
+    """A reference is what takes no training, and no model should be worse than; it is measured on the same images."""
+
+    metric: str
+    of_reference: str
+    worse: str  # what it says if the model is worse
+    counts: Callable[[str], bool]  # for which primary metrics it counts
+    better_by: float | None = None  # share by which a model has to be better; None for registry.tolerance
+
+
+REFERENCES = (
+    Reference("mse", "mean_image_mse", "it reconstructs no better than the mean image", lambda _: True, 1 - NOTHING),
+    Reference("mse", "linear_code_mse", "a linear code reconstructs better", RECONSTRUCTIONS.__contains__),
+    Reference(
+        "frechet_samples",
+        "frechet_linear_code",
+        "images of a linear code are nearer to real ones",
+        SAMPLES.__contains__,
+    ),
+)
 
 
 class RegistryConfig(Config):
@@ -25,7 +53,11 @@ class RegistryConfig(Config):
 
     A model of one's own images needs a name."""
     margin: float = Field(0.01, ge=0, lt=1)
-    """Sets the smallest improvement of the primary metric, as a share of the champion's value: 0.01 is one per cent."""
+    """Sets the smallest improvement of the primary metric beyond chance, as a share of the champion's value."""
+    tolerance: float = Field(0.1, ge=0)
+    """Sets how much worse a model may be than a linear code, or than the champion by a second measure, as a share.
+
+    The second measure is mse, or frechet_samples where the primary metric is about reconstructions."""
     limits: dict[str, float] = Field(default_factory=dict)
     """Sets the worst values that a champion may have, by metric, such as {"mse": 0.05}."""
 
@@ -51,11 +83,17 @@ class Decision(NamedTuple):
     numbers: dict[str, float]
 
 
-class Reasons(NamedTuple):
-    """Holds why metrics of the two models are missing, by the metrics' names."""
+class Judged(NamedTuple):
+    """Holds what was measured of a model, for the gate to go by."""
 
-    challenger: Mapping[str, str] = MappingProxyType({})
-    champion: Mapping[str, str] = MappingProxyType({})
+    metrics: Mapping[str, float]
+    estimates: Mapping[str, Estimate] = MappingProxyType({})  # the metrics whose error is known
+    reasons: Mapping[str, str] = MappingProxyType({})  # metric -> why it is missing
+
+    def told(self, metric: str) -> str:
+        """Writes a metric with its standard error."""
+        estimate = self.estimates.get(metric)
+        return with_error(self.metrics[metric], estimate.error if estimate else None)
 
 
 class Review(Config):
@@ -83,60 +121,121 @@ def reviewed(decision: Decision, review: Review) -> Decision:
     return Decision(decision.promote and review.approve, f"{decision.reason}; {review.verdict}", decision.numbers)
 
 
-def decide(
-    challenger: Mapping[str, float],
-    champion: Mapping[str, float] | None,
-    primary: str,
-    config: RegistryConfig,
-    reasons: Reasons = Reasons(),  # noqa: B008  immutable
-) -> Decision:
-    """Compares two models by their metrics on the same test images.
+def measured_for(primary: str, config: RegistryConfig) -> list[str]:
+    """Names the metrics that the gate goes by, as far as a model and its data have them."""
+    references = [name for one in REFERENCES if one.counts(primary) for name in (one.metric, one.of_reference)]
+    return list(dict.fromkeys([primary, _second(primary), *config.limits, *references, BITS]))
+
+
+def decide(challenger: Judged, champion: Judged | None, primary: str, config: RegistryConfig) -> Decision:
+    """Compares two models by what was measured of both on the same images.
 
     Where a metric that the gate goes by could not be measured, of either model, nobody is promoted.
 
     Args:
         champion: None where there is none yet.
         primary: the metric that defines better.
-        reasons: why metrics are missing.
     """
-    numbers = {primary: challenger.get(primary, math.nan)}
-    if faults := _faults(challenger, primary, config, reasons.challenger):
+    numbers = {primary: challenger.metrics.get(primary, math.nan)}
+    faults = [*_missing(challenger, primary, config), *_beyond(challenger, config)]
+    if faults := [*faults, *_broken(challenger, primary, config)]:
         return Decision(False, "; ".join(faults), numbers)
     if champion is None:
-        return Decision(True, "the first champion", numbers)
-    if primary in reasons.champion:
-        why = f"the champion cannot be judged by {primary}, since {reasons.champion[primary]}"
+        return Decision(True, f"the first champion, with {primary} {challenger.told(primary)}", numbers)
+    if primary in champion.reasons:
+        why = f"the champion cannot be judged by {primary}, since {champion.reasons[primary]}"
         return Decision(False, why, numbers)
-    if primary not in champion:
+    if primary not in champion.metrics:
         return Decision(True, f"the champion has no {primary}, as it is a model of another type", numbers)
-    old = champion[primary]
-    numbers[f"champion.{primary}"] = old
-    if not math.isfinite(old):
-        return Decision(True, f"the champion's {primary} is not finite", numbers)
-    sign = 1 if _smaller_is_better(primary) else -1
-    improvement, needed = sign * (old - numbers[primary]), config.margin * abs(old)
-    numbers |= {"improvement": improvement, "needed": needed}
-    reason = f"{primary} {numbers[primary]:.6g} against the champion's {old:.6g}: improves by {improvement:.3g}, "
-    reason += f"{'more than' if improvement > needed else 'but more is needed than'} {needed:.3g}"
-    return Decision(improvement > needed, reason, numbers)
+    numbers[f"champion.{primary}"] = champion.metrics[primary]
+    if broken := _broken(champion, primary, config):
+        return Decision(True, f"the champion is no good: {'; '.join(broken)}", numbers)
+    better = _Difference.of(challenger, champion, primary)
+    needed = config.margin * abs(champion.metrics[primary]) + better.chance
+    numbers |= {"improvement": better.value, "needed": needed}
+    reason = f"{primary} {challenger.told(primary)} against the champion's {champion.told(primary)}: {better}"
+    if better.value <= needed:
+        return Decision(False, f"{reason}, but more than {number(needed)} is needed", numbers)
+    reason += f", more than the {number(needed)} that are needed"
+    if worse := _sacrificed(challenger, champion, primary, config):
+        return Decision(False, f"{reason}; {worse}", numbers)
+    return Decision(True, reason, numbers)
 
 
-def _faults(
-    metrics: Mapping[str, float], primary: str, config: RegistryConfig, reasons: Mapping[str, str]
-) -> list[str]:
-    """Lists why a model may not be a champion, whatever it is compared with."""
-    missing = [name for name in (primary, *config.limits) if name not in metrics]
-    faults = [
-        f"the challenger cannot be judged by {name}, since {reasons.get(name, NOT_MEASURED)}"
-        for name in dict.fromkeys(missing)
-    ]
-    faults += [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+class _Difference(NamedTuple):
+    """Says by how much one model is better than another by a metric."""
+
+    value: float
+    error: float  # NaN where it is not known
+
+    @classmethod
+    def of(cls, one: Judged, other: Judged, metric: str, of_other: str = "") -> _Difference:
+        """Compares two models, or a model with another metric, a reference's."""
+        of_other = of_other or metric
+        value = other.metrics[of_other] - one.metrics[metric]
+        known = metric in one.estimates and of_other in other.estimates
+        error = error_of_difference(one.estimates[metric], other.estimates[of_other]) if known else math.nan
+        return cls(value if _smaller_is_better(metric) else -value, error)
+
+    @property
+    def chance(self) -> float:
+        """Returns the difference that is likely chance alone, as far as that is known."""
+        return 0.0 if math.isnan(self.error) else CERTAIN * self.error
+
+    def __str__(self) -> str:
+        return f"{'better' if self.value >= 0 else 'worse'} by {with_error(abs(self.value), self.error)}"
+
+
+def _missing(judged: Judged, primary: str, config: RegistryConfig) -> list[str]:
+    missing = dict.fromkeys(name for name in (primary, *config.limits) if name not in judged.metrics)
+    why = {name: judged.reasons.get(name, NOT_MEASURED) for name in missing}
+    return [f"the challenger cannot be judged by {name}, since {reason}" for name, reason in why.items()]
+
+
+def _beyond(judged: Judged, config: RegistryConfig) -> list[str]:
+    faults = []
     for name, limit in config.limits.items():
-        value = metrics.get(name, math.nan)
+        value = judged.metrics.get(name, math.nan)
         if value > limit if _smaller_is_better(name) else value < limit:
-            faults.append(f"{name} {value:.6g} is beyond its limit {limit:g}")
+            faults.append(f"{name} {number(value)} is beyond its limit {limit:g}")
     return faults
 
 
+def _broken(judged: Judged, primary: str, config: RegistryConfig) -> list[str]:
+    """Lists why a model is no good, whatever it is compared with."""
+    faults = [f"{name} is {value}" for name, value in judged.metrics.items() if not math.isfinite(value)]
+    if faults:
+        return faults
+    if (bits := judged.metrics.get(BITS, 0.0)) > DIVERGED:
+        faults.append(f"{BITS} is {number(bits)}: it has diverged")
+    for metric, of_reference, worse, counts, better_by in REFERENCES:
+        if counts(primary) and {metric, of_reference} <= judged.metrics.keys():
+            better = _Difference.of(judged, judged, metric, of_reference)
+            asked = -config.tolerance if better_by is None else better_by
+            if better.value < asked * judged.metrics[of_reference] - better.chance:
+                told = f"{metric} {judged.told(metric)}, {of_reference} {judged.told(of_reference)}"
+                faults.append(f"{worse} ({told})")
+    return faults
+
+
+def _sacrificed(challenger: Judged, champion: Judged, primary: str, config: RegistryConfig) -> str:
+    """Says what a better challenger has become worse in; "" where that is no more than may be."""
+    second = _second(primary)
+    if not {second} <= challenger.metrics.keys() & champion.metrics.keys():
+        return ""
+    better, old = _Difference.of(challenger, champion, second), abs(champion.metrics[second])
+    if better.value >= -config.tolerance * old - better.chance:
+        return ""
+    return (
+        f"but {second} {challenger.told(second)} against {champion.told(second)} is {better}, more than the "
+        f"{100 * config.tolerance:g} % that registry.tolerance allows"
+    )
+
+
+def _second(primary: str) -> str:
+    """Returns the measure that a better model may not sacrifice."""
+    return "frechet_samples" if primary in RECONSTRUCTIONS else "mse"
+
+
 def _smaller_is_better(metric: str) -> bool:
-    return direction(metric) == "minimize"
+    return METRICS[metric].direction != "maximize"

@@ -61,7 +61,7 @@ class Conditions:
 
     def _evidence(self, model: GenerativeModel, experiment: Experiment) -> Evidence:
         """Returns what a trial's model is measured by on the validation images."""
-        trained_on, rules = experiment.trained_on(self.data), experiment.evaluation
+        trained_on, rules = experiment.trained_on(self.data), experiment.evaluation.override({"level": "quick"})
         return Evidence(model, self.data, self.features, rules, "val", trained_on)
 
 

@@ -8,15 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from quick import first
 from versions import NO, YES, aliases, registered
 
 from aemodels.config import SettingsError, UserError
+from aemodels.evaluation.estimates import Estimate, mean_of
+from aemodels.evaluation.metrics.samples import frechet
 from aemodels.settings import Settings
 from aemodels.steps import promote as step
 from aemodels.tracking.catalog import champion, get
-from aemodels.tracking.gate import RegistryConfig, Review, decide, reviewed
+from aemodels.tracking.gate import Judged, RegistryConfig, Review, decide, measured_for, reviewed
 from aemodels.tracking.history import history
 from aemodels.tracking.registry import conclude, deciding, keep_review, promote, rollback
 from aemodels.tracking.store import Store
@@ -25,7 +29,8 @@ from aemodels.tracking.store import Store
 def gate(
     challenger: Mapping[str, float], champion: Mapping[str, float] | None, primary: str = "mse", **settings: Any
 ) -> bool:
-    decision = decide(challenger, champion, primary, RegistryConfig(**settings))
+    old = None if champion is None else Judged(champion)
+    decision = decide(Judged(challenger), old, primary, RegistryConfig(**settings))
     assert decision.reason
     return decision.promote
 
@@ -83,6 +88,67 @@ def test_limits_hold_whatever_the_champion_is_like() -> None:
     assert not gate(better | {"mse": 0.06}, worst, "frechet_samples", limits=limits)
     assert not gate(better | {"knn_accuracy": 0.8}, worst, "frechet_samples", limits=limits)
     assert not gate({"frechet_samples": 1.0}, worst, "frechet_samples", limits=limits)  # not measured
+
+
+def judged(evaluation_of: Mapping[str, Estimate]) -> Judged:
+    return Judged({name: estimate.value for name, estimate in evaluation_of.items()}, evaluation_of)
+
+
+def drawn(rng: np.random.Generator, factor: float, hardness: np.ndarray, count: int = 300) -> Judged:
+    """Judges a model by its errors on images that are hard alike for all models, and by samples of its own."""
+    errors = torch.from_numpy(factor * hardness * rng.gamma(50, 1 / 50, len(hardness)))
+    features = torch.from_numpy(rng.normal(0, 1 + 0.3 * factor, (count, 8)))
+    return judged(
+        {"mse": mean_of(errors), "frechet_samples": frechet(torch.from_numpy(rng.normal(size=(count, 8))), features)}
+    )
+
+
+@pytest.mark.parametrize(("factor", "passes"), [(1.0, range(6)), (0.9, range(90, 101))])
+def test_equal_models_seldom_pass_and_one_that_is_a_tenth_better_does(factor: float, passes: range) -> None:
+    """Of images some are a hundred times as hard as others, so that each model's own error is a tenth of its number."""
+    rng, passed = np.random.default_rng(0), 0
+    for _ in range(100):
+        hardness = rng.gamma(0.35, 1, 300)
+        old, new = drawn(rng, 1.0, hardness), drawn(rng, factor, hardness)
+        assert old.estimates["mse"].error > 0.07 * old.metrics["mse"]
+        passed += decide(new, old, "mse", RegistryConfig()).promote
+    assert passed in passes
+
+
+def test_what_is_broken_is_no_champion_and_gives_way() -> None:
+    good = {"frechet_samples": 4.0, "mse": 0.01, "mean_image_mse": 0.05, "frechet_linear_code": 5.0}
+    for broken, told in (
+        ({"bits_per_dimension": 9e30}, "it has diverged"),
+        ({"mse": 0.2}, "it reconstructs no better than the mean image (mse 0.2, mean_image_mse 0.05)"),
+        ({"mse": 0.0499}, "no better than the mean image"),  # it is dead
+        ({"frechet_samples": 6.0}, "images of a linear code are nearer to real ones"),
+    ):
+        bad = Judged(good | broken)
+        for champion in (None, Judged(good | {"frechet_samples": 100.0, "frechet_linear_code": 200.0})):
+            decision = decide(bad, champion, "frechet_samples", RegistryConfig())
+            assert not decision.promote
+            assert told in decision.reason
+        decision = decide(Judged(good | {"frechet_samples": 5.1}), bad, "frechet_samples", RegistryConfig())
+        assert decision.promote
+        assert f"the champion is no good: {told}"[:30] in decision.reason
+    beaten = Judged(good | {"frechet_samples": 5.4})
+    assert decide(beaten, None, "frechet_samples", RegistryConfig()).promote  # within the tolerance
+    linear = {"mse": 0.02, "linear_code_mse": 0.01}
+    assert not gate(linear, None)
+    assert gate(linear, None, tolerance=1.1)
+    assert gate(linear | {"frechet_samples": 1.0}, None, "frechet_samples")  # which says nothing of reconstructions
+
+
+def test_a_second_measure_is_not_sacrificed() -> None:
+    old = {"frechet_samples": 4.0, "mse": 0.01}
+    assert not gate({"frechet_samples": 2.0, "mse": 0.012}, old, "frechet_samples")
+    assert gate({"frechet_samples": 2.0, "mse": 0.012}, old, "frechet_samples", tolerance=0.3)
+    assert not gate({"frechet_samples": 8.0, "mse": 0.005}, old)
+    assert gate({"frechet_samples": 4.3, "mse": 0.005}, old)
+    assert gate({"frechet_samples": 2.0}, old, "frechet_samples")  # a gan has no reconstructions
+    assert set(measured_for("mse", RegistryConfig(limits={"ssim": 0.5}))) == {
+        *("mse", "frechet_samples", "ssim", "mean_image_mse", "linear_code_mse", "bits_per_dimension")
+    }
 
 
 @pytest.mark.parametrize(
@@ -216,7 +282,7 @@ def test_a_champion_that_another_machine_chose_meanwhile_is_judged_too(
         against.append(old.version.version)
         if len(against) == 1:
             promote(store, "tiny", 2, "elsewhere", "bert")
-        return step._Weighed(YES, {}, {}, against[-1])
+        return step._Weighed(YES, {}, against[-1])
 
     monkeypatch.setattr(step, "_weigh", judge)
     step._decide(Settings(), None, None, third, store, None)  # type: ignore[arg-type]
