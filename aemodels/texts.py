@@ -84,10 +84,10 @@ def number(value: float) -> str:
     """Writes a number with four digits.
 
     Example:
-        >>> number(0.123456), number(12345.6)
-        ('0.1235', '12,346')
+        >>> number(0.123456), number(12345.6), number(9e30)
+        ('0.1235', '12,346', '9e+30')
     """
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e12 else f"{value:.4g}"
 
 
 MOST_DIGITS = 6  # behind the point, in a number with its error
