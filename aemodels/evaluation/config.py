@@ -19,7 +19,7 @@ class EvaluationConfig(Config):
     samples: int = Field(2_000, ge=2)
     """Sets how many new images are drawn for a Frechet distance, and how many real ones are taken at most.
 
-    With level=quick no more are drawn than there are real ones."""
+    In a trial of a search no more are drawn than there are real ones."""
     denoising: bool = False
     """Measures how well Gaussian noise is removed, beside plain filters, by models trained with any corruption."""
     seed: int = Field(0, ge=0)

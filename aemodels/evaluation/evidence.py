@@ -71,8 +71,7 @@ class Evidence:
         self.model, self.data, self.split, self.rules, self.history = model, data, split, rules, history
         self.trained_on, self._features, self.seed = trained_on, features, rules.seed
         self.frechet_images = min(rules.samples, data.sizes[split])  # real ones, which distances are measured to
-        # More samples than images make a distance surer: that of 135 images and 2,000 samples by half.
-        self.drawn = rules.samples if rules.level == "full" else self.frechet_images
+        self.drawn = rules.samples  # however few real images there are: more samples make a distance surer
         self._kept: list[Tensor] | None = None
 
     def has(self, need: Need) -> bool:

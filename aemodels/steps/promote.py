@@ -226,7 +226,6 @@ def _judged(
     model, card = load_model(find_registered(f"{name}/{version}", store), str(best_device()))
     if card.image_shape != data.image_shape or (model.conditional and card.classes != data.classes):
         return None
-    rules = settings.evaluation.override({"level": "full"})
-    evidence = Evidence(model, data, features, rules, JUDGED_ON, card.trained_on(data))
+    evidence = Evidence(model, data, features, settings.evaluation, JUDGED_ON, card.trained_on(data))
     found = finish(measuring(evidence, measured_for(settings.evaluation.primary, settings.registry)))
     return Judged(found.metrics, found.estimates, found.left_out)

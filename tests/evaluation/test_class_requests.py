@@ -92,7 +92,7 @@ def test_real_images_as_answers_are_right_and_as_varied(digits: PreparedData, fe
 def test_images_of_all_classes_differ_more_than_those_of_one(digits: PreparedData, features: Features) -> None:
     evidence = evidence_of(digits, features)
     evidence.requests.unasked = dict.fromkeys(range(CLASSES), torch.cat(list(evidence.requests.examples.values())))
-    assert METRICS["prior_diversity"].measure(evidence) > 1.3
+    assert METRICS["prior_diversity"].measure(evidence) > 1.2
 
 
 def test_classes_without_images_are_left_out(digits: PreparedData, features: Features) -> None:

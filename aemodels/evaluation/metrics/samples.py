@@ -212,7 +212,7 @@ SAMPLES = {
         "images",
         None,
         "real images that the Frechet distances are measured to",
-        "It counts the real images. evaluation.samples new ones are drawn, and no more than these with level=quick.",
+        "It counts the real images. evaluation.samples new ones are drawn, and no more than these in a trial of a search.",
     ),
     "density": Metric(
         density,
