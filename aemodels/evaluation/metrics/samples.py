@@ -212,7 +212,7 @@ SAMPLES = {
         "images",
         None,
         "real images that the Frechet distances are measured to",
-        "It counts the real images. evaluation.samples new ones are drawn, and no more than these in a trial of a search.",
+        "It counts the real images. As many new ones are drawn in a trial of a search, else evaluation.samples.",
     ),
     "density": Metric(
         density,
