@@ -38,6 +38,8 @@ class FolderConfig(EncodedConfig):
     A file is named from the folder of the CSV file, or else from a folder of the images."""
 
     not_in_digest: ClassVar[frozenset[str]] = EncodedConfig.not_in_digest | {"path", "val_path", "test_path", "labels"}
+    in_splits: ClassVar[frozenset[str]] = EncodedConfig.in_splits | {"val_path", "test_path"}
+    in_reading: ClassVar[frozenset[str]] = EncodedConfig.in_reading | {"labels"}
 
     @property
     def title(self) -> str:

@@ -73,6 +73,11 @@ class SourceConfig(Config):
     # These fields say nothing about the prepared pixels: they tell where the pixels came from, or what is done to them
     # later. `image_size` is covered by the shape of the images.
     not_in_digest: ClassVar[frozenset[str]] = frozenset({"binarize", "image_size"})
+    # These fields draw validation and test images.
+    in_splits: ClassVar[frozenset[str]] = frozenset({"val_fraction", "split_seed"})
+    # These fields give an image of the same files other pixels, or another class; and so another split, where that
+    # follows from them. A trained model has the shape that `image_size` gives.
+    in_reading: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def title(self) -> str:
@@ -105,6 +110,8 @@ class WithoutTestConfig(SourceConfig):
     """Sets the share of the images (0 to 1) that is held out for early stopping and the search."""
     test_fraction: float = Field(0.15, gt=0, lt=1)
     """Sets the share of the images (0 to 1) that is held out for the final evaluation and the promotion gate."""
+
+    in_splits: ClassVar[frozenset[str]] = SourceConfig.in_splits | {"test_fraction"}
 
     @model_validator(mode="after")
     def _some_left_to_train_on(self) -> Self:
