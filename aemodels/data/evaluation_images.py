@@ -11,10 +11,9 @@ from collections.abc import Iterable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aemodels.config import UserError
 from aemodels.data.decoding import Decoder, Skipped, key_of
@@ -23,10 +22,10 @@ from aemodels.data.folder import FolderConfig
 from aemodels.data.layout import not_read
 from aemodels.data.notes import count, some, unreadable
 from aemodels.data.own_images import fetched
-from aemodels.data.prepared import FORMAT, PreparedData, finish_folder, opened, prepare_alone
+from aemodels.data.prepared import FORMAT, PreparedData, finish_folder, hashed_part, opened, prepare_alone
 from aemodels.data.source import Images, Rows, Source, SourceConfig, digest_of
 from aemodels.data.splits import SPLITS
-from aemodels.data.stored_arrays import ArrayRecord, ArrayWriter
+from aemodels.data.stored_arrays import ArrayRecord, ArrayWriter, write_array
 from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.progress import Progress, Steps
 
@@ -127,7 +126,7 @@ def _write(expected: Expected, config: SourceConfig, source: Source, work: str, 
     if not used.rows:
         raise UserError(_none_left(expected, images, used))
     if numbers is not None:
-        arrays["test_labels.npy"] = _write_array(folder / "test_labels.npy", numbers[used.rows])
+        arrays["test_labels.npy"] = write_array(folder / "test_labels.npy", numbers[used.rows])
     arrays |= _of_training(expected, folder, numbers is not None)
     manifest = _manifest(expected, config, arrays, used, images)
     finish_folder(folder, manifest | {"source": list(source.origin)})
@@ -163,12 +162,6 @@ def _none_left(expected: Expected, images: Images, used: _Used) -> str:
     )
 
 
-def _write_array(file: Path, array: NDArray[Any]) -> ArrayRecord:
-    with ArrayWriter(file, array.dtype, array.shape) as writer:
-        writer.append(array)
-        return writer.finish()
-
-
 def _of_training(expected: Expected, folder: Path, labelled: bool) -> dict[str, ArrayRecord]:
     """Links the training and validation arrays into the folder, so that they take no room twice.
 
@@ -178,7 +171,7 @@ def _of_training(expected: Expected, folder: Path, labelled: bool) -> dict[str, 
     names = [f"{split}_{kind}.npy" for split in ("train", "val") for kind in kinds]
     if own is None:
         no_images, no_labels = np.empty((0, *expected.image_shape), np.uint8), np.empty(0, np.int64)
-        return {name: _write_array(folder / name, no_images if "images" in name else no_labels) for name in names}
+        return {name: write_array(folder / name, no_images if "images" in name else no_labels) for name in names}
     for name in names:
         os.link(own.path / name, folder / name)
     known = own.manifest()["arrays"]
@@ -203,14 +196,8 @@ def _manifest(
     told = [f"{'' if reasons else 'all '}{evaluated} of {config.title} are evaluated; {own}"]
     things = ("image", "images") if images.files is None else ("file", "files")
     told += [f"{count(total, *things)}, {sizes['test']:,} used; {', '.join(reasons)}"] if reasons else []
-    return {
-        "format": FORMAT,
-        "name": config.name,
-        "settings": config.model_dump(mode="json", exclude=set(config.not_in_digest)),
-        "image_shape": expected.image_shape,
-        "classes": expected.classes if used.labels.numbers is not None else (),
-        "sizes": sizes,
-        "arrays": {name: record._asdict() for name, record in arrays.items()},
+    classes = expected.classes if used.labels.numbers is not None else ()
+    return hashed_part(config, expected.image_shape, classes, arrays) | {
         "skipped": sorted(file for file, _ in used.skipped),
         "notes": [*told, *grey, *images.notes],
         "doubt": f"of {images.count:,} images {known}, and are left out" if known else ("" if expected.own else GONE),

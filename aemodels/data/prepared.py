@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -243,7 +243,9 @@ def _write_decoded(config: SourceConfig, source: Source, decoder: Decoder, folde
         "skipped": sorted(file for file, _ in skipped),
     }
     told = {"notes": notes, "brightest": written.brightest, "doubt": contradiction(drawn.two_labels)}
-    finish_folder(folder, _hashed_part(config, images, written) | about | told)
+    factors = images.factor_names if images.factors is not None else None
+    hashed = hashed_part(config, written.image_shape, written.classes, written.arrays, factors)
+    finish_folder(folder, hashed | about | told)
 
 
 def _check_all_there(written: Written, skipped: list[Skipped]) -> None:
@@ -273,17 +275,23 @@ def _read(config: SourceConfig, source: Source) -> Images:
         ) from None
 
 
-def _hashed_part(config: SourceConfig, images: Images, written: Written) -> dict[str, Any]:
+def hashed_part(
+    config: SourceConfig,
+    image_shape: tuple[int, int, int],
+    classes: tuple[str, ...],
+    arrays: Mapping[str, ArrayRecord],
+    factors: tuple[str, ...] | None = None,
+) -> dict[str, Any]:
     """Returns the part of a manifest that the digest covers."""
     return {
         "format": FORMAT,
         "name": config.name,
         "settings": config.model_dump(mode="json", exclude=set(config.not_in_digest)),
-        "image_shape": written.image_shape,
-        "classes": written.classes,
-        "sizes": written.sizes,
-        "arrays": {name: record._asdict() for name, record in written.arrays.items()},
-    } | ({"factors": images.factor_names} if images.factors is not None else {})
+        "image_shape": image_shape,
+        "classes": classes,
+        "sizes": {split: arrays[f"{split}_images.npy"].shape[0] for split in SPLITS},
+        "arrays": {name: record._asdict() for name, record in arrays.items()},
+    } | ({"factors": factors} if factors is not None else {})
 
 
 def finish_folder(folder: Path, manifest: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from aemodels.data.decoding import Block
 from aemodels.data.source import Images, Pixels, Rows
 from aemodels.data.splits import LEFT_OUT, SPLITS, TRAIN, Numbers
-from aemodels.data.stored_arrays import ArrayRecord, ArrayWriter
+from aemodels.data.stored_arrays import ArrayRecord, ArrayWriter, write_array
 from aemodels.runtime.files import at_path
 
 PIECE = 16 * 2**20  # bytes of images in memory while they are written again
@@ -97,10 +97,11 @@ class SplitArrays:
             sizes[split] = len(inside)
             if images.labels is not None and classes:
                 labels = numbers[images.labels[rows[inside]]]
-                arrays[f"{split}_labels.npy"] = self._write(f"{split}_labels.npy", labels)
+                arrays[f"{split}_labels.npy"] = write_array(self.folder / f"{split}_labels.npy", labels)
                 counts[split] = dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True))
             if images.factors is not None:
-                arrays[f"{split}_factors.npy"] = self._write(f"{split}_factors.npy", images.factors[rows[inside]])
+                factors = images.factors[rows[inside]]
+                arrays[f"{split}_factors.npy"] = write_array(self.folder / f"{split}_factors.npy", factors)
         self.path.unlink()
         brightest = int(np.concatenate([np.zeros(1, np.uint8), *self.brightest])[1:][used].max(initial=0))
         return Written(arrays, shape, classes, counts, sizes, unknown, int(grey.sum()), brightest)
@@ -121,11 +122,6 @@ class SplitArrays:
                 for number, writer in enumerate(writers):
                     writer.append(pixels[of == number, : shape[0]])
             return {name: writer.finish() for name, writer in zip(names, writers, strict=True)}
-
-    def _write(self, name: str, array: NDArray[Any]) -> ArrayRecord:
-        with ArrayWriter(self.folder / name, array.dtype, array.shape) as writer:
-            writer.append(array)
-            return writer.finish()
 
 
 def _trained_on(images: Images, train: Rows) -> tuple[tuple[str, ...], Rows]:
