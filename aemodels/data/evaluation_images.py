@@ -19,12 +19,10 @@ from aemodels.config import UserError
 from aemodels.data.decoding import Decoder, Skipped, key_of
 from aemodels.data.encoded import EncodedConfig
 from aemodels.data.folder import FolderConfig
-from aemodels.data.layout import not_read
-from aemodels.data.notes import count, some, unreadable
+from aemodels.data.notes import count, counted, some, unreadable
 from aemodels.data.own_images import fetched
 from aemodels.data.prepared import FORMAT, PreparedData, finish_folder, hashed_part, opened, prepare_alone
 from aemodels.data.source import Images, Rows, Source, SourceConfig, digest_of
-from aemodels.data.splits import SPLITS
 from aemodels.data.stored_arrays import ArrayRecord, ArrayWriter, write_array
 from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.progress import Progress, Steps
@@ -67,7 +65,7 @@ def with_test_images(expected: Expected, config: SourceConfig) -> Steps[Prepared
     folder = cache_folder() / "prepared" / f"evaluated-{key}"
     if not folder.exists():
         yield from prepare_alone(folder, work, partial(_write, expected, config, source, work))
-    return (yield from opened(folder, config, work))
+    return (yield from opened(folder, config, work, source.beside))
 
 
 def keys_of(data: PreparedData, splits: Iterable[str]) -> frozenset[int]:
@@ -129,7 +127,7 @@ def _write(expected: Expected, config: SourceConfig, source: Source, work: str, 
         arrays["test_labels.npy"] = write_array(folder / "test_labels.npy", numbers[used.rows])
     arrays |= _of_training(expected, folder, numbers is not None)
     manifest = _manifest(expected, config, arrays, used, images)
-    finish_folder(folder, manifest | {"source": list(source.origin)})
+    finish_folder(folder, manifest | {"source": source.origin, "beside": source.beside._asdict()})
 
 
 def _check_shape(expected: tuple[int, int, int], found: tuple[int, int, int]) -> None:
@@ -181,24 +179,21 @@ def _of_training(expected: Expected, folder: Path, labelled: bool) -> dict[str, 
 def _manifest(
     expected: Expected, config: SourceConfig, arrays: dict[str, ArrayRecord], used: _Used, images: Images
 ) -> dict[str, object]:
-    sizes = {split: arrays[f"{split}_images.npy"].shape[0] for split in SPLITS}
+    evaluated = arrays["test_images.npy"].shape[0]
     known = f"{used.known:,} are among those that the model was trained or validated on" if used.known else ""
-    reasons = [not_read(images.unused)] if images.unused else []
-    reasons += [unreadable(used.skipped)] if used.skipped else []
+    reasons = [unreadable(used.skipped)] if used.skipped else []
     reasons += [known] if known else []
     if unknown := used.labels.unknown:
-        classes = [f"{name} ({number:,})" for name, number in unknown.most_common()]
-        reasons.append(f"{unknown.total():,} of classes that the model does not know: {some(classes)}")
-    total = images.count + sum(images.unused.values())
+        names = [f"{name} ({number:,})" for name, number in unknown.most_common()]
+        reasons.append(f"{unknown.total():,} of classes that the model does not know: {some(names)}")
     grey = ["read as grey, as the model's own are"] if expected.image_shape[0] == 1 and images.files else []
-    evaluated = count(sizes["test"], "image", "images")
     own = "train and val are the model's own" if expected.own is not None else GONE
-    told = [f"{'' if reasons else 'all '}{evaluated} of {config.title} are evaluated; {own}"]
-    things = ("image", "images") if images.files is None else ("file", "files")
-    told += [f"{count(total, *things)}, {sizes['test']:,} used; {', '.join(reasons)}"] if reasons else []
+    verb = "is" if evaluated == 1 else "are"
+    told = f"{count(evaluated, 'image', 'images')} of {config.title} {verb} evaluated; {own}"
     classes = expected.classes if used.labels.numbers is not None else ()
     return hashed_part(config, expected.image_shape, classes, arrays) | {
         "skipped": sorted(file for file, _ in used.skipped),
-        "notes": [*told, *grey, *images.notes],
+        "notes": [told, *grey],
+        "counted": counted(images, evaluated, reasons),
         "doubt": f"of {images.count:,} images {known}, and are left out" if known else ("" if expected.own else GONE),
     }

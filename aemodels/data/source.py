@@ -163,8 +163,6 @@ class Images:
     by_content: bool = False  # an image's split follows from its pixels (C, H, W), else from the source's order
     given: Mapping[str, Rows] = field(default_factory=dict)  # val or test -> the rows that a person gave for it
     grey_if_all: bool = False  # keep one channel if all images turn out grey
-    unused: Mapping[str, int] = field(default_factory=dict)  # kind of file -> how many files beside are no images
-    notes: tuple[str, ...] = ()  # sentences that say what was understood of the raw files
 
     def item(self, row: int) -> Any:
         """Returns what `decode` takes for a row."""
@@ -174,12 +172,20 @@ class Images:
         return self.decode(self.item(row))
 
 
+class Beside(NamedTuple):
+    """Holds what is known of raw files before any is read, and may change while the images stay what they are."""
+
+    unused: Mapping[str, int]  # kind of file -> how many files are not read
+    notes: tuple[str, ...]  # sentences that say what was understood of the names of files and folders
+
+
 class Source(NamedTuple):
     """Holds what `fetch` found."""
 
     origin: tuple[str, ...]  # folders, files or a package, for people to read
-    fingerprint: str  # changes with the raw files, and is cheap to compute
+    fingerprint: str  # changes with the raw files that are read, and is cheap to compute
     read: Callable[[], Images]  # the work that can be left out where the source is prepared already
+    beside: Beside = Beside({}, ())
 
 
 class FileStamp(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import unicodedata
@@ -328,6 +329,41 @@ def test_files_that_are_not_used_are_counted_by_kind(tmp_path: Path) -> None:
     assert image_files(found.files).told == ""
 
 
+def test_what_lies_beside_prepared_images_is_told_as_it_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "photos" / "train", 20)
+    fill(tmp_path / "photos" / "test", 5, seed=1)
+    before, note = told(tmp_path / "photos")
+    assert "files" not in note
+    fill(tmp_path / "photos" / "more" / ".cache", 2)
+    fill(tmp_path / "photos" / "more", 3)
+    (tmp_path / "photos" / "x.heic").touch()
+    monkeypatch.setattr("aemodels.data.prepared.prepare_alone", None)  # nothing is decoded again
+    after, note = told(tmp_path / "photos")
+    assert "29 files, 25 used; 3 in more (beside the splits) and 1 .heic not read. 1 folder .cache left out" in note
+    assert (after, after.manifest()["digest"]) == (before, before.digest)
+    assert (after.path / "manifest.json").stat().st_mode & 0o777 == 0o444
+    shutil.rmtree(tmp_path / "photos" / "more")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("aemodels.data.prepared.write_whole", refuse)  # as where another user has prepared them
+    notes: list[Progress] = []
+    finish(prepare(FolderConfig(path=(tmp_path / "photos",))), notes.append)
+    assert "26 files, 25 used; 1 .heic not read" in notes[-1].note
+
+
+def test_a_manifest_of_before_keeps_its_notes(tmp_path: Path) -> None:
+    data, note = told(fill(tmp_path / "photos", 20))
+    manifest = data.manifest()
+    file = data.path / "manifest.json"
+    file.unlink()
+    del manifest["counted"], manifest["beside"]
+    file.write_text(json.dumps(manifest))
+    (tmp_path / "photos" / "x.heic").touch()
+    assert told(tmp_path / "photos") == (data, note)
+
+
 def test_files_for_a_model_are_brought_to_its_kind(tmp_path: Path) -> None:
     grey, colour = fill(tmp_path / "grey", 1, kind="grey"), fill(tmp_path / "colour", 1)
     read, looked = read_images(image_files([grey]), (3, 12, 12), Reading())
@@ -386,7 +422,10 @@ def test_all_images_of_a_folder_are_test_images(tmp_path: Path, own: PreparedDat
     assert prepared_pixels(data, "train") == prepared_pixels(own, "train")
     assert data.split("test").labels is not None
     assert set(data.split("test").labels) == {1}  # the model's number of dogs
-    assert data.notes()[0] == "all 8 images of new are evaluated; train and val are the model's own"
+    assert data.notes() == ["8 images of new are evaluated; train and val are the model's own"]
+    (tmp_path / "new" / "photo.heic").touch()
+    again = finish(with_test_images(expected(own, True), FolderConfig(path=(tmp_path / "new",))))
+    assert (again.path, again.notes()[1:]) == (data.path, ["9 files, 8 used; 1 .heic not read"])
 
 
 @pytest.mark.parametrize("conditional", [True, False])
