@@ -158,8 +158,10 @@ def _kinds(images: Images, written: Written) -> list[str]:
         told.append(
             f"{written.grey:,} of {total:,} images {'is' if written.grey == 1 else 'are'} grey; all are read as colour"
         )
-    lost = [name for name in images.classes if name not in written.classes and name not in written.unknown]
-    if written.classes and lost:
-        verb = "is" if len(lost) == 1 else "are"
-        told.append(f"there is no readable image of {some(lost)}, so there {verb} no such class")
+    lost = [name for name in images.classes if name not in written.trained and name not in written.unknown]
+    if lost:
+        such = "is no such class" if len(lost) == 1 else "are no such classes"
+        told.append(
+            f"there is no readable image of {some(lost)}, so there {such if written.classes else 'are no labels'}"
+        )
     return told

@@ -325,7 +325,8 @@ def finish_folder(folder: Path, manifest: dict[str, Any]) -> None:
     own = {"digest": _digest(manifest), "created_by": f"aemodels {own_version()}"}
     _write_manifest(manifest | own, folder / MANIFEST)
     for file in folder.iterdir():
-        file.chmod(0o444)
+        if file.stat().st_mode & 0o222:  # another user's file that is linked here is read-only already
+            file.chmod(0o444)
 
 
 def own_version() -> str:

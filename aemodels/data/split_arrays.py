@@ -28,7 +28,8 @@ class Written(NamedTuple):
 
     arrays: dict[str, ArrayRecord]
     image_shape: tuple[int, int, int]
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # none where a single one has training images
+    trained: tuple[str, ...]  # classes that have training images
     images_by_class: dict[str, dict[str, int]]
     sizes: dict[str, int]
     unknown: Counter[str]  # class without training images -> how many val and test images were left out
@@ -80,7 +81,8 @@ class SplitArrays:
             splits: (n,), numbers of SPLITS, or another number for an image that is left out.
         """
         images, rows = self.images, self.rows
-        classes, numbers = _trained_on(images, rows[splits == TRAIN])
+        trained, numbers = _trained_on(images, rows[splits == TRAIN])
+        classes = trained if len(trained) > 1 or not images.by_content else ()  # a single class would tell nothing
         used, unknown = splits >= 0, Counter[str]()
         if images.labels is not None:
             lost = used & (numbers[images.labels[rows]] < 0)
@@ -104,7 +106,7 @@ class SplitArrays:
                 arrays[f"{split}_factors.npy"] = write_array(self.folder / f"{split}_factors.npy", factors)
         self.path.unlink()
         brightest = int(np.concatenate([np.zeros(1, np.uint8), *self.brightest])[1:][used].max(initial=0))
-        return Written(arrays, shape, classes, counts, sizes, unknown, int(grey.sum()), brightest)
+        return Written(arrays, shape, classes, trained, counts, sizes, unknown, int(grey.sum()), brightest)
 
     def _write_images(self, splits: Numbers, shape: tuple[int, ...]) -> dict[str, ArrayRecord]:
         """Writes each image to its split, with so many channels as the shape has; few are in memory at a time."""
@@ -127,11 +129,11 @@ class SplitArrays:
 def _trained_on(images: Images, train: Rows) -> tuple[tuple[str, ...], Rows]:
     """Returns the classes that have training images, and the new number of each class, -1 for the others.
 
-    A single class would tell nothing, so there are no labels then. Packaged sources keep all classes.
+    Packaged sources keep all classes.
     """
     everything = np.arange(len(images.classes))
     if images.labels is None or not images.by_content:
         return images.classes, everything
     present = np.bincount(images.labels[train], minlength=len(everything)) > 0
-    classes = tuple(name for name, there in zip(images.classes, present, strict=True) if there)
-    return classes if len(classes) > 1 else (), np.where(present, np.cumsum(present) - 1, -1)
+    trained = tuple(name for name, there in zip(images.classes, present, strict=True) if there)
+    return trained, np.where(present, np.cumsum(present) - 1, -1)

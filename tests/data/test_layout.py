@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aemodels.config import SettingsError, UserError
+from aemodels.config import OwnWarning, SettingsError, UserError
 from aemodels.data import PreparedData, prepare
 from aemodels.data.channels import in_channels
 from aemodels.data.evaluation_images import Expected, with_test_images
@@ -312,6 +312,12 @@ def test_class_whose_images_are_all_unreadable_is_named(tmp_path: Path) -> None:
     assert data.classes == ("cat", "dog")
     assert set(data.manifest()["images_by_class"]["train"]) == {"cat", "dog"}
     assert "there is no readable image of gnu, so there is no such class" in note
+    shutil.rmtree(tmp_path / "dog")
+    data, note = told(tmp_path, on_error="skip")
+    assert data.classes == ()
+    assert "there is no readable image of gnu, so there are no labels" in note
+    shutil.rmtree(tmp_path / "gnu")
+    assert "readable" not in told(tmp_path)[1]
 
 
 # ---- counting
@@ -438,6 +444,29 @@ def test_images_of_unknown_classes(
     assert data.sizes["test"] == (5 if conditional else 8)
     assert data.classes == (("cat", "dog") if conditional else ())
     assert any("3 of classes that the model does not know: gnu (3)" in note for note in data.notes()) == conditional
+    lost = "the model does not know gnu (3), so there are no labels, and what needs labels is left out"
+    assert (lost in data.notes()) != conditional
     make_images(tmp_path / "large" / "dog", 3)
     with pytest.raises(UserError, match=r"images of 20x20 pixels, the model takes 12x12; set data\.image_size=12"):
         finish(with_test_images(expected(own, conditional), FolderConfig(path=(tmp_path / "large",))))
+
+
+def test_arrays_of_the_training_are_copied_where_there_are_no_links(
+    tmp_path: Path, own: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    fill(tmp_path / "new" / "dog", 5, seed=7)
+    monkeypatch.setattr(os, "link", refuse)
+    data = finish(with_test_images(expected(own, True), FolderConfig(path=(tmp_path / "new",))))
+    assert prepared_pixels(data, "val") == prepared_pixels(own, "val")
+    assert not (data.path / "val_images.npy").samefile(own.path / "val_images.npy")
+
+
+def test_dark_images_for_a_model_are_told(tmp_path: Path, own: PreparedData) -> None:
+    fill(tmp_path / "new", 5)
+    for file in (tmp_path / "new").iterdir():
+        Image.open(file).point(lambda value: value // 15).save(file)
+    with pytest.warns(OwnWarning, match=r"the brightest pixel of all images is 1[67] of 255; .*set data\.levels"):
+        finish(with_test_images(expected(own, False), FolderConfig(path=(tmp_path / "new",))))
