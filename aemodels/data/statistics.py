@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from aemodels.data.prepared import PreparedData
-from aemodels.nn.linear_code import LinearCode, linear_code
+from aemodels.nn.linear_code import LinearCode, linear_code_over
 
 MOST_IMAGES = 10_000
 A_FEW = 1_000
@@ -30,8 +30,8 @@ def linear_code_of(data: PreparedData, numbers: int, seen: int | None) -> Linear
 
 @lru_cache(maxsize=8)
 def _linear_code(data: PreparedData, numbers: int, count: int) -> LinearCode:
-    images = torch.from_numpy(data.stored("train").images.first(count).read())  # (N, C, H, W)
-    return linear_code(images.float() / 255, numbers)
+    images = torch.from_numpy(data.stored("train").images.first(count).read()).float()  # (N, C, H, W)
+    return linear_code_over(images.div_(255), numbers)
 
 
 def is_black_and_white(data: PreparedData, seen: int | None, split: str = "train") -> bool:
