@@ -57,6 +57,7 @@ class EncodedConfig(OwnImagesConfig):
         "on_error",
         "largest_megapixels",
     }
+    in_reading: ClassVar[frozenset[str]] = OwnImagesConfig.in_reading | {"fit", "levels", "channels"}
 
     def reading(self, size: Size | None = None) -> Reading:
         """Returns how images are read: at their own size, or brought to a height and width."""

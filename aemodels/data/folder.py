@@ -16,7 +16,7 @@ from aemodels.data.encoded import EncodedConfig, file_images
 from aemodels.data.label_file import Labelled, content_of, labels_from
 from aemodels.data.layout import Found, ImageFile, ending, find_files
 from aemodels.data.paths import NoneOrWholePaths, WholePath, WholePaths
-from aemodels.data.source import FileStamp, Images, Source, digest_of, fingerprint_by_content
+from aemodels.data.source import Beside, FileStamp, Images, Source, digest_of, fingerprint_by_content
 
 
 class FolderConfig(EncodedConfig):
@@ -38,6 +38,8 @@ class FolderConfig(EncodedConfig):
     A file is named from the folder of the CSV file, or else from a folder of the images."""
 
     not_in_digest: ClassVar[frozenset[str]] = EncodedConfig.not_in_digest | {"path", "val_path", "test_path", "labels"}
+    in_splits: ClassVar[frozenset[str]] = EncodedConfig.in_splits | {"val_path", "test_path"}
+    in_reading: ClassVar[frozenset[str]] = EncodedConfig.in_reading | {"labels"}
 
     @property
     def title(self) -> str:
@@ -59,12 +61,13 @@ class FolderConfig(EncodedConfig):
 
     def fetch(self) -> Source:
         found = self.find()
+        labelled = _labelled(self, found.files)
         origin = tuple(map(str, self.folders))
         known = fingerprint_by_content(FileStamp(file.path, file.bytes, file.mtime_ns) for file in found.files)
         if self.labels is not None:
             origin = (*origin, str(self.labels))
             known = digest_of([known, str(self.labels), content_of(self.labels)])
-        return Source(origin, known, partial(_read, self, found))
+        return Source(origin, known, partial(_read, self, labelled), _beside(self, found, len(labelled.files)))
 
     def with_folders(self, folders: Sequence[Path]) -> FolderConfig:
         """Returns these images with those of other folders; folders that lie in these already change nothing.
@@ -82,14 +85,12 @@ class FolderConfig(EncodedConfig):
         return any(path.resolve().is_relative_to(folder.resolve()) for folder in self.folders)
 
 
-def _read(config: FolderConfig, found: Found) -> Images:
-    files, labels, classes = _labelled(config, found.files)
+def _read(config: FolderConfig, labelled: Labelled) -> Images:
+    files, labels, classes = labelled
     splits = np.array([file.split for file in files])
     return replace(
         file_images(config, [file.path for file in files], labels, classes),
         given={split: np.flatnonzero(splits == split) for split in ("val", "test") if (splits == split).any()},
-        unused=_unused(config, found, len(files)),
-        notes=tuple(found.notes if config.labels is not None else found.notes + found.class_notes),
     )
 
 
@@ -99,9 +100,11 @@ def _labelled(config: FolderConfig, files: list[ImageFile]) -> Labelled:
     return labels_from(config.labels, files, config.on_error == "skip")
 
 
-def _unused(config: FolderConfig, found: Found, used: int) -> Counter[str]:
+def _beside(config: FolderConfig, found: Found, used: int) -> Beside:
     """Counts what is not read; that are images without a label too, but not the file of the labels."""
     unused = found.unused.files + Counter({"without a label": len(found.files) - used})
-    if config.labels is not None and config.holds(config.labels):
+    if config.labels is None:
+        return Beside(unused, (*found.notes, *found.class_notes))
+    if config.holds(config.labels):
         unused -= Counter({ending(config.labels.name): 1})
-    return unused
+    return Beside(unused, tuple(found.notes))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from aemodels.config import OutageError
 from aemodels.data.deep_images import (
@@ -30,6 +31,27 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # the only ones, as Pillow would start Ghostscript for others
 MEGAPIXELS = 179.0  # where Pillow suspects that a small file is made to fill the memory
 PNG_DEPTH = 24  # place of the byte of a PNG file that holds the bits of a sample
+# What Pillow raises on EXIF that is empty, cut off, or of other kinds than it should be.
+DAMAGED_EXIF = (
+    SyntaxError,
+    struct.error,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+)
+# EXIF's numbers for how a camera was held -> how the image is turned upright.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 BITS, MEANING, KIND = 258, 262, 339  # tags of TIFF files: of each sample, of the pixels, of numbers
 
 
@@ -52,6 +74,7 @@ def decode(path: Path | str | ImageBytes, how: Reading, remedy: str = "mend or r
 
     Raises:
         UnreadableError: it is damaged, of another format, or larger than is allowed.
+        MemoryError: memory ran out.
     """
     try:
         with opened(path) as file:  # opened here, as Pillow takes longer to open and to close a file
@@ -62,6 +85,8 @@ def decode(path: Path | str | ImageBytes, how: Reading, remedy: str = "mend or r
     except Exception as error:  # Pillow's readers raise anything on damaged files: OSError, SyntaxError, IndexError ...
         if isinstance(told := in_words(error), OutageError):  # not the image's fault
             raise told from error
+        if isinstance(error, MemoryError):  # nor is this
+            raise MemoryError(f"memory ran out while image {path} was decoded") from error
         unknown = f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         reason = unknown if isinstance(error, UnidentifiedImageError) else str(error)
         raise UnreadableError(str(path), reason, remedy) from None
@@ -137,14 +162,16 @@ _UNLIMITED = _Unlimited()
 
 
 def _orientation(image: Image.Image) -> int:
-    return int(image.getexif().get(ExifTags.Base.Orientation, 1)) if image.info else 1
+    """Returns how the camera was held; 1, which is upright, where what is written about the image is damaged."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1)) if image.info else 1
+    except DAMAGED_EXIF:  # the pixels may be sound
+        return 1
 
 
 def _turned(image: Image.Image, orientation: int) -> Image.Image:
-    if orientation == 1:
-        return image
-    image.getexif()[ExifTags.Base.Orientation] = orientation
-    return ImageOps.exif_transpose(image)
+    # Pillow's `exif_transpose` writes all that is said about the image anew, and fails where any of it is damaged.
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 
 # ---------------------------------------------------------------- more than 8 bits

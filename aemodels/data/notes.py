@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from aemodels.data.decoding import Skipped
 from aemodels.data.layout import not_read
-from aemodels.data.source import Images
+from aemodels.data.source import Beside, Images
 from aemodels.data.split_arrays import Written
 from aemodels.data.splits import SPLITS, Drawn
 
@@ -16,29 +17,51 @@ NAMED = 3  # files or classes that a sentence names
 DARK = 64  # of 255; where no pixel of any image is brighter, white has a lower value than the files' format has
 
 
-def sentences(
+class Counted(NamedTuple):
+    """Counts the images of a source, and says why some of them are not used."""
+
+    total: int
+    used: int
+    files: bool  # whether each image is a file of its own
+    reasons: list[str]
+
+
+def understood(
     images: Images, written: Written, shares: Mapping[str, float], skipped: Sequence[Skipped], drawn: Drawn
-) -> list[str]:
-    """Returns sentences about images that are split by their content; none about a packaged source.
+) -> dict[str, Any]:
+    """Returns the part of a manifest that says what was understood of images; of a packaged source nothing is told.
 
     Args:
         shares: drawn split -> the share that was asked for.
         skipped: the files that are not read.
         drawn: what was noticed of copies.
     """
-    told = []
-    if images.by_content:
-        told.append(_splits(written.sizes, shares))
-        told += _few(written.sizes, shares)
-        told += [_classes(written.classes)] if written.classes else []
-        told += _files(images, written, skipped, drawn.left_out)
-        told += _kinds(images, written)
-        if drawn.copies:
-            told.append(f"{count(drawn.copies, 'image is a copy', 'images are copies')} of others, in the same split")
-        told += images.notes
-    elif skipped:
-        told.append(unreadable(skipped))
-    return told
+    if not images.by_content:
+        return {"notes": [unreadable(skipped)] if skipped else []}
+    told = [_splits(written.sizes, shares), *_few(written.sizes, shares)]
+    told += [_classes(written.classes)] if written.classes else []
+    told += _kinds(images, written)
+    if drawn.copies:
+        told.append(f"{count(drawn.copies, 'image is a copy', 'images are copies')} of others, in the same split")
+    reasons = _reasons(written, skipped, drawn.left_out)
+    return {"notes": told, "counted": counted(images, sum(written.sizes.values()), reasons)}
+
+
+def counted(images: Images, used: int, reasons: Sequence[str]) -> dict[str, Any]:
+    """Returns what a manifest keeps of the number of images, beside which the files that are not read are counted."""
+    return Counted(images.count, used, images.files is not None, list(reasons))._asdict()
+
+
+def sentences(manifest: Mapping[str, Any]) -> list[str]:
+    """Returns all sentences that a manifest holds about a person's images, and about what lies beside them.
+
+    A manifest from before there was `counted` has all of them in its notes.
+    """
+    told = list(manifest.get("notes", ()))
+    if "counted" not in manifest:
+        return told
+    beside = Beside(**manifest["beside"])
+    return [*told, *_files(Counted(**manifest["counted"]), beside.unused), *beside.notes]
 
 
 def contradiction(two_labels: Mapping[tuple[str, str], int]) -> str:
@@ -108,20 +131,23 @@ def _classes(classes: Sequence[str]) -> str:
     return f"{len(classes):,} classes: {', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}"
 
 
-def _files(images: Images, written: Written, skipped: Sequence[Skipped], copies: Mapping[str, int]) -> list[str]:
+def _files(counted: Counted, unused: Mapping[str, int]) -> list[str]:
     """Says how many files are used, and why the others are not."""
-    reasons = [not_read(images.unused)] if images.unused else []
-    reasons += [unreadable(skipped)] if skipped else []
+    reasons = [*([not_read(unused)] if unused else []), *counted.reasons]
+    total = counted.total + sum(unused.values())
+    things = count(total, "file", "files") if counted.files else count(total, "image", "images")
+    return [f"{things}, {counted.used:,} used; {', '.join(reasons)}"] if reasons else []
+
+
+def _reasons(written: Written, skipped: Sequence[Skipped], copies: Mapping[str, int]) -> list[str]:
+    """Says why images are not used."""
+    reasons = [unreadable(skipped)] if skipped else []
     for split, number in copies.items():
         reasons.append(f"{count(number, 'copy', 'copies')} of given {split} images left out of the other splits")
     if written.unknown:
         classes = [f"{name} ({number:,})" for name, number in written.unknown.most_common()]
         reasons.append(f"{written.unknown.total():,} of classes without training images left out: {some(classes)}")
-    if not reasons:
-        return []
-    total, used = images.count + sum(images.unused.values()), sum(written.sizes.values())
-    counted = count(total, "image", "images") if images.files is None else count(total, "file", "files")
-    return [f"{counted}, {used:,} used; {', '.join(reasons)}"]
+    return reasons
 
 
 def _kinds(images: Images, written: Written) -> list[str]:
@@ -132,8 +158,10 @@ def _kinds(images: Images, written: Written) -> list[str]:
         told.append(
             f"{written.grey:,} of {total:,} images {'is' if written.grey == 1 else 'are'} grey; all are read as colour"
         )
-    lost = [name for name in images.classes if name not in written.classes and name not in written.unknown]
-    if written.classes and lost:
-        verb = "is" if len(lost) == 1 else "are"
-        told.append(f"there is no readable image of {some(lost)}, so there {verb} no such class")
+    lost = [name for name in images.classes if name not in written.trained and name not in written.unknown]
+    if lost:
+        such = "is no such class" if len(lost) == 1 else "are no such classes"
+        told.append(
+            f"there is no readable image of {some(lost)}, so there {such if written.classes else 'are no labels'}"
+        )
     return told

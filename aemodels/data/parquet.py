@@ -27,7 +27,7 @@ from aemodels.data.encoded import EncodedConfig, file_images
 from aemodels.data.image_bytes import ImageBytes
 from aemodels.data.layout import SPLIT_NAMES
 from aemodels.data.paths import WholePaths
-from aemodels.data.source import FileStamp, Images, Rows, Source, fingerprint_by_content
+from aemodels.data.source import FileStamp, Images, Rows, Source, digest_of, fingerprint_by_content
 from aemodels.runtime.environment import cache_folder
 from aemodels.runtime.files import at_path
 
@@ -45,7 +45,8 @@ class ParquetConfig(EncodedConfig):
     """Names a `.parquet` file, a folder of such files, or a list of both.
 
     The images are in the column `image` or `img`, their classes in `label` or `labels`. Files named `train-...`,
-    `validation-...` and `test-...` are given splits; what is not given is drawn from the training images."""
+    `validation-...` and `test-...`, or with an underscore, are given splits; what is not given is drawn from the
+    training images."""
 
     not_in_digest: ClassVar[frozenset[str]] = EncodedConfig.not_in_digest | {"path"}
 
@@ -56,7 +57,10 @@ class ParquetConfig(EncodedConfig):
     def fetch(self) -> Source:
         files = _parquet_files(self.path)
         stamps = [FileStamp(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        return Source(tuple(map(str, self.path)), fingerprint_by_content(stamps), partial(_read, self, files))
+        known, splits = fingerprint_by_content(stamps), [_split(file) for file in files]
+        if any(splits):  # so that they are prepared anew where a release takes other names for splits
+            known = digest_of([known, splits])
+        return Source(tuple(map(str, self.path)), known, partial(_read, self, files))
 
 
 def _parquet_files(paths: Sequence[Path]) -> list[Path]:
@@ -255,5 +259,6 @@ def _given(files: Sequence[Path], counts: Sequence[int]) -> dict[str, Rows]:
 
 def _split(file: Path) -> str:
     """Returns the split that a file's name or its folder's begins with; "" where it is none."""
-    words = (re.split(r"[-.]", name.lower())[0] for name in (file.name, file.parent.name))
+    # A folder such as test_images may well hold all of the images, so its name is not cut at an underscore.
+    words = re.split(r"[-._]", file.name.lower())[0], re.split(r"[-.]", file.parent.name.lower())[0]
     return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "")

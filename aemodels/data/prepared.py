@@ -2,7 +2,8 @@
 
 N images of a split, each (C, H, W), F known factors. A prepared folder holds `train_images.npy` (N, C, H, W),
 `train_labels.npy` (N,) where there are labels, `train_factors.npy` (N, F) where the factors are known, the same for val
-and test, and `manifest.json`. It gets its name when it is whole, and is read-only from then on.
+and test, and `manifest.json`. It gets its name when it is whole, and is read-only from then on. Only what the manifest
+says of files beside the images is written anew where that has changed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -19,18 +20,19 @@ from typing import Any, NamedTuple
 
 from aemodels.config import Config, OwnWarning, UserError
 from aemodels.data.decoding import Decoder, Skipped
-from aemodels.data.notes import contradiction, sentences, some, too_dark, unreadable
+from aemodels.data.notes import contradiction, sentences, some, too_dark, understood, unreadable
 from aemodels.data.own_images import fetched
-from aemodels.data.source import Factors, Images, Pixels, Rows, Source, SourceConfig, digest_of
+from aemodels.data.source import Beside, Factors, Images, Pixels, Rows, Source, SourceConfig, digest_of
 from aemodels.data.split_arrays import SplitArrays, Written
 from aemodels.data.splits import SPLITS, Draw
 from aemodels.data.stored_arrays import ArrayRecord, StoredArray, damaged, stored_array
 from aemodels.runtime.environment import cache_folder
-from aemodels.runtime.files import at_path
+from aemodels.runtime.files import at_path, write_whole
 from aemodels.runtime.locks import locked, wait_for
 from aemodels.runtime.progress import Progress, Steps
 
 FORMAT = 1  # version of the folder's format; goes up when older ones cannot be read any more
+MANIFEST = "manifest.json"
 
 
 class Split(NamedTuple):
@@ -103,8 +105,7 @@ class PreparedData(Config):
 
     def notes(self) -> list[str]:
         """Returns sentences that say what was understood of a person's images."""
-        notes: list[str] = self.manifest().get("notes", [])
-        return notes
+        return sentences(self.manifest())
 
 
 def prepare(config: SourceConfig) -> Steps[PreparedData]:
@@ -119,21 +120,25 @@ def prepare(config: SourceConfig) -> Steps[PreparedData]:
     folder = cache_folder() / "prepared" / _key(config, source)
     if not folder.exists():
         yield from prepare_alone(folder, work, partial(_write, config, source, work))
-    return (yield from opened(folder, config, work))
+    return (yield from opened(folder, config, work, source.beside))
 
 
-def opened(folder: Path, config: SourceConfig, work: str) -> Steps[PreparedData]:
-    """Returns what is prepared in a folder, checked, and says what was understood."""
+def opened(folder: Path, config: SourceConfig, work: str, beside: Beside) -> Steps[PreparedData]:
+    """Returns what is prepared in a folder, checked, and says what was understood.
+
+    Args:
+        beside: what lies beside the images now.
+    """
     data = _open(folder, config)
     for split in SPLITS:
         data.stored(split)  # damage is found now, not after the training
     total = sum(data.sizes.values())
-    manifest, doubts = data.manifest(), []
+    manifest, doubts = _of_now(folder, data.manifest(), beside), []
     if getattr(config, "levels", 0) is None:  # a source of files whose white was not told
         doubts.append(too_dark(manifest.get("brightest", 255), "all", "set data.levels to that value"))
     for told in filter(None, [*doubts, manifest.get("doubt")]):
         warnings.warn(told, OwnWarning, stacklevel=2)
-    yield Progress(work, total, total, ". ".join(data.notes()))
+    yield Progress(work, total, total, ". ".join(sentences(manifest)))
     return data
 
 
@@ -141,7 +146,7 @@ def prepared_before(config: SourceConfig, digest: str) -> PreparedData | None:
     """Returns what was prepared under that digest, also when the raw images have changed since; None if nothing was."""
     for folder in sorted((cache_folder() / "prepared").glob(f"{config.name}-*")):
         with suppress(UserError, OSError):  # another folder may be damaged, which does not matter here
-            if (folder / "manifest.json").exists() and (data := _open(folder, config)).digest == digest:
+            if (folder / MANIFEST).exists() and (data := _open(folder, config)).digest == digest:
                 return data
     return None
 
@@ -162,7 +167,7 @@ def _open(folder: Path, config: SourceConfig) -> PreparedData:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    file = folder / "manifest.json"
+    file = folder / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(file.read_bytes())
         if manifest["digest"] != _digest(manifest):
@@ -170,6 +175,25 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise damaged(file, str(error)) from None
     return manifest
+
+
+def _of_now(folder: Path, manifest: dict[str, Any], beside: Beside) -> dict[str, Any]:
+    """Returns a manifest with what lies beside the images now, and writes it where the file system allows that."""
+    now = {"unused": dict(beside.unused), "notes": list(beside.notes)}
+    if "counted" not in manifest or manifest["beside"] == now:
+        return manifest
+    manifest = manifest | {"beside": now}
+    with suppress(UserError, OSError):  # what another user has prepared may only be read
+        if lock := locked(folder.with_suffix(".lock")):
+            try:
+                write_whole(folder / MANIFEST, partial(_write_manifest, manifest))
+            finally:
+                lock.release()
+    return manifest
+
+
+def _write_manifest(manifest: dict[str, Any], file: Path) -> None:
+    file.write_text(json.dumps(manifest, indent=1))
 
 
 def _stored_array(folder: Path, name: str, arrays: dict[str, Any]) -> StoredArray:
@@ -236,14 +260,17 @@ def _write_decoded(config: SourceConfig, source: Source, decoder: Decoder, folde
         drawn = draw.splits(arrays.rows, arrays.keys)
         written = arrays.finish(drawn.splits)
     _check_all_there(written, skipped)
-    notes = sentences(images, written, draw.shares, sorted(skipped), drawn)
+    factors = images.factor_names if images.factors is not None else None
+    hashed = hashed_part(config, written.image_shape, written.classes, written.arrays, factors)
     about = {
         "source": source.origin,
         "images_by_class": written.images_by_class,
         "skipped": sorted(file for file, _ in skipped),
+        "brightest": written.brightest,
+        "doubt": contradiction(drawn.two_labels),
+        "beside": source.beside._asdict(),
     }
-    told = {"notes": notes, "brightest": written.brightest, "doubt": contradiction(drawn.two_labels)}
-    finish_folder(folder, _hashed_part(config, images, written) | about | told)
+    finish_folder(folder, hashed | about | understood(images, written, draw.shares, sorted(skipped), drawn))
 
 
 def _check_all_there(written: Written, skipped: list[Skipped]) -> None:
@@ -273,26 +300,33 @@ def _read(config: SourceConfig, source: Source) -> Images:
         ) from None
 
 
-def _hashed_part(config: SourceConfig, images: Images, written: Written) -> dict[str, Any]:
+def hashed_part(
+    config: SourceConfig,
+    image_shape: tuple[int, int, int],
+    classes: tuple[str, ...],
+    arrays: Mapping[str, ArrayRecord],
+    factors: tuple[str, ...] | None = None,
+) -> dict[str, Any]:
     """Returns the part of a manifest that the digest covers."""
     return {
         "format": FORMAT,
         "name": config.name,
         "settings": config.model_dump(mode="json", exclude=set(config.not_in_digest)),
-        "image_shape": written.image_shape,
-        "classes": written.classes,
-        "sizes": written.sizes,
-        "arrays": {name: record._asdict() for name, record in written.arrays.items()},
-    } | ({"factors": images.factor_names} if images.factors is not None else {})
+        "image_shape": image_shape,
+        "classes": classes,
+        "sizes": {split: arrays[f"{split}_images.npy"].shape[0] for split in SPLITS},
+        "arrays": {name: record._asdict() for name, record in arrays.items()},
+    } | ({"factors": factors} if factors is not None else {})
 
 
 def finish_folder(folder: Path, manifest: dict[str, Any]) -> None:
     """Writes the manifest, after which the folder only waits for its name."""
     # It is written without fsync, as the checks at opening notice what a power cut took.
     own = {"digest": _digest(manifest), "created_by": f"aemodels {own_version()}"}
-    (folder / "manifest.json").write_text(json.dumps(manifest | own, indent=1))
+    _write_manifest(manifest | own, folder / MANIFEST)
     for file in folder.iterdir():
-        file.chmod(0o444)
+        if file.stat().st_mode & 0o222:  # another user's file that is linked here is read-only already
+            file.chmod(0o444)
 
 
 def own_version() -> str:

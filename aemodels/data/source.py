@@ -73,6 +73,11 @@ class SourceConfig(Config):
     # These fields say nothing about the prepared pixels: they tell where the pixels came from, or what is done to them
     # later. `image_size` is covered by the shape of the images.
     not_in_digest: ClassVar[frozenset[str]] = frozenset({"binarize", "image_size"})
+    # These fields draw validation and test images.
+    in_splits: ClassVar[frozenset[str]] = frozenset({"val_fraction", "split_seed"})
+    # These fields give an image of the same files other pixels, or another class; and so another split, where that
+    # follows from them. A trained model has the shape that `image_size` gives.
+    in_reading: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def title(self) -> str:
@@ -105,6 +110,8 @@ class WithoutTestConfig(SourceConfig):
     """Sets the share of the images (0 to 1) that is held out for early stopping and the search."""
     test_fraction: float = Field(0.15, gt=0, lt=1)
     """Sets the share of the images (0 to 1) that is held out for the final evaluation and the promotion gate."""
+
+    in_splits: ClassVar[frozenset[str]] = SourceConfig.in_splits | {"test_fraction"}
 
     @model_validator(mode="after")
     def _some_left_to_train_on(self) -> Self:
@@ -156,8 +163,6 @@ class Images:
     by_content: bool = False  # an image's split follows from its pixels (C, H, W), else from the source's order
     given: Mapping[str, Rows] = field(default_factory=dict)  # val or test -> the rows that a person gave for it
     grey_if_all: bool = False  # keep one channel if all images turn out grey
-    unused: Mapping[str, int] = field(default_factory=dict)  # kind of file -> how many files beside are no images
-    notes: tuple[str, ...] = ()  # sentences that say what was understood of the raw files
 
     def item(self, row: int) -> Any:
         """Returns what `decode` takes for a row."""
@@ -167,12 +172,20 @@ class Images:
         return self.decode(self.item(row))
 
 
+class Beside(NamedTuple):
+    """Holds what is known of raw files before any is read, and may change while the images stay what they are."""
+
+    unused: Mapping[str, int]  # kind of file -> how many files are not read
+    notes: tuple[str, ...]  # sentences that say what was understood of the names of files and folders
+
+
 class Source(NamedTuple):
     """Holds what `fetch` found."""
 
     origin: tuple[str, ...]  # folders, files or a package, for people to read
-    fingerprint: str  # changes with the raw files, and is cheap to compute
+    fingerprint: str  # changes with the raw files that are read, and is cheap to compute
     read: Callable[[], Images]  # the work that can be left out where the source is prepared already
+    beside: Beside = Beside({}, ())
 
 
 class FileStamp(NamedTuple):

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from aemodels.data.decoding import Block
 from aemodels.data.source import Images, Pixels, Rows
 from aemodels.data.splits import LEFT_OUT, SPLITS, TRAIN, Numbers
-from aemodels.data.stored_arrays import ArrayRecord, ArrayWriter
+from aemodels.data.stored_arrays import ArrayRecord, ArrayWriter, write_array
 from aemodels.runtime.files import at_path
 
 PIECE = 16 * 2**20  # bytes of images in memory while they are written again
@@ -28,7 +28,8 @@ class Written(NamedTuple):
 
     arrays: dict[str, ArrayRecord]
     image_shape: tuple[int, int, int]
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # none where a single one has training images
+    trained: tuple[str, ...]  # classes that have training images
     images_by_class: dict[str, dict[str, int]]
     sizes: dict[str, int]
     unknown: Counter[str]  # class without training images -> how many val and test images were left out
@@ -80,7 +81,8 @@ class SplitArrays:
             splits: (n,), numbers of SPLITS, or another number for an image that is left out.
         """
         images, rows = self.images, self.rows
-        classes, numbers = _trained_on(images, rows[splits == TRAIN])
+        trained, numbers = _trained_on(images, rows[splits == TRAIN])
+        classes = trained if len(trained) > 1 or not images.by_content else ()  # a single class would tell nothing
         used, unknown = splits >= 0, Counter[str]()
         if images.labels is not None:
             lost = used & (numbers[images.labels[rows]] < 0)
@@ -97,13 +99,14 @@ class SplitArrays:
             sizes[split] = len(inside)
             if images.labels is not None and classes:
                 labels = numbers[images.labels[rows[inside]]]
-                arrays[f"{split}_labels.npy"] = self._write(f"{split}_labels.npy", labels)
+                arrays[f"{split}_labels.npy"] = write_array(self.folder / f"{split}_labels.npy", labels)
                 counts[split] = dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True))
             if images.factors is not None:
-                arrays[f"{split}_factors.npy"] = self._write(f"{split}_factors.npy", images.factors[rows[inside]])
+                factors = images.factors[rows[inside]]
+                arrays[f"{split}_factors.npy"] = write_array(self.folder / f"{split}_factors.npy", factors)
         self.path.unlink()
         brightest = int(np.concatenate([np.zeros(1, np.uint8), *self.brightest])[1:][used].max(initial=0))
-        return Written(arrays, shape, classes, counts, sizes, unknown, int(grey.sum()), brightest)
+        return Written(arrays, shape, classes, trained, counts, sizes, unknown, int(grey.sum()), brightest)
 
     def _write_images(self, splits: Numbers, shape: tuple[int, ...]) -> dict[str, ArrayRecord]:
         """Writes each image to its split, with so many channels as the shape has; few are in memory at a time."""
@@ -122,20 +125,15 @@ class SplitArrays:
                     writer.append(pixels[of == number, : shape[0]])
             return {name: writer.finish() for name, writer in zip(names, writers, strict=True)}
 
-    def _write(self, name: str, array: NDArray[Any]) -> ArrayRecord:
-        with ArrayWriter(self.folder / name, array.dtype, array.shape) as writer:
-            writer.append(array)
-            return writer.finish()
-
 
 def _trained_on(images: Images, train: Rows) -> tuple[tuple[str, ...], Rows]:
     """Returns the classes that have training images, and the new number of each class, -1 for the others.
 
-    A single class would tell nothing, so there are no labels then. Packaged sources keep all classes.
+    Packaged sources keep all classes.
     """
     everything = np.arange(len(images.classes))
     if images.labels is None or not images.by_content:
         return images.classes, everything
     present = np.bincount(images.labels[train], minlength=len(everything)) > 0
-    classes = tuple(name for name, there in zip(images.classes, present, strict=True) if there)
-    return classes if len(classes) > 1 else (), np.where(present, np.cumsum(present) - 1, -1)
+    trained = tuple(name for name, there in zip(images.classes, present, strict=True) if there)
+    return trained, np.where(present, np.cumsum(present) - 1, -1)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from aemodels.data.prepared import PreparedData
-from aemodels.nn.linear_code import LinearCode, linear_code
+from aemodels.nn.linear_code import LinearCode, linear_code_over
 
 MOST_IMAGES = 10_000
 A_FEW = 1_000
@@ -30,20 +30,22 @@ def linear_code_of(data: PreparedData, numbers: int, seen: int | None) -> Linear
 
 @lru_cache(maxsize=8)
 def _linear_code(data: PreparedData, numbers: int, count: int) -> LinearCode:
-    images = torch.from_numpy(data.stored("train").images.first(count).read())  # (N, C, H, W)
-    return linear_code(images.float() / 255, numbers)
+    images = torch.from_numpy(data.stored("train").images.first(count).read()).float()  # (N, C, H, W)
+    return linear_code_over(images.div_(255), numbers)
 
 
-def is_black_and_white(data: PreparedData, seen: int | None) -> bool:
-    """Tells whether pixels have no other values than black and white, in training at least, by the first images.
+def is_black_and_white(data: PreparedData, seen: int | None, split: str = "train") -> bool:
+    """Tells whether pixels have no other values than black and white, as a model sees them, by a split's first images.
+
+    It is true of a split without images.
 
     Args:
-        seen: how many of the first training images a training sees, of which no others are looked at; None for all.
+        seen: how many of the first images a training sees, of which no others are looked at; None for all.
     """
-    return data.binarize != "none" or _is_black_and_white(data, min(A_FEW, seen or A_FEW))
+    return data.binarize != "none" or _is_black_and_white(data, split, min(A_FEW, seen or A_FEW))
 
 
-@lru_cache(maxsize=8)
-def _is_black_and_white(data: PreparedData, count: int) -> bool:
-    images = data.stored("train").images.first(count).read()
+@lru_cache(maxsize=16)
+def _is_black_and_white(data: PreparedData, split: str, count: int) -> bool:
+    images = data.stored(split).images.first(count).read()
     return bool(np.isin(images, (0, 255)).all())

@@ -79,6 +79,13 @@ class ArrayWriter:
         np.lib.format.write_array_header_1_0(self.file, header)
 
 
+def write_array(file: Path, array: NDArray[Any]) -> ArrayRecord:
+    """Writes an array that is in memory."""
+    with ArrayWriter(file, array.dtype, array.shape) as writer:
+        writer.append(array)
+        return writer.finish()
+
+
 @dataclass(frozen=True)
 class StoredArray:
     """A stored array lies on disk and was checked; it takes no memory until it is read."""

@@ -13,6 +13,7 @@ from aemodels.data.prepared import PreparedData
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.estimates import Estimate
 from aemodels.evaluation.evidence import Evidence
+from aemodels.evaluation.images import are_black_and_white
 from aemodels.evaluation.leaving_out import making_from, named
 from aemodels.evaluation.metrics import METRICS, Direction
 from aemodels.evaluation.needs import Need
@@ -115,16 +116,22 @@ def check_likelihood(model: GenerativeModel, data: PreparedData, config: Evaluat
     Raises:
         SettingsError: a negative log-likelihood is asked for, and this model of these data has none.
     """
-    evidence = Evidence(model, data, None, config, "val")
-    if not evidence.has("nll_samples") or not lacking("nll", evidence):
-        return
+    # There are no validation images where a model is measured on others and its own are gone.
+    for split in (name for name in ("val", "test") if data.sizes[name]):
+        evidence = Evidence(model, data, None, config, split)
+        if evidence.has("nll_samples") and lacking("nll", evidence):
+            why = _no_likelihood(evidence)
+            raise SettingsError(f"evaluation.nll_samples={config.nll_samples}: {why}, or leave it out with 0")
+
+
+def _no_likelihood(evidence: Evidence) -> str:
+    """Says why a model of these images has no likelihood, and what helps."""
     if not evidence.has("rate"):
-        why = "this model has no bound on a likelihood; choose another model.name"
-    elif data.binarize == "none":
-        why = "coin flips are no likelihood of grey pixels; set data.binarize, or train model.likelihood=gaussian"
-    else:
-        why = "a density is none of black and white pixels; set data.binarize=none, or train model.likelihood=bernoulli"
-    raise SettingsError(f"evaluation.nll_samples={config.nll_samples}: {why}, or leave it out with 0")
+        return "this model has no bound on a likelihood; choose another model.name"
+    if not are_black_and_white(evidence.data, evidence.split):
+        return "coin flips are no likelihood of grey pixels; set data.binarize, or train model.likelihood=gaussian"
+    remedy = "" if evidence.data.binarize == "none" else "set data.binarize=none, or "
+    return f"a density is none of black and white pixels; {remedy}train model.likelihood=bernoulli"
 
 
 def lacking(metric: str, evidence: Evidence, coming: Collection[Need] = ()) -> list[Need]:

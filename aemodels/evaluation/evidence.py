@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,14 +20,13 @@ from aemodels.evaluation.class_requests import Requests
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.denoising import NOISES, Denoising
 from aemodels.evaluation.features import Features
-from aemodels.evaluation.images import TrainedOn, check_images
-from aemodels.evaluation.likelihood import bound_terms, log_likelihood
+from aemodels.evaluation.images import TrainedOn, are_black_and_white, check_images
+from aemodels.evaluation.likelihood import Kind, bound_terms, kind_of, log_likelihood
 from aemodels.evaluation.mutual_information import known_shares
 from aemodels.evaluation.needs import AMOUNTS, Need
 from aemodels.evaluation.neighbours import Balls, balls
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.nn.batch import Batch
-from aemodels.nn.distributions import BernoulliPixels, GaussianPixels
 from aemodels.nn.noise import noise_like
 from aemodels.runtime.randomness import derived_seed, undisturbed
 
@@ -132,18 +131,12 @@ class Evidence:
             return self.model.bound(self.first(2))
 
     @cached_property
-    def likelihood(self) -> Literal["bernoulli", "gaussian"] | None:
-        """Tells how the pixels' probability is given; None where the images are not what the likelihood is for.
-
-        Coin flips are a likelihood of black and white images, a density one of grey levels.
-        """
+    def likelihood(self) -> Kind | None:
+        """Tells how the pixels' probability is given; None where the images are not what the likelihood is for."""
         with self._undisturbed("first"):
             x, y, _ = self.first(2)
             p_x = self.autoencoder.decode(self.autoencoder.encode(x, y).mean, y)
-        binary = self.data.binarize != "none"
-        if isinstance(p_x, BernoulliPixels) and binary:
-            return "bernoulli"
-        return "gaussian" if isinstance(p_x, GaussianPixels) and not binary else None
+        return kind_of(p_x, are_black_and_white(self.data, self.split))
 
     @cached_property
     def log_likelihoods(self) -> Tensor:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from aemodels.config import SettingsError
 from aemodels.data.prepared import PreparedData
+from aemodels.data.statistics import is_black_and_white
 from aemodels.models.base import GenerativeModel
 
 
@@ -14,6 +15,14 @@ class TrainedOn(NamedTuple):
 
     data: PreparedData
     images: int
+
+
+def are_black_and_white(data: PreparedData, split: str) -> bool:
+    """Tells whether images are black and white as a model sees them: those of its training, and those of a split.
+
+    The training images alone are not enough, since a model may be measured on other images than its own.
+    """
+    return all(is_black_and_white(data, None, name) for name in ("train", split))
 
 
 def check_images(model: GenerativeModel, data: PreparedData) -> None:

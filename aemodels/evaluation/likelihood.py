@@ -6,17 +6,32 @@ B batch of images, k codes of each at once, D latent units.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from aemodels.data.batches import Batches
 from aemodels.models.base import Autoencoder, GenerativeModel
 from aemodels.nn.batch import Batch
+from aemodels.nn.distributions import BernoulliPixels, GaussianPixels
 from aemodels.nn.objectives import log_mean_exp, log_weights
 from aemodels.runtime.randomness import derived_seed, undisturbed
 
 GREY_LEVELS = 255  # steps of the prepared pixels
+
+Kind = Literal["bernoulli", "gaussian"]
+
+
+def kind_of(p_x: Distribution, black_and_white: bool) -> Kind | None:
+    """Tells how p(x|z) gives the probability of pixels; None where it is no likelihood of such images.
+
+    Coin flips are a likelihood of black and white images, a density one of grey levels.
+    """
+    if isinstance(p_x, BernoulliPixels) and black_and_white:
+        return "bernoulli"
+    return "gaussian" if isinstance(p_x, GaussianPixels) and not black_and_white else None
 
 
 def bound_terms(model: GenerativeModel, batches: Batches, seed: int, dequantized: bool = False) -> dict[str, Tensor]:

@@ -51,11 +51,16 @@ def linear_code(images: Tensor, numbers: int, seed: int = 0) -> LinearCode:
 
     They are found by random projections and power iterations (Halko et al., 2011, arXiv:0909.4061, algorithm 5.1).
     """
+    return linear_code_over(images.clone(), numbers, seed)
+
+
+def linear_code_over(images: Tensor, numbers: int, seed: int = 0) -> LinearCode:
+    """Returns the same, and overwrites the images, so that they are in memory once."""
     flat = images.flatten(1)  # (N, P)
     mean, most = flat.mean(0), min(numbers, len(flat) - 1, flat.shape[1])
-    centred = flat - mean
+    centred = flat.sub_(mean)
     with seeded(seed):
         _, scales, columns = torch.svd_lowrank(centred, q=min(most + SPARE, *flat.shape), niter=PASSES)
     variances = scales[:most].square() / len(flat)
-    rest = float((centred.square().mean() - variances.sum() / flat.shape[1]).clamp(min=0))
+    rest = float((centred.square_().mean() - variances.sum() / flat.shape[1]).clamp(min=0))
     return LinearCode(mean.view(images.shape[1:]), columns[:, :most].T.contiguous(), variances, rest)

@@ -30,9 +30,7 @@ from aemodels.tracking.references import registered_name
 from aemodels.tracking.run import Run, start_run
 from aemodels.tracking.store import open_store
 
-# Settings of data that draw validation and test images.
-SPLITTING = ("val_path", "test_path", "val_fraction", "test_fraction", "split_seed")
-READING = ("fit", "levels", "channels", "labels")  # settings that give an image other pixels, or another class
+SEEN = ("binarize", "fit", "levels")  # settings of data that bring images to what a model sees, beside its size
 MOST_LISTED = 10  # classes that a message names
 
 
@@ -104,7 +102,8 @@ def _asked(card: ModelCard, changes: Mapping[str, Any]) -> Experiment:
     """Returns the settings after nested changes.
 
     A CSV file that labels the model's own images says nothing about other folders. Images of another source are brought
-    to what the model sees: to its size, and in black and white where that was so in training.
+    to what the model sees, as far as both sources have such settings: its size, the way to it, which value is
+    white, and black and white where that was so in training.
 
     Raises:
         SettingsError: with these changes images of the model's training would be test images.
@@ -113,7 +112,9 @@ def _asked(card: ModelCard, changes: Mapping[str, Any]) -> Experiment:
     asked = own.override(changes)
     _check_splits(own.data, asked.data)
     if own.data.name != asked.data.name:  # another source starts from its own defaults
-        seen = {"binarize": own.data.binarize, "image_size": list(card.image_shape[1:])}
+        both = type(own.data).model_fields.keys() & type(asked.data).model_fields.keys()
+        seen = {key: getattr(own.data, key) for key in SEEN if key in both}
+        seen["image_size"] = list(card.image_shape[1:])
         return asked.override({"data": {key: value for key, value in seen.items() if key not in changes["data"]}})
     if not isinstance(own.data, FolderConfig) or not isinstance(asked.data, FolderConfig):
         return asked
@@ -130,11 +131,11 @@ def _check_splits(own: DataConfig, asked: DataConfig) -> None:
         SettingsError: there is such a setting.
     """
     fields = type(asked).model_fields
-    for key in filter(fields.__contains__, SPLITTING):
+    for key in sorted(asked.in_splits):
         if getattr(asked, key) != (getattr(own, key) if own.name == asked.name else fields[key].default):
             remedy = "give its images as data.path, and all are evaluated" if "path" in key else "leave it out"
             raise SettingsError(f"data.{key}: a trained model keeps the splits of its images; {remedy}")
-    for key in filter(fields.__contains__, READING):
+    for key in sorted(asked.in_reading):
         if _same_source(own, asked) and getattr(asked, key) != getattr(own, key):
             raise SettingsError(
                 f"data.{key}: the model's own images would be drawn into other splits; leave it out, or give other "

@@ -47,8 +47,7 @@ def best_model(
     model_config: ModelConfig, data: PreparedData, config: TrainingConfig, seed: int, state: TrainingState
 ) -> GenerativeModel:
     """Returns the model with its best weights, on the device and in evaluation mode, its prior fitted."""
-    model = new_model(model_config, data, seed, images=config.images).eval()
-    model.load_state_dict(state.section("best"))
+    model = new_model(model_config, data, seed, state.section("best")).eval()
     fit_prior(model, data, seed, config.images)
     return model
 

@@ -244,6 +244,7 @@ def interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_begun_anew_a_tracked_fit_trains_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     states = starts_of_trainings(monkeypatch)
     fit = partial(aemodels.fit, IMAGES, "vae", **QUICK)

@@ -88,6 +88,7 @@ def test_numbers_of_classes_are_the_persons_own() -> None:
     assert model.evaluate(NEW[:6], [1, 2, 3] * 2) == model.evaluate(NEW[:6], ["1", "2", "3"] * 2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("elsewhere")
 def test_advice_is_that_of_the_commands(tmp_path: Path) -> None:
     dead = aemodels.fit(IMAGES, "vae", beta=1e6, trunk="mlp", training__epochs=2)

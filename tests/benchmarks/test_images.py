@@ -42,6 +42,7 @@ def test_a_collection_is_compared_and_those_that_are_not_there_are_left_out(
     assert images.earlier(tmp_path / "out", quick=False) == {}
 
 
+@pytest.mark.slow
 def test_without_a_collection_the_command_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -226,6 +226,7 @@ def test_what_a_killed_evaluation_left_running_is_ended_by_the_next_command(fold
     assert [run.info.status for run in runs(folder, "evaluation")] == ["KILLED", "FINISHED"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_begun_and_not_noted_goes_on(folder: Path) -> None:
     """The process is killed between MLflow's answer and the note of the run's id."""
     from aemodels.checkpoints.run_folder import RunFolder
@@ -317,6 +318,7 @@ def pending_or_ready(folder: Path) -> list[str]:
     return [str(model.status) for model in connected.search_logged_models(places)]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_deleted_meanwhile_is_replaced_with_its_whole_history(folder: Path) -> None:
     interrupted_training("save_state", at=3)
     (run,) = runs(folder, "training")

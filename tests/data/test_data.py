@@ -52,6 +52,15 @@ def test_settings_are_explained() -> None:
         assert all(f.description for name, f in config.model_fields.items() if name != "name")
 
 
+def test_each_source_says_which_settings_split_and_read() -> None:
+    for config in (DigitsConfig, MnistConfig, Cifar10Config, FolderConfig, ArraysConfig, ParquetConfig, SpritesConfig):
+        draws = {name for name in config.model_fields if name.endswith(("_fraction", "_seed"))}
+        assert draws <= config.in_splits <= config.model_fields.keys()
+        assert config.in_reading <= config.model_fields.keys() - config.in_splits
+    assert FolderConfig.in_splits - ParquetConfig.in_splits == {"val_path", "test_path"}
+    assert (FolderConfig.in_reading, ArraysConfig.in_reading) == ({"fit", "levels", "channels", "labels"}, set())
+
+
 def test_paths_survive_flat_and_json(tmp_path: Path) -> None:
     config = FolderConfig(path=(tmp_path / "a", tmp_path / "b"))
     assert FolderConfig.parse(config.flat()) == config

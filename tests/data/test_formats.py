@@ -270,6 +270,35 @@ def test_orientation_of_16_bits(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read(tmp_path / "b.tif"), np.rot90(shown(values / 65535), -1))
 
 
+@pytest.mark.parametrize("exif", [b"Exif\0\0" + bytes(40), b"Exif\0\0MM\0*\0"], ids=["zeros", "cut"])
+def test_damaged_exif_leaves_the_pixels_as_they_are(tmp_path: Path, exif: bytes) -> None:
+    image = Image.fromarray(shown(RAMP))
+    image.save(tmp_path / "a.jpg", exif=exif, dpi=(72, 72))
+    image.save(tmp_path / "b.jpg")
+    np.testing.assert_array_equal(read(tmp_path / "a.jpg"), read(tmp_path / "b.jpg"))
+
+
+def test_damaged_exif_beside_an_orientation(tmp_path: Path) -> None:
+    exif = turned_exif()
+    exif[0x0128] = 2
+    entry = struct.pack(">HHI", 0x0128, 3, 1)  # the unit of the resolution, a whole number
+    content = exif.tobytes()
+    assert entry in content
+    damaged = content.replace(entry, struct.pack(">HHI", 0x0128, 2, 1))  # a text
+    Image.fromarray(shown(RAMP)).save(tmp_path / "a.jpg", exif=damaged, dpi=(72, 72))
+    assert read(tmp_path / "a.jpg").shape == (10, 8)
+
+
+def test_memory_that_ran_out_is_no_damage_of_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_out(*_: object) -> None:
+        raise MemoryError
+
+    Image.fromarray(shown(RAMP)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, "tobytes", run_out)
+    with pytest.raises(MemoryError, match=r"ran out while image .*a\.png"):
+        read(tmp_path / "a.png")
+
+
 # ---------------------------------------------------------------- refused
 
 

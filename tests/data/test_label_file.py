@@ -117,8 +117,9 @@ def test_images_without_a_label_are_refused_or_left_out(photos: Path, tmp_path: 
 def test_rows_without_an_image_are_counted(photos: Path) -> None:
     rows = [f'{name},"{label}"' for name, label in labels(photos).items()]
     table = write(photos / "labels.csv", ["x.png,odd", "more/y.png,odd", *rows])
-    with pytest.warns(OwnWarning, match=r"2 of its rows name no image \(x.png, more/y.png\) and are not used"):
-        assert sum(prepared(photos, table).sizes.values()) == 40
+    for _ in range(2):  # also where the images are prepared already
+        with pytest.warns(OwnWarning, match=r"2 of its rows name no image \(x.png, more/y.png\) and are not used"):
+            assert sum(prepared(photos, table).sizes.values()) == 40
 
 
 @pytest.mark.parametrize(

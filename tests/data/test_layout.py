@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import unicodedata
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aemodels.config import SettingsError, UserError
+from aemodels.config import OwnWarning, SettingsError, UserError
 from aemodels.data import PreparedData, prepare
 from aemodels.data.channels import in_channels
 from aemodels.data.evaluation_images import Expected, with_test_images
@@ -311,6 +312,12 @@ def test_class_whose_images_are_all_unreadable_is_named(tmp_path: Path) -> None:
     assert data.classes == ("cat", "dog")
     assert set(data.manifest()["images_by_class"]["train"]) == {"cat", "dog"}
     assert "there is no readable image of gnu, so there is no such class" in note
+    shutil.rmtree(tmp_path / "dog")
+    data, note = told(tmp_path, on_error="skip")
+    assert data.classes == ()
+    assert "there is no readable image of gnu, so there are no labels" in note
+    shutil.rmtree(tmp_path / "gnu")
+    assert "readable" not in told(tmp_path)[1]
 
 
 # ---- counting
@@ -326,6 +333,41 @@ def test_files_that_are_not_used_are_counted_by_kind(tmp_path: Path) -> None:
     assert (len(found.files), found.told_of(40)) == (40, expected)
     assert found.told == expected.replace("used", "images")
     assert image_files(found.files).told == ""
+
+
+def test_what_lies_beside_prepared_images_is_told_as_it_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "photos" / "train", 20)
+    fill(tmp_path / "photos" / "test", 5, seed=1)
+    before, note = told(tmp_path / "photos")
+    assert "files" not in note
+    fill(tmp_path / "photos" / "more" / ".cache", 2)
+    fill(tmp_path / "photos" / "more", 3)
+    (tmp_path / "photos" / "x.heic").touch()
+    monkeypatch.setattr("aemodels.data.prepared.prepare_alone", None)  # nothing is decoded again
+    after, note = told(tmp_path / "photos")
+    assert "29 files, 25 used; 3 in more (beside the splits) and 1 .heic not read. 1 folder .cache left out" in note
+    assert (after, after.manifest()["digest"]) == (before, before.digest)
+    assert (after.path / "manifest.json").stat().st_mode & 0o777 == 0o444
+    shutil.rmtree(tmp_path / "photos" / "more")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("aemodels.data.prepared.write_whole", refuse)  # as where another user has prepared them
+    notes: list[Progress] = []
+    finish(prepare(FolderConfig(path=(tmp_path / "photos",))), notes.append)
+    assert "26 files, 25 used; 1 .heic not read" in notes[-1].note
+
+
+def test_a_manifest_of_before_keeps_its_notes(tmp_path: Path) -> None:
+    data, note = told(fill(tmp_path / "photos", 20))
+    manifest = data.manifest()
+    file = data.path / "manifest.json"
+    file.unlink()
+    del manifest["counted"], manifest["beside"]
+    file.write_text(json.dumps(manifest))
+    (tmp_path / "photos" / "x.heic").touch()
+    assert told(tmp_path / "photos") == (data, note)
 
 
 def test_files_for_a_model_are_brought_to_its_kind(tmp_path: Path) -> None:
@@ -386,7 +428,10 @@ def test_all_images_of_a_folder_are_test_images(tmp_path: Path, own: PreparedDat
     assert prepared_pixels(data, "train") == prepared_pixels(own, "train")
     assert data.split("test").labels is not None
     assert set(data.split("test").labels) == {1}  # the model's number of dogs
-    assert data.notes()[0] == "all 8 images of new are evaluated; train and val are the model's own"
+    assert data.notes() == ["8 images of new are evaluated; train and val are the model's own"]
+    (tmp_path / "new" / "photo.heic").touch()
+    again = finish(with_test_images(expected(own, True), FolderConfig(path=(tmp_path / "new",))))
+    assert (again.path, again.notes()[1:]) == (data.path, ["9 files, 8 used; 1 .heic not read"])
 
 
 @pytest.mark.parametrize("conditional", [True, False])
@@ -399,6 +444,29 @@ def test_images_of_unknown_classes(
     assert data.sizes["test"] == (5 if conditional else 8)
     assert data.classes == (("cat", "dog") if conditional else ())
     assert any("3 of classes that the model does not know: gnu (3)" in note for note in data.notes()) == conditional
+    lost = "the model does not know gnu (3), so there are no labels, and what needs labels is left out"
+    assert (lost in data.notes()) != conditional
     make_images(tmp_path / "large" / "dog", 3)
     with pytest.raises(UserError, match=r"images of 20x20 pixels, the model takes 12x12; set data\.image_size=12"):
         finish(with_test_images(expected(own, conditional), FolderConfig(path=(tmp_path / "large",))))
+
+
+def test_arrays_of_the_training_are_copied_where_there_are_no_links(
+    tmp_path: Path, own: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    fill(tmp_path / "new" / "dog", 5, seed=7)
+    monkeypatch.setattr(os, "link", refuse)
+    data = finish(with_test_images(expected(own, True), FolderConfig(path=(tmp_path / "new",))))
+    assert prepared_pixels(data, "val") == prepared_pixels(own, "val")
+    assert not (data.path / "val_images.npy").samefile(own.path / "val_images.npy")
+
+
+def test_dark_images_for_a_model_are_told(tmp_path: Path, own: PreparedData) -> None:
+    fill(tmp_path / "new", 5)
+    for file in (tmp_path / "new").iterdir():
+        Image.open(file).point(lambda value: value // 15).save(file)
+    with pytest.warns(OwnWarning, match=r"the brightest pixel of all images is 1[67] of 255; .*set data\.levels"):
+        finish(with_test_images(expected(own, False), FolderConfig(path=(tmp_path / "new",))))

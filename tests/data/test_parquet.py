@@ -111,6 +111,7 @@ def test_other_labels(tmp_path: Path, labels: list[Any] | None, classes: tuple[s
     [
         ("data/train-00000-of-00002", "data/train-00001-of-00002", "data/validation-00000-of-00001", "data/test-0"),
         ("train/0000", "train/0001", "validation/0000", "test/0000"),
+        ("train_0", "train_1", "val_0", "test_0"),
     ],
 )
 def test_given_splits(tmp_path: Path, names: tuple[str, ...]) -> None:

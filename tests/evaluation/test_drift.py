@@ -133,6 +133,7 @@ def held_out(digits: Any) -> Any:
     return digits.split("val").images[:, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("digits")
 def test_images_of_the_same_kind_raise_no_alarm(watched: Callable[[Any], Any], held_out: Any) -> None:
     rng = np.random.default_rng(6)
@@ -143,6 +144,7 @@ def test_images_of_the_same_kind_raise_no_alarm(watched: Callable[[Any], Any], h
         assert checked.figures == ()  # MLflow has them: an hourly check leaves nothing on this disk
 
 
+@pytest.mark.slow
 def test_what_has_come_long_ago_does_not_hide_what_comes_now(
     watched: Callable[[Any], Any], held_out: Any, tmp_path: Path
 ) -> None:
@@ -161,6 +163,7 @@ def test_what_has_come_long_ago_does_not_hide_what_comes_now(
     assert not finish(monitor("watched", [tmp_path / "new"], MonitoringConfig(newest=1440))).drift
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "drift",
     [
@@ -180,6 +183,7 @@ def test_each_drift_raises_an_alarm(watched: Callable[[Any], Any], held_out: Any
     assert result.retraining is None  # no folders: it alarms only
 
 
+@pytest.mark.slow
 def test_files_whose_white_is_lower_than_their_formats_are_a_likely_cause(
     watched: Callable[[Any], Any], held_out: Any
 ) -> None:
@@ -191,6 +195,7 @@ def test_files_whose_white_is_lower_than_their_formats_are_a_likely_cause(
     assert not any("cause" in reason for reason in watched(255 - held_out[:60]).reasons)
 
 
+@pytest.mark.slow
 def test_files_that_are_no_such_images_are_named(watched: Callable[[Any], Any], held_out: Any, tmp_path: Path) -> None:
     from aemodels.runtime.progress import finish
     from aemodels.steps.monitor import announced, monitor

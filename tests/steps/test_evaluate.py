@@ -11,7 +11,11 @@ from commands import call, picture_folder, refused, save
 from PIL import Image
 
 import aemodels
+from aemodels.checkpoints.checkpoint import ModelCard
 from aemodels.data import prepared_before
+from aemodels.data.encoded import EncodedConfig
+from aemodels.experiment import Experiment
+from aemodels.steps.evaluate import _asked
 
 QUICK = {"training__epochs": 1, "trunk": {"name": "mlp", "widths": [8]}, "latent_dim": 3}
 
@@ -62,6 +66,16 @@ def test_all_images_of_a_file_of_arrays_are_evaluated(reference: str, tmp_path: 
     np.savez(tmp_path / "colour.npz", images=np.random.default_rng(1).random((20, 8, 8, 3)))
     wrong = call("evaluate", reference, "data.name=arrays", f"data.path={tmp_path / 'colour.npz'}")
     refused(wrong, "colour images, the model takes grey ones")
+
+
+@pytest.mark.parametrize(("given", "fit"), [({}, "crop"), ({"fit": "pad"}, "pad")])
+def test_images_of_another_source_are_read_as_the_models_own_were(given: dict[str, str], fit: str) -> None:
+    own = {"data.name": "folder", "data.path": "/photos", "data.fit": "crop", "data.levels": 4095}
+    card = ModelCard(experiment=Experiment.parse(own), image_shape=(1, 8, 12), classes=(), digest="d" * 32)
+    data = _asked(card, {"data": {"name": "parquet", "path": "/tables", **given}}).data
+    assert isinstance(data, EncodedConfig)
+    assert (data.fit, data.levels, data.image_size) == (fit, 4095, (8, 12))
+    assert _asked(card, {"data": {"name": "arrays", "path": "/a.npy"}}).data.image_size == (8, 12)  # has no such fields
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ def checked(model: str, table: Path, store: Store) -> Monitored:
     return finish(monitor("photos", [table.parent / "new"], MonitoringConfig()))
 
 
+@pytest.mark.slow
 def test_new_images_without_labels_are_proposed_without_any(table: Path, store: Store) -> None:
     result = checked("vae", table, store)
     assert result.drift

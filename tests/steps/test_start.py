@@ -51,6 +51,7 @@ def test_an_alias_is_fixed_before_the_run_is_named_and_the_parent_is_linked(shop
         assert "![figures](" in text  # what was there before is there still
 
 
+@pytest.mark.slow
 def test_a_champion_that_moves_changes_nothing_for_a_training_that_began(
     shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_champion_that_moves_changes_nothing_for_a_training_that_began(
     assert again.json["run_id"] == killed.info.run_id, "the run that was killed goes on"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shop")
 def test_a_version_that_was_fixed_is_not_looked_for_among_the_folders_here(
     tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -131,6 +133,7 @@ def test_settings_of_the_loss_may_be_others(shop: Path) -> None:
     assert versions(shop) == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_conditional_model_needs_as_many_classes(tmp_path: Path, store) -> None:  # noqa: ARG001  an own one
     for label in "abc":
         picture_folder(tmp_path / "three" / label, 8)
@@ -166,6 +169,7 @@ def test_each_trial_of_a_search_starts_there(shop: Path, monkeypatch: pytest.Mon
     assert search.data.params["start_from"].startswith("digits/1#")
 
 
+@pytest.mark.slow
 def test_more_epochs_go_on_where_the_same_command_ended(shop: Path) -> None:
     command = ["train", "--json", *TINY, "seed=3", "model.beta=2"]
     told = call(*command, "training.epochs=3").json

@@ -153,6 +153,7 @@ def test_who_comes_too_late_gets_the_result(digits: PreparedData, machine: Machi
     assert len(trained) == 8
 
 
+@pytest.mark.slow
 def test_who_comes_too_late_joins_a_newer_search(
     digits: PreparedData, machine: Machine, trained: list[Experiment]
 ) -> None:
@@ -168,6 +169,7 @@ def test_who_comes_too_late_joins_a_newer_search(
     assert len(trained) == 9
 
 
+@pytest.mark.slow
 def test_a_result_that_was_deleted_is_found_anew(
     digits: PreparedData, machine: Machine, trained: list[Experiment]
 ) -> None:
@@ -179,7 +181,7 @@ def test_a_result_that_was_deleted_is_found_anew(
     assert len(trained) == 8
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("shared", first(1, [False, True]))
 def test_a_pipeline_that_asks_again_gets_its_result(
     digits: PreparedData, machine: Machine, trained: list[Experiment], shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

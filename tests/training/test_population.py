@@ -184,9 +184,9 @@ LONG = {"residual", "photo", "cvae_photo", "conv", "vae_gan"}  # convolutions ta
 
 
 def cases() -> Iterator[Any]:
-    """Returns every population with Adam and with clipping. Most of the long ones are for the slow suite."""
+    """Returns every population with Adam and with clipping. Most of the long and the clipped ones are marked slow."""
     for (kind, models), (how, training) in itertools.product(POPULATIONS.items(), TRAINING.items()):
-        slow = kind in LONG and (kind, how) != ("conv", "adam")
+        slow = (kind in LONG and kind != "conv") or (how == "clipped" and kind != "mlp")
         yield pytest.param(models, training, id=f"{kind}-{how}", marks=[pytest.mark.slow] if slow else [])
 
 
@@ -329,6 +329,7 @@ def test_early_stopping_is_each_members_own(digits: PreparedData) -> None:
     assert epochs == [alone(model, digits, config).state.epoch for model in POPULATIONS["mlp"]]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("same_noise", "double")
 def test_weights_that_get_no_better_are_those_before_the_first_update(digits: PreparedData) -> None:
     config = TrainingConfig(updates=500, images=64, batch_size=64, learning_rate=1e-30)

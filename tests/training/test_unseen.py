@@ -59,6 +59,14 @@ def test_a_training_and_its_evaluation(
         assert same(tensors, b[name]), name
 
 
+def test_the_best_model_needs_no_linear_code(digits: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = MODELS["ae"](trunk=MLPConfig(widths=(16,)), latent_dim=5)
+    (epoch,) = train(config, digits, FEW, seed=0)
+    monkeypatch.setattr("aemodels.training.models.linear_code_of", None)
+    model, best = best_model(config, digits, FEW, 0, epoch.state), epoch.state.section("best")
+    assert all(torch.equal(weight, best[name]) for name, weight in model.named_parameters())
+
+
 def result(config: Any, data: PreparedData, features: Features) -> dict[str, dict[str, Tensor]]:
     """Returns what there is after an epoch alone and in a population, and the metrics on test images."""
     (alone,) = train(config, data, FEW, seed=0)

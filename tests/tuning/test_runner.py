@@ -264,6 +264,7 @@ def killed(runner: Runner, trial: int, when: type) -> list[Any]:
     return events
 
 
+@pytest.mark.slow
 def test_a_killed_process_fails_its_trial_alone(runner: Runner, alone: dict[Any, float]) -> None:
     """It may be killed at any moment, and another process takes its place."""
     for trial, when in ((1, MemberStart), (0, MemberEpoch)):

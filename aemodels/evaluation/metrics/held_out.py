@@ -230,7 +230,7 @@ HELD_OUT = {
         "the negative log-likelihood by importance sampling",
         "It is the mean of -log p(x). Here p(x) is the mean of p(x|z) p(z) / q(z|x) over nll_samples codes from "
         "q(z|x), with noise by evaluation.seed. It is too high in expectation, and less so with more codes. It is "
-        "measured on the split's first nll_images. They are black and white as data.binarize says "
+        "measured on the split's first nll_images. They are black and white, by themselves or as data.binarize says "
         f"(dynamic: one fixed draw), or grey with no noise added. {_OF_CLASS}",
         of_likelihood=True,
     ),

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from autoencoders import build
 
 from aemodels.config import SettingsError
-from aemodels.data import PreparedData
+from aemodels.data import PreparedData, prepare
+from aemodels.data.arrays import ArraysConfig
+from aemodels.data.evaluation_images import Expected, with_test_images
 from aemodels.evaluation.config import EvaluationConfig
 from aemodels.evaluation.evaluate import check_likelihood, evaluate
 from aemodels.evaluation.evidence import Evidence
 from aemodels.models import AEConfig, VAEConfig
 from aemodels.nn.distributions import BernoulliConfig, GaussianConfig
 from aemodels.nn.trunks import MLPConfig
+from aemodels.runtime.progress import finish
 
 CONFIG = EvaluationConfig()
 SMALL = MLPConfig(widths=(32,))
 GREY = GaussianConfig(sigma="learned")
+
+
+def prepared(file: Path, **arrays: np.ndarray[Any, Any]) -> PreparedData:
+    np.savez(file, **arrays)
+    return finish(prepare(ArraysConfig(path=(file,))))
 
 
 def test_nll_is_below_the_bound_and_falls_with_its_samples(digits: PreparedData) -> None:
@@ -61,6 +72,26 @@ def test_nll_only_where_it_is_asked_for_and_is_one(digits: PreparedData) -> None
             check_likelihood(build(model, images), images, asked)
     with pytest.raises(SettingsError, match=r"primary=nll needs nll_samples"):
         EvaluationConfig.parse({"primary": "nll"})
+
+
+def test_images_that_are_black_and_white_have_the_likelihood_of_coin_flips(tmp_path: Path) -> None:
+    rng, asked = np.random.default_rng(0), EvaluationConfig(nll_samples=2, nll_images=5)
+    drawings = rng.integers(0, 2, (40, 8, 8)).astype(np.bool_)
+    photos = {"images": drawings, "test_images": rng.integers(0, 256, (9, 8, 8), np.uint8)}
+    data, mixed = (prepared(tmp_path / f"{i}.npz", **arrays) for i, arrays in enumerate(({"images": drawings}, photos)))
+    coins, density = (VAEConfig(trunk=SMALL, likelihood=likelihood) for likelihood in (BernoulliConfig(), GREY))
+    model = build(coins, data)
+    check_likelihood(model, data, asked)
+    assert {"nll", "bits_per_dimension"} <= evaluate(Evidence(model, data, None, asked)).metrics.keys()
+    with pytest.raises(SettingsError, match=r"none of black and white pixels; train model\.likelihood=bernoulli, or"):
+        check_likelihood(build(density, data), data, asked)
+    with pytest.raises(SettingsError, match="no likelihood of grey pixels"):  # of the images that are measured
+        check_likelihood(model, mixed, asked)
+    gone = finish(
+        with_test_images(Expected(data.image_shape, (), False, None), ArraysConfig(path=(tmp_path / "0.npz",)))
+    )
+    assert gone.sizes == {"train": 0, "val": 0, "test": 40}
+    check_likelihood(model, gone, asked)
 
 
 def test_bits_per_dimension_only_where_there_is_a_likelihood(digits: PreparedData) -> None:

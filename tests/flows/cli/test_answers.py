@@ -144,6 +144,7 @@ def test_tune_answers_a_machine(store) -> None:
     assert all(run.info.status == "FINISHED" and "objective" in run.data.metrics for run in children)
 
 
+@pytest.mark.slow
 def test_widths_are_searched_to_the_last_setting(store) -> None:
     """Eight trials find four settings. Each is in MLflow, and the best can be copied into another command."""
     space = 'tuning.space={"model.trunk.widths": {"choices": [[8], [16, 8]]}, "model.latent_dim": {"choices": [2, 3]}, '

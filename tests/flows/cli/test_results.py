@@ -82,6 +82,7 @@ def test_json_asks_for_a_quick_evaluation_where_nothing_gives_a_level(tmp_path: 
     assert read_evaluation_settings(None, ["fast"], None, start_for(json=True)) == {"evaluation": {"level": "quick"}}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_registry")
 def test_a_file_of_settings_keeps_the_data_of_the_model(tmp_path: Path) -> None:
     own = ["data.binarize=static", "evaluation.samples=90", "registry.name=inked"]

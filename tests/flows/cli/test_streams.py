@@ -84,6 +84,7 @@ def test_a_result_is_told_only_where_it_can_be_read(tmp_path: Path, monkeypatch:
     assert not folder.asked_by(COMMAND_ASKS)
 
 
+@pytest.mark.slow
 def test_work_goes_on_where_nobody_reads_of_its_progress(tmp_path: Path) -> None:
     ours, its = os.pipe()
     os.close(ours)

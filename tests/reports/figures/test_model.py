@@ -99,7 +99,7 @@ def test_every_figure_of_every_model(kind: type[ModelConfig], source: str, laten
         assert picture.std() > 5
 
 
-RECTANGLES = [(12, 20), (20, 12), (16, 128), (200, 160)]
+RECTANGLES = [(12, 20), (16, 128), *(pytest.param(size, marks=pytest.mark.slow) for size in ((20, 12), (200, 160)))]
 
 
 @pytest.mark.parametrize("size", RECTANGLES)
