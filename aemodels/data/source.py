@@ -64,7 +64,7 @@ class SourceConfig(Config):
     It takes a threshold at 0.5, or coin flips with the grey value as probability, drawn once (static) or at every pass
     (dynamic)."""
     val_fraction: float = Field(0.1, gt=0, lt=1)
-    """Sets the share of the images (0 to 1) that is held out for early stopping and the search.
+    """Sets the share of the images (0 to 1) that is held out for early stopping, the search and the gate.
 
     The source's own test split does not count."""
     split_seed: int = Field(0, ge=0)
@@ -107,9 +107,9 @@ class WithoutTestConfig(SourceConfig):
     """Provides the base of sources that have no test split of their own."""
 
     val_fraction: float = Field(0.15, gt=0, lt=1)
-    """Sets the share of the images (0 to 1) that is held out for early stopping and the search."""
+    """Sets the share of the images (0 to 1) that is held out for early stopping, the search and the gate."""
     test_fraction: float = Field(0.15, gt=0, lt=1)
-    """Sets the share of the images (0 to 1) that is held out for the final evaluation and the promotion gate."""
+    """Sets the share of the images (0 to 1) that is held out for the final evaluation."""
 
     in_splits: ClassVar[frozenset[str]] = SourceConfig.in_splits | {"test_fraction"}
 
