@@ -66,10 +66,11 @@ def in_markdown(text: str) -> str:
     Where a page makes links of bare addresses, such as www.example.org, it does so in the text as well.
 
     Example:
-        >>> in_markdown("a|b <i>")
-        'a\\|b \\<i\\>'
+        >>> in_markdown("a|b <i>"), in_markdown("so: no :smile:")
+        ('a\\|b \\<i\\>', 'so: no \\:smile:')
     """
-    marked = re.sub(r"([\\`*_{}\[\]()<>#+\-!|~$&:])", r"\\\1", visible(text))
+    # MLflow's pages show the backslash before a colon, which is a sign only where it begins the name of an emoji.
+    marked = re.sub(r"([\\`*_{}\[\]()<>#+\-!|~$&]|:(?=[\w+-]+:))", r"\\\1", visible(text))
     return re.sub(r"^ ", "&#32;", re.sub(r"^(\d+)\.", r"\1\\.", marked))  # no list, and no code
 
 
