@@ -34,7 +34,7 @@ from aemodels.runtime.locks import wait_for
 from aemodels.runtime.progress import Progress, Steps
 
 RECIPE = 2  # goes up with any change of the features or of the classifier; files of older recipes are not read
-SIDE = 64  # pixels, to which images are brought: many maps of larger ones cost more and order no better
+SIDE = 48  # pixels, to which images are brought
 FIRST, LAST = 3, 5  # the maps of the network whose means and spreads are taken
 DIMENSIONS = 2 * sum(stage.outputs for stage in STAGES[FIRST - 1 : LAST])  # F
 EMBEDDED_NUMBERS = 2**22  # pixels that are embedded between two reports of progress, at most

@@ -128,7 +128,7 @@ def test_real_images_as_samples_are_as_good_as_real(digits: PreparedData, featur
         del vars(evidence)[name]
     evidence.sample_features = evidence.training_features[sevens[: len(evidence.training_features)]]
     one = [METRICS[name].measure(evidence) for name in names]
-    assert one[1] == pytest.approx(0.1, abs=0.05)
+    assert one[1] < 0.3
     assert one[3] < 0.2  # the classifier is not sure of all
 
 
