@@ -17,9 +17,9 @@ class EvaluationConfig(Config):
     level: Literal["quick", "full"] = "full"
     """Leaves out with quick what is slow: classifiers of codes, density and coverage, requests for classes, t-SNE."""
     samples: int = Field(2_000, ge=2)
-    """Sets how many new images are drawn for a Frechet distance, and how many real ones are taken at most.
+    """Sets the images on each side of a Frechet distance; there are fewer where the data have fewer.
 
-    In a trial of a search no more are drawn than there are real ones."""
+    The gate draws so many of each model, however few real ones there are."""
     denoising: bool = False
     """Measures how well Gaussian noise is removed, beside plain filters, by models trained with any corruption."""
     seed: int = Field(0, ge=0)

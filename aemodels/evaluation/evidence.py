@@ -54,6 +54,7 @@ class Evidence:
         split: str = "test",
         trained_on: TrainedOn | None = None,
         history: Sequence[Mapping[str, float]] = (),
+        drawn: int | None = None,
     ) -> None:
         """Keeps what the rest is computed from.
 
@@ -62,6 +63,7 @@ class Evidence:
             split: train, val or test, whose images the model is measured on.
             trained_on: the images of the model's training, which references are fitted to; None if they are not known.
             history: a training's metrics, an entry per epoch, for its curves.
+            drawn: how many images the model draws for a distance to real ones; None for as many as these are.
 
         Raises:
             SettingsError: the model is for other images or, if it is conditional, for other classes.
@@ -70,7 +72,7 @@ class Evidence:
         self.model, self.data, self.split, self.rules, self.history = model, data, split, rules, history
         self.trained_on, self._features, self.seed = trained_on, features, rules.seed
         self.frechet_images = min(rules.samples, data.sizes[split])  # real ones, which distances are measured to
-        self.drawn = rules.samples  # however few real images there are: more samples make a distance surer
+        self.drawn = drawn or self.frechet_images
         self._kept: list[Tensor] | None = None
 
     def has(self, need: Need) -> bool:
@@ -310,8 +312,9 @@ class Evidence:
 
     @property
     def training_features(self) -> Tensor:
-        """Returns the features of as many of the first training images as samples are drawn, or of all, (n, F)."""
-        return self.features.of_split(self.data, "train", min(self.drawn, self.data.sizes["train"]), self.model.device)
+        """Returns the features of the first training images, (frechet_images, F), or fewer where there are fewer."""
+        count = min(self.frechet_images, self.data.sizes["train"])
+        return self.features.of_split(self.data, "train", count, self.model.device)
 
     def _undisturbed(self, purpose: str, index: int = 0) -> AbstractContextManager[None]:
         return undisturbed(self.model, derived_seed(self.seed, purpose, index))

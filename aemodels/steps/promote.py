@@ -226,6 +226,8 @@ def _judged(
     model, card = load_model(find_registered(f"{name}/{version}", store), str(best_device()))
     if card.image_shape != data.image_shape or (model.conditional and card.classes != data.classes):
         return None
-    evidence = Evidence(model, data, features, settings.evaluation, JUDGED_ON, card.trained_on(data))
+    rules, trained_on = settings.evaluation, card.trained_on(data)
+    # More samples than there are images make a distance surer, and decisions rest on it.
+    evidence = Evidence(model, data, features, rules, JUDGED_ON, trained_on, drawn=rules.samples)
     found = finish(measuring(evidence, measured_for(settings.evaluation.primary, settings.registry)))
     return Judged(found.metrics, found.estimates, found.left_out)

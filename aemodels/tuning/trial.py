@@ -62,7 +62,6 @@ class Conditions:
     def _evidence(self, model: GenerativeModel, experiment: Experiment) -> Evidence:
         """Returns what a trial's model is measured by on the validation images."""
         trained_on, rules = experiment.trained_on(self.data), experiment.evaluation
-        rules = rules.override({"samples": max(2, min(rules.samples, self.data.sizes["val"]))})  # trials are many
         return Evidence(model, self.data, self.features, rules, "val", trained_on)
 
 

@@ -162,7 +162,7 @@ SAMPLES = {
         "squared feature units",
         "minimize",
         "the distance of new images, as the model draws them, to real ones",
-        "It is the Frechet distance of images that the model draws to the split's images, in features of "
+        "It is the Frechet distance of as many images that the model draws to the split's images, in features of "
         "a network that has learned photos. An ae, vae and iwae draw codes from a mixture fitted to training codes, or "
         "from what model.draws_from names. frechet_fitted_prior and frechet_standard_normal have the same codes for "
         "every unconditional autoencoder.",
@@ -203,16 +203,15 @@ SAMPLES = {
         "squared feature units",
         None,
         "the distance of training images to test images: the best to hope for",
-        "It is the Frechet distance of training images to the split's images, as many as are drawn of a model, where "
-        "there are as many. No model is expected to beat it.",
+        "It is the Frechet distance of as many training images to the split's images. No model is expected to beat it.",
     ),
     "frechet_images": Metric(
         frechet_images,
         ("features",),
         "images",
         None,
-        "real images that the Frechet distances are measured to",
-        "It counts the real images. As many new ones are drawn in a trial of a search, else evaluation.samples.",
+        "images on each side of the Frechet distances",
+        "It counts the images on each side of the distances.",
     ),
     "density": Metric(
         density,
