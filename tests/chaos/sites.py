@@ -24,9 +24,11 @@ AGAIN = 4  # how often a command is given before it counts as one that does not 
 
 SETTINGS: dict[str, Any] = {
     "data": {"name": "digits"},
-    "model": {"name": "vae", "latent_dim": 4, "trunk": {"name": "mlp", "widths": [32]}},
+    # Sizes are left to the search, which keeps what a command gives and not what a deployment does.
+    "model": {"name": "vae", "trunk": {"name": "mlp", "widths": [32]}},
     "training": {"epochs": EPOCHS, "images": 300, "batch_size": 16},
     "tuning": {"trials": 2, "generation": 2, "epochs": 2, "images": 200},
+    "evaluation": {"level": "quick"},  # as commands that answer in JSON measure
 }
 
 
