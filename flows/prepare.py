@@ -1,4 +1,4 @@
-"""Runs the preparation as a flow: the images, and the network whose features measure generated images."""
+"""Runs the preparation as a flow: the images, and the classifier that tells what generated images show."""
 
 from __future__ import annotations
 

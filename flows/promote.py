@@ -43,8 +43,7 @@ class Approval(RunInput):
 
 @step_task("promote")
 def pass_gate(settings: Settings, data: PreparedData, version: ModelVersion, review: Review | None = None) -> Promotion:
-    # The device comes first, as a run may wait for it for hours. It is needed because a champion that was evaluated on
-    # other images is measured again.
+    # The device, on which both models are measured, comes first, as a run may wait for it for hours.
     with device_slot(), _gate(version.name):
         promotion = follow(step.promote(settings, data, version, review))
     publish_metrics("gate", promotion.numbers, promotion.url)

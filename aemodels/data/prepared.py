@@ -2,8 +2,8 @@
 
 N images of a split, each (C, H, W), F known factors. A prepared folder holds `train_images.npy` (N, C, H, W),
 `train_labels.npy` (N,) where there are labels, `train_factors.npy` (N, F) where the factors are known, the same for val
-and test, and `manifest.json`. It gets its name when it is whole, and is read-only from then on. Only what the manifest
-says of files beside the images is written anew where that has changed.
+and test, and `manifest.json`. It gets its name when it is whole, and its arrays are read-only from then on. What the
+manifest says of files beside the images is written anew where that has changed. Evaluations keep features there.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
@@ -42,6 +43,7 @@ EMBEDDED_NUMBERS = 2**22  # pixels that are embedded between two reports of prog
 FITTED_IMAGES = 5_000  # training images that the classifier is fitted to, at most
 TESTED_IMAGES = 1_000  # test images that its accuracy is measured on, at most
 STRENGTH = 0.1  # inverse of the penalty of its weights; 0.01 to 1 classify as well
+ITERATIONS = 200  # at most, which takes a minute with a thousand classes
 NEVER = -1e4  # logit of a class of which no training image was seen
 
 
@@ -86,8 +88,10 @@ class Features:
     def _of_split(self, data: PreparedData, split: str, count: int, device: torch.device) -> Tensor:
         """Reads the features from beside the prepared images, or makes them, and keeps them there if it can."""
         path = data.path / f"features_{_recipe_hash()}_{split}_{count}.npy"
-        with suppress(OSError, ValueError):
-            return torch.from_numpy(np.load(path))
+        with suppress(OSError, ValueError, EOFError):
+            kept = torch.from_numpy(np.load(path))
+            if kept.shape == (count, DIMENSIONS):
+                return kept
         batches = Batches(_grey(data), split, device, count)
         found = torch.cat([self.embed(batch.x).cpu() for batch in batches.in_order(batches.at_once)])
         with suppress(OSError, UserError), FileLock(path.with_suffix(".lock")):
@@ -102,9 +106,14 @@ def features_of(data: PreparedData, device: torch.device) -> Steps[Features]:
     """
     if data.num_classes < 2:
         return Features(features_hash(data))
+    if (known := _load(data)) is not None:
+        return known
     work = "fitting the classifier"
     waiting = Progress(work, 0, 1, "waiting for another process that fits the same")
-    lock = yield from wait_for(data.path / "classifier.lock", waiting)
+    try:
+        lock = yield from wait_for(data.path / "classifier.lock", waiting)
+    except OSError:  # the cache may only be read, so nothing is kept
+        return (yield from _fit(data, device, work))
     try:
         features = _load(data)
         if features is None:
@@ -153,6 +162,7 @@ def _fit(data: PreparedData, device: torch.device, work: str) -> Steps[Features]
     """
     features = Features(features_hash(data))
     known, labels = yield from _embedded(features, data, "train", FITTED_IMAGES, device, work)
+    yield Progress(work, 0, 1, f"{len(known):,} images of {data.num_classes:,} classes")
     features.head = _logistic_regression(known, labels, data.num_classes)
     unseen, truth = yield from _embedded(features, data, "test", TESTED_IMAGES, device, work)
     probabilities = features.classify(unseen)
@@ -189,8 +199,11 @@ def _logistic_regression(features: Tensor, labels: Tensor, classes: int) -> nn.L
     there = labels.unique()
     bias[there] = 0
     if len(there) > 1:
-        with _one_thread():
-            fitted = LogisticRegression(C=STRENGTH, max_iter=1_000).fit(((x - mean) / spread).numpy(), labels.numpy())
+        with _one_thread(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it stopped at `max_iter`, which is meant
+            fitted = LogisticRegression(C=STRENGTH, max_iter=ITERATIONS).fit(
+                ((x - mean) / spread).numpy(), labels.numpy()
+            )
         found, constant = torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_)
         rows = there if len(there) > 2 else there[1:]  # of two classes the first has logit 0
         weight[rows] = found / spread

@@ -98,11 +98,6 @@ def as_tags(left_out: Mapping[str, str]) -> dict[str, str]:
     return {f"{TAG}{name}": reason for name, reason in left_out.items()}
 
 
-def from_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Returns the reasons that are among those tags."""
-    return {name.removeprefix(TAG): reason for name, reason in tags.items() if name.startswith(TAG)}
-
-
 def _in_words(error: Exception) -> str:
     """Says that memory ran out, or what went wrong and where in the program, for the person who reports it."""
     if is_out_of_memory(error):

@@ -34,7 +34,7 @@ from aemodels.serving.forms import numbers_of
 
 
 class Examined(NamedTuple):
-    """Holds the images that a model is evaluated on, and those by which their features are made."""
+    """Holds the images that a model is evaluated on, and those that the classifier of their classes is fitted to."""
 
     data: PreparedData  # its test images are evaluated
     beside: PreparedData | None  # has its training images; None if those of the model are gone

@@ -19,8 +19,10 @@ from aemodels.texts import number, with_error
 LONGEST_NAME, LONGEST_REASON = 100, 1_000  # characters of the name of who decides, and of the reason
 NOT_MEASURED = "it was not measured"
 CERTAIN = 2.0  # standard errors that a difference must exceed; of models that are equal, one in 44 does by chance
-BITS, DIVERGED = "bits_per_dimension", 1_000.0  # bits of a pixel, which take 8 as they are: beyond, numbers overflow
+UNKNOWN = 0.05  # share of the champion's value, where the error of the metric is not known: what another seed changes
+BOUND, DIVERGED = "negative_elbo", 1_000.0  # nats of a pixel's value, which takes 6 as it is
 RECONSTRUCTIONS = {"mse", "psnr", "ssim", "explained_variance", "share_of_linear_code", "frechet_reconstructions"}
+NEW_IMAGES = SAMPLES.keys() - RECONSTRUCTIONS
 
 
 class Reference(NamedTuple):
@@ -29,18 +31,17 @@ class Reference(NamedTuple):
     metric: str
     of_reference: str
     worse: str  # what it says if the model is worse
-    counts: Callable[[str], bool]  # for which primary metrics it counts
-    better_by: float | None = None  # share by which a model has to be better; None for registry.tolerance
+    counts: Callable[[str], bool] = lambda _: True  # for which primary metrics it counts
 
 
-REFERENCES = (
-    Reference("mse", "mean_image_mse", "it reconstructs no better than the mean image", lambda _: True, 1 - NOTHING),
+MEAN_IMAGE = Reference("mse", "mean_image_mse", "it reconstructs no better than the mean image")
+LINEAR_CODE = (
     Reference("mse", "linear_code_mse", "a linear code reconstructs better", RECONSTRUCTIONS.__contains__),
     Reference(
         "frechet_samples",
         "frechet_linear_code",
         "images of a linear code are nearer to real ones",
-        SAMPLES.__contains__,
+        NEW_IMAGES.__contains__,
     ),
 )
 
@@ -89,6 +90,7 @@ class Judged(NamedTuple):
     metrics: Mapping[str, float]
     estimates: Mapping[str, Estimate] = MappingProxyType({})  # the metrics whose error is known
     reasons: Mapping[str, str] = MappingProxyType({})  # metric -> why it is missing
+    pixels: int = 1  # values of an image
 
     def told(self, metric: str) -> str:
         """Writes a metric with its standard error."""
@@ -123,8 +125,9 @@ def reviewed(decision: Decision, review: Review) -> Decision:
 
 def measured_for(primary: str, config: RegistryConfig) -> list[str]:
     """Names the metrics that the gate goes by, as far as a model and its data have them."""
-    references = [name for one in REFERENCES if one.counts(primary) for name in (one.metric, one.of_reference)]
-    return list(dict.fromkeys([primary, _second(primary), *config.limits, *references, BITS]))
+    references = [one for one in (MEAN_IMAGE, *LINEAR_CODE) if one.counts(primary)]
+    of_references = [name for one in references for name in (one.metric, one.of_reference)]
+    return list(dict.fromkeys([primary, _second(primary), *config.limits, *of_references, BOUND]))
 
 
 def decide(challenger: Judged, champion: Judged | None, primary: str, config: RegistryConfig) -> Decision:
@@ -138,7 +141,7 @@ def decide(challenger: Judged, champion: Judged | None, primary: str, config: Re
     """
     numbers = {primary: challenger.metrics.get(primary, math.nan)}
     faults = [*_missing(challenger, primary, config), *_beyond(challenger, config)]
-    if faults := [*faults, *_broken(challenger, primary, config)]:
+    if faults := [*faults, *(_useless(challenger) or _worse_than_linear(challenger, primary, config))]:
         return Decision(False, "; ".join(faults), numbers)
     if champion is None:
         return Decision(True, f"the first champion, with {primary} {challenger.told(primary)}", numbers)
@@ -148,12 +151,15 @@ def decide(challenger: Judged, champion: Judged | None, primary: str, config: Re
     if primary not in champion.metrics:
         return Decision(True, f"the champion has no {primary}, as it is a model of another type", numbers)
     numbers[f"champion.{primary}"] = champion.metrics[primary]
-    if broken := _broken(champion, primary, config):
+    if broken := _useless(champion):
         return Decision(True, f"the champion is no good: {'; '.join(broken)}", numbers)
     better = _Difference.of(challenger, champion, primary)
-    needed = config.margin * abs(champion.metrics[primary]) + better.chance
-    numbers |= {"improvement": better.value, "needed": needed}
     reason = f"{primary} {challenger.told(primary)} against the champion's {champion.told(primary)}: {better}"
+    if better.value > 0 and (broken := _worse_than_linear(champion, primary, config)):
+        return Decision(True, f"{reason}; the champion is no good: {'; '.join(broken)}", numbers)
+    old = abs(champion.metrics[primary])
+    needed = config.margin * old + (UNKNOWN * old if better.chance is None else better.chance)
+    numbers |= {"improvement": better.value, "needed": needed}
     if better.value <= needed:
         return Decision(False, f"{reason}, but more than {number(needed)} is needed", numbers)
     reason += f", more than the {number(needed)} that are needed"
@@ -178,16 +184,18 @@ class _Difference(NamedTuple):
         return cls(value if _smaller_is_better(metric) else -value, error)
 
     @property
-    def chance(self) -> float:
-        """Returns the difference that is likely chance alone, as far as that is known."""
-        return 0.0 if math.isnan(self.error) else CERTAIN * self.error
+    def chance(self) -> float | None:
+        """Returns a difference that is likely chance alone; None where that is not known."""
+        return None if math.isnan(self.error) else CERTAIN * self.error
 
     def __str__(self) -> str:
         return f"{'better' if self.value >= 0 else 'worse'} by {with_error(abs(self.value), self.error)}"
 
 
 def _missing(judged: Judged, primary: str, config: RegistryConfig) -> list[str]:
+    """Lists what the gate has to go by and could not be measured; what a model of its type lacks is not missing."""
     missing = dict.fromkeys(name for name in (primary, *config.limits) if name not in judged.metrics)
+    missing |= dict.fromkeys(name for name in (_second(primary), BOUND) if name in judged.reasons)
     why = {name: judged.reasons.get(name, NOT_MEASURED) for name in missing}
     return [f"the challenger cannot be judged by {name}, since {reason}" for name, reason in why.items()]
 
@@ -201,21 +209,29 @@ def _beyond(judged: Judged, config: RegistryConfig) -> list[str]:
     return faults
 
 
-def _broken(judged: Judged, primary: str, config: RegistryConfig) -> list[str]:
-    """Lists why a model is no good, whatever it is compared with."""
+def _useless(judged: Judged) -> list[str]:
+    """Lists why a model is no good for anything."""
     faults = [f"{name} is {value}" for name, value in judged.metrics.items() if not math.isfinite(value)]
-    if faults:
-        return faults
-    if (bits := judged.metrics.get(BITS, 0.0)) > DIVERGED:
-        faults.append(f"{BITS} is {number(bits)}: it has diverged")
-    for metric, of_reference, worse, counts, better_by in REFERENCES:
-        if counts(primary) and {metric, of_reference} <= judged.metrics.keys():
-            better = _Difference.of(judged, judged, metric, of_reference)
-            asked = -config.tolerance if better_by is None else better_by
-            if better.value < asked * judged.metrics[of_reference] - better.chance:
-                told = f"{metric} {judged.told(metric)}, {of_reference} {judged.told(of_reference)}"
-                faults.append(f"{worse} ({told})")
-    return faults
+    if not faults and (bound := judged.metrics.get(BOUND, 0.0)) > DIVERGED * judged.pixels:
+        faults.append(f"{BOUND} is {number(bound)}: it has diverged")
+    return faults or _worse_than(MEAN_IMAGE, judged)
+
+
+def _worse_than_linear(judged: Judged, primary: str, config: RegistryConfig) -> list[str]:
+    """Says where a linear code of the model's size is better by more than the tolerance, for such a primary metric."""
+    references = [one for one in LINEAR_CODE if one.counts(primary)]
+    return [fault for one in references for fault in _worse_than(one, judged, -config.tolerance)]
+
+
+def _worse_than(reference: Reference, judged: Judged, better_by: float = 1 - NOTHING) -> list[str]:
+    """Says where a model is not better than a reference by such a share, chance aside."""
+    metric, of_reference = reference.metric, reference.of_reference
+    if not {metric, of_reference} <= judged.metrics.keys():
+        return []
+    better = _Difference.of(judged, judged, metric, of_reference)
+    if better.value >= better_by * judged.metrics[of_reference] - (better.chance or 0):
+        return []
+    return [f"{reference.worse} ({metric} {judged.told(metric)}, {of_reference} {judged.told(of_reference)})"]
 
 
 def _sacrificed(challenger: Judged, champion: Judged, primary: str, config: RegistryConfig) -> str:
@@ -224,7 +240,7 @@ def _sacrificed(challenger: Judged, champion: Judged, primary: str, config: Regi
     if not {second} <= challenger.metrics.keys() & champion.metrics.keys():
         return ""
     better, old = _Difference.of(challenger, champion, second), abs(champion.metrics[second])
-    if better.value >= -config.tolerance * old - better.chance:
+    if better.value >= -config.tolerance * old - (better.chance or 0):
         return ""
     return (
         f"but {second} {challenger.told(second)} against {champion.told(second)} is {better}, more than the "

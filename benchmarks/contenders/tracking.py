@@ -2,9 +2,9 @@
 
 `bare` is the library's training alone; `tracked` is the command's: checkpoints, metrics, picture cards and system
 metrics into the embedded MLflow store, which is open; `served` is the same as a flow of a Prefect server, into an
-MLflow server, both on this machine. Imports, the feature network and the first epoch are outside. What the training
-itself takes is timed too, inside the tracked run: the rest of that run is what the epochs wait for tracking; what its
-threads and the servers take away from the training shows in the comparison with the bare run alone.
+MLflow server, both on this machine. Imports, the classifier of real images and the first epoch are outside. What the
+training itself takes is timed too, inside the tracked run: the rest of that run is what the epochs wait for tracking;
+what its threads and the servers take away from the training shows in the comparison with the bare run alone.
 """
 
 from __future__ import annotations

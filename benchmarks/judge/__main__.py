@@ -32,7 +32,7 @@ from benchmarks.judge.table import as_across, as_markdown, as_order
 
 NAME = "judge"  # of the files in benchmarks/results
 FIXED = (RANDOM, PYRAMID, RESPONSES, *(f"photo {side}" for side in views.SIDES))  # the same for all data sets
-MANY_VIEWS = (OWN, PYRAMID, "photo 64")  # those that are tried on many images
+MANY_VIEWS = (OWN, PYRAMID, "photo 48")  # those that are tried on many images
 
 Row = dict[str, Any]
 Found = dict[str, Tensor]  # set -> features

@@ -18,7 +18,7 @@ from benchmarks.judge.views import CHANNELS, SIDES, map_columns
 
 Distance = Callable[[Tensor, Tensor], float]
 
-OWN = "own"  # the view of the project's features, of the labelled or the unlabelled data set
+OWN = "own"  # the view of the network of the data set, with labels or without
 RANDOM, PYRAMID, RESPONSES = "random", "pyramid", "responses"
 LAST = len(CHANNELS)  # the number of the head among the maps
 
@@ -113,14 +113,14 @@ IN_OTHERS = {
     "filters, sliced Wasserstein": (RESPONSES, distances.sliced),
 }
 PYRAMID_TERM = Term(PYRAMID, frechet_distance)
-LATER_TERM, HEAD_TERM = (Term("photo 64", frechet_distance, columns) for columns in (LATER, HEAD))
+LATER_TERM, HEAD_TERM = (Term("photo 48", frechet_distance, columns) for columns in (LATER, HEAD))
 COMBINED = {
-    "photo 64 maps 3-5 + pyramid": (LATER_TERM, PYRAMID_TERM),
-    "photo 64 head + maps 3-5": (HEAD_TERM, LATER_TERM),
+    "photo 48 maps 3-5 + pyramid": (LATER_TERM, PYRAMID_TERM),
+    "photo 48 head + maps 3-5": (HEAD_TERM, LATER_TERM),
 }
 MULTIPLIED = {
-    "photo 64 maps 3-5 x pyramid": (LATER_TERM, PYRAMID_TERM),
-    "photo 64 head x maps 3-5": (HEAD_TERM, LATER_TERM),
+    "photo 48 maps 3-5 x pyramid": (LATER_TERM, PYRAMID_TERM),
+    "photo 48 head x maps 3-5": (HEAD_TERM, LATER_TERM),
 }
 # What is also tried on many images.
 ON_MANY = (frechet_distance, distances.kernel)

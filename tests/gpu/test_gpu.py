@@ -123,7 +123,7 @@ def test_who_leaves_a_stack_changes_nothing_for_the_others(digits: PreparedData)
 
 @pytest.mark.usefixtures("device")
 def test_a_search_judges_samples_by_their_features(digits: PreparedData, features: Features) -> None:
-    """It measures them after every epoch and at the end, with a network that was trained on the CPU."""
+    """It measures them after every epoch and at the end, with a classifier that was fitted on the CPU."""
     short = Experiment().override({"training.epochs": 2, "evaluation.primary": "frechet_samples"})
     runner = Runner(Conditions(digits, features, Goals(("frechet_samples",), "frechet_samples")))
     events = list(runner.run([short.override({"seed": seed}) for seed in range(2)]))

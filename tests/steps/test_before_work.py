@@ -21,7 +21,7 @@ from aemodels.steps.tune import tune
 @pytest.fixture
 def new_data(digits: PreparedData, tmp_path: Path) -> PreparedData:
     """Returns digits without labels, which nothing was trained on."""
-    shutil.copytree(digits.path, tmp_path / "digits", ignore=shutil.ignore_patterns("features*"))
+    shutil.copytree(digits.path, tmp_path / "digits", ignore=shutil.ignore_patterns("classifier*"))
     return digits.model_copy(update={"path": tmp_path / "digits", "classes": ()})
 
 
@@ -58,7 +58,8 @@ def test_what_does_not_fit(kind: str, changes: dict[str, Any], message: str, new
 
 @pytest.mark.parametrize("kind", [*WORK, "compare"])
 @pytest.mark.usefixtures("store")
-def test_what_fits_begins_with_the_features(kind: str, new_data: PreparedData) -> None:
-    with closing(work(kind, {"model.trunk": "mlp", "model.likelihood": "bernoulli"}, new_data)) as steps:
+def test_what_fits_begins_with_the_classifier(kind: str, new_data: PreparedData, digits: PreparedData) -> None:
+    labelled = new_data.model_copy(update={"classes": digits.classes})
+    with closing(work(kind, {"model.trunk": "mlp", "model.likelihood": "bernoulli"}, labelled)) as steps:
         first = next(step for step in steps if "chosen for these images" not in step.note)
-        assert first.work == "fitting the principal components"
+        assert first.work == "fitting the classifier"

@@ -139,7 +139,7 @@ def active_units(evidence: Evidence) -> float:
     return float(((z - prior.mean.cpu()).var(0) > ACTIVE).sum())
 
 
-def probe_accuracy(evidence: Evidence) -> float:
+def probe_accuracy(evidence: Evidence) -> Estimate:
     from sklearn.linear_model import LogisticRegression
 
     codes, training = evidence.codes.z.double(), evidence.training_codes.z.double()
@@ -148,7 +148,7 @@ def probe_accuracy(evidence: Evidence) -> float:
     return _accuracy(LogisticRegression(max_iter=1_000), training / spread, codes / spread, evidence)
 
 
-def knn_accuracy(evidence: Evidence) -> float:
+def knn_accuracy(evidence: Evidence) -> Estimate:
     from sklearn.neighbors import KNeighborsClassifier
 
     neighbours = min(NEIGHBOURS, len(evidence.training_codes.z))
@@ -156,20 +156,20 @@ def knn_accuracy(evidence: Evidence) -> float:
     return _accuracy(classifier, evidence.training_codes.z, evidence.codes.z, evidence)
 
 
-def _accuracy(classifier: Any, training: Tensor, codes: Tensor, evidence: Evidence) -> float:
+def _accuracy(classifier: Any, training: Tensor, codes: Tensor, evidence: Evidence) -> Estimate:
     """Returns the share of the split's codes that a scikit-learn classifier gets right.
 
     The classifier is fitted to the training codes.
     """
     known, truth = evidence.training_codes.y, evidence.codes.y
     if known is None or truth is None or not (training.isfinite().all() and codes.isfinite().all()):
-        return math.nan
+        return Estimate(math.nan)
     if len(known.unique()) == 1:
-        return float((truth == known[0]).double().mean())
+        return mean_of(truth == known[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn says that it stopped at `max_iter`, which is meant
         classifier.fit(training.numpy(), known.numpy())
-    return float(classifier.score(codes.numpy(), truth.numpy()))
+    return mean_of(torch.from_numpy(classifier.predict(codes.numpy())) == truth)
 
 
 # ---------------------------------------------------------------- the table

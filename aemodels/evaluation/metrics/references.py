@@ -33,11 +33,12 @@ class Reference(NamedTuple):
     split: str
     features: Features | None
     rules: EvaluationConfig
+    drawn: int  # images that each draws for a Frechet distance, as many as the model beside it
     device: torch.device
 
     def evidence(self, model: LinearReference) -> Evidence:
         """Returns what a reference is measured by."""
-        return Evidence(model, self.data, self.features, self.rules, self.split)
+        return Evidence(model, self.data, self.features, self.rules, self.split, drawn=self.drawn)
 
 
 class Errors(NamedTuple):
@@ -83,7 +84,8 @@ def _reference(evidence: Evidence) -> Reference:
     own, seen = evidence.trained_on
     size = Size(evidence.model.latent_dim, seen)
     features = evidence.features if evidence.has_features else None
-    return Reference(own, size, evidence.data, evidence.split, features, evidence.rules, evidence.model.device)
+    rules, drawn = evidence.rules, evidence.drawn
+    return Reference(own, size, evidence.data, evidence.split, features, rules, drawn, evidence.model.device)
 
 
 @lru_cache(maxsize=KEPT)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aemodels.evaluation.estimates import Estimate
+from aemodels.evaluation.estimates import Estimate, mean_of
 from aemodels.evaluation.evidence import Evidence
 from aemodels.evaluation.leaving_out import NotEnoughError
 from aemodels.evaluation.metrics.table import Metric
@@ -105,10 +105,10 @@ def density(evidence: Evidence) -> float:
     return math.nan if found is None else float(found.held.double().mean()) / found.reached
 
 
-def coverage(evidence: Evidence) -> float:
+def coverage(evidence: Evidence) -> Estimate:
     """Measures the share of the balls that hold any sample (the same paper)."""
     found = _balls(evidence)
-    return math.nan if found is None else float(found.hit.double().mean())
+    return Estimate(math.nan) if found is None else mean_of(found.hit)
 
 
 def _balls(evidence: Evidence) -> Balls | None:
