@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 TINY = {
-    "training.epochs": 1,
+    "training.epochs": 20,  # enough to be better than the mean image
+    "training.learning_rate": 0.01,
+    "registry.tolerance": 100,  # but not than a linear code
     "training.images": 200,
     "model.trunk.widths": [16],
     "tuning.trials": 2,

@@ -166,7 +166,7 @@ def _command(folder: Path, run: Run, environment: Mapping[str, str], *arguments:
 
 def settings_of(run: Run) -> dict[str, Any]:
     """Returns the settings of a run, which are the same for every run but for its name."""
-    return {**SETTINGS, "registry": {"name": run.name}}
+    return {**SETTINGS, "registry": {"name": run.name, "tolerance": 100}}  # a linear code is better
 
 
 def dotted(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -208,7 +208,7 @@ def test_a_promotion_waits_for_a_person_and_is_told_as_events() -> None:
     from flows.train import train
 
     first = Settings().override({**TINY, "registry.name": "watched", "evaluation.primary": "mse"})
-    better = first.override({"training.epochs": 8})
+    better = first.override({"training.epochs": 200})
     train(first)
     assert promote(first).promoted
     train(better)

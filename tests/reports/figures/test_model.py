@@ -304,6 +304,7 @@ def test_the_nearest_is_looked_for_in_all_images_that_the_model_saw(
         return images.unflatten(0, (-1, across))
 
     monkeypatch.setattr(images, "sheet", rows)
+    monkeypatch.setattr(images, "POOL", last + ACROSS)
     new, found = nearest(evidence)
     assert torch.equal(new, found)
     monkeypatch.setattr(images, "POOL", last)
