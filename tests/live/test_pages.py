@@ -134,7 +134,10 @@ def test_a_person_approves_on_the_page(
     from aemodels.tracking.store import open_store
 
     deployment = client.read_deployment_by_name("promote/promote").id
-    asked = {"settings": {"data": {"name": "digits"}, "registry": {"name": "shown"}}, "approval": True}
+    asked = {
+        "settings": {"data": {"name": "digits"}, "registry": {"name": "shown", "tolerance": 100}},
+        "approval": True,
+    }
     with team.worker():
         run = client.create_flow_run_from_deployment(deployment, parameters=asked).id
         within(90, lambda: client.read_flow_run(run).state.name == "Suspended", "the wait for a person")
