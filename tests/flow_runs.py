@@ -10,6 +10,7 @@ TINY = {
     "training.epochs": 20,  # enough to be better than the mean image
     "training.learning_rate": 0.01,
     "registry.tolerance": 100,  # but not than a linear code
+    "evaluation.samples": 100,
     "training.images": 200,
     "model.trunk.widths": [16],
     "tuning.trials": 2,

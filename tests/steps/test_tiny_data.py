@@ -47,7 +47,8 @@ EVERY = [  # each model with each kind that it takes, and each of them with each
     *(("cvae", 8, "labelled"), ("cvae", 13, "single"), ("vae", 13, "plain"), ("ae", 8, "alike")),
 ]
 SOME = [EVERY[i] for i in (0, 6, 12, 15, 21, 27)]  # each model, each kind and each size
-TINY = {"model.trunk": {"name": "mlp", "widths": [16]}, "model.latent_dim": 3, "training.epochs": 1}
+TINY = {"model.trunk": {"name": "mlp", "widths": [16]}, "model.latent_dim": 3}
+TINY |= {"training.epochs": 1, "evaluation.samples": 100}
 
 
 @pytest.fixture(scope="module")

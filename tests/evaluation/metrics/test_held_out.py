@@ -89,8 +89,8 @@ def test_probes_on_codes_that_can_be_told_apart() -> None:
     z = torch.nn.functional.one_hot(y, 3).float() * 1e-3 + 1e-5 * torch.randn(300, 3)  # of any scale
     z = torch.cat([z, torch.zeros(300, 1)], dim=1)  # and with a dead unit
     evidence = Stub([], Codes(z[:200], y[:200]), Codes(z[200:], y[200:]))
-    assert probe_accuracy(evidence) == 1
-    assert knn_accuracy(evidence) == 1
+    assert probe_accuracy(evidence).value == 1
+    assert knn_accuracy(evidence).value == 1
     evidence = Stub([], Codes(z[:200] * math.nan, y[:200]), Codes(z[200:], y[200:]))
-    assert math.isnan(probe_accuracy(evidence))
-    assert math.isnan(knn_accuracy(evidence))
+    assert math.isnan(probe_accuracy(evidence).value)
+    assert math.isnan(knn_accuracy(evidence).value)

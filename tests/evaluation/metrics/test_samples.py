@@ -38,7 +38,7 @@ class Stub(Evidence):
 
 def judged(real: Tensor, samples: Tensor) -> tuple[float, float]:
     evidence = Stub(balls=balls(real, samples))
-    return density(evidence), coverage(evidence)
+    return density(evidence), coverage(evidence).value
 
 
 # ---------------------------------------------------------------- density and coverage
