@@ -1,9 +1,9 @@
 """Makes the features in which images are compared (Frechet distance and others), the same for every data set.
 
-They are the means and the spreads of three maps of a network that has learned a thousand kinds of photos. Of all that
-benchmarks/judge tried, they order sets of images best, also of digits and drawings. Nothing is trained for them, so
-they are the same on every machine. Images with labels also get a classifier: a logistic regression from the features to
-the classes, fitted once and kept beside the prepared images.
+They are the means and the spreads of three maps of a network that has learned a thousand kinds of photos. They order
+sets of digits and drawings too (benchmarks/judge). Nothing is trained for them, so they are the same on every machine.
+Images with labels also get a classifier: a logistic regression from the features to the classes, fitted once and kept
+beside the prepared images.
 
 N images, F features, (C, H, W) an image with pixels in [0, 1].
 """
