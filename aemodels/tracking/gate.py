@@ -53,7 +53,7 @@ class RegistryConfig(Config):
     """Names the registered model, with letters, digits, . _ -; null takes the data set's name.
 
     A model of one's own images needs a name."""
-    margin: float = Field(0.01, ge=0, lt=1)
+    margin: float = Field(0.02, ge=0, lt=1)
     """Sets the smallest improvement of the primary metric beyond chance, as a share of the champion's value."""
     tolerance: float = Field(0.1, ge=0)
     """Sets how much worse a model may be than a linear code, or than the champion by a second measure, as a share.
