@@ -186,13 +186,14 @@ def _weigh(settings: Settings, data: PreparedData, features: Features, version: 
         reason = "it was trained on other images (by other data settings, or folders that have changed since), perhaps "
         reason += f"on some of these; train it again, or {meant}"
         return _Weighed(Decision(False, reason, {}), {"challenger": new}, number)
-    known = None if old is None else _judged(settings, data, features, old, store)
-    decision = decide(new, known, settings.evaluation.primary, settings.registry)
+    primary, rules = settings.evaluation.primary, settings.registry
     if old is None:
-        return _Weighed(decision, {"challenger": new}, None)
+        return _Weighed(decide(new, None, primary, rules), {"challenger": new}, None)
+    known = _judged(settings, data, features, old, store)
     if known is None:
         reason = f"the champion takes images of another shape or of other classes; {meant}, or another registry.name"
         return _Weighed(Decision(False, reason, {}), {"challenger": new}, number)
+    decision = decide(new, known, primary, rules)
     if not is_of(old.digest, data):
         if forgotten := _forgotten(settings.data, old, store):
             reason = f"the champion was trained on {forgotten} too; add that to data.path, or {meant}"

@@ -237,7 +237,7 @@ def _worse_than(reference: Reference, judged: Judged, better_by: float = 1 - NOT
 def _sacrificed(challenger: Judged, champion: Judged, primary: str, config: RegistryConfig) -> str:
     """Says what a better challenger has become worse in; "" where that is no more than may be."""
     second = _second(primary)
-    if not {second} <= challenger.metrics.keys() & champion.metrics.keys():
+    if second not in challenger.metrics or second not in champion.metrics:
         return ""
     better, old = _Difference.of(challenger, champion, second), abs(champion.metrics[second])
     if better.value >= -config.tolerance * old - (better.chance or 0):

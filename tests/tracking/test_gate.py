@@ -105,7 +105,7 @@ def drawn(rng: np.random.Generator, factor: float, hardness: np.ndarray, count: 
 
 @pytest.mark.parametrize(("factor", "passes"), [(1.0, range(6)), (0.9, range(90, 101))])
 def test_equal_models_seldom_pass_and_one_that_is_a_tenth_better_does(factor: float, passes: range) -> None:
-    """Of images some are a hundred times as hard as others, so that each model's own error is a tenth of its number."""
+    """Each model's own error is a tenth of its number, as some images are a hundred times as hard as others."""
     rng, passed = np.random.default_rng(0), 0
     for _ in range(100):
         hardness = rng.gamma(0.35, 1, 300)

@@ -117,7 +117,7 @@ def test_confident_samples() -> None:
 
 
 def test_frechet_distance_of_gaussians_is_the_closed_form() -> None:
-    """It is the sum of squared differences of means and standard deviations, for independent units."""
+    """For independent units it is the sum of squared differences of means and of standard deviations."""
     rng = torch.Generator().manual_seed(0)
     x = torch.linalg.qr(torch.randn(500, 5, generator=rng, dtype=torch.float64) - 0.5)[0]
     x = torch.linalg.qr(x - x.mean(0))[0] * math.sqrt(500)  # mean 0 and covariance I, exactly
